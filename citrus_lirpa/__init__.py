@@ -1,0 +1,33 @@
+"""CITRUS: certified training against universal perturbations, on auto_LiRPA.
+
+Import this package before auto_LiRPA: it makes auto_LiRPA work with current torch and
+NumPy. ``Citrus`` is the loss for a training loop of your own; ``fit``, ``certify`` and
+``certify_uap`` are what the command line calls.
+"""
+
+from contextlib import suppress
+
+from . import _compat
+from ._version import __version__
+from .attacks import PGD, GroupAttack
+from .bounds import METHODS, BoundedNet
+from .boxes import Box, Groups, Shifts, cross_input_boxes
+from .errors import CitrusError, DependencyError
+from .initialisation import shi_initialise
+from .losses import Citrus, Ibp, LossTerms
+from .margins import robust_cross_entropy
+from .regularisers import shi_regulariser
+from .train import History, fit
+from .verify import Certificates, Evaluation, UapBounds, certify, certify_uap, evaluate
+
+__all__ = [
+    "METHODS", "PGD", "BoundedNet", "Box", "Certificates", "Citrus", "CitrusError", "Evaluation",
+    "GroupAttack", "Groups", "History", "Ibp", "LossTerms", "Shifts", "UapBounds", "certify",
+    "certify_uap", "cross_input_boxes", "evaluate", "fit", "robust_cross_entropy",
+    "shi_initialise", "shi_regulariser", "__version__",
+]  # fmt: skip
+
+# A missing auto_LiRPA is reported, with the command that installs it, by the first call
+# that needs it; the package itself can be imported without, so that --help works.
+with suppress(DependencyError):
+    _compat.load()

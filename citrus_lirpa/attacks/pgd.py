@@ -1,0 +1,95 @@
+"""Projected gradient ascent: the one loop every attack uses, and PGD on inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..bounds import as_bounded_net
+from ..boxes import PIXELS, Range, Scalar, check_radius, clamp
+from ..errors import InputError
+
+#: The step shrinks tenfold after each of these shares of the steps.
+DECAY_AT = (0.5, 0.8, 0.9)
+
+
+def ascend(
+    objective: Callable[[Tensor], Tensor],
+    project: Callable[[Tensor], Tensor],
+    start: Tensor,
+    step: Scalar,
+    steps: int,
+) -> Tensor:
+    """``steps`` sign-gradient ascent steps on a scalar objective, projecting after each."""
+    decay_at = [math.ceil(share * steps) for share in DECAY_AT]
+    v = project(start)
+    for i in range(steps):
+        v.requires_grad_(True)
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(objective(v), v)
+        shrink = 0.1 ** sum(i >= at for at in decay_at)
+        v = project(v.detach() + step * shrink * gradient.sign())
+    return v
+
+
+def uniform_start(shape: torch.Size, eps: Scalar, like: Tensor) -> Tensor:
+    """Uniform in [-eps, eps]^shape from torch's global generator, as ``like`` is."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(-1, 1) * eps
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Untargeted L∞ PGD on the cross-entropy, each input its own perturbation.
+
+    steps: gradient steps; step_size: first step as a share of ε, shrunk tenfold
+    after 50, 80 and 90 % of the steps; restarts: random starts, of which the one
+    with the highest loss is kept per input; clip: range that x + v stays in.
+    """
+
+    steps: int = 20
+    step_size: float = 0.5
+    restarts: int = 1
+    clip: Range | None = PIXELS
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.restarts < 1 or self.step_size <= 0:
+            raise InputError(
+                f"PGD with {self.steps} steps of size {self.step_size} and {self.restarts} "
+                "restarts; expected steps >= 0, step_size > 0 and restarts >= 1"
+            )
+
+    def __call__(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
+        """Perturbations v, shaped as x (N, ...), with |v| <= eps and x + v in range.
+
+        The network runs in eval mode and its mode is restored; v is detached.
+        """
+        check_radius(eps, "ε")
+        net = as_bounded_net(net)
+
+        def project(v: Tensor) -> Tensor:
+            return clamp(x + clamp(v, (-eps, eps)), self.clip) - x
+
+        def losses(v: Tensor) -> Tensor:
+            return F.cross_entropy(net(x + v), y, reduction="none")
+
+        with net.evaluating():
+            runs = [
+                ascend(
+                    lambda v: losses(v).sum(),
+                    project,
+                    uniform_start(x.shape, eps, x),
+                    self.step_size * eps,
+                    self.steps,
+                )
+                for _ in range(self.restarts)
+            ]
+            if self.restarts == 1:
+                return runs[0]
+            with torch.no_grad():
+                best = torch.stack([losses(v) for v in runs]).argmax(0)
+        return torch.stack(runs)[best, torch.arange(len(x), device=x.device)]

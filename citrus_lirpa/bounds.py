@@ -1,0 +1,336 @@
+"""BoundedNet: sound bounds of a classifier over boxes of pixels, through auto_LiRPA."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from . import _compat
+from .boxes import Box
+from .errors import InputError, ModelError, is_out_of_memory
+from .margins import check_labels, specification
+from .models import Normalise
+
+#: Our method names, cheapest first, and auto_LiRPA's.
+METHODS = {
+    "ibp": "IBP",
+    "crown-ibp": "CROWN-IBP",
+    "crown": "CROWN",
+    "alpha-crown": "CROWN-Optimized",
+}
+
+#: Above this many values in one layer, convolutions are bounded as patches, not matrices.
+_MATRIX_MODE_LIMIT = 4_096
+
+
+class BoundedNet:
+    """A classifier together with the means to bound it.
+
+    ``BoundedNet(model, example)`` wraps an ``nn.Module`` mapping images (N, ...) to
+    logits (N, K); ``example`` is one batch of inputs of the right shape, dtype and
+    device. ``BoundedNet(bounded_module)`` uses an existing auto_LiRPA BoundedModule.
+
+    The user's module stays the single truth: parameters *and* BatchNorm statistics
+    are shared with it, its training mode and ``requires_grad`` flags are kept, and
+    its ``state_dict`` is the one to save. A leading :class:`~.models.Normalise` is
+    applied to the boxes exactly, outside auto_LiRPA. Wrapping checks that the
+    traced graph computes the same function and that its bounds contain it, and
+    raises ModelError otherwise. Move the model to its device before wrapping it.
+
+    In train mode with BatchNorm, call ``net(x)`` on the clean batch first: its batch
+    statistics, with gradient, are those that the following bounds use.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor | None = None):
+        lirpa = _compat.load()
+        self._bounded_box: Box | None = None
+        if isinstance(model, lirpa.BoundedModule):
+            self.module = self.bounded = model
+            self.normalise = None
+        elif example is None:
+            raise InputError("BoundedNet(model, example) needs an example batch of inputs")
+        else:
+            self.module = model
+            self.normalise, core = _split_normalise(model)
+            self.bounded = _wrap(core, self._normalised(example), _conv_mode(model, example))
+        self.classes = _count_classes(self.bounded)
+        self._has_batchnorm = any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.module.modules()
+        )
+        if example is not None:
+            self_check(self, example)
+
+    # -- the network itself -------------------------------------------------------
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits (N, K). In train mode this sets the BatchNorm statistics for bounds."""
+        if self._has_batchnorm and self.bounded.training:
+            return self.bounded(self._normalised(x))
+        return self.module(x)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.module.parameters())
+
+    @property
+    def training(self) -> bool:
+        return self.bounded.training
+
+    def train(self, mode: bool = True) -> BoundedNet:
+        """Train or eval mode of both the module and its bounds; returns itself."""
+        self.module.train(mode)
+        self.bounded.train(mode)
+        return self
+
+    def eval(self) -> BoundedNet:
+        return self.train(False)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Eval mode inside the block; the mode before it is restored."""
+        before = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(before)
+
+    # -- bounds -------------------------------------------------------------------
+
+    def margins(self, box: Box, y: Tensor, method: str = "ibp") -> Tensor:
+        """(N, K-1) lower bounds of logit_y - logit_c over each box, c != y ascending.
+
+        box: N boxes in pixels; y: (N,) labels. For every x in box n,
+        margin(x) >= bound, up to float32 rounding. ``ibp``, ``crown-ibp`` and
+        ``crown`` are differentiable in the weights; ``alpha-crown`` optimises its
+        own relaxation and returns a detached bound, leaving ``.grad`` untouched.
+        """
+        _check_method(method)
+        check_labels(y, self.classes)
+        if len(y) != len(box):
+            raise InputError(f"{len(box)} boxes but {len(y)} labels")
+        c = specification(y, self.classes, box.lower.dtype)
+        return self._lower_bounds(box, c, method)
+
+    def preactivation_bounds(self, box: Box) -> list[Box]:
+        """Bounds on the input of every ReLU over ``box``, in network order.
+
+        Those of the last pass where it was on this very box; else IBP's, computed.
+        """
+        if self._bounded_box is not box:
+            self._lower_bounds(box, None, "ibp")
+        inputs = [n.inputs[0] for n in _nodes(self.bounded) if type(n).__name__ == "BoundRelu"]
+        return [Box(n.lower, n.upper) for n in inputs]
+
+    def input_box(self, box: Box) -> Box:
+        """The box as the first layer after normalisation sees it."""
+        return Box(self._normalised(box.lower), self._normalised(box.upper))
+
+    def weights_after_addition(self) -> list[nn.Parameter]:
+        """Weights of the layers whose input is a sum of two computed values (residuals)."""
+        return [n.inputs[1].param for n in _nodes(self.bounded) if _fed_by_addition(n)]
+
+    def _lower_bounds(self, box: Box, c: Tensor | None, method: str) -> Tensor:
+        if not bool((box.lower <= box.upper).all()):
+            raise InputError("a box has lower > upper or NaN; build boxes with Box.around")
+        x = self._bounded_tensor(box)
+        optimised = method == "alpha-crown"
+        grad = _frozen(self.parameters()) if optimised else contextlib.nullcontext()
+        self._bounded_box = None
+        with grad, _explained(f"method '{method}'"):
+            lower, _ = self.bounded.compute_bounds(
+                x=(x,), C=c, method=METHODS[method], bound_upper=False
+            )
+        self._bounded_box = box
+        return lower.detach() if optimised else lower
+
+    def _bounded_tensor(self, box: Box):
+        lirpa = _compat.load()
+        lower, upper = self.input_box(box)
+        ptb = lirpa.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
+        return lirpa.BoundedTensor(lower, ptb)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        return x if self.normalise is None else self.normalise(x)
+
+
+def as_bounded_net(net: object) -> BoundedNet:
+    """``net`` itself, or a BoundedNet over the auto_LiRPA BoundedModule that it is."""
+    if isinstance(net, BoundedNet):
+        return net
+    if isinstance(net, _compat.load().BoundedModule):
+        return BoundedNet(net)
+    raise InputError(
+        f"expected a BoundedNet or an auto_LiRPA BoundedModule, got {type(net).__name__}; "
+        "wrap the model first: BoundedNet(model, example)"
+    )
+
+
+def self_check(net: BoundedNet, example: Tensor) -> None:
+    """Raise ModelError where the traced graph or its bounds contradict the module.
+
+    Compares logits at two batch sizes and, with IBP and CROWN-IBP, checks that
+    sampled points of a tiny and of a wide box stay within the bounds: this catches
+    what auto_LiRPA gets wrong silently (padded AvgPool, powers, hard-coded batches).
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape, like = tuple(example.shape[1:]), dict(dtype=example.dtype, device=example.device)
+    with torch.no_grad(), net.evaluating():
+        for batch in (1, 3):
+            x = torch.rand((batch, *shape), generator=generator).to(**like)
+            with _explained(f"a batch of {batch}"):
+                traced, plain = net.bounded(net._normalised(x)), net.module(x)
+            if traced.shape != plain.shape or not torch.allclose(
+                traced, plain, rtol=1e-3, atol=1e-4 * (1 + float(plain.abs().max()))
+            ):
+                raise ModelError(
+                    "the graph traced by auto_LiRPA does not compute the model's function; "
+                    "a layer is unsupported or depends on the batch size"
+                )
+        for radius in (1e-6, 0.2):
+            _check_containment(net, Box.around(x[:1], radius), generator)
+
+
+def _check_containment(net: BoundedNet, box: Box, generator: torch.Generator) -> None:
+    share = torch.rand((16, *box.lower.shape[1:]), generator=generator).to(box.lower)
+    logits = net.module(torch.lerp(box.lower, box.upper, share))
+    y = logits[:1].argmax(1)
+    sampled = (specification(y, net.classes, logits.dtype)[0] @ logits.T).min(dim=1).values
+    slack = 1e-4 * (1 + float(logits.abs().max()))
+    for method in ("ibp", "crown-ibp"):
+        try:
+            bound = net.margins(box, y, method)[0]
+        except ModelError:
+            if method == "ibp":
+                raise
+            continue  # not every graph supports it; asking for it later says why
+        if not bool((bound <= sampled + slack).all()):
+            raise ModelError(
+                f"auto_LiRPA's {method} bounds do not contain this model's outputs (off by "
+                f"{float((bound - sampled).max()):.2g}); known culprits are AvgPool with padding "
+                "or stride != kernel and powers: replace the layer"
+            )
+
+
+# -- helpers ----------------------------------------------------------------------
+
+
+def _split_normalise(model: nn.Module) -> tuple[nn.Module | None, nn.Module]:
+    """A leading Normalise layer and the rest, sharing everything with ``model``."""
+    if isinstance(model, nn.Sequential) and len(model) > 1 and isinstance(model[0], Normalise):
+        return model[0], model[1:]
+    return None, model
+
+
+def _wrap(core: nn.Module, example: Tensor, conv_mode: str):
+    lirpa = _compat.load()
+    modes = {module: module.training for module in core.modules()}
+    core.eval()  # built in train mode, running statistics would move
+    try:
+        with _explained("this model's graph"), torch.no_grad():
+            logits = core(example[:1])
+            if logits.ndim != 2 or logits.shape[1] < 2:
+                raise ModelError(
+                    f"the model returns shape {tuple(logits.shape)} for one input; "
+                    "expected logits (1, K) with K >= 2"
+                )
+        with _explained("this model's graph"), _compat.parsing():
+            bounded = lirpa.BoundedModule(
+                core,
+                example[:1],
+                bound_opts=_compat.bound_options(conv_mode=conv_mode),
+                device=example.device,
+            )
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    _share_buffers(bounded, core)
+    bounded.train(core.training)
+    return bounded
+
+
+def _share_buffers(bounded: nn.Module, core: nn.Module) -> None:
+    """Point auto_LiRPA's clones of the buffers back at the module's own."""
+    own = dict(core.named_buffers())
+    for node in _nodes(bounded):
+        name = getattr(node, "ori_name", None)
+        if "buffer" in node._buffers and name in own:
+            node._buffers["buffer"] = own[name]
+
+
+def _nodes(bounded: nn.Module) -> list[nn.Module]:
+    return list(bounded._modules.values())
+
+
+def _fed_by_addition(node: nn.Module) -> bool:
+    if type(node).__name__ not in ("BoundConv", "BoundLinear"):
+        return False
+    source = node.inputs[0]
+    while type(source).__name__ in ("BoundRelu", "BoundBatchNormalization", "BoundFlatten"):
+        source = source.inputs[0]
+    return type(source).__name__ == "BoundAdd" and all(n.from_input for n in source.inputs)
+
+
+def _count_classes(bounded: nn.Module) -> int:
+    shape = bounded.final_node().output_shape
+    if len(shape) != 2 or shape[1] < 2:
+        raise ModelError(f"the model returns shape {tuple(shape)}; expected logits (N, K), K >= 2")
+    return int(shape[1])
+
+
+def _conv_mode(model: nn.Module, example: Tensor) -> str:
+    """Matrices for small layers (several times faster there), patches for large ones."""
+    sizes = [0]
+
+    def note(_module, _inputs, output):
+        if isinstance(output, Tensor):
+            sizes.append(output[0].numel())
+
+    hooks = [m.register_forward_hook(note) for m in model.modules()]
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad(), _explained("the example batch"):
+            model.eval()(example[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return "matrix" if max(sizes) <= _MATRIX_MODE_LIMIT else "patches"
+
+
+def _check_method(method: str) -> None:
+    if method not in METHODS:
+        raise InputError(f"unknown method '{method}'; expected one of {', '.join(METHODS)}")
+
+
+@contextlib.contextmanager
+def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Gradients on, but none for ``parameters``: α-CROWN would write into their ``.grad``."""
+    trained = [p for p in parameters if p.requires_grad]
+    for p in trained:
+        p.requires_grad_(False)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for p in trained:
+            p.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn whatever auto_LiRPA raises into one ModelError line; memory errors pass."""
+    try:
+        yield
+    except (InputError, ModelError, MemoryError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:200] or "no reason given"
+        raise ModelError(
+            f"auto_LiRPA cannot handle {what}: {type(error).__name__}: {reason}"
+        ) from error

@@ -1,0 +1,161 @@
+"""Boxes in pixel space, and the cross-input boxes of CITRUS. Pure tensor code.
+
+Notation: B inputs in a batch, each paired with m perturbations of other
+inputs; images are (B, C, H, W) or any (B, ...).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, Union
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+#: A number, or a tensor broadcastable to the images (one value per channel, say).
+Scalar = Union[float, Tensor]
+#: Lowest and highest value an input may have.
+Range = tuple[Scalar, Scalar]
+
+PIXELS: Range = (0.0, 1.0)
+
+
+class Box(NamedTuple):
+    """An axis-aligned box of inputs: all x with lower <= x <= upper, elementwise."""
+
+    lower: Tensor
+    upper: Tensor
+
+    @staticmethod
+    def around(centre: Tensor, radius: Scalar, clip: Range | None = PIXELS) -> Box:
+        """The box of ``radius`` around each centre, cut to the valid range.
+
+        Both ends are clamped from both sides, so lower <= upper always holds: a
+        centre further than ``radius`` outside the range gives the single nearest
+        point of the range, never an inverted box.
+        """
+        check_radius(radius)
+        return Box(clamp(centre - radius, clip), clamp(centre + radius, clip))
+
+    @property
+    def centre(self) -> Tensor:
+        return (self.lower + self.upper) / 2
+
+    @property
+    def radius(self) -> Tensor:
+        """Half the width, elementwise."""
+        return (self.upper - self.lower) / 2
+
+    def __len__(self) -> int:
+        return len(self.lower)
+
+    def rows(self, index: Tensor | slice) -> Box:
+        """The boxes at ``index`` of the batch dimension."""
+        return Box(self.lower[index], self.upper[index])
+
+
+def clamp(x: Tensor, limits: Range | None) -> Tensor:
+    """``x`` cut to ``limits`` (numbers or broadcastable tensors); unchanged for None."""
+    if limits is None:
+        return x
+    if not any(isinstance(v, Tensor) for v in limits):
+        return x.clamp(*limits)
+    lower, upper = (torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in limits)
+    return torch.minimum(torch.maximum(x, lower), upper)
+
+
+def check_radius(radius: Scalar, name: str = "radius") -> None:
+    """Refuse a negative, NaN or infinite radius (ε, τ)."""
+    value = torch.as_tensor(radius)
+    if not bool(((value >= 0) & torch.isfinite(value)).all()):
+        raise InputError(f"{name} is {radius}; expected a finite number >= 0, in pixel units")
+
+
+class Pairing(Protocol):
+    """Chooses, for each input of a batch, the others whose perturbations it sees."""
+
+    def __call__(self, batch: int) -> Tensor:
+        """(B, m) indices j; row i lists the partners of input i."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of k consecutive inputs, all ordered pairs within a group (Algorithm 1).
+
+    m = k - 1, or k with ``include_self`` (CITRUS+SI of Table 3). The batch must be
+    a multiple of k; a batch of k is the paper's own mode.
+    """
+
+    size: int = 5
+    include_self: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size < 2:
+            raise InputError(
+                f"group size is {self.size}; expected at least 2: "
+                "a cross-input box needs another input"
+            )
+
+    def __call__(self, batch: int) -> Tensor:
+        k = self.size
+        if batch < k:
+            raise InputError(
+                f"group size {k} is larger than the batch of {batch}; "
+                f"use a batch of at least {k} or a smaller group"
+            )
+        if batch % k:
+            raise InputError(
+                f"a batch of {batch} cannot be split into groups of {k}; "
+                f"use a multiple of {k} such as {batch - batch % k}"
+            )
+        within = torch.arange(k).expand(k, k)
+        if not self.include_self:
+            within = within[~torch.eye(k, dtype=torch.bool)].view(k, k - 1)
+        first = torch.arange(0, batch, k).view(-1, 1, 1)
+        return (first + within).view(batch, -1)
+
+
+@dataclass(frozen=True)
+class Shifts:
+    """The m following inputs of the batch, cyclically: j = i+1, ..., i+m (mod B).
+
+    The same loss per input as groups of m + 1 at linear cost in the batch, for any
+    batch larger than m. ``include_self`` adds j = i (CITRUS+SI).
+    """
+
+    count: int = 4
+    include_self: bool = False
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise InputError(f"number of shifts is {self.count}; expected at least 1")
+
+    def __call__(self, batch: int) -> Tensor:
+        if batch <= self.count:
+            raise InputError(
+                f"{self.count} cyclic shifts need a batch of at least {self.count + 1}, "
+                f"got {batch}; use a larger batch or fewer shifts"
+            )
+        shift = torch.arange(0 if self.include_self else 1, self.count + 1)
+        return (torch.arange(batch).unsqueeze(1) + shift) % batch
+
+
+def cross_input_boxes(
+    x: Tensor, v: Tensor, radius: Scalar, partners: Tensor, clip: Range | None = PIXELS
+) -> Box:
+    """Boxes of ``radius`` τ around x_i + v_j for every partner j of every input i.
+
+    x, v: (B, ...) inputs and their own adversarial perturbations; partners: (B, m)
+    from a :class:`Pairing`. Returns a Box of (B·m, ...) grouped by i: row i·m + p is
+    the box of input i and its p-th partner (Xu & Singh, Algorithm 1 line 6).
+    """
+    if x.shape != v.shape:
+        raise InputError(f"x has shape {tuple(x.shape)} but v has {tuple(v.shape)}")
+    if partners.ndim != 2 or len(partners) != len(x):
+        raise InputError(
+            f"partners has shape {tuple(partners.shape)}; expected ({len(x)}, m), one row an input"
+        )
+    centre = x.unsqueeze(1) + v[partners.to(v.device)]
+    return Box.around(centre.flatten(0, 1), radius, clip)

@@ -1,0 +1,131 @@
+"""Checkpoints: written atomically, checked when read, loaded with weights_only=True."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import nn
+
+from .config import RunConfig
+from .data import DatasetSpec, find_spec
+from .errors import CheckpointError
+from .models import build_model
+
+FORMAT = "citrus-lirpa checkpoint 1"
+FILE_NAME = "checkpoint.pt"
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Call ``write`` on a temporary file and move it to ``path`` once it is on the disk.
+
+    A crash, a full disk or a kill leaves the earlier file whole. Raises CheckpointError.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+            temporary = Path(file.name)
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        kept = "; the earlier file is kept" if path.exists() else ""
+        raise CheckpointError(f"cannot write {path}: {error}{kept}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def save(path: Path, config: RunConfig, state: dict[str, Any]) -> None:
+    """Write ``state`` (tensors, numbers, strings, lists, dicts) with its configuration."""
+    content = {"format": FORMAT, "config": config.to_toml(), **state}
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def find(path: Path) -> Path:
+    """The checkpoint file of a run folder, or ``path`` itself if it is a file."""
+    if path.is_dir():
+        if not (path / FILE_NAME).is_file():
+            raise CheckpointError(f"{path} holds no {FILE_NAME}; expected a run folder")
+        return path / FILE_NAME
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; expected a run folder or a checkpoint file")
+    return path
+
+
+def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
+    """Configuration and state of a run folder or checkpoint; nothing is unpickled freely."""
+    path = find(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise CheckpointError(f"{path} is damaged: checksum mismatch in {damaged}")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, OSError, RuntimeError,
+            ValueError, KeyError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {reason[:160]}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        found = state.get("format") if isinstance(state, dict) else type(state).__name__
+        raise CheckpointError(
+            f"{path} is not a citrus-lirpa checkpoint (format {found!r}, expected '{FORMAT}')"
+        )
+    return RunConfig.from_toml(state["config"], str(path)), state
+
+
+def data_spec(config: RunConfig) -> DatasetSpec:
+    """The data set of the configuration as the model sees it."""
+    spec = find_spec(config.data.name)
+    return spec.with_crop(config.data.crop) if config.data.crop else spec
+
+
+def make_model(config: RunConfig) -> tuple[nn.Module, DatasetSpec]:
+    """A fresh model of the configuration, and the data set as it sees it."""
+    spec = data_spec(config)
+    options = {k: v for k, v in config.model.items() if k != "name"}
+    model = build_model(
+        config.model["name"],
+        shape=spec.shape,
+        classes=spec.classes,
+        mean=spec.mean,
+        std=spec.std,
+        **options,
+    )
+    return model, spec
+
+
+def load_model(path: Path) -> tuple[nn.Module, DatasetSpec, RunConfig]:
+    """The trained model of a run folder or checkpoint, in eval mode, on the CPU."""
+    config, state = load(path)
+    model, spec = make_model(config)
+    restore(model, state["model"], path)
+    return model.eval(), spec, config
+
+
+def restore(module: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Load ``weights`` into ``module`` in place; CheckpointError where they do not fit."""
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} does not fit the model it names: {reason}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,304 @@
+"""Configuration: presets, TOML files and ``key=value`` overrides, resolved once.
+
+A table with a ``name`` (``[model]``, ``[loss]``) holds the keyword arguments of the
+registered function of that name; the others are dataclasses. Unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from .data import DATASETS
+from .errors import ConfigError, unknown
+from .losses import LOSSES
+from .models import MODELS
+from .schedules import SCHEDULES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+INITIALISATIONS = ("shi", "default")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """name: of the data set; crop: side to crop to, 0 for none; limit: use only the
+    first so many training images, 0 for all."""
+
+    name: str
+    crop: int = 0
+    limit: int = 0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Epochs are counted from 1 and may be fractions in the schedules.
+
+    eps: final ε in pixels; milestones: epochs after which the learning rate is multiplied
+    by lr_factor; ramp_start, ramp_length: first epoch and length of the ε ramp; l1: weight
+    of Σ|w|; shi: λ₀ of Shi et al.'s regularisers; grad_clip: largest gradient norm;
+    precise_bn: recompute BatchNorm statistics over the training set at the end; threads:
+    CPU threads, 0 to choose by the model.
+    """
+
+    eps: float
+    epochs: int
+    batch_size: int = 256
+    lr: float = 5e-4
+    lr_factor: float = 0.2
+    milestones: tuple[float, ...] = ()
+    schedule: str = "smoothed"
+    ramp_start: float = 1.0
+    ramp_length: float = 0.0
+    l1: float = 0.0
+    shi: float = 0.5
+    grad_clip: float = 10.0
+    initialisation: str = "shi"
+    precise_bn: bool = False
+    seed: int = 0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        positive = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr,
+                    "lr_factor": self.lr_factor, "grad_clip": self.grad_clip}
+        for key, value in positive.items():
+            if not value > 0:
+                raise ConfigError(f"train.{key} is {value}; expected a number > 0")
+        for key in ("ramp_length", "l1", "shi", "threads", "seed"):
+            if not getattr(self, key) >= 0:
+                raise ConfigError(f"train.{key} is {getattr(self, key)}; expected a number >= 0")
+        if not 0 <= self.eps <= 1:
+            raise ConfigError(
+                f"train.eps is {self.eps}; expected 0 to 1, in pixels (write 8/255 for 8 grey levels)"
+            )
+        if not self.ramp_start >= 1:
+            raise ConfigError(f"train.ramp_start is {self.ramp_start}; epochs count from 1")
+        for key, known in (("schedule", SCHEDULES), ("initialisation", INITIALISATIONS)):
+            if getattr(self, key) not in known:
+                raise ConfigError(unknown(f"train.{key}", getattr(self, key), known))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that determines a run; ``model`` and ``loss`` are name plus options."""
+
+    data: DataConfig
+    model: Mapping[str, Any]
+    loss: Mapping[str, Any]
+    train: TrainConfig
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(dataclasses.asdict(self))
+
+    @staticmethod
+    def from_toml(text: str, source: str = "configuration") -> RunConfig:
+        return _resolved(_parse(text, source))
+
+
+#: What ``--mode`` sets: the batch and, for losses that pair inputs, the pairing.
+MODES = {
+    "paper": {"train.batch_size": 5, "train.precise_bn": True, "loss.pairing": "groups"},
+    "large": {"train.batch_size": 256, "train.precise_bn": False, "loss.pairing": "shifts"},
+}
+
+
+def presets() -> list[str]:
+    """Names of the shipped presets."""
+    folder = resources.files(__package__) / "presets"
+    return sorted(p.name[: -len(".toml")] for p in folder.iterdir() if p.name.endswith(".toml"))
+
+
+def resolve(
+    *,
+    preset: str | None = None,
+    file: Path | None = None,
+    mode: str | None = None,
+    overrides: Iterable[str] = (),
+) -> RunConfig:
+    """A complete configuration from a preset or TOML file, a mode and ``key=value`` pairs.
+
+    Where ``train.epochs`` is overridden alone, milestones and ramp keep their place as
+    shares of the training. Raises ConfigError, naming the key and its nearest match.
+    """
+    if (preset is None) == (file is None):
+        raise ConfigError("give either a preset or a configuration file")
+    tables = _preset(preset) if preset is not None else _file(file)
+    changes = dict(_override(text) for text in overrides)
+    if mode is not None:
+        changes = {**_mode(mode, changes.get("loss.name", tables.get("loss", {}).get("name"))),
+                   **changes}
+    epochs_before = tables.get("train", {}).get("epochs")
+    for table, registry in (("model", MODELS), ("loss", LOSSES)):
+        if f"{table}.name" in changes:
+            tables[table] = _renamed(tables.get(table, {}), changes[f"{table}.name"], registry)
+    for key, value in changes.items():
+        table, _, field = key.partition(".")
+        tables.setdefault(table, {})[field] = value
+    schedule = ("train.milestones", "train.ramp_start", "train.ramp_length")
+    config = _resolved(tables)
+    if "train.epochs" in changes and epochs_before and not any(key in changes for key in schedule):
+        share = config.train.epochs / epochs_before
+        config = dataclasses.replace(config, train=_rescaled(config.train, share))
+    return config
+
+
+def parse_number(text: str | float) -> float:
+    """A number or a fraction such as ``8/255``."""
+    try:
+        numerator, slash, denominator = str(text).partition("/")
+        return float(numerator) / float(denominator) if slash else float(numerator)
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(f"'{text}' is not a number; expected one like 0.1 or 8/255") from None
+
+
+def options_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Keyword-only options of a registered function and their types."""
+    hints = typing.get_type_hints(function)
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+# -- reading ------------------------------------------------------------------------
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not valid TOML: {error}") from error
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in presets():
+        raise ConfigError(unknown("preset", name, presets()))
+    return _parse((resources.files(__package__) / "presets" / f"{name}.toml").read_text("utf-8"),
+                  f"preset {name}")
+
+
+def _file(path: Path) -> dict[str, Any]:
+    try:
+        tables = _parse(path.read_text("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error}") from error
+    base = tables.pop("preset", None)
+    if base is None:
+        return tables
+    merged = _preset(str(base))
+    for table, values in tables.items():
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}: '{table}' is not a table; write [{table}]")
+        merged[table] = {**merged.get(table, {}), **values}
+    return merged
+
+
+def _override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    key, value = key.strip(), value.strip()
+    if not equals or key.count(".") != 1:
+        raise ConfigError(f"override '{text}' is malformed; expected table.key=value")
+    try:
+        return key, tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        return key, value  # a bare word or a fraction is a string
+
+
+def _mode(mode: str, loss: object) -> dict[str, Any]:
+    if mode not in MODES:
+        raise ConfigError(unknown("mode", mode, MODES))
+    pairs = loss in LOSSES and "pairing" in options_of(LOSSES[loss])
+    return {k: v for k, v in MODES[mode].items() if pairs or not k.startswith("loss.")}
+
+
+def _renamed(table: dict[str, Any], name: object, registry: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of ``table`` that the function ``name`` also knows."""
+    if name == table.get("name") or name not in registry:
+        return table
+    return {k: v for k, v in table.items() if k in options_of(registry[name])}
+
+
+def _rescaled(train: TrainConfig, share: float) -> TrainConfig:
+    return dataclasses.replace(
+        train,
+        milestones=tuple(round(m * share, 3) for m in train.milestones),
+        ramp_start=round(1 + (train.ramp_start - 1) * share, 3),
+        ramp_length=round(train.ramp_length * share, 3),
+    )
+
+
+# -- checking -----------------------------------------------------------------------
+
+
+def _resolved(tables: dict[str, Any]) -> RunConfig:
+    known = [field.name for field in dataclasses.fields(RunConfig)]
+    for table, values in tables.items():
+        if table not in known:
+            raise ConfigError(unknown("table", table, known))
+        if not isinstance(values, dict):
+            raise ConfigError(f"'{table}' is not a table; write [{table}]")
+    config = RunConfig(
+        data=_dataclass(DataConfig, tables.get("data", {}), "data"),
+        model=_named(tables.get("model", {}), "model", MODELS),
+        loss=_named(tables.get("loss", {}), "loss", LOSSES),
+        train=_dataclass(TrainConfig, tables.get("train", {}), "train"),
+    )
+    if config.data.name not in DATASETS:
+        raise ConfigError(unknown("data set", config.data.name, DATASETS))
+    LOSSES[config.loss["name"]](**{k: v for k, v in config.loss.items() if k != "name"})
+    return config
+
+
+def _dataclass(kind: type, values: dict[str, Any], table: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    types = typing.get_type_hints(kind)
+    _check_keys(values, list(fields), table)
+    missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in values]
+    if missing:
+        raise ConfigError(f"{table}.{missing[0]} is missing; give it in [{table}]")
+    return kind(**{k: _coerced(v, types[k], f"{table}.{k}") for k, v in values.items()})
+
+
+def _named(values: dict[str, Any], table: str, registry: Mapping[str, Any]) -> dict[str, Any]:
+    name = values.get("name")
+    if name not in registry:
+        raise ConfigError(unknown(f"{table}.name", name, registry))
+    types = options_of(registry[name])
+    _check_keys(values, ["name", *types], f"{table} (of {name})")
+    required = {
+        p.name for p in inspect.signature(registry[name]).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.default is p.empty
+    }
+    if missing := sorted(required - set(values)):
+        raise ConfigError(f"{table}.{missing[0]} is missing; {name} needs it")
+    options = {k: _coerced(v, types[k], f"{table}.{k}") for k, v in values.items() if k != "name"}
+    return {"name": name, **options}
+
+
+def _check_keys(values: dict[str, Any], known: list[str], table: str) -> None:
+    for key in values:
+        if key not in known:
+            raise ConfigError(unknown(f"key in {table}", key, known))
+
+
+def _coerced(value: Any, kind: Any, key: str) -> Any:
+    """``value`` as ``kind``: numbers may be fractions in strings, lists become tuples."""
+    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        return parse_number(value)
+    if typing.get_origin(kind) is not None:  # tuple[float, ...], Sequence[int]
+        if isinstance(value, (list, tuple)):
+            return tuple(_coerced(v, typing.get_args(kind)[0], key) for v in value)
+    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    name = getattr(kind, "__name__", str(kind))
+    raise ConfigError(f"{key} is {value!r}; expected {name}")

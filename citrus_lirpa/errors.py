@@ -1,0 +1,67 @@
+"""Every error this package raises on purpose.
+
+Messages name the value, what was expected and the fix, on one line. The
+command line prints the message alone and leaves with ``exit_code``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CitrusError(Exception):
+    """Base of all errors raised on purpose; ``exit_code`` is the shell's status."""
+
+    exit_code = 1
+
+
+class InputError(CitrusError, ValueError):
+    """A value passed to a function or a command is not usable."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A preset, TOML key, override or registry name is unknown or malformed."""
+
+
+class DataError(CitrusError):
+    """A data set is absent, damaged, or holds something unexpected."""
+
+
+class ModelError(CitrusError):
+    """A model cannot be bounded soundly by auto_LiRPA."""
+
+
+class CheckpointError(CitrusError):
+    """A checkpoint or run folder is missing, damaged, foreign, or cannot be written."""
+
+
+class DependencyError(CitrusError):
+    """auto_LiRPA (or another library) is missing or of an unsupported version."""
+
+
+class NonFiniteLossError(CitrusError):
+    """Training produced a NaN or infinite loss or gradient."""
+
+
+class SoundnessError(CitrusError):
+    """A certificate contradicts an attack: a defect that must never be hidden."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that the device or the host ran out of memory."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(hint in text for hint in ("out of memory", "can't allocate memory"))
+    )
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+    """One line for an unknown name: the nearest known one, then all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    guess = f"; did you mean '{near[0]}'?" if near else ""
+    return f"unknown {kind} '{name}'{guess} (known: {', '.join(known) or 'none'})"

@@ -1,0 +1,190 @@
+"""The networks of the papers, each a flat ``nn.Sequential`` with normalisation in front.
+
+Pixels outside a model lie in [0, 1]; its first layer normalises them, so every radius
+given to an attack or a bound is in pixels. A new architecture is one function and one
+line in ``MODELS``.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .errors import ConfigError, InputError
+
+Shape = tuple[int, int, int]
+
+
+class Normalise(nn.Module):
+    """Map pixels in [0, 1] to ``(x - mean) / std``, channel by channel.
+
+    ``mean`` and ``std`` hold one number per channel. They become persistent buffers of
+    shape (C, 1, 1), so a ``state_dict`` carries them and needs no data set to be used.
+    (``BoundedNet`` applies this layer to a box itself: CROWN of auto_LiRPA fails on such
+    constants where images have three channels.)
+
+    Raises:
+        InputError: the lengths differ, a value is not finite, or a std is not positive.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std) or not mean:
+            raise InputError(
+                f"mean has {len(mean)} and std {len(std)} numbers; give one of each per channel"
+            )
+        if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+            raise InputError(
+                f"mean {tuple(mean)} and std {tuple(std)} must be finite, and std positive"
+            )
+        dtype = torch.get_default_dtype()
+        self.register_buffer("mean", torch.tensor(mean, dtype=dtype).reshape(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=dtype).reshape(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised images; ``x`` and the result are (B, C, H, W)."""
+        return (x - self.mean) / self.std
+
+    def extra_repr(self) -> str:
+        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+
+
+def cnn7(
+    shape: Shape, classes: int, *, width: int = 64, linear: int = 512, last_stride: int = 1
+) -> nn.Sequential:
+    """The seven-layer network of Shi et al. 2021, which the CITRUS paper trains.
+
+    Five times 3x3 convolution (padding 1), BatchNorm, ReLU, with ``width, width``,
+    then three times ``2 * width`` channels and strides 1, 1, 2, 1, ``last_stride``;
+    then Linear ``linear``, BatchNorm, ReLU; then Linear ``classes``. ``last_stride=2`` keeps
+    the first linear layer of 64x64 images as small as that of 32x32 ones.
+
+    Maps normalised images (B, C, H, W) to logits (B, classes).
+    """
+    _check_sizes("cnn7", shape, classes, width=width, linear=linear, last_stride=last_stride)
+    channels, height, breadth = shape
+    widths = (width, width, 2 * width, 2 * width, 2 * width)
+    strides = (1, 1, 2, 1, last_stride)
+    layers: list[nn.Module] = []
+    for out, stride in zip(widths, strides, strict=True):
+        layers += [nn.Conv2d(channels, out, 3, stride, padding=1), nn.BatchNorm2d(out), nn.ReLU()]
+        channels = out
+        height, breadth = _conv_size(height, 3, stride, 1), _conv_size(breadth, 3, stride, 1)
+    return nn.Sequential(
+        *layers,
+        nn.Flatten(),
+        nn.Linear(channels * height * breadth, linear),
+        nn.BatchNorm1d(linear),
+        nn.ReLU(),
+        nn.Linear(linear, classes),
+    )
+
+
+def convsmall(shape: Shape, classes: int) -> nn.Sequential:
+    """Two 4x4 convolutions of stride 2 (16 and 32 channels, no padding) and Linear 100.
+
+    No BatchNorm. Maps normalised images (B, C, H, W), at least 10x10, to logits (B, classes).
+    """
+    _check_sizes("convsmall", shape, classes)
+    height, breadth = (_conv_size(_conv_size(side, 4, 2, 0), 4, 2, 0) for side in shape[1:])
+    if min(height, breadth) < 1:
+        raise InputError(
+            f"convsmall needs images of at least 10x10 pixels, not {shape[1]}x{shape[2]}; "
+            "use mlp or cnn7 for smaller ones"
+        )
+    return nn.Sequential(
+        nn.Conv2d(shape[0], 16, 4, 2),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 4, 2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * height * breadth, 100),
+        nn.ReLU(),
+        nn.Linear(100, classes),
+    )
+
+
+def mlp(shape: Shape, classes: int, *, hidden: Sequence[int] = (100, 100)) -> nn.Sequential:
+    """Flatten, then one Linear and ReLU for each entry of ``hidden``, then Linear ``classes``.
+
+    Small enough for the digits on a CPU. Maps normalised images (B, C, H, W) to logits
+    (B, classes).
+    """
+    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+        raise ConfigError(f"mlp: hidden is {hidden!r}; give a list of widths, such as [100, 100]")
+    widths = {f"hidden[{i}]": width for i, width in enumerate(hidden)}
+    _check_sizes("mlp", shape, classes, **widths)
+    layers: list[nn.Module] = [nn.Flatten()]
+    inputs = math.prod(shape)
+    for width in hidden:
+        layers += [nn.Linear(inputs, width), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, classes))
+
+
+MODELS: dict[str, Callable[..., nn.Sequential]] = {
+    "cnn7": cnn7,
+    "convsmall": convsmall,
+    "mlp": mlp,
+}
+
+
+def build_model(
+    name: str,
+    *,
+    shape: Shape,
+    classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    **options: object,
+) -> nn.Sequential:
+    """Build network ``name`` of ``MODELS`` behind a ``Normalise`` layer, as one flat Sequential.
+
+    ``shape`` is (C, H, W); ``mean`` and ``std`` hold C numbers; ``options`` are the keyword
+    arguments of the network's function. The model maps pixels in [0, 1], (B, C, H, W), to
+    logits (B, classes). Weights are drawn by PyTorch's defaults from the global generator.
+
+    Raises:
+        ConfigError: the name or an option is unknown, or an option has an unusable value.
+        InputError: ``shape``, ``classes``, ``mean`` or ``std`` is unusable.
+    """
+    if name not in MODELS:
+        raise ConfigError(unknown("model", name, list(MODELS)))
+    known = [
+        key
+        for key, parameter in inspect.signature(MODELS[name]).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    for option in options:
+        if option not in known:
+            raise ConfigError(unknown(f"option of {name}", option, known))
+    normalise = Normalise(mean, std)
+    network = MODELS[name](shape, classes, **options)
+    if len(mean) != shape[0]:
+        raise InputError(
+            f"mean and std have {len(mean)} numbers, but shape {tuple(shape)} has {shape[0]} "
+            "channels; give one number per channel"
+        )
+    return nn.Sequential(normalise, *network)
+
+
+def _conv_size(size: int, kernel: int, stride: int, padding: int) -> int:
+    """Side length after a convolution."""
+    return (size + 2 * padding - kernel) // stride + 1
+
+
+def _check_sizes(model: str, shape: Shape, classes: int, **sizes: object) -> None:
+    """Refuse an unusable shape or number of classes, and any size which is no positive integer."""
+    if len(shape) != 3 or not all(_is_positive_integer(side) for side in shape):
+        raise InputError(f"{model}: shape is {shape!r}; give (C, H, W), three positive integers")
+    if not _is_positive_integer(classes) or classes < 2:
+        raise InputError(f"{model}: classes is {classes!r}; give an integer of at least 2")
+    for name, size in sizes.items():
+        if not _is_positive_integer(size):
+            raise ConfigError(f"{model}: {name} is {size!r}; give a positive integer")
+
+
+def _is_positive_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,359 @@
+"""The training loop. One run is a pure function of configuration, data and seed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from . import checkpoint
+from .bounds import BoundedNet
+from .config import RunConfig, TrainConfig, resolve
+from .data import DatasetSpec, Split, augment, batches, centre_crop
+from .errors import CheckpointError, CitrusError, InputError, NonFiniteLossError
+from .initialisation import shi_initialise
+from .losses import LOSSES, LossTerms
+from .regularisers import l1_norm, shi_regulariser
+from .schedules import ramp
+
+METRICS_FILE = "metrics.jsonl"
+CONFIG_FILE = "config.toml"
+_SAVE_EVERY_SECONDS = 300.0
+
+
+class Interrupted(CitrusError):
+    """Training was asked to stop, and did after saving."""
+
+    exit_code = 130
+
+
+@dataclass
+class History:
+    """One record per epoch: means over the epoch of what the loss reports.
+
+    Keys: epoch, step, eps (in pixels, at the end), lr, loss, accuracy and certified
+    (shares of the training batches; certified: of the boxes bounded), regulariser, seconds.
+    """
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class _Progress:
+    """Where a run stands: everything but weights, optimiser and random numbers."""
+
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+# -- starting and resuming a run ------------------------------------------------------
+
+
+def start_run(folder: Path, config: RunConfig) -> None:
+    """Make the run folder and write its configuration; refuse one that is in use."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(
+            f"{folder} exists and is not empty; resume it with --resume, or choose another --out"
+        )
+    checkpoint.write_text(folder / CONFIG_FILE, config.to_toml())
+
+
+def resumable(folder: Path) -> RunConfig:
+    """The configuration of a run folder that was begun, with or without a checkpoint yet."""
+    if (folder / checkpoint.FILE_NAME).is_file():
+        return checkpoint.load(folder)[0]
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise CheckpointError(f"{folder} is no run folder: it holds no {CONFIG_FILE}")
+    return resolve(file=file)
+
+
+def build(config: RunConfig, device: torch.device) -> tuple[BoundedNet, nn.Module]:
+    """Seed torch, then make the bounded network, initialised, and the loss."""
+    torch.manual_seed(config.train.seed)
+    model, spec = checkpoint.make_model(config)
+    net = BoundedNet(model.to(device), torch.zeros(2, *spec.shape, device=device))
+    if config.train.initialisation == "shi":
+        shi_initialise(net)
+    loss = LOSSES[config.loss["name"]](**{k: v for k, v in config.loss.items() if k != "name"})
+    return net, loss
+
+
+def choose_threads(net: BoundedNet, wanted: int) -> int:
+    """CPU threads to use: small networks lose by more than one (measured: up to 20 times)."""
+    if wanted:
+        return wanted
+    parameters = sum(p.numel() for p in net.parameters())
+    return 1 if parameters < 1_000_000 else torch.get_num_threads()
+
+
+def fit(
+    net: BoundedNet,
+    loss: nn.Module,
+    data: Split,
+    config: RunConfig,
+    *,
+    folder: Path | None = None,
+    progress: bool = False,
+    on_epoch: Callable[[dict[str, Any]], object] | None = None,
+) -> History:
+    """Train ``net`` in place to the end of ``config``, resuming ``folder`` if it was begun.
+
+    Saves a checkpoint after every epoch and every five minutes, and one JSON line of
+    metrics an epoch. On the CPU a run that was interrupted and resumed ends with the
+    very weights of one that was not. Raises Interrupted on Ctrl-C or SIGTERM after
+    saving, and NonFiniteLossError, keeping the last good checkpoint. ``on_epoch`` gets
+    each record as it is made.
+    """
+    if len(data) < config.train.batch_size:
+        raise InputError(
+            f"train.batch_size is {config.train.batch_size}, but there are only {len(data)} "
+            "training images; use a smaller batch"
+        )
+    trainer = _Trainer(net, loss, data, config, folder)
+    trainer.resume()
+    with _stop_requests() as stop:
+        trainer.run(stop, progress, on_epoch or (lambda record: None))
+    return trainer.history
+
+
+class _Trainer:
+    """The state of one run and the steps that change it."""
+
+    def __init__(self, net, loss, data, config, folder):
+        self.net, self.loss, self.data = net, loss, data
+        self.spec = checkpoint.data_spec(config)
+        self.config, self.train, self.folder = config, config.train, folder
+        self.weights = [p for p in net.parameters() if p.requires_grad]
+        self.device = self.weights[0].device
+        self.optimiser = torch.optim.Adam(self.weights, lr=self.train.lr)
+        self.per_epoch = len(data) // self.train.batch_size
+        self.at = _Progress()
+        self.history = History()
+        self.finished = False
+
+    # -- the loop --
+
+    def run(self, stop: Callable[[], bool], progress: bool, on_epoch: Callable) -> None:
+        total = self.train.epochs * self.per_epoch
+        self.net.train()
+        saved = time.monotonic()
+        bar = tqdm(total=total, initial=self.at.step, disable=not progress, unit="step",
+                   desc=self.config.loss["name"], dynamic_ncols=True)
+        with bar:
+            while self.at.step < total:
+                begin = time.monotonic()
+                self._step()
+                self.at.seconds += time.monotonic() - begin
+                bar.update()
+                bar.set_postfix_str(self._summary(), refresh=False)
+                ended = self.at.step % self.per_epoch == 0
+                if ended:
+                    on_epoch(self._end_epoch())
+                if ended or stop() or time.monotonic() - saved > _SAVE_EVERY_SECONDS:
+                    self.save()
+                    saved = time.monotonic()
+                if stop():
+                    raise Interrupted(self._resume_hint())
+        if not self.finished:
+            if self.train.precise_bn:
+                precise_batchnorm(self.net, self.data, self.spec)
+            self.finished = True
+            self.save()
+
+    def _step(self) -> None:
+        epoch, batch = divmod(self.at.step, self.per_epoch)
+        order = batches(len(self.data), self.train.batch_size, seed=self.train.seed, epoch=epoch)
+        x, y = self._batch(order[batch])
+        eps = self.train.eps * self._ramp()
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.train, self.at.step / self.per_epoch)
+        terms = self.loss(self.net, x, y, eps)
+        penalty = self._penalty(terms)
+        total = terms.total + penalty
+        self._check_finite(total, "loss")
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.weights, self.train.grad_clip)
+        self._check_finite(norm, "gradient")
+        self.optimiser.step()
+        self.at.step += 1
+        self._note(terms, penalty, y)
+
+    def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        # seeded by the step, so that a resumed run draws what the whole run draws
+        generator = torch.Generator().manual_seed(self.train.seed * 1_000_003 + self.at.step)
+        x = augment(self.data.pixels(index), self.spec, generator)
+        return x.to(self.device), self.data.labels[index].to(self.device)
+
+    def _ramp(self) -> float:
+        return ramp(self.train.schedule, self.at.step, batches=self.per_epoch,
+                    start=self.train.ramp_start, length=self.train.ramp_length)
+
+    def _penalty(self, terms: LossTerms) -> Tensor:
+        penalty = terms.total.new_zeros(())
+        weight = self.train.shi * (1 - self._ramp())
+        if weight > 0:
+            bounds = self.net.preactivation_bounds(terms.box)
+            penalty = penalty + weight * shi_regulariser(self.net.input_box(terms.box), bounds)
+        if self.train.l1 > 0:
+            penalty = penalty + self.train.l1 * l1_norm(self.weights)
+        return penalty
+
+    def _check_finite(self, value: Tensor, what: str) -> None:
+        if math.isfinite(float(value.detach())):
+            return
+        last = "no checkpoint was saved yet"
+        if self.folder is not None and (self.folder / checkpoint.FILE_NAME).exists():
+            last = f"the last good checkpoint is {self.folder / checkpoint.FILE_NAME}"
+        raise NonFiniteLossError(
+            f"the {what} became {float(value.detach())} at step {self.at.step} (epoch "
+            f"{self.at.step // self.per_epoch + 1}); {last}; a lower train.lr, a longer "
+            "train.ramp_length or a smaller train.eps usually helps"
+        )
+
+    # -- metrics --
+
+    def _note(self, terms: LossTerms, penalty: Tensor, y: Tensor) -> None:
+        values = {
+            "loss": terms.total.detach(),
+            "regulariser": penalty.detach(),
+            "accuracy": (terms.logits.detach().argmax(1) == y).float().mean(),
+            "certified": terms.certified(),
+        }
+        for key, value in values.items():
+            if math.isfinite(value := float(value)):
+                for name, more in ((key, value), (f"{key} count", 1.0)):
+                    self.at.sums[name] = self.at.sums.get(name, 0.0) + more
+
+    def _means(self) -> dict[str, float | None]:
+        sums = self.at.sums
+        keys = ("loss", "regulariser", "accuracy", "certified")
+        return {k: sums[k] / sums[f"{k} count"] if k in sums else None for k in keys}
+
+    def _summary(self) -> str:
+        means = self._means()
+        certified = "-" if means["certified"] is None else f"{means['certified']:.1%}"
+        return (f"epoch {math.ceil(self.at.step / self.per_epoch)}/{self.train.epochs} "
+                f"ε {self.train.eps * self._ramp():.4f} loss {means['loss']:.3f} "
+                f"clean {means['accuracy']:.1%} robust {certified}")
+
+    def _end_epoch(self) -> dict[str, Any]:
+        epoch = self.at.step // self.per_epoch
+        record = {
+            "epoch": epoch,
+            "step": self.at.step,
+            "eps": self.train.eps * self._ramp(),
+            "lr": self.optimiser.param_groups[0]["lr"],
+            **self._means(),
+            "seconds": round(self.at.seconds, 3),
+        }
+        self.history.records.append(record)
+        self.at.sums, self.at.seconds = {}, 0.0
+        return record
+
+    # -- saving and resuming --
+
+    def save(self) -> None:
+        if self.folder is None:
+            return
+        rng = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        checkpoint.save(self.folder / checkpoint.FILE_NAME, self.config, {
+            "model": self.net.module.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "loss": self.loss.state_dict(),
+            "rng": rng,
+            "step": self.at.step,
+            "sums": self.at.sums,
+            "seconds": self.at.seconds,
+            "history": self.history.records,
+            "finished": self.finished,
+        })
+        lines = "".join(json.dumps(record) + "\n" for record in self.history.records)
+        checkpoint.write_text(self.folder / METRICS_FILE, lines)
+
+    def resume(self) -> None:
+        """Continue from the folder's checkpoint, if there is one."""
+        if self.folder is None or not (self.folder / checkpoint.FILE_NAME).exists():
+            return
+        _, state = checkpoint.load(self.folder)
+        checkpoint.restore(self.net.module, state["model"], self.folder)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.loss.load_state_dict(state["loss"])
+        torch.set_rng_state(state["rng"]["cpu"])
+        if self.device.type == "cuda" and "cuda" in state["rng"]:
+            torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+        self.at = _Progress(state["step"], state["sums"], state["seconds"])
+        self.history.records = state["history"]
+        self.finished = state["finished"]
+
+    def _resume_hint(self) -> str:
+        where = f"stopped in epoch {self.at.step // self.per_epoch + 1} of {self.train.epochs}"
+        if self.folder is None:
+            return where
+        return f"{where}, saved; continue with: citrus-lirpa train --resume {self.folder}"
+
+
+def learning_rate(train: TrainConfig, epochs_done: float) -> float:
+    """lr times lr_factor for each milestone (in epochs) already passed."""
+    return train.lr * train.lr_factor ** sum(epochs_done >= m for m in train.milestones)
+
+
+@torch.no_grad()
+def precise_batchnorm(net: BoundedNet, data: Split, spec: DatasetSpec) -> None:
+    """Replace BatchNorm's running statistics by their mean over the training set, in place.
+
+    Statistics gathered five inputs at a time, as in the paper's batches, are too noisy to
+    evaluate with. The training mode is restored.
+    """
+    norms = [m for m in net.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    momenta = [m.momentum for m in norms]
+    device = norms[0].running_mean.device
+    before = net.module.training
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None  # cumulative average
+    net.module.train()
+    size = min(250, len(data))
+    for i in range(0, len(data) - size + 1, size):
+        net.module(centre_crop(data.pixels(slice(i, i + size)), spec).to(device))
+    for m, momentum in zip(norms, momenta):
+        m.momentum = momentum
+    net.module.train(before)
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """A function that says whether Ctrl-C or SIGTERM came; the step in hand is finished."""
+    requests: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # only the main thread may handle signals
+        return
+
+    def handle(number: int, _frame: object) -> None:
+        if requests and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C stops at once
+        requests.append(number)
+
+    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(requests)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

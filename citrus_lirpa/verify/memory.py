@@ -1,0 +1,87 @@
+"""Running a function over batches that shrink where memory runs out."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import is_out_of_memory
+
+
+@contextlib.contextmanager
+def allocations_fail_cleanly(device: torch.device) -> Iterator[None]:
+    """On Linux CPUs, make an allocation beyond the free memory raise inside the block.
+
+    Linux promises more memory than it has and kills the process later; a limit on the
+    data segment turns that into an error that can be caught and answered.
+    """
+    if device.type != "cpu" or not sys.platform.startswith("linux"):
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    page = resource.getpagesize()
+    used = int(Path("/proc/self/statm").read_text().split()[5]) * page
+    limit = used + int(0.9 * _available_memory())
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    if soft != resource.RLIM_INFINITY:
+        limit = min(limit, soft)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _available_memory() -> int:
+    """Bytes that can be had without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 1 << 62  # an old kernel: no limit
+
+
+def in_batches(
+    function: Callable[[Tensor], Tensor],
+    rows: Tensor,
+    size: int,
+    advance: Callable[[int], object],
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield (some of ``rows``, function of them), at most ``size`` rows at a time.
+
+    Where memory runs out the size is halved for good and the rows tried again; a single
+    row that does not fit yields None. ``advance`` is told how many rows are done.
+    """
+    while len(rows):
+        now = rows[:size]
+        try:
+            yield now, function(now)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(now) > 1:
+                size = len(now) // 2
+            else:
+                yield now, None
+        else:
+            rows = rows[len(now):]
+            advance(len(now))
+            continue
+        _release_memory()
+        if len(now) == 1:
+            rows = rows[1:]
+            advance(1)
+
+
+def _release_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

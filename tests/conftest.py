@@ -1,0 +1,33 @@
+"""Fixtures of all tests. Nothing here or in a test needs a network."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import citrus_lirpa  # noqa: F401  makes auto_LiRPA importable
+
+torch.set_num_threads(1)
+
+UNPACKER = Path(__file__).parents[2] / "shared" / "data" / "unpack.py"
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def real_data(tmp_path_factory) -> Path:
+    """A folder with the real MNIST and CIFAR-10 in torchvision's layout; skips without."""
+    if folder := os.environ.get("CITRUS_DATA_DIR"):
+        return Path(folder)
+    if not UNPACKER.exists():
+        pytest.skip("no real data: set CITRUS_DATA_DIR to a folder with MNIST and CIFAR-10")
+    folder = tmp_path_factory.mktemp("data")
+    subprocess.run([sys.executable, UNPACKER, folder, "mnist", "cifar10"], check=True,
+                   capture_output=True)
+    return folder

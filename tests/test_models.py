@@ -1,0 +1,189 @@
+"""models: layers, sizes and parameter counts worked out by hand; misuse."""
+
+import pytest
+import torch
+from torch import nn
+
+from citrus_lirpa.errors import ConfigError, InputError
+from citrus_lirpa.models import MODELS, Normalise, build_model
+
+CIFAR = {
+    "shape": (3, 32, 32),
+    "classes": 10,
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2023, 0.1994, 0.2010),
+}
+DIGITS = {"shape": (1, 8, 8), "classes": 10, "mean": (0.0,), "std": (1.0,)}
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_normalise_by_hand():
+    layer = Normalise(mean=(0.5, 0.25), std=(0.5, 0.125))
+    x = torch.tensor([[[[1.0, 0.0]], [[0.5, 0.25]]]])
+    assert layer(x).tolist() == [[[[1.0, -1.0]], [[2.0, 0.0]]]]
+
+
+def test_normalise_state_is_buffers_only():
+    layer = Normalise(mean=(0, 0, 0), std=(1, 1, 1))
+    assert not list(layer.parameters())
+    assert {key: tuple(value.shape) for key, value in layer.state_dict().items()} == {
+        "mean": (3, 1, 1),
+        "std": (3, 1, 1),
+    }
+    x = torch.rand(2, 3, 4, 4)
+    assert torch.equal(layer(x), x)
+    assert layer.double()(x.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [((0.5,), (0.2, 0.2)), ((), ()), ((0.5,), (0.0,)), ((0.5,), (-1.0,)), ((float("nan"),), (1,))],
+)
+def test_normalise_refuses(mean, std):
+    with pytest.raises(InputError):
+        Normalise(mean, std)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_is_flat_and_starts_with_normalisation(name):
+    model = build_model(name, **CIFAR).eval()
+    assert isinstance(model, nn.Sequential)
+    assert isinstance(model[0], Normalise)
+    assert not any(isinstance(layer, nn.Sequential) for layer in model)
+    assert isinstance(model[-1], nn.Linear)
+    with torch.no_grad():
+        assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_checkpoint_carries_the_normalisation(name):
+    model = build_model(name, **CIFAR)
+    other = build_model(name, **{**CIFAR, "mean": (0.0,) * 3, "std": (1.0,) * 3})
+    other.load_state_dict(model.state_dict())
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(x), other.eval()(x))
+
+
+def test_cnn7_layers():
+    model = build_model("cnn7", **CIFAR)
+    block = ["Conv2d", "BatchNorm2d", "ReLU"]
+    head = ["Flatten", "Linear", "BatchNorm1d", "ReLU", "Linear"]
+    assert [type(layer).__name__ for layer in model] == ["Normalise", *block * 5, *head]
+    convs = [layer for layer in model if isinstance(layer, nn.Conv2d)]
+    assert [conv.out_channels for conv in convs] == [64, 64, 128, 128, 128]
+    assert [conv.stride[0] for conv in convs] == [1, 1, 2, 1, 1]
+    assert {(conv.kernel_size, conv.padding) for conv in convs} == {((3, 3), (1, 1))}
+
+
+def test_cnn7_parameter_count_on_cifar():
+    convs = (3 * 64 + 64 * 64 + 64 * 128 + 2 * 128 * 128) * 9 + 64 * 2 + 128 * 3
+    norms = 2 * (64 * 2 + 128 * 3 + 512)
+    linears = 128 * 16 * 16 * 512 + 512 + 512 * 10 + 10
+    assert convs + norms + linears == 17_192_650
+    assert count(build_model("cnn7", **CIFAR)) == 17_192_650
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "inputs"),
+    [
+        ((1, 28, 28), {}, 128 * 14 * 14),
+        ((3, 56, 56), {}, 128 * 28 * 28),
+        ((3, 64, 64), {"last_stride": 2}, 128 * 16 * 16),
+        ((1, 8, 8), {"width": 4}, 8 * 4 * 4),
+        ((1, 7, 9), {"width": 4, "last_stride": 2}, 8 * 2 * 3),
+    ],
+)
+def test_cnn7_first_linear_layer(shape, options, inputs):
+    with torch.device("meta"):
+        model = MODELS["cnn7"](shape, 10, linear=8, **options)
+        linear = [layer for layer in model if isinstance(layer, nn.Linear)]
+        assert [layer.in_features for layer in linear] == [inputs, 8]
+        assert model.eval()(torch.empty(2, *shape)).shape == (2, 10)
+
+
+def test_cnn7_last_stride():
+    model = MODELS["cnn7"]((3, 64, 64), 200, width=4, linear=8, last_stride=2)
+    strides = [layer.stride[0] for layer in model if isinstance(layer, nn.Conv2d)]
+    assert strides == [1, 1, 2, 1, 2]
+
+
+def test_convsmall_layers_and_count():
+    model = build_model("convsmall", **CIFAR)
+    assert [type(layer).__name__ for layer in model] == (
+        ["Normalise", "Conv2d", "ReLU", "Conv2d", "ReLU", "Flatten", "Linear", "ReLU", "Linear"]
+    )
+    assert [(c.kernel_size, c.stride, c.padding) for c in (model[1], model[3])] == (
+        [((4, 4), (2, 2), (0, 0))] * 2
+    )
+    # 32 -> 15 -> 6 pixels
+    expected = (3 * 16 * 16 + 16) + (16 * 32 * 16 + 32) + (32 * 36 * 100 + 100) + (100 * 10 + 10)
+    assert count(model) == expected == 125_318
+
+
+def test_mlp_layers_and_count():
+    model = build_model("mlp", **DIGITS)
+    assert [type(layer).__name__ for layer in model] == (
+        ["Normalise", "Flatten", "Linear", "ReLU", "Linear", "ReLU", "Linear"]
+    )
+    assert count(model) == 64 * 100 + 100 + 100 * 100 + 100 + 100 * 10 + 10 == 17_610
+    assert count(build_model("mlp", **DIGITS, hidden=[5])) == 64 * 5 + 5 + 5 * 10 + 10
+    assert count(build_model("mlp", **DIGITS, hidden=[])) == 64 * 10 + 10
+
+
+def test_unknown_model_names_the_nearest_and_all():
+    with pytest.raises(ConfigError, match="'cnn'.*did you mean 'cnn7'.*cnn7, convsmall, mlp"):
+        build_model("cnn", **CIFAR)
+    with pytest.raises(ConfigError) as error:
+        build_model("zzz", **CIFAR)
+    assert "did you mean" not in str(error.value)
+
+
+def test_unknown_option_names_the_nearest_and_all():
+    message = "'widht'.*did you mean 'width'.*width, linear, last_stride"
+    with pytest.raises(ConfigError, match=message):
+        build_model("cnn7", **CIFAR, widht=32)
+    with pytest.raises(ConfigError, match="known: none"):
+        build_model("convsmall", **CIFAR, width=32)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cnn7", {"width": 0}),
+        ("cnn7", {"linear": 1.5}),
+        ("cnn7", {"last_stride": True}),
+        ("mlp", {"hidden": [10, -1]}),
+        ("mlp", {"hidden": 100}),
+        ("mlp", {"hidden": "100"}),
+    ],
+)
+def test_unusable_option_values(name, options):
+    with pytest.raises(ConfigError, match="give a"):
+        build_model(name, **CIFAR, **options)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": (3, 32)},
+        {"shape": (3, 0, 32)},
+        {"classes": 1},
+        {"classes": "10"},
+        {"mean": (0.0,), "std": (1.0,)},
+    ],
+)
+def test_unusable_shape_or_classes(change):
+    with pytest.raises(InputError) as error:
+        build_model("mlp", **{**CIFAR, **change})
+    assert "\n" not in str(error.value)
+
+
+def test_convsmall_names_the_smallest_image():
+    with pytest.raises(InputError, match="10x10.*8x8"):
+        build_model("convsmall", **DIGITS)
+    model = MODELS["convsmall"]((1, 10, 10), 2)
+    assert model(torch.rand(1, 1, 10, 10)).shape == (1, 2)
