@@ -40,6 +40,8 @@ _LEGACY_NAMES = {  # 0.7 -> 0.3
     "reference_alphas": "activation_opt_params",
     "activation_bound_option": "relu",
 }
+# Sparse alpha always: 0.3's dense alpha crashes where over 90 % of a layer is unstable.
+_LEGACY_OPTIONS = {"minimum_sparsity": 1.0}
 
 
 @dataclass(frozen=True)
@@ -112,19 +114,21 @@ def parsing() -> Iterator[None]:
         onnx.autograd_inlining, onnx.export_onnx_opset_version = inlining, opset
 
 
+def repair_options(bounded: Any) -> None:
+    """Give a user's own ``BoundedModule`` the options without which α-CROWN crashes on 0.3."""
+    if load().legacy:
+        bounded.bound_opts.update(_LEGACY_OPTIONS)
+
+
 def bound_options(
     *, conv_mode: str = "patches", alpha_iterations: int = 20, alpha_lr: float = 0.25
 ) -> dict[str, Any]:
-    """Return ``bound_opts`` for the constructor of the loaded ``BoundedModule``.
-
-    ``minimum_sparsity=1`` (0.3 only): sparse alpha always, since its dense alpha
-    crashes where more than 90 % of a layer is unstable.
-    """
+    """Return ``bound_opts`` for the constructor of the loaded ``BoundedModule``."""
     options = bound_kwargs(activation_bound_option="adaptive")
     options["conv_mode"] = conv_mode
     options["optimize_bound_args"] = {"iteration": alpha_iterations, "lr_alpha": alpha_lr}
     if load().legacy:
-        options["minimum_sparsity"] = 1.0
+        options.update(_LEGACY_OPTIONS)
     return options
 
 

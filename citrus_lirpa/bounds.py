@@ -48,6 +48,7 @@ class BoundedNet:
         lirpa = _compat.load()
         self._bounded_box: Box | None = None
         if isinstance(model, lirpa.BoundedModule):
+            _compat.repair_options(model)
             self.module = self.bounded = model
             self.normalise = None
         elif example is None:

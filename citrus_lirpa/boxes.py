@@ -7,7 +7,7 @@ inputs; images are (B, C, H, W) or any (B, ...).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, Union
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from .errors import InputError
 
 #: A number, or a tensor broadcastable to the images (one value per channel, say).
-Scalar = Union[float, Tensor]
+Scalar = float | Tensor
 #: Lowest and highest value an input may have.
 Range = tuple[Scalar, Scalar]
 

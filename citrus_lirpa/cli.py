@@ -132,7 +132,8 @@ def train_command(preset, file, overrides, mode, out, resume, tensorboard, data_
 @click.option("--method", type=click.Choice(list(METHODS)), default="alpha-crown",
               show_default=True,
               help="Last bound method to try; the cheaper ones always run before it.")
-@click.option("--eps", type=_Number(), help="Radius in pixels, as 0.1 or 8/255.  [default: the run's]")
+@click.option("--eps", type=_Number(),
+              help="Radius in pixels, as 0.1 or 8/255.  [default: the run's]")
 @click.option("--group-size", default=5, show_default=True,
               help="Inputs sharing one perturbation.")
 @click.option("--limit", type=int, help="Only the first N test images.")

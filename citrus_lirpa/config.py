@@ -81,7 +81,7 @@ class TrainConfig:
                 raise ConfigError(f"train.{key} is {getattr(self, key)}; expected a number >= 0")
         if not 0 <= self.eps <= 1:
             raise ConfigError(
-                f"train.eps is {self.eps}; expected 0 to 1, in pixels (write 8/255 for 8 grey levels)"
+                f"train.eps is {self.eps}; expected 0 to 1, in pixels (8 grey levels are 8/255)"
             )
         if not self.ramp_start >= 1:
             raise ConfigError(f"train.ramp_start is {self.ramp_start}; epochs count from 1")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .errors import ConfigError, InputError
+from .errors import ConfigError, InputError, unknown
 
 Shape = tuple[int, int, int]
 

@@ -58,7 +58,7 @@ def plot_curves(records: list[dict[str, Any]], path: Path) -> Path:
                                ("certified", "boxes certified", "C2")):
         points = [(r["epoch"], 100 * r[key]) for r in records if r[key] is not None]
         if points:
-            right.plot(*zip(*points), color=colour, label=label)
+            right.plot(*zip(*points, strict=True), color=colour, label=label)
     right.set(xlabel="epoch", ylabel="%", ylim=(0, 100), title="Training batches")
     right.legend(loc="lower right")
     for axes in (left, right):

@@ -117,6 +117,8 @@ def fit(
     saving, and NonFiniteLossError, keeping the last good checkpoint. ``on_epoch`` gets
     each record as it is made.
     """
+    if config.data.limit:
+        data = Split(data.images[: config.data.limit], data.labels[: config.data.limit])
     if len(data) < config.train.batch_size:
         raise InputError(
             f"train.batch_size is {config.train.batch_size}, but there are only {len(data)} "
@@ -333,7 +335,7 @@ def precise_batchnorm(net: BoundedNet, data: Split, spec: DatasetSpec) -> None:
     size = min(250, len(data))
     for i in range(0, len(data) - size + 1, size):
         net.module(centre_crop(data.pixels(slice(i, i + size)), spec).to(device))
-    for m, momentum in zip(norms, momenta):
+    for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
     net.module.train(before)
 

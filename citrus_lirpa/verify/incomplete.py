@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..bounds import METHODS, BoundedNet, as_bounded_net
+from ..bounds import METHODS, as_bounded_net
 from ..boxes import Box, Range, Scalar, check_radius
 from ..errors import InputError, unknown
 from ..margins import check_labels

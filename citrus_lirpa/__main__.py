@@ -1,0 +1,5 @@
+"""``python -m citrus_lirpa``."""
+
+from .cli import main
+
+main()
