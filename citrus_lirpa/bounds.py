@@ -122,8 +122,7 @@ class BoundedNet:
         """
         if self._bounded_box is not box:
             self._lower_bounds(box, None, "ibp")
-        inputs = [n.inputs[0] for n in _nodes(self.bounded) if type(n).__name__ == "BoundRelu"]
-        return [Box(n.lower, n.upper) for n in inputs]
+        return [Box(n.lower, n.upper) for n in self._relu_inputs()]
 
     def input_box(self, box: Box) -> Box:
         """The box as the first layer after normalisation sees it."""
@@ -136,22 +135,42 @@ class BoundedNet:
     def _lower_bounds(self, box: Box, c: Tensor | None, method: str) -> Tensor:
         if not bool((box.lower <= box.upper).all()):
             raise InputError("a box has lower > upper or NaN; build boxes with Box.around")
-        x = self._bounded_tensor(box)
-        optimised = method == "alpha-crown"
-        grad = _frozen(self.parameters()) if optimised else contextlib.nullcontext()
         self._bounded_box = None
-        with grad, _explained(f"method '{method}'"):
-            lower, _ = self.bounded.compute_bounds(
-                x=(x,), C=c, method=METHODS[method], bound_upper=False
-            )
+        with _explained(f"method '{method}'"):
+            if method in ("ibp", "crown-ibp"):
+                lower = self._compute(box, c, method)
+            else:
+                lower = self._crown(box, c, method == "alpha-crown")
         self._bounded_box = box
-        return lower.detach() if optimised else lower
+        return lower
 
-    def _bounded_tensor(self, box: Box):
+    def _crown(self, box: Box, c: Tensor | None, optimise: bool) -> Tensor:
+        """CROWN, its intermediate bounds cut with IBP's, which are sometimes the tighter;
+        then, on these intermediate bounds, the relaxation of the output optimised."""
+        self._compute(box, c, "ibp")
+        lower = self._compute(box, c, "crown", reference_bounds=self._intermediate_bounds())
+        if not optimise:
+            return lower
+        with _frozen(self.parameters()):
+            fixed = _compat.bound_kwargs(interm_bounds=self._intermediate_bounds())
+            optimised = self._compute(box, c, "alpha-crown", **fixed)
+        return torch.maximum(lower, optimised).detach()
+
+    def _compute(self, box: Box, c: Tensor | None, method: str, **options) -> Tensor:
         lirpa = _compat.load()
         lower, upper = self.input_box(box)
         ptb = lirpa.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
-        return lirpa.BoundedTensor(lower, ptb)
+        return self.bounded.compute_bounds(
+            x=(lirpa.BoundedTensor(lower, ptb),), C=c, method=METHODS[method], bound_upper=False,
+            **options,
+        )[0]
+
+    def _relu_inputs(self) -> list:
+        return [n.inputs[0] for n in _nodes(self.bounded) if type(n).__name__ == "BoundRelu"]
+
+    def _intermediate_bounds(self) -> dict[str, list[Tensor]]:
+        """The last pass's bounds before every ReLU, by node, as auto_LiRPA takes them."""
+        return {n.name: [n.lower, n.upper] for n in self._relu_inputs()}
 
     def _normalised(self, x: Tensor) -> Tensor:
         return x if self.normalise is None else self.normalise(x)

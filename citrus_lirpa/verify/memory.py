@@ -13,6 +13,9 @@ from torch import Tensor
 
 from ..errors import is_out_of_memory
 
+#: Of the memory that is free at the start; the rest is left to other processes.
+_SHARE = 0.75
+
 
 @contextlib.contextmanager
 def allocations_fail_cleanly(device: torch.device) -> Iterator[None]:
@@ -29,7 +32,7 @@ def allocations_fail_cleanly(device: torch.device) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     page = resource.getpagesize()
     used = int(Path("/proc/self/statm").read_text().split()[5]) * page
-    limit = used + int(0.9 * _available_memory())
+    limit = used + int(_SHARE * _available_memory())
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
     if soft != resource.RLIM_INFINITY:
