@@ -15,17 +15,16 @@ import importlib.util
 import inspect
 import logging
 import re
-import sys
-import tempfile
 import types
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from ._quiet import KNOWN_MESSAGES, import_quietly, onnx_globals, own_modules
 from .errors import DependencyError
 
 INSTALL_HINT = "pip install --no-deps auto-LiRPA==0.3"
@@ -68,7 +67,7 @@ def load() -> Lirpa:
             f'pip install "torch>={TESTED_TORCH[0]}"'
         )
     try:
-        package = _import_quietly()
+        package = import_quietly()
     except ImportError as error:
         raise DependencyError(_import_advice(error)) from error
     version = _version(package)
@@ -101,12 +100,12 @@ def parsing() -> Iterator[None]:
     known warnings are silenced; all others pass.
     """
     load()
-    onnx = _onnx_globals()
+    onnx = onnx_globals()
     inlining, opset = onnx.autograd_inlining, onnx.export_onnx_opset_version
     onnx.autograd_inlining = False
     try:
         with warnings.catch_warnings():
-            for message in _KNOWN_MESSAGES:
+            for message in KNOWN_MESSAGES:
                 warnings.filterwarnings("ignore", message=re.escape(message))
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
             yield
@@ -168,149 +167,7 @@ def _import_advice(error: ImportError) -> str:
     return f"auto_LiRPA needs {error.name}, which is missing: pip install {distribution}"
 
 
-# ---------------------------------------------------------------------- quiet import
-
-_KNOWN_MESSAGES = (
-    "`torch.jit.script` is deprecated",
-    "ONNX Preprocess",
-    "ONNX export mode",
-    "Constant folding",  # "... not applied", for ZeroPad2d
-)
-
-
-def _import_quietly() -> types.ModuleType:
-    """Import auto_LiRPA and undo what its import does to the process (both versions)."""
-    with ExitStack() as stack:
-        stack.enter_context(_known_warnings_dropped())
-        stack.enter_context(_loggers_untouched())
-        stack.enter_context(_jit_flags_restored())
-        stack.enter_context(_no_data_folder())
-        stack.enter_context(_opset_setter())
-        stack.enter_context(_arraysetops())
-        return importlib.import_module("auto_LiRPA")
-
-
-@contextmanager
-def _known_warnings_dropped() -> Iterator[None]:
-    """Both versions put ``simplefilter("once")`` before all filters, for everybody.
-
-    A filter set beforehand would be overruled by theirs, so the warnings are recorded
-    and those not known are issued again under the user's own filters.
-    """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for warning in caught or ():
-        if not str(warning.message).startswith(_KNOWN_MESSAGES):
-            warnings.warn_explicit(
-                warning.message, warning.category, warning.filename, warning.lineno
-            )
-
-
-@contextmanager
-def _loggers_untouched() -> Iterator[None]:
-    """Both call ``logging.basicConfig``, which does nothing while root has a handler.
-
-    They also import torch's extension builder, which complains where CUDA's compiler
-    is installed on a machine without a GPU.
-    """
-    root, handler = logging.getLogger(), logging.NullHandler()
-    builder = logging.getLogger("torch.utils.cpp_extension")
-    level = builder.level
-    root.addHandler(handler)
-    builder.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        builder.setLevel(level)
-
-
-@contextmanager
-def _jit_flags_restored() -> Iterator[None]:
-    """Both turn TorchScript's profiling off for the whole process.
-
-    Their own functions keep the executor without profiling: with it, the first calls
-    differ from later ones in the last bit, so a resumed run would differ too.
-    """
-    setters = (torch._C._jit_set_profiling_executor, torch._C._jit_set_profiling_mode)
-    before = [setter(False) for setter in setters]  # a setter returns the old value
-    try:
-        yield
-        for function in _script_functions():
-            function.get_debug_state()  # creates the executor, of the kind now set
-    finally:
-        for setter, value in zip(setters, before):
-            setter(value)
-
-
-def _script_functions() -> Iterator[torch.jit.ScriptFunction]:
-    for module in _own_modules():
-        owners = [module, *(value for value in vars(module).values() if isinstance(value, type))]
-        for owner in owners:
-            for value in vars(owner).values():
-                function = getattr(value, "__func__", value)
-                if isinstance(function, torch.jit.ScriptFunction):
-                    yield function
-
-
-def _own_modules() -> list[types.ModuleType]:
-    names = [name for name in sys.modules if name.partition(".")[0] == "auto_LiRPA"]
-    return [sys.modules[name] for name in names]
-
-
-def _no_data_folder() -> AbstractContextManager[None]:
-    """Both create a folder in the user's data directory, which only examples use."""
-    if importlib.util.find_spec("appdirs") is None:
-        return nullcontext()  # auto_LiRPA's own import says so
-    appdirs = importlib.import_module("appdirs")
-    return _swapped(vars(appdirs), "user_data_dir", lambda *_, **__: tempfile.gettempdir())
-
-
-def _opset_setter() -> AbstractContextManager[None]:
-    """0.3 imports ``_set_opset_version``, which torch 2 removed: ImportError."""
-    helper = importlib.import_module("torch.onnx.symbolic_helper")
-    if hasattr(helper, "_set_opset_version"):
-        return nullcontext()
-
-    def set_opset_version(version: int) -> None:
-        _onnx_globals().export_onnx_opset_version = version
-
-    return _swapped(vars(helper), "_set_opset_version", set_opset_version)
-
-
-def _arraysetops() -> AbstractContextManager[None]:
-    """0.3 imports ``isin`` (unused) from a module NumPy 2 removed: ModuleNotFoundError."""
-    name = "numpy.lib.arraysetops"
-    if importlib.util.find_spec(name) is not None:
-        return nullcontext()
-    stand_in = types.ModuleType(name)
-    vars(stand_in)["isin"] = importlib.import_module("numpy").isin
-    return _swapped(sys.modules, name, stand_in)
-
-
-@contextmanager
-def _swapped(namespace: dict[str, Any], name: str, value: Any) -> Iterator[None]:
-    """Set ``namespace[name]`` for the time of the block."""
-    before = {name: namespace[name]} if name in namespace else {}
-    namespace[name] = value
-    try:
-        yield
-    finally:
-        del namespace[name]
-        namespace.update(before)
-
-
 # --------------------------------------------------------------------------- repairs
-
-
-def _onnx_globals() -> Any:
-    """Return the exporter's GLOBALS, which torch 2.9 moved."""
-    try:
-        module = importlib.import_module("torch.onnx._internal.torchscript_exporter._globals")
-    except ModuleNotFoundError:
-        module = importlib.import_module("torch.onnx._globals")
-    return module.GLOBALS
 
 
 def _print_to_the_log() -> None:
@@ -320,7 +177,7 @@ def _print_to_the_log() -> None:
     def print_to_log(*values: object, sep: str | None = " ", **_: Any) -> None:
         log.info((sep or " ").join(str(value) for value in values))
 
-    for module in _own_modules():
+    for module in own_modules():
         vars(module).setdefault("print", print_to_log)
 
 
@@ -329,7 +186,7 @@ def _register_onnx_symbolics() -> None:
 
     Hardtanh, ReLU6, Dropout, ZeroPad2d and Upsample raise without it.
     """
-    folder = _onnx_globals().__class__.__module__.rpartition("._globals")[0]
+    folder = onnx_globals().__class__.__module__.rpartition("._globals")[0]
     for opset in range(7, 21):
         importlib.import_module(f"{folder}.symbolic_opset{opset}")
 

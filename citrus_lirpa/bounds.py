@@ -10,9 +10,17 @@ from torch import Tensor, nn
 
 from . import _compat
 from .boxes import Box
-from .errors import InputError, ModelError, is_out_of_memory
+from .errors import InputError, ModelError
 from .margins import check_labels, specification
-from .models import Normalise
+from .wrapping import (
+    conv_mode,
+    count_classes,
+    explained,
+    fed_by_addition,
+    nodes,
+    split_normalise,
+    wrap,
+)
 
 #: Our method names, cheapest first, and auto_LiRPA's.
 METHODS = {
@@ -21,9 +29,6 @@ METHODS = {
     "crown": "CROWN",
     "alpha-crown": "CROWN-Optimized",
 }
-
-#: Above this many values in one layer, convolutions are bounded as patches, not matrices.
-_MATRIX_MODE_LIMIT = 4_096
 
 
 class BoundedNet:
@@ -55,9 +60,9 @@ class BoundedNet:
             raise InputError("BoundedNet(model, example) needs an example batch of inputs")
         else:
             self.module = model
-            self.normalise, core = _split_normalise(model)
-            self.bounded = _wrap(core, self._normalised(example), _conv_mode(model, example))
-        self.classes = _count_classes(self.bounded)
+            self.normalise, core = split_normalise(model)
+            self.bounded = wrap(core, self._normalised(example), conv_mode(model, example))
+        self.classes = count_classes(self.bounded)
         self._has_batchnorm = any(
             isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.module.modules()
         )
@@ -130,13 +135,13 @@ class BoundedNet:
 
     def weights_after_addition(self) -> list[nn.Parameter]:
         """Weights of the layers whose input is a sum of two computed values (residuals)."""
-        return [n.inputs[1].param for n in _nodes(self.bounded) if _fed_by_addition(n)]
+        return [n.inputs[1].param for n in nodes(self.bounded) if fed_by_addition(n)]
 
     def _lower_bounds(self, box: Box, c: Tensor | None, method: str) -> Tensor:
         if not bool((box.lower <= box.upper).all()):
             raise InputError("a box has lower > upper or NaN; build boxes with Box.around")
         self._bounded_box = None
-        with _explained(f"method '{method}'"):
+        with explained(f"method '{method}'"):
             if method in ("ibp", "crown-ibp"):
                 lower = self._compute(box, c, method)
             else:
@@ -166,7 +171,7 @@ class BoundedNet:
         )[0]
 
     def _relu_inputs(self) -> list:
-        return [n.inputs[0] for n in _nodes(self.bounded) if type(n).__name__ == "BoundRelu"]
+        return [n.inputs[0] for n in nodes(self.bounded) if type(n).__name__ == "BoundRelu"]
 
     def _intermediate_bounds(self) -> dict[str, list[Tensor]]:
         """The last pass's bounds before every ReLU, by node, as auto_LiRPA takes them."""
@@ -200,7 +205,7 @@ def self_check(net: BoundedNet, example: Tensor) -> None:
     with torch.no_grad(), net.evaluating():
         for batch in (1, 3):
             x = torch.rand((batch, *shape), generator=generator).to(**like)
-            with _explained(f"a batch of {batch}"):
+            with explained(f"a batch of {batch}"):
                 traced, plain = net.bounded(net._normalised(x)), net.module(x)
             if traced.shape != plain.shape or not torch.allclose(
                 traced, plain, rtol=1e-3, atol=1e-4 * (1 + float(plain.abs().max()))
@@ -234,93 +239,6 @@ def _check_containment(net: BoundedNet, box: Box, generator: torch.Generator) ->
             )
 
 
-# -- helpers ----------------------------------------------------------------------
-
-
-def _split_normalise(model: nn.Module) -> tuple[nn.Module | None, nn.Module]:
-    """A leading Normalise layer and the rest, sharing everything with ``model``."""
-    if isinstance(model, nn.Sequential) and len(model) > 1 and isinstance(model[0], Normalise):
-        return model[0], model[1:]
-    return None, model
-
-
-def _wrap(core: nn.Module, example: Tensor, conv_mode: str):
-    lirpa = _compat.load()
-    modes = {module: module.training for module in core.modules()}
-    core.eval()  # built in train mode, running statistics would move
-    try:
-        with _explained("this model's graph"), torch.no_grad():
-            logits = core(example[:1])
-            if logits.ndim != 2 or logits.shape[1] < 2:
-                raise ModelError(
-                    f"the model returns shape {tuple(logits.shape)} for one input; "
-                    "expected logits (1, K) with K >= 2"
-                )
-        with _explained("this model's graph"), _compat.parsing():
-            bounded = lirpa.BoundedModule(
-                core,
-                example[:1],
-                bound_opts=_compat.bound_options(conv_mode=conv_mode),
-                device=example.device,
-            )
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    _share_buffers(bounded, core)
-    bounded.train(core.training)
-    return bounded
-
-
-def _share_buffers(bounded: nn.Module, core: nn.Module) -> None:
-    """Point auto_LiRPA's clones of the buffers back at the module's own."""
-    own = dict(core.named_buffers())
-    for node in _nodes(bounded):
-        name = getattr(node, "ori_name", None)
-        if "buffer" in node._buffers and name in own:
-            node._buffers["buffer"] = own[name]
-
-
-def _nodes(bounded: nn.Module) -> list[nn.Module]:
-    return list(bounded._modules.values())
-
-
-def _fed_by_addition(node: nn.Module) -> bool:
-    if type(node).__name__ not in ("BoundConv", "BoundLinear"):
-        return False
-    source = node.inputs[0]
-    while type(source).__name__ in ("BoundRelu", "BoundBatchNormalization", "BoundFlatten"):
-        source = source.inputs[0]
-    return type(source).__name__ == "BoundAdd" and all(n.from_input for n in source.inputs)
-
-
-def _count_classes(bounded: nn.Module) -> int:
-    shape = bounded.final_node().output_shape
-    if len(shape) != 2 or shape[1] < 2:
-        raise ModelError(f"the model returns shape {tuple(shape)}; expected logits (N, K), K >= 2")
-    return int(shape[1])
-
-
-def _conv_mode(model: nn.Module, example: Tensor) -> str:
-    """Matrices for small layers (several times faster there), patches for large ones."""
-    sizes = [0]
-
-    def note(_module, _inputs, output):
-        if isinstance(output, Tensor):
-            sizes.append(output[0].numel())
-
-    hooks = [m.register_forward_hook(note) for m in model.modules()]
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad(), _explained("the example batch"):
-            model.eval()(example[:1])
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
-    return "matrix" if max(sizes) <= _MATRIX_MODE_LIMIT else "patches"
-
-
 def _check_method(method: str) -> None:
     if method not in METHODS:
         raise InputError(f"unknown method '{method}'; expected one of {', '.join(METHODS)}")
@@ -338,19 +256,3 @@ def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
     finally:
         for p in trained:
             p.requires_grad_(True)
-
-
-@contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Turn whatever auto_LiRPA raises into one ModelError line; memory errors pass."""
-    try:
-        yield
-    except (InputError, ModelError, MemoryError):
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        reason = " ".join(str(error).split())[:200] or "no reason given"
-        raise ModelError(
-            f"auto_LiRPA cannot handle {what}: {type(error).__name__}: {reason}"
-        ) from error

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +15,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import checkpoint
+from .batchnorm import precise_batchnorm
 from .bounds import BoundedNet
 from .config import RunConfig, TrainConfig, resolve
-from .data import DatasetSpec, Split, augment, batches, centre_crop
+from .data import Split, augment, batches
 from .errors import CheckpointError, CitrusError, InputError, NonFiniteLossError
 from .initialisation import shi_initialise
+from .interrupts import stop_requests
 from .losses import LOSSES, LossTerms
 from .regularisers import l1_norm, shi_regulariser
 from .schedules import ramp
@@ -126,7 +125,7 @@ def fit(
         )
     trainer = _Trainer(net, loss, data, config, folder)
     trainer.resume()
-    with _stop_requests() as stop:
+    with stop_requests() as stop:
         trainer.run(stop, progress, on_epoch or (lambda record: None))
     return trainer.history
 
@@ -313,49 +312,3 @@ class _Trainer:
 def learning_rate(train: TrainConfig, epochs_done: float) -> float:
     """lr times lr_factor for each milestone (in epochs) already passed."""
     return train.lr * train.lr_factor ** sum(epochs_done >= m for m in train.milestones)
-
-
-@torch.no_grad()
-def precise_batchnorm(net: BoundedNet, data: Split, spec: DatasetSpec) -> None:
-    """Replace BatchNorm's running statistics by their mean over the training set, in place.
-
-    Statistics gathered five inputs at a time, as in the paper's batches, are too noisy to
-    evaluate with. The training mode is restored.
-    """
-    norms = [m for m in net.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return
-    momenta = [m.momentum for m in norms]
-    device = norms[0].running_mean.device
-    before = net.module.training
-    for m in norms:
-        m.reset_running_stats()
-        m.momentum = None  # cumulative average
-    net.module.train()
-    size = min(250, len(data))
-    for i in range(0, len(data) - size + 1, size):
-        net.module(centre_crop(data.pixels(slice(i, i + size)), spec).to(device))
-    for m, momentum in zip(norms, momenta, strict=True):
-        m.momentum = momentum
-    net.module.train(before)
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C or SIGTERM came; the step in hand is finished."""
-    requests: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only the main thread may handle signals
-        return
-
-    def handle(number: int, _frame: object) -> None:
-        if requests and number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C stops at once
-        requests.append(number)
-
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(requests)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

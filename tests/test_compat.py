@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from citrus_lirpa import _compat
+from citrus_lirpa import _compat, _quiet
 from citrus_lirpa.errors import DependencyError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,10 +105,10 @@ def test_import_and_parse_leave_the_process_as_it_was(tmp_path):
                     "numpy.lib.arraysetops" in sys.modules and sys.modules["numpy.lib.arraysetops"],
                     hasattr(torch.onnx.symbolic_helper, "_set_opset_version"))
         before = state()
-        from citrus_lirpa import _compat
+        from citrus_lirpa import _compat, _quiet
         lirpa = _compat.load()
         after_import = state()
-        onnx = _compat._onnx_globals()
+        onnx = _quiet.onnx_globals()
         globals_before = onnx.autograd_inlining, onnx.export_onnx_opset_version
         net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()).eval()
         with _compat.parsing():
@@ -154,7 +154,7 @@ def test_import_passes_on_unknown_warnings_and_drops_known_ones(tmp_path):
 
 
 def test_parsing_restores_globals_when_building_fails():
-    onnx = _compat._onnx_globals()
+    onnx = _quiet.onnx_globals()
     before = onnx.autograd_inlining, onnx.export_onnx_opset_version, list(warnings.filters)
     with pytest.raises(ZeroDivisionError), _compat.parsing():
         assert onnx.autograd_inlining is False
