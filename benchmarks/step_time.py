@@ -2,9 +2,10 @@
 
     python benchmarks/step_time.py --data-dir DATA [--preset cifar10-8-255] [--steps 200]
 
-Trains one epoch of so many steps, with ε rising over its first half, in `paper` mode (batches of 5, every ordered pair), in
-`large` mode (cyclic partners) and under plain IBP at large mode's batch, each in a process
-of its own so that the peak memory is its own. Ends with an error where a loss is not finite.
+Trains one epoch of so many steps, ε rising over its first half, in `paper` mode (batches of
+5, every ordered pair), in `large` mode (cyclic partners) and under plain IBP at large mode's
+batch, each in a process of its own so that the peak memory is its own. Ends with an error
+where a loss is not finite.
 """
 
 from __future__ import annotations

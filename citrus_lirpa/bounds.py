@@ -13,10 +13,10 @@ from .boxes import Box
 from .errors import InputError, ModelError
 from .margins import check_labels, specification
 from .wrapping import (
-    conv_mode,
     count_classes,
     explained,
     fed_by_addition,
+    modes_restored,
     nodes,
     split_normalise,
     wrap,
@@ -61,7 +61,7 @@ class BoundedNet:
         else:
             self.module = model
             self.normalise, core = split_normalise(model)
-            self.bounded = wrap(core, self._normalised(example), conv_mode(model, example))
+            self.bounded = wrap(core, self._normalised(example))
         self.classes = count_classes(self.bounded)
         self._has_batchnorm = any(
             isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.module.modules()
@@ -95,13 +95,10 @@ class BoundedNet:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Eval mode inside the block; the mode before it is restored."""
-        before = self.training
-        self.eval()
-        try:
+        """Eval mode inside the block; every layer's mode before it is restored."""
+        with modes_restored(self.module), modes_restored(self.bounded):
+            self.eval()
             yield
-        finally:
-            self.train(before)
 
     # -- bounds -------------------------------------------------------------------
 
@@ -132,6 +129,13 @@ class BoundedNet:
     def input_box(self, box: Box) -> Box:
         """The box as the first layer after normalisation sees it."""
         return Box(self._normalised(box.lower), self._normalised(box.upper))
+
+    def output_weight(self) -> nn.Parameter:
+        """The weight of the layer that computes the logits."""
+        node = self.bounded.final_node()
+        while type(node).__name__ not in ("BoundConv", "BoundLinear"):
+            node = node.inputs[0]
+        return node.inputs[1].param
 
     def weights_after_addition(self) -> list[nn.Parameter]:
         """Weights of the layers whose input is a sum of two computed values (residuals)."""

@@ -70,7 +70,8 @@ def check_radius(radius: Scalar, name: str = "radius") -> None:
     """Refuse a negative, NaN or infinite radius (ε, τ)."""
     value = torch.as_tensor(radius)
     if not bool(((value >= 0) & torch.isfinite(value)).all()):
-        raise InputError(f"{name} is {radius}; expected a finite number >= 0, in pixel units")
+        shown = radius if isinstance(radius, (int, float)) else value.flatten().tolist()
+        raise InputError(f"{name} is {shown}; expected a finite number >= 0, in pixel units")
 
 
 class Pairing(Protocol):

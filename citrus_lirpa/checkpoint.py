@@ -15,7 +15,7 @@ from torch import nn
 
 from .config import RunConfig
 from .data import DatasetSpec, find_spec
-from .errors import CheckpointError
+from .errors import CheckpointError, InputError
 from .models import build_model
 
 FORMAT = "citrus-lirpa checkpoint 1"
@@ -75,8 +75,12 @@ def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
         if damaged is not None:
             raise CheckpointError(f"{path} is damaged: checksum mismatch in {damaged}")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, OSError, RuntimeError,
-            ValueError, KeyError, NotImplementedError) as error:
+    except pickle.UnpicklingError as error:  # torch's own advice is to trust the file
+        raise CheckpointError(
+            f"{path} is no citrus-lirpa checkpoint: it holds more than tensors and plain values"
+        ) from error
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, KeyError,
+            NotImplementedError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is damaged or no checkpoint: {reason[:160]}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
@@ -84,7 +88,13 @@ def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
         raise CheckpointError(
             f"{path} is not a citrus-lirpa checkpoint (format {found!r}, expected '{FORMAT}')"
         )
-    return RunConfig.from_toml(state["config"], str(path)), state
+    for key, kind in (("config", str), ("model", dict)):
+        if not isinstance(state.get(key), kind):
+            raise CheckpointError(f"{path} is damaged: it holds no {key}")
+    try:
+        return RunConfig.from_toml(state["config"]), state
+    except InputError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}") from error
 
 
 def data_spec(config: RunConfig) -> DatasetSpec:

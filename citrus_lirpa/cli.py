@@ -13,7 +13,7 @@ import torch
 from . import __version__, _compat, checkpoint, config, data, report, train
 from .bounds import METHODS, BoundedNet
 from .doctor import run_checks
-from .errors import CitrusError, ConfigError, InputError
+from .errors import CitrusError, ConfigError, InputError, is_out_of_memory
 from .verify import evaluate
 
 
@@ -26,9 +26,18 @@ class _Group(click.Group):
         except (CitrusError, OSError) as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            wrapped = click.ClickException(" ".join(str(error).split()))
-            wrapped.exit_code = getattr(error, "exit_code", 1)
-            raise wrapped from error
+            raise _one_line(str(error), getattr(error, "exit_code", 1)) from error
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise _one_line("out of memory; use a smaller batch (--set train.batch_size=... or "
+                            "--batch-size), or a larger machine", 1) from error
+
+
+def _one_line(message: str, exit_code: int) -> click.ClickException:
+    wrapped = click.ClickException(" ".join(message.split()))
+    wrapped.exit_code = exit_code
+    return wrapped
 
 
 class _Number(click.ParamType):
@@ -112,6 +121,7 @@ def train_command(preset, file, overrides, mode, out, resume, tensorboard, data_
     where = _device(device)
     images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)
     net, loss = train.build(settings, where)
+    train.check_batches(loss, train.limited(images, settings), settings)
     if resume is None:
         train.start_run(folder, settings)
     torch.set_num_threads(train.choose_threads(net, settings.train.threads))
@@ -143,7 +153,8 @@ def train_command(preset, file, overrides, mode, out, resume, tensorboard, data_
               help="Images bounded at once; halved when memory runs out.")
 @click.option("--out", type=click.Path(path_type=Path),
               help="Folder of the results.  [default: the run's]")
-@click.option("--seed", default=0, show_default=True, help="Of the attack's random starts.")
+@click.option("--seed", type=click.IntRange(0, config.MAX_SEED), default=0,
+              show_default=True, help="Of the attack's random starts.")
 @data_dir
 @download
 @device
@@ -176,9 +187,9 @@ def eval_command(path, method, eps, group_size, limit, clip, batch_size, out, se
     )
     record = {"run": str(path), "data": settings.data.name, **result.record()}
     table = folder / f"eval-{method}.json"
+    click.echo(report.evaluation_table(result))
     checkpoint.write_text(table, json.dumps(record, indent=2) + "\n")
     picture = report.plot_uap(result, spec, folder / f"uap-{method}.png")
-    click.echo(report.evaluation_table(result))
     click.echo(f"results: {table}" + (f"\npicture: {picture}" if picture else
                                       "\nno perturbation found broke an image: no picture"))
 
@@ -186,7 +197,11 @@ def eval_command(path, method, eps, group_size, limit, clip, batch_size, out, se
 @main.command("doctor")
 @data_dir
 def doctor_command(data_dir) -> None:
-    """Versions, device, data sets, and a ten-second check that bounds can be trusted."""
+    """Versions, device, data sets, and a ten-second check that bounds can be trusted.
+
+    \b
+    citrus-lirpa doctor --data-dir data
+    """
     for line in run_checks(data_dir):
         click.echo(line)
 
@@ -198,6 +213,6 @@ def _device(name: str) -> torch.device:
         wanted = torch.device(name)
         torch.zeros(1, device=wanted)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0][:160]
         raise InputError(f"device '{name}' cannot be used: {reason}; try --device cpu") from error
     return wanted

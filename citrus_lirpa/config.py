@@ -30,6 +30,8 @@ else:
     import tomli as tomllib
 
 INITIALISATIONS = ("shi", "default")
+#: Larger ones overflow where they are mixed with the step.
+MAX_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class DataConfig:
     name: str
     crop: int = 0
     limit: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("crop", "limit"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"data.{key} is {getattr(self, key)}; expected a number >= 0")
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,8 @@ class TrainConfig:
         for key in ("ramp_length", "l1", "shi", "threads", "seed"):
             if not getattr(self, key) >= 0:
                 raise ConfigError(f"train.{key} is {getattr(self, key)}; expected a number >= 0")
+        if self.seed > MAX_SEED:
+            raise ConfigError(f"train.seed is {self.seed}; expected at most {MAX_SEED}")
         if not 0 <= self.eps <= 1:
             raise ConfigError(
                 f"train.eps is {self.eps}; expected 0 to 1, in pixels (8 grey levels are 8/255)"
@@ -107,6 +116,8 @@ class RunConfig:
         return _resolved(_parse(text, source))
 
 
+_REGISTRIES = {"model": MODELS, "loss": LOSSES}
+
 #: What ``--mode`` sets: the batch and, for losses that pair inputs, the pairing.
 MODES = {
     "paper": {"train.batch_size": 5, "train.precise_bn": True, "loss.pairing": "groups"},
@@ -134,13 +145,13 @@ def resolve(
     """
     if (preset is None) == (file is None):
         raise ConfigError("give either a preset or a configuration file")
-    tables = _preset(preset) if preset is not None else _file(file)
+    tables = _tables(_preset(preset) if preset is not None else _file(file))
     changes = dict(_override(text) for text in overrides)
     if mode is not None:
         changes = {**_mode(mode, changes.get("loss.name", tables.get("loss", {}).get("name"))),
                    **changes}
     epochs_before = tables.get("train", {}).get("epochs")
-    for table, registry in (("model", MODELS), ("loss", LOSSES)):
+    for table, registry in _REGISTRIES.items():
         if f"{table}.name" in changes:
             tables[table] = _renamed(tables.get(table, {}), changes[f"{table}.name"], registry)
     for key, value in changes.items():
@@ -148,7 +159,8 @@ def resolve(
         tables.setdefault(table, {})[field] = value
     schedule = ("train.milestones", "train.ramp_start", "train.ramp_length")
     config = _resolved(tables)
-    if "train.epochs" in changes and epochs_before and not any(key in changes for key in schedule):
+    alone = "train.epochs" in changes and not any(key in changes for key in schedule)
+    if alone and isinstance(epochs_before, int):
         share = config.train.epochs / epochs_before
         config = dataclasses.replace(config, train=_rescaled(config.train, share))
     return config
@@ -199,7 +211,10 @@ def _file(path: Path) -> dict[str, Any]:
     for table, values in tables.items():
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: '{table}' is not a table; write [{table}]")
-        merged[table] = {**merged.get(table, {}), **values}
+        base = merged.get(table, {})
+        if table in _REGISTRIES and "name" in values:
+            base = _renamed(base, values["name"], _REGISTRIES[table])
+        merged[table] = {**base, **values}
     return merged
 
 
@@ -217,13 +232,13 @@ def _override(text: str) -> tuple[str, Any]:
 def _mode(mode: str, loss: object) -> dict[str, Any]:
     if mode not in MODES:
         raise ConfigError(unknown("mode", mode, MODES))
-    pairs = loss in LOSSES and "pairing" in options_of(LOSSES[loss])
+    pairs = _knows(LOSSES, loss) and "pairing" in options_of(LOSSES[loss])
     return {k: v for k, v in MODES[mode].items() if pairs or not k.startswith("loss.")}
 
 
 def _renamed(table: dict[str, Any], name: object, registry: Mapping[str, Any]) -> dict[str, Any]:
     """The options of ``table`` that the function ``name`` also knows."""
-    if name == table.get("name") or name not in registry:
+    if name == table.get("name") or not _knows(registry, name):
         return table
     return {k: v for k, v in table.items() if k in options_of(registry[name])}
 
@@ -240,13 +255,19 @@ def _rescaled(train: TrainConfig, share: float) -> TrainConfig:
 # -- checking -----------------------------------------------------------------------
 
 
-def _resolved(tables: dict[str, Any]) -> RunConfig:
+def _tables(tables: dict[str, Any]) -> dict[str, Any]:
+    """``tables`` itself, once each of them is known and a table."""
     known = [field.name for field in dataclasses.fields(RunConfig)]
     for table, values in tables.items():
         if table not in known:
             raise ConfigError(unknown("table", table, known))
         if not isinstance(values, dict):
             raise ConfigError(f"'{table}' is not a table; write [{table}]")
+    return tables
+
+
+def _resolved(tables: dict[str, Any]) -> RunConfig:
+    tables = _tables(tables)
     config = RunConfig(
         data=_dataclass(DataConfig, tables.get("data", {}), "data"),
         model=_named(tables.get("model", {}), "model", MODELS),
@@ -269,9 +290,13 @@ def _dataclass(kind: type, values: dict[str, Any], table: str) -> Any:
     return kind(**{k: _coerced(v, types[k], f"{table}.{k}") for k, v in values.items()})
 
 
+def _knows(registry: Mapping[str, Any], name: object) -> bool:
+    return isinstance(name, str) and name in registry
+
+
 def _named(values: dict[str, Any], table: str, registry: Mapping[str, Any]) -> dict[str, Any]:
     name = values.get("name")
-    if name not in registry:
+    if not _knows(registry, name):
         raise ConfigError(unknown(f"{table}.name", name, registry))
     types = options_of(registry[name])
     _check_keys(values, ["name", *types], f"{table} (of {name})")
@@ -294,7 +319,10 @@ def _check_keys(values: dict[str, Any], known: list[str], table: str) -> None:
 def _coerced(value: Any, kind: Any, key: str) -> Any:
     """``value`` as ``kind``: numbers may be fractions in strings, lists become tuples."""
     if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        return parse_number(value)
+        try:
+            return parse_number(value)
+        except ConfigError as error:
+            raise ConfigError(f"{key}: {error}") from None
     if typing.get_origin(kind) is not None:  # tuple[float, ...], Sequence[int]
         if isinstance(value, (list, tuple)):
             return tuple(_coerced(v, typing.get_args(kind)[0], key) for v in value)

@@ -18,8 +18,9 @@ def shi_initialise(net: BoundedNet) -> None:
     layers fed by a residual addition are halved, as their input is twice as wide.
     Uses torch's global generator.
     """
-    weights = [p for p in net.parameters() if p.ndim > 1]
-    for weight in weights[:-1]:
+    for weight in net.parameters():
+        if weight.ndim < 2 or weight is net.output_weight():
+            continue
         fan_in = weight[0].numel()
         nn.init.normal_(weight, 0.0, math.sqrt(2 * math.pi) / fan_in)
     for weight in net.weights_after_addition():

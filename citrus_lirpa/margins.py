@@ -10,10 +10,11 @@ from .errors import InputError
 
 
 def check_labels(y: Tensor, classes: int) -> None:
-    """Refuse labels that are not integers in [0, classes)."""
-    if y.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8) or y.ndim != 1:
+    """Refuse labels that are not int64 (N,) in [0, classes)."""
+    if y.dtype != torch.int64 or y.ndim != 1:
         raise InputError(
-            f"labels are {y.dtype} of shape {tuple(y.shape)}; expected integers of shape (N,)"
+            f"labels are {y.dtype} of shape {tuple(y.shape)}; expected torch.int64 of shape (N,): "
+            "use y.long()"
         )
     if len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
         raise InputError(

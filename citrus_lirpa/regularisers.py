@@ -37,13 +37,13 @@ def _balance(box: Box) -> Tensor:
     spread = (centre - centre.mean()) ** 2
     mean_ratio = (centre * active).mean() / -(centre * inactive).mean()
     spread_ratio = (spread * active).sum() / (spread * inactive).sum()
-    return sum(_ratio_penalty(ratio) for ratio in (mean_ratio, spread_ratio))
+    if not bool(torch.isfinite(mean_ratio + spread_ratio)):  # no inactive ReLU: undefined
+        return torch.zeros_like(mean_ratio).detach()
+    return _ratio_penalty(mean_ratio) + _ratio_penalty(spread_ratio)
 
 
 def _ratio_penalty(ratio: Tensor) -> Tensor:
-    """relu(tol - min(ρ, 1/ρ))/tol; zero where the ratio is undefined (no inactive ReLU)."""
-    if not bool(torch.isfinite(ratio)):
-        return torch.zeros_like(ratio).detach()
+    """relu(tol - min(ρ, 1/ρ))/tol."""
     ratio = torch.minimum(ratio, 1 / ratio.clamp(min=_TINY))
     return torch.relu(TOLERANCE - ratio) / TOLERANCE
 

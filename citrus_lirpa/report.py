@@ -53,7 +53,7 @@ def plot_curves(records: list[dict[str, Any]], path: Path) -> Path:
     radius.plot(epochs, [r["eps"] for r in records], color="0.5", linestyle="--", label="ε")
     radius.set(ylabel="ε (pixels in [0, 1])", ylim=(0, None))
     lines = left.get_lines() + radius.get_lines()
-    left.legend(lines, [line.get_label() for line in lines], loc="best")
+    left.legend(lines, [line.get_label() for line in lines], loc="center right")
     for key, label, colour in (("accuracy", "clean accuracy", "C0"),
                                ("certified", "boxes certified", "C2")):
         points = [(r["epoch"], 100 * r[key]) for r in records if r[key] is not None]
@@ -80,7 +80,7 @@ def plot_uap(result: Evaluation, spec: DatasetSpec, path: Path) -> Path | None:
     axes[1][0].axis("off")
     for column, i in enumerate(hit, start=1):
         _show(axes[0][column], result.x[i], spec.class_names[before[i]])
-        _show(axes[1][column], result.x[i] + u, f"→ {spec.class_names[after[i]]}")
+        _show(axes[1][column], result.x[i] + u, f"with u: {spec.class_names[after[i]]}")
     figure.suptitle(f"Strongest universal perturbation found: breaks {result.fooling_rate:.1%} "
                     f"of {int(result.certificates.correct.sum())} correct images", fontsize=10)
     return _write(figure, path)

@@ -14,7 +14,9 @@ def linear(step: int, first: int, last: int) -> float:
     """0 up to step ``first``, 1 from step ``last``, a straight line between."""
     if step >= last:
         return 1.0
-    return max(0.0, (step - first) / (last - first))
+    if step <= first:
+        return 0.0
+    return (step - first) / (last - first)
 
 
 def smoothed(step: int, first: int, last: int) -> float:

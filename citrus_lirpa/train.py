@@ -1,9 +1,14 @@
-"""The training loop. One run is a pure function of configuration, data and seed."""
+"""The training loop.
+
+``build`` seeds torch's global generator and ``fit`` draws from it, so that the two, called
+one after the other, are a function of configuration and data alone.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -98,6 +103,24 @@ def choose_threads(net: BoundedNet, wanted: int) -> int:
     return 1 if parameters < 1_000_000 else torch.get_num_threads()
 
 
+def limited(data: Split, config: RunConfig) -> Split:
+    """The first ``data.limit`` images, or all."""
+    limit = config.data.limit or len(data)
+    return Split(data.images[:limit], data.labels[:limit])
+
+
+def check_batches(loss: nn.Module, data: Split, config: RunConfig) -> None:
+    """Refuse, before anything is trained or written, batches that cannot be made or paired."""
+    size = config.train.batch_size
+    if len(data) < size:
+        raise InputError(
+            f"train.batch_size is {size}, but there are only {len(data)} "
+            "training images; use a smaller batch"
+        )
+    if hasattr(loss, "check_batch_size"):
+        loss.check_batch_size(size)
+
+
 def fit(
     net: BoundedNet,
     loss: nn.Module,
@@ -116,13 +139,8 @@ def fit(
     saving, and NonFiniteLossError, keeping the last good checkpoint. ``on_epoch`` gets
     each record as it is made.
     """
-    if config.data.limit:
-        data = Split(data.images[: config.data.limit], data.labels[: config.data.limit])
-    if len(data) < config.train.batch_size:
-        raise InputError(
-            f"train.batch_size is {config.train.batch_size}, but there are only {len(data)} "
-            "training images; use a smaller batch"
-        )
+    data = limited(data, config)
+    check_batches(loss, data, config)
     trainer = _Trainer(net, loss, data, config, folder)
     trainer.resume()
     with stop_requests() as stop:
@@ -303,10 +321,12 @@ class _Trainer:
         self.finished = state["finished"]
 
     def _resume_hint(self) -> str:
-        where = f"stopped in epoch {self.at.step // self.per_epoch + 1} of {self.train.epochs}"
+        epoch = -(-self.at.step // self.per_epoch)
+        where = f"stopped in epoch {epoch} of {self.train.epochs}"
         if self.folder is None:
             return where
-        return f"{where}, saved; continue with: citrus-lirpa train --resume {self.folder}"
+        folder = shlex.quote(str(self.folder))
+        return f"{where}, saved; continue with: citrus-lirpa train --resume {folder}"
 
 
 def learning_rate(train: TrainConfig, epochs_done: float) -> float:

@@ -23,32 +23,66 @@ def split_normalise(model: nn.Module) -> tuple[nn.Module | None, nn.Module]:
     return None, model
 
 
-def wrap(core: nn.Module, example: Tensor, conv_mode: str) -> nn.Module:
-    """A BoundedModule of ``core`` that shares its parameters, buffers and training mode."""
+def wrap(core: nn.Module, example: Tensor) -> nn.Module:
+    """A BoundedModule of ``core`` that shares its parameters, buffers and training modes.
+
+    Convolutions are bounded as matrices in small networks (several times faster there), as
+    patches in large ones.
+    """
     lirpa = _compat.load()
-    modes = {module: module.training for module in core.modules()}
-    core.eval()  # built in train mode, running statistics would move
-    try:
-        with explained("this model's graph"), torch.no_grad():
-            logits = core(example[:1])
-            if logits.ndim != 2 or logits.shape[1] < 2:
-                raise ModelError(
-                    f"the model returns shape {tuple(logits.shape)} for one input; "
-                    "expected logits (1, K) with K >= 2"
-                )
-        with explained("this model's graph"), _compat.parsing():
+    _check_batchnorm(core)
+    with modes_restored(core), explained("this model's graph"):
+        core.eval()  # built in train mode, running statistics would move
+        small = _largest_layer(core, example[:1]) <= _MATRIX_MODE_LIMIT
+        options = _compat.bound_options(conv_mode="matrix" if small else "patches")
+        with _compat.parsing():
             bounded = lirpa.BoundedModule(
-                core,
-                example[:1],
-                bound_opts=_compat.bound_options(conv_mode=conv_mode),
-                device=example.device,
+                core, example[:1], bound_opts=options, device=example.device
             )
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     _share_buffers(bounded, core)
-    bounded.train(core.training)
+    _share_modes(bounded, core)
     return bounded
+
+
+@contextlib.contextmanager
+def modes_restored(module: nn.Module) -> Iterator[None]:
+    """Every submodule's training mode as it was, after the block."""
+    modes = {m: m.training for m in module.modules()}
+    try:
+        yield
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+
+
+def _check_batchnorm(core: nn.Module) -> None:
+    for name, module in core.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
+            module.momentum is None or not module.track_running_stats
+        ):
+            raise ModelError(
+                f"BatchNorm layer '{name}' has momentum {module.momentum} and "
+                f"track_running_stats {module.track_running_stats}; auto_LiRPA needs a number "
+                "and True"
+            )
+
+
+@torch.no_grad()
+def _largest_layer(core: nn.Module, example: Tensor) -> int:
+    """Values in the largest output of a layer, for one input."""
+    sizes = [0]
+
+    def note(_module: nn.Module, _inputs: tuple, output: object) -> None:
+        if isinstance(output, Tensor):
+            sizes.append(output[0].numel())
+
+    hooks = [m.register_forward_hook(note) for m in core.modules()]
+    try:
+        core(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(sizes)
 
 
 def _share_buffers(bounded: nn.Module, core: nn.Module) -> None:
@@ -58,6 +92,16 @@ def _share_buffers(bounded: nn.Module, core: nn.Module) -> None:
         name = getattr(node, "ori_name", None)
         if "buffer" in node._buffers and name in own:
             node._buffers["buffer"] = own[name]
+
+
+def _share_modes(bounded: nn.Module, core: nn.Module) -> None:
+    """The core's training mode, and for each BatchNorm that of its own layer."""
+    bounded.train(core.training)
+    for node in nodes(bounded):
+        if type(node).__name__ == "BoundBatchNormalization":
+            layer = node.inputs[3].ori_name.rpartition(".")[0]  # "...N.running_mean"
+            if layer in dict(core.named_modules()):
+                node.training = core.get_submodule(layer).training
 
 
 def nodes(bounded: nn.Module) -> list[nn.Module]:
@@ -81,27 +125,6 @@ def count_classes(bounded: nn.Module) -> int:
     if len(shape) != 2 or shape[1] < 2:
         raise ModelError(f"the model returns shape {tuple(shape)}; expected logits (N, K), K >= 2")
     return int(shape[1])
-
-
-def conv_mode(model: nn.Module, example: Tensor) -> str:
-    """Matrices for small layers (several times faster there), patches for large ones."""
-    sizes = [0]
-
-    def note(_module, _inputs, output):
-        if isinstance(output, Tensor):
-            sizes.append(output[0].numel())
-
-    hooks = [m.register_forward_hook(note) for m in model.modules()]
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad(), explained("the example batch"):
-            model.eval()(example[:1])
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
-    return "matrix" if max(sizes) <= _MATRIX_MODE_LIMIT else "patches"
 
 
 @contextlib.contextmanager

@@ -20,6 +20,14 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def double():
+    """Float64, so that a comparison of gradients sees no rounding."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(scope="session")
 def real_data(tmp_path_factory) -> Path:
     """A folder with the real MNIST and CIFAR-10 in torchvision's layout; skips without."""

@@ -66,7 +66,7 @@ def test_it_stays_finite_for_hopeless_bounds():
     margins = torch.full((1, 3), -1e4, requires_grad=True)
     robust_cross_entropy(margins).sum().backward()
     assert robust_cross_entropy(margins).item() == pytest.approx(1e4 + math.log(3))
-    assert margins.grad.tolist() == [pytest.approx([-1 / 3] * 3)]
+    assert margins.grad.tolist() == [pytest.approx([-1 / 3] * 3, rel=1e-4)]
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_it_stays_finite_for_hopeless_bounds():
     [
         ([0, 3, 1], r"labels range from 0 to 3; expected 0 to 2 for 3 classes"),
         ([-1, 2], r"labels range from -1 to 2; expected 0 to 2 for 3 classes"),
-        ([0.0, 1.0], r"labels are torch\.float32 of shape \(2,\); expected integers"),
-        ([True, False], r"labels are torch\.bool of shape \(2,\); expected integers"),
+        ([0.0, 1.0], r"labels are torch\.float32 of shape \(2,\); expected torch\.int64"),
+        ([True, False], r"labels are torch\.bool of shape \(2,\); expected torch\.int64"),
         ([[0, 1, 0]], r"labels are torch\.int64 of shape \(1, 3\); expected .* shape \(N,\)"),
     ],
 )

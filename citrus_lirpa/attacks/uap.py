@@ -56,6 +56,7 @@ class GroupAttack:
         best_u = torch.zeros_like(x[:, :1])
         best = torch.full((groups,), -1, device=x.device)
         broken = torch.zeros_like(worth)
+        weight = torch.ones_like(y, dtype=x.dtype)
 
         def objective(u: Tensor) -> Tensor:
             nonlocal best_u, best, broken
@@ -67,10 +68,12 @@ class GroupAttack:
             best = torch.where(better, score, best)
             broken = torch.where(better.unsqueeze(1), now, broken)
             best_u = torch.where(better.view(-1, *[1] * (u.ndim - 1)), u.detach(), best_u)
-            return -(margin.clamp(min=-self.overshoot) * worth).sum()
+            return -(margin.clamp(min=-self.overshoot) * worth * weight).sum()
 
         with net.evaluating():
-            for _ in range(self.restarts):
+            for restart in range(self.restarts):
+                if restart:  # inputs pulling in opposite directions would hold each other still
+                    weight = torch.rand_like(weight)
                 start = uniform_start(best_u.shape, eps, x)
                 last = ascend(
                     objective, lambda u: clamp(u, (-eps, eps)), start, self.step_size * eps,

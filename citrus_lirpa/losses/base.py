@@ -10,11 +10,13 @@ from torch import Tensor
 
 from ..bounds import BoundedNet
 from ..boxes import Box, Range, Scalar, check_radius
-from ..errors import InputError
+from ..errors import InputError, unknown
 from ..margins import check_labels
 
 #: Radius of the boxes that stand in for points, where regularisers need bounds at ε = 0.
 POINT_RADIUS = 1e-6
+#: The bounds that are differentiable in the weights.
+TRAINABLE = ("ibp", "crown-ibp", "crown")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,12 @@ class LossTerms:
         if self.margins is None:
             return torch.full((), float("nan"))
         return (self.margins.detach().min(dim=1).values > 0).float().mean()
+
+
+def check_method(method: str) -> None:
+    """Refuse bounds that are unknown or cannot be trained on."""
+    if method not in TRAINABLE:
+        raise InputError(unknown("method", method, TRAINABLE))
 
 
 def check_batch(net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, clip: Range | None) -> None:

@@ -5,6 +5,9 @@ Xu & Singh, "Cross-Input Certified Training for Universal Perturbations".
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from ..attacks import PGD
@@ -12,7 +15,7 @@ from ..bounds import as_bounded_net
 from ..boxes import PIXELS, Pairing, Range, Scalar, Shifts, cross_input_boxes
 from ..errors import InputError
 from ..margins import robust_cross_entropy
-from .base import LossTerms, check_batch, is_zero, natural
+from .base import LossTerms, check_batch, check_method, is_zero, natural
 
 REDUCTIONS = {
     "sum": lambda losses: losses.sum(dim=1),
@@ -29,23 +32,24 @@ class Citrus(nn.Module):
     ``pairing``: ``Groups(5)`` is Algorithm 1, ``Shifts(4)`` the same loss per input
     on batches of any size. τ = tau_ratio·ε.
 
-    tau_ratio: in (0, 1]; attack: (net, x, y, eps) -> v; method: bounds on the boxes
-    (``ibp``, ``crown-ibp``, ``crown``); reduction over j: ``sum`` (the paper's),
-    ``mean`` or ``max``; clip: valid range of the inputs, (0, 1) for pixels, tensors
-    broadcastable to x for normalised data, None for no limits.
+    tau_ratio: in (0, 1]; attack: (net, x, y, eps) -> v, whose range, for a PGD, becomes the
+    loss's; method: bounds on the boxes (``ibp``, ``crown-ibp``, ``crown``); reduction over
+    j: ``sum`` (the paper's), ``mean`` or ``max``; clip: valid range of the inputs, (0, 1)
+    for pixels, tensors broadcastable to x for normalised data, None for no limits.
     """
 
     def __init__(
         self,
         tau_ratio: float = 0.5,
         *,
-        attack: PGD | None = None,
+        attack: Callable[..., Tensor] | None = None,
         pairing: Pairing | None = None,
         method: str = "ibp",
         reduction: str = "sum",
         clip: Range | None = PIXELS,
     ):
         super().__init__()
+        check_method(method)
         if not 0 < tau_ratio <= 1:
             raise InputError(
                 f"tau_ratio is {tau_ratio}; expected a number in (0, 1]: the box radius τ "
@@ -56,8 +60,13 @@ class Citrus(nn.Module):
                 f"unknown reduction '{reduction}'; expected one of {', '.join(REDUCTIONS)}"
             )
         self.tau_ratio, self.method, self.reduction, self.clip = tau_ratio, method, reduction, clip
-        self.attack = PGD(clip=clip) if attack is None else attack
+        attack = PGD() if attack is None else attack
+        self.attack = replace(attack, clip=clip) if isinstance(attack, PGD) else attack
         self.pairing = Shifts() if pairing is None else pairing
+
+    def check_batch_size(self, size: int) -> None:
+        """InputError where batches of ``size`` cannot be paired."""
+        self.pairing(size)
 
     def forward(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """x: (B, ...) inputs; y: (B,) labels; eps: radius ε, a number or per-channel tensor.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..bounds import as_bounded_net
 from ..boxes import PIXELS, Box, Range, Scalar
 from ..margins import robust_cross_entropy
-from .base import LossTerms, check_batch, is_zero, natural
+from .base import LossTerms, check_batch, check_method, is_zero, natural
 
 
 class Ibp(nn.Module):
@@ -19,6 +19,7 @@ class Ibp(nn.Module):
 
     def __init__(self, *, method: str = "ibp", clip: Range | None = PIXELS):
         super().__init__()
+        check_method(method)
         self.method, self.clip = method, clip
 
     def forward(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:

@@ -35,12 +35,12 @@ class UapBounds:
     @property
     def certified_accuracy(self) -> float:
         """Certified average UAP accuracy (UCert): proved share of all inputs."""
-        return float(self.lower.sum() / self.size.sum())
+        return int(self.lower.sum()) / int(self.size.sum())
 
     @property
     def attacked_accuracy(self) -> float:
         """Share of all inputs that survive the attack: no proof can exceed it."""
-        return float(self.upper.sum() / self.size.sum())
+        return int(self.upper.sum()) / int(self.size.sum())
 
 
 def certify_uap(

@@ -1,0 +1,147 @@
+"""The losses written out slowly: Algorithm 1 with loops over pairs, intervals by hand."""
+
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from citrus_lirpa.bounds import BoundedNet
+from citrus_lirpa.boxes import Groups, Shifts
+from citrus_lirpa.models import Normalise, mlp
+
+SHAPE = (2, 5, 5)
+MEAN, STD = (0.4, 0.5), (0.2, 0.25)
+TAU_RATIO, EPS = 0.4, 0.1
+
+
+def small_mlp():
+    return nn.Sequential(Normalise(MEAN, STD), *mlp(SHAPE, 3, hidden=[12, 8]))
+
+
+def small_conv(normalise=True):
+    return nn.Sequential(
+        *[Normalise(MEAN, STD)] * normalise,
+        nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(),
+        nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Flatten(), nn.Linear(16, 10), nn.BatchNorm1d(10), nn.ReLU(), nn.Linear(10, 3),
+    )  # fmt: skip
+
+
+MODELS = {"mlp": small_mlp, "conv": small_conv}
+model_names = pytest.mark.parametrize("name", MODELS)
+
+
+def wrapped(model):
+    """BatchNorm weights and statistics away from their defaults, in train mode."""
+    for layer in model:
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            nn.init.uniform_(layer.weight, -1.5, 1.5)
+            nn.init.uniform_(layer.bias, -0.5, 0.5)
+            layer.running_mean.uniform_(-0.3, 0.3)
+            layer.running_var.uniform_(0.5, 2.0)
+    return BoundedNet(model, torch.rand(2, *SHAPE)).train()
+
+
+def batch(n=6):
+    return torch.rand(n, *SHAPE), torch.arange(n) % 3
+
+
+def gradients(total, model):
+    return torch.autograd.grad(total, list(model.parameters()), retain_graph=True)
+
+
+# ------------------------------------------------------------- Algorithm 1, written out
+
+
+def clean_statistics(model, x):
+    """Mean and variance that every BatchNorm sees on the clean batch, with gradient."""
+    statistics = {}
+    for layer in model:
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            channels = x.transpose(0, 1).flatten(1)
+            mean = channels.mean(1)
+            variance = ((channels - mean[:, None]) ** 2).mean(1)
+            statistics[layer] = mean, variance
+            view = (1, -1, *[1] * (x.ndim - 2))
+            x = (x - mean.view(view)) / (variance.view(view) + layer.eps).sqrt()
+            x = x * layer.weight.view(view) + layer.bias.view(view)
+        else:
+            x = layer(x)
+    return statistics
+
+
+def interval_margins(model, statistics, lower, upper, label):
+    """Lower bounds of the margins of one box: positive weights take one end, negative the other."""
+    layers = list(model)
+    for layer in layers[:-1]:
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            mean, variance = statistics[layer]
+            view = (1, -1, *[1] * (lower.ndim - 2))
+            scale = layer.weight / (variance + layer.eps).sqrt()
+            shift = (layer.bias - mean * scale).view(view)
+            ends = lower * scale.view(view) + shift, upper * scale.view(view) + shift
+            lower, upper = torch.minimum(*ends), torch.maximum(*ends)
+        elif isinstance(layer, nn.Conv2d | nn.Linear):
+            lower, upper = (
+                affine(layer, layer.weight, lower, upper),
+                -affine(layer, -layer.weight, lower, upper, sign=-1),
+            )
+        else:  # Normalise, ReLU and Flatten are monotone
+            lower, upper = layer(lower), layer(upper)
+    weight, bias = layers[-1].weight, layers[-1].bias
+    margins = []
+    for c in range(len(bias)):
+        if c != label:
+            row = weight[label] - weight[c]
+            ends = torch.where(row > 0, lower[0], upper[0])
+            margins.append((row * ends).sum() + bias[label] - bias[c])
+    return torch.stack(margins)
+
+
+def affine(layer, weight, lower, upper, sign=1):
+    positive, negative = weight.clamp(min=0), weight.clamp(max=0)
+    if isinstance(layer, nn.Linear):
+        return lower @ positive.T + upper @ negative.T + sign * layer.bias
+    low = F.conv2d(lower, positive, sign * layer.bias, layer.stride, layer.padding)
+    return low + F.conv2d(upper, negative, None, layer.stride, layer.padding)
+
+
+def literal_pgd(model, x, y, eps):
+    """20 steps of eps/2, a tenth of it from steps 10, 16 and 18 on, in eval mode."""
+    model.eval()
+    v = torch.empty_like(x).uniform_(-1, 1) * eps
+    v = (x + v).clamp(0, 1) - x
+    for step in range(20):
+        v = v.detach().requires_grad_()
+        F.cross_entropy(model(x + v), y, reduction="sum").backward()
+        size = 0.5 * eps * {0: 1, 1: 0.1, 2: 0.01, 3: 0.001}[sum(step >= s for s in (10, 16, 18))]
+        v = (v + size * v.grad.sign()).detach().clamp(-eps, eps)
+        v = (x + v).clamp(0, 1) - x
+    model.zero_grad()
+    model.train()
+    return v.detach()
+
+
+def algorithm_1(model, x, y, sees, eps=EPS, tau_ratio=TAU_RATIO):
+    """Lines 2 to 8 for one batch, box by box: the loss of each pair (i, j)."""
+    tau = tau_ratio * eps
+    v = literal_pgd(model, x, y, eps - tau)
+    statistics = clean_statistics(model, x)
+    losses = []
+    for i in range(len(x)):
+        of_input = []
+        for j in sees(i):
+            centre = x[i : i + 1] + v[j : j + 1]
+            lower, upper = (centre - tau).clamp(0, 1), (centre + tau).clamp(0, 1)
+            margins = interval_margins(model, statistics, lower, upper, y[i])
+            of_input.append(torch.log(1 + torch.exp(-margins).sum()))
+        losses.append(torch.stack(of_input))
+    return torch.stack(losses)
+
+
+PAIRINGS = {
+    "groups": (Groups(3), lambda i: [j for j in range(i // 3 * 3, i // 3 * 3 + 3) if j != i]),
+    "shifts": (Shifts(2), lambda i: [(i + 1) % 6, (i + 2) % 6]),
+    "with itself": (Groups(2, include_self=True), lambda i: [i // 2 * 2, i // 2 * 2 + 1]),
+}

@@ -1,0 +1,170 @@
+"""report: the numbers of the tables, and pictures that are whole or not there."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from citrus_lirpa import report
+from citrus_lirpa.data import DATASETS
+from citrus_lirpa.errors import CheckpointError
+from citrus_lirpa.verify import Certificates, Evaluation, UapBounds
+
+RECORDS = [
+    {"epoch": 1, "step": 4, "eps": 0.0, "lr": 1e-3, "loss": 2.25, "regulariser": 0.5,
+     "accuracy": 0.125, "certified": None, "seconds": 0.1},
+    {"epoch": 2, "step": 8, "eps": 0.1, "lr": 1e-3, "loss": 1.0625, "regulariser": 0.25,
+     "accuracy": 0.87654, "certified": 0.5, "seconds": 0.1},
+]  # fmt: skip
+
+
+@pytest.fixture
+def evaluation() -> Evaluation:
+    """Eight images in groups of five: six correct, three proved, one more unbroken.
+
+    Proved are 0 (by ibp), 1 and 5 (by crown-ibp); 6 and 7 are misclassified; the strongest
+    perturbation breaks 2 and 3.
+    """
+    y = torch.arange(8)
+    after = torch.tensor([0, 1, 9, 9, 4, 5, 6, 7])
+    certificates = Certificates(
+        methods=("ibp", "crown-ibp"),
+        correct=torch.tensor([1, 1, 1, 1, 1, 1, 0, 0], dtype=torch.bool),
+        margin=torch.zeros(8),
+        decided_by=torch.tensor([0, 1, -1, -1, -1, 1, -1, -1]),
+        seconds={"ibp": 0.25, "crown-ibp": 12.34},
+        not_fitting={"ibp": 0, "crown-ibp": 2},
+    )
+    uap = UapBounds(
+        lower=torch.tensor([2, 1]),
+        upper=torch.tensor([3, 1]),
+        size=torch.tensor([5, 3]),
+        u=torch.zeros(2, 1, 8, 8),
+        broken=torch.tensor([0, 0, 1, 1, 0, 0, 1, 1], dtype=torch.bool),
+    )
+    return Evaluation(
+        x=torch.rand(8, 1, 8, 8), y=y, eps=0.1, group_size=5, clip=None,
+        certificates=certificates, uap=uap, strongest=torch.full((1, 8, 8), 0.1),
+        fooling_rate=2 / 6, predictions=(y, after), seconds=13.0,
+    )  # fmt: skip
+
+
+def is_png(path) -> bool:
+    with Image.open(path) as picture:
+        picture.load()
+        return picture.format == "PNG" and min(picture.size) > 100
+
+
+# -- tables -------------------------------------------------------------------------
+
+
+def test_training_table():
+    assert report.training_table(RECORDS) == (
+        "epoch 2: loss 1.062, training accuracy 87.65 %, boxes certified 50.00 %"
+    )
+    assert report.training_table(RECORDS[:1]) == (
+        "epoch 1: loss 2.250, training accuracy 12.50 %, boxes certified -"
+    )
+
+
+def test_evaluation_table(evaluation):
+    head, *rows = report.evaluation_table(evaluation).splitlines()
+    assert head == "8 test images, ε = 0.1, groups of 5, not clipped, 13.0 s"
+    assert [" ".join(row.split()) for row in rows] == [
+        "standard accuracy 75.00 %",
+        "certified by ibp 12.50 % 0.2 s",
+        "certified by crown-ibp 37.50 % 12.3 s, 2 images did not fit into memory",
+        "UCert (certified average UAP accuracy) 37.50 % lower bound, proved",
+        "UAP accuracy under attack 50.00 % upper bound",
+    ]
+    assert len({row.index("%") for row in rows}) == 1  # one column
+    assert rows[0] == rows[0].rstrip()
+    clipped = report.evaluation_table(replace(evaluation, clip=(0.0, 1.0)))
+    assert "clipped to [0, 1]" in clipped and "not clipped" not in clipped
+
+
+# -- pictures -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("records", [RECORDS, RECORDS[:1]])
+def test_curves(tmp_path, records):
+    path = tmp_path / "new" / "curves.png"
+    assert report.plot_curves(records, path) == path
+    assert is_png(path) and [p.name for p in path.parent.iterdir()] == ["curves.png"]
+
+
+def test_curves_show_the_records(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(report, "_write", lambda figure, path: drawn.append(figure))
+    report.plot_curves(RECORDS, tmp_path / "curves.png")
+    lines = {
+        line.get_label(): list(map(tuple, line.get_xydata()))
+        for axes in drawn[0].axes
+        for line in axes.get_lines()
+    }
+    assert lines == {
+        "loss": [(1, 2.25), (2, 1.0625)],
+        "ε": [(1, 0.0), (2, 0.1)],
+        "clean accuracy": [(1, 12.5), (2, 87.654)],
+        "boxes certified": [(2, 50.0)],  # nothing was bounded in the first epoch
+    }
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10"])
+def test_uap_picture(tmp_path, evaluation, name):
+    spec = DATASETS[name]
+    coloured = replace(
+        evaluation, x=torch.rand(8, *spec.shape), strongest=torch.full(spec.shape, -0.1)
+    )
+    path = tmp_path / "uap.png"
+    assert report.plot_uap(coloured, spec, path) == path and is_png(path)
+
+
+def test_uap_picture_shows_what_was_broken(tmp_path, monkeypatch, evaluation):
+    drawn = []
+    monkeypatch.setattr(report, "_write", lambda figure, path: drawn.append(figure))
+    report.plot_uap(evaluation, DATASETS["digits"], tmp_path / "uap.png")
+    titles = [axes.get_title() for axes in drawn[0].axes]
+    assert titles == ["u, |u| ≤ 0.1", "2", "3", "", "with u: 9", "with u: 9"]
+    assert "breaks 33.3% of 6 correct images" in drawn[0].get_suptitle()
+    shown = drawn[0].axes[4].get_images()[0].get_array()
+    assert torch.allclose(torch.tensor(shown), (evaluation.x[2, 0] + 0.1).clamp(0, 1))
+
+
+def test_nothing_broken_is_no_picture(tmp_path, evaluation):
+    path = tmp_path / "uap.png"
+    path.write_bytes(b"of an earlier evaluation")
+    harmless = replace(evaluation, predictions=(evaluation.y, evaluation.y))
+    assert report.plot_uap(harmless, DATASETS["digits"], path) is None
+    assert not path.exists()
+
+
+def test_failing_to_draw_keeps_the_earlier_picture(tmp_path, monkeypatch):
+    def savefig(self, file, **_):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    path = tmp_path / "curves.png"
+    path.write_bytes(b"earlier")
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    with pytest.raises(CheckpointError, match="disk full.*earlier file is kept"):
+        report.plot_curves(RECORDS, path)
+    assert path.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [path]
+
+
+# -- TensorBoard --------------------------------------------------------------------
+
+
+def test_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = report.tensorboard_logger(tmp_path)
+    for record in RECORDS:
+        log(record)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == set(RECORDS[0]) - {"epoch", "step"}
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 2.25), (2, 1.0625)]
+    assert [(e.step, e.value) for e in events.Scalars("certified")] == [(2, 0.5)]
