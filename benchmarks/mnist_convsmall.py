@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 RUNS = {
-    "citrus-35": ["--set", "train.epochs=35"],
+    "citrus-25": ["--set", "train.epochs=25"],
     "citrus-5": ["--set", "train.epochs=5"],
     "ibp-5": ["--set", "train.epochs=5", "--set", "loss.name=ibp"],
 }
