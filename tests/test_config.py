@@ -73,7 +73,7 @@ def test_preset_is_the_row_of_the_recipes(name):
     # the line "Common" and the last column
     assert (train.lr, train.lr_factor, train.grad_clip, train.shi) == (5e-4, 0.2, 10, 0.5)
     assert (train.initialisation, train.schedule) == ("shi", "smoothed")
-    assert 128 <= train.batch_size <= 256  # mode large is the default
+    assert train.batch_size == (64 if data == "mnist" else 128)  # mode large is the default
 
 
 def test_default_loss_is_the_papers():
@@ -232,7 +232,7 @@ def test_preset_or_file(both):
 def test_modes():
     paper, large = digits(mode="paper"), digits(mode="large")
     assert (paper.train.batch_size, paper.train.precise_bn) == (5, True)
-    assert (large.train.batch_size, large.train.precise_bn) == (256, False)
+    assert (large.train.batch_size, large.train.precise_bn) == (64, False)  # the preset's
     build = LOSSES["citrus"]
     assert build(**{k: v for k, v in paper.loss.items() if k != "name"}).pairing == Groups(5)
     assert build(**{k: v for k, v in large.loss.items() if k != "name"}).pairing == Shifts(4)

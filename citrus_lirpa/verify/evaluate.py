@@ -94,9 +94,9 @@ def evaluate(
     certificates = certify(net, x, y, eps, method=method, **shared)
     uap = certify_uap(net, x, y, eps, group_size=group_size, certificates=certificates, **shared)
     candidates = (uap.size - uap.upper).topk(min(_CANDIDATES, len(uap.size))).indices
-    net.eval()
-    clean = _predictions(net, x, batch_size)
-    moved = [_predictions(net, clamp(x + u, clip), batch_size) for u in uap.u[candidates]]
+    with net.evaluating():
+        clean = _predictions(net, x, batch_size)
+        moved = [_predictions(net, clamp(x + u, clip), batch_size) for u in uap.u[candidates]]
     fooled = torch.stack([(p != y) & certificates.correct for p in moved]).sum(dim=1)
     best = int(fooled.argmax())
     return Evaluation(

@@ -99,7 +99,7 @@ def certify(
                     if lower is None:
                         failed += len(done)
                         continue
-                    margin[done] = torch.maximum(margin[done], lower)
+                    margin[done] = torch.fmax(margin[done], lower)
                     decided_by[done[lower > threshold[done]]] = i
             seconds[name], not_fitting[name] = time.perf_counter() - begin, failed
     return Certificates(methods, correct, margin, decided_by, seconds, not_fitting)
