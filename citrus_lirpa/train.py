@@ -151,7 +151,8 @@ def fit(
 class _Trainer:
     """The state of one run and the steps that change it."""
 
-    def __init__(self, net, loss, data, config, folder):
+    def __init__(self, net: BoundedNet, loss: nn.Module, data: Split, config: RunConfig,
+                 folder: Path | None):
         self.net, self.loss, self.data = net, loss, data
         self.spec = checkpoint.data_spec(config)
         self.config, self.train, self.folder = config, config.train, folder
@@ -159,6 +160,7 @@ class _Trainer:
         self.device = self.weights[0].device
         self.optimiser = torch.optim.Adam(self.weights, lr=self.train.lr)
         self.per_epoch = len(data) // self.train.batch_size
+        self.order: Tensor | None = None  # this epoch's batches
         self.at = _Progress()
         self.history = History()
         self.finished = False
@@ -194,8 +196,10 @@ class _Trainer:
 
     def _step(self) -> None:
         epoch, batch = divmod(self.at.step, self.per_epoch)
-        order = batches(len(self.data), self.train.batch_size, seed=self.train.seed, epoch=epoch)
-        x, y = self._batch(order[batch])
+        if batch == 0 or self.order is None:
+            self.order = batches(len(self.data), self.train.batch_size, seed=self.train.seed,
+                                 epoch=epoch)
+        x, y = self._batch(self.order[batch])
         eps = self.train.eps * self._ramp()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.train, self.at.step / self.per_epoch)
