@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from . import _compat
 from .boxes import Box
-from .errors import InputError, ModelError
+from .errors import InputError, unknown
 from .margins import check_labels, specification
+from .selfcheck import self_check
 from .wrapping import (
     count_classes,
     explained,
     fed_by_addition,
     modes_restored,
     nodes,
+    optimising,
     split_normalise,
     wrap,
 )
@@ -107,8 +109,9 @@ class BoundedNet:
 
         box: N boxes in pixels; y: (N,) labels. For every x in box n,
         margin(x) >= bound, up to float32 rounding. ``ibp``, ``crown-ibp`` and
-        ``crown`` are differentiable in the weights; ``alpha-crown`` optimises its
-        own relaxation and returns a detached bound, leaving ``.grad`` untouched.
+        ``crown`` are differentiable in the weights (``crown`` is tighter under
+        ``torch.no_grad``); ``alpha-crown`` optimises its own relaxation and returns a
+        detached bound, leaving ``.grad`` untouched.
         """
         _check_method(method)
         check_labels(y, self.classes)
@@ -142,8 +145,7 @@ class BoundedNet:
         return [n.inputs[1].param for n in nodes(self.bounded) if fed_by_addition(n)]
 
     def _lower_bounds(self, box: Box, c: Tensor | None, method: str) -> Tensor:
-        if not bool((box.lower <= box.upper).all()):
-            raise InputError("a box has lower > upper or NaN; build boxes with Box.around")
+        self._check_box(box)
         self._bounded_box = None
         with explained(f"method '{method}'"):
             if method in ("ibp", "crown-ibp"):
@@ -153,14 +155,29 @@ class BoundedNet:
         self._bounded_box = box
         return lower
 
+    def _check_box(self, box: Box) -> None:
+        shape = tuple(self.bounded[self.bounded.input_name[0]].output_shape[1:])
+        if box.lower.shape != box.upper.shape or tuple(box.lower.shape[1:]) != shape:
+            raise InputError(
+                f"a box has lower of shape {tuple(box.lower.shape)} and upper of shape "
+                f"{tuple(box.upper.shape)}; expected (N, {', '.join(map(str, shape))}) for both"
+            )
+        if not bool((box.lower <= box.upper).all()):
+            raise InputError("a box has lower > upper or NaN; build boxes with Box.around")
+
     def _crown(self, box: Box, c: Tensor | None, optimise: bool) -> Tensor:
         """CROWN, its intermediate bounds cut with IBP's, which are sometimes the tighter;
-        then, on these intermediate bounds, the relaxation of the output optimised."""
+        then, on these intermediate bounds, the relaxation of the output optimised.
+
+        With gradients on, CROWN alone: auto_LiRPA differentiates the cut wrongly.
+        """
+        if torch.is_grad_enabled() and not optimise:
+            return self._compute(box, c, "crown")
         self._compute(box, c, "ibp")
         lower = self._compute(box, c, "crown", reference_bounds=self._intermediate_bounds())
         if not optimise:
             return lower
-        with _frozen(self.parameters()):
+        with optimising(self.bounded, self.parameters()):
             fixed = _compat.bound_kwargs(interm_bounds=self._intermediate_bounds())
             optimised = self._compute(box, c, "alpha-crown", **fixed)
         return torch.maximum(lower, optimised).detach()
@@ -197,66 +214,6 @@ def as_bounded_net(net: object) -> BoundedNet:
     )
 
 
-def self_check(net: BoundedNet, example: Tensor) -> None:
-    """Raise ModelError where the traced graph or its bounds contradict the module.
-
-    Compares logits at two batch sizes and, with IBP and CROWN-IBP, checks that
-    sampled points of a tiny and of a wide box stay within the bounds: this catches
-    what auto_LiRPA gets wrong silently (padded AvgPool, powers, hard-coded batches).
-    """
-    generator = torch.Generator().manual_seed(0)
-    shape, like = tuple(example.shape[1:]), dict(dtype=example.dtype, device=example.device)
-    with torch.no_grad(), net.evaluating():
-        for batch in (1, 3):
-            x = torch.rand((batch, *shape), generator=generator).to(**like)
-            with explained(f"a batch of {batch}"):
-                traced, plain = net.bounded(net._normalised(x)), net.module(x)
-            if traced.shape != plain.shape or not torch.allclose(
-                traced, plain, rtol=1e-3, atol=1e-4 * (1 + float(plain.abs().max()))
-            ):
-                raise ModelError(
-                    "the graph traced by auto_LiRPA does not compute the model's function; "
-                    "a layer is unsupported or depends on the batch size"
-                )
-        for radius in (1e-6, 0.2):
-            _check_containment(net, Box.around(x[:1], radius), generator)
-
-
-def _check_containment(net: BoundedNet, box: Box, generator: torch.Generator) -> None:
-    share = torch.rand((16, *box.lower.shape[1:]), generator=generator).to(box.lower)
-    logits = net.module(torch.lerp(box.lower, box.upper, share))
-    y = logits[:1].argmax(1)
-    sampled = (specification(y, net.classes, logits.dtype)[0] @ logits.T).min(dim=1).values
-    slack = 1e-4 * (1 + float(logits.abs().max()))
-    for method in ("ibp", "crown-ibp"):
-        try:
-            bound = net.margins(box, y, method)[0]
-        except ModelError:
-            if method == "ibp":
-                raise
-            continue  # not every graph supports it; asking for it later says why
-        if not bool((bound <= sampled + slack).all()):
-            raise ModelError(
-                f"auto_LiRPA's {method} bounds do not contain this model's outputs (off by "
-                f"{float((bound - sampled).max()):.2g}); known culprits are AvgPool with padding "
-                "or stride != kernel and powers: replace the layer"
-            )
-
-
 def _check_method(method: str) -> None:
     if method not in METHODS:
-        raise InputError(f"unknown method '{method}'; expected one of {', '.join(METHODS)}")
-
-
-@contextlib.contextmanager
-def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Gradients on, but none for ``parameters``: α-CROWN would write into their ``.grad``."""
-    trained = [p for p in parameters if p.requires_grad]
-    for p in trained:
-        p.requires_grad_(False)
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        for p in trained:
-            p.requires_grad_(True)
+        raise InputError(unknown("method", method, METHODS))

@@ -29,6 +29,8 @@ def evaluation_table(result: Evaluation) -> str:
     rows = [("standard accuracy", _percent(_mean(certificates.correct)), "")]
     for method in certificates.methods:
         note = f"{certificates.seconds[method]:.1f} s"
+        if method in certificates.unsupported:
+            note = f"not possible: {certificates.unsupported[method]}"
         if certificates.not_fitting[method]:
             note += f", {certificates.not_fitting[method]} images did not fit into memory"
         rows.append((f"certified by {method}",

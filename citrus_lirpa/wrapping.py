@@ -19,7 +19,9 @@ _MATRIX_MODE_LIMIT = 4_096
 def split_normalise(model: nn.Module) -> tuple[nn.Module | None, nn.Module]:
     """A leading Normalise layer and the rest, sharing everything with ``model``."""
     if isinstance(model, nn.Sequential) and len(model) > 1 and isinstance(model[0], Normalise):
-        return model[0], model[1:]
+        core = model[1:]
+        core.training = model.training  # a new Sequential is in train mode
+        return model[0], core
     return None, model
 
 
@@ -125,6 +127,29 @@ def count_classes(bounded: nn.Module) -> int:
     if len(shape) != 2 or shape[1] < 2:
         raise ModelError(f"the model returns shape {tuple(shape)}; expected logits (N, K), K >= 2")
     return int(shape[1])
+
+
+@contextlib.contextmanager
+def optimising(bounded: nn.Module, parameters: list[nn.Parameter]) -> Iterator[None]:
+    """What α-CROWN needs around it: gradients on, but none for ``parameters`` or through
+    BatchNorm's batch statistics, and its state ended even where it fails."""
+    trained = [p for p in parameters if p.requires_grad]
+    norms = [n for n in nodes(bounded) if hasattr(n, "current_mean")]
+    statistics = [(n.current_mean, n.current_var) for n in norms]
+    for p in trained:
+        p.requires_grad_(False)
+    for n in norms:
+        n.current_mean, n.current_var = n.current_mean.detach(), n.current_var.detach()
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for node in bounded.optimizable_activations:
+            node.opt_end()
+        for n, (mean, variance) in zip(norms, statistics, strict=True):
+            n.current_mean, n.current_var = mean, variance
+        for p in trained:
+            p.requires_grad_(True)
 
 
 @contextlib.contextmanager

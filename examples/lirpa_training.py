@@ -10,15 +10,14 @@ one line: the robust loss.
 
 import argparse
 
+import citrus_lirpa  # before auto_LiRPA: makes it work with current torch and NumPy
 import torch
 from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 from auto_LiRPA.eps_scheduler import SmoothedScheduler
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
-
-import citrus_lirpa  # before auto_LiRPA: makes it work with current torch and NumPy
 from citrus_lirpa import BoundedNet, Citrus, certify_uap
 from citrus_lirpa.data import load
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--loss", choices=["citrus", "ibp"], default="citrus")

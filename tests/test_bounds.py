@@ -10,7 +10,7 @@ from torch import nn
 
 from citrus_lirpa import METHODS, BoundedNet, Box, _compat, certify, wrapping
 from citrus_lirpa.bounds import as_bounded_net
-from citrus_lirpa.errors import CitrusError, InputError, ModelError
+from citrus_lirpa.errors import CitrusError, InputError
 from citrus_lirpa.margins import logit_margins
 from citrus_lirpa.models import Normalise
 
@@ -209,6 +209,16 @@ def test_building_changes_nothing(mode, normalised):
     assert net.training == model.training
 
 
+def test_a_frozen_batchnorm_layer_stays_frozen():
+    model, x = with_batchnorm().train(), torch.rand(6, 2, 4, 4)
+    model[2].eval()
+    twin, kept = copy.deepcopy(model), model[2].running_mean.clone()
+    net = BoundedNet(model, x)
+    assert torch.allclose(net(x), twin(x), atol=1e-5)
+    assert torch.equal(model[2].running_mean, kept)
+    assert torch.allclose(model[6].running_mean, twin[6].running_mean, atol=1e-6)
+
+
 def test_evaluating_restores_the_mode_of_every_layer():
     net = BoundedNet(with_batchnorm(), torch.rand(2, 2, 4, 4)).train()
     net.module[2].eval()
@@ -279,87 +289,7 @@ def test_weight_gradients_agree_with_finite_differences(monkeypatch, method, tra
         assert analytic == pytest.approx(numeric, rel=1e-4, abs=1e-6 * value.item())
 
 
-# ------------------------------------------------------------------------------ refusals
-
-
-class Net(nn.Module):
-    """``function(x, layer)`` as a model."""
-
-    def __init__(self, function, layer):
-        super().__init__()
-        self.function, self.layer = function, layer
-
-    def forward(self, x):
-        return self.function(x, self.layer)
-
-
-REFUSED = {
-    "depends on the data": (lambda x, f: f(x) if x[0, 0, 0] > 0.5 else -f(x), (4, 4)),
-    "unsupported operation": (lambda x, f: nn.functional.elu(f(x)), (4, 4)),
-    "one number an image": (lambda x, f: f(x)[:, 0], (4, 4)),
-    "one class": (lambda x, f: f(x)[:, :1], (4, 4)),
-    "logits of rank 3": (lambda x, f: f(x).unsqueeze(1), (4, 4)),
-    "two outputs": (lambda x, f: (f(x), x), (4, 4)),
-    "fixed batch of one": (lambda x, f: f(x.view(1, 4, 4)), (4, 4)),
-    "batch in the reshape": (lambda x, f: f(x.reshape(len(x), 16).view(-1, 4, 4)), (4, 4)),
-    "another size of image": (lambda x, f: f(x), (4, 5)),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_models_that_cannot_be_bounded_are_refused_in_one_line(name, caplog):
-    function, shape = REFUSED[name]
-    model = Net(function, nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
-    model.train()
-    with pytest.raises(ModelError) as caught:
-        BoundedNet(model, torch.zeros(2, *shape))
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) > 30
-    assert model.training
-
-
-SOUND_OR_REFUSED = {
-    "view by batch size": lambda: Net(
-        lambda x, f: f(x.view(x.size(0), -1)), nn.Sequential(nn.Linear(16, 5), nn.ReLU(),
-                                                             nn.Linear(5, 3))),
-    "padded average": lambda: pooled(nn.AvgPool2d(3, 1, padding=1), 32),
-    "average, padding not counted": lambda: pooled(
-        nn.AvgPool2d(2, 2, padding=1, count_include_pad=False), 18),
-    "overlapping average": lambda: pooled(nn.AvgPool2d(2, 1), 18),
-    "average": lambda: pooled(nn.AvgPool2d(2), 8),
-    "maximum": lambda: pooled(nn.MaxPool2d(2), 8),
-    "overlapping maximum": lambda: pooled(nn.MaxPool2d(2, 1), 18),
-    "square": lambda: Net(lambda x, f: f[2](f[1](f[0](x)) ** 2), nn.ModuleList(
-        [nn.Flatten(), nn.Linear(16, 8), nn.Linear(8, 3)])),
-    "no activation": lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 3)),
-    "residual": lambda: Net(lambda x, f: f[2](f[0](x) + f[1](f[0](x)).relu()), nn.ModuleList(
-        [nn.Flatten(), nn.Linear(16, 16), nn.Linear(16, 3)])),
-}  # fmt: skip
-
-
-def pooled(pool, features):
-    return nn.Sequential(
-        nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), pool, nn.Flatten(), nn.Linear(features, 3)
-    )
-
-
-@pytest.mark.parametrize("name", SOUND_OR_REFUSED)
-def test_unusual_layers_are_bounded_soundly_or_refused(name):
-    x, y = torch.rand(2, 1, 4, 4), torch.tensor([1, 2])
-    model = SOUND_OR_REFUSED[name]().eval()
-    try:
-        net = BoundedNet(model, x)
-    except ModelError as error:
-        assert "\n" not in str(error)
-        assert name in ("view by batch size", "padded average", "average, padding not counted",
-                        "overlapping average")
-        return
-    for radius in (1e-5, 0.05, 0.5):
-        for method in METHODS:
-            try:
-                assert_contains(net, Box.around(x, radius), y, model, [method])
-            except ModelError as error:  # auto_LiRPA's other methods know fewer layers
-                assert method != "ibp" and "\n" not in str(error)
+# ------------------------------------------------------------------------------- misuse
 
 
 @pytest.mark.parametrize(

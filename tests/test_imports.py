@@ -22,6 +22,7 @@ LAYERS = [
     ["losses", "regularisers", "initialisation", "batchnorm", "verify"],
     ["attacks"],
     ["bounds"],
+    ["selfcheck"],
     ["wrapping"],
     ["_compat"],
     ["_quiet", "schedules", "margins", "boxes", "data", "models"],

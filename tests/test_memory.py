@@ -49,6 +49,9 @@ def test_batches_are_halved_for_good(error):
     assert done == list(range(12))
     assert calls == [8, 4, 2, 2, 2, 2, 2, 2]
     assert sum(told) == 12
+    calls.clear()
+    list(in_batches(run, torch.arange(5), 64, told.append))
+    assert calls == [5, 2, 2, 1]
 
 
 def test_a_row_that_does_not_fit_is_left_out():

@@ -31,8 +31,11 @@ def net():
 
 
 def images(net, count, wrong=()):
-    """Random images with the class the net gives them, except those of ``wrong``."""
-    x = torch.rand(count, 1, 4, 4)
+    """Random images with the class the net gives them, except those of ``wrong``.
+
+    Many of their pixels are black or white, so that clipping to [0, 1] matters.
+    """
+    x = (3 * torch.rand(count, 1, 4, 4) - 1).clamp(0, 1)
     y = net(x).argmax(1)
     y[list(wrong)] = (y[list(wrong)] + 1) % CLASSES
     return x, y
@@ -67,7 +70,7 @@ def test_each_image_is_decided_by_the_first_method_that_proves_it(net, monkeypat
     assert proofs.correct.tolist() == [True] * 5 + [False, True]
     assert proofs.decided_by.tolist() == [0, 1, 2, 3, -1, -1, -1]
     assert proofs.certified.tolist() == [True] * 4 + [False] * 3
-    assert proofs.margin[:6].tolist() == [1, 2, 3, 4, -3, -torch.inf]
+    assert proofs.margin.tolist() == [1, 2, 3, 4, -3, -torch.inf, -1]  # NaN hides nothing
     assert [(m, sorted(rows)) for m, rows in calls] == [
         ("ibp", [0, 1, 2, 3, 4, 6]), ("crown-ibp", [1, 2, 3, 4, 6]),
         ("crown", [2, 3, 4, 6]), ("alpha-crown", [3, 4, 6]),
@@ -143,6 +146,14 @@ def setting(backend, name, value):
         setattr(backend, name, before)
 
 
+def tf32():
+    """Whether multiplications and convolutions may round to TF32."""
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch >= 2.9
+        return tuple(b.fp32_precision == "tf32" for b in (
+            torch.backends.cuda.matmul, torch.backends.cudnn.conv))  # fmt: skip
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_tf32_is_off_inside_and_restored(net, monkeypatch, fails):
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -150,13 +161,13 @@ def test_tf32_is_off_inside_and_restored(net, monkeypatch, fails):
     seen, margins = [], net.margins
 
     def watched(*args):
-        seen.append((matmul.allow_tf32, cudnn.allow_tf32))
+        seen.append(tf32())
         if fails:
             raise ZeroDivisionError
         return margins(*args)
 
     def attack(*args):
-        seen.append((matmul.allow_tf32, cudnn.allow_tf32))
+        seen.append(tf32())
         return GroupAttack(steps=1)(*args)
 
     monkeypatch.setattr(net, "margins", watched)
@@ -164,7 +175,7 @@ def test_tf32_is_off_inside_and_restored(net, monkeypatch, fails):
     with setting(matmul, "allow_tf32", True), setting(cudnn, "allow_tf32", True):
         with failure:
             certify_uap(net, x, y, 0.5, group_size=2, attack=attack)
-        assert (matmul.allow_tf32, cudnn.allow_tf32) == (True, True)
+        assert tf32() == (True, True)
     assert len(seen) == (1 if fails else 5)  # four methods and the attack
     assert set(seen) == {(False, False)}
 
@@ -172,12 +183,14 @@ def test_tf32_is_off_inside_and_restored(net, monkeypatch, fails):
 @pytest.mark.skipif(
     not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch < 2.9 has it not"
 )
-def test_tf32_may_have_been_switched_on_by_its_newer_name(net):
+def test_tf32_may_have_been_switched_on_by_its_newer_name(net, monkeypatch):
     x, y = images(net, 2)
-    matmul = torch.backends.cuda.matmul
-    with setting(matmul, "fp32_precision", "tf32"):
+    seen, margins = [], net.margins
+    monkeypatch.setattr(net, "margins", lambda *args: (seen.append(tf32()), margins(*args))[1])
+    with setting(torch.backends.cuda.matmul, "fp32_precision", "tf32"):
         certify(net, x, y, 0.1, method="ibp")
-        assert matmul.fp32_precision == "tf32"
+        assert tf32()[0]
+    assert seen == [(False, False)]
 
 
 # ------------------------------------------------------------------------------- groups
@@ -257,7 +270,7 @@ def test_misuse_raises_one_line(net, misuse):
 
 def data_of(net, count):
     """6x6 images of which the middle 4x4 pixels count, a third of the labels wrong."""
-    pixels = torch.randint(256, (count, 1, 6, 6), dtype=torch.uint8)
+    pixels = torch.randint(-255, 511, (count, 1, 6, 6)).clamp(0, 255).byte()
     y = net(pixels[:, :, 1:5, 1:5] / 255).argmax(1)
     y[::3] = (y[::3] + 1) % CLASSES
     return Split(pixels, y), DatasetSpec(
@@ -267,7 +280,9 @@ def data_of(net, count):
 
 def test_the_record_is_json_and_says_what_was_found(net):
     data, spec = data_of(net, 20)
+    net.train()
     result = evaluate(net, data, spec, eps=0.06, group_size=4, limit=14, batch_size=5)
+    assert net.training
     record = json.loads(json.dumps(result.record(), allow_nan=False))
     x, y = data.images[:14, :, 1:5, 1:5] / 255, data.labels[:14]
     assert torch.equal(result.x, x) and torch.equal(result.y, y)

@@ -14,7 +14,7 @@ from ..boxes import Range, clamp
 from ..data import DatasetSpec, Split, centre_crop
 from ..errors import InputError
 from .incomplete import Certificates, certify
-from .uap import UapBounds, certify_uap
+from .uap import UapBounds, certify_uap, check_soundness
 
 #: Group perturbations tried on the whole test set, to show the strongest.
 _CANDIDATES = 20
@@ -58,6 +58,7 @@ class Evaluation:
             "strongest_fooling_rate": self.fooling_rate,
             "seconds": {**c.seconds, "total": self.seconds},
             "not_fitting": c.not_fitting,
+            "unsupported": c.unsupported,
             "groups": {
                 "safe_at_least": self.uap.lower.tolist(),
                 "safe_at_most": self.uap.upper.tolist(),
@@ -80,9 +81,8 @@ def evaluate(
     progress: bool = False,
 ) -> Evaluation:
     """Certify the first ``limit`` images of ``data`` (all by default), alone and in groups."""
-    for name, value in (("limit", limit), ("batch size", batch_size)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} is {value}; expected at least 1")
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}; expected at least 1")
     count = len(data) if limit is None else min(limit, len(data))
     if not 2 <= group_size <= count:
         raise InputError(f"group size is {group_size}; expected 2 to {count}, the number of images")
@@ -97,7 +97,9 @@ def evaluate(
     with net.evaluating():
         clean = _predictions(net, x, batch_size)
         moved = [_predictions(net, clamp(x + u, clip), batch_size) for u in uap.u[candidates]]
-    fooled = torch.stack([(p != y) & certificates.correct for p in moved]).sum(dim=1)
+    wrong = torch.stack([p != y for p in moved])
+    check_soundness(certificates, wrong.any(dim=0))
+    fooled = (wrong & certificates.correct).sum(dim=1)
     best = int(fooled.argmax())
     return Evaluation(
         x, y, eps, group_size, clip, certificates, uap,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ..bounds import METHODS, as_bounded_net
 from ..boxes import Box, Range, Scalar, check_radius
-from ..errors import InputError, unknown
+from ..errors import InputError, ModelError, unknown
 from ..margins import check_labels
 from .memory import allocations_fail_cleanly, in_batches
 
@@ -28,7 +28,8 @@ class Certificates:
     correct: (N,) classified correctly without perturbation; margin: (N,) the best lower
     bound found of the smallest margin; decided_by: (N,) index into ``methods`` of the first
     method that proved it, -1 where none did; seconds: per method; not_fitting: per method,
-    the inputs that it could not bound for lack of memory.
+    the inputs that it could not bound for lack of memory; unsupported: the methods that this
+    network's layers do not allow, and why. Their inputs are left to the other methods.
     """
 
     methods: tuple[str, ...]
@@ -37,6 +38,7 @@ class Certificates:
     decided_by: Tensor
     seconds: dict[str, float]
     not_fitting: dict[str, int]
+    unsupported: dict[str, str] = field(default_factory=dict)
 
     @property
     def certified(self) -> Tensor:
@@ -78,10 +80,14 @@ def certify(
     net = as_bounded_net(net)
     check_radius(eps, "ε")
     check_labels(y, net.classes)
+    if len(y) != len(x):
+        raise InputError(f"{len(x)} inputs but {len(y)} labels")
+    if batch_size < 1:
+        raise InputError(f"batch size is {batch_size}; expected at least 1")
     methods = methods_up_to(method)
-    margin = torch.full((len(x),), -torch.inf, device=x.device)
+    margin = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
     decided_by = torch.full((len(x),), -1, device=x.device)
-    seconds, not_fitting = {}, {}
+    seconds, not_fitting, unsupported = {}, {}, {}
     with net.evaluating(), torch.no_grad(), full_precision(), allocations_fail_cleanly(x.device):
         logits = torch.cat([net(part) for part in x.split(batch_size)])
         correct = logits.argmax(1) == y
@@ -95,14 +101,19 @@ def certify(
                     box = Box.around(x[rows], eps, clip)
                     return net.margins(box, y[rows], name).min(dim=1).values
 
-                for done, lower in in_batches(bound, rows, size, bar.update):
-                    if lower is None:
-                        failed += len(done)
-                        continue
-                    margin[done] = torch.fmax(margin[done], lower)
-                    decided_by[done[lower > threshold[done]]] = i
+                try:
+                    for done, lower in in_batches(bound, rows, size, bar.update):
+                        if lower is None:
+                            failed += len(done)
+                            continue
+                        margin[done] = torch.fmax(margin[done], lower)
+                        decided_by[done[lower > threshold[done]]] = i
+                except ModelError as error:
+                    if i == 0:
+                        raise
+                    unsupported[name] = str(error)
             seconds[name], not_fitting[name] = time.perf_counter() - begin, failed
-    return Certificates(methods, correct, margin, decided_by, seconds, not_fitting)
+    return Certificates(methods, correct, margin, decided_by, seconds, not_fitting, unsupported)
 
 
 def rounding_threshold(logits: Tensor) -> Tensor:
@@ -117,10 +128,15 @@ def rounding_threshold(logits: Tensor) -> Tensor:
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
     """TF32 off inside the block: its rounding is far above the threshold."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn
+    name, off = "allow_tf32", False
+    if hasattr(matmul, "fp32_precision"):  # torch >= 2.9, where mixing both names raises
+        conv, name, off = conv.conv, "fp32_precision", "ieee"
+    before = getattr(matmul, name), getattr(conv, name)
+    setattr(matmul, name, off)
+    setattr(conv, name, off)
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        setattr(matmul, name, before[0])
+        setattr(conv, name, before[1])

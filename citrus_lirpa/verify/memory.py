@@ -45,11 +45,13 @@ def allocations_fail_cleanly(device: torch.device) -> Iterator[None]:
 
 
 def _available_memory() -> int:
-    """Bytes that can be had without swapping."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 1 << 62  # an old kernel: no limit
+    """Bytes that can be had without swapping, within the container's limit if it has one."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and limit.read_text().strip() != "max":
+        free.append(max(0, int(limit.read_text()) - int(used.read_text())))
+    return min(free, default=1 << 62)
 
 
 def in_batches(

@@ -72,6 +72,11 @@ def certify_uap(
     if certificates is None:
         certificates = certify(net, x, y, eps, clip=clip, batch_size=batch_size,
                                progress=progress)
+    if not len(x) == len(y) == len(certificates.correct):
+        raise InputError(
+            f"{len(x)} inputs, {len(y)} labels and certificates of {len(certificates.correct)}; "
+            "expected as many of each"
+        )
     attack = GroupAttack(clip=clip) if attack is None else attack
     groups = _Groups(len(x), group_size, x.device)
     open_ = certificates.correct & ~certificates.certified
@@ -91,7 +96,7 @@ def certify_uap(
                     real = groups.real[now]
                     u[now] = result.u.squeeze(1)
                     broken[groups.rows[now][real]] |= result.broken[real]
-    _check_soundness(certificates, broken)
+    check_soundness(certificates, broken)
     size = groups.count(torch.ones_like(broken))
     return UapBounds(groups.count(certificates.certified), groups.count(~broken), size, u, broken)
 
@@ -112,7 +117,8 @@ class _Groups:
         return (mask[self.rows] & self.real).sum(dim=1)
 
 
-def _check_soundness(certificates: Certificates, broken: Tensor) -> None:
+def check_soundness(certificates: Certificates, broken: Tensor) -> None:
+    """Raise SoundnessError where an attack broke (N,) inputs that were certified."""
     wrong = (certificates.certified & broken).nonzero().flatten().tolist()
     if wrong:
         raise SoundnessError(

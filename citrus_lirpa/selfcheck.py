@@ -1,0 +1,62 @@
+"""The check of every freshly wrapped model against itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .boxes import Box
+from .errors import ModelError
+from .margins import specification
+from .wrapping import explained
+
+if TYPE_CHECKING:
+    from .bounds import BoundedNet
+
+
+def self_check(net: BoundedNet, example: Tensor) -> None:
+    """Raise ModelError where the traced graph or its bounds contradict the module.
+
+    Compares logits at two batch sizes and, with IBP and CROWN-IBP, checks that
+    sampled points of a tiny and of a wide box stay within the bounds: this catches
+    what auto_LiRPA gets wrong silently (padded AvgPool, powers, hard-coded batches).
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape, like = tuple(example.shape[1:]), dict(dtype=example.dtype, device=example.device)
+    with torch.no_grad(), net.evaluating():
+        for batch in (1, 3):
+            x = torch.rand((batch, *shape), generator=generator).to(**like)
+            with explained(f"a batch of {batch}"):
+                traced, plain = net.bounded(net.input_box(Box(x, x)).lower), net.module(x)
+            if traced.shape != plain.shape or not torch.allclose(
+                traced, plain, rtol=1e-3, atol=1e-4 * (1 + float(plain.abs().max()))
+            ):
+                raise ModelError(
+                    "the graph traced by auto_LiRPA does not compute the model's function; "
+                    "a layer is unsupported or depends on the batch size"
+                )
+        for radius in (1e-6, 0.2):
+            _check_containment(net, Box.around(x[:1], radius), generator)
+
+
+def _check_containment(net: BoundedNet, box: Box, generator: torch.Generator) -> None:
+    share = torch.rand((16, *box.lower.shape[1:]), generator=generator).to(box.lower)
+    logits = net.module(torch.lerp(box.lower, box.upper, share))
+    y = logits[:1].argmax(1)
+    sampled = (specification(y, net.classes, logits.dtype)[0] @ logits.T).min(dim=1).values
+    slack = 1e-4 * (1 + float(logits.abs().max()))
+    for method in ("ibp", "crown-ibp"):
+        try:
+            bound = net.margins(box, y, method)[0]
+        except ModelError:
+            if method == "ibp":
+                raise
+            continue  # not every graph supports it; asking for it later says why
+        if not bool((bound <= sampled + slack).all()):
+            raise ModelError(
+                f"auto_LiRPA's {method} bounds do not contain this model's outputs (off by "
+                f"{float((bound - sampled).max()):.2g}); known culprits are AvgPool with padding "
+                "or stride != kernel and powers: replace the layer"
+            )
