@@ -110,8 +110,8 @@ class BoundedNet:
         box: N boxes in pixels; y: (N,) labels. For every x in box n,
         margin(x) >= bound, up to float32 rounding. ``ibp``, ``crown-ibp`` and
         ``crown`` are differentiable in the weights (``crown`` is tighter under
-        ``torch.no_grad``); ``alpha-crown`` optimises its own relaxation and returns a
-        detached bound, leaving ``.grad`` untouched.
+        ``torch.no_grad``); ``alpha-crown`` optimises the relaxation of margins that CROWN
+        cannot prove positive and returns a detached bound, leaving ``.grad`` untouched.
         """
         _check_method(method)
         check_labels(y, self.classes)
@@ -167,7 +167,7 @@ class BoundedNet:
 
     def _crown(self, box: Box, c: Tensor | None, optimise: bool) -> Tensor:
         """CROWN, its intermediate bounds cut with IBP's, which are sometimes the tighter;
-        then, on these intermediate bounds, the relaxation of the output optimised.
+        then, on these, the output's relaxation optimised for the margins not yet positive.
 
         With gradients on, CROWN alone: auto_LiRPA differentiates the cut wrongly.
         """
@@ -175,12 +175,16 @@ class BoundedNet:
             return self._compute(box, c, "crown")
         self._compute(box, c, "ibp")
         lower = self._compute(box, c, "crown", reference_bounds=self._intermediate_bounds())
-        if not optimise:
+        lower = lower.detach() if optimise else lower
+        undecided = int((lower <= 0).sum(dim=1).max())
+        if not optimise or undecided == 0:
             return lower
+        lowest = lower.topk(undecided, dim=1, largest=False).indices
+        rows = c.gather(1, lowest.unsqueeze(2).expand(-1, -1, self.classes))
         with optimising(self.bounded, self.parameters()):
             fixed = _compat.bound_kwargs(interm_bounds=self._intermediate_bounds())
-            optimised = self._compute(box, c, "alpha-crown", **fixed)
-        return torch.maximum(lower, optimised).detach()
+            optimised = self._compute(box, rows, "alpha-crown", **fixed)
+        return lower.scatter_reduce(1, lowest, optimised.detach(), "amax")
 
     def _compute(self, box: Box, c: Tensor | None, method: str, **options) -> Tensor:
         lirpa = _compat.load()
