@@ -33,9 +33,19 @@ def main(data_dir: Path, out: Path, only: tuple[str, ...]) -> None:
         folder = out / name
         result = folder / "eval-alpha-crown.json"
         if not result.exists():
-            begin = ["--resume", str(folder)] if folder.exists() else [
-                "--preset", "mnist-0.1", "--set", "model.name=convsmall", *RUNS[name],
-                "--out", str(folder)]
+            begin = (
+                ["--resume", str(folder)]
+                if folder.exists()
+                else [
+                    "--preset",
+                    "mnist-0.1",
+                    "--set",
+                    "model.name=convsmall",
+                    *RUNS[name],
+                    "--out",
+                    str(folder),
+                ]
+            )
             citrus_lirpa("train", *begin, "--data-dir", str(data_dir))
             citrus_lirpa("eval", str(folder), "--data-dir", str(data_dir))
     click.echo(table(out))
@@ -46,8 +56,15 @@ def citrus_lirpa(*arguments: str) -> None:
 
 
 def table(out: Path) -> str:
-    head = ["run", "Std", *(f"certified, {m}" for m in METHODS), "UCert", "under attack",
-            "training minutes", "evaluation minutes"]
+    head = [
+        "run",
+        "Std",
+        *(f"certified, {m}" for m in METHODS),
+        "UCert",
+        "under attack",
+        "training minutes",
+        "evaluation minutes",
+    ]
     lines = [head, ["---"] * len(head)]
     for name in RUNS:
         file = out / name / "eval-alpha-crown.json"
@@ -55,8 +72,12 @@ def table(out: Path) -> str:
             continue
         r = json.loads(file.read_text())
         epochs = map(json.loads, (out / name / "metrics.jsonl").read_text().splitlines())
-        shares = [r["standard_accuracy"], *(r["certified_accuracy"][m] for m in METHODS),
-                  r["uap_accuracy"]["certified"], r["uap_accuracy"]["attacked"]]
+        shares = [
+            r["standard_accuracy"],
+            *(r["certified_accuracy"][m] for m in METHODS),
+            r["uap_accuracy"]["certified"],
+            r["uap_accuracy"]["attacked"],
+        ]
         minutes = [sum(e["seconds"] for e in epochs) / 60, r["seconds"]["total"] / 60]
         lines.append([name, *(f"{100 * s:.2f}" for s in shares), *(f"{m:.1f}" for m in minutes)])
     return "\n".join("| " + " | ".join(row) + " |" for row in lines)

@@ -41,13 +41,22 @@ def main(preset, data_dir, steps, batch, threads, only, overrides, file) -> None
     rows = []
     for name in only or VARIANTS:
         size = 5 if "paper" in name else batch
-        settings = ["train.epochs=1", "train.ramp_start=1", "train.ramp_length=0.5",
-                    f"data.limit={size * steps}", f"train.batch_size={size}",
-                    f"train.threads={threads}", *overrides]
-        rows.append({"variant": name, "batch": size, **measure(preset, VARIANTS[name], settings,
-                                                               data_dir)})
-        click.echo(f"{name:<20} batch {size:>4}: {rows[-1]['seconds_per_step']:8.3f} s/step, peak "
-                   f"{rows[-1]['peak_gib']:.2f} GiB, loss {rows[-1]['loss']:.3f}, {steps} steps")
+        settings = [
+            "train.epochs=1",
+            "train.ramp_start=1",
+            "train.ramp_length=0.5",
+            f"data.limit={size * steps}",
+            f"train.batch_size={size}",
+            f"train.threads={threads}",
+            *overrides,
+        ]
+        rows.append(
+            {"variant": name, "batch": size, **measure(preset, VARIANTS[name], settings, data_dir)}
+        )
+        click.echo(
+            f"{name:<20} batch {size:>4}: {rows[-1]['seconds_per_step']:8.3f} s/step, peak "
+            f"{rows[-1]['peak_gib']:.2f} GiB, loss {rows[-1]['loss']:.3f}, {steps} steps"
+        )
     machine = f"{platform.processor() or platform.machine()}, torch {torch.__version__}"
     click.echo(f"{preset}, {machine}, {time.strftime('%Y-%m-%d')}")
     if file:
@@ -65,16 +74,33 @@ def measure(preset: str, mode: list[str], settings: list[str], data_dir: Path) -
         out = Path(folder) / "run"
         options = [o for s in settings for o in ("--set", s)]
         done = subprocess.run(
-            [sys.executable, "-c", child, "train", "--preset", preset, *mode, *options,
-             "--data-dir", str(data_dir), "--out", str(out), "--quiet"],
-            capture_output=True, text=True,
+            [
+                sys.executable,
+                "-c",
+                child,
+                "train",
+                "--preset",
+                preset,
+                *mode,
+                *options,
+                "--data-dir",
+                str(data_dir),
+                "--out",
+                str(out),
+                "--quiet",
+            ],
+            capture_output=True,
+            text=True,
         )
         if done.returncode:
             raise click.ClickException(done.stderr.strip() or done.stdout)
         record = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
     peak = int(done.stdout.split("PEAK")[1]) / 2**20  # Linux counts KiB
-    return {"seconds_per_step": record["seconds"] / record["step"], "peak_gib": peak,
-            "loss": record["loss"]}
+    return {
+        "seconds_per_step": record["seconds"] / record["step"],
+        "peak_gib": peak,
+        "loss": record["loss"],
+    }
 
 
 if __name__ == "__main__":

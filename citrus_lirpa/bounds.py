@@ -191,7 +191,10 @@ class BoundedNet:
         lower, upper = self.input_box(box)
         ptb = lirpa.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
         return self.bounded.compute_bounds(
-            x=(lirpa.BoundedTensor(lower, ptb),), C=c, method=METHODS[method], bound_upper=False,
+            x=(lirpa.BoundedTensor(lower, ptb),),
+            C=c,
+            method=METHODS[method],
+            bound_upper=False,
             **options,
         )[0]
 

@@ -79,8 +79,15 @@ def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
         raise CheckpointError(
             f"{path} is no citrus-lirpa checkpoint: it holds more than tensors and plain values"
         ) from error
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, KeyError,
-            NotImplementedError) as error:
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        NotImplementedError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is damaged or no checkpoint: {reason[:160]}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:

@@ -7,10 +7,7 @@ registered function of that name; the others are dataclasses. Unknown keys are r
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import sys
-import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,11 +20,7 @@ from .errors import ConfigError, unknown
 from .losses import LOSSES
 from .models import MODELS
 from .schedules import SCHEDULES
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from .tables import knows, options_of, parse_override, parse_toml, to_dataclass, to_options
 
 INITIALISATIONS = ("shi", "default")
 #: Larger ones overflow where they are mixed with the step.
@@ -78,8 +71,13 @@ class TrainConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        positive = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr,
-                    "lr_factor": self.lr_factor, "grad_clip": self.grad_clip}
+        positive = {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "lr": self.lr,
+            "lr_factor": self.lr_factor,
+            "grad_clip": self.grad_clip,
+        }
         for key, value in positive.items():
             if not value > 0:
                 raise ConfigError(f"train.{key} is {value}; expected a number > 0")
@@ -113,7 +111,7 @@ class RunConfig:
 
     @staticmethod
     def from_toml(text: str, source: str = "configuration") -> RunConfig:
-        return _resolved(_parse(text, source))
+        return _resolved(parse_toml(text, source))
 
 
 _REGISTRIES = {"model": MODELS, "loss": LOSSES}
@@ -146,10 +144,12 @@ def resolve(
     if (preset is None) == (file is None):
         raise ConfigError("give either a preset or a configuration file")
     tables = _tables(_preset(preset) if preset is not None else _file(file))
-    changes = dict(_override(text) for text in overrides)
+    changes = dict(parse_override(text) for text in overrides)
     if mode is not None:
-        changes = {**_mode(mode, changes.get("loss.name", tables.get("loss", {}).get("name"))),
-                   **changes}
+        changes = {
+            **_mode(mode, changes.get("loss.name", tables.get("loss", {}).get("name"))),
+            **changes,
+        }
     epochs_before = tables.get("train", {}).get("epochs")
     for table, registry in _REGISTRIES.items():
         if f"{table}.name" in changes:
@@ -166,42 +166,21 @@ def resolve(
     return config
 
 
-def parse_number(text: str | float) -> float:
-    """A number or a fraction such as ``8/255``."""
-    try:
-        numerator, slash, denominator = str(text).partition("/")
-        return float(numerator) / float(denominator) if slash else float(numerator)
-    except (ValueError, ZeroDivisionError):
-        raise ConfigError(f"'{text}' is not a number; expected one like 0.1 or 8/255") from None
-
-
-def options_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Keyword-only options of a registered function and their types."""
-    hints = typing.get_type_hints(function)
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
 # -- reading ------------------------------------------------------------------------
-
-
-def _parse(text: str, source: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source} is not valid TOML: {error}") from error
 
 
 def _preset(name: str) -> dict[str, Any]:
     if name not in presets():
         raise ConfigError(unknown("preset", name, presets()))
-    return _parse((resources.files(__package__) / "presets" / f"{name}.toml").read_text("utf-8"),
-                  f"preset {name}")
+    return parse_toml(
+        (resources.files(__package__) / "presets" / f"{name}.toml").read_text("utf-8"),
+        f"preset {name}",
+    )
 
 
 def _file(path: Path) -> dict[str, Any]:
     try:
-        tables = _parse(path.read_text("utf-8"), str(path))
+        tables = parse_toml(path.read_text("utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration file {path}: {error}") from error
     base = tables.pop("preset", None)
@@ -218,27 +197,16 @@ def _file(path: Path) -> dict[str, Any]:
     return merged
 
 
-def _override(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    key, value = key.strip(), value.strip()
-    if not equals or key.count(".") != 1:
-        raise ConfigError(f"override '{text}' is malformed; expected table.key=value")
-    try:
-        return key, tomllib.loads(f"v = {value}")["v"]
-    except tomllib.TOMLDecodeError:
-        return key, value  # a bare word or a fraction is a string
-
-
 def _mode(mode: str, loss: object) -> dict[str, Any]:
     if mode not in MODES:
         raise ConfigError(unknown("mode", mode, MODES))
-    pairs = _knows(LOSSES, loss) and "pairing" in options_of(LOSSES[loss])
+    pairs = knows(LOSSES, loss) and "pairing" in options_of(LOSSES[loss])
     return {k: v for k, v in MODES[mode].items() if pairs or not k.startswith("loss.")}
 
 
 def _renamed(table: dict[str, Any], name: object, registry: Mapping[str, Any]) -> dict[str, Any]:
     """The options of ``table`` that the function ``name`` also knows."""
-    if name == table.get("name") or not _knows(registry, name):
+    if name == table.get("name") or not knows(registry, name):
         return table
     return {k: v for k, v in table.items() if k in options_of(registry[name])}
 
@@ -269,64 +237,12 @@ def _tables(tables: dict[str, Any]) -> dict[str, Any]:
 def _resolved(tables: dict[str, Any]) -> RunConfig:
     tables = _tables(tables)
     config = RunConfig(
-        data=_dataclass(DataConfig, tables.get("data", {}), "data"),
-        model=_named(tables.get("model", {}), "model", MODELS),
-        loss=_named(tables.get("loss", {}), "loss", LOSSES),
-        train=_dataclass(TrainConfig, tables.get("train", {}), "train"),
+        data=to_dataclass(DataConfig, tables.get("data", {}), "data"),
+        model=to_options(tables.get("model", {}), "model", MODELS),
+        loss=to_options(tables.get("loss", {}), "loss", LOSSES),
+        train=to_dataclass(TrainConfig, tables.get("train", {}), "train"),
     )
     if config.data.name not in DATASETS:
         raise ConfigError(unknown("data set", config.data.name, DATASETS))
     LOSSES[config.loss["name"]](**{k: v for k, v in config.loss.items() if k != "name"})
     return config
-
-
-def _dataclass(kind: type, values: dict[str, Any], table: str) -> Any:
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    types = typing.get_type_hints(kind)
-    _check_keys(values, list(fields), table)
-    missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in values]
-    if missing:
-        raise ConfigError(f"{table}.{missing[0]} is missing; give it in [{table}]")
-    return kind(**{k: _coerced(v, types[k], f"{table}.{k}") for k, v in values.items()})
-
-
-def _knows(registry: Mapping[str, Any], name: object) -> bool:
-    return isinstance(name, str) and name in registry
-
-
-def _named(values: dict[str, Any], table: str, registry: Mapping[str, Any]) -> dict[str, Any]:
-    name = values.get("name")
-    if not _knows(registry, name):
-        raise ConfigError(unknown(f"{table}.name", name, registry))
-    types = options_of(registry[name])
-    _check_keys(values, ["name", *types], f"{table} (of {name})")
-    required = {
-        p.name for p in inspect.signature(registry[name]).parameters.values()
-        if p.kind is p.KEYWORD_ONLY and p.default is p.empty
-    }
-    if missing := sorted(required - set(values)):
-        raise ConfigError(f"{table}.{missing[0]} is missing; {name} needs it")
-    options = {k: _coerced(v, types[k], f"{table}.{k}") for k, v in values.items() if k != "name"}
-    return {"name": name, **options}
-
-
-def _check_keys(values: dict[str, Any], known: list[str], table: str) -> None:
-    for key in values:
-        if key not in known:
-            raise ConfigError(unknown(f"key in {table}", key, known))
-
-
-def _coerced(value: Any, kind: Any, key: str) -> Any:
-    """``value`` as ``kind``: numbers may be fractions in strings, lists become tuples."""
-    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            return parse_number(value)
-        except ConfigError as error:
-            raise ConfigError(f"{key}: {error}") from None
-    if typing.get_origin(kind) is not None:  # tuple[float, ...], Sequence[int]
-        if isinstance(value, (list, tuple)):
-            return tuple(_coerced(v, typing.get_args(kind)[0], key) for v in value)
-    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    name = getattr(kind, "__name__", str(kind))
-    raise ConfigError(f"{key} is {value!r}; expected {name}")

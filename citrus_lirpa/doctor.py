@@ -52,7 +52,11 @@ def _small_net() -> tuple[BoundedNet, Box, torch.Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 20), nn.ReLU(),
+            nn.Conv2d(1, 4, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(4 * 36, 20),
+            nn.ReLU(),
             nn.Linear(20, 10),
         )
         x = torch.rand(8, 1, 8, 8)

@@ -19,8 +19,10 @@ _SHOWN = 6  # images in the picture of a perturbation
 def training_table(records: list[dict[str, Any]]) -> str:
     """The last epoch in one line."""
     last = records[-1]
-    return (f"epoch {last['epoch']}: loss {last['loss']:.3f}, training accuracy "
-            f"{_percent(last['accuracy'])}, boxes certified {_percent(last['certified'])}")
+    return (
+        f"epoch {last['epoch']}: loss {last['loss']:.3f}, training accuracy "
+        f"{_percent(last['accuracy'])}, boxes certified {_percent(last['certified'])}"
+    )
 
 
 def evaluation_table(result: Evaluation) -> str:
@@ -33,15 +35,23 @@ def evaluation_table(result: Evaluation) -> str:
             note = f"not possible: {certificates.unsupported[method]}"
         if certificates.not_fitting[method]:
             note += f", {certificates.not_fitting[method]} images did not fit into memory"
-        rows.append((f"certified by {method}",
-                     _percent(_mean(certificates.certified_by(method))), note))
-    rows.append(("UCert (certified average UAP accuracy)", _percent(uap.certified_accuracy),
-                 "lower bound, proved"))
+        rows.append(
+            (f"certified by {method}", _percent(_mean(certificates.certified_by(method))), note)
+        )
+    rows.append(
+        (
+            "UCert (certified average UAP accuracy)",
+            _percent(uap.certified_accuracy),
+            "lower bound, proved",
+        )
+    )
     rows.append(("UAP accuracy under attack", _percent(uap.attacked_accuracy), "upper bound"))
     width = max(len(name) for name, _, _ in rows)
     lines = [f"{name:<{width}}  {value:>8}  {note}".rstrip() for name, value, note in rows]
-    head = (f"{len(result.y)} test images, ε = {result.eps:.4g}, groups of {result.group_size}, "
-            f"{'clipped to [0, 1]' if result.clip else 'not clipped'}, {result.seconds:.1f} s")
+    head = (
+        f"{len(result.y)} test images, ε = {result.eps:.4g}, groups of {result.group_size}, "
+        f"{'clipped to [0, 1]' if result.clip else 'not clipped'}, {result.seconds:.1f} s"
+    )
     return "\n".join([head, *lines])
 
 
@@ -56,8 +66,10 @@ def plot_curves(records: list[dict[str, Any]], path: Path) -> Path:
     radius.set(ylabel="ε (pixels in [0, 1])", ylim=(0, None))
     lines = left.get_lines() + radius.get_lines()
     left.legend(lines, [line.get_label() for line in lines], loc="center right")
-    for key, label, colour in (("accuracy", "clean accuracy", "C0"),
-                               ("certified", "boxes certified", "C2")):
+    for key, label, colour in (
+        ("accuracy", "clean accuracy", "C0"),
+        ("certified", "boxes certified", "C2"),
+    ):
         points = [(r["epoch"], 100 * r[key]) for r in records if r[key] is not None]
         if points:
             right.plot(*zip(*points, strict=True), color=colour, label=label)
@@ -83,8 +95,11 @@ def plot_uap(result: Evaluation, spec: DatasetSpec, path: Path) -> Path | None:
     for column, i in enumerate(hit, start=1):
         _show(axes[0][column], result.x[i], spec.class_names[before[i]])
         _show(axes[1][column], result.x[i] + u, f"with u: {spec.class_names[after[i]]}")
-    figure.suptitle(f"Strongest universal perturbation found: breaks {result.fooling_rate:.1%} "
-                    f"of {int(result.certificates.correct.sum())} correct images", fontsize=10)
+    figure.suptitle(
+        f"Strongest universal perturbation found: breaks {result.fooling_rate:.1%} "
+        f"of {int(result.certificates.correct.sum())} correct images",
+        fontsize=10,
+    )
     return _write(figure, path)
 
 

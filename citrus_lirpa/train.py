@@ -22,17 +22,15 @@ from tqdm.auto import tqdm
 from . import checkpoint
 from .batchnorm import precise_batchnorm
 from .bounds import BoundedNet
-from .config import RunConfig, TrainConfig, resolve
+from .config import RunConfig, TrainConfig
 from .data import Split, augment, batches
-from .errors import CheckpointError, CitrusError, InputError, NonFiniteLossError
-from .initialisation import shi_initialise
+from .errors import CitrusError, InputError, NonFiniteLossError
 from .interrupts import stop_requests
-from .losses import LOSSES, LossTerms
+from .losses import LossTerms
 from .regularisers import l1_norm, shi_regulariser
 from .schedules import ramp
 
 METRICS_FILE = "metrics.jsonl"
-CONFIG_FILE = "config.toml"
 _SAVE_EVERY_SECONDS = 300.0
 
 
@@ -60,47 +58,6 @@ class _Progress:
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
-
-
-# -- starting and resuming a run ------------------------------------------------------
-
-
-def start_run(folder: Path, config: RunConfig) -> None:
-    """Make the run folder and write its configuration; refuse one that is in use."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(
-            f"{folder} exists and is not empty; resume it with --resume, or choose another --out"
-        )
-    checkpoint.write_text(folder / CONFIG_FILE, config.to_toml())
-
-
-def resumable(folder: Path) -> RunConfig:
-    """The configuration of a run folder that was begun, with or without a checkpoint yet."""
-    if (folder / checkpoint.FILE_NAME).is_file():
-        return checkpoint.load(folder)[0]
-    file = folder / CONFIG_FILE
-    if not file.is_file():
-        raise CheckpointError(f"{folder} is no run folder: it holds no {CONFIG_FILE}")
-    return resolve(file=file)
-
-
-def build(config: RunConfig, device: torch.device) -> tuple[BoundedNet, nn.Module]:
-    """Seed torch, then make the bounded network, initialised, and the loss."""
-    torch.manual_seed(config.train.seed)
-    model, spec = checkpoint.make_model(config)
-    net = BoundedNet(model.to(device), torch.zeros(2, *spec.shape, device=device))
-    if config.train.initialisation == "shi":
-        shi_initialise(net)
-    loss = LOSSES[config.loss["name"]](**{k: v for k, v in config.loss.items() if k != "name"})
-    return net, loss
-
-
-def choose_threads(net: BoundedNet, wanted: int) -> int:
-    """CPU threads to use: small networks lose by more than one (measured: up to 20 times)."""
-    if wanted:
-        return wanted
-    parameters = sum(p.numel() for p in net.parameters())
-    return 1 if parameters < 1_000_000 else torch.get_num_threads()
 
 
 def limited(data: Split, config: RunConfig) -> Split:
@@ -151,8 +108,9 @@ def fit(
 class _Trainer:
     """The state of one run and the steps that change it."""
 
-    def __init__(self, net: BoundedNet, loss: nn.Module, data: Split, config: RunConfig,
-                 folder: Path | None):
+    def __init__(
+        self, net: BoundedNet, loss: nn.Module, data: Split, config: RunConfig, folder: Path | None
+    ):
         self.net, self.loss, self.data = net, loss, data
         self.spec = checkpoint.data_spec(config)
         self.config, self.train, self.folder = config, config.train, folder
@@ -171,8 +129,14 @@ class _Trainer:
         total = self.train.epochs * self.per_epoch
         self.net.train()
         saved = time.monotonic()
-        bar = tqdm(total=total, initial=self.at.step, disable=not progress, unit="step",
-                   desc=self.config.loss["name"], dynamic_ncols=True)
+        bar = tqdm(
+            total=total,
+            initial=self.at.step,
+            disable=not progress,
+            unit="step",
+            desc=self.config.loss["name"],
+            dynamic_ncols=True,
+        )
         with bar:
             while self.at.step < total:
                 begin = time.monotonic()
@@ -197,8 +161,9 @@ class _Trainer:
     def _step(self) -> None:
         epoch, batch = divmod(self.at.step, self.per_epoch)
         if batch == 0 or self.order is None:
-            self.order = batches(len(self.data), self.train.batch_size, seed=self.train.seed,
-                                 epoch=epoch)
+            self.order = batches(
+                len(self.data), self.train.batch_size, seed=self.train.seed, epoch=epoch
+            )
         x, y = self._batch(self.order[batch])
         eps = self.train.eps * self._ramp()
         for group in self.optimiser.param_groups:
@@ -222,8 +187,13 @@ class _Trainer:
         return x.to(self.device), self.data.labels[index].to(self.device)
 
     def _ramp(self) -> float:
-        return ramp(self.train.schedule, self.at.step, batches=self.per_epoch,
-                    start=self.train.ramp_start, length=self.train.ramp_length)
+        return ramp(
+            self.train.schedule,
+            self.at.step,
+            batches=self.per_epoch,
+            start=self.train.ramp_start,
+            length=self.train.ramp_length,
+        )
 
     def _penalty(self, terms: LossTerms) -> Tensor:
         penalty = terms.total.new_zeros(())
@@ -269,9 +239,11 @@ class _Trainer:
     def _summary(self) -> str:
         means = self._means()
         certified = "-" if means["certified"] is None else f"{means['certified']:.1%}"
-        return (f"epoch {math.ceil(self.at.step / self.per_epoch)}/{self.train.epochs} "
-                f"ε {self.train.eps * self._ramp():.4f} loss {means['loss']:.3f} "
-                f"clean {means['accuracy']:.1%} robust {certified}")
+        return (
+            f"epoch {math.ceil(self.at.step / self.per_epoch)}/{self.train.epochs} "
+            f"ε {self.train.eps * self._ramp():.4f} loss {means['loss']:.3f} "
+            f"clean {means['accuracy']:.1%} robust {certified}"
+        )
 
     def _end_epoch(self) -> dict[str, Any]:
         epoch = self.at.step // self.per_epoch
@@ -295,17 +267,21 @@ class _Trainer:
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        checkpoint.save(self.folder / checkpoint.FILE_NAME, self.config, {
-            "model": self.net.module.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "loss": self.loss.state_dict(),
-            "rng": rng,
-            "step": self.at.step,
-            "sums": self.at.sums,
-            "seconds": self.at.seconds,
-            "history": self.history.records,
-            "finished": self.finished,
-        })
+        checkpoint.save(
+            self.folder / checkpoint.FILE_NAME,
+            self.config,
+            {
+                "model": self.net.module.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "loss": self.loss.state_dict(),
+                "rng": rng,
+                "step": self.at.step,
+                "sums": self.at.sums,
+                "seconds": self.at.seconds,
+                "history": self.history.records,
+                "finished": self.finished,
+            },
+        )
         lines = "".join(json.dumps(record) + "\n" for record in self.history.records)
         checkpoint.write_text(self.folder / METRICS_FILE, lines)
 

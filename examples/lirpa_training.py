@@ -29,12 +29,17 @@ args = parser.parse_args()
 torch.manual_seed(0)
 torch.set_num_threads(1)
 train, test = (load("digits", train=part, data_dir="data") for part in (True, False))
-loader = DataLoader(TensorDataset(train.pixels(slice(None)), train.labels), batch_size=64,
-                    shuffle=True, drop_last=True)
+loader = DataLoader(
+    TensorDataset(train.pixels(slice(None)), train.labels),
+    batch_size=64,
+    shuffle=True,
+    drop_last=True,
+)
 
 # Step 1 and 2: the model, wrapped by auto_LiRPA as ever.
-model = nn.Sequential(nn.Flatten(), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(),
-                      nn.Linear(100, 10))
+model = nn.Sequential(
+    nn.Flatten(), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, 10)
+)
 example = torch.zeros(2, 1, 8, 8)
 net = BoundedModule(model, example) if args.net == "lirpa" else BoundedNet(model, example)
 
@@ -78,5 +83,7 @@ net.eval()
 with torch.no_grad():
     accuracy = (model(x).argmax(1) == y).float().mean()
 uap = certify_uap(net, x, y, args.eps, group_size=5)
-print(f"citrus_lirpa {citrus_lirpa.__version__}: standard accuracy {accuracy:.1%}, certified UAP "
-      f"accuracy {uap.certified_accuracy:.1%} to {uap.attacked_accuracy:.1%}")
+print(
+    f"citrus_lirpa {citrus_lirpa.__version__}: standard accuracy {accuracy:.1%}, certified UAP "
+    f"accuracy {uap.certified_accuracy:.1%} to {uap.attacked_accuracy:.1%}"
+)

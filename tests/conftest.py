@@ -36,6 +36,7 @@ def real_data(tmp_path_factory) -> Path:
     if not UNPACKER.exists():
         pytest.skip("no real data: set CITRUS_DATA_DIR to a folder with MNIST and CIFAR-10")
     folder = tmp_path_factory.mktemp("data")
-    subprocess.run([sys.executable, UNPACKER, folder, "mnist", "cifar10"], check=True,
-                   capture_output=True)
+    subprocess.run(
+        [sys.executable, UNPACKER, folder, "mnist", "cifar10"], check=True, capture_output=True
+    )
     return folder

@@ -1,6 +1,5 @@
 """The losses written out slowly: Algorithm 1 with loops over pairs, intervals by hand."""
 
-
 import pytest
 import torch
 import torch.nn.functional as F

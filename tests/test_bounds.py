@@ -156,10 +156,12 @@ def test_bounds_in_train_mode_use_the_clean_batch():
     model, clean = with_batchnorm(), torch.rand(6, 2, 4, 4)
     twin, other = copy.deepcopy(model), torch.rand(2, 2, 4, 4)
     for layer in (twin[2], twin[6]):
+
         def set_statistics(norm, inputs):
             dims = [d for d in range(inputs[0].ndim) if d != 1]
             norm.running_mean.copy_(inputs[0].mean(dims).detach())
             norm.running_var.copy_(inputs[0].var(dims, unbiased=False).detach())
+
         layer.register_forward_pre_hook(set_statistics)
     with torch.no_grad():
         twin.eval()(clean)

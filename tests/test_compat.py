@@ -54,9 +54,7 @@ def build(model, example, **options):
 
 def boxed(x, radius):
     lirpa = _compat.load()
-    return lirpa.BoundedTensor(
-        x, lirpa.PerturbationLpNorm(x_L=x - radius, x_U=x + radius)
-    )
+    return lirpa.BoundedTensor(x, lirpa.PerturbationLpNorm(x_L=x - radius, x_U=x + radius))
 
 
 def sampled_range(model, x, radius, samples=500):

@@ -7,9 +7,10 @@ import pytest
 
 from citrus_lirpa.attacks import PGD
 from citrus_lirpa.boxes import Groups, Shifts
-from citrus_lirpa.config import DataConfig, RunConfig, parse_number, presets, resolve
+from citrus_lirpa.config import DataConfig, RunConfig, presets, resolve
 from citrus_lirpa.errors import ConfigError, InputError
 from citrus_lirpa.losses import LOSSES
+from citrus_lirpa.tables import parse_number
 
 # The table "CITRUS, per setting" of the recipes, copied by hand:
 #   data, crop, ε, τ/ε, epochs, milestones, start and length of the ramp, L1

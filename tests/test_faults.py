@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from citrus_lirpa import checkpoint, data, train
+from citrus_lirpa import checkpoint, data, runs, train
 from citrus_lirpa.cli import main
 from citrus_lirpa.config import resolve
 from citrus_lirpa.errors import NonFiniteLossError
@@ -119,7 +119,7 @@ def test_full_disk_leaves_the_last_checkpoint(small_disk):
     state = checkpoint.load(folder)[1]
     assert state["step"] == 1397 // 64 and len(state["history"]) == 1
     assert sorted(p.name for p in folder.iterdir()) == [
-        checkpoint.FILE_NAME, train.CONFIG_FILE, train.METRICS_FILE
+        checkpoint.FILE_NAME, runs.CONFIG_FILE, train.METRICS_FILE
     ]  # fmt: skip
 
 
@@ -160,9 +160,11 @@ class Breaks(nn.Module):
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("how", ["loss became nan", "loss became inf", "gradient became inf"])
 def test_not_finite(tmp_path, how, kept):
-    config = resolve(preset="digits", overrides=["data.limit=64", "train.batch_size=16",
-                                                 "train.epochs=3", "loss.attack_steps=1"])
-    net, loss = train.build(config, torch.device("cpu"))
+    config = resolve(
+        preset="digits",
+        overrides=["data.limit=64", "train.batch_size=16", "train.epochs=3", "loss.attack_steps=1"],
+    )
+    net, loss = runs.build(config, torch.device("cpu"))
     digits = data.load("digits", train=True, data_dir=tmp_path)
     with pytest.raises(NonFiniteLossError) as caught:
         train.fit(net, Breaks(loss, how), digits, config, folder=tmp_path if kept else None)

@@ -16,7 +16,7 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["doctor", "report"],
-    ["train"],
+    ["runs", "train"],
     ["checkpoint"],
     ["config"],
     ["losses", "regularisers", "initialisation", "batchnorm", "verify"],
@@ -25,7 +25,7 @@ LAYERS = [
     ["selfcheck"],
     ["wrapping"],
     ["_compat"],
-    ["_quiet", "schedules", "margins", "boxes", "data", "models"],
+    ["_quiet", "schedules", "margins", "boxes", "tables", "data", "models"],
     ["readers", "interrupts"],
     ["errors", "_version"],
 ]

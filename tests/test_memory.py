@@ -192,8 +192,11 @@ def test_the_limit_holds_inside_only(monkeypatch):
 
     net, x, y = small_net()
     seen, margins = [], net.margins
-    monkeypatch.setattr(net, "margins", lambda *args: (
-        seen.append(resource.getrlimit(resource.RLIMIT_DATA)), margins(*args))[1])
+    monkeypatch.setattr(
+        net,
+        "margins",
+        lambda *args: (seen.append(resource.getrlimit(resource.RLIMIT_DATA)), margins(*args))[1],
+    )
     certify(net, x, y, 0.1, method="ibp")
     assert seen and all(limit[0] != before[0] for limit in seen)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
@@ -238,7 +241,8 @@ def test_allocating_more_than_there_is_raises_instead_of_killing():
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout.split()) == (0, ["raised", "True", "True", "restored"]), (
-        done.stderr)
+        done.stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -260,8 +260,10 @@ def test_the_exact_method_agrees_with_linear_programs(hidden):
         slope, offset, cuts = w0, b0, []
         on, spare = np.split(np.array(pattern), [hidden[0]])
         for weight, bias in later:
-            cuts += [((1 - 2 * s) * a, (2 * s - 1) * b)
-                     for s, a, b in zip(on, slope, offset, strict=True)]
+            cuts += [
+                ((1 - 2 * s) * a, (2 * s - 1) * b)
+                for s, a, b in zip(on, slope, offset, strict=True)
+            ]
             slope, offset = weight @ (on[:, None] * slope), weight @ (on * offset) + bias
             on = spare
         normals, limits = map(np.array, zip(*cuts, strict=True))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from citrus_lirpa import checkpoint, data, train
+from citrus_lirpa import checkpoint, data, runs, train
 from citrus_lirpa.batchnorm import precise_batchnorm
 from citrus_lirpa.boxes import Box
 from citrus_lirpa.config import TrainConfig, resolve
@@ -38,12 +38,13 @@ class Run:
     def __init__(self, digits, *overrides, folder=None, loss=None):
         self.digits, self.folder = digits, folder
         self.config = resolve(preset="digits", overrides=overrides)
-        self.net, own = train.build(self.config, torch.device("cpu"))
+        self.net, own = runs.build(self.config, torch.device("cpu"))
         self.loss = own if loss is None else loss
 
     def fit(self, **more) -> list[dict]:
-        return train.fit(self.net, self.loss, self.digits, self.config, folder=self.folder,
-                         **more).records
+        return train.fit(
+            self.net, self.loss, self.digits, self.config, folder=self.folder, **more
+        ).records
 
     @property
     def state(self) -> dict:
@@ -250,12 +251,12 @@ def test_a_finished_run_is_left_as_it_is(digits, tmp_path, monkeypatch):
 
 def test_start_and_resumable(digits, tmp_path):
     config = resolve(preset="digits", overrides=SMALL)
-    train.start_run(tmp_path / "new" / "run", config)
-    assert train.resumable(tmp_path / "new" / "run") == config  # without a checkpoint yet
+    runs.start_run(tmp_path / "new" / "run", config)
+    assert runs.resumable(tmp_path / "new" / "run") == config  # without a checkpoint yet
     (tmp_path / "empty").mkdir()
-    train.start_run(tmp_path / "empty", config)
+    runs.start_run(tmp_path / "empty", config)
     with pytest.raises(CheckpointError, match="no run folder"):
-        train.resumable(tmp_path / "new")
+        runs.resumable(tmp_path / "new")
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
@@ -265,7 +266,7 @@ def test_start_refuses_what_is_in_use(tmp_path, kind):
     file.parent.mkdir(exist_ok=True)
     file.write_text("mine")
     with pytest.raises(CheckpointError) as caught:
-        train.start_run(path, resolve(preset="digits"))
+        runs.start_run(path, resolve(preset="digits"))
     assert str(path) in str(caught.value) and "another --out" in str(caught.value)
     assert file.read_text() == "mine"
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [file]
@@ -278,7 +279,7 @@ def test_batch_larger_than_the_data(digits):
 
 def test_choose_threads(digits):
     net = Run(digits, *SMALL).net
-    assert (train.choose_threads(net, 0), train.choose_threads(net, 3)) == (1, 3)
+    assert (runs.choose_threads(net, 0), runs.choose_threads(net, 3)) == (1, 3)
 
 
 # -- BatchNorm ----------------------------------------------------------------------

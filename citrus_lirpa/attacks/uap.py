@@ -76,7 +76,10 @@ class GroupAttack:
                     weight = torch.rand_like(weight)
                 start = uniform_start(best_u.shape, eps, x)
                 last = ascend(
-                    objective, lambda u: clamp(u, (-eps, eps)), start, self.step_size * eps,
+                    objective,
+                    lambda u: clamp(u, (-eps, eps)),
+                    start,
+                    self.step_size * eps,
                     self.steps,
                 )
                 with torch.no_grad():

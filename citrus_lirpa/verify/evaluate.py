@@ -102,7 +102,13 @@ def evaluate(
     fooled = (wrong & certificates.correct).sum(dim=1)
     best = int(fooled.argmax())
     return Evaluation(
-        x, y, eps, group_size, clip, certificates, uap,
+        x,
+        y,
+        eps,
+        group_size,
+        clip,
+        certificates,
+        uap,
         strongest=uap.u[candidates[best]],
         fooling_rate=float(fooled[best]) / max(1, int(certificates.correct.sum())),
         predictions=(clean, moved[best]),

@@ -97,6 +97,7 @@ def certify(
             rows = (correct & (decided_by < 0)).nonzero().squeeze(1)
             size = max(1, batch_size // _COST[name])
             with tqdm(total=len(rows), desc=name, unit="image", disable=not progress) as bar:
+
                 def bound(rows: Tensor, name: str = name) -> Tensor:
                     box = Box.around(x[rows], eps, clip)
                     return net.margins(box, y[rows], name).min(dim=1).values

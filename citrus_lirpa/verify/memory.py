@@ -77,7 +77,7 @@ def in_batches(
             else:
                 yield now, None
         else:
-            rows = rows[len(now):]
+            rows = rows[len(now) :]
             advance(len(now))
             continue
         _release_memory()

@@ -70,8 +70,7 @@ def certify_uap(
             f"group size is {group_size}; expected 2 to {len(x)}, the number of inputs"
         )
     if certificates is None:
-        certificates = certify(net, x, y, eps, clip=clip, batch_size=batch_size,
-                               progress=progress)
+        certificates = certify(net, x, y, eps, clip=clip, batch_size=batch_size, progress=progress)
     if not len(x) == len(y) == len(certificates.correct):
         raise InputError(
             f"{len(x)} inputs, {len(y)} labels and certificates of {len(certificates.correct)}; "
