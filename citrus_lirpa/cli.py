@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,11 @@ device = click.option(
     show_default=True,
     help="auto (a GPU where there is one), cpu, cuda or cuda:N.",
 )
-quiet = click.option("--quiet", is_flag=True, help="No progress bars.")
+quiet = click.option(
+    "--quiet",
+    is_flag=True,
+    help="No progress. Without a terminal, epochs are printed line by line instead of a bar.",
+)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -161,12 +166,21 @@ def train_command(
         f"ε = {settings.train.eps:.4g}, {settings.train.epochs} epochs, "
         f"batch {settings.train.batch_size}, {where}; run folder {folder}"
     )
-    logger = report.tensorboard_logger(folder) if tensorboard else None
+    log = report.tensorboard_logger(folder) if tensorboard else None
+    bars = _bars(quiet)
+
+    def on_epoch(record: dict[str, Any]) -> None:
+        if log is not None:
+            log(record)
+        if not (bars or quiet):
+            click.echo(report.epoch_line(record))
+
     history = train.fit(
-        net, loss, images, settings, folder=folder, progress=not quiet, on_epoch=logger
+        net, loss, images, settings, folder=folder, progress=bars, on_epoch=on_epoch
     )
     curves = report.plot_curves(history.records, folder / "curves.png")
-    click.echo(report.training_table(history.records))
+    if bars or quiet:
+        click.echo(report.epoch_line(history.records[-1]))
     click.echo(
         f"run folder: {folder}\ncurves: {curves}\n"
         f"certify it with: citrus-lirpa eval {folder} --method crown-ibp"
@@ -256,7 +270,7 @@ def eval_command(
         limit=limit,
         clip=(0.0, 1.0) if clip else None,
         batch_size=batch_size,
-        progress=not quiet,
+        progress=_bars(quiet),
     )
     record = {"run": str(path), "data": settings.data.name, **result.record()}
     table = folder / f"eval-{method}.json"
@@ -283,6 +297,10 @@ def doctor_command(data_dir) -> None:
     """
     for line in run_checks(data_dir):
         click.echo(line)
+
+
+def _bars(quiet: bool) -> bool:
+    return not quiet and sys.stderr.isatty()
 
 
 def _device(name: str) -> torch.device:

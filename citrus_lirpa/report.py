@@ -16,12 +16,12 @@ from .verify import Evaluation
 _SHOWN = 6  # images in the picture of a perturbation
 
 
-def training_table(records: list[dict[str, Any]]) -> str:
-    """The last epoch in one line."""
-    last = records[-1]
+def epoch_line(record: dict[str, Any]) -> str:
+    """One epoch of training in one line."""
     return (
-        f"epoch {last['epoch']}: loss {last['loss']:.3f}, training accuracy "
-        f"{_percent(last['accuracy'])}, boxes certified {_percent(last['certified'])}"
+        f"epoch {record['epoch']}: ε {record['eps']:.4f}, loss {record['loss']:.3f}, training "
+        f"accuracy {_percent(record['accuracy'])}, boxes certified "
+        f"{_percent(record['certified'])}, {record['seconds']:.1f} s"
     )
 
 

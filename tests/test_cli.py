@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_train(trained):
     assert {path.name for path in folder.iterdir()} >= files
     assert is_png(folder / "curves.png")
     *_, last = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    assert last["epoch"] == 4 and f"epoch 4: loss {last['loss']:.3f}" in output
+    assert last["epoch"] == 4 and f"epoch 4: ε 0.0300, loss {last['loss']:.3f}" in output
     assert f"training accuracy {100 * last['accuracy']:.2f} %" in output
     assert f"citrus-lirpa eval {folder}" in output
 
@@ -309,3 +310,10 @@ def test_without_auto_lirpa(trained, tmp_path):
     assert results[: len(needing)] == [expected] * len(needing)
     assert all(status == 0 and "Usage: " in text for status, text in results[len(needing) :])
     assert not Path(out).exists()
+
+
+def test_without_a_terminal_epochs_are_lines(tmp_path):
+    options = sets("train.epochs=2", "data.limit=128")
+    status, output = run("train", "--preset", "digits", *options, "--out", tmp_path / "run")
+    assert status == 0
+    assert re.findall(r"^epoch (\d): ε [\d.]+, loss ", output, re.MULTILINE) == ["1", "2"]

@@ -249,12 +249,12 @@ def test_another_loss_drops_the_options_it_does_not_know():
 
 
 def test_epochs_alone_rescale_the_schedule():
-    whole, half = digits().train, digits("train.epochs=30").train
-    assert (whole.epochs, whole.milestones) == (60, (45, 55))
+    whole, half = digits().train, digits("train.epochs=50").train
+    assert (whole.epochs, whole.milestones) == (100, (75, 90))
     assert (whole.ramp_start, whole.ramp_length) == (2, 30)
-    assert half.milestones == (22.5, 27.5)
+    assert half.milestones == (37.5, 45)
     assert (half.ramp_start, half.ramp_length) == (1.5, 15)
-    assert digits("train.epochs=60").train == whole
+    assert digits("train.epochs=100").train == whole
 
 
 @pytest.mark.parametrize("given", ["milestones=[5]", "ramp_start=3", "ramp_length=4"])

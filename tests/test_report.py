@@ -60,12 +60,12 @@ def is_png(path) -> bool:
 # -- tables -------------------------------------------------------------------------
 
 
-def test_training_table():
-    assert report.training_table(RECORDS) == (
-        "epoch 2: loss 1.062, training accuracy 87.65 %, boxes certified 50.00 %"
+def test_epoch_line():
+    assert report.epoch_line(RECORDS[1]) == (
+        "epoch 2: ε 0.1000, loss 1.062, training accuracy 87.65 %, boxes certified 50.00 %, 0.1 s"
     )
-    assert report.training_table(RECORDS[:1]) == (
-        "epoch 1: loss 2.250, training accuracy 12.50 %, boxes certified -"
+    assert report.epoch_line(RECORDS[0]) == (
+        "epoch 1: ε 0.0000, loss 2.250, training accuracy 12.50 %, boxes certified -, 0.1 s"
     )
 
 
