@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -93,28 +93,34 @@ def certify(
         correct = logits.argmax(1) == y
         threshold = rounding_threshold(logits)
         for i, name in enumerate(methods):
-            begin, failed = time.perf_counter(), 0
+            begin, not_fitting[name] = time.perf_counter(), 0
             rows = (correct & (decided_by < 0)).nonzero().squeeze(1)
-            size = max(1, batch_size // _COST[name])
-            with tqdm(total=len(rows), desc=name, unit="image", disable=not progress) as bar:
 
-                def bound(rows: Tensor, name: str = name) -> Tensor:
-                    box = Box.around(x[rows], eps, clip)
-                    return net.margins(box, y[rows], name).min(dim=1).values
+            def bound(rows: Tensor, name: str = name) -> Tensor:
+                box = Box.around(x[rows], eps, clip)
+                return net.margins(box, y[rows], name).min(dim=1).values
 
-                try:
-                    for done, lower in in_batches(bound, rows, size, bar.update):
-                        if lower is None:
-                            failed += len(done)
-                            continue
-                        margin[done] = torch.fmax(margin[done], lower)
-                        decided_by[done[lower > threshold[done]]] = i
-                except ModelError as error:
-                    if i == 0:
-                        raise
-                    unsupported[name] = str(error)
-            seconds[name], not_fitting[name] = time.perf_counter() - begin, failed
+            try:
+                size = max(1, batch_size // _COST[name])
+                for done, lower in _with_bar(bound, rows, size, name, progress):
+                    if lower is None:
+                        not_fitting[name] += len(done)
+                        continue
+                    margin[done] = torch.fmax(margin[done], lower)
+                    decided_by[done[lower > threshold[done]]] = i
+            except ModelError as error:
+                if i == 0:
+                    raise
+                unsupported[name] = str(error)
+            seconds[name] = time.perf_counter() - begin
     return Certificates(methods, correct, margin, decided_by, seconds, not_fitting, unsupported)
+
+
+def _with_bar(
+    bound: Callable[[Tensor], Tensor], rows: Tensor, size: int, name: str, progress: bool
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    with tqdm(total=len(rows), desc=name, unit="image", disable=not progress) as bar:
+        yield from in_batches(bound, rows, size, bar.update)
 
 
 def rounding_threshold(logits: Tensor) -> Tensor:
