@@ -113,7 +113,7 @@ class BoundedNet:
         ``torch.no_grad``); ``alpha-crown`` optimises the relaxation of margins that CROWN
         cannot prove positive and returns a detached bound, leaving ``.grad`` untouched.
         """
-        _check_method(method)
+        check_method(method)
         check_labels(y, self.classes)
         if len(y) != len(box):
             raise InputError(f"{len(box)} boxes but {len(y)} labels")
@@ -221,6 +221,7 @@ def as_bounded_net(net: object) -> BoundedNet:
     )
 
 
-def _check_method(method: str) -> None:
+def check_method(method: str) -> None:
+    """Refuse a name that is not in METHODS."""
     if method not in METHODS:
         raise InputError(unknown("method", method, METHODS))

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..bounds import METHODS, as_bounded_net
+from ..bounds import METHODS, as_bounded_net, check_method
 from ..boxes import Box, Range, Scalar, check_radius
-from ..errors import InputError, ModelError, unknown
+from ..errors import InputError, ModelError
 from ..margins import check_labels
 from .memory import allocations_fail_cleanly, in_batches
 
@@ -52,8 +52,7 @@ class Certificates:
 
 def methods_up_to(method: str) -> tuple[str, ...]:
     """``method`` and the cheaper ones, cheapest first: CROWN-IBP alone can be looser than IBP."""
-    if method not in METHODS:
-        raise InputError(unknown("method", method, METHODS))
+    check_method(method)
     names = tuple(METHODS)
     return names[: names.index(method) + 1]
 
