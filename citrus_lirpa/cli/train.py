@@ -1,0 +1,105 @@
+"""``citrus-lirpa train``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from .. import _compat, config, data, report, runs, train
+from ..errors import InputError
+from .options import choose_device, data_dir, device, download, quiet, show_bars
+
+
+@click.command("train")
+@click.option("--preset", help=f"One of: {', '.join(config.presets())}.")
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    help="A TOML file, such as the config.toml of a run.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    help="Override one value; may be given again. Example: --set loss.tau_ratio=0.5",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(list(config.MODES)),
+    help="paper: batches of 5, every pair. large: big batches, cyclic partners.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Run folder, new or empty.  [default: runs/PRESET-DATE-TIME]",
+)
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    help="Continue this run folder; takes no other configuration.",
+)
+@click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events.")
+@data_dir
+@download
+@device
+@quiet
+def train_command(
+    preset, file, overrides, mode, out, resume, tensorboard, data_dir, download, device, quiet
+) -> None:
+    """Train a network.
+
+    Give a --preset, a --config file, or --resume. The run folder receives config.toml,
+    checkpoint.pt, metrics.jsonl and curves.png. Stop with Ctrl-C; --resume continues
+    exactly where it stopped. If train.epochs is overridden alone, the schedules shrink
+    or grow with it.
+
+    \b
+    citrus-lirpa train --preset mnist-0.1 --set model.name=convsmall --set train.epochs=20
+    citrus-lirpa train --preset digits --set loss.name=ibp --out runs/ibp
+    citrus-lirpa train --resume runs/ibp
+    """
+    _compat.load()
+    if resume is not None:
+        if preset or file or overrides or mode or out:
+            raise InputError("--resume continues a run as it was begun; drop the other options")
+        settings, folder = runs.resumable(resume), resume
+    else:
+        settings = config.resolve(preset=preset, file=file, mode=mode, overrides=overrides)
+        folder = out or Path("runs") / f"{preset or file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    where = choose_device(device)
+    images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)
+    net, loss = runs.build(settings, where)
+    train.check_batches(loss, train.limited(images, settings), settings)
+    if resume is None:
+        runs.start_run(folder, settings)
+    torch.set_num_threads(runs.choose_threads(net, settings.train.threads))
+    click.echo(
+        f"{settings.loss['name']} on {settings.data.name}: {settings.model['name']}, "
+        f"ε = {settings.train.eps:.4g}, {settings.train.epochs} epochs, "
+        f"batch {settings.train.batch_size}, {where}; run folder {folder}"
+    )
+    log = report.tensorboard_logger(folder) if tensorboard else None
+    bars = show_bars(quiet)
+
+    def on_epoch(record: dict[str, Any]) -> None:
+        if log is not None:
+            log(record)
+        if not (bars or quiet):
+            click.echo(report.epoch_line(record))
+
+    history = train.fit(
+        net, loss, images, settings, folder=folder, progress=bars, on_epoch=on_epoch
+    )
+    curves = report.plot_curves(history.records, folder / "curves.png")
+    if bars or quiet:
+        click.echo(report.epoch_line(history.records[-1]))
+    click.echo(
+        f"run folder: {folder}\ncurves: {curves}\n"
+        f"certify it with: citrus-lirpa eval {folder} --method crown-ibp"
+    )
