@@ -17,6 +17,7 @@ LAYERS = [
     ["cli"],
     ["doctor", "report"],
     ["runs", "train"],
+    ["subjects"],
     ["onnx_files"],
     ["checkpoint"],
     ["config"],

@@ -8,10 +8,19 @@ from pathlib import Path
 import click
 import torch
 
-from .. import _compat, checkpoint, config, data, report, runs
+from .. import _compat, checkpoint, config, data, report, runs, subjects
 from ..bounds import METHODS, BoundedNet
 from ..verify import evaluate
-from .options import Number, choose_device, data_dir, device, download, quiet, show_bars
+from .options import (
+    Number,
+    choose_device,
+    data_dir,
+    dataset,
+    device,
+    download,
+    quiet,
+    show_bars,
+)
 
 
 @click.command("eval")
@@ -26,6 +35,7 @@ from .options import Number, choose_device, data_dir, device, download, quiet, s
 @click.option(
     "--eps", type=Number(), help="Radius in pixels, as 0.1 or 8/255.  [default: the run's]"
 )
+@dataset
 @click.option("--group-size", default=5, show_default=True, help="Inputs sharing one perturbation.")
 @click.option("--limit", type=int, help="Only the first N test images.")
 @click.option(
@@ -41,7 +51,9 @@ from .options import Number, choose_device, data_dir, device, download, quiet, s
     help="Images bounded at once; halved when memory runs out.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of the results.  [default: the run's]"
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the results.  [default: the run's; FILE-eval beside FILE.onnx]",
 )
 @click.option(
     "--seed",
@@ -58,6 +70,7 @@ def eval_command(
     path,
     method,
     eps,
+    dataset,
     group_size,
     limit,
     clip,
@@ -69,7 +82,7 @@ def eval_command(
     device,
     quiet,
 ) -> None:
-    """Certify a trained network: PATH is a run folder or a checkpoint file.
+    """Certify a trained network: PATH is a run folder, a checkpoint or an ONNX file.
 
     Reports standard accuracy, individually certified accuracy, and the certified average
     UAP accuracy over consecutive groups of test images, between a lower bound (proved) and
@@ -78,20 +91,22 @@ def eval_command(
     \b
     citrus-lirpa eval runs/digits --method crown-ibp
     citrus-lirpa eval runs/mnist/checkpoint.pt --eps 0.2 --limit 1000
+    citrus-lirpa eval net.onnx --dataset mnist --eps 0.1
     """
     _compat.load()
-    model, spec, settings = checkpoint.load_model(path)
+    subject = subjects.load_subject(path, dataset, eps)
+    spec = subject.spec
     where = choose_device(device)
-    images = data.load(settings.data.name, train=False, data_dir=data_dir, download=download)
-    net = BoundedNet(model.to(where), torch.zeros(2, *spec.shape, device=where))
-    torch.set_num_threads(runs.choose_threads(net, settings.train.threads))
+    images = data.load(spec.name, train=False, data_dir=data_dir, download=download)
+    net = BoundedNet(subject.model.to(where), torch.zeros(2, *spec.shape, device=where))
+    torch.set_num_threads(runs.choose_threads(net, subject.threads))
     torch.manual_seed(seed)
-    folder = out or checkpoint.find(path).parent
+    folder = out or subjects.results_folder(path)
     result = evaluate(
         net,
         images,
         spec,
-        eps=settings.train.eps if eps is None else eps,
+        eps=subject.eps,
         method=method,
         group_size=group_size,
         limit=limit,
@@ -99,7 +114,7 @@ def eval_command(
         batch_size=batch_size,
         progress=show_bars(quiet),
     )
-    record = {"run": str(path), "data": settings.data.name, **result.record()}
+    record = {"run": subject.name, "data": spec.name, **result.record()}
     table = folder / f"eval-{method}.json"
     click.echo(report.evaluation_table(result))
     checkpoint.write_text(table, json.dumps(record, indent=2) + "\n")

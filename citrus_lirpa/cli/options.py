@@ -10,6 +10,7 @@ import click
 import torch
 
 from .. import tables
+from ..data import DATASETS
 from ..errors import ConfigError, InputError
 
 
@@ -33,6 +34,11 @@ data_dir = click.option(
     show_default=True,
     show_envvar=True,
     help="Folder of the data sets.",
+)
+dataset = click.option(
+    "--dataset",
+    type=click.Choice(list(DATASETS)),
+    help="Whose test images to use; required for an ONNX file.  [default: the run's]",
 )
 download = click.option(
     "--download/--no-download",

@@ -1,0 +1,84 @@
+"""What a command is pointed at: a trained run or an ONNX file, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from . import checkpoint
+from .data import DATASETS, DatasetSpec, find_spec
+from .errors import InputError
+from .onnx_files import SUFFIX, load_onnx
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network, in eval mode on the CPU, with what is needed to evaluate it.
+
+    model maps pixels in [0, 1], (N, *spec.shape), to logits (N, spec.classes). eps: radius in
+    pixels. threads: CPU threads to use, 0 to let ``runs.choose_threads`` choose. name: the path.
+    """
+
+    model: nn.Module
+    spec: DatasetSpec
+    eps: float
+    threads: int
+    name: str
+
+
+def load_subject(path: Path, dataset: str | None = None, eps: float | None = None) -> Subject:
+    """The network of a run folder, a checkpoint or, if it ends in .onnx, an ONNX file.
+
+    dataset, eps: of a run, its own by default; required for an ONNX file, which holds neither.
+
+    Raises:
+        InputError: ``dataset`` or ``eps`` is missing, or ``dataset`` does not fit the network.
+        CheckpointError: there is no usable run at ``path``.
+        and what ``load_onnx`` raises.
+    """
+    path = Path(path)
+    if path.suffix.lower() == SUFFIX:
+        return _load_onnx_subject(path, dataset, eps)
+    model, spec, settings = checkpoint.load_model(path)
+    if dataset not in (None, spec.name):
+        raise InputError(f"{path} was trained on {spec.name}, not {dataset}; drop --dataset")
+    radius = settings.train.eps if eps is None else eps
+    return Subject(model, spec, radius, settings.train.threads, str(path))
+
+
+def results_folder(path: Path) -> Path:
+    """Where results go unless a user says otherwise: the run, or a folder beside an ONNX file."""
+    path = Path(path)
+    if path.suffix.lower() == SUFFIX:
+        return path.parent / f"{path.stem}-eval"
+    return checkpoint.find(path).parent
+
+
+def _load_onnx_subject(path: Path, dataset: str | None, eps: float | None) -> Subject:
+    if dataset is None or eps is None:
+        missing = "--dataset" if dataset is None else "--eps"
+        example = "--dataset mnist" if dataset is None else "--eps 8/255"
+        raise InputError(
+            f"{path} is an ONNX file, which says nothing of its data: {missing} is missing; "
+            f"add for example {example}"
+        )
+    spec = find_spec(dataset)
+    model, shape = load_onnx(path)
+    if shape != spec.shape:
+        fitting = [name for name, other in DATASETS.items() if other.shape == shape]
+        raise InputError(
+            f"{path} takes images {shape}, but those of {dataset} are {spec.shape}; data sets "
+            f"that fit: {', '.join(fitting) or 'none'}"
+        )
+    classes = _classes(model, shape)
+    if classes != spec.classes:
+        raise InputError(f"{path} knows {classes} classes, but {dataset} has {spec.classes}")
+    return Subject(model, spec, eps, 0, str(path))
+
+
+@torch.no_grad()
+def _classes(model: nn.Module, shape: tuple[int, ...]) -> int:
+    return model(torch.zeros(1, *shape)).shape[1]
