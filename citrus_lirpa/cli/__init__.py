@@ -10,6 +10,7 @@ from .. import __version__
 from ..errors import CitrusError, is_out_of_memory
 from .doctor import doctor_command
 from .evaluate import eval_command
+from .export import export_command
 from .train import train_command
 
 
@@ -51,5 +52,5 @@ def main() -> None:
     """
 
 
-for command in (train_command, eval_command, doctor_command):
+for command in (train_command, eval_command, export_command, doctor_command):
     main.add_command(command)

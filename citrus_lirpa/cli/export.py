@@ -1,0 +1,93 @@
+"""``citrus-lirpa export``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from .. import _compat, data, subjects, vnnlib
+from ..boxes import PIXELS
+from ..errors import InputError
+from .options import Number, data_dir, dataset, download
+
+
+class Images(click.ParamType):
+    """Numbers of images, as 0,5,7."""
+
+    name = "numbers"
+
+    def convert(self, value, param, ctx) -> list[int]:
+        if isinstance(value, list):
+            return value
+        if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", value, re.ASCII):
+            self.fail(f"{value!r} is no list of image numbers such as 0,5,7", param, ctx)
+        return [int(number) for number in value.split(",")]
+
+
+@click.command("export")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder to write, new or empty."
+)
+@dataset
+@click.option(
+    "--eps", type=Number(), help="Radius in pixels, as 0.1 or 8/255.  [default: the run's]"
+)
+@click.option("--images", type=Images(), help="These test images, as 0,5,7.")
+@click.option(
+    "--undecided",
+    type=click.Path(path_type=Path),
+    metavar="EVAL.json",
+    help="The images that this evaluation left undecided.",
+)
+@click.option("--limit", type=click.IntRange(1), help="The first N test images.")
+@click.option(
+    "--clip/--no-clip",
+    default=False,
+    show_default=True,
+    help="Whether perturbed images are cut to [0, 1].",
+)
+@click.option("--timeout", default=100.0, show_default=True, help="Seconds for each image.")
+@data_dir
+@download
+def export_command(
+    path, out, dataset, eps, images, undecided, limit, clip, timeout, data_dir, download
+) -> None:
+    """Write a network and its images' robustness as ONNX and VNN-LIB, for other verifiers.
+
+    PATH is a run folder, a checkpoint or an ONNX file. --out receives model.onnx, one property
+    for each image that the network classifies correctly ("sat": a counterexample exists), and
+    instances.csv, as in VNN-COMP, which α,β-CROWN and other verifiers take. Put their results
+    into results.csv there.
+
+    \b
+    citrus-lirpa export runs/digits --limit 20 --out exported
+    citrus-lirpa export runs/digits --undecided runs/digits/eval-crown.json --out exported
+    citrus-lirpa export net.onnx --dataset mnist --eps 0.1 --images 0,5,7 --out exported
+    """
+    _compat.load()
+    if sum(choice is not None for choice in (images, undecided, limit)) != 1:
+        raise InputError("say which images: one of --images 0,5,7, --undecided FILE and --limit N")
+    subject = subjects.load_subject(path, dataset, eps)
+    spec, limits = subject.spec, PIXELS if clip else None
+    if undecided is not None:
+        images = vnnlib.undecided_images(undecided, dataset=spec.name, eps=subject.eps, clip=limits)
+    split = data.load(spec.name, train=False, data_dir=data_dir, download=download)
+    record = vnnlib.export(
+        subject.model,
+        split,
+        spec,
+        out,
+        images=images or range(min(limit, len(split))),
+        eps=subject.eps,
+        clip=limits,
+        timeout=timeout,
+    )
+    click.echo(
+        f"{len(record['images'])} properties, ε = {subject.eps:.4g}, in {out}; "
+        f"{len(record['left_out'])} misclassified images left out\n"
+        f"run a verifier on {out / vnnlib.INSTANCES} and put its results into "
+        f"{out / vnnlib.RESULTS}"
+    )
