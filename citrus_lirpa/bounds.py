@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -12,6 +13,7 @@ from . import _compat
 from .boxes import Box
 from .errors import InputError, unknown
 from .margins import check_labels, specification
+from .pieces import Piece, affine_pieces
 from .selfcheck import self_check
 from .wrapping import (
     count_classes,
@@ -133,6 +135,23 @@ class BoundedNet:
         """The box as the first layer after normalisation sees it."""
         return Box(self._normalised(box.lower), self._normalised(box.upper))
 
+    def affine_pieces(self) -> list[Piece]:
+        """The network as affine maps between ReLUs, of pixels; ModelError for other graphs."""
+        return affine_pieces(self.bounded, self.normalise)
+
+    def in_float64(self) -> BoundedNet | None:
+        """A copy in double precision; None where only a BoundedModule is known."""
+        if self.module is self.bounded:
+            return None
+        parameter = self.parameters()[0]
+        example = torch.zeros(2, *self.input_shape, dtype=torch.float64, device=parameter.device)
+        return BoundedNet(copy.deepcopy(self.module).double(), example)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one input."""
+        return tuple(self.bounded[self.bounded.input_name[0]].output_shape[1:])
+
     def output_weight(self) -> nn.Parameter:
         """The weight of the layer that computes the logits."""
         node = self.bounded.final_node()
@@ -156,7 +175,7 @@ class BoundedNet:
         return lower
 
     def _check_box(self, box: Box) -> None:
-        shape = tuple(self.bounded[self.bounded.input_name[0]].output_shape[1:])
+        shape = self.input_shape
         if box.lower.shape != box.upper.shape or tuple(box.lower.shape[1:]) != shape:
             raise InputError(
                 f"a box has lower of shape {tuple(box.lower.shape)} and upper of shape "

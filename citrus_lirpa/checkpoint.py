@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,37 +13,11 @@ from torch import nn
 from .config import RunConfig
 from .data import DatasetSpec, find_spec
 from .errors import CheckpointError, InputError
+from .files import write_atomically
 from .models import build_model
 
 FORMAT = "citrus-lirpa checkpoint 1"
 FILE_NAME = "checkpoint.pt"
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call ``write`` on a temporary file and move it to ``path`` once it is on the disk.
-
-    A crash, a full disk or a kill leaves the earlier file whole. Raises CheckpointError.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-            temporary = Path(file.name)
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        kept = "; the earlier file is kept" if path.exists() else ""
-        raise CheckpointError(f"cannot write {path}: {error}{kept}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def save(path: Path, config: RunConfig, state: dict[str, Any]) -> None:
@@ -140,9 +111,3 @@ def restore(module: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> 
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} does not fit the model it names: {reason}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from . import _compat
-from .checkpoint import write_atomically
+from .files import write_atomically
 from .errors import DependencyError, InputError, ModelError, is_out_of_memory
 from .models import Shape
 from .onnx_graph import Reader, graph_inputs

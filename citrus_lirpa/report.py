@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .checkpoint import write_atomically
+from .files import write_atomically
 from .data import DatasetSpec
 from .errors import DependencyError
 from .verify import Evaluation

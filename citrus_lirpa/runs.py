@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import checkpoint
+from . import checkpoint, files
 from .bounds import BoundedNet
 from .config import RunConfig, resolve
 from .errors import CheckpointError
@@ -23,7 +23,7 @@ def start_run(folder: Path, config: RunConfig) -> None:
         raise CheckpointError(
             f"{folder} exists and is not empty; resume it with --resume, or choose another --out"
         )
-    checkpoint.write_text(folder / CONFIG_FILE, config.to_toml())
+    files.write_text(folder / CONFIG_FILE, config.to_toml())
 
 
 def resumable(folder: Path) -> RunConfig:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import checkpoint
+from . import checkpoint, files
 from .batchnorm import precise_batchnorm
 from .bounds import BoundedNet
 from .config import RunConfig, TrainConfig
@@ -283,7 +283,7 @@ class _Trainer:
             },
         )
         lines = "".join(json.dumps(record) + "\n" for record in self.history.records)
-        checkpoint.write_text(self.folder / METRICS_FILE, lines)
+        files.write_text(self.folder / METRICS_FILE, lines)
 
     def resume(self) -> None:
         """Continue from the folder's checkpoint, if there is one."""

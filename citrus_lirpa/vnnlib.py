@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .boxes import Box, Range
-from .checkpoint import write_text
+from .files import write_text
 from .data import DatasetSpec, Split, centre_crop
 from .errors import InputError
 from .onnx_files import load_onnx, save_onnx

@@ -8,7 +8,7 @@ import resource
 import pytest
 import torch
 
-from citrus_lirpa import checkpoint
+from citrus_lirpa import checkpoint, files
 from citrus_lirpa.config import resolve
 from citrus_lirpa.errors import CheckpointError
 
@@ -84,17 +84,17 @@ def half_written(file):
 @pytest.mark.parametrize("where", ["write", "fsync", "replace"])
 def test_full_disk_keeps_the_earlier_file(tmp_path, monkeypatch, where):
     path = tmp_path / "file"
-    checkpoint.write_text(path, "earlier")
+    files.write_text(path, "earlier")
     write = half_written if where == "write" else lambda file: file.write(b"later")
     if where != "write":
         monkeypatch.setattr(checkpoint.os, where, full_disk)
-    message = refusal(path, lambda p: checkpoint.write_atomically(p, write))
+    message = refusal(path, lambda p: files.write_atomically(p, write))
     assert "No space left" in message and "earlier file is kept" in message
     assert path.read_text() == "earlier" and files(tmp_path) == ["file"]
 
 
 def test_full_disk_without_an_earlier_file(tmp_path):
-    message = refusal(tmp_path / "f", lambda p: checkpoint.write_atomically(p, half_written))
+    message = refusal(tmp_path / "f", lambda p: files.write_atomically(p, half_written))
     assert "kept" not in message and files(tmp_path) == []
 
 
@@ -107,7 +107,7 @@ def test_a_writer_that_is_stopped_leaves_the_earlier_file(saved, error):
         raise error
 
     with pytest.raises(error):
-        checkpoint.write_atomically(saved, write)
+        files.write_atomically(saved, write)
     assert saved.read_bytes() == before and files(saved.parent) == [saved.name]
 
 
@@ -128,7 +128,7 @@ def test_new_file_obeys_the_umask_and_makes_its_folder(tmp_path):
     path = tmp_path / "a" / "b" / "file"
     before = os.umask(0o027)
     try:
-        checkpoint.write_text(path, "ε")
+        files.write_text(path, "ε")
         assert os.umask(0o027) == 0o027  # asking for it did not change it
     finally:
         os.umask(before)
@@ -138,7 +138,7 @@ def test_new_file_obeys_the_umask_and_makes_its_folder(tmp_path):
 
 def test_below_a_file_nothing_can_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    refusal(tmp_path / "file" / "x", lambda p: checkpoint.write_text(p, "text"))
+    refusal(tmp_path / "file" / "x", lambda p: files.write_text(p, "text"))
 
 
 # -- reading ------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import torch
 
-from .. import _compat, checkpoint, config, data, report, runs, subjects
+from .. import _compat, config, data, files, report, runs, subjects
 from ..bounds import METHODS, BoundedNet
 from ..verify import evaluate
 from .options import (
@@ -117,7 +117,7 @@ def eval_command(
     record = {"run": subject.name, "data": spec.name, **result.record()}
     table = folder / f"eval-{method}.json"
     click.echo(report.evaluation_table(result))
-    checkpoint.write_text(table, json.dumps(record, indent=2) + "\n")
+    files.write_text(table, json.dumps(record, indent=2) + "\n")
     picture = report.plot_uap(result, spec, folder / f"uap-{method}.png")
     click.echo(
         f"results: {table}"

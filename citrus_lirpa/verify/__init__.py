@@ -1,7 +1,10 @@
 """Certification: of single inputs, and of groups that share one perturbation."""
 
+from .cascade import STAGES, Certificates, certify
 from .evaluate import Evaluation, evaluate
-from .incomplete import Certificates, certify
-from .uap import UapBounds, certify_uap
+from .uap import RELATIONAL, UapBounds, certify_uap
 
-__all__ = ["Certificates", "Evaluation", "UapBounds", "certify", "certify_uap", "evaluate"]
+__all__ = [
+    "RELATIONAL", "STAGES", "Certificates", "Evaluation", "UapBounds", "certify", "certify_uap",
+    "evaluate",
+]  # fmt: skip

@@ -13,7 +13,7 @@ from ..bounds import BoundedNet
 from ..boxes import Range, clamp
 from ..data import DatasetSpec, Split, centre_crop
 from ..errors import InputError
-from .incomplete import Certificates, certify
+from .cascade import Certificates, certify
 from .uap import UapBounds, certify_uap, check_soundness
 
 #: Group perturbations tried on the whole test set, to show the strongest.

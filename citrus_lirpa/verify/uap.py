@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..attacks import GroupAttack
-from ..bounds import as_bounded_net
-from ..boxes import Range, Scalar
-from ..errors import InputError, SoundnessError
-from .incomplete import Certificates, certify, full_precision
+from ..attacks import GroupAttack, GroupAttackResult
+from ..bounds import BoundedNet, as_bounded_net
+from ..boxes import Range, clamp
+from ..errors import InputError, SoundnessError, unknown
+from .cascade import Certificates, certify, find_engine
+from .engine import Engine, Images
 from .memory import allocations_fail_cleanly, in_batches
+from .relational import Relation, relate
+from .rounding import full_precision
+
+#: The group stage: none, on fixed linear bounds, and with bounds optimised across inputs.
+RELATIONAL = ("none", "io", "cross")
+_ALPHA_STEPS, _REFINING_STEPS = 20, 5
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,8 @@ class UapBounds:
     lower, upper: (G,) proved and attacked numbers of inputs safe in each group, with
     lower <= truth <= upper; size: (G,) inputs per group, the last may be smaller;
     u: (G, ...) the perturbation found for each group; broken: (N,) inputs that the
-    perturbation of their group misclassifies, those wrong without it included.
+    perturbation of their group misclassifies, those wrong without it included; stage: per
+    group, what raised its lower bound last; seconds: of the attack and of the group stage.
     """
 
     lower: Tensor
@@ -31,6 +40,8 @@ class UapBounds:
     size: Tensor
     u: Tensor
     broken: Tensor
+    stage: tuple[str, ...]
+    seconds: dict[str, float]
 
     @property
     def certified_accuracy(self) -> float:
@@ -42,15 +53,26 @@ class UapBounds:
         """Share of all inputs that survive the attack: no proof can exceed it."""
         return int(self.upper.sum()) / int(self.size.sum())
 
+    @staticmethod
+    def cat(parts: list[UapBounds]) -> UapBounds:
+        """Those of consecutive groups, as one."""
+        names = ("lower", "upper", "size", "u", "broken")
+        tensors = (torch.cat([getattr(part, name) for part in parts]) for name in names)
+        stage = tuple(stage for part in parts for stage in part.stage)
+        seconds = {k: sum(part.seconds[k] for part in parts) for k in parts[0].seconds}
+        return UapBounds(*tensors, stage, seconds)
+
 
 def certify_uap(
     net: object,
     x: Tensor,
     y: Tensor,
-    eps: Scalar,
+    eps: float,
     *,
     group_size: int = 5,
     certificates: Certificates | None = None,
+    relational: str = "cross",
+    time_limit: float = 10.0,
     attack: GroupAttack | None = None,
     clip: Range | None = None,
     batch_size: int = 256,
@@ -58,17 +80,23 @@ def certify_uap(
 ) -> UapBounds:
     """Bounds on the UAP accuracy over consecutive groups of ``group_size`` inputs.
 
-    x: (N, ...); y: (N,). The lower bound counts the inputs certified alone: no shared
-    perturbation can break them (Xu & Singh, Appendix B). The upper bound is a joint
-    attack on each group. ``certificates`` of these inputs are computed if not given, by
-    the default of :func:`certify`. Raises SoundnessError if the attack breaks a
-    certified input.
+    x: (N, ...); y: (N,). The inputs certified alone are safe in their groups (Xu & Singh,
+    Appendix B). Of the others, the group stage proves which cannot be broken by the *same*
+    perturbation: ``io`` on fixed linear bounds (Zeng et al. 2023), ``cross`` also by bounds
+    optimised for tuples of inputs together (RACoon), with branch and bound (RABBit) where
+    the ``certificates`` went that far. It takes at most ``time_limit`` seconds per
+    group that is not settled. The upper bound is a joint attack on each group.
+
+    ``certificates`` of these inputs are computed if not given, by the default of
+    :func:`certify`. Raises SoundnessError if an attack breaks what was certified.
     """
     net = as_bounded_net(net)
     if not 2 <= group_size <= len(x):
         raise InputError(
             f"group size is {group_size}; expected 2 to {len(x)}, the number of inputs"
         )
+    if relational not in RELATIONAL:
+        raise InputError(unknown("relational stage", relational, RELATIONAL))
     if certificates is None:
         certificates = certify(net, x, y, eps, clip=clip, batch_size=batch_size, progress=progress)
     if not len(x) == len(y) == len(certificates.correct):
@@ -77,27 +105,25 @@ def certify_uap(
             "expected as many of each"
         )
     attack = GroupAttack(clip=clip) if attack is None else attack
-    groups = _Groups(len(x), group_size, x.device)
-    open_ = certificates.correct & ~certificates.certified
-    u = torch.zeros((len(groups.rows), *x.shape[1:]), dtype=x.dtype, device=x.device)
-    broken = ~certificates.correct
-
-    def attacked(now: Tensor) -> tuple[Tensor, Tensor]:
-        rows = groups.rows[now]
-        return attack(net, x[rows], y[rows], eps, open_[rows] & groups.real[now])
-
-    worth = groups.count(open_).nonzero().squeeze(1)
+    state = _State(net, x, y, eps, clip, _Groups(len(x), group_size, x.device), certificates)
     at_once = max(1, batch_size // group_size)
-    with tqdm(total=len(worth), desc="group attack", unit="group", disable=not progress) as bar:
-        with full_precision(), allocations_fail_cleanly(x.device):
-            for now, result in in_batches(attacked, worth, at_once, bar.update):
-                if result is not None:  # a group that does not fit stays unattacked
-                    real = groups.real[now]
-                    u[now] = result.u.squeeze(1)
-                    broken[groups.rows[now][real]] |= result.broken[real]
-    check_soundness(certificates, broken)
-    size = groups.count(torch.ones_like(broken))
-    return UapBounds(groups.count(certificates.certified), groups.count(~broken), size, u, broken)
+    begin = time.perf_counter()
+    with (
+        tqdm(desc="group attack", unit="group", disable=not progress) as bar,
+        net.evaluating(),
+        full_precision(),
+        allocations_fail_cleanly(x.device),
+    ):
+        state.attack(attack, at_once, bar)
+        attacked = time.perf_counter()
+        engine = find_engine(net, eps, clip)
+        if relational != "none" and isinstance(engine, Engine):
+            bar.set_description("group stage")
+            for chunk in torch.arange(len(state.most)).split(at_once):
+                state.relate(engine, relational, time_limit, chunk.tolist())
+    check_soundness(certificates, state.broken)
+    seconds = {"group attack": attacked - begin, "group stage": time.perf_counter() - attacked}
+    return state.result(seconds)
 
 
 class _Groups:
@@ -114,6 +140,105 @@ class _Groups:
     def count(self, mask: Tensor) -> Tensor:
         """(G,): how many of each group's inputs ``mask`` (N,) holds for."""
         return (mask[self.rows] & self.real).sum(dim=1)
+
+    def members(self, group: int, mask: Tensor) -> Tensor:
+        """The numbers of one group's inputs that ``mask`` (N,) holds for."""
+        rows = self.rows[group][self.real[group]]
+        return rows[mask[rows]]
+
+
+class _State:
+    """The groups of an evaluation, and what is known of each so far."""
+
+    def __init__(
+        self,
+        net: BoundedNet,
+        x: Tensor,
+        y: Tensor,
+        eps: float,
+        clip: Range | None,
+        groups: _Groups,
+        certificates: Certificates,
+    ):
+        self.net, self.x, self.y, self.eps, self.clip = net, x, y, eps, clip
+        self.groups, self.certificates = groups, certificates
+        count = len(groups.rows)
+        self.u = torch.zeros((count, *x.shape[1:]), dtype=x.dtype, device=x.device)
+        self.broken = ~certificates.correct
+        self.most = groups.count(certificates.open)
+        self.stage = ["single"] * count
+
+    def attack(self, attack: GroupAttack, at_once: int, bar: tqdm) -> None:
+        """One perturbation for each group that has open inputs."""
+        open_, groups = self.certificates.open, self.groups
+
+        def attacked(now: Tensor) -> GroupAttackResult:
+            rows = groups.rows[now]
+            worth = open_[rows] & groups.real[now]
+            return attack(self.net, self.x[rows], self.y[rows], self.eps, worth)
+
+        worth = groups.count(open_).nonzero().squeeze(1)
+        bar.reset(total=len(worth))
+        for now, result in in_batches(attacked, worth, at_once, bar.update):
+            if result is not None:  # a group that does not fit stays unattacked
+                real = groups.real[now]
+                self.u[now] = result.u.squeeze(1)
+                self.broken[groups.rows[now][real]] |= result.broken[real]
+        check_soundness(self.certificates, self.broken)
+
+    def relate(self, engine: Engine, mode: str, time_limit: float, chunk: list[int]) -> None:
+        """The group stage on those of ``chunk`` that certificates and attack leave unsettled."""
+        open_ = self.certificates.open
+        unsettled = [
+            g for g in chunk
+            if self.most[g] > max(1, int(self.broken[self.groups.members(g, open_)].sum()))
+        ]  # fmt: skip
+        if not unsettled:
+            return
+        deadline = time.perf_counter() + time_limit * len(unsettled)
+        used = torch.cat([self.groups.members(g, open_) for g in unsettled])
+        images, rows = self._prepare(engine, used)
+        number = {int(i): k for k, i in enumerate(used)}
+        relations = []
+        for g in unsettled:
+            members = self.groups.members(g, open_).tolist()
+            broken = {number[i] for i in members if self.broken[i]}
+            relations.append(Relation([number[i] for i in members], broken))
+        split = self.certificates.methods[-1] == "bab"
+        relate(engine, images, rows, relations, mode=mode, split=split, deadline=deadline)
+        for g, relation in zip(unsettled, relations, strict=True):
+            if relation.most < self.most[g]:
+                self.most[g], self.stage[g] = relation.most, relation.stage
+            if relation.u is not None:
+                self._adopt(g, relation.u)
+
+    def _prepare(self, engine: Engine, used: Tensor) -> tuple[Images, Tensor]:
+        """The open images with their best bounds, and the margins that stay open."""
+        images, lower = engine.ibp(self.x[used], self.y[used])
+        rows = ~(self.certificates.rows[used] | engine.surely_positive(lower, images))
+        images = engine.tightened(engine.tightened(images), _REFINING_STEPS)
+        return images, rows & ~engine.margins(images, rows, _ALPHA_STEPS)[1]
+
+    def _adopt(self, group: int, u: Tensor) -> None:
+        """Take a perturbation that branch and bound met, if it breaks more of the group."""
+        rows = self.groups.rows[group][self.groups.real[group]]
+        with torch.no_grad():
+            logits = self.net(clamp(self.x[rows] + u, self.clip))
+        broken = (logits.argmax(1) != self.y[rows]) | ~self.certificates.correct[rows]
+        if int(broken.sum()) > int(self.broken[rows].sum()):
+            self.u[group], self.broken[rows] = u, broken
+
+    def result(self, seconds: dict[str, float]) -> UapBounds:
+        groups = self.groups
+        return UapBounds(
+            groups.count(self.certificates.correct) - self.most,
+            groups.count(~self.broken),
+            groups.count(torch.ones_like(self.broken)),
+            self.u,
+            self.broken,
+            tuple(self.stage),
+            seconds,
+        )
 
 
 def check_soundness(certificates: Certificates, broken: Tensor) -> None:

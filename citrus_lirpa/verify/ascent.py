@@ -1,0 +1,75 @@
+"""Ascent of dual bounds: projected Adam on α, β and the weights of a tuple's members."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .dual import DualBound, Point
+
+_DECAY = 0.98
+_MOMENTS = 0.9, 0.999
+#: Of the step of α: that of the logits of the weights, and, times the row's mean
+#: coefficient, whose unit it has, that of β.
+_WEIGHT_RATE, _BETA_RATE = 3.0, 0.5
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """value: (D,) best bounds met; parameter (R, M), logits (D, s), point: of the last step."""
+
+    value: Tensor
+    parameter: Tensor
+    logits: Tensor
+    point: Point
+
+
+def ascend_dual(
+    dual: DualBound,
+    iterations: int,
+    *,
+    parameter: Tensor | None = None,
+    logits: Tensor | None = None,
+    rate: float = 0.1,
+) -> Ascent:
+    """The bound at its start, then after each of ``iterations`` steps; every one is sound.
+
+    parameter: (R, M) to start from, CROWN's slopes if None; logits: (D, s) of the weights,
+    equal if None; rate: first step of α.
+    """
+    p = dual.start() if parameter is None else parameter
+    split = dual.signs != 0
+    tuples = len(dual.x) // dual.members
+    q = dual.x.new_zeros(tuples, dual.members) if logits is None else logits
+    steps_p, steps_q = _Adam(p), _Adam(q)
+    point = dual(p, q.softmax(1))
+    best = point.value
+    mean = point.coefficients.abs().mean(1, keepdim=True)
+    scale = torch.where(split, _BETA_RATE * mean, 1.0)
+    for i in range(iterations):
+        step = rate * _DECAY**i
+        p = p + step * scale * steps_p.step(dual.gradient(point))
+        p = torch.where(split, p.clamp(min=0), p.clamp(0, 1))
+        if dual.members > 1:
+            gradient = q.softmax(1) * (point.line - point.value.unsqueeze(1))
+            q = q + _WEIGHT_RATE * step * steps_q.step(gradient)
+        point = dual(p, q.softmax(1))
+        best = torch.maximum(best, point.value)
+    return Ascent(best, p, q, point)
+
+
+class _Adam:
+    """The steps of Adam (Kingma & Ba 2015), uphill."""
+
+    def __init__(self, like: Tensor):
+        self.mean, self.square, self.count = torch.zeros_like(like), torch.zeros_like(like), 0
+
+    def step(self, gradient: Tensor) -> Tensor:
+        first, second = _MOMENTS
+        self.count += 1
+        self.mean = torch.lerp(gradient, self.mean, first)
+        self.square = torch.lerp(gradient.square(), self.square, second)
+        mean = self.mean / (1 - first**self.count)
+        return mean / ((self.square / (1 - second**self.count)).sqrt() + 1e-8)

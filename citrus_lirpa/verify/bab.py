@@ -1,0 +1,228 @@
+"""Branch and bound on tuples of inputs that share one perturbation (β-CROWN, RABBit).
+
+A problem is a tuple of images and what would break it: one wrong class for each member. It is
+proved when the dual bound of every combination of classes, split on unstable ReLUs as long as
+it is not positive, is positive. A tuple of one is the robustness of a single image.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from .ascent import Ascent, ascend_dual
+from .dual import DualBound
+from .engine import Engine, Images
+
+_ROOT_STEPS, _ROOT_RATE = 20, 0.25
+_STEPS, _RATE = 10, 0.1
+#: Numbers kept for open domains, of all problems; beyond it, the largest problem is given up.
+_POOL_LIMIT = 1 << 28
+
+OPEN, PROVED, BROKEN, GIVEN_UP = range(4)
+
+
+@dataclass(frozen=True)
+class Problems:
+    """T tuples of s images each, and the combinations of rows that would break them.
+
+    members: (T, s) image numbers; problem: (D,) the tuple that each combination belongs to;
+    rows: (D, s) a margin (wrong class, in margin order) for each member.
+    """
+
+    members: Tensor
+    problem: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """state: (T,) OPEN, PROVED, BROKEN or GIVEN_UP; u: by problem, a perturbation (...) that
+    breaks all its members; bounded: (T,) domains bounded; seconds: (T,) until it was decided."""
+
+    state: Tensor
+    u: dict[int, Tensor]
+    bounded: Tensor
+    seconds: Tensor
+
+
+@dataclass(frozen=True)
+class _Domains:
+    """problem (D,), rows (D, s), signs and parameter (D, s, M), logits (D, s), choice (D,)
+    the flat number in (s, M) of the neuron to split, -1 for none left, value (D,)."""
+
+    problem: Tensor
+    rows: Tensor
+    signs: Tensor
+    parameter: Tensor
+    logits: Tensor
+    choice: Tensor
+    value: Tensor
+
+    def __len__(self) -> int:
+        return len(self.problem)
+
+    def __getitem__(self, which: Tensor) -> _Domains:
+        return _Domains(*(getattr(self, f.name)[which] for f in fields(self)))
+
+    @staticmethod
+    def cat(parts: list[_Domains]) -> _Domains:
+        return _Domains(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(_Domains)))
+
+
+class _Search:
+    def __init__(self, engine: Engine, images: Images, problems: Problems):
+        self.engine, self.images, self.problems = engine, images, problems
+        count = len(problems.members)
+        device = images.x.device
+        self.state = torch.full((count,), OPEN, device=device)
+        self.bounded = torch.zeros(count, dtype=torch.long, device=device)
+        self.seconds = torch.zeros(count, dtype=torch.float64, device=device)
+        self.u: dict[int, Tensor] = {}
+        self.begin = time.perf_counter()
+
+    def bound(self, domains: _Domains, steps: int, rate: float, *, root: bool) -> _Domains:
+        """The domains that stay unproved, with their bounds and next splits."""
+        members = self.problems.members[domains.problem]
+        dual = self.engine.dual(
+            self.images, members, domains.rows, signs=domains.signs.flatten(0, 1)
+        )
+        found = ascend_dual(
+            dual,
+            steps,
+            parameter=None if root else domains.parameter.flatten(0, 1),
+            logits=domains.logits,
+            rate=rate,
+        )
+        self.bounded += torch.bincount(domains.problem, minlength=len(self.state))
+        self._note_broken(domains, members, found)
+        shape = domains.signs.shape
+        left = ~self.engine.proved(dual, found, self.images, members, domains.rows)
+        score = _split_scores(dual, found).view(len(domains), -1)
+        best, choice = score.max(1) if score.shape[1] else (score.sum(1) - 1, score.sum(1).long())
+        choice = torch.where(best >= 0, choice, -1)
+        return _Domains(
+            domains.problem,
+            domains.rows,
+            domains.signs,
+            found.parameter.view(shape),
+            found.logits,
+            choice,
+            found.value,
+        )[left]
+
+    def _note_broken(self, domains: _Domains, members: Tensor, found: Ascent) -> None:
+        """Problems whose every member the minimising perturbation of a domain breaks."""
+        broken = self.engine.broken(self.images, members, found.point.u).all(1)
+        for d in broken.nonzero().flatten().tolist():
+            problem = int(domains.problem[d])
+            if self.state[problem] == OPEN:
+                self.u[problem] = found.point.u[d]
+                self._decide(torch.tensor([problem], device=broken.device), BROKEN)
+
+    def _decide(self, problems: Tensor, state: int) -> None:
+        self.state[problems] = state
+        self.seconds[problems] = time.perf_counter() - self.begin
+
+    def roots(self, at_once: int) -> _Domains:
+        p = self.problems
+        like = self.images.x
+        shape = (*p.rows.shape, self.images.relaxation.lower.shape[1])
+        parts = []
+        for part in torch.arange(len(p.problem), device=like.device).split(at_once):
+            empty = torch.zeros(len(part), *shape[1:], dtype=torch.int8, device=like.device)
+            start = _Domains(
+                p.problem[part],
+                p.rows[part],
+                empty,
+                empty.to(like.dtype),
+                like.new_zeros(len(part), shape[1]),
+                torch.zeros_like(part),
+                like.new_zeros(len(part)),
+            )
+            parts.append(self.bound(start, _ROOT_STEPS, _ROOT_RATE, root=True))
+        return _Domains.cat(parts)
+
+    def children(self, domains: _Domains) -> _Domains:
+        """Both halves of every domain; one with no neuron left to split stays whole."""
+        whole = domains.choice < 0
+        halves, kept = domains[~whole], domains[whole]
+        parts = [kept]
+        at = torch.arange(len(halves), device=halves.choice.device)
+        for sign in (1, -1):
+            signs, parameter = halves.signs.flatten(1).clone(), halves.parameter.flatten(1).clone()
+            signs[at, halves.choice] = sign
+            parameter[at, halves.choice] = 0
+            shape = halves.signs.shape
+            half = _Domains(
+                halves.problem,
+                halves.rows,
+                signs.view(shape),
+                parameter.view(shape),
+                halves.logits,
+                halves.choice,
+                halves.value,
+            )
+            parts.append(half)
+        return _Domains.cat(parts)
+
+    def settle(self, pool: _Domains) -> _Domains:
+        """Mark problems without domains as proved, and drop the domains of decided ones."""
+        pool = pool[self.state[pool.problem] == OPEN]
+        left = torch.bincount(pool.problem, minlength=len(self.state))
+        self._decide(((self.state == OPEN) & (left == 0)).nonzero().flatten(), PROVED)
+        if pool.parameter.numel() > _POOL_LIMIT:
+            self._decide(left.argmax().unsqueeze(0), GIVEN_UP)
+            pool = pool[self.state[pool.problem] == OPEN]
+        return pool
+
+
+def branch_and_bound(
+    engine: Engine,
+    images: Images,
+    problems: Problems,
+    *,
+    deadline: float,
+    split: bool = True,
+    wanted: Callable[[Tensor], Tensor] | None = None,
+    progress: Callable[[int], object] = lambda count: None,
+) -> Outcome:
+    """Prove or break as many problems as possible before ``deadline`` (time.perf_counter).
+
+    All roots are bounded, then, if ``split``, the domains of the problems that took least
+    so far: easy problems are decided first. ``progress`` is told how many are decided;
+    ``wanted`` says, given the states, which open problems are still worth the time.
+    """
+    search = _Search(engine, images, problems)
+    members = problems.members.shape[1]
+    at_once = max(1, engine.rows_at_once // members)
+    if not len(problems.problem):
+        search.state[:] = PROVED
+        return Outcome(search.state, {}, search.bounded, search.seconds)
+    pool = search.settle(search.roots(at_once))
+    while split and len(pool) and time.perf_counter() < deadline:
+        candidates = pool
+        effort = search.bounded[candidates.problem].double() * 1e6 - candidates.value
+        if wanted is not None:
+            effort[~wanted(search.state)[candidates.problem]] = torch.inf
+            if bool(effort.isinf().all()):
+                break
+        pick = effort.topk(min(max(1, at_once // 2), len(pool)), largest=False).indices
+        pick = pick[~effort[pick].isinf()]
+        rest = torch.ones(len(pool), dtype=torch.bool, device=pick.device)
+        rest[pick] = False
+        harder = search.bound(search.children(pool[pick]), _STEPS, _RATE, root=False)
+        pool = search.settle(_Domains.cat([pool[rest], harder]))
+        progress(int((search.state != OPEN).sum()))
+    return Outcome(search.state, search.u, search.bounded, search.seconds)
+
+
+def _split_scores(dual: DualBound, found: Ascent) -> Tensor:
+    """(R, M): what the upper line of each unstable ReLU takes from the bound (BaBSR's term)."""
+    weight = found.logits.softmax(1).view(-1, 1)
+    cost = found.point.coefficients.clamp(max=0).abs() * torch.cat(dual.offset, 1)
+    return torch.where(dual.unstable, weight * cost, -1.0)

@@ -1,0 +1,325 @@
+"""Certification of single inputs: stages from cheap to dear, each on what is still open."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..attacks import PGD
+from ..bounds import METHODS, BoundedNet, as_bounded_net
+from ..boxes import Box, Range, check_radius, clamp
+from ..errors import InputError, ModelError, unknown
+from ..margins import check_labels
+from .bab import BROKEN, PROVED, Problems, branch_and_bound
+from .engine import Engine, Images
+from .memory import allocations_fail_cleanly, in_batches
+from .rounding import full_precision, rounding_threshold
+
+#: Bound methods, cheapest first, then branch and bound.
+STAGES = (*METHODS, "bab")
+#: Images bounded at once are ``batch_size`` divided by this: what an image costs in memory.
+_COST = {"ibp": 1, "crown-ibp": 4, "crown": 8, "alpha-crown": 16}
+#: Steps of α at the output, and for every intermediate bound before branch and bound.
+_ALPHA_STEPS, _REFINING_STEPS = 20, 5
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """What was proved of N inputs on their ε-boxes, each alone.
+
+    correct: (N,) classified correctly without perturbation; attacked: (N,) broken by a
+    perturbation of their own; margin: (N,) the best lower bound found of the smallest
+    margin; rows: (N, K-1) margins proved positive; decided_by: (N,) index into ``methods``
+    of the first stage that proved it, -1 where none did; seconds: per stage; not_fitting:
+    per stage, the inputs that it could not bound for lack of memory; unsupported: the stages
+    that this network's layers do not allow, and why. Their inputs are left to the others.
+    """
+
+    methods: tuple[str, ...]
+    correct: Tensor
+    attacked: Tensor
+    margin: Tensor
+    rows: Tensor
+    decided_by: Tensor
+    seconds: dict[str, float]
+    not_fitting: dict[str, int]
+    unsupported: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def certified(self) -> Tensor:
+        """(N,) proved correct everywhere on the ε-box."""
+        return self.decided_by >= 0
+
+    @property
+    def open(self) -> Tensor:
+        """(N,) correct but not certified: a perturbation may break it."""
+        return self.correct & ~self.certified
+
+    def certified_by(self, method: str) -> Tensor:
+        """(N,) proved by ``method`` or a cheaper one."""
+        return self.certified & (self.decided_by <= self.methods.index(method))
+
+    def verdicts(self) -> list[str]:
+        """Per input: wrong, attacked, undecided, or the stage that proved it."""
+        return [
+            self.methods[by] if by >= 0 else "attacked" if hit else "undecided" if ok else "wrong"
+            for by, hit, ok in zip(
+                self.decided_by.tolist(), self.attacked.tolist(), self.correct.tolist(), strict=True
+            )
+        ]
+
+    @staticmethod
+    def cat(parts: list[Certificates]) -> Certificates:
+        """Those of consecutive inputs, as one."""
+        tensors = {
+            f.name: torch.cat([getattr(p, f.name) for p in parts])
+            for f in fields(Certificates)
+            if isinstance(getattr(parts[0], f.name), Tensor)
+        }
+        sums = {
+            name: {m: sum(getattr(p, name)[m] for p in parts) for m in getattr(parts[0], name)}
+            for name in ("seconds", "not_fitting")
+        }
+        unsupported = {m: why for p in parts for m, why in p.unsupported.items()}
+        return Certificates(parts[0].methods, **tensors, **sums, unsupported=unsupported)
+
+
+def stages_up_to(method: str) -> tuple[str, ...]:
+    """``method`` and the cheaper ones, cheapest first: CROWN-IBP alone can be looser than IBP."""
+    if method not in STAGES:
+        raise InputError(unknown("method", method, STAGES))
+    return STAGES[: STAGES.index(method) + 1]
+
+
+def certify(
+    net: object,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    method: str = "alpha-crown",
+    attack: PGD | None = None,
+    time_limit: float = 10.0,
+    clip: Range | None = None,
+    batch_size: int = 256,
+    progress: bool = False,
+) -> Certificates:
+    """Try to prove each input's class on its ε-box by every stage up to ``method``.
+
+    x: (N, ...) inputs; y: (N,) labels. Each stage runs only on the correctly classified
+    inputs that no cheaper one proved and that ``attack``, tried first, did not break. ``bab``
+    is branch and bound, for ``time_limit`` seconds per input that is then still open; easy
+    ones come first. ``clip`` cuts perturbed inputs to that range. ``batch_size`` inputs go
+    through the stages together.
+
+    A proof is a margin bound above a threshold that covers float32 rounding, or a positive
+    one in float64; TF32 is off and BatchNorm in eval mode. Networks of affine layers and
+    ReLU are bounded by this package's dual engine, which gives the bounds of auto_LiRPA's
+    methods in a fraction of their time; all others by auto_LiRPA, and without ``bab``.
+    """
+    net = as_bounded_net(net)
+    check_radius(eps, "ε")
+    check_labels(y, net.classes)
+    if len(y) != len(x):
+        raise InputError(f"{len(x)} inputs but {len(y)} labels")
+    if batch_size < 1:
+        raise InputError(f"batch size is {batch_size}; expected at least 1")
+    stages = stages_up_to(method)
+    parts = []
+    with (
+        tqdm(total=len(x), desc="certifying", unit="image", disable=not progress) as bar,
+        net.evaluating(),
+        full_precision(),
+        allocations_fail_cleanly(x.device),
+    ):
+        engine = find_engine(net, eps, clip)
+        for rows in torch.arange(len(x), device=x.device).split(batch_size):
+            part = _Cascade(net, engine, x[rows], y[rows], eps, clip, batch_size)
+            parts.append(part.run(stages, attack, time_limit, bar.set_description))
+            bar.update(len(rows))
+    return Certificates.cat(parts) if parts else _nothing(stages, x, net.classes)
+
+
+def find_engine(net: BoundedNet, eps: float, clip: Range | None) -> Engine | str:
+    """The dual engine of a network in eval mode, or why it has none."""
+    try:
+        return Engine(net, eps, clip)
+    except ModelError as error:
+        return str(error)
+
+
+class _Cascade:
+    """One batch of inputs on its way through the stages."""
+
+    def __init__(
+        self,
+        net: BoundedNet,
+        engine: Engine | str,
+        x: Tensor,
+        y: Tensor,
+        eps: float,
+        clip: Range | None,
+        batch_size: int,
+    ):
+        self.net, self.engine, self.x, self.y = net, engine, x, y
+        self.eps, self.clip, self.batch_size = eps, clip, batch_size
+        with torch.no_grad():
+            logits = net(x)
+        self.correct = logits.argmax(1) == y
+        self.threshold = rounding_threshold(logits)
+        self.attacked = torch.zeros_like(self.correct)
+        self.margin = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+        self.rows = torch.zeros(len(x), net.classes - 1, dtype=torch.bool, device=x.device)
+        self.decided_by = torch.full((len(x),), -1, device=x.device)
+        self.images: Images | None = None  # of the inputs numbered ``self.held``
+        self.held = torch.arange(0, device=x.device)
+        self.missing = 0
+
+    def run(
+        self,
+        stages: tuple[str, ...],
+        attack: PGD | None,
+        time_limit: float,
+        announce: Callable[[str], object],
+    ) -> Certificates:
+        seconds, not_fitting, unsupported = {}, {}, {}
+        if attack is not None:
+            announce("attack")
+            begin = time.perf_counter()
+            self._attack(attack)
+            seconds["attack"] = time.perf_counter() - begin
+        for number, stage in enumerate(stages):
+            announce(stage)
+            begin, self.missing = time.perf_counter(), 0
+            rows = (self.correct & ~self.attacked & (self.decided_by < 0)).nonzero().squeeze(1)
+            try:
+                proved = self._run(stage, rows, time_limit)
+            except ModelError as error:
+                if number == 0:
+                    raise
+                unsupported[stage] = str(error)
+            else:
+                self.decided_by[proved] = number
+            seconds[stage], not_fitting[stage] = time.perf_counter() - begin, self.missing
+        return Certificates(
+            stages,
+            self.correct,
+            self.attacked,
+            self.margin,
+            self.rows,
+            self.decided_by,
+            seconds,
+            not_fitting,
+            unsupported,
+        )
+
+    def _attack(self, attack: PGD) -> None:
+        rows = self.correct.nonzero().squeeze(1)
+        v = attack(self.net, self.x[rows], self.y[rows], self.eps)
+        with torch.no_grad():
+            logits = self.net(clamp(self.x[rows] + v, self.clip))
+        self.attacked[rows] = logits.argmax(1) != self.y[rows]
+
+    def _run(self, stage: str, rows: Tensor, time_limit: float) -> Tensor:
+        """The numbers of the inputs among ``rows`` that the stage proves."""
+        if isinstance(self.engine, str):
+            if stage == "bab":
+                raise ModelError(self.engine)
+            return self._by_auto_lirpa(stage, rows)
+        if stage == "ibp":
+            self._bound_by_ibp(rows)
+        else:
+            self._keep(rows)
+            if stage == "bab":
+                self._branch_and_bound(time_limit)
+            else:
+                self._bound_by_engine(stage)
+        return self.held[self.rows[self.held].all(1)]
+
+    @torch.no_grad()
+    def _by_auto_lirpa(self, stage: str, rows: Tensor) -> Tensor:
+        proved = []
+        for done, lower in self._batches(
+            lambda now: self.net.margins(
+                Box.around(self.x[now], self.eps, self.clip), self.y[now], stage
+            ),
+            rows,
+            self.batch_size // _COST[stage],
+        ):
+            self._note(done, lower.min(dim=1).values)
+            self.rows[done] |= lower > self.threshold[done].unsqueeze(1)
+            proved.append(done[(lower > self.threshold[done].unsqueeze(1)).all(1)])
+        return torch.cat(proved) if proved else rows[:0]
+
+    def _bound_by_ibp(self, rows: Tensor) -> None:
+        held, images = [], []
+        bound = lambda now: self.engine.ibp(self.x[now], self.y[now])  # noqa: E731
+        for done, (found, lower) in self._batches(bound, rows, self.batch_size):
+            self._note(done, lower.min(dim=1).values)
+            self.rows[done] |= self.engine.surely_positive(lower, found)
+            held.append(done)
+            images.append(found)
+        self.held = torch.cat(held) if held else rows[:0]
+        self.images = Images.cat(images) if images else None
+
+    def _bound_by_engine(self, stage: str) -> None:
+        if self.images is None:
+            return
+        if stage == "crown":
+            self.images = self.engine.tightened(self.images)
+        steps = _ALPHA_STEPS if stage == "alpha-crown" else 0
+        lower, proved = self.engine.margins(self.images, ~self.rows[self.held], steps)
+        lower[self.rows[self.held]] = torch.inf
+        self._note(self.held, lower.min(dim=1).values)
+        self.rows[self.held] |= proved
+
+    def _branch_and_bound(self, time_limit: float) -> None:
+        if self.images is None:
+            return
+        deadline = time.perf_counter() + time_limit * len(self.held)
+        self.images = self.engine.tightened(self.images, _REFINING_STEPS)
+        problem, row = (~self.rows[self.held]).nonzero(as_tuple=True)
+        members = torch.arange(len(self.held), device=problem.device).unsqueeze(1)
+        outcome = branch_and_bound(
+            self.engine,
+            self.images,
+            Problems(members, problem, row.unsqueeze(1)),
+            deadline=deadline,
+        )
+        self.rows[self.held[outcome.state == PROVED]] = True
+        self.attacked[self.held[outcome.state == BROKEN]] = True
+
+    def _batches(self, bound: Callable, rows: Tensor, size: int):
+        for done, result in in_batches(bound, rows, max(1, size), lambda count: None):
+            if result is None:
+                self.missing += len(done)
+            else:
+                yield done, result
+
+    def _note(self, which: Tensor, lower: Tensor) -> None:
+        self.margin[which] = torch.fmax(self.margin[which], lower)
+
+    def _keep(self, rows: Tensor) -> None:
+        """Forget the images that are decided."""
+        staying = torch.isin(self.held, rows).nonzero().squeeze(1)
+        self.held = self.held[staying]
+        self.images = self.images.rows(staying) if len(staying) else None
+
+
+def _nothing(stages: tuple[str, ...], x: Tensor, classes: int) -> Certificates:
+    empty = torch.zeros(0, dtype=torch.bool, device=x.device)
+    return Certificates(
+        stages,
+        empty,
+        empty,
+        x.new_zeros(0),
+        empty.view(0, classes - 1),
+        empty.long(),
+        dict.fromkeys(stages, 0.0),
+        dict.fromkeys(stages, 0),
+    )

@@ -1,0 +1,205 @@
+"""What the dual bounds need of one network and one ε, in float32 and, near zero, float64."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..bounds import BoundedNet
+from ..boxes import Box, Range, clamp
+from ..margins import specification
+from ..pieces import Piece
+from .ascent import Ascent, ascend_dual
+from .dual import DualBound, Relaxation
+from .lines import Lines
+from .rounding import rounding_threshold
+from .tighten import Bounds, tighten
+
+#: Bytes that one batch of rows may need at a time.
+_BUDGET = {"cpu": 1 << 28, "cuda": 1 << 32}
+_MOST_ROWS = {"cpu": 128, "cuda": 4096}
+#: Bounds this many thresholds above zero need no second look; those as far below have no hope.
+_NEAR = 10.0
+#: What float64 rounding can make of a bound at the usual logits around ten.
+_THRESHOLD_64 = 1e-9
+
+
+@dataclass(frozen=True)
+class Images:
+    """n images to prove: x (n, ...), labels y (n,), margins' coefficients c (n, K-1, K),
+    rounding threshold (n,), bounds of ReLU inputs and the relaxation they give."""
+
+    x: Tensor
+    y: Tensor
+    c: Tensor
+    threshold: Tensor
+    bounds: Bounds
+    relaxation: Relaxation
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def rows(self, which: Tensor) -> Images:
+        bounds = [(lower[which], upper[which]) for lower, upper in self.bounds]
+        return Images(
+            self.x[which],
+            self.y[which],
+            self.c[which],
+            self.threshold[which],
+            bounds,
+            Relaxation.of(bounds),
+        )
+
+    @staticmethod
+    def cat(parts: list[Images]) -> Images:
+        bounds = [
+            (torch.cat([b[0] for b in layer]), torch.cat([b[1] for b in layer]))
+            for layer in zip(*(part.bounds for part in parts), strict=True)
+        ]
+        tensors = (
+            torch.cat([getattr(p, name) for p in parts]) for name in ("x", "y", "c", "threshold")
+        )
+        return Images(*tensors, bounds, Relaxation.of(bounds))
+
+
+class Engine:
+    """Dual bounds of ``net`` for perturbations |u| <= ε; raises ModelError where the network
+    is not made of affine layers and ReLU. The network must be in eval mode while it is used."""
+
+    def __init__(self, net: BoundedNet, eps: float, clip: Range | None):
+        self.net, self.eps, self.clip = net, eps, clip
+        self.pieces = net.affine_pieces()
+        self._twin: list[Piece] | None = None
+        self._sought = False
+        device = net.parameters()[0].device.type
+        neurons = sum(math.prod(piece.shape) for piece in self.pieces)
+        fitting = _BUDGET.get(device, _BUDGET["cpu"]) // (64 * neurons)
+        self.rows_at_once = max(4, min(_MOST_ROWS.get(device, 128), fitting))
+
+    # -- images -------------------------------------------------------------------
+
+    @torch.no_grad()
+    def ibp(self, x: Tensor, y: Tensor) -> tuple[Images, Tensor]:
+        """The images with IBP's bounds of ReLU inputs, and IBP's margins (n, K-1)."""
+        box = Box.around(x, self.eps, self.clip)
+        margins = self.net.margins(box, y, "ibp")
+        bounds = [(b.lower, b.upper) for b in self.net.preactivation_bounds(box)]
+        c = specification(y, self.net.classes, x.dtype)
+        threshold = rounding_threshold(self.net(x))
+        return Images(x, y, c, threshold, bounds, Relaxation.of(bounds)), margins
+
+    @torch.no_grad()
+    def tightened(self, images: Images, iterations: int = 0) -> Images:
+        """The same images with CROWN's bounds of ReLU inputs, or α-CROWN's."""
+        bounds = tighten(
+            self.pieces,
+            images.x,
+            self.eps,
+            [Box(*b) for b in images.bounds],
+            clip=self.clip,
+            iterations=iterations,
+            rows=self.rows_at_once,
+        )
+        return Images(images.x, images.y, images.c, images.threshold, bounds, Relaxation.of(bounds))
+
+    # -- bounds -------------------------------------------------------------------
+
+    def dual(
+        self, images: Images, members: Tensor, rows: Tensor, *, signs: Tensor | None = None
+    ) -> DualBound:
+        """The dual function of tuples ``members`` (D, s) with margins ``rows`` (D, s)."""
+        which = members.flatten()
+        return DualBound(
+            self.pieces,
+            images.relaxation.rows(which),
+            images.x[which],
+            images.c[which, rows.flatten()],
+            self.eps,
+            members=members.shape[1],
+            signs=signs,
+            clip=self.clip,
+        )
+
+    @torch.no_grad()
+    def margins(self, images: Images, open_rows: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+        """(n, K-1) lower bounds of the margins in ``open_rows`` (n, K-1), -inf elsewhere, and
+        which of them are proved positive."""
+        lower = images.x.new_full(open_rows.shape, -torch.inf)
+        proved = torch.zeros_like(open_rows)
+        image, row = open_rows.nonzero(as_tuple=True)
+        for part in torch.arange(len(image), device=image.device).split(self.rows_at_once):
+            i, r = image[part].unsqueeze(1), row[part].unsqueeze(1)
+            dual = self.dual(images, i, r)
+            found = ascend_dual(dual, iterations, rate=0.25)
+            lower[image[part], row[part]] = found.value
+            proved[image[part], row[part]] = self.proved(dual, found, images, i, r)
+        return lower, proved
+
+    @torch.no_grad()
+    def proved(
+        self, dual: DualBound, found: Ascent, images: Images, members: Tensor, rows: Tensor
+    ) -> Tensor:
+        """(D,) whether a bound is positive beyond rounding; in float64 where float32 is near 0."""
+        threshold = images.threshold[members].amax(1)
+        sure = found.value > _NEAR * threshold
+        near = (found.point.value > -threshold) & ~sure
+        if self.exact is not None and bool(near.any()):
+            which = near.nonzero().flatten()
+            s = dual.members
+            flat = (which.unsqueeze(1) * s + torch.arange(s, device=which.device)).flatten()
+            again = dual.rows(flat, self.exact, torch.float64)
+            value = again(
+                found.parameter[flat].double(), found.logits[which].double().softmax(1)
+            ).value
+            sure[which] = value > _THRESHOLD_64
+        return sure
+
+    def surely_positive(self, lower: Tensor, images: Images) -> Tensor:
+        """(n, K-1) float32 margin bounds that need no second look in float64."""
+        return lower > _NEAR * images.threshold.unsqueeze(1)
+
+    @torch.no_grad()
+    def broken(self, images: Images, members: Tensor, u: Tensor) -> Tensor:
+        """(D, s) whether each of ``members`` (D, s) is misclassified under its u (D, ...)."""
+        moved = clamp(images.x[members] + u.unsqueeze(1), self.clip)
+        logits = self.net(moved.flatten(0, 1))
+        return (logits.argmax(1) != images.y[members].flatten()).view(members.shape)
+
+    @torch.no_grad()
+    def lines(self, images: Images, open_rows: Tensor) -> Lines:
+        """Linear bounds of the margins in ``open_rows`` (n, K-1): CROWN's and α-CROWN's."""
+        image, row = open_rows.nonzero(as_tuple=True)
+        g, c = [], []
+        for part in torch.arange(len(image), device=image.device).split(self.rows_at_once):
+            dual = self.dual(images, image[part].unsqueeze(1), row[part].unsqueeze(1))
+            every = torch.arange(len(part), device=part.device)
+            judge = dual.rows(every, self.exact, torch.float64) if self.exact else dual
+            for parameter in (dual.start(), ascend_dual(dual, 20, rate=0.25).parameter):
+                slope, bias = judge.planes(parameter.to(judge.x.dtype))
+                g.append(slope.double())
+                c.append((bias + (slope * judge.x).flatten(1).sum(1)).double())
+        like = images.x.new_zeros(0, *images.x.shape[1:], dtype=torch.float64)
+        order = [part for part in torch.arange(len(image)).split(self.rows_at_once) for _ in "ab"]
+        which = torch.cat(order) if order else torch.arange(0)
+        threshold = _THRESHOLD_64 if self.exact else _NEAR * float(images.threshold.max())
+        return Lines(
+            image.cpu()[which],
+            row.cpu()[which],
+            torch.cat(g).cpu() if g else like.cpu(),
+            torch.cat(c).cpu() if c else like.new_zeros(0).cpu(),
+            images.x.double().cpu(),
+            self.eps,
+            self.clip,
+            threshold,
+        )
+
+    @property
+    def exact(self) -> list[Piece] | None:
+        """The pieces in float64, made when first needed; None where they cannot be had."""
+        if not self._sought:
+            self._sought, twin = True, self.net.in_float64()
+            self._twin = None if twin is None else twin.eval().affine_pieces()
+        return self._twin
