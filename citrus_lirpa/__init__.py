@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from . import _compat
 from ._version import __version__
-from .attacks import PGD, GroupAttack
+from .attacks import PGD, GroupAttack, SgdUap, UapResult, try_uap
 from .bounds import METHODS, BoundedNet
 from .boxes import Box, Groups, Shifts, cross_input_boxes
 from .errors import CitrusError, DependencyError
@@ -22,9 +22,9 @@ from .verify import Certificates, Evaluation, UapBounds, certify, certify_uap, e
 
 __all__ = [
     "METHODS", "PGD", "BoundedNet", "Box", "Certificates", "Citrus", "CitrusError", "Evaluation",
-    "GroupAttack", "Groups", "History", "Ibp", "LossTerms", "Shifts", "UapBounds", "certify",
-    "certify_uap", "cross_input_boxes", "evaluate", "fit", "robust_cross_entropy",
-    "shi_initialise", "shi_regulariser", "__version__",
+    "GroupAttack", "Groups", "History", "Ibp", "LossTerms", "SgdUap", "Shifts", "UapBounds",
+    "UapResult", "certify", "certify_uap", "cross_input_boxes", "evaluate", "fit",
+    "robust_cross_entropy", "shi_initialise", "shi_regulariser", "try_uap", "__version__",
 ]  # fmt: skip
 
 # A missing auto_LiRPA is reported, with the command that installs it, by the first call

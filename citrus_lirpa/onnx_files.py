@@ -23,8 +23,8 @@ import torch
 from torch import nn
 
 from . import _compat
-from .files import write_atomically
 from .errors import DependencyError, InputError, ModelError, is_out_of_memory
+from .files import write_atomically
 from .models import Shape
 from .onnx_graph import Reader, graph_inputs
 from .wrapping import modes_restored

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from .boxes import Box, Range
-from .files import write_text
 from .data import DatasetSpec, Split, centre_crop
 from .errors import InputError
+from .files import write_text
 from .onnx_files import load_onnx, save_onnx
 from .properties import enclosing_box, property_text
 

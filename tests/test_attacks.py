@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from citrus_lirpa import _compat
-from citrus_lirpa.attacks import PGD, GroupAttack
+from citrus_lirpa.attacks import PGD, GroupAttack, uap
 from citrus_lirpa.attacks.pgd import ascend
 from citrus_lirpa.bounds import BoundedNet
 from citrus_lirpa.errors import InputError
@@ -73,6 +73,16 @@ def test_every_iterate_is_projected():
     start = torch.tensor([-9.0])
     ascend(lambda v: seen.append(v.item()) or v.sum(), lambda v: v.clamp(-1, 2), start, 1.5, 5)
     assert seen == [-1.0, 0.5, 2.0, 2.0, 2.0]
+
+
+def test_momentum_keeps_a_share_of_the_earlier_direction():
+    slopes = iter([1.0, -0.25, -0.5, 0.0])  # directions 1, 0.25, -0.375 and -0.1875
+    seen = []
+    ascend(
+        lambda v: (seen.append(v.item()), v.sum() * next(slopes))[1],
+        lambda v: v, torch.zeros(1), 1.0, 4, 0.5,
+    )  # fmt: skip
+    assert seen == pytest.approx([0.0, 1.0, 2.0, 1.9])  # tenfold smaller from half way
 
 
 # --------------------------------------------------------------------------------- PGD
@@ -249,6 +259,31 @@ def test_broken_inputs_are_no_longer_pushed():
     assert always_pushed.all(dim=1).sum() < 15
 
 
+def test_only_what_is_open_and_unbroken_costs_anything(monkeypatch):
+    net = linear_net(*ONE_D)
+    x = torch.tensor([[[0.6], [0.9]], [[0.9], [0.9]], [[0.9], [0.9]]])
+    y = torch.zeros(3, 2, dtype=torch.long)
+    open_ = torch.tensor([[True, False], [True, True], [False, False]])
+    seen = []
+    module = net.module.forward
+    monkeypatch.setattr(net.module, "forward", lambda z: (seen.append(len(z)), module(z))[1])
+    result = GroupAttack(steps=4, restarts=3)(net, x, y, 0.2, open_)
+    assert result.broken.tolist() == [[True, False], [False, False], [False, False]]
+    assert not result.u[1:].any()  # nothing of theirs can be broken
+    assert seen == [3] * 5 + [2] * 10 + [6]  # the first group is done after one restart
+
+
+def test_both_objectives_have_their_turn(monkeypatch):
+    used = []
+    loss = uap.robust_cross_entropy
+    monkeypatch.setattr(uap, "robust_cross_entropy", lambda m: (used.append(m.shape), loss(m))[1])
+    x, y = torch.tensor([[[0.9]]]), torch.tensor([[0]])
+    for restarts, calls in ((1, 0), (2, 3), (3, 3), (4, 6)):
+        used.clear()
+        GroupAttack(steps=2, restarts=restarts)(linear_net(*ONE_D), x, y, 0.1)
+        assert len(used) == calls
+
+
 def test_the_last_step_counts_too():
     x, y = torch.tensor([[[0.6]]]), torch.tensor([[0]])
     attack = GroupAttack(steps=1, step_size=2.0, restarts=1)
@@ -290,6 +325,7 @@ def test_groups_do_not_share_a_perturbation():
         (GroupAttack, dict(steps=0), r"0 steps .*positive"),
         (GroupAttack, dict(restarts=-2), r"-2 restarts; expected all of them positive"),
         (GroupAttack, dict(step_size=-1.0), r"size -1\.0 .*positive"),
+        (GroupAttack, dict(momentum=1.0), r"momentum is 1\.0; expected .* less than 1"),
     ],
 )
 def test_impossible_settings_are_refused(attack, options, message):

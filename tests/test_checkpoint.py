@@ -38,7 +38,7 @@ def refusal(path, call=checkpoint.load_model) -> str:
     return message
 
 
-def files(folder) -> list[str]:
+def names(folder) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
@@ -87,15 +87,15 @@ def test_full_disk_keeps_the_earlier_file(tmp_path, monkeypatch, where):
     files.write_text(path, "earlier")
     write = half_written if where == "write" else lambda file: file.write(b"later")
     if where != "write":
-        monkeypatch.setattr(checkpoint.os, where, full_disk)
+        monkeypatch.setattr(files.os, where, full_disk)
     message = refusal(path, lambda p: files.write_atomically(p, write))
     assert "No space left" in message and "earlier file is kept" in message
-    assert path.read_text() == "earlier" and files(tmp_path) == ["file"]
+    assert path.read_text() == "earlier" and names(tmp_path) == ["file"]
 
 
 def test_full_disk_without_an_earlier_file(tmp_path):
     message = refusal(tmp_path / "f", lambda p: files.write_atomically(p, half_written))
-    assert "kept" not in message and files(tmp_path) == []
+    assert "kept" not in message and names(tmp_path) == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, SystemExit])
@@ -108,7 +108,7 @@ def test_a_writer_that_is_stopped_leaves_the_earlier_file(saved, error):
 
     with pytest.raises(error):
         files.write_atomically(saved, write)
-    assert saved.read_bytes() == before and files(saved.parent) == [saved.name]
+    assert saved.read_bytes() == before and names(saved.parent) == [saved.name]
 
 
 def test_limit_on_the_file_size_while_torch_saves(saved):
@@ -121,7 +121,7 @@ def test_limit_on_the_file_size_while_torch_saves(saved):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "cannot write" in message
-    assert saved.read_bytes() == before and files(saved.parent) == [saved.name]
+    assert saved.read_bytes() == before and names(saved.parent) == [saved.name]
 
 
 def test_new_file_obeys_the_umask_and_makes_its_folder(tmp_path):
@@ -133,7 +133,7 @@ def test_new_file_obeys_the_umask_and_makes_its_folder(tmp_path):
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o640
-    assert path.read_text(encoding="utf-8") == "ε" and files(path.parent) == ["file"]
+    assert path.read_text(encoding="utf-8") == "ε" and names(path.parent) == ["file"]
 
 
 def test_below_a_file_nothing_can_be_written(tmp_path):

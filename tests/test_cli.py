@@ -300,8 +300,9 @@ json.dump([[r.exit_code, r.output] for r in results], sys.stdout)
 
 def test_without_auto_lirpa(trained, tmp_path):
     out = str(tmp_path / "run")
-    needing = [["train", "--preset", "digits", "--out", out], ["eval", str(trained[0])],
-               ["export", str(trained[0]), "--out", out], ["doctor"]]  # fmt: skip
+    needing = [["train", "--preset", "digits", "--out", out], ["doctor"]]
+    needing += [[command, str(trained[0])] for command in ("eval", "attack")]
+    needing += [["export", str(trained[0]), "--out", out]]
     helping = [["--help"], *([command, "--help"] for command in COMMANDS)]
     done = process("-c", WITHOUT, json.dumps(needing + helping))
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,6 +1,7 @@
-"""Attacks: projected gradient descent on inputs, and one perturbation for a group."""
+"""Attacks: gradient descent on inputs; one perturbation for a group, a class or a data set."""
 
 from .pgd import PGD
+from .sgd_uap import SgdUap, UapResult, try_uap
 from .uap import GroupAttack, GroupAttackResult
 
-__all__ = ["PGD", "GroupAttack", "GroupAttackResult"]
+__all__ = ["PGD", "GroupAttack", "GroupAttackResult", "SgdUap", "UapResult", "try_uap"]

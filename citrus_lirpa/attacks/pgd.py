@@ -24,16 +24,22 @@ def ascend(
     start: Tensor,
     step: Scalar,
     steps: int,
+    momentum: float = 0.0,
 ) -> Tensor:
-    """``steps`` sign-gradient ascent steps on a scalar objective, projecting after each."""
+    """``steps`` sign-gradient ascent steps on a scalar objective, projecting after each.
+
+    momentum: the share of the earlier direction that each gradient is added to.
+    """
     decay_at = [math.ceil(share * steps) for share in DECAY_AT]
     v = project(start)
+    direction = torch.zeros_like(v)
     for i in range(steps):
         v.requires_grad_(True)
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(objective(v), v)
+        direction = momentum * direction + gradient
         shrink = 0.1 ** sum(i >= at for at in decay_at)
-        v = project(v.detach() + step * shrink * gradient.sign())
+        v = project(v.detach() + step * shrink * direction.sign())
     return v
 
 

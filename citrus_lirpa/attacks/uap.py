@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..bounds import as_bounded_net
+from ..bounds import BoundedNet, as_bounded_net
 from ..boxes import Range, Scalar, check_radius, clamp
 from ..errors import InputError
-from ..margins import logit_margins
+from ..margins import logit_margins, robust_cross_entropy
 from .pgd import ascend, uniform_start
 
 
@@ -26,16 +26,19 @@ class GroupAttackResult(NamedTuple):
 class GroupAttack:
     """Joint L∞ attack: for each group, one u, |u| <= ε, that breaks many inputs at once.
 
-    Minimises the sum of the inputs' smallest margins, each no longer pushed once it
-    is broken by ``overshoot`` (in logits), and keeps the u of the step that broke
-    most. The candidate inputs that cannot be broken may be masked out. A lower
-    bound of the damage one perturbation can do, so an upper bound of UAP accuracy.
+    Each restart begins at a random corner of the ball, weights the inputs anew (those
+    pulling in opposite directions would hold each other still) and pushes each until it is
+    broken by ``overshoot`` (in logits): every other restart by its smallest margin, the
+    rest by its cross-entropy, for each finds what the other misses. Kept is the u of the
+    step that broke most; groups with nothing left to break take no more restarts. A
+    lower bound of the damage one perturbation can do, so an upper bound of UAP accuracy.
     """
 
     steps: int = 50
-    step_size: float = 0.25
-    restarts: int = 3
-    overshoot: float = 0.1
+    step_size: float = 1.0
+    restarts: int = 10
+    overshoot: float = 0.005
+    momentum: float = 0.75
     clip: Range | None = None
 
     def __post_init__(self) -> None:
@@ -44,44 +47,75 @@ class GroupAttack:
                 f"GroupAttack with {self.steps} steps of size {self.step_size} and "
                 f"{self.restarts} restarts; expected all of them positive"
             )
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum is {self.momentum}; expected at least 0 and less than 1")
 
     def __call__(
         self, net: object, x: Tensor, y: Tensor, eps: Scalar, open_: Tensor | None = None
     ) -> GroupAttackResult:
-        """x: (G, N, ...) groups of inputs; y: (G, N); open_: (G, N) inputs worth attacking."""
+        """x: (G, N, ...) groups of inputs; y: (G, N); open_: (G, N) inputs worth attacking.
+
+        u is zero for a group of which it breaks no open input.
+        """
         check_radius(eps, "ε")
         net = as_bounded_net(net)
-        groups, size = y.shape
         worth = torch.ones_like(y, dtype=torch.bool) if open_ is None else open_
-        best_u = torch.zeros_like(x[:, :1])
-        best = torch.full((groups,), -1, device=x.device)
-        broken = torch.zeros_like(worth)
-        weight = torch.ones_like(y, dtype=x.dtype)
-
-        def objective(u: Tensor) -> Tensor:
-            nonlocal best_u, best, broken
-            logits = net(clamp(x + u, self.clip).flatten(0, 1))
-            margin = logit_margins(logits, y.flatten()).min(dim=1).values.view(groups, size)
-            now = margin.detach() < 0
-            score = (now & worth).sum(1)
-            better = score > best
-            best = torch.where(better, score, best)
-            broken = torch.where(better.unsqueeze(1), now, broken)
-            best_u = torch.where(better.view(-1, *[1] * (u.ndim - 1)), u.detach(), best_u)
-            return -(margin.clamp(min=-self.overshoot) * worth * weight).sum()
-
+        u = torch.zeros_like(x[:, 0])
+        most = torch.zeros_like(y[:, 0])
         with net.evaluating():
             for restart in range(self.restarts):
-                if restart:  # inputs pulling in opposite directions would hold each other still
-                    weight = torch.rand_like(weight)
-                start = uniform_start(best_u.shape, eps, x)
-                last = ascend(
-                    objective,
-                    lambda u: clamp(u, (-eps, eps)),
-                    start,
-                    self.step_size * eps,
-                    self.steps,
+                unfinished = (most < worth.sum(dim=1)).nonzero().squeeze(1)
+                if len(unfinished) == 0:
+                    break
+                now = worth[unfinished]
+                found, count = self._ascend(
+                    net,
+                    x[unfinished][now],
+                    y[unfinished][now],
+                    eps,
+                    group=now.nonzero()[:, 0],
+                    by_margin=restart % 2 == 0,
                 )
-                with torch.no_grad():
-                    objective(last)
-        return GroupAttackResult(best_u, broken)
+                better = count > most[unfinished]
+                u[unfinished[better]] = found[better]
+                most[unfinished[better]] = count[better]
+            with torch.no_grad():
+                logits = net(clamp(x + u.unsqueeze(1), self.clip).flatten(0, 1))
+        return GroupAttackResult(u.unsqueeze(1), logits.argmax(dim=1).view(y.shape) != y)
+
+    def _ascend(
+        self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, *, group: Tensor, by_margin: bool
+    ) -> tuple[Tensor, Tensor]:
+        """One ascent on inputs (M, ...), labels (M,) and groups (M,) in ascending order.
+
+        Returns for each group the u of the step that broke most, and how many it broke.
+        """
+        weight = torch.empty(len(x), dtype=x.dtype, device=x.device).exponential_()
+        shape = torch.Size([int(group[-1]) + 1, *x.shape[1:]])
+        start = uniform_start(shape, 1.0, x).sign() * eps
+        best = torch.zeros_like(start)
+        most = group.new_zeros(len(start))
+
+        def objective(u: Tensor) -> Tensor:
+            nonlocal best, most
+            margins = logit_margins(net(clamp(x + u[group], self.clip)), y)
+            smallest = margins.min(dim=1).values
+            broken = (smallest.detach() < 0).to(most.dtype)
+            count = torch.zeros_like(most).index_add(0, group, broken)
+            better = (count > most).view(-1, *[1] * (u.ndim - 1))
+            best = torch.where(better, u.detach(), best)
+            most = torch.maximum(most, count)
+            loss = -smallest if by_margin else robust_cross_entropy(margins)
+            return (loss * weight)[smallest > -self.overshoot].sum()
+
+        last = ascend(
+            objective,
+            lambda u: clamp(u, (-eps, eps)),
+            start,
+            self.step_size * eps,
+            self.steps,
+            self.momentum,
+        )
+        with torch.no_grad():
+            objective(last)
+        return best, most

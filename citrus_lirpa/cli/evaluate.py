@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 import torch
 
-from .. import _compat, config, data, files, report, runs, subjects
-from ..bounds import METHODS, BoundedNet
-from ..verify import evaluate
+from .. import _compat, config, data, files, report, runs, subjects, vnnlib
+from ..bounds import BoundedNet
+from ..boxes import PIXELS
+from ..verify import RELATIONAL, STAGES, Protocol, Saved, evaluate, fingerprint
 from .options import (
     Number,
     choose_device,
@@ -27,16 +29,37 @@ from .options import (
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--method",
-    type=click.Choice(list(METHODS)),
-    default="alpha-crown",
+    type=click.Choice(list(STAGES)),
+    default=Protocol.method,
     show_default=True,
-    help="Last bound method to try; the cheaper ones always run before it.",
+    help="Last stage to try on single images; the cheaper ones always run before it. "
+    "bab is branch and bound.",
+)
+@click.option(
+    "--relational",
+    type=click.Choice(list(RELATIONAL)),
+    default=Protocol.relational,
+    show_default=True,
+    help="Group stage: none, io (fixed linear bounds), or cross (bounds of several images "
+    "optimised together; with --method bab also split).",
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0),
+    default=Protocol.time_limit,
+    show_default=True,
+    help="Seconds of branch and bound and group stage for each group still open.",
 )
 @click.option(
     "--eps", type=Number(), help="Radius in pixels, as 0.1 or 8/255.  [default: the run's]"
 )
 @dataset
-@click.option("--group-size", default=5, show_default=True, help="Inputs sharing one perturbation.")
+@click.option(
+    "--group-size",
+    default=Protocol.group_size,
+    show_default=True,
+    help="Inputs sharing one perturbation.",
+)
 @click.option("--limit", type=int, help="Only the first N test images.")
 @click.option(
     "--clip/--no-clip",
@@ -46,14 +69,23 @@ from .options import (
 )
 @click.option(
     "--batch-size",
-    default=256,
+    default=Protocol.batch_size,
     show_default=True,
-    help="Images bounded at once; halved when memory runs out.",
+    help="Images that go through the stages together, and are saved together.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     help="Folder of the results.  [default: the run's; FILE-eval beside FILE.onnx]",
+)
+@click.option("--resume", is_flag=True, help="Continue an interrupted evaluation.")
+@click.option(
+    "--import-verdicts",
+    "verdicts",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="A folder of `export`, with the results.csv of another verifier, whose verdicts are "
+    "taken as they are.",
 )
 @click.option(
     "--seed",
@@ -69,6 +101,8 @@ from .options import (
 def eval_command(
     path,
     method,
+    relational,
+    time_limit,
     eps,
     dataset,
     group_size,
@@ -76,6 +110,8 @@ def eval_command(
     clip,
     batch_size,
     out,
+    resume,
+    verdicts,
     seed,
     data_dir,
     download,
@@ -86,12 +122,14 @@ def eval_command(
 
     Reports standard accuracy, individually certified accuracy, and the certified average
     UAP accuracy over consecutive groups of test images, between a lower bound (proved) and
-    an upper bound (a joint attack). Writes eval-METHOD.json and a picture.
+    an upper bound (attacks). Writes eval-METHOD.json, a picture of what settled the images
+    and one of the strongest perturbation. Finished batches are kept until the end: after an
+    interruption, the same command with --resume goes on.
 
     \b
-    citrus-lirpa eval runs/digits --method crown-ibp
-    citrus-lirpa eval runs/mnist/checkpoint.pt --eps 0.2 --limit 1000
-    citrus-lirpa eval net.onnx --dataset mnist --eps 0.1
+    citrus-lirpa eval runs/digits --method crown-ibp --relational none
+    citrus-lirpa eval runs/mnist/checkpoint.pt --eps 0.2 --limit 1000 --time-limit 60
+    citrus-lirpa eval net.onnx --dataset cifar10 --eps 2/255
     """
     _compat.load()
     subject = subjects.load_subject(path, dataset, eps)
@@ -101,29 +139,54 @@ def eval_command(
     net = BoundedNet(subject.model.to(where), torch.zeros(2, *spec.shape, device=where))
     torch.set_num_threads(runs.choose_threads(net, subject.threads))
     torch.manual_seed(seed)
-    folder = out or subjects.results_folder(path)
-    result = evaluate(
-        net,
-        images,
-        spec,
+    protocol = Protocol(
         eps=subject.eps,
         method=method,
+        relational=relational,
         group_size=group_size,
+        time_limit=time_limit,
         limit=limit,
-        clip=(0.0, 1.0) if clip else None,
+        clip=PIXELS if clip else None,
         batch_size=batch_size,
-        progress=show_bars(quiet),
+        seed=seed,
     )
+    protocol.images(len(images))
+    imported = None
+    if verdicts is not None:
+        imported = vnnlib.import_verdicts(
+            verdicts,
+            dataset=spec.name,
+            eps=protocol.eps,
+            clip=protocol.clip,
+            model_outputs_match=lambda file: vnnlib.same_outputs(
+                subject.model, file, torch.rand(8, *spec.shape)
+            ),
+        )
+    folder = out or subjects.results_folder(path)
+    settings = {
+        **asdict(protocol),
+        "data": spec.name,
+        "weights": fingerprint(subject.model),
+        "imported": sorted((imported or {}).items()),
+    }
+    saved = Saved(folder / f"eval-{method}.partial", settings, resume=resume)
+    try:
+        result = evaluate(
+            net, images, spec, protocol, saved=saved, imported=imported, progress=show_bars(quiet)
+        )
+    except KeyboardInterrupt:
+        raise InterruptedError(
+            f"interrupted; {saved.count()} finished batches are kept in {saved.folder}: repeat "
+            "the command with --resume"
+        ) from None
     record = {"run": subject.name, "data": spec.name, **result.record()}
     table = folder / f"eval-{method}.json"
     click.echo(report.evaluation_table(result))
     files.write_text(table, json.dumps(record, indent=2) + "\n")
+    stages = report.plot_stages(result, folder / f"stages-{method}.png")
     picture = report.plot_uap(result, spec, folder / f"uap-{method}.png")
+    saved.discard()
     click.echo(
-        f"results: {table}"
-        + (
-            f"\npicture: {picture}"
-            if picture
-            else "\nno perturbation found broke an image: no picture"
-        )
+        f"results: {table}\nstages: {stages}\n"
+        + (f"picture: {picture}" if picture else "no perturbation broke an image: no picture")
     )

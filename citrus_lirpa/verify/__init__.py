@@ -1,10 +1,12 @@
 """Certification: of single inputs, and of groups that share one perturbation."""
 
-from .cascade import STAGES, Certificates, certify
-from .evaluate import Evaluation, evaluate
+from .cascade import STAGES, certify
+from .certificates import Certificates
+from .evaluate import Evaluation, Protocol, evaluate
+from .saved import Saved, fingerprint
 from .uap import RELATIONAL, UapBounds, certify_uap
 
 __all__ = [
-    "RELATIONAL", "STAGES", "Certificates", "Evaluation", "UapBounds", "certify", "certify_uap",
-    "evaluate",
+    "RELATIONAL", "STAGES", "Certificates", "Evaluation", "Protocol", "Saved", "UapBounds",
+    "certify", "certify_uap", "evaluate", "fingerprint",
 ]  # fmt: skip

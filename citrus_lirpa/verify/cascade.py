@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -13,80 +12,22 @@ from tqdm.auto import tqdm
 from ..attacks import PGD
 from ..bounds import METHODS, BoundedNet, as_bounded_net
 from ..boxes import Box, Range, check_radius, clamp
-from ..errors import InputError, ModelError, unknown
+from ..errors import InputError, ModelError, SoundnessError, unknown
 from ..margins import check_labels
 from .bab import BROKEN, PROVED, Problems, branch_and_bound
+from .certificates import Certificates
 from .engine import Engine, Images
 from .memory import allocations_fail_cleanly, in_batches
 from .rounding import full_precision, rounding_threshold
 
 #: Bound methods, cheapest first, then branch and bound.
 STAGES = (*METHODS, "bab")
+#: The stage of inputs that another verifier proved.
+IMPORTED = "imported"
 #: Images bounded at once are ``batch_size`` divided by this: what an image costs in memory.
 _COST = {"ibp": 1, "crown-ibp": 4, "crown": 8, "alpha-crown": 16}
 #: Steps of α at the output, and for every intermediate bound before branch and bound.
 _ALPHA_STEPS, _REFINING_STEPS = 20, 5
-
-
-@dataclass(frozen=True)
-class Certificates:
-    """What was proved of N inputs on their ε-boxes, each alone.
-
-    correct: (N,) classified correctly without perturbation; attacked: (N,) broken by a
-    perturbation of their own; margin: (N,) the best lower bound found of the smallest
-    margin; rows: (N, K-1) margins proved positive; decided_by: (N,) index into ``methods``
-    of the first stage that proved it, -1 where none did; seconds: per stage; not_fitting:
-    per stage, the inputs that it could not bound for lack of memory; unsupported: the stages
-    that this network's layers do not allow, and why. Their inputs are left to the others.
-    """
-
-    methods: tuple[str, ...]
-    correct: Tensor
-    attacked: Tensor
-    margin: Tensor
-    rows: Tensor
-    decided_by: Tensor
-    seconds: dict[str, float]
-    not_fitting: dict[str, int]
-    unsupported: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def certified(self) -> Tensor:
-        """(N,) proved correct everywhere on the ε-box."""
-        return self.decided_by >= 0
-
-    @property
-    def open(self) -> Tensor:
-        """(N,) correct but not certified: a perturbation may break it."""
-        return self.correct & ~self.certified
-
-    def certified_by(self, method: str) -> Tensor:
-        """(N,) proved by ``method`` or a cheaper one."""
-        return self.certified & (self.decided_by <= self.methods.index(method))
-
-    def verdicts(self) -> list[str]:
-        """Per input: wrong, attacked, undecided, or the stage that proved it."""
-        return [
-            self.methods[by] if by >= 0 else "attacked" if hit else "undecided" if ok else "wrong"
-            for by, hit, ok in zip(
-                self.decided_by.tolist(), self.attacked.tolist(), self.correct.tolist(), strict=True
-            )
-        ]
-
-    @staticmethod
-    def cat(parts: list[Certificates]) -> Certificates:
-        """Those of consecutive inputs, as one."""
-        tensors = {
-            f.name: torch.cat([getattr(p, f.name) for p in parts])
-            for f in fields(Certificates)
-            if isinstance(getattr(parts[0], f.name), Tensor)
-        }
-        sums = {
-            name: {m: sum(getattr(p, name)[m] for p in parts) for m in getattr(parts[0], name)}
-            for name in ("seconds", "not_fitting")
-        }
-        unsupported = {m: why for p in parts for m, why in p.unsupported.items()}
-        return Certificates(parts[0].methods, **tensors, **sums, unsupported=unsupported)
 
 
 def stages_up_to(method: str) -> tuple[str, ...]:
@@ -105,17 +46,21 @@ def certify(
     method: str = "alpha-crown",
     attack: PGD | None = None,
     time_limit: float = 10.0,
+    known: Tensor | None = None,
     clip: Range | None = None,
     batch_size: int = 256,
     progress: bool = False,
+    announce: Callable[[str], object] = lambda stage: None,
 ) -> Certificates:
     """Try to prove each input's class on its ε-box by every stage up to ``method``.
 
     x: (N, ...) inputs; y: (N,) labels. Each stage runs only on the correctly classified
     inputs that no cheaper one proved and that ``attack``, tried first, did not break. ``bab``
     is branch and bound, for ``time_limit`` seconds per input that is then still open; easy
-    ones come first. ``clip`` cuts perturbed inputs to that range. ``batch_size`` inputs go
-    through the stages together.
+    ones come first. ``known`` (N,) are verdicts from elsewhere, taken as they are: 1 proved
+    (its stage is ``imported``), -1 attacked, 0 unknown. ``clip`` cuts perturbed inputs to
+    that range. ``batch_size`` inputs go through the stages together; ``announce`` is told
+    the stage.
 
     A proof is a margin bound above a threshold that covers float32 rounding, or a positive
     one in float64; TF32 is off and BatchNorm in eval mode. Networks of affine layers and
@@ -130,9 +75,11 @@ def certify(
     if batch_size < 1:
         raise InputError(f"batch size is {batch_size}; expected at least 1")
     stages = stages_up_to(method)
+    if known is not None and bool((known > 0).any()):
+        stages = (*stages, IMPORTED)
     parts = []
     with (
-        tqdm(total=len(x), desc="certifying", unit="image", disable=not progress) as bar,
+        tqdm(total=len(x), unit="image", disable=not progress) as bar,
         net.evaluating(),
         full_precision(),
         allocations_fail_cleanly(x.device),
@@ -140,7 +87,10 @@ def certify(
         engine = find_engine(net, eps, clip)
         for rows in torch.arange(len(x), device=x.device).split(batch_size):
             part = _Cascade(net, engine, x[rows], y[rows], eps, clip, batch_size)
-            parts.append(part.run(stages, attack, time_limit, bar.set_description))
+            if known is not None:
+                part.take(known[rows], stages.index(IMPORTED) if IMPORTED in stages else -1)
+            tell = announce if not progress else bar.set_description
+            parts.append(part.run(stages, attack, time_limit, tell))
             bar.update(len(rows))
     return Certificates.cat(parts) if parts else _nothing(stages, x, net.classes)
 
@@ -176,9 +126,16 @@ class _Cascade:
         self.margin = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         self.rows = torch.zeros(len(x), net.classes - 1, dtype=torch.bool, device=x.device)
         self.decided_by = torch.full((len(x),), -1, device=x.device)
+        self.took = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         self.images: Images | None = None  # of the inputs numbered ``self.held``
         self.held = torch.arange(0, device=x.device)
         self.missing = 0
+
+    def take(self, known: Tensor, number: int) -> None:
+        """Verdicts from elsewhere: 1 proved, by stage ``number``, -1 attacked."""
+        self.attacked |= (known < 0) & self.correct
+        proved = (known > 0) & self.correct
+        self.decided_by[proved], self.rows[proved] = number, True
 
     def run(
         self,
@@ -188,12 +145,15 @@ class _Cascade:
         announce: Callable[[str], object],
     ) -> Certificates:
         seconds, not_fitting, unsupported = {}, {}, {}
-        if attack is not None:
-            announce("attack")
-            begin = time.perf_counter()
-            self._attack(attack)
-            seconds["attack"] = time.perf_counter() - begin
         for number, stage in enumerate(stages):
+            if attack is not None and number == 0:
+                announce("attack")
+                begin = time.perf_counter()
+                self._attack(attack)
+                seconds["attack"] = time.perf_counter() - begin
+            not_fitting[stage], seconds[stage] = 0, 0.0
+            if stage == IMPORTED:
+                continue
             announce(stage)
             begin, self.missing = time.perf_counter(), 0
             rows = (self.correct & ~self.attacked & (self.decided_by < 0)).nonzero().squeeze(1)
@@ -206,6 +166,8 @@ class _Cascade:
             else:
                 self.decided_by[proved] = number
             seconds[stage], not_fitting[stage] = time.perf_counter() - begin, self.missing
+            if stage != "bab" or isinstance(self.engine, str):
+                self.took[rows] += seconds[stage] / max(1, len(rows))
         return Certificates(
             stages,
             self.correct,
@@ -213,17 +175,24 @@ class _Cascade:
             self.margin,
             self.rows,
             self.decided_by,
+            self.took,
             seconds,
             not_fitting,
             unsupported,
         )
 
     def _attack(self, attack: PGD) -> None:
-        rows = self.correct.nonzero().squeeze(1)
+        rows = (self.correct & ~self.attacked).nonzero().squeeze(1)
         v = attack(self.net, self.x[rows], self.y[rows], self.eps)
         with torch.no_grad():
             logits = self.net(clamp(self.x[rows] + v, self.clip))
         self.attacked[rows] = logits.argmax(1) != self.y[rows]
+        wrong = (self.attacked & (self.decided_by >= 0)).nonzero().flatten().tolist()
+        if wrong:
+            raise SoundnessError(
+                f"an attack breaks {len(wrong)} inputs that the imported verdicts call "
+                f"certified (first: number {wrong[0]} of this batch)"
+            )
 
     def _run(self, stage: str, rows: Tensor, time_limit: float) -> Tensor:
         """The numbers of the inputs among ``rows`` that the stage proves."""
@@ -281,7 +250,7 @@ class _Cascade:
     def _branch_and_bound(self, time_limit: float) -> None:
         if self.images is None:
             return
-        deadline = time.perf_counter() + time_limit * len(self.held)
+        begin = time.perf_counter()
         self.images = self.engine.tightened(self.images, _REFINING_STEPS)
         problem, row = (~self.rows[self.held]).nonzero(as_tuple=True)
         members = torch.arange(len(self.held), device=problem.device).unsqueeze(1)
@@ -289,8 +258,10 @@ class _Cascade:
             self.engine,
             self.images,
             Problems(members, problem, row.unsqueeze(1)),
-            deadline=deadline,
+            deadline=begin + time_limit * len(self.held),
         )
+        share = outcome.bounded.double() / max(1, int(outcome.bounded.sum()))
+        self.took[self.held] += share * (time.perf_counter() - begin)
         self.rows[self.held[outcome.state == PROVED]] = True
         self.attacked[self.held[outcome.state == BROKEN]] = True
 
@@ -320,6 +291,7 @@ def _nothing(stages: tuple[str, ...], x: Tensor, classes: int) -> Certificates:
         x.new_zeros(0),
         empty.view(0, classes - 1),
         empty.long(),
+        empty.double(),
         dict.fromkeys(stages, 0.0),
         dict.fromkeys(stages, 0),
     )

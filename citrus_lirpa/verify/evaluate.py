@@ -3,21 +3,67 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
+from ..attacks import PGD
 from ..bounds import BoundedNet
 from ..boxes import Range, clamp
 from ..data import DatasetSpec, Split, centre_crop
 from ..errors import InputError
-from .cascade import Certificates, certify
-from .uap import UapBounds, certify_uap, check_soundness
+from .cascade import certify
+from .certificates import Certificates, check_soundness
+from .saved import Saved
+from .uap import UapBounds, certify_uap
 
 #: Group perturbations tried on the whole test set, to show the strongest.
 _CANDIDATES = 20
+#: The attack on single images that comes before their certification.
+_STEPS, _RESTARTS = 30, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a test set is evaluated: all that the figures depend on.
+
+    eps: radius in pixels; method: last stage tried on single images; relational: group
+    stage; group_size: consecutive images that share a perturbation; time_limit: seconds of
+    branch and bound and group stage for each group that is not settled before; limit: only
+    the first images; clip: range that perturbed images are cut to; batch_size: images that
+    go through the stages together; seed: of the attacks.
+    """
+
+    eps: float
+    method: str = "bab"
+    relational: str = "cross"
+    group_size: int = 5
+    time_limit: float = 10.0
+    limit: int | None = None
+    clip: Range | None = None
+    batch_size: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name.replace('_', ' ')} is {value}; expected at least 1")
+        if not self.time_limit >= 0:
+            raise InputError(f"time limit is {self.time_limit}; expected seconds >= 0")
+
+    def images(self, available: int) -> int:
+        """How many of the images are evaluated."""
+        count = available if self.limit is None else min(self.limit, available)
+        if not 2 <= self.group_size <= count:
+            raise InputError(
+                f"group size is {self.group_size}; expected 2 to {count}, the number of images"
+            )
+        return count
 
 
 @dataclass(frozen=True)
@@ -26,14 +72,13 @@ class Evaluation:
 
     strongest: (C, H, W), the group perturbation with the highest fooling rate on all N
     images, the share of the correctly classified ones that it breaks; predictions: (N,)
-    classes without and with it.
+    classes without and with it; seconds: of the whole, those of an interrupted first part
+    included.
     """
 
     x: Tensor
     y: Tensor
-    eps: float
-    group_size: int
-    clip: Range | None
+    protocol: Protocol
     certificates: Certificates
     uap: UapBounds
     strongest: Tensor
@@ -41,29 +86,49 @@ class Evaluation:
     predictions: tuple[Tensor, Tensor]
     seconds: float
 
+    def shares(self) -> dict[str, int]:
+        """How many of the N images were settled by what; the values add up to N."""
+        c, uap = self.certificates, self.uap
+        stages = {m: int((c.decided_by == i).sum()) for i, m in enumerate(c.methods)}
+        proved, possible = int(uap.lower.sum()), int(uap.upper.sum())
+        return {
+            **stages,
+            "group stage": proved - int(c.certified.sum()),
+            "undecided": possible - proved,
+            "broken": int(c.correct.sum()) - possible,
+            "wrong": int((~c.correct).sum()),
+        }
+
     def record(self) -> dict[str, Any]:
         """Plain numbers for JSON; accuracies are shares of all N images."""
-        c = self.certificates
+        c, uap = self.certificates, self.uap
+        settings = asdict(self.protocol)
+        del settings["limit"]
         return {
             "images": len(self.y),
-            "eps": self.eps,
-            "group_size": self.group_size,
-            "clip": list(self.clip) if self.clip else None,
+            **settings,
+            "clip": list(self.protocol.clip) if self.protocol.clip else None,
             "standard_accuracy": _share(c.correct),
             "certified_accuracy": {m: _share(c.certified_by(m)) for m in c.methods},
+            "accuracy_under_single_attacks": _share(c.correct & ~c.attacked),
             "uap_accuracy": {
-                "certified": self.uap.certified_accuracy,
-                "attacked": self.uap.attacked_accuracy,
+                "certified": uap.certified_accuracy,
+                "attacked": uap.attacked_accuracy,
+                "gap": uap.attacked_accuracy - uap.certified_accuracy,
             },
             "strongest_fooling_rate": self.fooling_rate,
-            "seconds": {**c.seconds, "total": self.seconds},
+            "seconds": {**c.seconds, **uap.seconds, "total": self.seconds},
+            "shares": self.shares(),
             "not_fitting": c.not_fitting,
             "unsupported": c.unsupported,
+            "verdicts": c.verdicts(),
+            "image_seconds": [round(s, 4) for s in c.took.tolist()],
             "groups": {
-                "safe_at_least": self.uap.lower.tolist(),
-                "safe_at_most": self.uap.upper.tolist(),
+                "safe_at_least": uap.lower.tolist(),
+                "safe_at_most": uap.upper.tolist(),
+                "stage": list(uap.stage),
+                "seconds": [round(s, 4) for s in uap.took.tolist()],
             },
-            "decided_by": [c.methods[i] if i >= 0 else None for i in c.decided_by.tolist()],
         }
 
 
@@ -71,49 +136,108 @@ def evaluate(
     net: BoundedNet,
     data: Split,
     spec: DatasetSpec,
+    protocol: Protocol,
     *,
-    eps: float,
-    method: str = "alpha-crown",
-    group_size: int = 5,
-    limit: int | None = None,
-    clip: Range | None = None,
-    batch_size: int = 256,
+    saved: Saved | None = None,
+    imported: Mapping[int, str] | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Certify the first ``limit`` images of ``data`` (all by default), alone and in groups."""
-    if limit is not None and limit < 1:
-        raise InputError(f"limit is {limit}; expected at least 1")
-    count = len(data) if limit is None else min(limit, len(data))
-    if not 2 <= group_size <= count:
-        raise InputError(f"group size is {group_size}; expected 2 to {count}, the number of images")
-    begin = time.perf_counter()
+    """Certify the first images of ``data``, alone and in groups, a batch of groups at a time.
+
+    saved: keeps each finished batch on the disk and takes those that are there already;
+    imported: verdicts of another verifier by image number, ``certified`` or ``attacked``,
+    which are taken as they are (an attack that contradicts one raises SoundnessError).
+    """
+    count = protocol.images(len(data))
     device = net.parameters()[0].device
     x = centre_crop(data.pixels(slice(0, count)), spec).to(device)
     y = data.labels[:count].to(device)
-    shared = dict(clip=clip, batch_size=batch_size, progress=progress)
-    certificates = certify(net, x, y, eps, method=method, **shared)
-    uap = certify_uap(net, x, y, eps, group_size=group_size, certificates=certificates, **shared)
+    known = torch.zeros(count, dtype=torch.long, device=device)
+    for image, verdict in (imported or {}).items():
+        known[image] = {"certified": 1, "attacked": -1}.get(verdict, 0)
+    certificates, bounds, seconds = [], [], 0.0
+    with tqdm(total=count, desc="certifying", unit="image", disable=not progress) as bar:
+        for number, rows in enumerate(_batches(count, protocol)):
+            part = saved.load(number) if saved is not None else None
+            if part is None:
+                torch.manual_seed(protocol.seed + number)
+                begin = time.perf_counter()
+                part = _evaluate_batch(net, x[rows], y[rows], protocol, known[rows], bar)
+                part = (*part, time.perf_counter() - begin)
+                if saved is not None:
+                    saved.store(number, *part)
+            certificates.append(part[0])
+            bounds.append(part[1])
+            seconds += part[2]
+            bar.update(len(y[rows]))
+    proofs, uap = Certificates.cat(certificates), UapBounds.cat(bounds)
+    begin = time.perf_counter()
+    strongest, rate, predictions = _strongest(net, x, y, protocol, proofs, uap)
+    seconds += time.perf_counter() - begin
+    return Evaluation(x, y, protocol, proofs, uap, strongest, rate, predictions, seconds)
+
+
+def _batches(count: int, protocol: Protocol) -> list[slice]:
+    """Whole groups, about ``batch_size`` images at a time; a rest too small for a group of
+    two or more inputs goes with the batch before it."""
+    step = max(1, protocol.batch_size // protocol.group_size) * protocol.group_size
+    ends = list(range(step, count, step))
+    if ends and count - ends[-1] < protocol.group_size:
+        ends.pop()
+    return [slice(a, b) for a, b in zip([0, *ends], [*ends, count], strict=True)]
+
+
+def _evaluate_batch(
+    net: BoundedNet, x: Tensor, y: Tensor, protocol: Protocol, known: Tensor, bar: tqdm
+) -> tuple[Certificates, UapBounds]:
+    shared = dict(
+        clip=protocol.clip, batch_size=protocol.batch_size, time_limit=protocol.time_limit / 2
+    )
+    certificates = certify(
+        net,
+        x,
+        y,
+        protocol.eps,
+        method=protocol.method,
+        attack=PGD(_STEPS, restarts=_RESTARTS, clip=protocol.clip),
+        known=known,
+        announce=bar.set_description,
+        **shared,
+    )
+    bar.set_description("groups")
+    uap = certify_uap(
+        net,
+        x,
+        y,
+        protocol.eps,
+        group_size=protocol.group_size,
+        certificates=certificates,
+        relational=protocol.relational,
+        **shared,
+    )
+    return certificates, uap
+
+
+def _strongest(
+    net: BoundedNet,
+    x: Tensor,
+    y: Tensor,
+    protocol: Protocol,
+    certificates: Certificates,
+    uap: UapBounds,
+) -> tuple[Tensor, float, tuple[Tensor, Tensor]]:
+    """The group perturbation that fools most on all images, its rate, and predictions."""
     candidates = (uap.size - uap.upper).topk(min(_CANDIDATES, len(uap.size))).indices
+    size = protocol.batch_size
     with net.evaluating():
-        clean = _predictions(net, x, batch_size)
-        moved = [_predictions(net, clamp(x + u, clip), batch_size) for u in uap.u[candidates]]
+        clean = _predictions(net, x, size)
+        moved = [_predictions(net, clamp(x + u, protocol.clip), size) for u in uap.u[candidates]]
     wrong = torch.stack([p != y for p in moved])
     check_soundness(certificates, wrong.any(dim=0))
     fooled = (wrong & certificates.correct).sum(dim=1)
     best = int(fooled.argmax())
-    return Evaluation(
-        x,
-        y,
-        eps,
-        group_size,
-        clip,
-        certificates,
-        uap,
-        strongest=uap.u[candidates[best]],
-        fooling_rate=float(fooled[best]) / max(1, int(certificates.correct.sum())),
-        predictions=(clean, moved[best]),
-        seconds=time.perf_counter() - begin,
-    )
+    rate = float(fooled[best]) / max(1, int(certificates.correct.sum()))
+    return uap.u[candidates[best]], rate, (clean, moved[best])
 
 
 @torch.no_grad()

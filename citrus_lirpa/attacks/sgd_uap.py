@@ -1,0 +1,186 @@
+"""One perturbation for a whole data set, or for each of its classes, by SGD-UAP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..bounds import BoundedNet, as_bounded_net
+from ..boxes import Range, Scalar, check_radius, clamp
+from ..errors import InputError
+from ..margins import check_labels
+from .pgd import ascend, uniform_start
+
+
+@dataclass(frozen=True)
+class UapResult:
+    """What universal perturbations do to N images.
+
+    u: (1, ...) for all images or (K, ...) one a class; y: (N,) labels; clean, moved: (N,)
+    predicted classes without and with the perturbation.
+    """
+
+    u: Tensor
+    y: Tensor
+    clean: Tensor
+    moved: Tensor
+
+    @property
+    def correct(self) -> Tensor:
+        """(N,): whether the image is classified correctly without a perturbation."""
+        return self.clean == self.y
+
+    @property
+    def broken(self) -> Tensor:
+        """(N,): whether it is, and no longer with the perturbation."""
+        return self.correct & (self.moved != self.y)
+
+    @property
+    def fooling_rate(self) -> float:
+        """Share of the correctly classified images that are broken; 0 where there are none."""
+        return int(self.broken.sum()) / max(1, int(self.correct.sum()))
+
+    def of_class(self, label: int) -> UapResult:
+        """The same for the images of one class."""
+        mine = self.y == label
+        u = self.u if len(self.u) == 1 else self.u[label : label + 1]
+        return UapResult(u, self.y[mine], self.clean[mine], self.moved[mine])
+
+
+@dataclass(frozen=True)
+class SgdUap:
+    """Universal L∞ perturbation of a data set by stochastic gradient ascent.
+
+    Every step adds ``step_size`` · ε times the sign of the gradient of a batch's mean
+    cross-entropy, each image's clamped from above at ``beta``, so that images already
+    broken do not dominate; the step shrinks as PGD's. Each restart begins at a random
+    corner of the ball. Kept is the u with the highest fooling rate after an epoch, on all
+    the images. ``per_class`` makes one u for each class, from its images alone.
+
+    Source: Mummadi et al., Defending Against Universal Perturbations With Shared Adversarial
+    Training (2019); Shafahi et al., Universal Adversarial Training (2020).
+    """
+
+    epochs: int = 10
+    step_size: float = 1.0
+    beta: float = 2.0
+    batch_size: int = 128
+    restarts: int = 3
+    clip: Range | None = None
+    per_class: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "step_size", "beta", "batch_size", "restarts"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise InputError(f"{name} of SgdUap is {value}; expected a positive number")
+
+    def __call__(
+        self, net: object, x: Tensor, y: Tensor, eps: Scalar, *, progress: bool = False
+    ) -> UapResult:
+        """x: (N, ...) images in [0, 1], on any device; y: (N,). Torch's seed decides all.
+
+        Only images classified correctly without u are used. Raises InputError on bad values.
+        """
+        check_radius(eps, "ε")
+        net = as_bounded_net(net)
+        check_labels(y, net.classes)
+        if len(x) != len(y) or len(y) == 0:
+            raise InputError(f"{len(x)} images and {len(y)} labels; expected as many, at least one")
+        clean = predictions(net, x)
+        groups = torch.arange(net.classes).unsqueeze(1) == y.cpu()
+        groups = groups if self.per_class else torch.ones_like(groups[:1])
+        rows = [(group & (clean == y).cpu()).nonzero().squeeze(1).to(x.device) for group in groups]
+        steps = self.restarts * sum(self._steps(len(r)) for r in rows)
+        shown = tqdm(total=steps, desc="sgd-uap", unit="step", disable=not progress)
+        with net.evaluating(), shown as bar:
+            u = torch.stack([self._craft(net, x, y, r, eps, bar) for r in rows])
+        return try_uap(net, x, y, u, clip=self.clip)
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Mean over the batch of min(cross-entropy, β): logits (N, K), labels (N,)."""
+        return F.cross_entropy(logits, y, reduction="none").clamp(max=self.beta).mean()
+
+    def _steps(self, images: int) -> int:
+        return self.epochs * -(-images // self.batch_size)
+
+    def _craft(
+        self, net: BoundedNet, x: Tensor, y: Tensor, rows: Tensor, eps: Scalar, bar: tqdm
+    ) -> Tensor:
+        """The best u (...) found for the images ``rows``; zero where none is broken."""
+        device = net.parameters()[0].device
+        best, most = torch.zeros(x.shape[1:], dtype=x.dtype, device=device), 0
+        queue: list[Tensor] = []
+
+        def measure(u: Tensor) -> None:
+            nonlocal best, most
+            wrong = predictions(net, x, u.unsqueeze(0), y, clip=self.clip, rows=rows) != y[rows]
+            if int(wrong.sum()) > most:
+                best, most = u.detach(), int(wrong.sum())
+
+        def objective(u: Tensor) -> Tensor:
+            if not queue:  # an epoch is over, or the first begins
+                measure(u)
+                order = torch.randperm(len(rows)).to(rows.device)
+                queue.extend(rows[order].split(self.batch_size))
+            batch = queue.pop()
+            bar.update()
+            moved = clamp(x[batch].to(device) + u, self.clip)
+            return self.loss(net(moved), y[batch].to(device))
+
+        for _ in range(self.restarts if len(rows) else 0):
+            last = ascend(
+                objective,
+                lambda u: clamp(u, (-eps, eps)),
+                uniform_start(best.shape, 1.0, best).sign() * eps,
+                self.step_size * eps,
+                self._steps(len(rows)),
+            )
+            measure(last)
+        return best
+
+
+@torch.no_grad()
+def predictions(
+    net: BoundedNet,
+    x: Tensor,
+    u: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    clip: Range | None = None,
+    rows: Tensor | None = None,
+    batch_size: int = 512,
+) -> Tensor:
+    """(N,) predicted classes of images x (of ``rows`` alone if given), on x's device.
+
+    With u of one perturbation (1, ...) or one a class (K, ...), of x + u; ``y`` says which.
+    """
+    device = net.parameters()[0].device
+    rows = torch.arange(len(x), device=x.device) if rows is None else rows
+    found = [rows[:0]]
+    with net.evaluating():
+        for part in rows.split(batch_size):
+            images = x[part].to(device)
+            if u is not None:
+                shift = u if len(u) == 1 else u[y[part].to(u.device)]
+                images = clamp(images + shift.to(device), clip)
+            found.append(net(images).argmax(dim=1).to(x.device))
+    return torch.cat(found)
+
+
+def try_uap(
+    net: object, x: Tensor, y: Tensor, u: Tensor, *, clip: Range | None = None
+) -> UapResult:
+    """What perturbations u, (1, ...) or one a class (K, ...), do to images x (N, ...)."""
+    net = as_bounded_net(net)
+    check_labels(y, net.classes)
+    if len(u) not in (1, net.classes) or u.shape[1:] != x.shape[1:]:
+        raise InputError(
+            f"u has shape {tuple(u.shape)}; expected one perturbation or {net.classes}, each of "
+            f"shape {tuple(x.shape[1:])}"
+        )
+    return UapResult(u, y, predictions(net, x), predictions(net, x, u, y, clip=clip))

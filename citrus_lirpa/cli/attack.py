@@ -1,0 +1,137 @@
+"""``citrus-lirpa attack``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import torch
+
+from .. import _compat, config, data, files, report, runs, subjects
+from ..attacks import SgdUap, try_uap
+from ..bounds import BoundedNet
+from ..boxes import PIXELS
+from ..errors import InputError
+from .options import Number, choose_device, data_dir, dataset, device, download, quiet, show_bars
+
+
+@click.command("attack")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--eps", type=Number(), help="Radius in pixels, as 0.1 or 8/255.  [default: the run's]"
+)
+@dataset
+@click.option("--class-wise", is_flag=True, help="One perturbation for each class.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "test"]),
+    default="train",
+    show_default=True,
+    help="Images that the perturbation is crafted on; it is always tried on the test images.",
+)
+@click.option("--limit", type=int, help="Craft on the first N images only.")
+@click.option(
+    "--epochs", default=SgdUap.epochs, show_default=True, help="Passes over the images, a restart."
+)
+@click.option(
+    "--clip/--no-clip",
+    default=False,
+    show_default=True,
+    help="Whether the attacked image x + u is cut to [0, 1].",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, config.MAX_SEED),
+    default=0,
+    show_default=True,
+    help="Of the random starts and of the batches.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the results.  [default: the run's]"
+)
+@data_dir
+@download
+@device
+@quiet
+def attack_command(
+    path,
+    eps,
+    dataset,
+    class_wise,
+    split,
+    limit,
+    epochs,
+    clip,
+    seed,
+    out,
+    data_dir,
+    download,
+    device,
+    quiet,
+) -> None:
+    """Craft a universal perturbation: PATH is a run folder, a checkpoint or an ONNX file.
+
+    Finds one perturbation of all images, or one of each class, by SGD-UAP, and tells how
+    many test images it breaks. Writes uap.pt (the perturbation), uap.json and uap.png.
+
+    \b
+    citrus-lirpa attack runs/digits --eps 0.2
+    citrus-lirpa attack runs/digits --eps 0.2 --class-wise --clip
+    """
+    _compat.load()
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}; expected at least 1")
+    limits = PIXELS if clip else None
+    attack = SgdUap(epochs=epochs, clip=limits, per_class=class_wise)
+    subject = subjects.load_subject(path, dataset, eps)
+    spec, eps = subject.spec, subject.eps
+    where = choose_device(device)
+    test = data.load(spec.name, train=False, data_dir=data_dir, download=download)
+    crafted_on = test
+    if split == "train":
+        crafted_on = data.load(spec.name, train=True, data_dir=data_dir, download=download)
+    net = BoundedNet(subject.model.to(where), torch.zeros(2, *spec.shape, device=where))
+    torch.set_num_threads(runs.choose_threads(net, subject.threads))
+    torch.manual_seed(seed)
+    x = data.centre_crop(crafted_on.pixels(slice(0, limit)), spec)
+    crafted = attack(net, x, crafted_on.labels[:limit], eps, progress=show_bars(quiet))
+    x = data.centre_crop(test.pixels(slice(None)), spec)
+    result = try_uap(net, x, test.labels, crafted.u, clip=limits)
+    click.echo(report.uap_table(result, eps, limits, spec))
+    folder = out or subjects.results_folder(path)
+    shared = {
+        "eps": eps,
+        "clip": list(limits) if limits else None,
+        "dataset": spec.name,
+        "fooling_rate": result.fooling_rate,
+    }
+    record = {
+        "run": str(path),
+        **shared,
+        "crafted_on": {
+            "split": split,
+            "images": len(crafted.y),
+            "fooling_rate": crafted.fooling_rate,
+        },
+        "test_images": len(result.y),
+        "accuracy": {
+            "clean": int(result.correct.sum()) / len(result.y),
+            "perturbed": int((result.moved == result.y).sum()) / len(result.y),
+        },
+        "classes": {
+            name: result.of_class(k).fooling_rate for k, name in enumerate(spec.class_names)
+        }
+        if class_wise
+        else None,
+        "epochs": epochs,
+        "seed": seed,
+    }
+    saved = {"u": result.u.cpu(), **shared}
+    files.write_atomically(folder / "uap.pt", lambda file: torch.save(saved, file))
+    files.write_text(folder / "uap.json", json.dumps(record, indent=2) + "\n")
+    picture = report.plot_try(result, x, eps, limits, spec, folder / "uap.png")
+    click.echo(
+        f"perturbation: {folder / 'uap.pt'}\nresults: {folder / 'uap.json'}\n"
+        + (f"picture: {picture}" if picture else "no image was broken: no picture")
+    )

@@ -1,0 +1,83 @@
+"""What is proved of single inputs, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+from ..errors import SoundnessError
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """What was proved of N inputs on their ε-boxes, each alone.
+
+    correct: (N,) classified correctly without perturbation; attacked: (N,) broken by a
+    perturbation of their own; margin: (N,) the best lower bound found of the smallest
+    margin; rows: (N, K-1) margins proved positive; decided_by: (N,) index into ``methods``
+    of the first stage that proved it, -1 where none did; took: (N,) each one's share of the
+    time of the stages it went through, in seconds; seconds: per stage; not_fitting:
+    per stage, the inputs that it could not bound for lack of memory; unsupported: the stages
+    that this network's layers do not allow, and why. Their inputs are left to the others.
+    """
+
+    methods: tuple[str, ...]
+    correct: Tensor
+    attacked: Tensor
+    margin: Tensor
+    rows: Tensor
+    decided_by: Tensor
+    took: Tensor
+    seconds: dict[str, float]
+    not_fitting: dict[str, int]
+    unsupported: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def certified(self) -> Tensor:
+        """(N,) proved correct everywhere on the ε-box."""
+        return self.decided_by >= 0
+
+    @property
+    def open(self) -> Tensor:
+        """(N,) correct but not certified: a perturbation may break it."""
+        return self.correct & ~self.certified
+
+    def certified_by(self, method: str) -> Tensor:
+        """(N,) proved by ``method`` or a cheaper one."""
+        return self.certified & (self.decided_by <= self.methods.index(method))
+
+    def verdicts(self) -> list[str]:
+        """Per input: wrong, attacked, undecided, or the stage that proved it."""
+        return [
+            self.methods[by] if by >= 0 else "attacked" if hit else "undecided" if ok else "wrong"
+            for by, hit, ok in zip(
+                self.decided_by.tolist(), self.attacked.tolist(), self.correct.tolist(), strict=True
+            )
+        ]
+
+    @staticmethod
+    def cat(parts: list[Certificates]) -> Certificates:
+        """Those of consecutive inputs, as one."""
+        tensors = {
+            f.name: torch.cat([getattr(p, f.name) for p in parts])
+            for f in fields(Certificates)
+            if isinstance(getattr(parts[0], f.name), Tensor)
+        }
+        sums = {
+            name: {m: sum(getattr(p, name)[m] for p in parts) for m in getattr(parts[0], name)}
+            for name in ("seconds", "not_fitting")
+        }
+        unsupported = {m: why for p in parts for m, why in p.unsupported.items()}
+        return Certificates(parts[0].methods, **tensors, **sums, unsupported=unsupported)
+
+
+def check_soundness(certificates: Certificates, broken: Tensor) -> None:
+    """Raise SoundnessError where an attack broke (N,) inputs that were certified."""
+    wrong = (certificates.certified & broken).nonzero().flatten().tolist()
+    if wrong:
+        raise SoundnessError(
+            f"the attack breaks {len(wrong)} certified inputs (first: number {wrong[0]}); the "
+            "bounds of this model are not sound: please report it with the model"
+        )
