@@ -18,7 +18,7 @@ _WEIGHT_RATE, _BETA_RATE = 3.0, 0.5
 
 @dataclass(frozen=True)
 class Ascent:
-    """value: (D,) best bounds met; parameter (R, M), logits (D, s), point: of the last step."""
+    """value: (D,) best bounds met, at parameter (R, M) and logits (D, s); point: the last."""
 
     value: Tensor
     parameter: Tensor
@@ -45,7 +45,7 @@ def ascend_dual(
     q = dual.x.new_zeros(tuples, dual.members) if logits is None else logits
     steps_p, steps_q = _Adam(p), _Adam(q)
     point = dual(p, q.softmax(1))
-    best = point.value
+    best = Ascent(point.value, p, q, point)
     mean = point.coefficients.abs().mean(1, keepdim=True)
     scale = torch.where(split, _BETA_RATE * mean, 1.0)
     for i in range(iterations):
@@ -56,8 +56,20 @@ def ascend_dual(
             gradient = q.softmax(1) * (point.line - point.value.unsqueeze(1))
             q = q + _WEIGHT_RATE * step * steps_q.step(gradient)
         point = dual(p, q.softmax(1))
-        best = torch.maximum(best, point.value)
-    return Ascent(best, p, q, point)
+        best = _better(best, point, p, q)
+    return best
+
+
+def _better(best: Ascent, point: Point, p: Tensor, q: Tensor) -> Ascent:
+    """The better of two bounds for every tuple."""
+    up = (point.value > best.value).unsqueeze(1)
+    rows = up.repeat_interleave(q.shape[1], dim=0)
+    return Ascent(
+        torch.maximum(best.value, point.value),
+        torch.where(rows, p, best.parameter),
+        torch.where(up, q, best.logits),
+        point,
+    )
 
 
 class _Adam:

@@ -19,7 +19,7 @@ from .dual import DualBound
 from .engine import Engine, Images
 
 _ROOT_STEPS, _ROOT_RATE = 20, 0.25
-_STEPS, _RATE = 10, 0.1
+_STEPS, _RATE = 3, 0.2
 #: Numbers kept for open domains, of all problems; beyond it, the largest problem is given up.
 _POOL_LIMIT = 1 << 28
 
@@ -99,9 +99,9 @@ class _Search:
             rate=rate,
         )
         self.bounded += torch.bincount(domains.problem, minlength=len(self.state))
-        self._note_broken(domains, members, found)
         shape = domains.signs.shape
         left = ~self.engine.proved(dual, found, self.images, members, domains.rows)
+        self._note_broken(domains.problem[left], members[left], found.point.u[left])
         score = _split_scores(dual, found).view(len(domains), -1)
         best, choice = score.max(1) if score.shape[1] else (score.sum(1) - 1, score.sum(1).long())
         choice = torch.where(best >= 0, choice, -1)
@@ -115,14 +115,15 @@ class _Search:
             found.value,
         )[left]
 
-    def _note_broken(self, domains: _Domains, members: Tensor, found: Ascent) -> None:
-        """Problems whose every member the minimising perturbation of a domain breaks."""
-        broken = self.engine.broken(self.images, members, found.point.u).all(1)
+    def _note_broken(self, problem: Tensor, members: Tensor, u: Tensor) -> None:
+        """Problems whose every member a domain's minimising perturbation breaks."""
+        if not len(problem):
+            return
+        broken = self.engine.broken(self.images, members, u).all(1)
         for d in broken.nonzero().flatten().tolist():
-            problem = int(domains.problem[d])
-            if self.state[problem] == OPEN:
-                self.u[problem] = found.point.u[d]
-                self._decide(torch.tensor([problem], device=broken.device), BROKEN)
+            if self.state[problem[d]] == OPEN:
+                self.u[int(problem[d])] = u[d]
+                self._decide(problem[d : d + 1], BROKEN)
 
     def _decide(self, problems: Tensor, state: int) -> None:
         self.state[problems] = state

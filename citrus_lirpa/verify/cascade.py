@@ -14,7 +14,7 @@ from ..bounds import METHODS, BoundedNet, as_bounded_net
 from ..boxes import Box, Range, check_radius, clamp
 from ..errors import InputError, ModelError, SoundnessError, unknown
 from ..margins import check_labels
-from .bab import BROKEN, PROVED, Problems, branch_and_bound
+from .bab import PROVED, Problems, branch_and_bound
 from .certificates import Certificates
 from .engine import Engine, Images
 from .memory import allocations_fail_cleanly, in_batches
@@ -123,6 +123,7 @@ class _Cascade:
         self.correct = logits.argmax(1) == y
         self.threshold = rounding_threshold(logits)
         self.attacked = torch.zeros_like(self.correct)
+        self.v = torch.zeros_like(x)
         self.margin = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         self.rows = torch.zeros(len(x), net.classes - 1, dtype=torch.bool, device=x.device)
         self.decided_by = torch.full((len(x),), -1, device=x.device)
@@ -172,6 +173,7 @@ class _Cascade:
             stages,
             self.correct,
             self.attacked,
+            self.v[self.attacked],
             self.margin,
             self.rows,
             self.decided_by,
@@ -186,7 +188,7 @@ class _Cascade:
         v = attack(self.net, self.x[rows], self.y[rows], self.eps)
         with torch.no_grad():
             logits = self.net(clamp(self.x[rows] + v, self.clip))
-        self.attacked[rows] = logits.argmax(1) != self.y[rows]
+        self.attacked[rows], self.v[rows] = logits.argmax(1) != self.y[rows], v
         wrong = (self.attacked & (self.decided_by >= 0)).nonzero().flatten().tolist()
         if wrong:
             raise SoundnessError(
@@ -263,7 +265,8 @@ class _Cascade:
         share = outcome.bounded.double() / max(1, int(outcome.bounded.sum()))
         self.took[self.held] += share * (time.perf_counter() - begin)
         self.rows[self.held[outcome.state == PROVED]] = True
-        self.attacked[self.held[outcome.state == BROKEN]] = True
+        for problem, u in outcome.u.items():
+            self.attacked[self.held[problem]], self.v[self.held[problem]] = True, u
 
     def _batches(self, bound: Callable, rows: Tensor, size: int):
         for done, result in in_batches(bound, rows, max(1, size), lambda count: None):
@@ -288,6 +291,7 @@ def _nothing(stages: tuple[str, ...], x: Tensor, classes: int) -> Certificates:
         stages,
         empty,
         empty,
+        x[:0],
         x.new_zeros(0),
         empty.view(0, classes - 1),
         empty.long(),

@@ -15,7 +15,8 @@ class Certificates:
     """What was proved of N inputs on their ε-boxes, each alone.
 
     correct: (N,) classified correctly without perturbation; attacked: (N,) broken by a
-    perturbation of their own; margin: (N,) the best lower bound found of the smallest
+    perturbation of their own; v: (A, ...) these perturbations, in order (zero where another
+    verifier has found one); margin: (N,) the best lower bound found of the smallest
     margin; rows: (N, K-1) margins proved positive; decided_by: (N,) index into ``methods``
     of the first stage that proved it, -1 where none did; took: (N,) each one's share of the
     time of the stages it went through, in seconds; seconds: per stage; not_fitting:
@@ -26,6 +27,7 @@ class Certificates:
     methods: tuple[str, ...]
     correct: Tensor
     attacked: Tensor
+    v: Tensor
     margin: Tensor
     rows: Tensor
     decided_by: Tensor

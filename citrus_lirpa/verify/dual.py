@@ -85,14 +85,14 @@ class Relaxation:
 @dataclass
 class Point:
     """One evaluation: value (D,); line (D, s) values of L_i at u (D, ...), which minimises;
-    coefficients, inputs: (R, M) of the unstable neurons, the bound's coefficients on their
-    outputs and their inputs at the minimum."""
+    slope, coefficients: (R, M) of the unstable neurons, the lower slopes and the bound's
+    coefficients on their outputs."""
 
     value: Tensor
     line: Tensor
     u: Tensor
+    slope: Tensor
     coefficients: Tensor
-    inputs: Tensor
 
 
 class DualBound:
@@ -151,8 +151,7 @@ class DualBound:
         u = worst_shared(a, weight, x, self.eps, self.clip)
         moved = clamp(x + u.unsqueeze(1), self.clip)
         line = bias.view(-1, self.members) + (a * moved).flatten(2).sum(2)
-        inputs = self._forward(moved.flatten(0, 1), slope, coefficients)
-        return Point((weight * line).sum(1), line, u, torch.cat(coefficients, 1), inputs)
+        return Point((weight * line).sum(1), line, u, slope, torch.cat(coefficients, 1))
 
     def planes(self, parameter: Tensor) -> tuple[Tensor, Tensor]:
         """a (R, ...) and b (R,): margin >= a·input + b for each row, without splits."""
@@ -161,9 +160,10 @@ class DualBound:
         return a.view_as(self.x), bias
 
     def gradient(self, point: Point) -> Tensor:
-        """(R, M): of every row's L_i in its own α and β."""
-        slopes = point.coefficients.clamp(min=0) * point.inputs * self.unstable
-        return slopes - self.signs * point.inputs
+        """(R, M): of every row's L_i in its own α and β, by a forward pass at the minimum."""
+        inputs = self._forward(point)
+        slopes = point.coefficients.clamp(min=0) * inputs * self.unstable
+        return slopes - self.signs * inputs
 
     def _transposed(self, slope: Tensor, multiplier: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """Coefficients on the unstable outputs of every ReLU, on the input, and the bias (R,)."""
@@ -187,11 +187,14 @@ class DualBound:
                 pending[source] = pending[source] + part if source in pending else part
         return seen, pending[INPUT], bias
 
-    def _forward(self, start: Tensor, slope: Tensor, coefficients: list[Tensor]) -> Tensor:
-        """(R, M) inputs of the unstable neurons in the relaxed network at ``start``."""
+    def _forward(self, point: Point) -> Tensor:
+        """(R, M) inputs of the unstable neurons in the relaxed network at the minimum."""
         r, widths = self.relaxation, self.relaxation.widths
-        slopes, ups = slope.split(widths, 1), self.up.split(widths, 1)
-        values, inputs = {INPUT: start}, []
+        slopes, ups = point.slope.split(widths, 1), self.up.split(widths, 1)
+        coefficients = point.coefficients.split(widths, 1)
+        x = self.x.view(-1, self.members, *self.x.shape[1:])
+        values = {INPUT: clamp(x + point.u.unsqueeze(1), self.clip).flatten(0, 1)}
+        inputs = []
         for k, piece in enumerate(self.pieces[:-1]):
             z = piece(values)
             flat = z.flatten(1)

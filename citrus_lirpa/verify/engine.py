@@ -145,7 +145,7 @@ class Engine:
         """(D,) whether a bound is positive beyond rounding; in float64 where float32 is near 0."""
         threshold = images.threshold[members].amax(1)
         sure = found.value > _NEAR * threshold
-        near = (found.point.value > -threshold) & ~sure
+        near = (found.value > -threshold) & ~sure
         if self.exact is not None and bool(near.any()):
             which = near.nonzero().flatten()
             s = dual.members

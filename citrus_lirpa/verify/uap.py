@@ -188,6 +188,9 @@ class _State:
                 real = groups.real[now]
                 self.u[now] = result.u.squeeze(1)
                 self.broken[groups.rows[now][real]] |= result.broken[real]
+        size = groups.rows.shape[1]
+        for i, v in zip(self.certificates.attacked.nonzero(), self.certificates.v, strict=True):
+            self._adopt(int(i) // size, v)
         check_soundness(self.certificates, self.broken)
 
     def relate(self, engine: Engine, mode: str, time_limit: float, chunk: list[int]) -> None:
