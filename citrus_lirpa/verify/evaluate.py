@@ -152,9 +152,7 @@ def evaluate(
     device = net.parameters()[0].device
     x = centre_crop(data.pixels(slice(0, count)), spec).to(device)
     y = data.labels[:count].to(device)
-    known = torch.zeros(count, dtype=torch.long, device=device)
-    for image, verdict in (imported or {}).items():
-        known[image] = {"certified": 1, "attacked": -1}.get(verdict, 0)
+    known = None if imported is None else _known(imported, count).to(device)
     certificates, bounds, seconds = [], [], 0.0
     with tqdm(total=count, desc="certifying", unit="image", disable=not progress) as bar:
         for number, rows in enumerate(_batches(count, protocol)):
@@ -162,7 +160,8 @@ def evaluate(
             if part is None:
                 torch.manual_seed(protocol.seed + number)
                 begin = time.perf_counter()
-                part = _evaluate_batch(net, x[rows], y[rows], protocol, known[rows], bar)
+                given = None if known is None else known[rows]
+                part = _evaluate_batch(net, x[rows], y[rows], protocol, given, bar)
                 part = (*part, time.perf_counter() - begin)
                 if saved is not None:
                     saved.store(number, *part)
@@ -177,6 +176,15 @@ def evaluate(
     return Evaluation(x, y, protocol, proofs, uap, strongest, rate, predictions, seconds)
 
 
+def _known(imported: Mapping[int, str], count: int) -> Tensor:
+    """(N,) 1 for certified, -1 for attacked, 0 for all else; images beyond N are left out."""
+    known = torch.zeros(count, dtype=torch.long)
+    for image, verdict in imported.items():
+        if image < count:
+            known[image] = {"certified": 1, "attacked": -1}.get(verdict, 0)
+    return known
+
+
 def _batches(count: int, protocol: Protocol) -> list[slice]:
     """Whole groups, about ``batch_size`` images at a time; a rest too small for a group of
     two or more inputs goes with the batch before it."""
@@ -188,7 +196,7 @@ def _batches(count: int, protocol: Protocol) -> list[slice]:
 
 
 def _evaluate_batch(
-    net: BoundedNet, x: Tensor, y: Tensor, protocol: Protocol, known: Tensor, bar: tqdm
+    net: BoundedNet, x: Tensor, y: Tensor, protocol: Protocol, known: Tensor | None, bar: tqdm
 ) -> tuple[Certificates, UapBounds]:
     shared = dict(
         clip=protocol.clip, batch_size=protocol.batch_size, time_limit=protocol.time_limit / 2
