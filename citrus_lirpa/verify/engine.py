@@ -130,7 +130,7 @@ class Engine:
         lower = images.x.new_full(open_rows.shape, -torch.inf)
         proved = torch.zeros_like(open_rows)
         image, row = open_rows.nonzero(as_tuple=True)
-        for part in torch.arange(len(image), device=image.device).split(self.rows_at_once):
+        for part in _parts(image, self.rows_at_once):
             i, r = image[part].unsqueeze(1), row[part].unsqueeze(1)
             dual = self.dual(images, i, r)
             found = ascend_dual(dual, iterations, rate=0.25)
@@ -173,7 +173,7 @@ class Engine:
         """Linear bounds of the margins in ``open_rows`` (n, K-1): CROWN's and α-CROWN's."""
         image, row = open_rows.nonzero(as_tuple=True)
         g, c = [], []
-        for part in torch.arange(len(image), device=image.device).split(self.rows_at_once):
+        for part in _parts(image, self.rows_at_once):
             dual = self.dual(images, image[part].unsqueeze(1), row[part].unsqueeze(1))
             every = torch.arange(len(part), device=part.device)
             judge = dual.rows(every, self.exact, torch.float64) if self.exact else dual
@@ -203,3 +203,8 @@ class Engine:
             self._sought, twin = True, self.net.in_float64()
             self._twin = None if twin is None else twin.eval().affine_pieces()
         return self._twin
+
+
+def _parts(rows: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Numbers of ``rows``, at most ``size`` together; ``split`` gives an empty part for none."""
+    return torch.arange(len(rows), device=rows.device).split(size) if len(rows) else ()
