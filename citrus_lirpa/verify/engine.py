@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..bounds import BoundedNet
 from ..boxes import Box, Range, clamp
+from ..errors import ModelError
 from ..margins import specification
 from ..pieces import Piece
 from .ascent import Ascent, ascend_dual
@@ -72,6 +73,8 @@ class Engine:
     def __init__(self, net: BoundedNet, eps: float, clip: Range | None):
         self.net, self.eps, self.clip = net, eps, clip
         self.pieces = net.affine_pieces()
+        if len(self.pieces) == 1:
+            raise ModelError("branch and bound takes networks with ReLU; this one is affine")
         self._twin: list[Piece] | None = None
         self._sought = False
         device = net.parameters()[0].device.type
