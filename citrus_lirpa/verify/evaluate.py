@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ..attacks import PGD
 from ..bounds import BoundedNet
-from ..boxes import Range, clamp
+from ..boxes import Range, check_radius, clamp
 from ..data import DatasetSpec, Split, centre_crop
 from ..errors import InputError
 from .cascade import certify
@@ -49,6 +49,7 @@ class Protocol:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_radius(self.eps, "ε")
         for name in ("limit", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
