@@ -75,7 +75,7 @@ def certify(
     if batch_size < 1:
         raise InputError(f"batch size is {batch_size}; expected at least 1")
     stages = stages_up_to(method)
-    if known is not None and bool((known > 0).any()):
+    if known is not None:
         stages = (*stages, IMPORTED)
     parts = []
     with (
@@ -88,7 +88,7 @@ def certify(
         for rows in torch.arange(len(x), device=x.device).split(batch_size):
             part = _Cascade(net, engine, x[rows], y[rows], eps, clip, batch_size)
             if known is not None:
-                part.take(known[rows], stages.index(IMPORTED) if IMPORTED in stages else -1)
+                part.take(known[rows], stages.index(IMPORTED))
             tell = announce if not progress else bar.set_description
             parts.append(part.run(stages, attack, time_limit, tell))
             bar.update(len(rows))

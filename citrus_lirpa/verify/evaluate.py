@@ -163,7 +163,8 @@ def evaluate(
             if part is None:
                 torch.manual_seed(protocol.seed + number)
                 begin = time.perf_counter()
-                part = _evaluate_batch(net, x[rows], y[rows], protocol, known[rows], bar)
+                mine = known[rows] if imported else None
+                part = _evaluate_batch(net, x[rows], y[rows], protocol, mine, bar)
                 part = (*part, time.perf_counter() - begin)
                 if saved is not None:
                     saved.store(number, *part)
@@ -189,7 +190,7 @@ def _batches(count: int, protocol: Protocol) -> list[slice]:
 
 
 def _evaluate_batch(
-    net: BoundedNet, x: Tensor, y: Tensor, protocol: Protocol, known: Tensor, bar: tqdm
+    net: BoundedNet, x: Tensor, y: Tensor, protocol: Protocol, known: Tensor | None, bar: tqdm
 ) -> tuple[Certificates, UapBounds]:
     shared = dict(
         clip=protocol.clip, batch_size=protocol.batch_size, time_limit=protocol.time_limit / 2
