@@ -40,8 +40,8 @@ class Saved:
         file = self.folder / _HEADER
         try:
             found = file.read_text("utf-8")
-            other = json.loads(found)
-        except (OSError, ValueError) as error:
+            other = dict(json.loads(found))
+        except (OSError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{self.folder} cannot be resumed: {error}; leave out --resume to begin anew"
             ) from error
