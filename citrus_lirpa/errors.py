@@ -50,6 +50,12 @@ class SoundnessError(CitrusError):
     """A certificate contradicts an attack: a defect that must never be hidden."""
 
 
+class Interrupted(CitrusError):
+    """Work was asked to stop, and did after saving."""
+
+    exit_code = 130
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that the device or the host ran out of memory."""
     text = str(error).lower()

@@ -24,7 +24,7 @@ from .batchnorm import precise_batchnorm
 from .bounds import BoundedNet
 from .config import RunConfig, TrainConfig
 from .data import Split, augment, batches
-from .errors import CitrusError, InputError, NonFiniteLossError
+from .errors import InputError, Interrupted, NonFiniteLossError
 from .interrupts import stop_requests
 from .losses import LossTerms
 from .regularisers import l1_norm, shi_regulariser
@@ -32,12 +32,6 @@ from .schedules import ramp
 
 METRICS_FILE = "metrics.jsonl"
 _SAVE_EVERY_SECONDS = 300.0
-
-
-class Interrupted(CitrusError):
-    """Training was asked to stop, and did after saving."""
-
-    exit_code = 130
 
 
 @dataclass

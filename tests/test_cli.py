@@ -1,5 +1,6 @@
 """cli: help, one line for every mistake, and the demo from training to certificates."""
 
+import importlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from PIL import Image
 from citrus_lirpa import __version__, _compat
 from citrus_lirpa.cli import main
 
+evaluation = importlib.import_module("citrus_lirpa.verify.evaluate")
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(main.commands)
 
@@ -85,15 +87,21 @@ def test_train(trained):
     assert f"citrus-lirpa eval {folder}" in output
 
 
-def test_eval_prints_what_it_writes(trained, tmp_path):
+@pytest.mark.parametrize("relational", ["none", "cross"])
+def test_eval_prints_what_it_writes(trained, tmp_path, relational):
     folder, _ = trained
     status, output = run("eval", folder / "checkpoint.pt", "--method", "crown", "--eps",
                          "16/255", "--limit", 59, "--group-size", 4, "--quiet",
+                         "--relational", relational, "--time-limit", 2,
                          "--out", tmp_path)  # fmt: skip
-    assert status == 0
+    assert status == 0, output
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "eval-crown.json", "stages-crown.png", "uap-crown.png"
+    }  # fmt: skip
     record = json.loads((tmp_path / "eval-crown.json").read_text())
-    settings = ("images", "eps", "group_size", "clip", "data")
-    assert [record[key] for key in settings] == [59, 16 / 255, 4, None, "digits"]
+    settings = ("images", "eps", "group_size", "clip", "data", "method", "relational", "time_limit")
+    expected = [59, 16 / 255, 4, None, "digits", "crown", relational, 2]
+    assert [record[key] for key in settings] == expected
     certified, uap = record["certified_accuracy"], record["uap_accuracy"]
     shares = {
         "standard accuracy": record["standard_accuracy"],
@@ -105,39 +113,217 @@ def test_eval_prints_what_it_writes(trained, tmp_path):
     }
     for row, share in shares.items():
         assert percent(output, row) == pytest.approx(100 * share, abs=0.005)
-    assert certified["ibp"] < certified["crown"] == uap["certified"]
+    assert 0 < certified["ibp"] < certified["crown"]
     assert certified["ibp"] <= certified["crown-ibp"] <= certified["crown"]
-    assert 0 < uap["certified"] <= uap["attacked"] <= record["standard_accuracy"]
+    if relational == "none":
+        assert certified["crown"] == uap["certified"]
+    else:
+        assert certified["crown"] < uap["certified"]
+    assert uap["certified"] <= uap["attacked"] <= record["standard_accuracy"]
     groups = record["groups"]
     assert len(groups["safe_at_least"]) == len(groups["safe_at_most"]) == 15
     assert sum(groups["safe_at_least"]) == round(59 * uap["certified"])
     assert sum(groups["safe_at_most"]) == round(59 * uap["attacked"])
-    decided = record["decided_by"]
-    assert len(decided) == 59 and decided.count("ibp") == round(59 * certified["ibp"])
-    assert is_png(tmp_path / "uap-crown.png")
-    assert str(tmp_path / "uap-crown.png") in output
+    gap = round(59 * (uap["attacked"] - uap["certified"]))
+    assert f"upper bound; {gap} images between the two" in output
+    verdicts = record["verdicts"]
+    assert len(verdicts) == 59 and verdicts.count("ibp") == round(59 * certified["ibp"])
+    assert verdicts.count("wrong") == round(59 * (1 - record["standard_accuracy"]))
+    assert sum(record["shares"].values()) == 59
+    for name in ("uap-crown.png", "stages-crown.png"):
+        assert is_png(tmp_path / name) and str(tmp_path / name) in output
+
+
+TIMES = ("seconds", "image_seconds")
+
+
+def found(path: Path) -> dict:
+    """The record of an evaluation without times and paths."""
+    record = json.loads(path.read_text())
+    record["groups"].pop("seconds")
+    return {k: v for k, v in record.items() if k not in (*TIMES, "run")}
 
 
 def test_eval_by_default(trained):
-    """α-CROWN at the run's ε, into the run's folder, the same each time."""
+    """Branch and bound at the run's ε, into the run's folder, the same each time."""
     folder, _ = trained
     records = []
     for _ in range(2):
         torch.manual_seed(99)
         status, output = run("eval", folder, "--limit", 15, "--quiet")
-        assert torch.initial_seed() == 0  # --seed, of which all random starts come
         assert status == 0 and "15 test images, ε = 0.03, groups of 5, not clipped" in output
-        record = json.loads((folder / "eval-alpha-crown.json").read_text())
-        records.append({k: v for k, v in record.items() if k != "seconds"})
+        assert "certified by bab" in output
+        records.append(found(folder / "eval-bab.json"))
     assert records[0] == records[1]
-    assert list(record["seconds"]) == ["ibp", "crown-ibp", "crown", "alpha-crown", "total"]
+    defaults = {"method": "bab", "relational": "cross", "time_limit": 10, "batch_size": 256}
+    assert defaults.items() <= records[0].items()
+    seconds = json.loads((folder / "eval-bab.json").read_text())["seconds"]
+    assert list(seconds) == ["attack", "ibp", "crown-ibp", "crown", "alpha-crown", "bab",
+                             "group attack", "group stage", "total"]  # fmt: skip
+    assert not (folder / "eval-bab.partial").exists()
 
 
-def test_results_are_printed_even_where_they_cannot_be_written(trained):
-    status, output = run("eval", trained[0], "--method", "ibp", "--limit", 10, "--quiet",
-                         "--out", "/dev/null/x")  # fmt: skip
-    assert status == 1 and "/dev/null/x" in output.splitlines()[-1]
+# -- evaluations that stop and go on ----------------------------------------------------
+
+FEW = ("--method", "crown", "--limit", 40, "--batch-size", 10, "--eps", "8/255", "--quiet")
+
+
+class Interrupting:
+    """``certify`` that is interrupted when it is called for the ``last`` time."""
+
+    def __init__(self, last: int):
+        self.last, self.calls = last, 0
+        self.certify = evaluation.certify
+
+    def __call__(self, *args, **options):
+        self.calls += 1
+        if self.calls == self.last:
+            raise KeyboardInterrupt
+        return self.certify(*args, **options)
+
+
+@pytest.fixture
+def interrupted(trained, tmp_path, monkeypatch) -> Path:
+    """A folder where an evaluation was interrupted in its second batch."""
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "certify", Interrupting(2))
+        status, output = run("eval", trained[0], *FEW, "--out", tmp_path)
+    assert status != 0
+    line = said(status, output, status)
+    assert "1 finished batches are kept" in line and "--resume" in line
+    assert str(tmp_path / "eval-crown.partial") in line
+    assert [path.name for path in tmp_path.iterdir()] == ["eval-crown.partial"]
+    return tmp_path
+
+
+def test_an_interrupted_evaluation_ends_as_an_uninterrupted_one(
+    trained, interrupted, tmp_path_factory, monkeypatch
+):
+    whole = tmp_path_factory.mktemp("whole")
+    assert run("eval", trained[0], *FEW, "--out", whole)[0] == 0
+    counter = Interrupting(0)
+    monkeypatch.setattr(evaluation, "certify", counter)
+    status, output = run("eval", trained[0], *FEW, "--out", interrupted, "--resume")
+    assert status == 0, output
+    assert counter.calls == 3  # of four batches
+    assert found(interrupted / "eval-crown.json") == found(whole / "eval-crown.json")
+    names = [sorted(path.name for path in folder.iterdir()) for folder in (whole, interrupted)]
+    assert names[0] == names[1] and "eval-crown.json" in names[0]
+    # an evaluation that is complete has nothing to resume, and is done again
+    assert run("eval", trained[0], *FEW, "--out", interrupted, "--resume")[0] == 0
+    assert counter.calls == 3 + 4
+
+
+def test_without_resume_an_evaluation_begins_anew(trained, interrupted, monkeypatch):
+    counter = Interrupting(0)
+    monkeypatch.setattr(evaluation, "certify", counter)
+    assert run("eval", trained[0], *FEW, "--out", interrupted)[0] == 0
+    assert counter.calls == 4
+
+
+@pytest.mark.parametrize(
+    ("args", "differing"),
+    [
+        (["--eps", "0.03"], "eps"),
+        (["--seed", "1"], "seed"),
+        (["--clip"], "clip"),
+        (["--limit", "39"], "limit"),
+        (["--batch-size", "20"], "batch_size"),
+        (["--relational", "io", "--time-limit", "5"], "relational, time_limit"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else None,
+)
+def test_resume_with_other_settings_is_refused(trained, interrupted, args, differing):
+    status, output = run("eval", trained[0], *FEW, *args, "--out", interrupted, "--resume")
+    line = said(status, output, 1)
+    assert f"({differing} differ)" in line
+    assert len(list((interrupted / "eval-crown.partial").glob("*.pt"))) == 1
+
+
+def test_resume_of_another_network_is_refused(trained, interrupted, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other") / "run"
+    assert run("train", "--preset", "digits", "--quiet", "--out", other, *sets(
+        "train.epochs=1", "train.ramp_start=1", "data.limit=128"))[0] == 0  # fmt: skip
+    line = said(*run("eval", other, *FEW, "--out", interrupted, "--resume"), 1)
+    assert "(weights differ)" in line
+
+
+def test_a_damaged_batch_stops_with_one_line(trained, interrupted):
+    (batch,) = (interrupted / "eval-crown.partial").glob("*.pt")
+    batch.write_bytes(batch.read_bytes()[:100])
+    line = said(*run("eval", trained[0], *FEW, "--out", interrupted, "--resume"), 1)
+    assert f"{batch} is damaged" in line
+    batch.unlink()
+    assert run("eval", trained[0], *FEW, "--out", interrupted, "--resume")[0] == 0
+
+
+def test_an_unusable_folder_is_refused_before_anything_is_computed(trained, monkeypatch):
+    counter = Interrupting(1)
+    monkeypatch.setattr(evaluation, "certify", counter)
+    line = said(*run("eval", trained[0], *FEW, "--out", "/dev/null/x"), 1)
+    assert "/dev/null/x" in line and counter.calls == 0
+
+
+def test_results_are_printed_even_where_they_cannot_be_written(trained, tmp_path):
+    (tmp_path / "eval-crown.json").mkdir()
+    status, output = run("eval", trained[0], *FEW, "--out", tmp_path)
+    assert status == 1 and str(tmp_path / "eval-crown.json") in output.splitlines()[-1]
     assert "standard accuracy" in output
+    (tmp_path / "eval-crown.json").rmdir()  # and nothing has to be computed again
+    assert len(list((tmp_path / "eval-crown.partial").glob("*.pt"))) == 4
+    assert run("eval", trained[0], *FEW, "--out", tmp_path, "--resume")[0] == 0
+    assert (tmp_path / "eval-crown.json").is_file()
+
+
+# -- verdicts of another verifier -------------------------------------------------------
+
+
+def test_verdicts_of_another_verifier_are_taken(trained, tmp_path):
+    pytest.importorskip("onnx")
+    few = ("--method", "ibp", "--relational", "none", "--limit", 20, "--quiet")
+    assert run("eval", trained[0], *few, "--eps", "16/255", "--out", tmp_path)[0] == 0
+    before = found(tmp_path / "eval-ibp.json")
+    undecided = [i for i, v in enumerate(before["verdicts"]) if v == "undecided"]
+    assert len(undecided) >= 4
+    status, output = run("export", trained[0], "--eps", "16/255", "--out", tmp_path / "x",
+                         "--undecided", tmp_path / "eval-ibp.json")  # fmt: skip
+    assert status == 0 and f"{len(undecided)} properties" in output
+    first, second, third, *_ = undecided
+    rows = [("unsat", first), ("sat", second), ("timeout", third)]
+    text = "".join(f"model.onnx,image_{i:05d}.vnnlib,{word},1.5\n" for word, i in rows)
+    (tmp_path / "x" / "results.csv").write_text(text)
+
+    taking = (*few, "--import-verdicts", tmp_path / "x", "--out", tmp_path)
+    status, output = run("eval", trained[0], *taking, "--eps", "16/255")
+    assert status == 0, output
+    after = found(tmp_path / "eval-ibp.json")
+    expected = list(before["verdicts"])
+    expected[first], expected[second] = "imported", "attacked"
+    assert after["verdicts"] == expected
+    assert after["shares"]["imported"] == 1 and sum(after["shares"].values()) == 20
+    gained = after["certified_accuracy"]["imported"] - before["certified_accuracy"]["ibp"]
+    assert gained == pytest.approx(1 / 20)
+    assert percent(output, "certified by imported") == pytest.approx(
+        100 * after["certified_accuracy"]["imported"], abs=0.005
+    )
+    # of another radius, or of a network that says something else, they are not
+    line = said(*run("eval", trained[0], *taking, "--eps", "15/255"), 2)
+    assert "--eps" in line and "export.json" in line
+    (tmp_path / "x" / "results.csv").write_text("model.onnx,image_99999.vnnlib,unsat,1\n")
+    assert "image_99999" in said(*run("eval", trained[0], *taking, "--eps", "16/255"), 2)
+
+
+def test_a_verdict_that_the_attack_refutes_stops_the_evaluation(trained, tmp_path):
+    pytest.importorskip("onnx")
+    few = ("--method", "ibp", "--relational", "none", "--limit", 20, "--quiet", "--eps", "0.3")
+    assert run("eval", trained[0], *few, "--out", tmp_path)[0] == 0
+    broken = found(tmp_path / "eval-ibp.json")["verdicts"].index("attacked")
+    export = ("--images", broken, "--eps", "0.3", "--out", tmp_path / "x")
+    assert run("export", trained[0], *export)[0] == 0
+    (tmp_path / "x" / "results.csv").write_text(f"{broken},unsat\n")
+    taking = ("--import-verdicts", tmp_path / "x", "--out", tmp_path)
+    line = said(*run("eval", trained[0], *few, *taking), 1)
+    assert "imported verdicts" in line and f"number {broken} of" in line
 
 
 def test_doctor():
@@ -226,6 +412,9 @@ def test_train_refuses_before_it_makes_a_folder(tmp_path, args, words):
         (["--limit", "0"], 2, ["limit is 0", "at least 1"]),
         (["--batch-size", "0"], 2, ["batch size is 0", "at least 1"]),
         (["--method", "crwn"], 2, ["'crwn'", "'crown'"]),
+        (["--relational", "crss"], 2, ["'crss'", "'cross'"]),
+        (["--time-limit", "-1"], 2, ["-1", "x>=0"]),
+        (["--import-verdicts", "none"], 2, ["none", "export.json"]),
         (["--device", "tpu"], 2, ["'tpu'", "--device cpu"]),
         (["--seed", "99999999999999999999"], 2, ["99999999999999999999"]),
     ],

@@ -24,13 +24,13 @@ LAYERS = [
     ["losses", "regularisers", "initialisation", "batchnorm", "verify"],
     ["attacks"],
     ["bounds"],
-    ["selfcheck"],
+    ["selfcheck", "pieces"],
     ["wrapping"],
     ["_compat"],
     ["onnx_graph", "properties"],
     ["onnx_layers"],
     ["_quiet", "schedules", "margins", "boxes", "tables", "data", "models"],
-    ["readers", "interrupts"],
+    ["readers", "interrupts", "files"],
     ["errors", "_version"],
 ]
 LEVEL = {unit: -i for i, row in enumerate(LAYERS) for unit in row}

@@ -10,7 +10,7 @@ from PIL import Image
 from citrus_lirpa import report
 from citrus_lirpa.data import DATASETS
 from citrus_lirpa.errors import CheckpointError
-from citrus_lirpa.verify import Certificates, Evaluation, UapBounds
+from citrus_lirpa.verify import Certificates, Evaluation, Protocol, UapBounds
 
 RECORDS = [
     {"epoch": 1, "step": 4, "eps": 0.0, "lr": 1e-3, "loss": 2.25, "regulariser": 0.5,
@@ -22,30 +22,36 @@ RECORDS = [
 
 @pytest.fixture
 def evaluation() -> Evaluation:
-    """Eight images in groups of five: six correct, three proved, one more unbroken.
+    """Eight images in groups of five: six correct, three proved, a fourth one by the group stage.
 
     Proved are 0 (by ibp), 1 and 5 (by crown-ibp); 6 and 7 are misclassified; the strongest
-    perturbation breaks 2 and 3.
+    perturbation breaks 2 and 3; of 2, 3 and 4 no perturbation breaks all.
     """
     y = torch.arange(8)
     after = torch.tensor([0, 1, 9, 9, 4, 5, 6, 7])
     certificates = Certificates(
         methods=("ibp", "crown-ibp"),
         correct=torch.tensor([1, 1, 1, 1, 1, 1, 0, 0], dtype=torch.bool),
+        attacked=torch.tensor([0, 0, 1, 0, 0, 0, 0, 0], dtype=torch.bool),
         margin=torch.zeros(8),
+        rows=torch.tensor([1, 1, 0, 0, 0, 1, 0, 0], dtype=torch.bool).view(8, 1).expand(8, 9),
         decided_by=torch.tensor([0, 1, -1, -1, -1, 1, -1, -1]),
-        seconds={"ibp": 0.25, "crown-ibp": 12.34},
+        took=torch.full((8,), 0.5, dtype=torch.float64),
+        seconds={"attack": 0.5, "ibp": 0.25, "crown-ibp": 12.34},
         not_fitting={"ibp": 0, "crown-ibp": 2},
     )
     uap = UapBounds(
-        lower=torch.tensor([2, 1]),
+        lower=torch.tensor([3, 1]),
         upper=torch.tensor([3, 1]),
         size=torch.tensor([5, 3]),
         u=torch.zeros(2, 1, 8, 8),
         broken=torch.tensor([0, 0, 1, 1, 0, 0, 1, 1], dtype=torch.bool),
+        stage=("io", "single"),
+        took=torch.tensor([1.0, 0.0], dtype=torch.float64),
+        seconds={"group attack": 2.0, "group stage": 1.0},
     )
     return Evaluation(
-        x=torch.rand(8, 1, 8, 8), y=y, eps=0.1, group_size=5, clip=None,
+        x=torch.rand(8, 1, 8, 8), y=y, protocol=Protocol(eps=0.1, method="crown-ibp"),
         certificates=certificates, uap=uap, strongest=torch.full((1, 8, 8), 0.1),
         fooling_rate=2 / 6, predictions=(y, after), seconds=13.0,
     )  # fmt: skip
@@ -76,13 +82,23 @@ def test_evaluation_table(evaluation):
         "standard accuracy 75.00 %",
         "certified by ibp 12.50 % 0.2 s",
         "certified by crown-ibp 37.50 % 12.3 s, 2 images did not fit into memory",
-        "UCert (certified average UAP accuracy) 37.50 % lower bound, proved",
-        "UAP accuracy under attack 50.00 % upper bound",
+        "UCert (certified average UAP accuracy) 50.00 % lower bound, proved; group stage 3.0 s",
+        "UAP accuracy under attack 50.00 % upper bound; 0 images between the two",
     ]
     assert len({row.index("%") for row in rows}) == 1  # one column
     assert rows[0] == rows[0].rstrip()
-    clipped = report.evaluation_table(replace(evaluation, clip=(0.0, 1.0)))
-    assert "clipped to [0, 1]" in clipped and "not clipped" not in clipped
+    protocol = replace(evaluation.protocol, clip=(0.0, 1.0), group_size=4)
+    clipped = report.evaluation_table(replace(evaluation, protocol=protocol))
+    assert "groups of 4, clipped to [0, 1]" in clipped and "not clipped" not in clipped
+    wide = replace(evaluation.uap, lower=torch.tensor([1, 0]))
+    assert "upper bound; 3 images between" in report.evaluation_table(replace(evaluation, uap=wide))
+
+
+def test_evaluation_table_names_the_stages_that_are_not_possible(evaluation):
+    certificates = replace(evaluation.certificates, unsupported={"crown-ibp": "it has BoundTanh"})
+    table = report.evaluation_table(replace(evaluation, certificates=certificates))
+    (row,) = [line for line in table.splitlines() if line.startswith("certified by crown-ibp")]
+    assert row.split("%")[1].strip().startswith("not possible: it has BoundTanh")
 
 
 # -- pictures -----------------------------------------------------------------------
@@ -131,6 +147,42 @@ def test_uap_picture_shows_what_was_broken(tmp_path, monkeypatch, evaluation):
     assert "breaks 33.3% of 6 correct images" in drawn[0].get_suptitle()
     shown = drawn[0].axes[4].get_images()[0].get_array()
     assert torch.allclose(torch.tensor(shown), (evaluation.x[2, 0] + 0.1).clamp(0, 1))
+
+
+def bars(axes) -> list[tuple[float, float]]:
+    """(left end, width) of every bar, from left to right."""
+    return [(patch.get_x(), patch.get_width()) for patch in axes.patches]
+
+
+def test_stages_picture(tmp_path, evaluation):
+    path = tmp_path / "new" / "stages.png"
+    assert report.plot_stages(evaluation, path) == path
+    assert is_png(path) and [p.name for p in path.parent.iterdir()] == ["stages.png"]
+
+
+def test_stages_picture_shows_shares_and_times(tmp_path, monkeypatch, evaluation):
+    drawn = []
+    monkeypatch.setattr(report, "_write", lambda figure, path: drawn.append(figure))
+    report.plot_stages(evaluation, tmp_path / "stages.png")
+    images, seconds = drawn[0].axes
+    labels = [text.get_text() for text in images.get_legend().get_texts()]
+    assert labels == ["ibp 12.5", "crown-ibp 25", "group stage 12.5", "broken 25", "wrong 25"]
+    assert bars(images) == [(0, 12.5), (12.5, 25), (37.5, 12.5), (50, 25), (75, 25)]
+    assert images.get_xlim() == (0, 100) and images.get_xlabel() == "% of images"
+    labels = [text.get_text() for text in seconds.get_legend().get_texts()]
+    assert labels == ["attack 0.5", "ibp 0.25", "crown-ibp 12.3", "group attack 2", "group stage 1"]
+    widths = [width for _, width in bars(seconds)]
+    assert widths == pytest.approx([0.5, 0.25, 12.34, 2, 1])
+    assert seconds.get_xlim() == pytest.approx((0, 16.09))
+    for axes in (images, seconds):  # each bar begins where the one before it ends
+        ends = [left + width for left, width in bars(axes)]
+        assert [left for left, _ in bars(axes)][1:] == pytest.approx(ends[:-1])
+        colours = [patch.get_facecolor() for patch in axes.patches]
+        assert len(set(colours)) == len(colours)
+    both = [axes.patches[labels].get_facecolor() for axes, labels in ((images, 0), (seconds, 1))]
+    assert both[0] == both[1]  # a stage has one colour
+    title = drawn[0].get_suptitle()
+    assert title == "UCert 50.00 %, under attack 50.00 %, ε = 0.1"
 
 
 def test_nothing_broken_is_no_picture(tmp_path, evaluation):

@@ -1,7 +1,7 @@
 """Attacks: gradient descent on inputs; one perturbation for a group, a class or a data set."""
 
-from .pgd import PGD
+from .pgd import PGD, ascend
 from .sgd_uap import SgdUap, UapResult, try_uap
 from .uap import GroupAttack, GroupAttackResult
 
-__all__ = ["PGD", "GroupAttack", "GroupAttackResult", "SgdUap", "UapResult", "try_uap"]
+__all__ = ["PGD", "GroupAttack", "GroupAttackResult", "SgdUap", "UapResult", "ascend", "try_uap"]

@@ -12,6 +12,8 @@ import torch
 from .. import _compat, config, data, files, report, runs, subjects, vnnlib
 from ..bounds import BoundedNet
 from ..boxes import PIXELS
+from ..errors import Interrupted
+from ..interrupts import terminated_like_interrupted
 from ..verify import RELATIONAL, STAGES, Protocol, Saved, evaluate, fingerprint
 from .options import (
     Number,
@@ -170,12 +172,14 @@ def eval_command(
         "imported": sorted((imported or {}).items()),
     }
     saved = Saved(folder / f"eval-{method}.partial", settings, resume=resume)
+    bars = show_bars(quiet)
     try:
-        result = evaluate(
-            net, images, spec, protocol, saved=saved, imported=imported, progress=show_bars(quiet)
-        )
+        with terminated_like_interrupted():
+            result = evaluate(
+                net, images, spec, protocol, saved=saved, imported=imported, progress=bars
+            )
     except KeyboardInterrupt:
-        raise InterruptedError(
+        raise Interrupted(
             f"interrupted; {saved.count()} finished batches are kept in {saved.folder}: repeat "
             "the command with --resume"
         ) from None

@@ -20,6 +20,8 @@ from .engine import Engine, Images
 
 _ROOT_STEPS, _ROOT_RATE = 20, 0.25
 _STEPS, _RATE = 3, 0.2
+#: Steps on a domain without neurons left to split, and of an attack from a bound's minimiser.
+_LAST_STEPS, _ATTACK_STEPS = 100, 20
 #: Numbers kept for open domains, of all problems; beyond it, the largest problem is given up.
 _POOL_LIMIT = 1 << 28
 
@@ -85,8 +87,12 @@ class _Search:
         self.u: dict[int, Tensor] = {}
         self.begin = time.perf_counter()
 
-    def bound(self, domains: _Domains, steps: int, rate: float, *, root: bool) -> _Domains:
+    def bound(
+        self, domains: _Domains, steps: int, rate: float, *, root: bool, push: bool = False
+    ) -> _Domains:
         """The domains that stay unproved, with their bounds and next splits."""
+        if not len(domains):
+            return domains
         members = self.problems.members[domains.problem]
         dual = self.engine.dual(
             self.images, members, domains.rows, signs=domains.signs.flatten(0, 1)
@@ -101,7 +107,9 @@ class _Search:
         self.bounded += torch.bincount(domains.problem, minlength=len(self.state))
         shape = domains.signs.shape
         left = ~self.engine.proved(dual, found, self.images, members, domains.rows)
-        self._note_broken(domains.problem[left], members[left], found.point.u[left])
+        self._note_broken(
+            domains.problem[left], members[left], found.point.u[left], push=root or push
+        )
         score = _split_scores(dual, found).view(len(domains), -1)
         best, choice = score.max(1) if score.shape[1] else (score.sum(1) - 1, score.sum(1).long())
         choice = torch.where(best >= 0, choice, -1)
@@ -115,10 +123,14 @@ class _Search:
             found.value,
         )[left]
 
-    def _note_broken(self, problem: Tensor, members: Tensor, u: Tensor) -> None:
-        """Problems whose every member a domain's minimising perturbation breaks."""
+    def _note_broken(
+        self, problem: Tensor, members: Tensor, u: Tensor, *, push: bool = False
+    ) -> None:
+        """Problems whose every member a minimising perturbation breaks, ``push``ed or not."""
         if not len(problem):
             return
+        if push:
+            u = self.engine.attacked(self.images, members, u, _ATTACK_STEPS)
         broken = self.engine.broken(self.images, members, u).all(1)
         for d in broken.nonzero().flatten().tolist():
             if self.state[problem[d]] == OPEN:
@@ -148,11 +160,21 @@ class _Search:
             parts.append(self.bound(start, _ROOT_STEPS, _ROOT_RATE, root=True))
         return _Domains.cat(parts)
 
-    def children(self, domains: _Domains) -> _Domains:
-        """Both halves of every domain; one with no neuron left to split stays whole."""
-        whole = domains.choice < 0
-        halves, kept = domains[~whole], domains[whole]
-        parts = [kept]
+    def harder(self, domains: _Domains) -> _Domains:
+        """What stays unproved of both halves of every domain.
+
+        A problem is given up where a domain has no neuron left to split, and neither many
+        more steps prove it nor an attack from its minimiser breaks the members.
+        """
+        last = domains.choice < 0
+        if bool(last.any()):
+            stuck = self.bound(domains[last], _LAST_STEPS, _RATE, root=False, push=True)
+            undecided = stuck.problem[self.state[stuck.problem] == OPEN]
+            self._decide(undecided, GIVEN_UP)
+        return self.bound(self._halves(domains[~last]), _STEPS, _RATE, root=False)
+
+    def _halves(self, halves: _Domains) -> _Domains:
+        parts = []
         at = torch.arange(len(halves), device=halves.choice.device)
         for sign in (1, -1):
             signs, parameter = halves.signs.flatten(1).clone(), halves.parameter.flatten(1).clone()
@@ -216,8 +238,7 @@ def branch_and_bound(
         pick = pick[~effort[pick].isinf()]
         rest = torch.ones(len(pool), dtype=torch.bool, device=pick.device)
         rest[pick] = False
-        harder = search.bound(search.children(pool[pick]), _STEPS, _RATE, root=False)
-        pool = search.settle(_Domains.cat([pool[rest], harder]))
+        pool = search.settle(_Domains.cat([pool[rest], search.harder(pool[pick])]))
         progress(int((search.state != OPEN).sum()))
     return Outcome(search.state, search.u, search.bounded, search.seconds)
 

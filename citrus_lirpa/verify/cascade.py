@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ STAGES = (*METHODS, "bab")
 #: The stage of inputs that another verifier proved.
 IMPORTED = "imported"
 #: Images bounded at once are ``batch_size`` divided by this: what an image costs in memory.
-_COST = {"ibp": 1, "crown-ibp": 4, "crown": 8, "alpha-crown": 16}
+_COST = {"ibp": 1, "crown-ibp": 4, "crown": 8, "alpha-crown": 16, "bab": 16}
 #: Steps of α at the output, and for every intermediate bound before branch and bound.
 _ALPHA_STEPS, _REFINING_STEPS = 20, 5
 
@@ -46,6 +47,7 @@ def certify(
     method: str = "alpha-crown",
     attack: PGD | None = None,
     time_limit: float = 10.0,
+    group_size: int = 1,
     known: Tensor | None = None,
     clip: Range | None = None,
     batch_size: int = 256,
@@ -56,11 +58,11 @@ def certify(
 
     x: (N, ...) inputs; y: (N,) labels. Each stage runs only on the correctly classified
     inputs that no cheaper one proved and that ``attack``, tried first, did not break. ``bab``
-    is branch and bound, for ``time_limit`` seconds per input that is then still open; easy
-    ones come first. ``known`` (N,) are verdicts from elsewhere, taken as they are: 1 proved
-    (its stage is ``imported``), -1 attacked, 0 unknown. ``clip`` cuts perturbed inputs to
-    that range. ``batch_size`` inputs go through the stages together; ``announce`` is told
-    the stage.
+    is branch and bound, for ``time_limit`` seconds per input (or per group of ``group_size``
+    consecutive ones) that is then still open; easy ones come first. ``known`` (N,) are
+    verdicts from elsewhere, taken as they are: 1 proved (its stage is ``imported``), -1
+    attacked, 0 unknown. ``clip`` cuts perturbed inputs to that range. ``batch_size`` inputs go
+    through the stages together; ``announce`` is told the stage.
 
     A proof is a margin bound above a threshold that covers float32 rounding, or a positive
     one in float64; TF32 is off and BatchNorm in eval mode. Networks of affine layers and
@@ -90,9 +92,9 @@ def certify(
             if known is not None:
                 part.take(known[rows], stages.index(IMPORTED))
             tell = announce if not progress else bar.set_description
-            parts.append(part.run(stages, attack, time_limit, tell))
+            parts.append(part.run(stages, attack, time_limit, rows // group_size, tell))
             bar.update(len(rows))
-    return Certificates.cat(parts) if parts else _nothing(stages, x, net.classes)
+    return Certificates.cat(parts)
 
 
 def find_engine(net: BoundedNet, eps: float, clip: Range | None) -> Engine | str:
@@ -124,13 +126,14 @@ class _Cascade:
         self.threshold = rounding_threshold(logits)
         self.attacked = torch.zeros_like(self.correct)
         self.v = torch.zeros_like(x)
-        self.margin = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        self.rows = torch.zeros(len(x), net.classes - 1, dtype=torch.bool, device=x.device)
+        shape = (len(x), net.classes - 1)
+        self.lower = torch.full(shape, -torch.inf, dtype=x.dtype, device=x.device)
+        self.rows = torch.zeros(shape, dtype=torch.bool, device=x.device)
         self.decided_by = torch.full((len(x),), -1, device=x.device)
         self.took = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         self.images: Images | None = None  # of the inputs numbered ``self.held``
         self.held = torch.arange(0, device=x.device)
-        self.missing = 0
+        self.missing = torch.zeros_like(self.correct)
 
     def take(self, known: Tensor, number: int) -> None:
         """Verdicts from elsewhere: 1 proved, by stage ``number``, -1 attacked."""
@@ -143,6 +146,7 @@ class _Cascade:
         stages: tuple[str, ...],
         attack: PGD | None,
         time_limit: float,
+        group: Tensor,
         announce: Callable[[str], object],
     ) -> Certificates:
         seconds, not_fitting, unsupported = {}, {}, {}
@@ -156,17 +160,20 @@ class _Cascade:
             if stage == IMPORTED:
                 continue
             announce(stage)
-            begin, self.missing = time.perf_counter(), 0
+            begin = time.perf_counter()
+            self.missing = torch.zeros_like(self.correct)
             rows = (self.correct & ~self.attacked & (self.decided_by < 0)).nonzero().squeeze(1)
             try:
-                proved = self._run(stage, rows, time_limit)
+                seconds_left = time_limit * len(group[rows].unique())
+                proved = self._run(stage, rows, seconds_left)
             except ModelError as error:
                 if number == 0:
                     raise
                 unsupported[stage] = str(error)
             else:
                 self.decided_by[proved] = number
-            seconds[stage], not_fitting[stage] = time.perf_counter() - begin, self.missing
+            seconds[stage] = time.perf_counter() - begin
+            not_fitting[stage] = int(self.missing.sum())
             if stage != "bab" or isinstance(self.engine, str):
                 self.took[rows] += seconds[stage] / max(1, len(rows))
         return Certificates(
@@ -174,7 +181,7 @@ class _Cascade:
             self.correct,
             self.attacked,
             self.v[self.attacked],
-            self.margin,
+            self.lower.min(dim=1).values,
             self.rows,
             self.decided_by,
             self.took,
@@ -214,53 +221,74 @@ class _Cascade:
 
     @torch.no_grad()
     def _by_auto_lirpa(self, stage: str, rows: Tensor) -> Tensor:
-        proved = []
-        for done, lower in self._batches(
-            lambda now: self.net.margins(
-                Box.around(self.x[now], self.eps, self.clip), self.y[now], stage
-            ),
-            rows,
-            self.batch_size // _COST[stage],
-        ):
-            self._note(done, lower.min(dim=1).values)
-            self.rows[done] |= lower > self.threshold[done].unsqueeze(1)
-            proved.append(done[(lower > self.threshold[done].unsqueeze(1)).all(1)])
-        return torch.cat(proved) if proved else rows[:0]
+        def bound(now: Tensor) -> Tensor:
+            box = Box.around(self.x[now], self.eps, self.clip)
+            return self.net.margins(box, self.y[now], stage)
+
+        proved = [rows[:0]]
+        for done, lower in self._batches(bound, rows, stage):
+            positive = lower > self.threshold[done].unsqueeze(1)
+            self._note(done, lower, positive)
+            proved.append(done[positive.all(1)])
+        return torch.cat(proved)
 
     def _bound_by_ibp(self, rows: Tensor) -> None:
-        held, images = [], []
-        bound = lambda now: self.engine.ibp(self.x[now], self.y[now])  # noqa: E731
-        for done, (found, lower) in self._batches(bound, rows, self.batch_size):
-            self._note(done, lower.min(dim=1).values)
-            self.rows[done] |= self.engine.surely_positive(lower, found)
+        held, images = [rows[:0]], []
+        for done, (found, lower) in self._batches(
+            lambda now: self.engine.ibp(self.x[now], self.y[now]), rows, "ibp"
+        ):
+            self._note(done, lower, self.engine.surely_positive(lower, found))
             held.append(done)
             images.append(found)
-        self.held = torch.cat(held) if held else rows[:0]
+        self.held = torch.cat(held)
         self.images = Images.cat(images) if images else None
 
     def _bound_by_engine(self, stage: str) -> None:
+        if stage == "crown":
+            self._tighten(0, stage)
         if self.images is None:
             return
-        if stage == "crown":
-            self.images = self.engine.tightened(self.images)
-        steps = _ALPHA_STEPS if stage == "alpha-crown" else 0
-        lower, proved = self.engine.margins(self.images, ~self.rows[self.held], steps)
-        lower[self.rows[self.held]] = torch.inf
-        self._note(self.held, lower.min(dim=1).values)
-        self.rows[self.held] |= proved
+        every = torch.arange(len(self.held), device=self.held.device)
+        images, steps = self.images, _ALPHA_STEPS if stage == "alpha-crown" else 0
+
+        def bound(now: Tensor) -> tuple[Tensor, Tensor]:
+            return self.engine.margins(images.rows(now), ~self.rows[self.held[now]], steps)
+
+        for now, found in self._batches(bound, every, stage, self.held):
+            self._note(self.held[now], *found)
+
+    def _tighten(self, iterations: int, stage: str) -> None:
+        """Better bounds of ReLU inputs; images that do not fit keep those they have."""
+        if self.images is None:
+            return
+        images, order, parts = self.images, [], []
+        every = torch.arange(len(self.held), device=self.held.device)
+        for now, found in self._batches(
+            lambda now: self.engine.tightened(images.rows(now), iterations),
+            every,
+            stage,
+            self.held,
+        ):
+            order.append(now)
+            parts.append(found)
+        left = every[~torch.isin(every, torch.cat([every[:0], *order]))]
+        if len(left):
+            order.append(left)
+            parts.append(images.rows(left))
+        self.held, self.images = self.held[torch.cat(order)], Images.cat(parts)
 
     def _branch_and_bound(self, time_limit: float) -> None:
         if self.images is None:
             return
         begin = time.perf_counter()
-        self.images = self.engine.tightened(self.images, _REFINING_STEPS)
+        self._tighten(_REFINING_STEPS, "bab")
         problem, row = (~self.rows[self.held]).nonzero(as_tuple=True)
         members = torch.arange(len(self.held), device=problem.device).unsqueeze(1)
         outcome = branch_and_bound(
             self.engine,
             self.images,
             Problems(members, problem, row.unsqueeze(1)),
-            deadline=begin + time_limit * len(self.held),
+            deadline=begin + time_limit,
         )
         share = outcome.bounded.double() / max(1, int(outcome.bounded.sum()))
         self.took[self.held] += share * (time.perf_counter() - begin)
@@ -268,34 +296,30 @@ class _Cascade:
         for problem, u in outcome.u.items():
             self.attacked[self.held[problem]], self.v[self.held[problem]] = True, u
 
-    def _batches(self, bound: Callable, rows: Tensor, size: int):
-        for done, result in in_batches(bound, rows, max(1, size), lambda count: None):
+    def _batches(
+        self,
+        bound: Callable[[Tensor], Any],
+        rows: Tensor,
+        stage: str,
+        inputs: Tensor | None = None,
+    ) -> Iterator[tuple[Tensor, Any]]:
+        """``bound`` of parts of ``rows`` that fit into memory; the others are counted.
+
+        inputs: the numbers of the inputs that ``rows`` refer to, themselves if None.
+        """
+        size = max(1, self.batch_size // _COST[stage])
+        for done, result in in_batches(bound, rows, size, lambda count: None):
             if result is None:
-                self.missing += len(done)
+                self.missing[done if inputs is None else inputs[done]] = True
             else:
                 yield done, result
 
-    def _note(self, which: Tensor, lower: Tensor) -> None:
-        self.margin[which] = torch.fmax(self.margin[which], lower)
+    def _note(self, which: Tensor, lower: Tensor, positive: Tensor) -> None:
+        self.lower[which] = torch.fmax(self.lower[which], lower)
+        self.rows[which] |= positive
 
     def _keep(self, rows: Tensor) -> None:
         """Forget the images that are decided."""
         staying = torch.isin(self.held, rows).nonzero().squeeze(1)
         self.held = self.held[staying]
         self.images = self.images.rows(staying) if len(staying) else None
-
-
-def _nothing(stages: tuple[str, ...], x: Tensor, classes: int) -> Certificates:
-    empty = torch.zeros(0, dtype=torch.bool, device=x.device)
-    return Certificates(
-        stages,
-        empty,
-        empty,
-        x[:0],
-        x.new_zeros(0),
-        empty.view(0, classes - 1),
-        empty.long(),
-        empty.double(),
-        dict.fromkeys(stages, 0.0),
-        dict.fromkeys(stages, 0),
-    )

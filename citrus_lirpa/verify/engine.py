@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..attacks import ascend
 from ..bounds import BoundedNet
 from ..boxes import Box, Range, clamp
-from ..margins import specification
+from ..errors import ModelError
+from ..margins import logit_margins, specification
 from ..pieces import Piece
 from .ascent import Ascent, ascend_dual
 from .dual import DualBound, Relaxation
@@ -23,6 +25,8 @@ _BUDGET = {"cpu": 1 << 28, "cuda": 1 << 32}
 _MOST_ROWS = {"cpu": 128, "cuda": 4096}
 #: Bounds this many thresholds above zero need no second look; those as far below have no hope.
 _NEAR = 10.0
+#: An attack pushes no input further beyond its decision boundary than this, in logits.
+_OVERSHOOT = 0.01
 #: What float64 rounding can make of a bound at the usual logits around ten.
 _THRESHOLD_64 = 1e-9
 
@@ -72,6 +76,8 @@ class Engine:
     def __init__(self, net: BoundedNet, eps: float, clip: Range | None):
         self.net, self.eps, self.clip = net, eps, clip
         self.pieces = net.affine_pieces()
+        if len(self.pieces) == 1:
+            raise ModelError("branch and bound takes networks with ReLU; this one is affine")
         self._twin: list[Piece] | None = None
         self._sought = False
         device = net.parameters()[0].device.type
@@ -130,7 +136,7 @@ class Engine:
         lower = images.x.new_full(open_rows.shape, -torch.inf)
         proved = torch.zeros_like(open_rows)
         image, row = open_rows.nonzero(as_tuple=True)
-        for part in torch.arange(len(image), device=image.device).split(self.rows_at_once):
+        for part in _parts(image, self.rows_at_once):
             i, r = image[part].unsqueeze(1), row[part].unsqueeze(1)
             dual = self.dual(images, i, r)
             found = ascend_dual(dual, iterations, rate=0.25)
@@ -161,6 +167,19 @@ class Engine:
         """(n, K-1) float32 margin bounds that need no second look in float64."""
         return lower > _NEAR * images.threshold.unsqueeze(1)
 
+    def attacked(self, images: Images, members: Tensor, u: Tensor, steps: int) -> Tensor:
+        """(D, ...): u after ``steps`` of joint ascent from it, |u| <= ε, against ``members``."""
+        x, y = images.x[members], images.y[members].flatten()
+
+        def objective(u: Tensor) -> Tensor:
+            logits = self.net(clamp(x + u.unsqueeze(1), self.clip).flatten(0, 1))
+            margins = logit_margins(logits, y).min(dim=1).values
+            return -margins.clamp(min=-_OVERSHOOT).sum()
+
+        return ascend(
+            objective, lambda u: u.clamp(-self.eps, self.eps), u, self.eps / 4, steps
+        ).detach()
+
     @torch.no_grad()
     def broken(self, images: Images, members: Tensor, u: Tensor) -> Tensor:
         """(D, s) whether each of ``members`` (D, s) is misclassified under its u (D, ...)."""
@@ -173,7 +192,7 @@ class Engine:
         """Linear bounds of the margins in ``open_rows`` (n, K-1): CROWN's and α-CROWN's."""
         image, row = open_rows.nonzero(as_tuple=True)
         g, c = [], []
-        for part in torch.arange(len(image), device=image.device).split(self.rows_at_once):
+        for part in _parts(image, self.rows_at_once):
             dual = self.dual(images, image[part].unsqueeze(1), row[part].unsqueeze(1))
             every = torch.arange(len(part), device=part.device)
             judge = dual.rows(every, self.exact, torch.float64) if self.exact else dual
@@ -203,3 +222,8 @@ class Engine:
             self._sought, twin = True, self.net.in_float64()
             self._twin = None if twin is None else twin.eval().affine_pieces()
         return self._twin
+
+
+def _parts(rows: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Numbers of ``rows``, at most ``size`` together; ``split`` gives an empty part for none."""
+    return torch.arange(len(rows), device=rows.device).split(size) if len(rows) else ()

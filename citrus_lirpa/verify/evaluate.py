@@ -13,13 +13,13 @@ from tqdm.auto import tqdm
 
 from ..attacks import PGD
 from ..bounds import BoundedNet
-from ..boxes import Range, clamp
+from ..boxes import Range, check_radius, clamp
 from ..data import DatasetSpec, Split, centre_crop
-from ..errors import InputError
-from .cascade import certify
+from ..errors import InputError, unknown
+from .cascade import certify, stages_up_to
 from .certificates import Certificates, check_soundness
 from .saved import Saved
-from .uap import UapBounds, certify_uap
+from .uap import RELATIONAL, UapBounds, certify_uap
 
 #: Group perturbations tried on the whole test set, to show the strongest.
 _CANDIDATES = 20
@@ -49,10 +49,14 @@ class Protocol:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_radius(self.eps, "ε")
         for name in ("limit", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name.replace('_', ' ')} is {value}; expected at least 1")
+        if self.relational not in RELATIONAL:
+            raise InputError(unknown("relational stage", self.relational, RELATIONAL))
+        stages_up_to(self.method)
         if not self.time_limit >= 0:
             raise InputError(f"time limit is {self.time_limit}; expected seconds >= 0")
 
@@ -156,7 +160,7 @@ def evaluate(
     certificates, bounds, seconds = [], [], 0.0
     with tqdm(total=count, desc="certifying", unit="image", disable=not progress) as bar:
         for number, rows in enumerate(_batches(count, protocol)):
-            part = saved.load(number) if saved is not None else None
+            part = saved.load(number, device) if saved is not None else None
             if part is None:
                 torch.manual_seed(protocol.seed + number)
                 begin = time.perf_counter()
@@ -199,7 +203,10 @@ def _evaluate_batch(
     net: BoundedNet, x: Tensor, y: Tensor, protocol: Protocol, known: Tensor | None, bar: tqdm
 ) -> tuple[Certificates, UapBounds]:
     shared = dict(
-        clip=protocol.clip, batch_size=protocol.batch_size, time_limit=protocol.time_limit / 2
+        clip=protocol.clip,
+        batch_size=protocol.batch_size,
+        group_size=protocol.group_size,
+        time_limit=protocol.time_limit / 2,
     )
     certificates = certify(
         net,
@@ -218,7 +225,6 @@ def _evaluate_batch(
         x,
         y,
         protocol.eps,
-        group_size=protocol.group_size,
         certificates=certificates,
         relational=protocol.relational,
         **shared,

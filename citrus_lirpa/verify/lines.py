@@ -16,7 +16,6 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
 from torch import Tensor
 
 from ..boxes import Range, clamp
@@ -76,6 +75,8 @@ def refuted(lines: Lines, chosen: Sequence[int]) -> bool:
 
 def _master(cuts: np.ndarray) -> tuple[np.ndarray, float] | None:
     """Weights maximising the least of the cuts (k, s), and that value; None if it fails."""
+    from scipy.optimize import linprog  # its import alters the warning filters
+
     k, s = cuts.shape
     cost = np.r_[np.zeros(s), -1.0]
     bound = linprog(

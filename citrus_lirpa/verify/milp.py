@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array, hstack, vstack
 
 from .lines import Group
 
@@ -24,6 +22,9 @@ def most_broken(group: Group, *, time_limit: float) -> int:
     bound of the solver counts, rounded outward; where it fails, every image counts as broken.
     Under clipping v(u) is not linear, and the blocked sets alone are used.
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp  # see lines.py
+    from scipy.sparse import csr_array, hstack, vstack
+
     images = list(group.rows)
     margins = [(i, row) for i in images for row in group.rows[i]]
     lines = group.lines

@@ -35,7 +35,7 @@ class Relation:
     stage: str = "single"
 
     def __post_init__(self) -> None:
-        self.most, self.least = len(self.members), max(1, len(self.broken))
+        self.most, self.least = len(self.members), len(self.broken)
 
     @property
     def settled(self) -> bool:
@@ -108,7 +108,7 @@ def _one_round(
 ) -> bool:
     """Attack the largest unrefuted sets of every unsettled group; whether anything moved."""
     moved = False
-    for size in range(2, ENUMERATED + 1):
+    for size in range(1, ENUMERATED + 1):
         now = [(r, g) for r, g in pairs if not r.settled and r.most == size]
         moved |= _prove_sets(engine, images, now, size, split, deadline)
     return moved and time.perf_counter() < deadline

@@ -19,6 +19,8 @@ from .uap import UapBounds
 
 _HEADER = "settings.json"
 
+Batch = tuple[Certificates, UapBounds, float]
+
 
 class Saved:
     """A folder of finished batches, tied to a network and to the settings of an evaluation.
@@ -40,8 +42,8 @@ class Saved:
         file = self.folder / _HEADER
         try:
             found = file.read_text("utf-8")
-            other = json.loads(found)
-        except (OSError, ValueError) as error:
+            other = dict(json.loads(found))
+        except (OSError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{self.folder} cannot be resumed: {error}; leave out --resume to begin anew"
             ) from error
@@ -53,13 +55,15 @@ class Saved:
                 "its settings, or leave out --resume to begin anew"
             )
 
-    def load(self, number: int) -> tuple[Certificates, UapBounds, float] | None:
+    def load(
+        self, number: int, device: torch.device
+    ) -> tuple[Certificates, UapBounds, float] | None:
         """A finished batch, or None."""
         path = self._path(number)
         if not path.is_file():
             return None
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location=device, weights_only=True)
             certificates = Certificates(**state["certificates"])
             return certificates, UapBounds(**state["uap"]), state["seconds"]
         except Exception as error:

@@ -38,7 +38,7 @@ def tighten(
     result: Bounds = []
     for k, box in enumerate(bounds):
         lower, upper = box.lower.flatten(1).clone(), box.upper.flatten(1).clone()
-        if k > 0:
+        if k > 0 and bool(((lower < 0) & (upper > 0)).any()):
             images, neurons = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
             relaxation = Relaxation.of(result)
             for part in torch.arange(len(images), device=x.device).split(rows):

@@ -198,7 +198,7 @@ class _State:
         open_ = self.certificates.open
         unsettled = [
             g for g in chunk
-            if self.most[g] > max(1, int(self.broken[self.groups.members(g, open_)].sum()))
+            if self.most[g] > int(self.broken[self.groups.members(g, open_)].sum())
         ]  # fmt: skip
         if not unsettled:
             return
