@@ -14,7 +14,7 @@ from exact import (
     random_net,
     smallest_margins,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from test_soundness import exact_survivors, tiny
 from torch import nn
@@ -32,6 +32,7 @@ def property_test(examples: int, **strategies):
         derandomize=True,
         deadline=None,
         database=None,
+        phases=[Phase.explicit, Phase.generate],  # a seed cannot be shrunk
         suppress_health_check=list(HealthCheck),
     )
     return lambda check: options(given(**strategies)(check))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from exact import KINDS, most_broken, partitions, random_images, random_net
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
@@ -27,6 +27,7 @@ random_cases = settings(
     derandomize=True,
     deadline=None,
     database=None,
+    phases=[Phase.explicit, Phase.generate],  # a seed cannot be shrunk
     suppress_health_check=list(HealthCheck),
 )
 
