@@ -190,6 +190,17 @@ def test_a_program_cut_short_counts_too_many_not_too_few(limit):
         assert sampled_count(lines, 3) <= most <= 20
 
 
+def test_clipping_lets_images_break_together_that_would_not_without():
+    """u = 0.5 moves the dark image enough, and the bright one not at all."""
+    one = torch.tensor([0, 0])
+    g, c, x = (torch.tensor(v).double() for v in ([[-1.0], [1.0]], [0.3, -0.1], [[0.0], [1.0]]))
+    for clip, most in ((None, 1), ((0.0, 1.0), 2)):
+        lines = Lines(torch.tensor([0, 1]), one, g, c, x, 0.5, clip, 1e-9)
+        group = Group({0: [0], 1: [0]}, lines, NEVER)
+        assert group.most(0) == most
+        assert milp.most_broken(group, time_limit=10.0) == most
+
+
 def test_a_program_that_fails_counts_every_image(monkeypatch):
     lines = random_lines(0, 5, 1, 1)
     group = Group({i: [0] for i in range(5)}, lines, NEVER)
