@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ _AFFINE = {
 #: Affine as long as only one operand is computed from the input (the first, for a quotient).
 _PRODUCTS = {"BoundMul", "BoundDiv", "BoundMatMul"}
 
+_CONSTANTS = {"BoundParams", "BoundBuffers", "BoundConstant"}
 #: The number under which a piece refers to the network's input.
 INPUT = -1
 
@@ -67,7 +68,7 @@ def _piece(end: nn.Module, numbers: dict[str, int], normalise: nn.Module | None)
         if node.name in numbers:
             sources.add(numbers[node.name])
             return
-        if node.from_input:
+        if _computed(node):
             _check_affine(node)
             for source in node.inputs:
                 visit(source)
@@ -79,7 +80,7 @@ def _piece(end: nn.Module, numbers: dict[str, int], normalise: nn.Module | None)
         source.name: _constant(source)
         for node in order
         for source in node.inputs
-        if not source.from_input
+        if not _computed(source)
     }
     names = {number: name for name, number in numbers.items()}
 
@@ -95,9 +96,14 @@ def _piece(end: nn.Module, numbers: dict[str, int], normalise: nn.Module | None)
     return Piece(known, function, tuple(end.output_shape[1:]))
 
 
+def _computed(node: nn.Module) -> bool:
+    """Whether a node depends on the input; auto_LiRPA says so of buffers too, which do not."""
+    return node.from_input and type(node).__name__ not in _CONSTANTS
+
+
 def _check_affine(node: nn.Module) -> None:
     kind = type(node).__name__
-    computed = [source.from_input for source in node.inputs]
+    computed = [_computed(source) for source in node.inputs]
     product = kind in _PRODUCTS and sum(computed) == 1 and (kind != "BoundDiv" or computed[0])
     weights = kind in ("BoundLinear", "BoundConv", "BoundBatchNormalization") and any(computed[1:])
     if (kind not in _AFFINE and not product) or weights:
@@ -110,8 +116,3 @@ def _check_affine(node: nn.Module) -> None:
 def _constant(node: nn.Module) -> Tensor:
     value = node.forward(*(_constant(source) for source in node.inputs))
     return value.detach() if isinstance(value, Tensor) else value
-
-
-def shapes_of(pieces: Sequence[Piece]) -> list[tuple[int, ...]]:
-    """The shapes of the inputs of all ReLUs."""
-    return [piece.shape for piece in pieces[:-1]]

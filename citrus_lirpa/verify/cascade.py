@@ -237,15 +237,17 @@ class _Cascade:
         for done, (found, lower) in self._batches(
             lambda now: self.engine.ibp(self.x[now], self.y[now]), rows, "ibp"
         ):
-            self._note(done, lower, self.engine.surely_positive(lower, found))
-            held.append(done)
-            images.append(found)
+            usable = found.usable
+            positive = self.engine.surely_positive(lower, found) & usable.unsqueeze(1)
+            self._note(done, lower, positive)
+            held.append(done[usable])
+            images.append(found.rows(usable))
         self.held = torch.cat(held)
-        self.images = Images.cat(images) if images else None
+        self.images = Images.cat(images) if len(self.held) else None
 
     def _bound_by_engine(self, stage: str) -> None:
         if stage == "crown":
-            self._tighten(0, stage)
+            self._tighten(self.engine.tightened, stage)
         if self.images is None:
             return
         every = torch.arange(len(self.held), device=self.held.device)
@@ -257,14 +259,14 @@ class _Cascade:
         for now, found in self._batches(bound, every, stage, self.held):
             self._note(self.held[now], *found)
 
-    def _tighten(self, iterations: int, stage: str) -> None:
+    def _tighten(self, improve: Callable[[Images], Images], stage: str) -> None:
         """Better bounds of ReLU inputs; images that do not fit keep those they have."""
         if self.images is None:
             return
         images, order, parts = self.images, [], []
         every = torch.arange(len(self.held), device=self.held.device)
         for now, found in self._batches(
-            lambda now: self.engine.tightened(images.rows(now), iterations),
+            lambda now: improve(images.rows(now)),
             every,
             stage,
             self.held,
@@ -281,7 +283,7 @@ class _Cascade:
         if self.images is None:
             return
         begin = time.perf_counter()
-        self._tighten(_REFINING_STEPS, "bab")
+        self._tighten(lambda images: self.engine.refined(images, _REFINING_STEPS), "bab")
         problem, row = (~self.rows[self.held]).nonzero(as_tuple=True)
         members = torch.arange(len(self.held), device=problem.device).unsqueeze(1)
         outcome = branch_and_bound(

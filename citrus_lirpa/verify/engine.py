@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,13 +19,15 @@ from .ascent import Ascent, ascend_dual
 from .dual import DualBound, Relaxation
 from .lines import Lines
 from .rounding import rounding_threshold
-from .tighten import Bounds, tighten
+from .tighten import Bounds, in_float32, tighten, widened
 
 #: Bytes that one batch of rows may need at a time.
 _BUDGET = {"cpu": 1 << 28, "cuda": 1 << 32}
 _MOST_ROWS = {"cpu": 128, "cuda": 4096}
 #: Bounds this many thresholds above zero need no second look; those as far below have no hope.
 _NEAR = 10.0
+#: Bounds beyond it are not used: their products could overflow float32.
+_LARGEST = 1e15
 #: An attack pushes no input further beyond its decision boundary than this, in logits.
 _OVERSHOOT = 0.01
 #: What float64 rounding can make of a bound at the usual logits around ten.
@@ -34,7 +37,8 @@ _THRESHOLD_64 = 1e-9
 @dataclass(frozen=True)
 class Images:
     """n images to prove: x (n, ...), labels y (n,), margins' coefficients c (n, K-1, K),
-    rounding threshold (n,), bounds of ReLU inputs and the relaxation they give."""
+    rounding threshold (n,), bounds of ReLU inputs and the relaxation they give; exact: whether
+    these bounds hold in float64, so that a proof in float64 can rest on them."""
 
     x: Tensor
     y: Tensor
@@ -42,6 +46,7 @@ class Images:
     threshold: Tensor
     bounds: Bounds
     relaxation: Relaxation
+    exact: bool
 
     def __len__(self) -> int:
         return len(self.x)
@@ -55,7 +60,17 @@ class Images:
             self.threshold[which],
             bounds,
             Relaxation.of(bounds),
+            self.exact,
         )
+
+    @property
+    def usable(self) -> Tensor:
+        """(n,) whether all bounds are finite, and small enough for float32 arithmetic."""
+        sizes = [
+            torch.maximum(-lower, upper).flatten(1).amax(1) < _LARGEST
+            for lower, upper in self.bounds
+        ]
+        return torch.stack(sizes).all(0)
 
     @staticmethod
     def cat(parts: list[Images]) -> Images:
@@ -66,7 +81,7 @@ class Images:
         tensors = (
             torch.cat([getattr(p, name) for p in parts]) for name in ("x", "y", "c", "threshold")
         )
-        return Images(*tensors, bounds, Relaxation.of(bounds))
+        return Images(*tensors, bounds, Relaxation.of(bounds), all(p.exact for p in parts))
 
 
 class Engine:
@@ -78,8 +93,6 @@ class Engine:
         self.pieces = net.affine_pieces()
         if len(self.pieces) == 1:
             raise ModelError("branch and bound takes networks with ReLU; this one is affine")
-        self._twin: list[Piece] | None = None
-        self._sought = False
         device = net.parameters()[0].device.type
         neurons = sum(math.prod(piece.shape) for piece in self.pieces)
         fitting = _BUDGET.get(device, _BUDGET["cpu"]) // (64 * neurons)
@@ -92,10 +105,10 @@ class Engine:
         """The images with IBP's bounds of ReLU inputs, and IBP's margins (n, K-1)."""
         box = Box.around(x, self.eps, self.clip)
         margins = self.net.margins(box, y, "ibp")
-        bounds = [(b.lower, b.upper) for b in self.net.preactivation_bounds(box)]
+        bounds = [widened(*b) for b in self.net.preactivation_bounds(box)]
         c = specification(y, self.net.classes, x.dtype)
         threshold = rounding_threshold(self.net(x))
-        return Images(x, y, c, threshold, bounds, Relaxation.of(bounds)), margins
+        return Images(x, y, c, threshold, bounds, Relaxation.of(bounds), False), margins
 
     @torch.no_grad()
     def tightened(self, images: Images, iterations: int = 0) -> Images:
@@ -104,12 +117,34 @@ class Engine:
             self.pieces,
             images.x,
             self.eps,
-            [Box(*b) for b in images.bounds],
+            images.bounds,
             clip=self.clip,
             iterations=iterations,
             rows=self.rows_at_once,
         )
-        return Images(images.x, images.y, images.c, images.threshold, bounds, Relaxation.of(bounds))
+        return replace(images, bounds=bounds, relaxation=Relaxation.of(bounds))
+
+    @torch.no_grad()
+    def refined(self, images: Images, iterations: int) -> Images:
+        """The same images with α-CROWN's bounds of ReLU inputs, in float64 where that can be
+        had: proofs near zero need them."""
+        if self.twin is None:
+            return self.tightened(images, iterations)
+        box = Box.around(images.x.double(), self.eps, self.clip)
+        self.twin.margins(box, images.y, "ibp")
+        bounds = in_float32(
+            tighten(
+                self.pieces,
+                images.x,
+                self.eps,
+                [widened(*b) for b in self.twin.preactivation_bounds(box)],
+                clip=self.clip,
+                iterations=iterations,
+                rows=self.rows_at_once,
+                exact=self.exact_pieces,
+            )
+        )
+        return replace(images, bounds=bounds, relaxation=Relaxation.of(bounds), exact=True)
 
     # -- bounds -------------------------------------------------------------------
 
@@ -148,15 +183,16 @@ class Engine:
     def proved(
         self, dual: DualBound, found: Ascent, images: Images, members: Tensor, rows: Tensor
     ) -> Tensor:
-        """(D,) whether a bound is positive beyond rounding; in float64 where float32 is near 0."""
+        """(D,) whether a bound is positive beyond rounding; in float64 where float32 is near 0
+        and the bounds of ReLU inputs hold in float64."""
         threshold = images.threshold[members].amax(1)
         sure = found.value > _NEAR * threshold
         near = (found.value > -threshold) & ~sure
-        if self.exact is not None and bool(near.any()):
+        if images.exact and bool(near.any()):
             which = near.nonzero().flatten()
             s = dual.members
             flat = (which.unsqueeze(1) * s + torch.arange(s, device=which.device)).flatten()
-            again = dual.rows(flat, self.exact, torch.float64)
+            again = dual.rows(flat, self.exact_pieces, torch.float64)
             value = again(
                 found.parameter[flat].double(), found.logits[which].double().softmax(1)
             ).value
@@ -195,7 +231,9 @@ class Engine:
         for part in _parts(image, self.rows_at_once):
             dual = self.dual(images, image[part].unsqueeze(1), row[part].unsqueeze(1))
             every = torch.arange(len(part), device=part.device)
-            judge = dual.rows(every, self.exact, torch.float64) if self.exact else dual
+            judge = dual
+            if images.exact:
+                judge = dual.rows(every, self.exact_pieces, torch.float64)
             for parameter in (dual.start(), ascend_dual(dual, 20, rate=0.25).parameter):
                 slope, bias = judge.planes(parameter.to(judge.x.dtype))
                 g.append(slope.double())
@@ -203,7 +241,7 @@ class Engine:
         like = images.x.new_zeros(0, *images.x.shape[1:], dtype=torch.float64)
         order = [part for part in torch.arange(len(image)).split(self.rows_at_once) for _ in "ab"]
         which = torch.cat(order) if order else torch.arange(0)
-        threshold = _THRESHOLD_64 if self.exact else _NEAR * float(images.threshold.max())
+        threshold = _THRESHOLD_64 if images.exact else _NEAR * float(images.threshold.max())
         return Lines(
             image.cpu()[which],
             row.cpu()[which],
@@ -215,13 +253,16 @@ class Engine:
             threshold,
         )
 
-    @property
-    def exact(self) -> list[Piece] | None:
-        """The pieces in float64, made when first needed; None where they cannot be had."""
-        if not self._sought:
-            self._sought, twin = True, self.net.in_float64()
-            self._twin = None if twin is None else twin.eval().affine_pieces()
-        return self._twin
+    @functools.cached_property
+    def twin(self) -> BoundedNet | None:
+        """The network in float64, made when first needed; None where it cannot be had."""
+        twin = self.net.in_float64()
+        return None if twin is None else twin.eval()
+
+    @functools.cached_property
+    def exact_pieces(self) -> list[Piece]:
+        """The pieces of ``twin``."""
+        return self.twin.affine_pieces()
 
 
 def _parts(rows: Tensor, size: int) -> tuple[Tensor, ...]:

@@ -28,7 +28,7 @@ def most_broken(group: Group, *, time_limit: float) -> int:
     images = list(group.rows)
     margins = [(i, row) for i in images for row in group.rows[i]]
     lines = group.lines
-    pixels = lines.g[0].numel() if lines is not None and lines.clip is None else 0
+    pixels = lines.g.shape[1:].numel() if lines.clip is None else 0
     column = {margin: pixels + k for k, margin in enumerate(margins)}
     first_image = pixels + len(margins)
     place = {i: first_image + k for k, i in enumerate(images)}

@@ -2,56 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..boxes import Box, Range
+from ..boxes import Range
 from ..pieces import Piece
 from .ascent import ascend_dual
 from .dual import DualBound, Relaxation
 
-#: Float32 rounding of such a bound, relative to its size; all bounds are widened by it.
-_ROUNDING = 2e-6
+#: Rounding of a bound, relative to its size; all bounds are widened by it.
+_ROUNDING = {torch.float32: 2e-6, torch.float64: 1e-9}
 
+#: (lower, upper), each (n, ...), of every ReLU's input.
 Bounds = list[tuple[Tensor, Tensor]]
+
+
+def widened(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds moved outward by what rounding in their own precision can make of them."""
+    slack = _ROUNDING[lower.dtype] * (1 + torch.maximum(lower.abs(), upper.abs()))
+    return lower - slack, upper + slack
+
+
+def in_float32(bounds: Bounds) -> Bounds:
+    """The same in float32, rounded outward."""
+    infinity = torch.tensor(torch.inf)
+    return [
+        (
+            torch.nextafter(lower.float(), -infinity.to(lower.device)),
+            torch.nextafter(upper.float(), infinity.to(upper.device)),
+        )
+        for lower, upper in bounds
+    ]
 
 
 def tighten(
     pieces: Sequence[Piece],
     x: Tensor,
     eps: float,
-    bounds: Sequence[Box],
+    bounds: Bounds,
     *,
     clip: Range | None = None,
     iterations: int = 0,
     rows: int = 256,
-    advance: Callable[[int], object] = lambda count: None,
+    exact: Sequence[Piece] | None = None,
 ) -> Bounds:
     """Bounds of every ReLU's input on the ε-boxes around x (n, ...), cut with ``bounds``.
 
-    bounds: sound bounds of every ReLU's input, (n, ...) each, such as IBP's. Only neurons
-    unstable in them are bounded, in network order, each on the bounds already tightened, by
-    CROWN and then ``iterations`` steps of α of its own. ``rows`` neurons at once.
+    bounds: sound bounds of every ReLU's input, such as IBP's. Only neurons unstable in them
+    are bounded, in network order, each on the bounds already tightened, by CROWN and then
+    ``iterations`` steps of α of its own; ``rows`` neurons at once. With ``exact``, the pieces
+    in float64, each bound is evaluated by them, and stays in the precision of ``bounds``.
     """
     result: Bounds = []
-    for k, box in enumerate(bounds):
-        lower, upper = box.lower.flatten(1).clone(), box.upper.flatten(1).clone()
-        if k > 0 and bool(((lower < 0) & (upper > 0)).any()):
-            images, neurons = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
-            relaxation = Relaxation.of(result)
+    for k, (low, up) in enumerate(bounds):
+        lower, upper = low.flatten(1).clone(), up.flatten(1).clone()
+        images, neurons = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
+        if k > 0 and len(images):
+            relaxation = Relaxation.of(result if exact is None else in_float32(result))
             for part in torch.arange(len(images), device=x.device).split(rows):
                 i, j = images[part], neurons[part]
                 for sign, side in ((1.0, lower), (-1.0, upper)):
                     c = x.new_zeros(len(i), lower.shape[1])
                     c[torch.arange(len(i)), j] = sign
                     dual = DualBound(pieces[: k + 1], relaxation.rows(i), x[i], c, eps, clip=clip)
-                    found = sign * ascend_dual(dual, iterations).value
-                    tighter = torch.maximum if sign > 0 else torch.minimum
+                    found = sign * _bound(dual, iterations, exact and exact[: k + 1])
+                    tighter = torch.fmax if sign > 0 else torch.fmin
                     side[i, j] = tighter(side[i, j], found)
-                advance(len(part))
-        shape = box.lower.shape
-        slack = _ROUNDING * (1 + torch.maximum(lower.abs(), upper.abs()))
-        result.append(((lower - slack).view(shape), (upper + slack).view(shape)))
+        lower, upper = widened(lower, upper)
+        result.append((lower.view_as(low), upper.view_as(up)))
     return result
+
+
+def _bound(dual: DualBound, iterations: int, exact: Sequence[Piece] | None) -> Tensor:
+    """(R,) the best lower bound met, in float64 where the pieces are."""
+    if exact is None:
+        return ascend_dual(dual, iterations).value
+    parameter = ascend_dual(dual, iterations).parameter if iterations else dual.start()
+    every = torch.arange(len(dual.x), device=dual.x.device)
+    judge = dual.rows(every, exact, torch.float64)
+    return judge(parameter.double(), judge.x.new_ones(len(every), 1)).value

@@ -205,14 +205,17 @@ class _State:
         begin = time.perf_counter()
         deadline = begin + time_limit * len(unsettled)
         used = torch.cat([self.groups.members(g, open_) for g in unsettled])
-        images, rows = self._prepare(engine, used)
+        prepared = self._prepare(engine, used)
+        if prepared is None:
+            return
+        images, rows = prepared
         number = {int(i): k for k, i in enumerate(used)}
         relations = []
         for g in unsettled:
             members = self.groups.members(g, open_).tolist()
             broken = {number[i] for i in members if self.broken[i]}
             relations.append(Relation([number[i] for i in members], broken))
-        split = self.certificates.methods[-1] == "bab"
+        split = "bab" in self.certificates.methods
         relate(engine, images, rows, relations, mode=mode, split=split, deadline=deadline)
         for g, relation in zip(unsettled, relations, strict=True):
             if relation.most < self.most[g]:
@@ -221,11 +224,14 @@ class _State:
                 self._adopt(g, relation.u)
         self.took[unsettled] = (time.perf_counter() - begin) / len(unsettled)
 
-    def _prepare(self, engine: Engine, used: Tensor) -> tuple[Images, Tensor]:
-        """The open images with their best bounds, and the margins that stay open."""
+    def _prepare(self, engine: Engine, used: Tensor) -> tuple[Images, Tensor] | None:
+        """The open images with their best bounds, and the margins that stay open; None where
+        bounds are too large to compute with."""
         images, lower = engine.ibp(self.x[used], self.y[used])
+        if not bool(images.usable.all()):
+            return None
         rows = ~(self.certificates.rows[used] | engine.surely_positive(lower, images))
-        images = engine.tightened(engine.tightened(images), _REFINING_STEPS)
+        images = engine.refined(images, _REFINING_STEPS)
         return images, rows & ~engine.margins(images, rows, _ALPHA_STEPS)[1]
 
     def _adopt(self, group: int, u: Tensor) -> None:
