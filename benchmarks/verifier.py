@@ -42,7 +42,7 @@ class Row(NamedTuple):
 ROWS = {
     "citrus 2/255": Row("citrus_convsmall_2", "cifar10", "2/255", 1000, 5, 120, "50.1 - 54.1"),
     "citrus 2/255, 3 minutes": Row(
-        "citrus_convsmall_2", "cifar10", "2/255", 1000, 5, 2, "50.1 - 54.1"
+        "citrus_convsmall_2", "cifar10", "2/255", 1000, 5, 6, "50.1 - 54.1"
     ),
     "sabr 2/255": Row("sabr_convsmall_2", "cifar10", "2/255", 500, 5, 120, "46.2 - 52.0"),
     "citrus 0.1": Row("citrus_convsmall_1", "mnist", "0.1", 1000, 5, 30, "94.8 - 96.2"),

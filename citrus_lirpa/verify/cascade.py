@@ -27,8 +27,8 @@ STAGES = (*METHODS, "bab")
 IMPORTED = "imported"
 #: Images bounded at once are ``batch_size`` divided by this: what an image costs in memory.
 _COST = {"ibp": 1, "crown-ibp": 4, "crown": 8, "alpha-crown": 16, "bab": 16}
-#: Steps of α at the output, and for every intermediate bound before branch and bound.
-_ALPHA_STEPS, _REFINING_STEPS = 20, 5
+#: Steps of α-CROWN.
+_ALPHA_STEPS = 20
 
 
 def stages_up_to(method: str) -> tuple[str, ...]:
@@ -283,7 +283,7 @@ class _Cascade:
         if self.images is None:
             return
         begin = time.perf_counter()
-        self._tighten(lambda images: self.engine.refined(images, _REFINING_STEPS), "bab")
+        self._tighten(self.engine.refined, "bab")
         problem, row = (~self.rows[self.held]).nonzero(as_tuple=True)
         members = torch.arange(len(self.held), device=problem.device).unsqueeze(1)
         outcome = branch_and_bound(

@@ -111,25 +111,24 @@ class Engine:
         return Images(x, y, c, threshold, bounds, Relaxation.of(bounds), False), margins
 
     @torch.no_grad()
-    def tightened(self, images: Images, iterations: int = 0) -> Images:
-        """The same images with CROWN's bounds of ReLU inputs, or α-CROWN's."""
+    def tightened(self, images: Images) -> Images:
+        """The same images with CROWN's bounds of ReLU inputs."""
         bounds = tighten(
             self.pieces,
             images.x,
             self.eps,
             images.bounds,
             clip=self.clip,
-            iterations=iterations,
             rows=self.rows_at_once,
         )
         return replace(images, bounds=bounds, relaxation=Relaxation.of(bounds))
 
     @torch.no_grad()
-    def refined(self, images: Images, iterations: int) -> Images:
-        """The same images with α-CROWN's bounds of ReLU inputs, in float64 where that can be
-        had: proofs near zero need them."""
+    def refined(self, images: Images) -> Images:
+        """The same images with CROWN's bounds of ReLU inputs, in float64 where that can be had:
+        proofs near zero need them."""
         if self.twin is None:
-            return self.tightened(images, iterations)
+            return self.tightened(images)
         box = Box.around(images.x.double(), self.eps, self.clip)
         self.twin.margins(box, images.y, "ibp")
         bounds = in_float32(
@@ -139,7 +138,6 @@ class Engine:
                 self.eps,
                 [widened(*b) for b in self.twin.preactivation_bounds(box)],
                 clip=self.clip,
-                iterations=iterations,
                 rows=self.rows_at_once,
                 exact=self.exact_pieces,
             )

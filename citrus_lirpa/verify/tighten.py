@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..boxes import Range
 from ..pieces import Piece
-from .ascent import ascend_dual
 from .dual import DualBound, Relaxation
 
 #: Rounding of a bound, relative to its size; all bounds are widened by it.
@@ -44,16 +43,14 @@ def tighten(
     bounds: Bounds,
     *,
     clip: Range | None = None,
-    iterations: int = 0,
     rows: int = 256,
     exact: Sequence[Piece] | None = None,
 ) -> Bounds:
     """Bounds of every ReLU's input on the ε-boxes around x (n, ...), cut with ``bounds``.
 
     bounds: sound bounds of every ReLU's input, such as IBP's. Only neurons unstable in them
-    are bounded, in network order, each on the bounds already tightened, by CROWN and then
-    ``iterations`` steps of α of its own; ``rows`` neurons at once. With ``exact``, the pieces
-    in float64, each bound is evaluated by them, and stays in the precision of ``bounds``.
+    are bounded, in network order, each on the bounds already tightened, ``rows`` neurons at
+    once. With ``exact``, the pieces in float64, bounds are computed by them.
     """
     result: Bounds = []
     for k, (low, up) in enumerate(bounds):
@@ -67,7 +64,7 @@ def tighten(
                     c = x.new_zeros(len(i), lower.shape[1])
                     c[torch.arange(len(i)), j] = sign
                     dual = DualBound(pieces[: k + 1], relaxation.rows(i), x[i], c, eps, clip=clip)
-                    found = sign * _bound(dual, iterations, exact and exact[: k + 1])
+                    found = sign * _crown(dual, exact and exact[: k + 1])
                     tighter = torch.fmax if sign > 0 else torch.fmin
                     side[i, j] = tighter(side[i, j], found)
         lower, upper = widened(lower, upper)
@@ -75,11 +72,9 @@ def tighten(
     return result
 
 
-def _bound(dual: DualBound, iterations: int, exact: Sequence[Piece] | None) -> Tensor:
-    """(R,) the best lower bound met, in float64 where the pieces are."""
-    if exact is None:
-        return ascend_dual(dual, iterations).value
-    parameter = ascend_dual(dual, iterations).parameter if iterations else dual.start()
-    every = torch.arange(len(dual.x), device=dual.x.device)
-    judge = dual.rows(every, exact, torch.float64)
-    return judge(parameter.double(), judge.x.new_ones(len(every), 1)).value
+def _crown(dual: DualBound, exact: Sequence[Piece] | None) -> Tensor:
+    """(R,) CROWN's lower bound, in float64 where the pieces are."""
+    if exact is not None:
+        every = torch.arange(len(dual.x), device=dual.x.device)
+        dual = dual.rows(every, exact, torch.float64)
+    return dual(dual.start(), dual.x.new_ones(len(dual.x), 1)).value

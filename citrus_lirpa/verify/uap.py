@@ -22,7 +22,7 @@ from .rounding import full_precision
 
 #: The group stage: none, on fixed linear bounds, and with bounds optimised across inputs.
 RELATIONAL = ("none", "io", "cross")
-_ALPHA_STEPS, _REFINING_STEPS = 20, 5
+_ALPHA_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class _State:
         if not bool(images.usable.all()):
             return None
         rows = ~(self.certificates.rows[used] | engine.surely_positive(lower, images))
-        images = engine.refined(images, _REFINING_STEPS)
+        images = engine.refined(images)
         return images, rows & ~engine.margins(images, rows, _ALPHA_STEPS)[1]
 
     def _adopt(self, group: int, u: Tensor) -> None:
