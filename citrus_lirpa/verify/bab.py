@@ -141,12 +141,17 @@ class _Search:
         self.state[problems] = state
         self.seconds[problems] = time.perf_counter() - self.begin
 
-    def roots(self, at_once: int) -> _Domains:
+    def roots(self, at_once: int, deadline: float) -> _Domains:
+        """Every combination, unsplit; problems not reached before the deadline are given up."""
         p = self.problems
         like = self.images.x
         shape = (*p.rows.shape, self.images.relaxation.lower.shape[1])
         parts = []
         for part in torch.arange(len(p.problem), device=like.device).split(at_once):
+            if parts and time.perf_counter() > deadline:
+                late = p.problem[part]
+                self._decide(late[self.state[late] == OPEN], GIVEN_UP)
+                continue
             empty = torch.zeros(len(part), *shape[1:], dtype=torch.int8, device=like.device)
             start = _Domains(
                 p.problem[part],
@@ -212,12 +217,12 @@ def branch_and_bound(
     deadline: float,
     split: bool = True,
     wanted: Callable[[Tensor], Tensor] | None = None,
-    progress: Callable[[int], object] = lambda count: None,
+    progress: Callable[[int], object] = lambda left: None,
 ) -> Outcome:
     """Prove or break as many problems as possible before ``deadline`` (time.perf_counter).
 
     All roots are bounded, then, if ``split``, the domains of the problems that took least
-    so far: easy problems are decided first. ``progress`` is told how many are decided;
+    so far: easy problems are decided first. ``progress`` is told how many are left;
     ``wanted`` says, given the states, which open problems are still worth the time.
     """
     search = _Search(engine, images, problems)
@@ -226,12 +231,11 @@ def branch_and_bound(
     if not len(problems.problem):
         search.state[:] = PROVED
         return Outcome(search.state, {}, search.bounded, search.seconds)
-    pool = search.settle(search.roots(at_once))
+    pool = search.settle(search.roots(at_once, deadline))
     while split and len(pool) and time.perf_counter() < deadline:
-        candidates = pool
-        effort = search.bounded[candidates.problem].double() * 1e6 - candidates.value
+        effort = search.bounded[pool.problem].double() * 1e6 - pool.value
         if wanted is not None:
-            effort[~wanted(search.state)[candidates.problem]] = torch.inf
+            effort[~wanted(search.state)[pool.problem]] = torch.inf
             if bool(effort.isinf().all()):
                 break
         pick = effort.topk(min(max(1, at_once // 2), len(pool)), largest=False).indices
@@ -239,7 +243,7 @@ def branch_and_bound(
         rest = torch.ones(len(pool), dtype=torch.bool, device=pick.device)
         rest[pick] = False
         pool = search.settle(_Domains.cat([pool[rest], search.harder(pool[pick])]))
-        progress(int((search.state != OPEN).sum()))
+        progress(int((search.state == OPEN).sum()))
     return Outcome(search.state, search.u, search.bounded, search.seconds)
 
 

@@ -165,7 +165,7 @@ class _Cascade:
             rows = (self.correct & ~self.attacked & (self.decided_by < 0)).nonzero().squeeze(1)
             try:
                 seconds_left = time_limit * len(group[rows].unique())
-                proved = self._run(stage, rows, seconds_left)
+                proved = self._run(stage, rows, seconds_left, announce)
             except ModelError as error:
                 if number == 0:
                     raise
@@ -203,7 +203,9 @@ class _Cascade:
                 f"certified (first: number {wrong[0]} of this batch)"
             )
 
-    def _run(self, stage: str, rows: Tensor, time_limit: float) -> Tensor:
+    def _run(
+        self, stage: str, rows: Tensor, time_limit: float, announce: Callable[[str], object]
+    ) -> Tensor:
         """The numbers of the inputs among ``rows`` that the stage proves."""
         if isinstance(self.engine, str):
             if stage == "bab":
@@ -214,7 +216,7 @@ class _Cascade:
         else:
             self._keep(rows)
             if stage == "bab":
-                self._branch_and_bound(time_limit)
+                self._branch_and_bound(time_limit, announce)
             else:
                 self._bound_by_engine(stage)
         return self.held[self.rows[self.held].all(1)]
@@ -279,7 +281,7 @@ class _Cascade:
             parts.append(images.rows(left))
         self.held, self.images = self.held[torch.cat(order)], Images.cat(parts)
 
-    def _branch_and_bound(self, time_limit: float) -> None:
+    def _branch_and_bound(self, time_limit: float, announce: Callable[[str], object]) -> None:
         if self.images is None:
             return
         begin = time.perf_counter()
@@ -291,6 +293,7 @@ class _Cascade:
             self.images,
             Problems(members, problem, row.unsqueeze(1)),
             deadline=begin + time_limit,
+            progress=lambda left: announce(f"bab, {left} left"),
         )
         share = outcome.bounded.double() / max(1, int(outcome.bounded.sum()))
         self.took[self.held] += share * (time.perf_counter() - begin)

@@ -106,11 +106,19 @@ def _one_round(
     split: bool,
     deadline: float,
 ) -> bool:
-    """Attack the largest unrefuted sets of every unsettled group; whether anything moved."""
+    """Try to refute the largest sets of every unsettled group; whether anything moved.
+
+    Sets of one size go together; each size gets the share of the time left that its groups
+    have of the groups still to come.
+    """
     moved = False
     for size in range(1, ENUMERATED + 1):
-        now = [(r, g) for r, g in pairs if not r.settled and r.most == size]
-        moved |= _prove_sets(engine, images, now, size, split, deadline)
+        to_come = [(r, g) for r, g in pairs if not r.settled and r.most >= size]
+        now = [(r, g) for r, g in to_come if r.most == size]
+        if now:
+            begin = time.perf_counter()
+            until = begin + max(0.0, deadline - begin) * len(now) / len(to_come)
+            moved |= _prove_sets(engine, images, now, size, split, until)
     return moved and time.perf_counter() < deadline
 
 
