@@ -14,7 +14,7 @@ from ..bounds import BoundedNet
 from ..boxes import PIXELS
 from ..errors import Interrupted
 from ..interrupts import terminated_like_interrupted
-from ..verify import RELATIONAL, STAGES, Protocol, Saved, evaluate, fingerprint
+from ..verify import RELATIONAL, SOLVERS, STAGES, Protocol, Saved, evaluate, fingerprint
 from .options import (
     Number,
     choose_device,
@@ -51,6 +51,13 @@ from .options import (
     default=Protocol.time_limit,
     show_default=True,
     help="Seconds of branch and bound and group stage for each group still open.",
+)
+@click.option(
+    "--solver",
+    type=click.Choice(list(SOLVERS)),
+    default=Protocol.solver,
+    show_default=True,
+    help="Of the mixed-integer programs of groups with many open images.",
 )
 @click.option(
     "--eps", type=Number(), help="Radius in pixels, as 0.1 or 8/255.  [default: the run's]"
@@ -105,6 +112,7 @@ def eval_command(
     method,
     relational,
     time_limit,
+    solver,
     eps,
     dataset,
     group_size,
@@ -147,6 +155,7 @@ def eval_command(
         relational=relational,
         group_size=group_size,
         time_limit=time_limit,
+        solver=solver,
         limit=limit,
         clip=PIXELS if clip else None,
         batch_size=batch_size,

@@ -3,10 +3,11 @@
 from .cascade import STAGES, certify
 from .certificates import Certificates
 from .evaluate import Evaluation, Protocol, evaluate
+from .milp import SOLVERS
 from .saved import Saved, fingerprint
 from .uap import RELATIONAL, UapBounds, certify_uap
 
 __all__ = [
-    "RELATIONAL", "STAGES", "Certificates", "Evaluation", "Protocol", "Saved", "UapBounds",
-    "certify", "certify_uap", "evaluate", "fingerprint",
+    "RELATIONAL", "SOLVERS", "STAGES", "Certificates", "Evaluation", "Protocol", "Saved",
+    "UapBounds", "certify", "certify_uap", "evaluate", "fingerprint",
 ]  # fmt: skip

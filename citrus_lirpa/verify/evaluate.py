@@ -43,6 +43,7 @@ class Protocol:
     relational: str = "cross"
     group_size: int = 5
     time_limit: float = 10.0
+    solver: str = "highs"
     limit: int | None = None
     clip: Range | None = None
     batch_size: int = 256
@@ -227,6 +228,7 @@ def _evaluate_batch(
         protocol.eps,
         certificates=certificates,
         relational=protocol.relational,
+        solver=protocol.solver,
         **shared,
     )
     return certificates, uap

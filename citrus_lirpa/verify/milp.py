@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
+from ..errors import DependencyError, InputError, unknown
 from .lines import Group
 
-#: HiGHS works to feasibilities of 1e-6: what its bound may be off by, per binary.
+#: Solvers work to feasibilities of 1e-6: what a bound may be off by, per binary.
 _SLACK = 1e-4
 #: Slack given to every line, so that a feasibility tolerance cannot refute what is possible.
 _RELAX = 1e-5
 
 
-def most_broken(group: Group, *, time_limit: float) -> int:
+class Program(NamedTuple):
+    """Maximise value·z, matrix z <= upper, 0 <= z <= 1 (-1 <= z for the first ``pixels``, which
+    are u / ε); all but these are binaries. matrix: a scipy sparse array."""
+
+    value: np.ndarray
+    matrix: object
+    upper: np.ndarray
+    pixels: int
+
+
+def most_broken(group: Group, *, time_limit: float, solver: str = "highs") -> int:
     """An upper bound on how many images of ``group`` one |u| <= ε can break.
 
     Maximises the number of images with some wrong class all of whose lines are <= 0 under a
@@ -22,24 +34,31 @@ def most_broken(group: Group, *, time_limit: float) -> int:
     bound of the solver counts, rounded outward; where it fails, every image counts as broken.
     Under clipping v(u) is not linear, and the blocked sets alone are used.
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp  # see lines.py
-    from scipy.sparse import csr_array, hstack, vstack
+    if solver not in SOLVERS:
+        raise InputError(unknown("solver", solver, SOLVERS))
+    bound = SOLVERS[solver](_program(group), time_limit)
+    count = len(group.rows)
+    if bound is None or not math.isfinite(bound):
+        return count
+    return min(count, math.floor(bound + _SLACK * count))
+
+
+def _program(group: Group) -> Program:
+    from scipy.sparse import csr_array, hstack, vstack  # see lines.py
 
     images = list(group.rows)
     margins = [(i, row) for i in images for row in group.rows[i]]
     lines = group.lines
     pixels = lines.g.shape[1:].numel() if lines.clip is None else 0
-    column = {margin: pixels + k for k, margin in enumerate(margins)}
-    first_image = pixels + len(margins)
-    place = {i: first_image + k for k, i in enumerate(images)}
-    width = first_image + len(images)
+    column = {margin: k for k, margin in enumerate(margins)}
+    place = {i: len(margins) + k for k, i in enumerate(images)}
     parts, uppers = [], []
 
-    def constrain(u: np.ndarray | None, entries: dict[int, float], upper: float) -> None:
+    def constrain(entries: dict[int, float], upper: float, u: np.ndarray | None = None) -> None:
         left = csr_array((1, pixels)) if u is None else csr_array(u.reshape(1, -1))
-        right = np.zeros((1, width - pixels))
-        for at, value in entries.items():
-            right[0, at - pixels] = value
+        right = np.zeros((1, len(margins) + len(images)))
+        for at, factor in entries.items():
+            right[0, at] = factor
         parts.append(hstack([left, csr_array(right)]))
         uppers.append(upper)
 
@@ -50,23 +69,55 @@ def most_broken(group: Group, *, time_limit: float) -> int:
                 # g·u + c <= M (1 - y), M the most the line can be
                 most = c + lines.eps * float(np.abs(g).sum())
                 if most > 0:
-                    constrain(lines.eps * g, {column[i, row]: most}, most - c + _RELAX)
+                    constrain({column[i, row]: most}, most - c + _RELAX, lines.eps * g)
     for i in images:  # broken through one of its rows
-        constrain(None, {place[i]: 1.0, **{column[i, r]: -1.0 for r in group.rows[i]}}, 0.0)
+        constrain({place[i]: 1.0, **{column[i, r]: -1.0 for r in group.rows[i]}}, 0.0)
     for block in group.blocked:
-        constrain(None, dict.fromkeys((place[i] for i in block), 1.0), len(block) - 1.0)
-    cost = np.zeros(width)
-    cost[first_image:] = -1.0
-    low, high = np.zeros(width), np.ones(width)
-    low[:pixels] = -1.0  # u / ε
+        constrain(dict.fromkeys((place[i] for i in block), 1.0), len(block) - 1.0)
+    value = np.r_[np.zeros(pixels + len(margins)), np.ones(len(images))]
+    return Program(value, vstack(parts), np.array(uppers), pixels)
+
+
+def _highs(program: Program, time_limit: float) -> float | None:
+    """The dual bound of HiGHS; None where it has none."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    width, pixels = len(program.value), program.pixels
+    low = np.r_[-np.ones(pixels), np.zeros(width - pixels)]
     answer = milp(
-        cost,
-        constraints=LinearConstraint(vstack(parts), ub=np.array(uppers)),
-        bounds=Bounds(low, high),
+        -program.value,
+        constraints=LinearConstraint(program.matrix, ub=program.upper),
+        bounds=Bounds(low, np.ones(width)),
         integrality=np.r_[np.zeros(pixels), np.ones(width - pixels)],
         options={"time_limit": time_limit},
     )
     bound = getattr(answer, "mip_dual_bound", None)
-    if bound is None or not math.isfinite(bound):
-        return len(images)
-    return min(len(images), math.floor(-bound + _SLACK * len(images)))
+    return None if bound is None else -bound
+
+
+def _gurobi(program: Program, time_limit: float) -> float | None:
+    """The dual bound of Gurobi; None where it has none."""
+    try:
+        import gurobipy
+    except ImportError as error:
+        raise DependencyError("Gurobi is not installed: pip install gurobipy") from error
+    width, pixels = len(program.value), program.pixels
+    try:
+        with gurobipy.Env(params={"OutputFlag": 0}) as env, gurobipy.Model(env=env) as model:
+            model.Params.TimeLimit = time_limit
+            z = model.addMVar(
+                width,
+                lb=np.r_[-np.ones(pixels), np.zeros(width - pixels)],
+                ub=1.0,
+                vtype=["C"] * pixels + ["B"] * (width - pixels),
+            )
+            model.addConstr(program.matrix.tocsr() @ z <= program.upper)
+            model.setObjective(program.value @ z, gurobipy.GRB.MAXIMIZE)
+            model.optimize()
+            return model.ObjBound
+    except gurobipy.GurobiError as error:
+        raise DependencyError(f"Gurobi cannot be used: {error}; use --solver highs") from error
+
+
+#: Solvers of the program, by name.
+SOLVERS = {"highs": _highs, "gurobi": _gurobi}

@@ -51,6 +51,7 @@ def relate(
     mode: str,
     split: bool,
     deadline: float,
+    solver: str = "highs",
 ) -> None:
     """Lower ``most`` (and where a joint perturbation is met, raise ``least``) in place.
 
@@ -81,7 +82,7 @@ def relate(
                     _prove_sets(engine, images, [pair], size, split, deadline)
     for relation, group in large:
         left = max(1.0, deadline - time.perf_counter())
-        most = max(relation.least, most_broken(group, time_limit=left))
+        most = max(relation.least, most_broken(group, time_limit=left, solver=solver))
         if most < relation.most:
             relation.most, relation.stage = most, "milp"
     for relation, group in pairs:

@@ -17,6 +17,7 @@ from .cascade import certify, find_engine
 from .certificates import Certificates, check_soundness
 from .engine import Engine, Images
 from .memory import allocations_fail_cleanly, in_batches
+from .milp import SOLVERS
 from .relational import Relation, relate
 from .rounding import full_precision
 
@@ -76,6 +77,7 @@ def certify_uap(
     certificates: Certificates | None = None,
     relational: str = "cross",
     time_limit: float = 10.0,
+    solver: str = "highs",
     attack: GroupAttack | None = None,
     clip: Range | None = None,
     batch_size: int = 256,
@@ -87,8 +89,10 @@ def certify_uap(
     Appendix B). Of the others, the group stage proves which cannot be broken by the *same*
     perturbation: ``io`` on fixed linear bounds (Zeng et al. 2023), ``cross`` also by bounds
     optimised for tuples of inputs together (RACoon), with branch and bound (RABBit) where
-    the ``certificates`` went that far. It takes at most ``time_limit`` seconds per
-    group that is not settled. The upper bound is a joint attack on each group.
+    the ``certificates`` went that far; groups with many open inputs go to a mixed-integer
+    program, by ``solver`` (highs, or gurobi where it is installed). It takes at most
+    ``time_limit`` seconds per group that is not settled. The upper bound is a joint attack
+    on each group.
 
     ``certificates`` of these inputs are computed if not given, by the default of
     :func:`certify`. Raises SoundnessError if an attack breaks what was certified.
@@ -100,6 +104,8 @@ def certify_uap(
         )
     if relational not in RELATIONAL:
         raise InputError(unknown("relational stage", relational, RELATIONAL))
+    if solver not in SOLVERS:
+        raise InputError(unknown("solver", solver, SOLVERS))
     if certificates is None:
         certificates = certify(net, x, y, eps, clip=clip, batch_size=batch_size, progress=progress)
     if not len(x) == len(y) == len(certificates.correct):
@@ -123,7 +129,7 @@ def certify_uap(
         if relational != "none" and isinstance(engine, Engine):
             bar.set_description("group stage")
             for chunk in torch.arange(len(state.most)).split(at_once):
-                state.relate(engine, relational, time_limit, chunk.tolist())
+                state.relate(engine, relational, solver, time_limit, chunk.tolist())
     check_soundness(certificates, state.broken)
     seconds = {"group attack": attacked - begin, "group stage": time.perf_counter() - attacked}
     return state.result(seconds)
@@ -193,7 +199,9 @@ class _State:
             self._adopt(int(i) // size, v)
         check_soundness(self.certificates, self.broken)
 
-    def relate(self, engine: Engine, mode: str, time_limit: float, chunk: list[int]) -> None:
+    def relate(
+        self, engine: Engine, mode: str, solver: str, time_limit: float, chunk: list[int]
+    ) -> None:
         """The group stage on those of ``chunk`` that certificates and attack leave unsettled."""
         open_ = self.certificates.open
         unsettled = [
@@ -215,8 +223,16 @@ class _State:
             members = self.groups.members(g, open_).tolist()
             broken = {number[i] for i in members if self.broken[i]}
             relations.append(Relation([number[i] for i in members], broken))
-        split = "bab" in self.certificates.methods
-        relate(engine, images, rows, relations, mode=mode, split=split, deadline=deadline)
+        relate(
+            engine,
+            images,
+            rows,
+            relations,
+            mode=mode,
+            split=split,
+            deadline=deadline,
+            solver=solver,
+        )
         for g, relation in zip(unsettled, relations, strict=True):
             if relation.most < self.most[g]:
                 self.most[g], self.stage[g] = relation.most, relation.stage
