@@ -229,7 +229,7 @@ class _State:
             rows,
             relations,
             mode=mode,
-            split=split,
+            split="bab" in self.certificates.methods,
             deadline=deadline,
             solver=solver,
         )
