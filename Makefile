@@ -7,7 +7,7 @@ RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 demo: .venv/ready
 	$(BIN)/citrus-lirpa train --preset digits --out $(RUN)
-	$(BIN)/citrus-lirpa eval $(RUN) --method alpha-crown
+	$(BIN)/citrus-lirpa eval $(RUN)
 
 test: .venv/ready
 	$(BIN)/python -m pytest

@@ -88,7 +88,9 @@ def test_pieces_compute_what_the_network_computes(kind):
     net = BoundedNet(model, x).eval()
     pieces = net.affine_pieces()
     seen, logits = relu_inputs(model, x)
-    assert [torch.Size(s).numel() for s in [piece.shape for piece in pieces[:-1]]] == [z.shape[1] for z in seen]
+    assert [torch.Size(s).numel() for s in [piece.shape for piece in pieces[:-1]]] == [
+        z.shape[1] for z in seen
+    ]
     values = {INPUT: x}
     for k, (piece, z) in enumerate(zip(pieces, [*seen, logits], strict=True)):
         out = piece(values)
