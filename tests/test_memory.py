@@ -164,7 +164,6 @@ def test_one_large_image_does_not_stop_the_others(monkeypatch, stage):
     assert bool(found.certified[large]) == (stage == "crown" and bool(plenty.certified[large]))
 
 
-@pytest.mark.xfail(strict=True, reason="the dual engine's stages do not survive a lack of memory")
 @pytest.mark.parametrize("name", ["tightened", "margins"])
 def test_a_lack_of_memory_in_the_dual_engine_is_counted(monkeypatch, name):
     net, x, y = small_net()

@@ -403,7 +403,6 @@ def test_no_images_at_all(net):
     check_consistent(proofs, x[:0], y[:0], net)
 
 
-@pytest.mark.xfail(strict=True, reason="the margin forgets rows that a cheaper stage proved")
 def test_the_margin_bounds_every_row(net, monkeypatch):
     """Row 0 is known to be at least 1 and row 1 at least 5: the smallest is not proved above 1."""
     x, y = images(net, 1)
