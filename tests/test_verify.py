@@ -128,7 +128,8 @@ def script_engine(monkeypatch, net, x, bounds, outcomes):
         assert problems.members.flatten().tolist() == list(range(len(images)))
         state = torch.tensor([outcomes[i] for i in numbers(x, images.x)])
         domains = 1 + 2 * torch.arange(len(images))
-        return Outcome(state, {}, domains, torch.zeros(len(images), dtype=torch.float64))
+        u = {k: torch.full_like(x[0], 0.1) for k, s in enumerate(state) if s == BROKEN}
+        return Outcome(state, u, domains, torch.zeros(len(images), dtype=torch.float64))
 
     original, refined = Engine.ibp, []
     for name, stand_in in (("ibp", ibp), ("tightened", tightened), ("margins", margins)):
@@ -281,6 +282,7 @@ def test_each_image_is_decided_by_the_first_stage_of_the_engine(net, monkeypatch
         *[[True, True]] * 5, [False, False], [False, False], [True, False], [False, True],
     ]  # fmt: skip
     assert proofs.attacked.nonzero().flatten().tolist() == [6]
+    assert torch.equal(proofs.v, torch.full((1, 1, 4, 4), 0.1))
     # a row that is proved is not bounded again, an image that is proved not at all
     both = [(i, row) for i in (0, 1, 2, 3, 4, 6, 7, 8) for row in (0, 1)]
     left = [(1, 0), (2, 0), (2, 1), (3, 1), (4, 0), (4, 1), (6, 0), (6, 1), (7, 0), (7, 1), (8, 0)]
@@ -358,9 +360,9 @@ def test_a_bound_near_zero_is_decided_in_float64(excess, proved):
     exact = 0.25 + net.module[3].bias[0].item()  # at x = 0.25; the bias as float32 has it
     assert (exact > 1e-9) == proved
     assert not certify(net, x, y, 0.25, method="ibp").certified  # within float32 rounding
-    for method in ("crown", "bab"):
-        proofs = certify(net, x, y, 0.25, method=method, time_limit=0.1)
-        assert proofs.certified.tolist() == [proved]
+    assert not certify(net, x, y, 0.25, method="alpha-crown").certified  # on bounds in float32
+    proofs = certify(net, x, y, 0.25, method="bab", time_limit=0.1)
+    assert proofs.certified.tolist() == [proved]
 
 
 @pytest.mark.parametrize(
@@ -689,6 +691,7 @@ def certificates_of(decided_by):
         methods=("ibp",),
         correct=torch.ones(n, dtype=torch.bool),
         attacked=torch.zeros(n, dtype=torch.bool),
+        v=torch.zeros(0, 1, 4, 4),
         margin=torch.ones(n),
         rows=(decided_by >= 0).view(n, 1).expand(n, CLASSES - 1),
         decided_by=decided_by,
