@@ -1,6 +1,7 @@
 """The dual engine: affine pieces, dual bounds, their gradient and ascent, tightened bounds."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from citrus_lirpa import BoundedNet, Box, certify
+from citrus_lirpa import BoundedNet, Box, certify, certify_uap
 from citrus_lirpa.errors import ModelError
 from citrus_lirpa.margins import specification
 from citrus_lirpa.pieces import INPUT
@@ -427,6 +428,19 @@ def test_bounds_beyond_float32_prove_nothing(weight, eps):
     net = BoundedNet(model, x)
     proofs = certify(net, x, y, eps, method="bab", time_limit=0.1)
     assert not proofs.certified.any()
+    # one perturbation breaks two such images; the attack is kept from finding it
+    x, y = x.repeat(2, 1), y.repeat(2)
+    forged = certify(net, x, y, eps, method="ibp")
+    found = certify_uap(
+        net, x, y, eps, group_size=2, certificates=forged, time_limit=0.1, attack=no_attack
+    )
+    assert (found.lower.tolist(), found.upper.tolist()) == ([0], [2])
+
+
+def no_attack(net, x, y, eps, worth):
+    return SimpleNamespace(
+        u=torch.zeros(len(x), 1, *x.shape[2:]), broken=torch.zeros_like(y, dtype=torch.bool)
+    )
 
 
 def test_relaxation_keeps_the_unstable_neurons_alone():
