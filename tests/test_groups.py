@@ -24,7 +24,7 @@ from citrus_lirpa.verify.relational import Relation, relate
 NEVER = math.inf
 
 random_cases = settings(
-    max_examples=80,
+    max_examples=50,
     derandomize=True,
     deadline=None,
     database=None,
