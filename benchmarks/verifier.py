@@ -46,11 +46,11 @@ ROWS = {
     ),
     "sabr 2/255": Row("sabr_convsmall_2", "cifar10", "2/255", 500, 5, 120, "46.2 - 52.0"),
     "citrus 0.1": Row("citrus_convsmall_1", "mnist", "0.1", 1000, 5, 30, "94.8 - 96.2"),
-    "citrus 0.15": Row("citrus_convsmall_1", "mnist", "0.15", 500, 5, 20, "47.2 - 91.0"),
+    "citrus 0.15": Row("citrus_convsmall_1", "mnist", "0.15", 500, 5, 8, "47.2 - 91.0"),
     "diffai 5/255": Row(
         "cifar10convSmallRELUDiffAI", "cifar10", "5/255", 100, 10, 60, "49", correct_only=True
     ),
-    "citrus 2/255, all": Row("citrus_convsmall_2", "cifar10", "2/255", 10_000, 5, 10, "-"),
+    "citrus 2/255, all": Row("citrus_convsmall_2", "cifar10", "2/255", 10_000, 5, 5, "-"),
     "citrus 2/255, groups of 10": Row("citrus_convsmall_2", "cifar10", "2/255", 1000, 10, 10, "-"),
     "citrus 2/255, groups of 20": Row("citrus_convsmall_2", "cifar10", "2/255", 1000, 20, 10, "-"),
 }

@@ -1,5 +1,8 @@
 """The dual engine: affine pieces, dual bounds, their gradient and ascent, tightened bounds."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from exact import KINDS, random_images, random_net
@@ -7,19 +10,20 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from citrus_lirpa import BoundedNet, Box, certify
+from citrus_lirpa import BoundedNet, Box, certify, certify_uap
 from citrus_lirpa.errors import ModelError
 from citrus_lirpa.margins import specification
 from citrus_lirpa.pieces import INPUT
+from citrus_lirpa.verify import engine as engine_module
 from citrus_lirpa.verify.ascent import ascend_dual
 from citrus_lirpa.verify.dual import DualBound, Relaxation, worst_shared
-from citrus_lirpa.verify.engine import Engine
-from citrus_lirpa.verify.tighten import _ROUNDING, tighten
+from citrus_lirpa.verify.engine import Engine, Images
+from citrus_lirpa.verify.tighten import _ROUNDING, in_float32, tighten, widened
 
 CLIPS = [None, (0.0, 1.0)]
 
 random_cases = settings(
-    max_examples=60,
+    max_examples=35,
     derandomize=True,
     deadline=None,
     database=None,
@@ -88,9 +92,7 @@ def test_pieces_compute_what_the_network_computes(kind):
     net = BoundedNet(model, x).eval()
     pieces = net.affine_pieces()
     seen, logits = relu_inputs(model, x)
-    assert [torch.Size(s).numel() for s in [piece.shape for piece in pieces[:-1]]] == [
-        z.shape[1] for z in seen
-    ]
+    assert [torch.Size(piece.shape).numel() for piece in pieces[:-1]] == [z.shape[1] for z in seen]
     values = {INPUT: x}
     for k, (piece, z) in enumerate(zip(pieces, [*seen, logits], strict=True)):
         out = piece(values)
@@ -313,8 +315,8 @@ def test_tightened_bounds_contain_samples_and_are_never_looser(
         size = 1 + torch.maximum(given_.lower.abs(), given_.upper.abs())
         assert (lower.flatten(1) <= samples.amin(1) + 1e-6).all()
         assert (upper.flatten(1) >= samples.amax(1) - 1e-6).all()
-        assert (lower >= given_.lower - 1.01 * _ROUNDING * size).all()
-        assert (upper <= given_.upper + 1.01 * _ROUNDING * size).all()
+        assert (lower >= given_.lower - 1.01 * _ROUNDING[torch.float32] * size).all()
+        assert (upper <= given_.upper + 1.01 * _ROUNDING[torch.float32] * size).all()
         if k == 0:  # widened, so that rounding cannot cut off what is possible
             assert (lower < given_.lower).all() and (upper > given_.upper).all()
 
@@ -329,7 +331,7 @@ def test_tightening_helps_and_more_so_with_ascent(clip):
         for (low, high), (low0, high0), (low5, high5) in zip(
             images.bounds, plain.bounds, refined.bounds, strict=True
         ):
-            slack = 2 * _ROUNDING * (1 + torch.maximum(low0.abs(), high0.abs()))
+            slack = 2 * _ROUNDING[torch.float32] * (1 + torch.maximum(low0.abs(), high0.abs()))
             assert (low5 >= low0 - slack).all() and (high5 <= high0 + slack).all()
             gain += float((low0 - low).sum() + (high - high0).sum())
             more += float((low5 - low0).sum() + (high0 - high5).sum())
@@ -339,6 +341,84 @@ def test_tightening_helps_and_more_so_with_ascent(clip):
         for (low5, high5), (low0, high0) in zip(once[:2], plain.bounds[:2], strict=True):
             assert (low5 >= low0).all() and (high5 <= high0).all()  # the same start, ascended
     assert gain > 1 and more > 0.1
+
+
+@settings(random_cases, max_examples=25)
+@given(**nets, iterations=st.sampled_from((0, 5)))
+def test_refined_bounds_hold_in_float64(kind, seed, eps, clip, iterations):
+    """Without a slack for float32: proofs near zero rest on them."""
+    engine, images, exact = prepare(kind, seed, eps, clip, crown=False)
+    images = replace(images, x=images.x + 1000.0 * (seed % 2))  # roundings of float32 are seen
+    images, _ = engine.ibp(images.x, images.y)
+    refined = engine.refined(images, iterations)
+    assert refined.exact and not images.exact and not engine.tightened(images).exact
+    _, moved = perturbed(images, eps, clip, 400)
+    seen, _ = relu_inputs(exact, moved.flatten(0, 1))
+    for (lower, upper), loose, z in zip(refined.bounds, images.bounds, seen, strict=True):
+        assert lower.dtype == upper.dtype == torch.float32
+        samples = z.view(len(images), -1, z.shape[1])
+        assert (lower.flatten(1).double() <= samples.amin(1)).all()
+        assert (upper.flatten(1).double() >= samples.amax(1)).all()
+        size = 1 + torch.maximum(loose[0].abs(), loose[1].abs())
+        assert (lower >= loose[0] - 1e-5 * size).all() and (upper <= loose[1] + 1e-5 * size).all()
+
+
+def test_images_together_are_exact_only_if_all_are():
+    engine, images, _ = prepare("deep", 0, 0.1, None)
+    exact = engine.refined(images, 0)
+    assert Images.cat([exact, exact]).exact and exact.rows(torch.tensor([1])).exact
+    assert not Images.cat([exact, images]).exact and not Images.cat([images, exact]).exact
+    assert not images.rows(torch.tensor([1])).exact
+
+
+def test_without_a_network_in_float64_no_bounds_are_exact(monkeypatch):
+    engine, images, _ = prepare("deep", 0, 0.1, None)
+    monkeypatch.setattr(engine.net, "in_float64", lambda: None)
+    found, expected = engine.refined(images, 2), engine.tightened(images, 2)
+    assert not found.exact
+    for mine, theirs in zip(found.bounds, expected.bounds, strict=True):
+        assert torch.equal(mine[0], theirs[0]) and torch.equal(mine[1], theirs[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bounds_are_widened_beyond_the_rounding_of_their_precision(dtype):
+    lower = torch.tensor([-1e6, -1.0, 0.0, 1e-3, 3.0], dtype=dtype)
+    upper = lower + torch.tensor([2e6, 0.5, 0.0, 1.0, 1e4], dtype=dtype)
+    below, above = widened(lower, upper)
+    size = 1 + torch.maximum(lower.abs(), upper.abs())
+    few = 4 * torch.finfo(dtype).eps * size
+    assert (below < lower - few).all() and (above > upper + few).all()
+    assert (below > lower - 1e-5 * size).all() and (above < upper + 1e-5 * size).all()
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_intervals_are_widened_before_anything_rests_on_them(monkeypatch, exact):
+    engine, images, _ = prepare("deep", 0, 0.1, None, crown=False)
+    net, x = (engine.twin, images.x.double()) if exact else (engine.net, images.x)
+    used = images.bounds
+    if exact:
+        seen = []
+        monkeypatch.setattr(
+            engine_module,
+            "tighten",
+            lambda *args, **rest: (seen.append(args[3]), tighten(*args, **rest))[1],
+        )
+        engine.refined(images, 0)
+        (used,) = seen
+    box = Box.around(x, 0.1)
+    net.margins(box, images.y, "ibp")
+    for (lower, upper), plain in zip(used, net.preactivation_bounds(box), strict=True):
+        assert lower.dtype == x.dtype
+        assert (lower < plain.lower).all() and (upper > plain.upper).all()
+
+
+def test_bounds_are_rounded_outward_to_float32():
+    lower = torch.randn(1000, dtype=torch.float64) * 10.0 ** torch.randint(-6, 6, (1000,))
+    upper = lower + torch.rand(1000, dtype=torch.float64)
+    ((below, above),) = in_float32([(lower, upper)])
+    assert below.dtype == above.dtype == torch.float32
+    assert (below.double() < lower).all() and (above.double() > upper).all()
+    assert torch.allclose(below.double(), lower, rtol=1e-6)
 
 
 def test_a_layer_without_unstable_neurons_needs_no_tightening():
@@ -370,6 +450,19 @@ def test_bounds_beyond_float32_prove_nothing(weight, eps):
     net = BoundedNet(model, x)
     proofs = certify(net, x, y, eps, method="bab", time_limit=0.1)
     assert not proofs.certified.any()
+    # one perturbation breaks two such images; the attack is kept from finding it
+    x, y = x.repeat(2, 1), y.repeat(2)
+    forged = certify(net, x, y, eps, method="ibp")
+    found = certify_uap(
+        net, x, y, eps, group_size=2, certificates=forged, time_limit=0.1, attack=no_attack
+    )
+    assert (found.lower.tolist(), found.upper.tolist()) == ([0], [2])
+
+
+def no_attack(net, x, y, eps, worth):
+    return SimpleNamespace(
+        u=torch.zeros(len(x), 1, *x.shape[2:]), broken=torch.zeros_like(y, dtype=torch.bool)
+    )
 
 
 def test_relaxation_keeps_the_unstable_neurons_alone():

@@ -33,6 +33,7 @@ def evaluation() -> Evaluation:
         methods=("ibp", "crown-ibp"),
         correct=torch.tensor([1, 1, 1, 1, 1, 1, 0, 0], dtype=torch.bool),
         attacked=torch.tensor([0, 0, 1, 0, 0, 0, 0, 0], dtype=torch.bool),
+        v=torch.zeros(1, 1, 8, 8),
         margin=torch.zeros(8),
         rows=torch.tensor([1, 1, 0, 0, 0, 1, 0, 0], dtype=torch.bool).view(8, 1).expand(8, 9),
         decided_by=torch.tensor([0, 1, -1, -1, -1, 1, -1, -1]),

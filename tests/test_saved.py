@@ -11,6 +11,7 @@ from citrus_lirpa.data import DatasetSpec, Split
 from citrus_lirpa.errors import CheckpointError
 from citrus_lirpa.verify import Protocol, Saved, evaluate, fingerprint
 
+CPU = torch.device("cpu")
 PROTOCOL = Protocol(eps=0.06, method="crown", group_size=3, batch_size=6)
 SETTINGS = {"eps": 0.06, "method": "crown", "clip": (0.0, 1.0), "imported": [(3, "certified")]}
 
@@ -47,15 +48,22 @@ def names(folder) -> list[str]:
 
 def test_batches_come_back_as_they_were(tmp_path, noise):
     saved = Saved(tmp_path / "p", SETTINGS, resume=False)
-    assert saved.load(0) is None and saved.count() == 0
+    assert saved.load(0, CPU) is None and saved.count() == 0
     whole = evaluate(*noise, PROTOCOL, saved=saved)
     assert names(tmp_path / "p") == ["00000.pt", "00001.pt", "00002.pt", "settings.json"]
     assert saved.count() == 3
     seconds = 0.0
     for number in range(3):
-        certificates, uap, spent = Saved(tmp_path / "p", SETTINGS, resume=True).load(number)
+        certificates, uap, spent = Saved(tmp_path / "p", SETTINGS, resume=True).load(number, CPU)
         rows = slice(6 * number, 6 * number + 6)
         assert torch.equal(certificates.rows, whole.certificates.rows[rows])
+        assert torch.equal(
+            certificates.v,
+            whole.certificates.v[
+                whole.certificates.attacked[:18].nonzero().flatten().div(6, rounding_mode="floor")
+                == number
+            ],
+        )
         assert torch.equal(certificates.took, whole.certificates.took[rows])
         assert torch.equal(uap.u, whole.uap.u[2 * number : 2 * number + 2])
         assert uap.stage == whole.uap.stage[2 * number : 2 * number + 2]
@@ -83,7 +91,7 @@ def test_only_missing_batches_are_computed_again(tmp_path, noise, monkeypatch, k
     assert found(again) == found(whole) == found(evaluate(*noise, PROTOCOL))
     if len(kept) == 3:  # the time of the batches counts, not only that of joining them
         assert again.certificates.seconds == whole.certificates.seconds
-        assert again.seconds > sum(first.load(n)[2] for n in range(3))
+        assert again.seconds > sum(first.load(n, CPU)[2] for n in range(3))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +116,7 @@ def test_other_settings_are_refused(tmp_path, noise, changed, words):
 
 def test_nothing_to_resume_begins_anew(tmp_path):
     saved = Saved(tmp_path / "new" / "p", SETTINGS, resume=True)
-    assert names(tmp_path / "new" / "p") == ["settings.json"] and saved.load(0) is None
+    assert names(tmp_path / "new" / "p") == ["settings.json"] and saved.load(0, CPU) is None
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"7", b"\xff\xfe"])
@@ -154,7 +162,7 @@ class Trap:
 def test_nothing_in_a_batch_is_executed(tmp_path, noise):
     saved = Saved(tmp_path / "p", SETTINGS, resume=False)
     torch.save({"certificates": Trap(tmp_path / "executed")}, tmp_path / "p" / "00000.pt")
-    assert "damaged" in refusal(lambda: saved.load(0))
+    assert "damaged" in refusal(lambda: saved.load(0, CPU))
     assert not (tmp_path / "executed").exists()
 
 

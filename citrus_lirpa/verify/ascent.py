@@ -18,11 +18,13 @@ _WEIGHT_RATE, _BETA_RATE = 3.0, 0.5
 
 @dataclass(frozen=True)
 class Ascent:
-    """value: (D,) best bounds met, at parameter (R, M) and logits (D, s); point: the last."""
+    """value: (D,) best bounds met, at parameter (R, M) and logits (D, s); last: parameter and
+    logits of the last step, from which to go on, and its point."""
 
     value: Tensor
     parameter: Tensor
     logits: Tensor
+    last: tuple[Tensor, Tensor]
     point: Point
 
 
@@ -45,7 +47,7 @@ def ascend_dual(
     q = dual.x.new_zeros(tuples, dual.members) if logits is None else logits
     steps_p, steps_q = _Adam(p), _Adam(q)
     point = dual(p, q.softmax(1))
-    best = Ascent(point.value, p, q, point)
+    best = Ascent(point.value, p, q, (p, q), point)
     mean = point.coefficients.abs().mean(1, keepdim=True)
     scale = torch.where(split, _BETA_RATE * mean, 1.0)
     for i in range(iterations):
@@ -68,6 +70,7 @@ def _better(best: Ascent, point: Point, p: Tensor, q: Tensor) -> Ascent:
         torch.maximum(best.value, point.value),
         torch.where(rows, p, best.parameter),
         torch.where(up, q, best.logits),
+        (p, q),
         point,
     )
 

@@ -19,7 +19,7 @@ from .dual import DualBound
 from .engine import Engine, Images
 
 _ROOT_STEPS, _ROOT_RATE = 20, 0.25
-_STEPS, _RATE = 3, 0.2
+_STEPS, _RATE = 3, 0.1
 #: Steps on a domain without neurons left to split, and of an attack from a bound's minimiser.
 _LAST_STEPS, _ATTACK_STEPS = 100, 20
 #: Numbers kept for open domains, of all problems; beyond it, the largest problem is given up.
@@ -117,8 +117,8 @@ class _Search:
             domains.problem,
             domains.rows,
             domains.signs,
-            found.parameter.view(shape),
-            found.logits,
+            found.last[0].view(shape),
+            found.last[1],
             choice,
             found.value,
         )[left]
@@ -249,6 +249,6 @@ def branch_and_bound(
 
 def _split_scores(dual: DualBound, found: Ascent) -> Tensor:
     """(R, M): what the upper line of each unstable ReLU takes from the bound (BaBSR's term)."""
-    weight = found.logits.softmax(1).view(-1, 1)
+    weight = found.last[1].softmax(1).view(-1, 1)
     cost = found.point.coefficients.clamp(max=0).abs() * torch.cat(dual.offset, 1)
     return torch.where(dual.unstable, weight * cost, -1.0)

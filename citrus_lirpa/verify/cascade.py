@@ -18,7 +18,7 @@ from ..margins import check_labels
 from .bab import PROVED, Problems, branch_and_bound
 from .certificates import Certificates
 from .engine import Engine, Images
-from .memory import allocations_fail_cleanly, in_batches
+from .memory import allocations_fail_cleanly, in_batches, in_less_memory
 from .rounding import full_precision, rounding_threshold
 
 #: Bound methods, cheapest first, then branch and bound.
@@ -288,13 +288,20 @@ class _Cascade:
         self._tighten(self.engine.refined, "bab")
         problem, row = (~self.rows[self.held]).nonzero(as_tuple=True)
         members = torch.arange(len(self.held), device=problem.device).unsqueeze(1)
-        outcome = branch_and_bound(
+        problems = Problems(members, problem, row.unsqueeze(1))
+        outcome = in_less_memory(
             self.engine,
-            self.images,
-            Problems(members, problem, row.unsqueeze(1)),
-            deadline=begin + time_limit,
-            progress=lambda left: announce(f"bab, {left} left"),
+            lambda: branch_and_bound(
+                self.engine,
+                self.images,
+                problems,
+                deadline=begin + time_limit,
+                progress=lambda left: announce(f"bab, {left} left"),
+            ),
         )
+        if outcome is None:
+            self.missing[self.held] = True
+            return
         share = outcome.bounded.double() / max(1, int(outcome.bounded.sum()))
         self.took[self.held] += share * (time.perf_counter() - begin)
         self.rows[self.held[outcome.state == PROVED]] = True

@@ -7,12 +7,14 @@ import gc
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..errors import is_out_of_memory
 
+Result = TypeVar("Result")
 #: Of the memory that is free at the start; the rest is left to other processes.
 _SHARE = 0.75
 
@@ -84,6 +86,27 @@ def in_batches(
         if len(now) == 1:
             rows = rows[1:]
             advance(1)
+
+
+class Sized(Protocol):
+    """Something that works on so many rows at a time."""
+
+    rows_at_once: int
+
+
+def in_less_memory(sized: Sized, work: Callable[[], Result]) -> Result | None:
+    """``work()``, tried again with half the rows as long as memory runs out; None if even
+    single rows do not fit."""
+    while True:
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        _release_memory()
+        if sized.rows_at_once == 1:
+            return None
+        sized.rows_at_once //= 2
 
 
 def _release_memory() -> None:

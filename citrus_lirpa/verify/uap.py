@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from ..errors import InputError, unknown
 from .cascade import certify, find_engine
 from .certificates import Certificates, check_soundness
 from .engine import Engine, Images
-from .memory import allocations_fail_cleanly, in_batches
+from .memory import allocations_fail_cleanly, in_batches, in_less_memory
 from .milp import SOLVERS
 from .relational import Relation, relate
 from .rounding import full_precision
@@ -129,7 +130,8 @@ def certify_uap(
         if relational != "none" and isinstance(engine, Engine):
             bar.set_description("group stage")
             for chunk in torch.arange(len(state.most)).split(at_once):
-                state.relate(engine, relational, solver, time_limit, chunk.tolist())
+                now = partial(state.relate, engine, relational, solver, time_limit, chunk.tolist())
+                in_less_memory(engine, now)  # groups that do not fit stay as they are
     check_soundness(certificates, state.broken)
     seconds = {"group attack": attacked - begin, "group stage": time.perf_counter() - attacked}
     return state.result(seconds)
