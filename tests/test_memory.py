@@ -178,7 +178,6 @@ def test_a_lack_of_memory_in_the_dual_engine_is_counted(monkeypatch, name):
     assert torch.equal(found.certified_by("ibp"), plenty.certified_by("ibp"))
 
 
-@pytest.mark.xfail(strict=True, reason="branch and bound does not survive a lack of memory")
 def test_a_lack_of_memory_in_branch_and_bound_proves_nothing(monkeypatch):
     net, x, y = small_net()
     cheaper = certify(net, x, y, 0.3)
@@ -187,7 +186,6 @@ def test_a_lack_of_memory_in_branch_and_bound_proves_nothing(monkeypatch):
     assert torch.equal(found.certified, cheaper.certified)
 
 
-@pytest.mark.xfail(strict=True, reason="the group stage does not survive a lack of memory")
 @pytest.mark.parametrize("name", ["ibp", "refined", "margins", "lines"])
 def test_a_lack_of_memory_in_the_group_stage_leaves_groups_as_they_are(monkeypatch, name):
     net, x, y = small_net()

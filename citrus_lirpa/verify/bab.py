@@ -7,6 +7,7 @@ it is not positive, is positive. A tuple of one is the robustness of a single im
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -84,6 +85,7 @@ class _Search:
         self.state = torch.full((count,), OPEN, device=device)
         self.bounded = torch.zeros(count, dtype=torch.long, device=device)
         self.seconds = torch.zeros(count, dtype=torch.float64, device=device)
+        self.spent = torch.zeros_like(self.seconds)
         self.u: dict[int, Tensor] = {}
         self.begin = time.perf_counter()
 
@@ -198,6 +200,13 @@ class _Search:
             parts.append(half)
         return _Domains.cat(parts)
 
+    def charge(self, problem: Tensor, seconds: float, limit: float) -> None:
+        """Share out the time among the domains' problems; give up those beyond the limit."""
+        counts = torch.bincount(problem, minlength=len(self.state))
+        self.spent += counts * (seconds / max(1, len(problem)))
+        late = (self.state == OPEN) & (self.spent > limit)
+        self._decide(late.nonzero().flatten(), GIVEN_UP)
+
     def settle(self, pool: _Domains) -> _Domains:
         """Mark problems without domains as proved, and drop the domains of decided ones."""
         pool = pool[self.state[pool.problem] == OPEN]
@@ -215,15 +224,17 @@ def branch_and_bound(
     problems: Problems,
     *,
     deadline: float,
+    limit: float = math.inf,
     split: bool = True,
     wanted: Callable[[Tensor], Tensor] | None = None,
     progress: Callable[[int], object] = lambda left: None,
 ) -> Outcome:
     """Prove or break as many problems as possible before ``deadline`` (time.perf_counter).
 
-    All roots are bounded, then, if ``split``, the domains of the problems that took least
-    so far: easy problems are decided first. ``progress`` is told how many are left;
-    ``wanted`` says, given the states, which open problems are still worth the time.
+    A problem is given up when it has taken ``limit`` seconds of its own. All roots are
+    bounded, then, if ``split``, the domains of the problems that took least so far: easy
+    problems are decided first. ``progress`` is told how many are left; ``wanted`` says, given
+    the states, which open problems are still worth the time.
     """
     search = _Search(engine, images, problems)
     members = problems.members.shape[1]
@@ -242,7 +253,10 @@ def branch_and_bound(
         pick = pick[~effort[pick].isinf()]
         rest = torch.ones(len(pool), dtype=torch.bool, device=pick.device)
         rest[pick] = False
-        pool = search.settle(_Domains.cat([pool[rest], search.harder(pool[pick])]))
+        begin, now = time.perf_counter(), pool[pick]
+        pool = _Domains.cat([pool[rest], search.harder(now)])
+        search.charge(now.problem, time.perf_counter() - begin, limit)
+        pool = search.settle(pool)
         progress(int((search.state == OPEN).sum()))
     return Outcome(search.state, search.u, search.bounded, search.seconds)
 

@@ -164,8 +164,7 @@ class _Cascade:
             self.missing = torch.zeros_like(self.correct)
             rows = (self.correct & ~self.attacked & (self.decided_by < 0)).nonzero().squeeze(1)
             try:
-                seconds_left = time_limit * len(group[rows].unique())
-                proved = self._run(stage, rows, seconds_left, announce)
+                proved = self._run(stage, rows, time_limit, group, announce)
             except ModelError as error:
                 if number == 0:
                     raise
@@ -204,7 +203,12 @@ class _Cascade:
             )
 
     def _run(
-        self, stage: str, rows: Tensor, time_limit: float, announce: Callable[[str], object]
+        self,
+        stage: str,
+        rows: Tensor,
+        time_limit: float,
+        group: Tensor,
+        announce: Callable[[str], object],
     ) -> Tensor:
         """The numbers of the inputs among ``rows`` that the stage proves."""
         if isinstance(self.engine, str):
@@ -216,7 +220,7 @@ class _Cascade:
         else:
             self._keep(rows)
             if stage == "bab":
-                self._branch_and_bound(time_limit, announce)
+                self._branch_and_bound(time_limit, group, announce)
             else:
                 self._bound_by_engine(stage)
         return self.held[self.rows[self.held].all(1)]
@@ -281,11 +285,14 @@ class _Cascade:
             parts.append(images.rows(left))
         self.held, self.images = self.held[torch.cat(order)], Images.cat(parts)
 
-    def _branch_and_bound(self, time_limit: float, announce: Callable[[str], object]) -> None:
+    def _branch_and_bound(
+        self, time_limit: float, group: Tensor, announce: Callable[[str], object]
+    ) -> None:
         if self.images is None:
             return
         begin = time.perf_counter()
         self._tighten(self.engine.refined, "bab")
+        total = time_limit * len(group[self.held].unique())
         problem, row = (~self.rows[self.held]).nonzero(as_tuple=True)
         members = torch.arange(len(self.held), device=problem.device).unsqueeze(1)
         problems = Problems(members, problem, row.unsqueeze(1))
@@ -295,7 +302,8 @@ class _Cascade:
                 self.engine,
                 self.images,
                 problems,
-                deadline=begin + time_limit,
+                deadline=time.perf_counter() + total,
+                limit=time_limit,
                 progress=lambda left: announce(f"bab, {left} left"),
             ),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -51,13 +52,14 @@ def relate(
     mode: str,
     split: bool,
     deadline: float,
+    limit: float = math.inf,
     solver: str = "highs",
 ) -> None:
     """Lower ``most`` (and where a joint perturbation is met, raise ``least``) in place.
 
     images: the open ones; open_rows: (n, K-1) margins not proved; mode: ``io`` uses fixed
     linear bounds, ``cross`` also optimises the bounds of tuples together, and with ``split``
-    by branch and bound.
+    by branch and bound, ``limit`` seconds for each set.
     """
     wanted = [r for r in relations if not r.settled]
     used = sorted({i for r in wanted for i in r.members})
@@ -74,12 +76,12 @@ def relate(
     for relation, group in small:
         _lower(relation, group, "io")
     if mode == "cross":
-        while _one_round(engine, images, small, split, deadline):
+        while _one_round(engine, images, small, split, deadline, limit):
             continue
         for pair in large:
             for size in (2, 3):
                 if time.perf_counter() < deadline:
-                    _prove_sets(engine, images, [pair], size, split, deadline)
+                    _prove_sets(engine, images, [pair], size, split, deadline, limit)
     for relation, group in large:
         left = max(1.0, deadline - time.perf_counter())
         most = max(relation.least, most_broken(group, time_limit=left, solver=solver))
@@ -106,6 +108,7 @@ def _one_round(
     pairs: Sequence[tuple[Relation, Group]],
     split: bool,
     deadline: float,
+    limit: float,
 ) -> bool:
     """Try to refute the largest sets of every unsettled group; whether anything moved.
 
@@ -119,7 +122,7 @@ def _one_round(
         if now:
             begin = time.perf_counter()
             until = begin + max(0.0, deadline - begin) * len(now) / len(to_come)
-            moved |= _prove_sets(engine, images, now, size, split, until)
+            moved |= _prove_sets(engine, images, now, size, split, until, limit)
     return moved and time.perf_counter() < deadline
 
 
@@ -130,6 +133,7 @@ def _prove_sets(
     size: int,
     split: bool,
     deadline: float,
+    limit: float,
 ) -> bool:
     """Branch and bound on all surviving sets of ``size`` of these groups."""
     sets: dict[tuple[int, ...], int] = {}
@@ -171,7 +175,7 @@ def _prove_sets(
         return useful
 
     outcome = branch_and_bound(
-        engine, images, problems, deadline=deadline, split=split, wanted=wanted
+        engine, images, problems, deadline=deadline, limit=limit, split=split, wanted=wanted
     )
     moved = False
     for members, number in sets.items():

@@ -233,6 +233,7 @@ class _State:
             mode=mode,
             split="bab" in self.certificates.methods,
             deadline=deadline,
+            limit=time_limit,
             solver=solver,
         )
         for g, relation in zip(unsettled, relations, strict=True):
