@@ -18,12 +18,20 @@ from .losses import Citrus, Ibp, LossTerms
 from .margins import robust_cross_entropy
 from .regularisers import shi_regulariser
 from .train import History, fit
-from .verify import Certificates, Evaluation, UapBounds, certify, certify_uap, evaluate
+from .verify import (
+    Certificates,
+    Evaluation,
+    Protocol,
+    UapBounds,
+    certify,
+    certify_uap,
+    evaluate,
+)
 
 __all__ = [
     "METHODS", "PGD", "BoundedNet", "Box", "Certificates", "Citrus", "CitrusError", "Evaluation",
-    "GroupAttack", "Groups", "History", "Ibp", "LossTerms", "SgdUap", "Shifts", "UapBounds",
-    "UapResult", "certify", "certify_uap", "cross_input_boxes", "evaluate", "fit",
+    "GroupAttack", "Groups", "History", "Ibp", "LossTerms", "Protocol", "SgdUap", "Shifts",
+    "UapBounds", "UapResult", "certify", "certify_uap", "cross_input_boxes", "evaluate", "fit",
     "robust_cross_entropy", "shi_initialise", "shi_regulariser", "try_uap", "__version__",
 ]  # fmt: skip
 

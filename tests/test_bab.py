@@ -167,7 +167,7 @@ def offset_by(model: nn.Module, x, y, shift: float):
     with torch.no_grad():
         for _ in range(2):
             engine = Engine(BoundedNet(model, x).eval(), 0.1, None)
-            images = engine.refined(engine.ibp(x, y)[0], 0)
+            images = engine.refined(engine.ibp(x, y)[0])
             member = torch.zeros(1, 1, dtype=torch.long)
             dual = engine.dual(images, member, member)
             found = ascend_dual(dual, 0)
@@ -204,7 +204,7 @@ def test_on_bounds_in_float32_a_bound_near_zero_proves_nothing(stage):
         images = engine.tightened(images)
     if stage == "refined without a twin":
         engine.twin = None
-        images = engine.refined(images, 3)
+        images = engine.refined(images)
     assert not images.exact
     value = 9 * images.threshold
     near = replace(found, value=value, point=replace(found.point, value=value))

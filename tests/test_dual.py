@@ -297,17 +297,13 @@ def test_the_worst_shared_perturbation_is_optimal_in_every_pixel(clip, per_chann
 
 
 @random_cases
-@given(**nets, iterations=st.sampled_from((0, 5)), rows=st.sampled_from((3, 256)))
-def test_tightened_bounds_contain_samples_and_are_never_looser(
-    kind, seed, eps, clip, iterations, rows
-):
+@given(**nets, rows=st.sampled_from((3, 256)))
+def test_tightened_bounds_contain_samples_and_are_never_looser(kind, seed, eps, clip, rows):
     engine, images, exact = prepare(kind, seed, eps, clip, crown=False)
     _, moved = perturbed(images, eps, clip, 400)
     seen, _ = relu_inputs(exact, moved.flatten(0, 1))
     boxes = [Box(*b) for b in images.bounds]
-    bounds = tighten(
-        engine.pieces, images.x, eps, boxes, clip=clip, iterations=iterations, rows=rows
-    )
+    bounds = tighten(engine.pieces, images.x, eps, boxes, clip=clip, rows=rows)
     assert len(bounds) == len(seen)
     for k, ((lower, upper), given_, z) in enumerate(zip(bounds, boxes, seen, strict=True)):
         assert lower.shape == given_.lower.shape
@@ -322,35 +318,24 @@ def test_tightened_bounds_contain_samples_and_are_never_looser(
 
 
 @pytest.mark.parametrize("clip", CLIPS)
-def test_tightening_helps_and_more_so_with_ascent(clip):
-    gain, more = 0.0, 0.0
+def test_tightening_helps(clip):
+    gain = 0.0
     for seed in range(8):
         engine, images, _ = prepare(("deep", "residual")[seed % 2], seed, 0.3, clip, crown=False)
-        plain = engine.tightened(images)
-        refined = engine.tightened(plain, 5)
-        for (low, high), (low0, high0), (low5, high5) in zip(
-            images.bounds, plain.bounds, refined.bounds, strict=True
-        ):
-            slack = 2 * _ROUNDING[torch.float32] * (1 + torch.maximum(low0.abs(), high0.abs()))
-            assert (low5 >= low0 - slack).all() and (high5 <= high0 + slack).all()
+        tightened = engine.tightened(images)
+        for (low, high), (low0, high0) in zip(images.bounds, tightened.bounds, strict=True):
             gain += float((low0 - low).sum() + (high - high0).sum())
-            more += float((low5 - low0).sum() + (high0 - high5).sum())
-        once = tighten(
-            engine.pieces, images.x, 0.3, [Box(*b) for b in images.bounds], clip=clip, iterations=5
-        )
-        for (low5, high5), (low0, high0) in zip(once[:2], plain.bounds[:2], strict=True):
-            assert (low5 >= low0).all() and (high5 <= high0).all()  # the same start, ascended
-    assert gain > 1 and more > 0.1
+    assert gain > 1
 
 
 @settings(random_cases, max_examples=25)
-@given(**nets, iterations=st.sampled_from((0, 5)))
-def test_refined_bounds_hold_in_float64(kind, seed, eps, clip, iterations):
+@given(**nets)
+def test_refined_bounds_hold_in_float64(kind, seed, eps, clip):
     """Without a slack for float32: proofs near zero rest on them."""
     engine, images, exact = prepare(kind, seed, eps, clip, crown=False)
     images = replace(images, x=images.x + 1000.0 * (seed % 2))  # roundings of float32 are seen
     images, _ = engine.ibp(images.x, images.y)
-    refined = engine.refined(images, iterations)
+    refined = engine.refined(images)
     assert refined.exact and not images.exact and not engine.tightened(images).exact
     _, moved = perturbed(images, eps, clip, 400)
     seen, _ = relu_inputs(exact, moved.flatten(0, 1))
@@ -365,7 +350,7 @@ def test_refined_bounds_hold_in_float64(kind, seed, eps, clip, iterations):
 
 def test_images_together_are_exact_only_if_all_are():
     engine, images, _ = prepare("deep", 0, 0.1, None)
-    exact = engine.refined(images, 0)
+    exact = engine.refined(images)
     assert Images.cat([exact, exact]).exact and exact.rows(torch.tensor([1])).exact
     assert not Images.cat([exact, images]).exact and not Images.cat([images, exact]).exact
     assert not images.rows(torch.tensor([1])).exact
@@ -374,7 +359,7 @@ def test_images_together_are_exact_only_if_all_are():
 def test_without_a_network_in_float64_no_bounds_are_exact(monkeypatch):
     engine, images, _ = prepare("deep", 0, 0.1, None)
     monkeypatch.setattr(engine.net, "in_float64", lambda: None)
-    found, expected = engine.refined(images, 2), engine.tightened(images, 2)
+    found, expected = engine.refined(images), engine.tightened(images)
     assert not found.exact
     for mine, theirs in zip(found.bounds, expected.bounds, strict=True):
         assert torch.equal(mine[0], theirs[0]) and torch.equal(mine[1], theirs[1])
@@ -403,7 +388,7 @@ def test_intervals_are_widened_before_anything_rests_on_them(monkeypatch, exact)
             "tighten",
             lambda *args, **rest: (seen.append(args[3]), tighten(*args, **rest))[1],
         )
-        engine.refined(images, 0)
+        engine.refined(images)
         (used,) = seen
     box = Box.around(x, 0.1)
     net.margins(box, images.y, "ibp")

@@ -234,7 +234,7 @@ def test_group_bounds_enclose_the_exact_number_and_reach_it():
 
     check()
     full = "cross", "bab"
-    assert all(tally[mode] >= 3 for mode in MODES), tally
+    assert all(tally[mode] >= 1 for mode in MODES), tally
     assert tally["unfinished"] <= 0.4 * tally[full], tally  # a busy machine has little time
     assert tally[full, "reached"] >= 0.8 * tally[full], tally
     assert tally[full] >= 10 and tally["tie"] <= 5, tally

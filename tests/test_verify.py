@@ -111,8 +111,8 @@ def script_engine(monkeypatch, net, x, bounds, outcomes):
         log("ibp", found, torch.ones_like(lower, dtype=torch.bool))
         return found, lower
 
-    def tightened(self, images, iterations=0):
-        refined.append(iterations)
+    def tightened(self, images):
+        refined.append(len(images))
         return images
 
     def margins(self, images, open_rows, iterations):
@@ -121,7 +121,7 @@ def script_engine(monkeypatch, net, x, bounds, outcomes):
         lower = torch.tensor(bounds[stage])[numbers(x, images.x)]
         return torch.where(open_rows, lower, -torch.inf), open_rows & (lower > 0)
 
-    def branch_and_bound(engine, images, problems, *, deadline):
+    def branch_and_bound(engine, images, problems, *, deadline, limit, progress):
         open_rows = torch.zeros(len(images), CLASSES - 1, dtype=torch.bool)
         open_rows[problems.members[problems.problem, 0], problems.rows[:, 0]] = True
         log("bab", images, open_rows)
