@@ -13,14 +13,12 @@ from ..attacks import SgdUap, try_uap
 from ..bounds import BoundedNet
 from ..boxes import PIXELS
 from ..errors import InputError
-from .options import Number, choose_device, data_dir, dataset, device, download, quiet, show_bars
+from .options import choose_device, clip, data_dir, dataset, device, download, eps, quiet, show_bars
 
 
 @click.command("attack")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option(
-    "--eps", type=Number(), help="Radius in pixels, as 0.1 or 8/255.  [default: the run's]"
-)
+@eps
 @dataset
 @click.option("--class-wise", is_flag=True, help="One perturbation for each class.")
 @click.option(
@@ -34,12 +32,7 @@ from .options import Number, choose_device, data_dir, dataset, device, download,
 @click.option(
     "--epochs", default=SgdUap.epochs, show_default=True, help="Passes over the images, a restart."
 )
-@click.option(
-    "--clip/--no-clip",
-    default=False,
-    show_default=True,
-    help="Whether the attacked image x + u is cut to [0, 1].",
-)
+@clip
 @click.option(
     "--seed",
     type=click.IntRange(0, config.MAX_SEED),

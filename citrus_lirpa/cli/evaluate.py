@@ -16,12 +16,13 @@ from ..errors import Interrupted
 from ..interrupts import terminated_like_interrupted
 from ..verify import RELATIONAL, SOLVERS, STAGES, Protocol, Saved, evaluate, fingerprint
 from .options import (
-    Number,
     choose_device,
+    clip,
     data_dir,
     dataset,
     device,
     download,
+    eps,
     quiet,
     show_bars,
 )
@@ -59,9 +60,7 @@ from .options import (
     show_default=True,
     help="Of the mixed-integer programs of groups with many open images.",
 )
-@click.option(
-    "--eps", type=Number(), help="Radius in pixels, as 0.1 or 8/255.  [default: the run's]"
-)
+@eps
 @dataset
 @click.option(
     "--group-size",
@@ -70,12 +69,7 @@ from .options import (
     help="Inputs sharing one perturbation.",
 )
 @click.option("--limit", type=int, help="Only the first N test images.")
-@click.option(
-    "--clip/--no-clip",
-    default=False,
-    show_default=True,
-    help="Whether the attacked image x + u is cut to [0, 1].",
-)
+@clip
 @click.option(
     "--batch-size",
     default=Protocol.batch_size,

@@ -10,7 +10,7 @@ import click
 from .. import _compat, data, subjects, vnnlib
 from ..boxes import PIXELS
 from ..errors import InputError
-from .options import Number, data_dir, dataset, download
+from .options import clip, data_dir, dataset, download, eps
 
 
 class Images(click.ParamType):
@@ -32,9 +32,7 @@ class Images(click.ParamType):
     "--out", type=click.Path(path_type=Path), required=True, help="Folder to write, new or empty."
 )
 @dataset
-@click.option(
-    "--eps", type=Number(), help="Radius in pixels, as 0.1 or 8/255.  [default: the run's]"
-)
+@eps
 @click.option("--images", type=Images(), help="These test images, as 0,5,7.")
 @click.option(
     "--undecided",
@@ -43,12 +41,7 @@ class Images(click.ParamType):
     help="The images that this evaluation left undecided.",
 )
 @click.option("--limit", type=click.IntRange(1), help="The first N test images.")
-@click.option(
-    "--clip/--no-clip",
-    default=False,
-    show_default=True,
-    help="Whether perturbed images are cut to [0, 1].",
-)
+@clip
 @click.option("--timeout", default=100.0, show_default=True, help="Seconds for each image.")
 @data_dir
 @download

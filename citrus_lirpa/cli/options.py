@@ -35,6 +35,15 @@ data_dir = click.option(
     show_envvar=True,
     help="Folder of the data sets.",
 )
+eps = click.option(
+    "--eps", type=Number(), help="Radius in pixels, as 0.1 or 8/255.  [default: the run's]"
+)
+clip = click.option(
+    "--clip/--no-clip",
+    default=False,
+    show_default=True,
+    help="Whether the attacked image x + u is cut to [0, 1].",
+)
 dataset = click.option(
     "--dataset",
     type=click.Choice(list(DATASETS)),

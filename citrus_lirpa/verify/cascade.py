@@ -17,7 +17,7 @@ from ..errors import InputError, ModelError, SoundnessError, unknown
 from ..margins import check_labels
 from .bab import PROVED, Problems, branch_and_bound
 from .certificates import Certificates
-from .engine import Engine, Images
+from .engine import ALPHA_STEPS, Engine, Images
 from .memory import allocations_fail_cleanly, in_batches, in_less_memory
 from .rounding import full_precision, rounding_threshold
 
@@ -27,8 +27,6 @@ STAGES = (*METHODS, "bab")
 IMPORTED = "imported"
 #: Images bounded at once are ``batch_size`` divided by this: what an image costs in memory.
 _COST = {"ibp": 1, "crown-ibp": 4, "crown": 8, "alpha-crown": 16, "bab": 16}
-#: Steps of α-CROWN.
-_ALPHA_STEPS = 20
 
 
 def stages_up_to(method: str) -> tuple[str, ...]:
@@ -257,7 +255,7 @@ class _Cascade:
         if self.images is None:
             return
         every = torch.arange(len(self.held), device=self.held.device)
-        images, steps = self.images, _ALPHA_STEPS if stage == "alpha-crown" else 0
+        images, steps = self.images, ALPHA_STEPS if stage == "alpha-crown" else 0
 
         def bound(now: Tensor) -> tuple[Tensor, Tensor]:
             return self.engine.margins(images.rows(now), ~self.rows[self.held[now]], steps)

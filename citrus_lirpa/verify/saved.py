@@ -55,9 +55,7 @@ class Saved:
                 "its settings, or leave out --resume to begin anew"
             )
 
-    def load(
-        self, number: int, device: torch.device
-    ) -> tuple[Certificates, UapBounds, float] | None:
+    def load(self, number: int, device: torch.device) -> Batch | None:
         """A finished batch, or None."""
         path = self._path(number)
         if not path.is_file():

@@ -16,7 +16,7 @@ from ..boxes import Range, clamp
 from ..errors import InputError, unknown
 from .cascade import certify, find_engine
 from .certificates import Certificates, check_soundness
-from .engine import Engine, Images
+from .engine import ALPHA_STEPS, Engine, Images
 from .memory import allocations_fail_cleanly, in_batches, in_less_memory
 from .milp import SOLVERS
 from .relational import Relation, relate
@@ -24,7 +24,6 @@ from .rounding import full_precision
 
 #: The group stage: none, on fixed linear bounds, and with bounds optimised across inputs.
 RELATIONAL = ("none", "io", "cross")
-_ALPHA_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -251,7 +250,7 @@ class _State:
             return None
         rows = ~(self.certificates.rows[used] | engine.surely_positive(lower, images))
         images = engine.refined(images)
-        return images, rows & ~engine.margins(images, rows, _ALPHA_STEPS)[1]
+        return images, rows & ~engine.margins(images, rows, ALPHA_STEPS)[1]
 
     def _adopt(self, group: int, u: Tensor) -> None:
         """Take a perturbation that branch and bound met, if it breaks more of the group."""
