@@ -259,7 +259,7 @@ def settle(monkeypatch, state, *, count, broken, mode, c=-1.0):
     def search(engine, images, problems, **options):
         said = torch.full((len(problems.members),), state)
         u = {k: torch.zeros(1) for k in range(len(said))} if state == BROKEN else {}
-        return Outcome(said, u, torch.ones_like(said), torch.zeros(len(said)))
+        return Outcome(said, u, torch.ones_like(said))
 
     monkeypatch.setattr(relational, "branch_and_bound", search)
     relation = Relation(list(range(count)), set(broken))
@@ -308,7 +308,7 @@ def test_a_broken_set_does_not_prove_the_others(monkeypatch):
         state = torch.full((len(problems.members),), OPEN)
         state[0] = BROKEN
         u = {0: torch.zeros(1)}
-        return Outcome(state, u, torch.ones_like(state), torch.zeros(len(state)))
+        return Outcome(state, u, torch.ones_like(state))
 
     monkeypatch.setattr(relational, "branch_and_bound", search)
     for count in (4, 9):
@@ -330,7 +330,7 @@ def test_every_combination_of_rows_is_handed_to_branch_and_bound(monkeypatch):
     def search(engine, images, problems, **options):
         seen.append(problems)
         state = torch.full((len(problems.members),), OPEN)
-        return Outcome(state, {}, torch.ones_like(state), torch.zeros(len(state)))
+        return Outcome(state, {}, torch.ones_like(state))
 
     monkeypatch.setattr(relational, "branch_and_bound", search)
     relate(

@@ -129,7 +129,7 @@ def script_engine(monkeypatch, net, x, bounds, outcomes):
         state = torch.tensor([outcomes[i] for i in numbers(x, images.x)])
         domains = 1 + 2 * torch.arange(len(images))
         u = {k: torch.full_like(x[0], 0.1) for k, s in enumerate(state) if s == BROKEN}
-        return Outcome(state, u, domains, torch.zeros(len(images), dtype=torch.float64))
+        return Outcome(state, u, domains)
 
     original, refined = Engine.ibp, []
     for name, stand_in in (("ibp", ibp), ("tightened", tightened), ("margins", margins)):

@@ -45,12 +45,11 @@ class Problems:
 @dataclass(frozen=True)
 class Outcome:
     """state: (T,) OPEN, PROVED, BROKEN or GIVEN_UP; u: by problem, a perturbation (...) that
-    breaks all its members; bounded: (T,) domains bounded; seconds: (T,) until it was decided."""
+    breaks all its members; bounded: (T,) domains bounded."""
 
     state: Tensor
     u: dict[int, Tensor]
     bounded: Tensor
-    seconds: Tensor
 
 
 @dataclass(frozen=True)
@@ -84,10 +83,8 @@ class _Search:
         device = images.x.device
         self.state = torch.full((count,), OPEN, device=device)
         self.bounded = torch.zeros(count, dtype=torch.long, device=device)
-        self.seconds = torch.zeros(count, dtype=torch.float64, device=device)
-        self.spent = torch.zeros_like(self.seconds)
+        self.spent = torch.zeros(count, dtype=torch.float64, device=device)
         self.u: dict[int, Tensor] = {}
-        self.begin = time.perf_counter()
 
     def bound(
         self, domains: _Domains, steps: int, rate: float, *, root: bool, push: bool = False
@@ -137,11 +134,7 @@ class _Search:
         for d in broken.nonzero().flatten().tolist():
             if self.state[problem[d]] == OPEN:
                 self.u[int(problem[d])] = u[d]
-                self._decide(problem[d : d + 1], BROKEN)
-
-    def _decide(self, problems: Tensor, state: int) -> None:
-        self.state[problems] = state
-        self.seconds[problems] = time.perf_counter() - self.begin
+                self.state[problem[d]] = BROKEN
 
     def roots(self, at_once: int, deadline: float) -> _Domains:
         """Every combination, unsplit; problems not reached before the deadline are given up."""
@@ -152,7 +145,7 @@ class _Search:
         for part in torch.arange(len(p.problem), device=like.device).split(at_once):
             if parts and time.perf_counter() > deadline:
                 late = p.problem[part]
-                self._decide(late[self.state[late] == OPEN], GIVEN_UP)
+                self.state[late[self.state[late] == OPEN]] = GIVEN_UP
                 continue
             empty = torch.zeros(len(part), *shape[1:], dtype=torch.int8, device=like.device)
             start = _Domains(
@@ -177,7 +170,7 @@ class _Search:
         if bool(last.any()):
             stuck = self.bound(domains[last], _LAST_STEPS, _RATE, root=False, push=True)
             undecided = stuck.problem[self.state[stuck.problem] == OPEN]
-            self._decide(undecided, GIVEN_UP)
+            self.state[undecided] = GIVEN_UP
         return self.bound(self._halves(domains[~last]), _STEPS, _RATE, root=False)
 
     def _halves(self, halves: _Domains) -> _Domains:
@@ -205,15 +198,15 @@ class _Search:
         counts = torch.bincount(problem, minlength=len(self.state))
         self.spent += counts * (seconds / max(1, len(problem)))
         late = (self.state == OPEN) & (self.spent > limit)
-        self._decide(late.nonzero().flatten(), GIVEN_UP)
+        self.state[late] = GIVEN_UP
 
     def settle(self, pool: _Domains) -> _Domains:
         """Mark problems without domains as proved, and drop the domains of decided ones."""
         pool = pool[self.state[pool.problem] == OPEN]
         left = torch.bincount(pool.problem, minlength=len(self.state))
-        self._decide(((self.state == OPEN) & (left == 0)).nonzero().flatten(), PROVED)
+        self.state[(self.state == OPEN) & (left == 0)] = PROVED
         if pool.parameter.numel() > _POOL_LIMIT:
-            self._decide(left.argmax().unsqueeze(0), GIVEN_UP)
+            self.state[left.argmax()] = GIVEN_UP
             pool = pool[self.state[pool.problem] == OPEN]
         return pool
 
@@ -241,7 +234,7 @@ def branch_and_bound(
     at_once = max(1, engine.rows_at_once // members)
     if not len(problems.problem):
         search.state[:] = PROVED
-        return Outcome(search.state, {}, search.bounded, search.seconds)
+        return Outcome(search.state, {}, search.bounded)
     pool = search.settle(search.roots(at_once, deadline))
     while split and len(pool) and time.perf_counter() < deadline:
         effort = search.bounded[pool.problem].double() * 1e6 - pool.value
@@ -258,7 +251,7 @@ def branch_and_bound(
         search.charge(now.problem, time.perf_counter() - begin, limit)
         pool = search.settle(pool)
         progress(int((search.state == OPEN).sum()))
-    return Outcome(search.state, search.u, search.bounded, search.seconds)
+    return Outcome(search.state, search.u, search.bounded)
 
 
 def _split_scores(dual: DualBound, found: Ascent) -> Tensor:
