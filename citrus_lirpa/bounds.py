@@ -13,15 +13,18 @@ from . import _compat
 from .boxes import Box
 from .errors import InputError, unknown
 from .margins import check_labels, specification
-from .pieces import Piece, affine_pieces
+from .pieces import INPUT, Piece, affine_pieces
 from .selfcheck import self_check
+from .tails import Tail
 from .wrapping import (
     count_classes,
     explained,
     fed_by_addition,
+    input_node,
     modes_restored,
     nodes,
     optimising,
+    relu_nodes,
     split_normalise,
     wrap,
 )
@@ -81,6 +84,22 @@ class BoundedNet:
             return self.bounded(self._normalised(x))
         return self.module(x)
 
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (N, K) of other inputs than the batch's, with the BatchNorm statistics that
+        bounds use: in train mode those of the last ``net(x)``. Nothing is updated."""
+        if self._has_batchnorm and self.bounded.training:
+            return Tail.behind(self.bounded, INPUT)(self._normalised(x))
+        return self.module(x)
+
+    @property
+    def relus(self) -> int:
+        """How many ReLU layers the network has."""
+        return len(relu_nodes(self.bounded))
+
+    def tail(self, relu: int) -> Tail:
+        """The network from the output of ReLU ``relu`` (in network order) to the logits."""
+        return Tail.behind(self.bounded, relu)
+
     def parameters(self) -> list[nn.Parameter]:
         return list(self.module.parameters())
 
@@ -129,7 +148,7 @@ class BoundedNet:
         """
         if self._bounded_box is not box:
             self._lower_bounds(box, None, "ibp")
-        return [Box(n.lower, n.upper) for n in self._relu_inputs()]
+        return [Box(n.inputs[0].lower, n.inputs[0].upper) for n in relu_nodes(self.bounded)]
 
     def input_box(self, box: Box) -> Box:
         """The box as the first layer after normalisation sees it."""
@@ -150,7 +169,7 @@ class BoundedNet:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Of one input."""
-        return tuple(self.bounded[self.bounded.input_name[0]].output_shape[1:])
+        return tuple(input_node(self.bounded).output_shape[1:])
 
     def output_weight(self) -> nn.Parameter:
         """The weight of the layer that computes the logits."""
@@ -217,12 +236,10 @@ class BoundedNet:
             **options,
         )[0]
 
-    def _relu_inputs(self) -> list:
-        return [n.inputs[0] for n in nodes(self.bounded) if type(n).__name__ == "BoundRelu"]
-
     def _intermediate_bounds(self) -> dict[str, list[Tensor]]:
         """The last pass's bounds before every ReLU, by node, as auto_LiRPA takes them."""
-        return {n.name: [n.lower, n.upper] for n in self._relu_inputs()}
+        before = [n.inputs[0] for n in relu_nodes(self.bounded)]
+        return {n.name: [n.lower, n.upper] for n in before}
 
     def _normalised(self, x: Tensor) -> Tensor:
         return x if self.normalise is None else self.normalise(x)

@@ -148,12 +148,16 @@ def cross_input_boxes(
 ) -> Box:
     """Boxes of ``radius`` τ around x_i + v_j for every partner j of every input i.
 
-    x, v: (B, ...) inputs and their own adversarial perturbations; partners: (B, m)
-    from a :class:`Pairing`. Returns a Box of (B·m, ...) grouped by i: row i·m + p is
-    the box of input i and its p-th partner (Xu & Singh, Algorithm 1 line 6).
+    x: (B, ...) inputs; v: (P, ...) perturbations, the adversarial one of each input first;
+    partners: (B, m) rows of v, from a :class:`Pairing`. Returns a Box of (B·m, ...) grouped
+    by i: row i·m + p is the box of input i and its p-th partner (Xu & Singh, Algorithm 1
+    line 6).
     """
-    if x.shape != v.shape:
-        raise InputError(f"x has shape {tuple(x.shape)} but v has {tuple(v.shape)}")
+    if x.shape[1:] != v.shape[1:] or len(v) < len(x):
+        raise InputError(
+            f"x has shape {tuple(x.shape)} but v has {tuple(v.shape)}; expected a perturbation "
+            "of the same shape for each input"
+        )
     if partners.ndim != 2 or len(partners) != len(x):
         raise InputError(
             f"partners has shape {tuple(partners.shape)}; expected ({len(x)}, m), one row an input"

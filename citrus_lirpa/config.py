@@ -17,7 +17,7 @@ import tomli_w
 
 from .data import DATASETS
 from .errors import ConfigError, unknown
-from .losses import LOSSES
+from .losses import LOSSES, Loss
 from .models import MODELS
 from .schedules import SCHEDULES
 from .tables import knows, options_of, parse_override, parse_toml, to_dataclass, to_options
@@ -46,11 +46,12 @@ class DataConfig:
 class TrainConfig:
     """How to train. Epochs are counted from 1 and may be fractions in the schedules.
 
-    eps: final ε in pixels; milestones: epochs after which the learning rate is multiplied
-    by lr_factor; ramp_start, ramp_length: first epoch and length of the ε ramp; l1: weight
-    of Σ|w|; shi: λ₀ of Shi et al.'s regularisers; grad_clip: largest gradient norm;
-    precise_bn: recompute BatchNorm statistics over the training set at the end; threads:
-    CPU threads, 0 to choose by the model.
+    eps: ε in pixels, which the network is judged by; eps_factor: training ends with
+    eps_factor·ε; milestones: epochs after which the learning rate is multiplied by lr_factor;
+    ramp_start, ramp_length: first epoch and length of the ε ramp; l1: weight of Σ|w|; shi: λ₀
+    of Shi et al.'s regularisers; grad_clip: largest gradient norm; init_from: a run or
+    checkpoint whose weights to begin with; precise_bn: recompute BatchNorm statistics over the
+    training set at the end; threads: CPU threads, 0 to choose by the model.
     """
 
     eps: float
@@ -65,6 +66,8 @@ class TrainConfig:
     l1: float = 0.0
     shi: float = 0.5
     grad_clip: float = 10.0
+    eps_factor: float = 1.0
+    init_from: str = ""
     initialisation: str = "shi"
     precise_bn: bool = False
     seed: int = 0
@@ -77,6 +80,7 @@ class TrainConfig:
             "lr": self.lr,
             "lr_factor": self.lr_factor,
             "grad_clip": self.grad_clip,
+            "eps_factor": self.eps_factor,
         }
         for key, value in positive.items():
             if not value > 0:
@@ -90,11 +94,21 @@ class TrainConfig:
             raise ConfigError(
                 f"train.eps is {self.eps}; expected 0 to 1, in pixels (8 grey levels are 8/255)"
             )
+        if not self.max_eps <= 1:
+            raise ConfigError(
+                f"train.eps_factor is {self.eps_factor}; expected at most {1 / self.eps:.4g}: "
+                "training ends with eps_factor·ε, and pixels lie in [0, 1]"
+            )
         if not self.ramp_start >= 1:
             raise ConfigError(f"train.ramp_start is {self.ramp_start}; epochs count from 1")
         for key, known in (("schedule", SCHEDULES), ("initialisation", INITIALISATIONS)):
             if getattr(self, key) not in known:
                 raise ConfigError(unknown(f"train.{key}", getattr(self, key), known))
+
+    @property
+    def max_eps(self) -> float:
+        """The ε that training ends with, in pixels."""
+        return self.eps * self.eps_factor
 
 
 @dataclass(frozen=True)
@@ -129,31 +143,40 @@ def presets() -> list[str]:
     return sorted(p.name[: -len(".toml")] for p in folder.iterdir() if p.name.endswith(".toml"))
 
 
+def methods() -> list[str]:
+    """Names of the training methods."""
+    return list(dict.fromkeys([*LOSSES, *_package_toml("methods.toml")]))
+
+
 def resolve(
     *,
     preset: str | None = None,
     file: Path | None = None,
+    method: str | None = None,
     mode: str | None = None,
     overrides: Iterable[str] = (),
 ) -> RunConfig:
-    """A complete configuration from a preset or TOML file, a mode and ``key=value`` pairs.
+    """A complete configuration from a preset or TOML file, a method, a mode and overrides.
 
+    A preset is completed by its recipe for the method: the one named, that of the loss named
+    in the file or the overrides, or CITRUS. A file may build on a ``preset`` and a ``method``.
     Where ``train.epochs`` is overridden alone, milestones and ramp keep their place as
     shares of the training. Raises ConfigError, naming the key and its nearest match.
     """
     if (preset is None) == (file is None):
         raise ConfigError("give either a preset or a configuration file")
-    tables = _tables(_preset(preset) if preset is not None else _file(file))
     changes = dict(parse_override(text) for text in overrides)
+    tables = _layered(preset, file, method, changes.get("loss.name"))
     if mode is not None:
         changes = {
             **_mode(mode, changes.get("loss.name", tables.get("loss", {}).get("name"))),
             **changes,
         }
     epochs_before = tables.get("train", {}).get("epochs")
-    for table, registry in _REGISTRIES.items():
-        if f"{table}.name" in changes:
-            tables[table] = _renamed(tables.get(table, {}), changes[f"{table}.name"], registry)
+    for key, value in changes.items():
+        table, _, field = key.partition(".")
+        if field == "name" and table in _REGISTRIES:
+            tables = _merged(tables, {table: {"name": value}})
     for key, value in changes.items():
         table, _, field = key.partition(".")
         tables.setdefault(table, {})[field] = value
@@ -166,35 +189,67 @@ def resolve(
     return config
 
 
+def make_loss(loss: Mapping[str, Any], train: TrainConfig) -> Loss:
+    """The loss of the ``[loss]`` table."""
+    options = {k: v for k, v in loss.items() if k != "name"}
+    return LOSSES[loss["name"]](train.max_eps, **options)
+
+
 # -- reading ------------------------------------------------------------------------
 
 
-def _preset(name: str) -> dict[str, Any]:
-    if name not in presets():
-        raise ConfigError(unknown("preset", name, presets()))
-    return parse_toml(
-        (resources.files(__package__) / "presets" / f"{name}.toml").read_text("utf-8"),
-        f"preset {name}",
-    )
+def _layered(
+    preset: str | None, file: Path | None, method: str | None, loss: object
+) -> dict[str, Any]:
+    """What preset, method and file say, before any override."""
+    own = {} if file is None else _file(file)
+    preset = own.pop("preset", preset)
+    method = method or own.pop("method", None)
+    own.pop("method", None)
+    own = _tables(own)
+    if preset is None:
+        return own if method is None else _merged(own, _recipe(method, {}))
+    base = _preset(preset)
+    named = loss or own.get("loss", {}).get("name") or "citrus"
+    recipe = _recipe(named if method is None else method, base.pop("methods"))
+    return _merged(_merged(base, recipe), own)
 
 
-def _file(path: Path) -> dict[str, Any]:
-    try:
-        tables = parse_toml(path.read_text("utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration file {path}: {error}") from error
-    base = tables.pop("preset", None)
-    if base is None:
-        return tables
-    merged = _preset(str(base))
-    for table, values in tables.items():
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path}: '{table}' is not a table; write [{table}]")
+def _recipe(method: object, recipes: dict[str, Any]) -> dict[str, Any]:
+    """Tables of a method: what holds for it everywhere, then what the preset says."""
+    if not isinstance(method, str) or method not in methods():
+        raise ConfigError(unknown("method", method, methods()))
+    general = _package_toml("methods.toml").get(method, {})
+    loss = {"loss": {"name": method}}
+    return _merged(_merged(loss, general), recipes.get(method, {}))
+
+
+def _merged(tables: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """``tables`` with the values of ``more``; another ``name`` keeps the options it knows."""
+    merged = {table: dict(values) for table, values in tables.items()}
+    for table, values in more.items():
         base = merged.get(table, {})
         if table in _REGISTRIES and "name" in values:
             base = _renamed(base, values["name"], _REGISTRIES[table])
         merged[table] = {**base, **values}
     return merged
+
+
+def _preset(name: object) -> dict[str, Any]:
+    if name not in presets():
+        raise ConfigError(unknown("preset", name, presets()))
+    return _package_toml(f"presets/{name}.toml")
+
+
+def _package_toml(name: str) -> dict[str, Any]:
+    return parse_toml((resources.files(__package__) / name).read_text("utf-8"), name)
+
+
+def _file(path: Path) -> dict[str, Any]:
+    try:
+        return parse_toml(path.read_text("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error}") from error
 
 
 def _mode(mode: str, loss: object) -> dict[str, Any]:
@@ -244,5 +299,5 @@ def _resolved(tables: dict[str, Any]) -> RunConfig:
     )
     if config.data.name not in DATASETS:
         raise ConfigError(unknown("data set", config.data.name, DATASETS))
-    LOSSES[config.loss["name"]](**{k: v for k, v in config.loss.items() if k != "name"})
+    make_loss(config.loss, config.train)
     return config

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from .errors import ModelError
-from .wrapping import nodes
+from .wrapping import input_node, relu_nodes
 
 #: Operations that are affine in their computed input while the others are constants.
 _AFFINE = {
@@ -49,38 +49,23 @@ def affine_pieces(bounded: nn.Module, normalise: nn.Module | None) -> list[Piece
     those of the last one. BatchNorm must be in eval mode.
     """
     final = bounded.final_node()
-    relus = [n for n in nodes(bounded) if type(n).__name__ == "BoundRelu" and n.from_input]
+    relus = relu_nodes(bounded)
     numbers = {relu.name: k for k, relu in enumerate(relus)}
-    numbers[bounded[bounded.input_name[0]].name] = INPUT
+    numbers[input_node(bounded).name] = INPUT
     ends = [relu.inputs[0] for relu in relus] + [final]
     return [_piece(end, numbers, normalise) for end in ends]
 
 
 def _piece(end: nn.Module, numbers: dict[str, int], normalise: nn.Module | None) -> Piece:
-    order: list[nn.Module] = []
-    sources: set[int] = set()
-    seen: set[str] = set()
-
-    def visit(node: nn.Module) -> None:
-        if node.name in seen:
-            return
-        seen.add(node.name)
-        if node.name in numbers:
-            sources.add(numbers[node.name])
-            return
-        if _computed(node):
-            _check_affine(node)
-            for source in node.inputs:
-                visit(source)
-            order.append(node)
-
-    visit(end)
+    order, sources = operations(end, numbers)
+    for node in order:
+        _check_affine(node)
     known = tuple(sorted(sources))
     constants = {
-        source.name: _constant(source)
+        source.name: _detached(constant_value(source))
         for node in order
         for source in node.inputs
-        if not _computed(source)
+        if not computed(source)
     }
     names = {number: name for name, number in numbers.items()}
 
@@ -96,16 +81,43 @@ def _piece(end: nn.Module, numbers: dict[str, int], normalise: nn.Module | None)
     return Piece(known, function, tuple(end.output_shape[1:]))
 
 
-def _computed(node: nn.Module) -> bool:
+def operations(end: nn.Module, known: Mapping[str, int]) -> tuple[list[nn.Module], set[int]]:
+    """What computes ``end`` from the nodes named in ``known``, in order, and the numbers of
+    those of them that are used."""
+    order: list[nn.Module] = []
+    sources: set[int] = set()
+    seen: set[str] = set()
+
+    def visit(node: nn.Module) -> None:
+        if node.name in seen:
+            return
+        seen.add(node.name)
+        if node.name in known:
+            sources.add(known[node.name])
+        elif computed(node):
+            for source in node.inputs:
+                visit(source)
+            order.append(node)
+
+    visit(end)
+    return order, sources
+
+
+def computed(node: nn.Module) -> bool:
     """Whether a node depends on the input; auto_LiRPA says so of buffers too, which do not."""
     return node.from_input and type(node).__name__ not in _CONSTANTS
 
 
+def constant_value(node: nn.Module) -> object:
+    """The value of a node that does not depend on the input, with its graph."""
+    return node.forward(*(constant_value(source) for source in node.inputs))
+
+
 def _check_affine(node: nn.Module) -> None:
     kind = type(node).__name__
-    computed = [_computed(source) for source in node.inputs]
-    product = kind in _PRODUCTS and sum(computed) == 1 and (kind != "BoundDiv" or computed[0])
-    weights = kind in ("BoundLinear", "BoundConv", "BoundBatchNormalization") and any(computed[1:])
+    varying = [computed(source) for source in node.inputs]
+    product = kind in _PRODUCTS and sum(varying) == 1 and (kind != "BoundDiv" or varying[0])
+    weights = kind in ("BoundLinear", "BoundConv", "BoundBatchNormalization") and any(varying[1:])
     if (kind not in _AFFINE and not product) or weights:
         raise ModelError(
             f"branch and bound takes networks of affine layers and ReLU; this one has "
@@ -113,6 +125,5 @@ def _check_affine(node: nn.Module) -> None:
         )
 
 
-def _constant(node: nn.Module) -> Tensor:
-    value = node.forward(*(_constant(source) for source in node.inputs))
+def _detached(value: object) -> object:
     return value.detach() if isinstance(value, Tensor) else value

@@ -24,10 +24,11 @@ _CLASSES = 10  # classes in that of one perturbation a class
 
 def epoch_line(record: dict[str, Any]) -> str:
     """One epoch of training in one line."""
+    common = "" if record["kappa"] is None else f"κ ≥ {record['kappa']}, "
     return (
         f"epoch {record['epoch']}: ε {record['eps']:.4f}, loss {record['loss']:.3f}, training "
         f"accuracy {_percent(record['accuracy'])}, boxes certified "
-        f"{_percent(record['certified'])}, {record['seconds']:.1f} s"
+        f"{_percent(record['certified'])}, {common}{record['seconds']:.1f} s"
     )
 
 

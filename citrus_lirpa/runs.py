@@ -9,10 +9,9 @@ from torch import nn
 
 from . import checkpoint, files
 from .bounds import BoundedNet
-from .config import RunConfig, resolve
+from .config import RunConfig, make_loss, resolve
 from .errors import CheckpointError
 from .initialisation import shi_initialise
-from .losses import LOSSES
 
 CONFIG_FILE = "config.toml"
 
@@ -43,8 +42,7 @@ def build(config: RunConfig, device: torch.device) -> tuple[BoundedNet, nn.Modul
     net = BoundedNet(model.to(device), torch.zeros(2, *spec.shape, device=device))
     if config.train.initialisation == "shi":
         shi_initialise(net)
-    loss = LOSSES[config.loss["name"]](**{k: v for k, v in config.loss.items() if k != "name"})
-    return net, loss
+    return net, make_loss(config.loss, config.train)
 
 
 def choose_threads(net: BoundedNet, wanted: int) -> int:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import checkpoint, files
+from .attacks import kappa
 from .batchnorm import precise_batchnorm
 from .bounds import BoundedNet
 from .config import RunConfig, TrainConfig
@@ -32,6 +33,8 @@ from .schedules import ramp
 
 METRICS_FILE = "metrics.jsonl"
 _SAVE_EVERY_SECONDS = 300.0
+#: Perturbations of an epoch's last batch that are tried on all its inputs.
+_KAPPA_PERTURBATIONS = 64
 
 
 @dataclass
@@ -39,7 +42,9 @@ class History:
     """One record per epoch: means over the epoch of what the loss reports.
 
     Keys: epoch, step, eps (in pixels, at the end), lr, loss, accuracy and certified
-    (shares of the training batches; certified: of the boxes bounded), regulariser, seconds.
+    (shares of the training batches; certified: of the boxes bounded), regulariser, kappa
+    (:func:`attacks.kappa` of the last batch and the perturbations found for it), seconds. None
+    stands for what the loss does not have.
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -114,6 +119,7 @@ class _Trainer:
         self.per_epoch = len(data) // self.train.batch_size
         self.order: Tensor | None = None  # this epoch's batches
         self.at = _Progress()
+        self.kappa: int | None = None
         self.history = History()
         self.finished = False
 
@@ -159,7 +165,7 @@ class _Trainer:
                 len(self.data), self.train.batch_size, seed=self.train.seed, epoch=epoch
             )
         x, y = self._batch(self.order[batch])
-        eps = self.train.eps * self._ramp()
+        eps = self.train.max_eps * self._ramp()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.train, self.at.step / self.per_epoch)
         terms = self.loss(self.net, x, y, eps)
@@ -173,6 +179,8 @@ class _Trainer:
         self.optimiser.step()
         self.at.step += 1
         self._note(terms, penalty, y)
+        if self.at.step % self.per_epoch == 0:
+            self.kappa = self._kappa(terms, x, y)
 
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         # seeded by the step, so that a resumed run draws what the whole run draws
@@ -225,6 +233,12 @@ class _Trainer:
                 for name, more in ((key, value), (f"{key} count", 1.0)):
                     self.at.sums[name] = self.at.sums.get(name, 0.0) + more
 
+    def _kappa(self, terms: LossTerms, x: Tensor, y: Tensor) -> int | None:
+        if terms.perturbations is None:
+            return None
+        clip = getattr(self.loss, "clip", None)
+        return kappa(self.net, x, y, terms.perturbations[:_KAPPA_PERTURBATIONS], clip)
+
     def _means(self) -> dict[str, float | None]:
         sums = self.at.sums
         keys = ("loss", "regulariser", "accuracy", "certified")
@@ -235,7 +249,7 @@ class _Trainer:
         certified = "-" if means["certified"] is None else f"{means['certified']:.1%}"
         return (
             f"epoch {math.ceil(self.at.step / self.per_epoch)}/{self.train.epochs} "
-            f"ε {self.train.eps * self._ramp():.4f} loss {means['loss']:.3f} "
+            f"ε {self.train.max_eps * self._ramp():.4f} loss {means['loss']:.3f} "
             f"clean {means['accuracy']:.1%} robust {certified}"
         )
 
@@ -244,9 +258,10 @@ class _Trainer:
         record = {
             "epoch": epoch,
             "step": self.at.step,
-            "eps": self.train.eps * self._ramp(),
+            "eps": self.train.max_eps * self._ramp(),
             "lr": self.optimiser.param_groups[0]["lr"],
             **self._means(),
+            "kappa": self.kappa,
             "seconds": round(self.at.seconds, 3),
         }
         self.history.records.append(record)
@@ -280,13 +295,16 @@ class _Trainer:
         files.write_text(self.folder / METRICS_FILE, lines)
 
     def resume(self) -> None:
-        """Continue from the folder's checkpoint, if there is one."""
+        """Continue from the folder's checkpoint, or begin with the weights of init_from."""
         if self.folder is None or not (self.folder / checkpoint.FILE_NAME).exists():
+            if self.train.init_from:
+                source = Path(self.train.init_from)
+                checkpoint.restore(self.net.module, checkpoint.load(source)[1]["model"], source)
             return
         _, state = checkpoint.load(self.folder)
         checkpoint.restore(self.net.module, state["model"], self.folder)
         self.optimiser.load_state_dict(state["optimiser"])
-        self.loss.load_state_dict(state["loss"])
+        checkpoint.restore(self.loss, state["loss"], self.folder)
         torch.set_rng_state(state["rng"]["cpu"])
         if self.device.type == "cuda" and "cuda" in state["rng"]:
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)

@@ -111,6 +111,16 @@ def nodes(bounded: nn.Module) -> list[nn.Module]:
     return list(bounded._modules.values())
 
 
+def input_node(bounded: nn.Module) -> nn.Module:
+    """The node of the images."""
+    return bounded[bounded.input_name[0]]
+
+
+def relu_nodes(bounded: nn.Module) -> list[nn.Module]:
+    """The ReLUs of computed values, in network order."""
+    return [n for n in nodes(bounded) if type(n).__name__ == "BoundRelu" and n.from_input]
+
+
 def fed_by_addition(node: nn.Module) -> bool:
     """Whether a convolution's or linear layer's input is a sum of two computed values."""
     if type(node).__name__ not in ("BoundConv", "BoundLinear"):

@@ -7,7 +7,7 @@ import pytest
 
 from citrus_lirpa.attacks import PGD
 from citrus_lirpa.boxes import Groups, Shifts
-from citrus_lirpa.config import DataConfig, RunConfig, presets, resolve
+from citrus_lirpa.config import DataConfig, RunConfig, make_loss, presets, resolve
 from citrus_lirpa.errors import ConfigError, InputError
 from citrus_lirpa.losses import LOSSES
 from citrus_lirpa.tables import parse_number
@@ -78,7 +78,7 @@ def test_preset_is_the_row_of_the_recipes(name):
 
 
 def test_default_loss_is_the_papers():
-    loss = LOSSES["citrus"](tau_ratio=0.4)
+    loss = LOSSES["citrus"](0.1, tau_ratio=0.4)
     assert loss.attack == PGD(steps=20, step_size=0.5, restarts=1)
     assert loss.pairing == Shifts(4, include_self=False)
     assert (loss.reduction, loss.method, loss.clip) == ("sum", "ibp", (0.0, 1.0))
@@ -234,9 +234,8 @@ def test_modes():
     paper, large = digits(mode="paper"), digits(mode="large")
     assert (paper.train.batch_size, paper.train.precise_bn) == (5, True)
     assert (large.train.batch_size, large.train.precise_bn) == (64, False)  # the preset's
-    build = LOSSES["citrus"]
-    assert build(**{k: v for k, v in paper.loss.items() if k != "name"}).pairing == Groups(5)
-    assert build(**{k: v for k, v in large.loss.items() if k != "name"}).pairing == Shifts(4)
+    assert make_loss(paper.loss, paper.train).pairing == Groups(5)
+    assert make_loss(large.loss, large.train).pairing == Shifts(4)
     assert digits("train.batch_size=10", mode="paper").train.batch_size == 10
 
 

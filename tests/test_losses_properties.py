@@ -132,15 +132,15 @@ def test_certified_counts_boxes_with_every_margin_positive():
 
 
 def test_losses_by_name():
-    loss = LOSSES["citrus"](tau_ratio=0.3, pairing="groups", partners=2, include_self=True,
+    loss = LOSSES["citrus"](EPS, tau_ratio=0.3, pairing="groups", partners=2, include_self=True,
                             method="crown", reduction="max", attack_steps=3, attack_step_size=0.1,
                             attack_restarts=2)  # fmt: skip
     assert (loss.tau_ratio, loss.method, loss.reduction) == (0.3, "crown", "max")
     assert loss.pairing == Groups(3, True) and loss.attack == PGD(3, 0.1, 2)
-    assert LOSSES["citrus"](tau_ratio=0.3).pairing == Shifts(4)
-    assert LOSSES["ibp"](method="crown-ibp").method == "crown-ibp"
+    assert LOSSES["citrus"](EPS, tau_ratio=0.3).pairing == Shifts(4)
+    assert LOSSES["ibp"](EPS, method="crown-ibp").method == "crown-ibp"
     with pytest.raises(ConfigError, match=r"unknown pairing 'group'.*groups"):
-        LOSSES["citrus"](tau_ratio=0.3, pairing="group")
+        LOSSES["citrus"](EPS, tau_ratio=0.3, pairing="group")
 
 
 # -------------------------------------------------------------------------- bad inputs

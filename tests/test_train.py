@@ -113,7 +113,8 @@ def test_records(digits, tmp_path):
     assert records[0]["certified"] is None  # ε was zero: nothing was bounded
     assert all(0 <= r["certified"] <= 1 for r in records[1:])
     assert all(0 <= r["accuracy"] <= 1 and r["seconds"] > 0 and r["loss"] > 0 for r in records)
-    keys = {"epoch", "step", "eps", "lr", "loss", "regulariser", "accuracy", "certified", "seconds"}
+    keys = {"epoch", "step", "eps", "lr", "loss", "regulariser", "accuracy", "certified", "kappa",
+            "seconds"}  # fmt: skip
     assert all(set(r) == keys for r in records)
 
 

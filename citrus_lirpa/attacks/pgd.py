@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from ..bounds import as_bounded_net
 from ..boxes import PIXELS, Range, Scalar, check_radius, clamp
 from ..errors import InputError
 
-#: The step shrinks tenfold after each of these shares of the steps.
+#: Shares of the steps after which an attack's step shrinks tenfold.
 DECAY_AT = (0.5, 0.8, 0.9)
 
 
@@ -25,12 +25,14 @@ def ascend(
     step: Scalar,
     steps: int,
     momentum: float = 0.0,
+    decay: Sequence[float] = DECAY_AT,
 ) -> Tensor:
     """``steps`` sign-gradient ascent steps on a scalar objective, projecting after each.
 
-    momentum: the share of the earlier direction that each gradient is added to.
+    momentum: the share of the earlier direction that each gradient is added to; decay: the
+    step shrinks tenfold after each of these shares of the steps.
     """
-    decay_at = [math.ceil(share * steps) for share in DECAY_AT]
+    decay_at = [math.ceil(share * steps) for share in decay]
     v = project(start)
     direction = torch.zeros_like(v)
     for i in range(steps):

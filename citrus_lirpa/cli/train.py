@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .options import choose_device, data_dir, device, download, quiet, show_bars
     type=click.Path(path_type=Path),
     help="A TOML file, such as the config.toml of a run.",
 )
+@click.option("--method", help=f"One of: {', '.join(config.methods())}.  [default: citrus]")
 @click.option(
     "--set",
     "overrides",
@@ -44,33 +46,55 @@ from .options import choose_device, data_dir, device, download, quiet, show_bars
     type=click.Path(path_type=Path),
     help="Continue this run folder; takes no other configuration.",
 )
+@click.option(
+    "--init-from",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Begin with the weights of this run or checkpoint.",
+)
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events.")
 @data_dir
 @download
 @device
 @quiet
 def train_command(
-    preset, file, overrides, mode, out, resume, tensorboard, data_dir, download, device, quiet
+    preset,
+    file,
+    method,
+    overrides,
+    mode,
+    out,
+    resume,
+    init_from,
+    tensorboard,
+    data_dir,
+    download,
+    device,
+    quiet,
 ) -> None:
     """Train a network.
 
-    Give a --preset, a --config file, or --resume. The run folder receives config.toml,
-    checkpoint.pt, metrics.jsonl and curves.png. Stop with Ctrl-C; --resume continues
-    exactly where it stopped. If train.epochs is overridden alone, the schedules shrink
-    or grow with it.
+    Give a --preset, a --config file, or --resume. A preset holds a recipe for each
+    --method. The run folder receives config.toml, checkpoint.pt, metrics.jsonl and
+    curves.png. Stop with Ctrl-C; --resume continues exactly where it stopped. If
+    train.epochs is overridden alone, the schedules shrink or grow with it.
 
     \b
     citrus-lirpa train --preset mnist-0.1 --set model.name=convsmall --set train.epochs=20
-    citrus-lirpa train --preset digits --set loss.name=ibp --out runs/ibp
+    citrus-lirpa train --preset digits --method ibp --out runs/ibp
     citrus-lirpa train --resume runs/ibp
     """
     _compat.load()
     if resume is not None:
-        if preset or file or overrides or mode or out:
+        if preset or file or method or overrides or mode or out or init_from:
             raise InputError("--resume continues a run as it was begun; drop the other options")
         settings, folder = runs.resumable(resume), resume
     else:
-        settings = config.resolve(preset=preset, file=file, mode=mode, overrides=overrides)
+        if init_from is not None:
+            overrides = (*overrides, f"train.init_from={json.dumps(str(init_from.resolve()))}")
+        settings = config.resolve(
+            preset=preset, file=file, method=method, mode=mode, overrides=overrides
+        )
         folder = out or Path("runs") / f"{preset or file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     where = choose_device(device)
     images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)

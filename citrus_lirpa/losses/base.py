@@ -1,15 +1,17 @@
-"""What every training loss returns, and the loss while ε is still zero."""
+"""What every training loss is and returns, and the loss while ε is still zero."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..bounds import BoundedNet
-from ..boxes import Box, Range, Scalar, check_radius
+from ..attacks import PGD
+from ..bounds import BoundedNet, as_bounded_net
+from ..boxes import PIXELS, Box, Range, Scalar, check_radius
 from ..errors import InputError, unknown
 from ..margins import check_labels
 
@@ -19,18 +21,25 @@ POINT_RADIUS = 1e-6
 TRAINABLE = ("ibp", "crown-ibp", "crown")
 
 
+#: (net, x, y, eps) -> perturbations v, shaped as x
+Attack = Callable[[BoundedNet, Tensor, Tensor, Scalar], Tensor]
+
+
 @dataclass(frozen=True)
 class LossTerms:
     """A loss and what it was computed from.
 
-    total: scalar to minimise, with graph; logits: (B, K) of the clean batch; box: the
-    boxes bounded; margins: (boxes, K-1) lower bounds on them, None while ε is zero.
+    total: scalar to minimise, with graph; logits: (B, K) of the batch's forward pass, on the
+    clean inputs, or on the perturbed ones for methods that train on nothing else; box: the
+    boxes bounded; margins: (boxes, K-1) lower bounds on them, None where none were needed;
+    perturbations: (P, ...) those tried on the batch, None without an attack.
     """
 
     total: Tensor
     logits: Tensor
     box: Box
     margins: Tensor | None = None
+    perturbations: Tensor | None = None
 
     def backward(self) -> None:
         """Gradients of ``total``, so that the terms stand where a loss tensor stood."""
@@ -40,16 +49,56 @@ class LossTerms:
         return self.total.item()
 
     def certified(self) -> Tensor:
-        """Share of the boxes on which every margin is proved positive; NaN at ε = 0."""
+        """Share of the boxes on which every margin is proved positive; NaN without margins."""
         if self.margins is None:
             return torch.full((), float("nan"))
         return (self.margins.detach().min(dim=1).values > 0).float().mean()
+
+
+class Loss(nn.Module):
+    """Base of all losses: ``loss(net, x, y, eps)`` checks the batch, then asks ``terms``.
+
+    clip: valid range of the inputs, (0, 1) for pixels, tensors broadcastable to x for
+    normalised data, None for no limits.
+    """
+
+    def __init__(self, clip: Range | None = PIXELS):
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        """x: (B, ...) inputs; y: (B,) labels; eps: radius ε, a number or per-channel tensor.
+
+        ``net`` is a BoundedNet or the user's own BoundedModule, in train mode. Plain
+        cross-entropy while eps is 0. Call ``.backward()`` on the result, once. Raises
+        InputError on values that cannot be used.
+        """
+        net = as_bounded_net(net)
+        check_batch(net, x, y, eps, self.clip)
+        if is_zero(eps):
+            return natural(net, x, y, self.clip)
+        return self.terms(net, x, y, eps)
+
+    def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        """The loss at a positive ε."""
+        raise NotImplementedError
+
+
+def with_range(attack: Attack, clip: Range | None) -> Attack:
+    """A PGD gets the loss's valid range; any other attack stays as it is."""
+    return replace(attack, clip=clip) if isinstance(attack, PGD) else attack
 
 
 def check_method(method: str) -> None:
     """Refuse bounds that are unknown or cannot be trained on."""
     if method not in TRAINABLE:
         raise InputError(unknown("method", method, TRAINABLE))
+
+
+def check_share(value: float, name: str, meaning: str) -> None:
+    """Refuse a value outside (0, 1]."""
+    if not 0 < value <= 1:
+        raise InputError(f"{name} is {value}; expected a number in (0, 1]: {meaning}")
 
 
 def check_batch(net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, clip: Range | None) -> None:

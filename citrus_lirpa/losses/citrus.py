@@ -5,26 +5,27 @@ Xu & Singh, "Cross-Input Certified Training for Universal Perturbations".
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from ..attacks import PGD
-from ..bounds import as_bounded_net
+from ..bounds import BoundedNet
 from ..boxes import PIXELS, Pairing, Range, Scalar, Shifts, cross_input_boxes
 from ..errors import InputError
-from ..margins import robust_cross_entropy
-from .base import LossTerms, check_batch, check_method, is_zero, natural
+from ..margins import logit_margins, robust_cross_entropy
+from .base import Attack, Loss, LossTerms, check_method, check_share, with_range
+from .universal import Universal
 
 REDUCTIONS = {
     "sum": lambda losses: losses.sum(dim=1),
     "mean": lambda losses: losses.mean(dim=1),
     "max": lambda losses: losses.max(dim=1).values,
 }
+#: Of universal perturbations, as a share of their radius.
+_UNIVERSAL_STEP = 0.25
 
 
-class Citrus(nn.Module):
+class Citrus(Loss):
     """The CITRUS loss (Definition 4), over all partners j of every input i.
 
     1/B Σ_i Σ_j robust_CE(net on the box of radius τ around x_i + v_j), where v_j is
@@ -34,55 +35,81 @@ class Citrus(nn.Module):
 
     tau_ratio: in (0, 1]; attack: (net, x, y, eps) -> v, whose range, for a PGD, becomes the
     loss's; method: bounds on the boxes (``ibp``, ``crown-ibp``, ``crown``); reduction over
-    j: ``sum`` (the paper's), ``mean`` or ``max``; clip: valid range of the inputs, (0, 1)
-    for pixels, tensors broadcastable to x for normalised data, None for no limits.
+    j: ``sum`` (the paper's), ``mean`` or ``max``; clip: valid range of the inputs.
+
+    Beyond the paper: worst = m trains on the m boxes of each input with the highest loss,
+    chosen without gradient (0: on all); universal = n adds to the partners n perturbations
+    that are common to all inputs, kept from batch to batch and ascending this loss
+    (:class:`Universal`); alpha < 1 mixes α·L_CITRUS + (1 - α)·L_adv in MTL-IBP's way, where
+    L_adv is the same sum of the cross-entropy at the centres x_i + v_j of the boxes.
     """
 
     def __init__(
         self,
         tau_ratio: float = 0.5,
         *,
-        attack: Callable[..., Tensor] | None = None,
+        attack: Attack | None = None,
         pairing: Pairing | None = None,
         method: str = "ibp",
         reduction: str = "sum",
+        worst: int = 0,
+        universal: int = 0,
+        alpha: float = 1.0,
         clip: Range | None = PIXELS,
     ):
-        super().__init__()
+        super().__init__(clip)
         check_method(method)
-        if not 0 < tau_ratio <= 1:
-            raise InputError(
-                f"tau_ratio is {tau_ratio}; expected a number in (0, 1]: the box radius τ "
-                "cannot exceed ε"
-            )
+        check_share(tau_ratio, "tau_ratio", "the box radius τ cannot exceed ε")
+        check_share(alpha, "alpha", "the weight of the bounds")
         if reduction not in REDUCTIONS:
             raise InputError(
                 f"unknown reduction '{reduction}'; expected one of {', '.join(REDUCTIONS)}"
             )
-        self.tau_ratio, self.method, self.reduction, self.clip = tau_ratio, method, reduction, clip
-        attack = PGD() if attack is None else attack
-        self.attack = replace(attack, clip=clip) if isinstance(attack, PGD) else attack
+        for name, count in (("worst", worst), ("universal", universal)):
+            if count < 0:
+                raise InputError(f"{name} is {count}; expected a number of boxes, or 0")
+        self.tau_ratio, self.method, self.reduction = tau_ratio, method, reduction
+        self.worst, self.alpha, self.universal_count = worst, alpha, universal
+        self.attack = with_range(PGD() if attack is None else attack, clip)
         self.pairing = Shifts() if pairing is None else pairing
+        self.universal = Universal(_UNIVERSAL_STEP) if universal else None
 
     def check_batch_size(self, size: int) -> None:
-        """InputError where batches of ``size`` cannot be paired."""
-        self.pairing(size)
+        """InputError where batches of ``size`` cannot be paired, or have too few partners."""
+        boxes = self.pairing(size).shape[1] + self.universal_count
+        if self.worst > boxes:
+            raise InputError(f"worst is {self.worst}, but each input has {boxes} boxes")
 
-    def forward(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
-        """x: (B, ...) inputs; y: (B,) labels; eps: radius ε, a number or per-channel tensor.
-
-        ``net`` is a BoundedNet or the user's own BoundedModule, in train mode. Plain
-        cross-entropy while eps is 0. Call ``.backward()`` on the result, once.
-        """
-        net = as_bounded_net(net)
-        check_batch(net, x, y, eps, self.clip)
-        if is_zero(eps):
-            return natural(net, x, y, self.clip)
+    def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        self.check_batch_size(len(x))
         tau = self.tau_ratio * eps
         partners = self.pairing(len(x))
         v = self.attack(net, x, y, eps - tau)
         logits = net(x)
+        if self.universal is not None:
+            u = self.universal(self.universal_count, x, eps - tau)
+            shared = torch.arange(len(v), len(v) + len(u)).expand(len(x), -1)
+            v, partners = torch.cat([v, u]), torch.cat([partners, shared], dim=1)
+        labels = y.unsqueeze(1)
+        if self.worst:
+            partners = self._worst(net, x, labels, v, tau, partners)
         box = cross_input_boxes(x, v, tau, partners, self.clip)
-        margins = net.margins(box, y.repeat_interleave(partners.shape[1]), self.method)
+        labels = labels.expand(partners.shape).flatten()
+        margins = net.margins(box, labels, self.method)
+        losses = robust_cross_entropy(margins)
+        if self.alpha < 1:
+            attacked = logit_margins(net.logits(box.centre), labels)
+            losses = self.alpha * losses + (1 - self.alpha) * robust_cross_entropy(attacked)
+        total = REDUCTIONS[self.reduction](losses.view_as(partners)).mean()
+        return LossTerms(total, logits, box, margins, v.detach())
+
+    @torch.no_grad()
+    def _worst(
+        self, net: BoundedNet, x: Tensor, labels: Tensor, v: Tensor, tau: Scalar, partners: Tensor
+    ) -> Tensor:
+        """(B, worst): of the partners (B, m) those with the highest loss."""
+        box = cross_input_boxes(x, v, tau, partners, self.clip)
+        margins = net.margins(box, labels.expand(partners.shape).flatten(), self.method)
         losses = robust_cross_entropy(margins).view_as(partners)
-        return LossTerms(REDUCTIONS[self.reduction](losses).mean(), logits, box, margins)
+        worst = losses.topk(self.worst, dim=1).indices
+        return partners.gather(1, worst.to(partners.device))

@@ -1,0 +1,65 @@
+"""MTL-IBP, CC-IBP and EXP-IBP: IBP's bounds mixed with an adversarial example's values."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..attacks import PGD
+from ..bounds import BoundedNet
+from ..boxes import PIXELS, Box, Range, Scalar
+from ..errors import InputError
+from ..margins import logit_margins, robust_cross_entropy
+from .base import Attack, Loss, LossTerms, check_share, with_range
+
+
+class MtlIbp(Loss):
+    """α·L_IBP + (1 - α)·L_adv (De Palma et al. 2024, Expressive Losses for Verified
+    Robustness via Convex Combinations).
+
+    alpha: in (0, 1]; attack: one step to the border of the ball by default; attack_ratio: the
+    attack's radius as a multiple of ε, which that of the boxes is.
+    """
+
+    def __init__(
+        self,
+        alpha: float,
+        *,
+        attack: Attack | None = None,
+        attack_ratio: float = 1.0,
+        clip: Range | None = PIXELS,
+    ):
+        super().__init__(clip)
+        check_share(alpha, "alpha", "the weight of the bounds")
+        if not attack_ratio > 0:
+            raise InputError(f"attack_ratio is {attack_ratio}; expected a number > 0")
+        self.alpha, self.attack_ratio = alpha, attack_ratio
+        attack = PGD(steps=1, step_size=10.0) if attack is None else attack
+        self.attack = with_range(attack, clip)
+
+    def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        v = self.attack(net, x, y, self.attack_ratio * eps)
+        logits = net(x)
+        attacked = logit_margins(net.logits(x + v), y)
+        box = Box.around(x, eps, self.clip)
+        margins = net.margins(box, y, "ibp")
+        return LossTerms(self.combine(margins, attacked).mean(), logits, box, margins, v)
+
+    def combine(self, bounds: Tensor, attacked: Tensor) -> Tensor:
+        """(B,): the loss from lower bounds of the margins and the margins under attack."""
+        ibp, adversarial = robust_cross_entropy(bounds), robust_cross_entropy(attacked)
+        return self.alpha * ibp + (1 - self.alpha) * adversarial
+
+
+class CcIbp(MtlIbp):
+    """The loss of α·bounds + (1 - α)·margins under attack; otherwise as :class:`MtlIbp`."""
+
+    def combine(self, bounds: Tensor, attacked: Tensor) -> Tensor:
+        return robust_cross_entropy(self.alpha * bounds + (1 - self.alpha) * attacked)
+
+
+class ExpIbp(MtlIbp):
+    """L_IBP^α · L_adv^(1 - α), input by input; otherwise as :class:`MtlIbp`."""
+
+    def combine(self, bounds: Tensor, attacked: Tensor) -> Tensor:
+        ibp, adversarial = robust_cross_entropy(bounds), robust_cross_entropy(attacked)
+        return ibp**self.alpha * adversarial ** (1 - self.alpha)

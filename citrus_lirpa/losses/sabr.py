@@ -1,0 +1,52 @@
+"""SABR: certified training on a small box around each input's own adversarial example."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..attacks import PGD
+from ..bounds import BoundedNet
+from ..boxes import PIXELS, Box, Range, Scalar, clamp
+from ..margins import robust_cross_entropy
+from .base import Attack, Loss, LossTerms, check_share, with_range
+
+
+class Sabr(Loss):
+    """Robust cross-entropy on a box of radius τ inside B(x_i, ε), as near as it can be to the
+    adversarial example that ``attack`` finds (Müller et al. 2023, Certified Training: Small
+    Boxes are All You Need).
+
+    tau_ratio: τ/ε, in (0, 1]; attack: of 8 steps by default.
+    """
+
+    def __init__(
+        self, tau_ratio: float, *, attack: Attack | None = None, clip: Range | None = PIXELS
+    ):
+        super().__init__(clip)
+        self.small_box = SmallBox(tau_ratio, attack, clip)
+
+    def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        box, v = self.small_box(net, x, y, eps)
+        logits = net(x)
+        margins = net.margins(box, y, "ibp")
+        return LossTerms(robust_cross_entropy(margins).mean(), logits, box, margins, v)
+
+
+class SmallBox:
+    """The boxes of SABR for a batch, which STAPS starts from too."""
+
+    def __init__(self, tau_ratio: float, attack: Attack | None, clip: Range | None):
+        check_share(tau_ratio, "tau_ratio", "the box radius τ cannot exceed ε")
+        self.tau_ratio, self.clip = tau_ratio, clip
+        self.attack = with_range(PGD(steps=8) if attack is None else attack, clip)
+
+    def __call__(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> tuple[Box, Tensor]:
+        """The boxes (B, ...), inside the ε-boxes, and the perturbations they are drawn to.
+
+        centre = clamp(x + v, LB + τ, UB - τ), where [LB, UB] is the ε-box in the valid range.
+        """
+        tau = self.tau_ratio * eps
+        v = self.attack(net, x, y, eps)
+        whole = Box.around(x, eps, self.clip)
+        centre = clamp(x + v, (whole.lower + tau, whole.upper - tau))
+        return Box.around(centre, tau, whole), v

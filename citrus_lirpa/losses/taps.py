@@ -1,0 +1,138 @@
+"""TAPS and STAPS: IBP through the first part of a network, an attack inside its bounds through
+the rest."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..attacks import ascend
+from ..bounds import BoundedNet, as_bounded_net
+from ..boxes import PIXELS, Box, Range, Scalar, clamp
+from ..errors import InputError
+from ..margins import logit_margins, robust_cross_entropy
+from ..tails import Tail
+from .base import Attack, Loss, LossTerms, check_share
+from .ibp import check_max_eps, largest
+from .sabr import SmallBox
+
+#: Width of a box below which its ends are taken to be one.
+_TINY = 1e-12
+_DECAY = (0.7,)
+
+
+class Taps(Loss):
+    """L_TAPS · L_IBP, with the gradient of L_TAPS scaled (Mao et al. 2023, Connecting
+    Certified and Adversarial Training).
+
+    IBP bounds the values z between the two parts. For each wrong class c an attack inside
+    these bounds maximises logit_c - logit_y through the second part; L_TAPS is the robust
+    cross-entropy of the margins there, and a straight-through gradient links each point
+    found to the ends of the bounds (:func:`linked`). IBP alone until ε is max_eps.
+
+    max_eps: the radius that the ramp ends with; tail_relus: ReLUs in the second part, 1 being
+    the split behind the convolutions of cnn7 and convsmall; scale: of the gradient of L_TAPS;
+    steps: of the attack; link: the share c of the width that a point's gradient reaches over;
+    tau_ratio: None bounds the whole ε-box, a number SABR's box of radius τ (STAPS), found by
+    ``attack``.
+
+    A network without that many ReLUs, or with a connection around the split, raises InputError
+    or ModelError at the first call.
+    """
+
+    def __init__(
+        self,
+        max_eps: float,
+        *,
+        tail_relus: int = 1,
+        scale: float = 5.0,
+        steps: int = 20,
+        link: float = 0.5,
+        tau_ratio: float | None = None,
+        attack: Attack | None = None,
+        clip: Range | None = PIXELS,
+    ):
+        super().__init__(clip)
+        check_max_eps(max_eps)
+        check_share(link, "link", "the share of the box's width that gradients reach over")
+        if tail_relus < 1 or steps < 1 or not scale > 0:
+            raise InputError(
+                f"TAPS with {tail_relus} ReLUs behind the split, {steps} steps and gradients "
+                f"scaled by {scale}; expected all of them positive"
+            )
+        self.max_eps, self.tail_relus, self.scale = max_eps, tail_relus, scale
+        self.steps, self.link = steps, link
+        self.small_box = None if tau_ratio is None else SmallBox(tau_ratio, attack, clip)
+
+    def forward(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        net = as_bounded_net(net)
+        net.tail(self._cut(net))  # a network without this split is refused before ε rises
+        return super().forward(net, x, y, eps)
+
+    def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        box, v = Box.around(x, eps, self.clip), None
+        if self.small_box is not None:
+            box, v = self.small_box(net, x, y, eps)
+        logits = net(x)
+        margins = net.margins(box, y, "ibp")
+        total = robust_cross_entropy(margins).mean()
+        if largest(eps) >= self.max_eps * (1 - 1e-6):
+            attacked = self.margins_inside(net, box, y)
+            total = total * _scaled(robust_cross_entropy(attacked).mean(), self.scale)
+        return LossTerms(total, logits, box, margins, v)
+
+    def margins_inside(self, net: BoundedNet, box: Box, y: Tensor) -> Tensor:
+        """(B, K-1) margins at the points found between the parts, with graph; needs ``box``
+        to be the one that ``net`` bounded last."""
+        cut = self._cut(net)
+        before = net.preactivation_bounds(box)[cut]
+        z = Box(before.lower.relu().unsqueeze(1), before.upper.relu().unsqueeze(1))
+        tail = net.tail(cut)
+        inside = Box(*(end.detach().expand(-1, net.classes - 1, *end.shape[2:]) for end in z))
+        points = self._attack(tail.frozen(), inside, y)
+        return _own_margins(tail, linked(z, points, self.link), y)
+
+    def _attack(self, tail: Tail, inside: Box, y: Tensor) -> Tensor:
+        """(B, K-1, ...) for every wrong class a point in its own box, of the same shape."""
+        width = inside.upper - inside.lower
+        return ascend(
+            lambda points: -_own_margins(tail, points, y).sum(),
+            lambda points: clamp(points, inside),
+            inside.lower + torch.rand_like(width) * width,
+            max(0.2, 2 / self.steps) * width,
+            self.steps,
+            decay=_DECAY,
+        )
+
+    def _cut(self, net: BoundedNet) -> int:
+        if self.tail_relus >= net.relus:
+            raise InputError(
+                f"tail_relus is {self.tail_relus}, but the network has {net.relus} ReLUs; "
+                "expected at least one of them before the split"
+            )
+        return net.relus - self.tail_relus - 1
+
+
+def linked(z: Box, points: Tensor, link: float) -> Tensor:
+    """``points`` as they are, with gradients to the ends of the boxes z that they lie in.
+
+    With width w and c = link, ∂point/∂upper = (point - (upper - c·w))/(c·w) within c·w of the
+    upper end and 0 elsewhere; likewise for the lower end (TAPS, section 3.3).
+    """
+    lower, upper = z.lower.detach(), z.upper.detach()
+    reach = (link * (upper - lower)).clamp(min=_TINY)
+    to_upper = ((points - (upper - reach)) / reach).clamp(0, 1)
+    to_lower = ((lower + reach - points) / reach).clamp(0, 1)
+    return points + to_upper * (z.upper - upper) + to_lower * (z.lower - lower)
+
+
+def _own_margins(tail: Tail, points: Tensor, y: Tensor) -> Tensor:
+    """(B, K-1): of the point (B, K-1, ...) for each wrong class, the margin over that class."""
+    batch, wrong = points.shape[:2]
+    margins = logit_margins(tail(points.flatten(0, 1)), y.repeat_interleave(wrong))
+    return margins.view(batch, wrong, wrong).diagonal(dim1=1, dim2=2)
+
+
+def _scaled(value: Tensor, scale: float) -> Tensor:
+    """``value``, with its gradient times ``scale``."""
+    return value.detach() + scale * (value - value.detach())

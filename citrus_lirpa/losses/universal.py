@@ -1,0 +1,47 @@
+"""Perturbations common to all inputs, kept from batch to batch and part of the loss's state."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..attacks.pgd import uniform_start
+from ..boxes import Scalar
+from ..errors import InputError
+
+
+class Universal(nn.Module):
+    """Perturbations that ascend the loss they appear in while the weights descend it.
+
+    The backward pass that differentiates the loss in the weights gives the gradient of the
+    perturbations as well; each then moves by step_size · ε along its sign, within the ball
+    (Shafahi et al. 2020). They are held as shares of ε, so that they grow with its ramp.
+    """
+
+    def __init__(self, step_size: float):
+        super().__init__()
+        if not 0 < step_size <= 2:
+            raise InputError(
+                f"step_size is {step_size}; expected more than 0 and at most 2, as a share of ε"
+            )
+        self.step_size = step_size
+        self.shares: Tensor | None = None
+
+    def forward(self, count: int, x: Tensor, eps: Scalar) -> Tensor:
+        """(count, ...) perturbations of inputs like x (B, ...), with |u| <= eps; they begin
+        at random corners of the ball. The backward pass of what is made of them moves them."""
+        if self.shares is None:
+            self.shares = uniform_start(torch.Size([count, *x.shape[1:]]), 1.0, x).sign()
+        shares = self.shares.to(x).requires_grad_()
+        shares.register_hook(self._ascend)
+        return shares * eps
+
+    def _ascend(self, gradient: Tensor) -> None:
+        moved = self.shares.to(gradient) + self.step_size * gradient.sign()
+        self.shares = moved.clamp(-1, 1)
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        return {} if self.shares is None else {"shares": self.shares}
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        self.shares = state.get("shares")
