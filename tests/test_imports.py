@@ -15,7 +15,8 @@ FOLDER = Path(citrus_lirpa.__file__).parent
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["doctor", "report"],
+    ["doctor", "report", "pareto"],
+    ["compare"],
     ["runs", "train"],
     ["subjects", "vnnlib"],
     ["onnx_files"],
@@ -31,7 +32,7 @@ LAYERS = [
     ["onnx_graph", "properties"],
     ["onnx_layers"],
     ["_quiet", "schedules", "margins", "boxes", "tables", "data", "models"],
-    ["readers", "interrupts", "files"],
+    ["readers", "records", "interrupts", "files"],
     ["errors", "_version"],
 ]
 LEVEL = {unit: -i for i, row in enumerate(LAYERS) for unit in row}
@@ -117,11 +118,15 @@ def test_click_is_imported_by_the_command_line_only():
     assert {name.partition("/")[0] for name in importers("click")} == {"cli"}
 
 
-def test_matplotlib_is_imported_where_a_plot_is_drawn():
-    assert importers("matplotlib") == {"report.py"}
-    functions = [n for n in ast.walk(TREES["report.py"]) if isinstance(n, ast.FunctionDef)]
+def test_matplotlib_is_imported_by_the_modules_that_draw_only():
+    assert importers("matplotlib") == {"report.py", "pareto.py"}
+
+
+@pytest.mark.parametrize("name", ["report.py", "pareto.py"])
+def test_matplotlib_is_imported_where_a_plot_is_drawn(name):
+    functions = [n for n in ast.walk(TREES[name]) if isinstance(n, ast.FunctionDef)]
     inside = {node for function in functions for node in ast.walk(function)}
-    statements = [s for t, s in imported("report.py") if t.split(".")[0] == "matplotlib"]
+    statements = [s for t, s in imported(name) if t.split(".")[0] == "matplotlib"]
     assert statements and all(statement in inside for statement in statements)
 
 

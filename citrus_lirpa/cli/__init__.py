@@ -9,6 +9,7 @@ import click
 from .. import __version__
 from ..errors import CitrusError, is_out_of_memory
 from .attack import attack_command
+from .compare import compare_command
 from .doctor import doctor_command
 from .evaluate import eval_command
 from .export import export_command
@@ -49,10 +50,18 @@ def main() -> None:
     \b
     citrus-lirpa train --preset digits --out runs/digits
     citrus-lirpa eval runs/digits --method alpha-crown
+    citrus-lirpa compare runs/digits runs/ibp
     citrus-lirpa attack runs/digits
     citrus-lirpa doctor
     """
 
 
-for command in (train_command, eval_command, attack_command, export_command, doctor_command):
+for command in (
+    train_command,
+    eval_command,
+    compare_command,
+    attack_command,
+    export_command,
+    doctor_command,
+):
     main.add_command(command)
