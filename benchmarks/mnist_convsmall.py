@@ -19,7 +19,10 @@ import click
 RUNS = {
     "citrus-25": ["--set", "train.epochs=25"],
     "citrus-5": ["--set", "train.epochs=5"],
-    "ibp-5": ["--set", "train.epochs=5", "--set", "loss.name=ibp"],
+    "ibp-5": [
+        *("--method", "ibp", "--set", "train.epochs=5"),
+        *("--set", "train.batch_size=64", "--set", "train.l1=1e-5"),  # as CITRUS
+    ],
 }
 METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown", "bab")
 

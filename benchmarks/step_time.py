@@ -24,7 +24,7 @@ import torch
 VARIANTS = {
     "citrus, paper mode": ["--mode", "paper"],
     "citrus, large mode": ["--mode", "large"],
-    "ibp, large mode": ["--mode", "large", "--set", "loss.name=ibp"],
+    "ibp, large mode": ["--mode", "large", "--method", "ibp"],
 }
 
 
