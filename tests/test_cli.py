@@ -491,7 +491,7 @@ def test_without_auto_lirpa(trained, tmp_path):
     out = str(tmp_path / "run")
     needing = [["train", "--preset", "digits", "--out", out], ["doctor"]]
     needing += [[command, str(trained[0])] for command in ("eval", "attack")]
-    needing += [["export", str(trained[0]), "--out", out]]
+    needing += [["export", str(trained[0]), "--out", out], ["sweep", "none.toml"]]
     helping = [["--help"], *([command, "--help"] for command in COMMANDS)]
     done = process("-c", WITHOUT, json.dumps(needing + helping))
     assert (done.returncode, done.stderr) == (0, "")

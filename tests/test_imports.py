@@ -15,7 +15,8 @@ FOLDER = Path(citrus_lirpa.__file__).parent
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["doctor", "report", "pareto"],
+    ["workplan"],
+    ["doctor", "report", "pareto", "sweep"],
     ["compare"],
     ["runs", "train"],
     ["subjects", "vnnlib"],
@@ -32,7 +33,8 @@ LAYERS = [
     ["onnx_graph", "properties"],
     ["onnx_layers"],
     ["_quiet", "schedules", "margins", "boxes", "tables", "data", "models"],
-    ["readers", "records", "interrupts", "files"],
+    ["readers", "records", "processes", "files"],
+    ["interrupts"],
     ["errors", "_version"],
 ]
 LEVEL = {unit: -i for i, row in enumerate(LAYERS) for unit in row}

@@ -13,6 +13,7 @@ from .compare import compare_command
 from .doctor import doctor_command
 from .evaluate import eval_command
 from .export import export_command
+from .sweep import sweep_command
 from .train import train_command
 
 
@@ -62,6 +63,7 @@ for command in (
     compare_command,
     attack_command,
     export_command,
+    sweep_command,
     doctor_command,
 ):
     main.add_command(command)
