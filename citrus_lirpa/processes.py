@@ -46,10 +46,11 @@ def run_jobs(
 ) -> dict[str, str]:
     """Run all jobs, ``processes`` at once; the reasons of those that failed, by name.
 
-    say: gets a job and each event of it, in words; ended: called after each job. On Ctrl-C or
-    SIGTERM nothing more is started, each process gets one SIGINT and is waited for, then
-    Interrupted is raised; a second Ctrl-C kills them. A process outlives this one where this
-    one is killed, and its job then is waited for here, not begun a second time.
+    say: gets a job and each event of it, in words; ended: called after each job that was not
+    interrupted. On Ctrl-C or SIGTERM nothing more is started, each process gets one SIGINT
+    and is waited for, then Interrupted is raised; a second Ctrl-C kills them. A process
+    outlives this program where that is killed; its job is then waited for by the next start,
+    not begun a second time.
     """
     waiting, active, failures = deque(jobs), [], {}
     with stop_requests() as stop:
@@ -62,11 +63,12 @@ def run_jobs(
                         continue
                     active.remove(one)
                     one.close()
-                    ended()
+                    if not stop():
+                        ended()
                     if one.failure is not None:
                         failures[one.job.name] = one.failure
-                if len(active) == processes or not waiting:
-                    time.sleep(_POLL_SECONDS if active else 0)
+                if active and (len(active) == processes or not waiting):
+                    time.sleep(_POLL_SECONDS)
         finally:
             for one in active:
                 one.close()

@@ -124,6 +124,16 @@ def test_values_that_a_file_name_cannot_tell_apart_get_a_digest(tmp_path):
     assert len(set(same)) == 2 and other == "digits-milestones5"
 
 
+def test_the_example_of_the_readme(tmp_path):
+    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    names = [run.name for run in expanded(tmp_path, text)]
+    assert len(names) == 6 and "makes six runs" in readme
+    assert f"`{names[0]}`" in readme
+    group = sweep.read(tmp_path / "group.toml")
+    assert command._eval_settings(group.eval_arguments())["time_limit"] == 5
+
+
 def test_equal_configurations_are_run_once(tmp_path):
     text = 'preset = "digits"\n[grid]\n"train.eps" = [0.1, "1/10", 0.1]\n"train.seed" = [0, 0]'
     assert [run.name for run in expanded(tmp_path, text)] == ["digits-eps0.1-seed0"]
