@@ -34,11 +34,11 @@ Choice = Mapping[str, Any]  # values of preset, method and TABLE.KEY
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file. fixed: values that all runs share; grid: lists of values to combine;
-    evaluation: options of ``citrus-lirpa eval``, named as the fields of ``Protocol``."""
+    """A sweep file. fixed: values that all runs share; grids: each the lists of values to
+    combine; evaluation: options of ``citrus-lirpa eval``, named as the fields of ``Protocol``."""
 
     fixed: Choice
-    grid: Mapping[str, list[Any]]
+    grids: tuple[Mapping[str, list[Any]], ...]
     evaluation: Mapping[str, Any]
 
     def eval_arguments(self) -> list[str]:
@@ -88,15 +88,16 @@ def expand(sweep: Sweep) -> list[Run]:
     that cannot be resolved.
     """
     combinations = [
-        {**sweep.fixed, **dict(zip(sweep.grid, values, strict=True))}
-        for values in itertools.product(*sweep.grid.values())
+        ({**sweep.fixed, **dict(zip(grid, values, strict=True))}, grid)
+        for grid in sweep.grids
+        for values in itertools.product(*grid.values())
     ]
-    options = [_options(choice) for choice in combinations]
-    _check_options(combinations[0], options)
+    options = [_options(choice) for choice, _ in combinations]
+    _check_options({key for choice, _ in combinations for key in choice}, options)
     runs: list[Run] = []
-    for choice, known in zip(combinations, options, strict=True):
+    for (choice, grid), known in zip(combinations, options, strict=True):
         choice = {key: value for key, value in choice.items() if _fits(key, known)}
-        name = _name(choice, sweep.grid)
+        name = _name(choice, grid)
         try:
             run = Run(name, choice, _config(choice))
         except InputError as error:
@@ -113,28 +114,39 @@ def _sweep(tables: dict[str, Any]) -> Sweep:
     for key in tables:
         if key not in (*SPECIAL, *_TABLES):
             raise ConfigError(unknown("key", key, (*SPECIAL, *_TABLES)))
-    for table in _TABLES:
-        if not isinstance(tables.get(table, {}), dict):
-            raise ConfigError(f"'{table}' is not a table; write [{table}]")
+    grids = tables.get("grid", {})
+    grids = grids if isinstance(grids, list) else [grids]
+    given = [("set", tables.get("set", {})), ("eval", tables.get("eval", {}))]
+    for name, table in [*given, *(("grid", grid) for grid in grids)]:
+        if not isinstance(table, dict):
+            raise ConfigError(f"'{name}' is not a table; write [{name}]")
     top = {key: tables[key] for key in SPECIAL if key in tables}
-    fixed, grid = (_flat(tables.get(table, {})) for table in ("set", "grid"))
+    fixed = _flat(tables.get("set", {}))
     for key, value in top.items():
         if not isinstance(value, str):
             raise ConfigError(f"{key} is {value!r}; expected one name (a list goes into [grid])")
     for key in fixed:
         _check_key(key, "set")
+    for key, value in fixed.items():
+        _check_value(key, value)
+    grids = tuple(_grid(_flat(grid), {**top, **fixed}) for grid in grids)
+    return Sweep({**top, **fixed}, grids, _evaluation(tables.get("eval", {})))
+
+
+def _grid(grid: dict[str, Any], fixed: Choice) -> dict[str, list[Any]]:
+    """``grid`` itself, once every key has a list of usable values and is not fixed."""
     for key, values in grid.items():
         if key not in SPECIAL:
             _check_key(key, "grid")
         if not isinstance(values, list) or not values:
             raise ConfigError(f"{key} in [grid] is {values!r}; expected a list of values")
-        if key in top or key in fixed:
+        if key in fixed:
             raise ConfigError(f"{key} is given for all runs and in [grid] too; remove one of them")
-    if "preset" not in top and "preset" not in grid:
+        for value in values:
+            _check_value(key, value)
+    if "preset" not in fixed and "preset" not in grid:
         raise ConfigError('preset is missing; give it first, as preset = "mnist-0.1"')
-    for key, value in [*fixed.items(), *((k, v) for k, vs in grid.items() for v in vs)]:
-        _check_value(key, value)
-    return Sweep({**top, **fixed}, grid, _evaluation(tables.get("eval", {})))
+    return grid
 
 
 def _flat(table: dict[str, Any]) -> dict[str, Any]:
@@ -209,8 +221,8 @@ def _fits(key: str, options: dict[str, set[str]]) -> bool:
     return table not in options or option in options[table]
 
 
-def _check_options(keys: Choice, options: list[dict[str, set[str]]]) -> None:
-    for key in keys:
+def _check_options(keys: set[str], options: list[dict[str, set[str]]]) -> None:
+    for key in sorted(keys):
         if not any(_fits(key, known) for known in options):
             table, _, option = key.partition(".")
             every = sorted(set().union(*(known[table] for known in options)))

@@ -109,6 +109,21 @@ def test_names(tmp_path, grid, names):
     assert [run.name for run in found] == names
 
 
+def test_several_grids_are_run_one_after_the_other(tmp_path):
+    text = """
+    preset = "digits"
+    [[grid]]
+    "loss.reduction" = ["sum", "max"]
+    [[grid]]
+    method = ["citrus", "ibp"]
+    "loss.worst" = [1, 2]
+    """
+    assert [run.name for run in expanded(tmp_path, text)] == [
+        "digits-reductionsum", "digits-reductionmax",
+        "digits-citrus-worst1", "digits-citrus-worst2", "digits-ibp",
+    ]  # fmt: skip
+
+
 def test_long_names_are_cut_and_stay_unique(tmp_path):
     layers = [[8] * n for n in (60, 70, 80)]
     found = expanded(tmp_path, f'preset = "digits"\n[grid]\n"model.hidden" = {layers}')
@@ -180,6 +195,8 @@ def test_arguments_of_the_evaluation(tmp_path):
         ('preset = "digits"\n[set]\nmethod = "ibp"', ["method", "above all tables"]),
         ('preset = "digits"\n[set]\nseed = 1', ["'seed' in [set]", "TABLE.KEY"]),
         ('preset = "digits"\n[set]\n"train.seed" = 2020-01-01', ["train.seed", "a number"]),
+        ("[[grid]]\npreset = ['digits']\n[[grid]]\n'train.seed' = [1]", ["preset is missing"]),
+        ('preset = "digits"\ngrid = [1]', ["'grid' is not a table"]),
         ('preset = "digits"\n[grid]\nseed = [1]', ["'seed' in [grid]", "TABLE.KEY"]),
         ('preset = "digits"\n[grid]\n"train.seed" = []', ["train.seed", "[]", "list of values"]),
         ('preset = "digits"\n[grid]\n"train.seed" = 1', ["train.seed", "is 1", "list of values"]),
