@@ -14,7 +14,20 @@ from .bounds import METHODS, BoundedNet
 from .boxes import Box, Groups, Shifts, cross_input_boxes
 from .errors import CitrusError, DependencyError
 from .initialisation import shi_initialise
-from .losses import Citrus, Ibp, LossTerms
+from .losses import (
+    Adversarial,
+    CcIbp,
+    Citrus,
+    CrossEntropy,
+    CrownIbp,
+    ExpIbp,
+    Ibp,
+    LossTerms,
+    MtlIbp,
+    Sabr,
+    Taps,
+    Uat,
+)
 from .margins import robust_cross_entropy
 from .regularisers import shi_regulariser
 from .train import History, fit
@@ -29,8 +42,9 @@ from .verify import (
 )
 
 __all__ = [
-    "METHODS", "PGD", "BoundedNet", "Box", "Certificates", "Citrus", "CitrusError", "Evaluation",
-    "GroupAttack", "Groups", "History", "Ibp", "LossTerms", "Protocol", "SgdUap", "Shifts",
+    "METHODS", "PGD", "Adversarial", "BoundedNet", "Box", "CcIbp", "Certificates", "Citrus",
+    "CitrusError", "CrossEntropy", "CrownIbp", "Evaluation", "ExpIbp", "GroupAttack", "Groups",
+    "History", "Ibp", "LossTerms", "MtlIbp", "Protocol", "Sabr", "SgdUap", "Shifts", "Taps", "Uat",
     "UapBounds", "UapResult", "certify", "certify_uap", "cross_input_boxes", "evaluate", "fit",
     "robust_cross_entropy", "shi_initialise", "shi_regulariser", "try_uap", "__version__",
 ]  # fmt: skip
