@@ -12,9 +12,8 @@ from typing import Any
 
 from . import checkpoint, data, train
 from .boxes import PIXELS
-from .config import RunConfig
+from .config import RunConfig, make_loss
 from .errors import CheckpointError, InputError
-from .losses import LOSSES
 from .processes import Job, Step
 from .runs import CONFIG_FILE
 from .sweep import Run
@@ -154,7 +153,7 @@ def check_data(works: Iterable[Work]) -> None:
         images = data.load(name, train=True, data_dir=source.data_dir, download=source.download)
         for work in of_name:
             config = work.run.config
-            loss = LOSSES[config.loss["name"]](**_without_name(config.loss))
+            loss = make_loss(config.loss, config.train)
             train.check_batches(loss, train.limited(images, config), config)
             work.protocol.images(_images(config, source))
 
@@ -166,10 +165,6 @@ def _test_images(name: str, source: Source) -> int:
 
 def _images(config: RunConfig, source: Source) -> int:
     return _test_images(config.data.name, source)
-
-
-def _without_name(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in table.items() if key != "name"}
 
 
 def _difference(found: RunConfig, wanted: RunConfig) -> str:
