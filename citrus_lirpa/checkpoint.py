@@ -104,10 +104,18 @@ def load_model(path: Path) -> tuple[nn.Module, DatasetSpec, RunConfig]:
     return model.eval(), spec, config
 
 
-def restore(module: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Load ``weights`` into ``module`` in place; CheckpointError where they do not fit."""
+def restore(
+    module: nn.Module,
+    weights: dict[str, torch.Tensor],
+    path: Path,
+    what: str = "the model it names",
+) -> None:
+    """Load the ``weights`` of ``path`` into ``module``, which is ``what``, in place.
+
+    CheckpointError where they do not fit.
+    """
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path} does not fit the model it names: {reason}") from error
+        raise CheckpointError(f"{path} does not fit {what}: {reason}") from error

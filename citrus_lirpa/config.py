@@ -96,8 +96,8 @@ class TrainConfig:
             )
         if not self.max_eps <= 1:
             raise ConfigError(
-                f"train.eps_factor is {self.eps_factor}; expected at most {1 / self.eps:.4g}: "
-                "training ends with eps_factor·ε, and pixels lie in [0, 1]"
+                f"train.eps_factor is {self.eps_factor}; training would end with "
+                f"{self.eps_factor:.4g}·ε = {self.max_eps:.4g}, but pixels lie in [0, 1]"
             )
         if not self.ramp_start >= 1:
             raise ConfigError(f"train.ramp_start is {self.ramp_start}; epochs count from 1")
@@ -158,8 +158,10 @@ def resolve(
 ) -> RunConfig:
     """A complete configuration from a preset or TOML file, a method, a mode and overrides.
 
-    A preset is completed by its recipe for the method: the one named, that of the loss named
-    in the file or the overrides, or CITRUS. A file may build on a ``preset`` and a ``method``.
+    A preset is completed by its recipe for the method: ``method``, else that of the loss named
+    in the overrides, else the file's, else CITRUS. A file may build on a ``preset`` and a
+    ``method``, and what it says itself goes before both; only a ``method`` given here replaces
+    what a file without a preset says, and in any file its loss.
     Where ``train.epochs`` is overridden alone, milestones and ramp keep their place as
     shares of the training. Raises ConfigError, naming the key and its nearest match.
     """
@@ -201,23 +203,46 @@ def make_loss(loss: Mapping[str, Any], train: TrainConfig) -> Loss:
 def _layered(
     preset: str | None, file: Path | None, method: str | None, loss: object
 ) -> dict[str, Any]:
-    """What preset, method and file say, before any override."""
+    """What preset, method and file say, before any override; ``loss``: the overrides' name."""
     own = {} if file is None else _file(file)
-    preset = own.pop("preset", preset)
-    method = method or own.pop("method", None)
-    own.pop("method", None)
+    preset, said = own.pop("preset", preset), own.pop("method", None)
     own = _tables(own)
     if preset is None:
-        return own if method is None else _merged(own, _recipe(method, {}))
+        tables = own if said is None else _merged(_own_recipe(said, own, {}), own)
+        return tables if method is None else _merged(tables, _recipe(method, {}))
     base = _preset(preset)
-    named = loss or own.get("loss", {}).get("name") or "citrus"
-    recipe = _recipe(named if method is None else method, base.pop("methods"))
+    recipes = base.pop("methods")
+    recipe = _own_recipe(said, own, recipes)
+    if method is not None or loss is not None:
+        name = recipe["loss"]["name"]
+        recipe = _recipe(method, recipes) if method is not None else _of_loss(loss, recipes)
+        options = {**own.get("loss", {}), "name": name}
+        own = {**own, "loss": _renamed(options, recipe["loss"]["name"], LOSSES)}
     return _merged(_merged(base, recipe), own)
+
+
+def _own_recipe(said: object, own: dict[str, Any], recipes: dict[str, Any]) -> dict[str, Any]:
+    """Tables of the method that a file is about: as it says, of the loss it names, or CITRUS."""
+    name = own.get("loss", {}).get("name")
+    if said is None:
+        return _of_loss("citrus" if name is None else name, recipes)
+    recipe = _recipe(said, recipes)
+    if name not in (None, recipe["loss"]["name"]):
+        raise ConfigError(
+            f"the file names the method '{said}', but loss.name '{name}'; give one of the two"
+        )
+    return recipe
+
+
+def _of_loss(name: object, recipes: dict[str, Any]) -> dict[str, Any]:
+    if not knows(LOSSES, name):
+        raise ConfigError(unknown("loss.name", name, LOSSES))
+    return _recipe(name, recipes)
 
 
 def _recipe(method: object, recipes: dict[str, Any]) -> dict[str, Any]:
     """Tables of a method: what holds for it everywhere, then what the preset says."""
-    if not isinstance(method, str) or method not in methods():
+    if method not in methods():
         raise ConfigError(unknown("method", method, methods()))
     general = _package_toml("methods.toml").get(method, {})
     loss = {"loss": {"name": method}}
@@ -225,7 +250,8 @@ def _recipe(method: object, recipes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merged(tables: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """``tables`` with the values of ``more``; another ``name`` keeps the options it knows."""
+    """``tables`` with the values of ``more``; another ``name`` loses the options that are not
+    its own."""
     merged = {table: dict(values) for table, values in tables.items()}
     for table, values in more.items():
         base = merged.get(table, {})
@@ -260,10 +286,15 @@ def _mode(mode: str, loss: object) -> dict[str, Any]:
 
 
 def _renamed(table: dict[str, Any], name: object, registry: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of ``table`` that the function ``name`` also knows."""
-    if name == table.get("name") or not knows(registry, name):
+    """``table`` without the options of the function it names that ``name`` does not know.
+
+    What neither of them knows stays, to be refused."""
+    earlier = table.get("name")
+    if name == earlier or not knows(registry, name):
         return table
-    return {k: v for k, v in table.items() if k in options_of(registry[name])}
+    left = set(options_of(registry[earlier])) if knows(registry, earlier) else set()
+    left -= set(options_of(registry[name]))
+    return {k: v for k, v in table.items() if k not in ("name", *left)}
 
 
 def _rescaled(train: TrainConfig, share: float) -> TrainConfig:

@@ -24,7 +24,8 @@ _CLASSES = 10  # classes in that of one perturbation a class
 
 def epoch_line(record: dict[str, Any]) -> str:
     """One epoch of training in one line."""
-    common = "" if record["kappa"] is None else f"κ ≥ {record['kappa']}, "
+    kappa = record.get("kappa")  # runs of earlier versions have none
+    common = "" if kappa is None else f"κ ≥ {kappa}, "
     return (
         f"epoch {record['epoch']}: ε {record['eps']:.4f}, loss {record['loss']:.3f}, training "
         f"accuracy {_percent(record['accuracy'])}, boxes certified "

@@ -36,13 +36,16 @@ def resumable(folder: Path) -> RunConfig:
 
 
 def build(config: RunConfig, device: torch.device) -> tuple[BoundedNet, nn.Module]:
-    """Seed torch, then make the bounded network, initialised, and the loss."""
+    """Seed torch, then make the bounded network, initialised, and a loss that can use it."""
     torch.manual_seed(config.train.seed)
     model, spec = checkpoint.make_model(config)
     net = BoundedNet(model.to(device), torch.zeros(2, *spec.shape, device=device))
     if config.train.initialisation == "shi":
         shi_initialise(net)
-    return net, make_loss(config.loss, config.train)
+    loss = make_loss(config.loss, config.train)
+    if hasattr(loss, "check_net"):
+        loss.check_net(net)
+    return net, loss
 
 
 def choose_threads(net: BoundedNet, wanted: int) -> int:

@@ -25,7 +25,7 @@ from .batchnorm import precise_batchnorm
 from .bounds import BoundedNet
 from .config import RunConfig, TrainConfig
 from .data import Split, augment, batches
-from .errors import InputError, Interrupted, NonFiniteLossError
+from .errors import CheckpointError, InputError, Interrupted, NonFiniteLossError
 from .interrupts import stop_requests
 from .losses import LossTerms
 from .regularisers import l1_norm, shi_regulariser
@@ -43,8 +43,8 @@ class History:
 
     Keys: epoch, step, eps (in pixels, at the end), lr, loss, accuracy and certified
     (shares of the training batches; certified: of the boxes bounded), regulariser, kappa
-    (:func:`attacks.kappa` of the last batch and the perturbations found for it), seconds. None
-    stands for what the loss does not have.
+    (:func:`attacks.kappa` of the last batch and the perturbations found for it, within ε),
+    seconds. None stands for what the loss does not have.
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -75,6 +75,14 @@ def check_batches(loss: nn.Module, data: Split, config: RunConfig) -> None:
         )
     if hasattr(loss, "check_batch_size"):
         loss.check_batch_size(size)
+
+
+def warm_start(net: BoundedNet, config: RunConfig) -> None:
+    """Give ``net`` the weights of ``train.init_from``, if there is one."""
+    if config.train.init_from:
+        source = Path(config.train.init_from)
+        weights = checkpoint.load(source)[1]["model"]
+        checkpoint.restore(net.module, weights, source, "the network to be trained")
 
 
 def fit(
@@ -180,7 +188,7 @@ class _Trainer:
         self.at.step += 1
         self._note(terms, penalty, y)
         if self.at.step % self.per_epoch == 0:
-            self.kappa = self._kappa(terms, x, y)
+            self.kappa = self._kappa(terms, x, y, eps)
 
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         # seeded by the step, so that a resumed run draws what the whole run draws
@@ -233,11 +241,11 @@ class _Trainer:
                 for name, more in ((key, value), (f"{key} count", 1.0)):
                     self.at.sums[name] = self.at.sums.get(name, 0.0) + more
 
-    def _kappa(self, terms: LossTerms, x: Tensor, y: Tensor) -> int | None:
+    def _kappa(self, terms: LossTerms, x: Tensor, y: Tensor, eps: float) -> int | None:
         if terms.perturbations is None:
             return None
-        clip = getattr(self.loss, "clip", None)
-        return kappa(self.net, x, y, terms.perturbations[:_KAPPA_PERTURBATIONS], clip)
+        v = terms.perturbations[:_KAPPA_PERTURBATIONS].clamp(-eps, eps)  # attacks may reach further
+        return kappa(self.net, x, y, v, getattr(self.loss, "clip", None))
 
     def _means(self) -> dict[str, float | None]:
         sums = self.at.sums
@@ -297,14 +305,17 @@ class _Trainer:
     def resume(self) -> None:
         """Continue from the folder's checkpoint, or begin with the weights of init_from."""
         if self.folder is None or not (self.folder / checkpoint.FILE_NAME).exists():
-            if self.train.init_from:
-                source = Path(self.train.init_from)
-                checkpoint.restore(self.net.module, checkpoint.load(source)[1]["model"], source)
+            warm_start(self.net, self.config)
             return
-        _, state = checkpoint.load(self.folder)
+        begun, state = checkpoint.load(self.folder)
+        name, wanted = begun.loss["name"], self.config.loss["name"]
+        if name != wanted:
+            raise CheckpointError(
+                f"{self.folder} was begun with loss.name '{name}', not '{wanted}'"
+            )
         checkpoint.restore(self.net.module, state["model"], self.folder)
         self.optimiser.load_state_dict(state["optimiser"])
-        checkpoint.restore(self.loss, state["loss"], self.folder)
+        checkpoint.restore(self.loss, state["loss"], self.folder, "the loss of the run")
         torch.set_rng_state(state["rng"]["cpu"])
         if self.device.type == "cuda" and "cuda" in state["rng"]:
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from citrus_lirpa import __version__, _compat
+from citrus_lirpa import __version__, _compat, checkpoint, config
 from citrus_lirpa.cli import main
 
 evaluation = importlib.import_module("citrus_lirpa.verify.evaluate")
@@ -56,6 +57,12 @@ def test_help_of_every_command_has_an_example(command, flag):
     assert any(line.startswith(f"citrus-lirpa {command}") for line in lines)
 
 
+def test_help_lists_every_method_and_preset():
+    output = "".join(run("train", "--help")[1].split())  # names may be broken over lines
+    assert f"Oneof:{','.join(config.methods())}." in output
+    assert f"Oneof:{','.join(config.presets())}." in output
+
+
 def test_help_and_version():
     status, output = run("--help")
     assert status == 0 and all(f"\n  {command} " in output for command in COMMANDS)
@@ -85,6 +92,40 @@ def test_train(trained):
     assert last["epoch"] == 4 and f"epoch 4: ε 0.0300, loss {last['loss']:.3f}" in output
     assert f"training accuracy {100 * last['accuracy']:.2f} %" in output
     assert f"citrus-lirpa eval {folder}" in output
+
+
+def test_another_method_from_training_to_certificates(tmp_path):
+    """SABR, with an ε of its own to train with."""
+    folder = tmp_path / "run"
+    few = sets("train.epochs=2", "train.eps=0.03", "train.eps_factor=3/2", "data.limit=128")
+    status, output = run("train", "--method", "sabr", "--preset", "digits", *few, "--out", folder)
+    assert status == 0, output
+    assert output.startswith("sabr on digits: mlp, ε = 0.03, 2 epochs")
+    settings = config.RunConfig.from_toml((folder / "config.toml").read_text("utf-8"))
+    overrides = [text for text in few if text != "--set"]
+    assert settings == config.resolve(preset="digits", method="sabr", overrides=overrides)
+    lines = re.findall(r"^epoch \d: ε ([\d.]+), .*, κ ≥ (\d+), [\d.]+ s$", output, re.MULTILINE)
+    records = list(map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()))
+    assert lines == [(f"{r['eps']:.4f}", str(r["kappa"])) for r in records]
+    assert [eps for eps, _ in lines][-1] == "0.0450"
+    status, output = run("eval", folder, "--method", "ibp", "--relational", "none",
+                         "--limit", 10, "--quiet")  # fmt: skip
+    assert status == 0 and "ε = 0.03," in output
+
+
+def test_train_begins_with_the_weights_of_another_run(trained, tmp_path, monkeypatch):
+    """Whatever its name; the run itself remembers an absolute path."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained[0], 'µ "😀"')
+    few = sets("train.epochs=1", "train.ramp_start=1", "train.lr=1e-12", "data.limit=128")
+    status, output = run("train", "--preset", "digits", "--method", "ibp", *few, "--quiet",
+                         "--init-from", 'µ "😀"', "--out", "new")  # fmt: skip
+    assert status == 0, output
+    settings, state = checkpoint.load(Path("new"))
+    assert settings.train.init_from == str(tmp_path.resolve() / 'µ "😀"')
+    weights = checkpoint.load(trained[0])[1]["model"]
+    assert state["model"].keys() == weights.keys()
+    assert all(torch.allclose(state["model"][k], w, atol=1e-9) for k, w in weights.items())
 
 
 @pytest.mark.parametrize("relational", ["none", "cross"])
@@ -360,6 +401,11 @@ def said(status: int, output: str, expected: int) -> str:
         (["--preset", "digits", *sets("loss.pairing=groups", "loss.partners=0")], 2,
          ["size is 1", "at least 2"]),
         (["--preset", "digits", "--mode", "huge"], 2, ["'huge'", "'paper'"]),
+        (["--preset", "digits", "--method", "sbr"], 2, ["method 'sbr'", "'sabr'"]),
+        (["--preset", "digits", "--method", ""], 2, ["method ''", "sabr"]),
+        (["--method", "sabr"], 2, ["preset", "configuration file"]),
+        (["--preset", "digits", "--init-from", "none"], 1, ["none does not exist"]),
+        (["--preset", "digits", "--init-from", "."], 1, ["checkpoint.pt", "run folder"]),
         (["--preset", "digits", "--device", "tpu"], 2, ["'tpu'", "--device cpu"]),
         (["--preset", "digits", "--device", "xla"], 2, ["'xla'", "--device cpu"]),
         (["--preset", "digits", *sets("model.name=convsmall")], 2, ["8x8", "mlp"]),
@@ -389,6 +435,9 @@ def test_train_refuses(tmp_path, monkeypatch, args, status, words):
         (sets("train.batch_size=1398"), ["1398", "1397"]),
         (sets("loss.method=crwn"), ["'crwn'", "crown"]),
         (sets("train.seed=99999999999999999999"), ["99999999999999999999"]),
+        (["--method", "taps", *sets("loss.tail_relus=9")], ["tail_relus is 9", "2 ReLUs"]),
+        (["--method", "taps", *sets("train.eps=0")], ["max_eps is 0.0", "train.eps"]),
+        (sets("train.eps_factor=11"), ["eps_factor is 11", "1.1"]),
     ],
     ids=lambda value: value[-1],
 )
@@ -399,6 +448,18 @@ def test_train_refuses_before_it_makes_a_folder(tmp_path, args, words):
     line = said(status, output, 2)
     assert all(word in line for word in words)
     assert not folder.exists()  # the corrected command can use it
+
+
+def test_weights_that_do_not_fit_are_refused_before_there_is_a_folder(trained, tmp_path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "foreign.pt")
+    folder = tmp_path / "run"
+    for source, words in ((trained[0], "does not fit the network to be trained"),
+                          (tmp_path / "foreign.pt", "not a citrus-lirpa checkpoint"),
+                          (tmp_path / "none", "does not exist")):  # fmt: skip
+        line = said(*run("train", "--preset", "digits", *sets("model.hidden=[9]"), "--quiet",
+                         "--init-from", source, "--out", folder), 1)  # fmt: skip
+        assert str(source) in line and words in line
+        assert not folder.exists()  # the corrected command can use it
 
 
 @pytest.mark.parametrize(
@@ -439,7 +500,8 @@ def test_eval_refuses_what_is_no_checkpoint(tmp_path):
 def test_resume_refuses(trained, tmp_path):
     folder, _ = trained
     for more in (["--preset", "digits"], sets("train.epochs=9"), ["--mode", "paper"],
-                 ["--out", tmp_path / "x"], ["--config", "x.toml"]):  # fmt: skip
+                 ["--out", tmp_path / "x"], ["--config", "x.toml"], ["--method", "ibp"],
+                 ["--init-from", folder]):  # fmt: skip
         assert "--resume" in said(*run("train", "--resume", folder, *more), 2)
     for path in (tmp_path, tmp_path / "none"):
         line = said(*run("train", "--resume", path), 1)

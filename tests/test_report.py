@@ -73,7 +73,9 @@ def test_epoch_line():
     )
     assert report.epoch_line(RECORDS[0]) == (
         "epoch 1: ε 0.0000, loss 2.250, training accuracy 12.50 %, boxes certified -, 0.1 s"
-    )
+    )  # these are of a version that knew no κ
+    for kappa, said in ((None, "-, 0.1 s"), (0, "-, κ ≥ 0, 0.1 s"), (7, "-, κ ≥ 7, 0.1 s")):
+        assert report.epoch_line({**RECORDS[0], "kappa": kappa}).endswith(f"certified {said}")
 
 
 def test_evaluation_table(evaluation):

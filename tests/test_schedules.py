@@ -11,7 +11,7 @@ RAMPS = [(2, 20, 13), (1, 1, 8), (2, 80, 5), (3, 7, 1), (10, 4, 3)]  # start, le
 
 
 def literal(s, start, length, batches):
-    """The smoothed schedule as RECIPES.md writes it, with ε_max = 1."""
+    """The smoothed schedule as Shi et al. 2021 write it, with ε_max = 1."""
     s0 = (start - 1) * batches
     s1 = (start + length - 1) * batches
     sm = s0 + math.floor(0.25 * (s1 - s0))

@@ -1,8 +1,10 @@
 """train: determinism, resuming bit for bit, metrics by hand, and what stops a run."""
 
 import json
+import math
 import os
 import shlex
+import shutil
 import signal
 import threading
 
@@ -11,19 +13,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from citrus_lirpa import checkpoint, data, runs, train
+from citrus_lirpa import checkpoint, data, report, runs, train
 from citrus_lirpa.batchnorm import precise_batchnorm
 from citrus_lirpa.boxes import Box
-from citrus_lirpa.config import TrainConfig, resolve
+from citrus_lirpa.config import TrainConfig, methods, resolve
 from citrus_lirpa.data import Split
 from citrus_lirpa.errors import CheckpointError, InputError
+from citrus_lirpa.losses import LossTerms
 from citrus_lirpa.regularisers import shi_regulariser
+from citrus_lirpa.subjects import load_subject
 
 #: Three epochs of four steps, with ε from the first step on.
 SMALL = ("data.limit=64", "train.batch_size=16", "train.epochs=3", "train.ramp_start=1",
          "train.ramp_length=1", "train.milestones=[2]", "loss.attack_steps=2",
          "model.hidden=[12]")  # fmt: skip
-#: The same with BatchNorm, whose buffers are part of the state.
+#: For every method: two epochs, ε rising in the first, and two ReLUs for TAPS.
+ANY = ("data.limit=64", "train.batch_size=16", "train.epochs=2", "train.ramp_start=1",
+       "train.ramp_length=1", "train.milestones=[]", "model.hidden=[12, 8]")  # fmt: skip
+#: SMALL with BatchNorm, whose buffers are part of the state.
 CNN = (*SMALL[:-1], "model.name=cnn7", "model.width=2", "model.linear=8", "train.precise_bn=true")
 
 
@@ -35,9 +42,9 @@ def digits(tmp_path_factory) -> Split:
 class Run:
     """A configuration with a freshly built network, which ``fit`` trains."""
 
-    def __init__(self, digits, *overrides, folder=None, loss=None):
+    def __init__(self, digits, *overrides, method=None, folder=None, loss=None):
         self.digits, self.folder = digits, folder
-        self.config = resolve(preset="digits", overrides=overrides)
+        self.config = resolve(preset="digits", method=method, overrides=overrides)
         self.net, own = runs.build(self.config, torch.device("cpu"))
         self.loss = own if loss is None else loss
 
@@ -63,9 +70,9 @@ def lines_of(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / train.METRICS_FILE).read_text().splitlines()]
 
 
-def trained(digits, *overrides: str) -> tuple[list[dict], dict]:
+def trained(digits, *overrides: str, **more) -> tuple[list[dict], dict]:
     """Records and weights of an uninterrupted run."""
-    run = Run(digits, *overrides)
+    run = Run(digits, *overrides, **more)
     return timeless(run.fit()), run.state
 
 
@@ -144,6 +151,78 @@ def test_records_by_hand(digits, shi, l1):
     assert expected[0][0] != pytest.approx(expected[1][0], rel=1e-3)
 
 
+# -- every method -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", methods())
+def test_every_method_trains_the_same_twice(digits, method):
+    begun = Run(digits, *ANY, method=method).state
+    records, state = trained(digits, *ANY, method=method)
+    assert (records, same(state, begun)) == (trained(digits, *ANY, method=method)[0], False)
+    assert [r["eps"] for r in records] == [0.1, 0.1]
+    assert all(math.isfinite(r["loss"]) for r in records)
+    bounded = method not in ("ce", "pgd", "uat", "cw-uat")
+    assert all((r["certified"] is not None) == bounded for r in records)
+    attacked = method not in ("ce", "ibp", "crown-ibp", "taps")
+    assert all(isinstance(r["kappa"], int) if attacked else r["kappa"] is None for r in records)
+
+
+class Trying(nn.Module):
+    """Cross-entropy, with perturbations that it claims to have tried, at the ε it was given."""
+
+    def __init__(self, perturbations, clip=None):
+        super().__init__()
+        self.perturbations, self.clip, self.seen = perturbations, clip, []
+
+    def forward(self, net, x, y, eps):
+        self.seen.append(eps)
+        total = F.cross_entropy(logits := net(x), y)
+        return LossTerms(total, logits, Box.around(x, 1e-6), perturbations=self.perturbations)
+
+
+@pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
+def test_kappa_by_hand(digits, clip):
+    """Of the network that the epoch ends with, and of perturbations within ε."""
+    tried = torch.empty(9, 1, 8, 8).uniform_(-0.6, 0.6)
+    run = Run(digits, *SMALL, "train.batch_size=64", "train.epochs=12", "train.eps=0.2",
+              "train.ramp_length=8", "train.lr=0.02", loss=Trying(tried, clip))  # fmt: skip
+    x, y = digits.pixels(slice(64)), digits.labels[:64]
+    expected, unprojected = [], []
+
+    @torch.no_grad()
+    def measure(record):
+        def strongest(perturbations):
+            right = run.net.module(x).argmax(1) == y
+            points = (x + v if clip is None else (x + v).clamp(*clip) for v in perturbations)
+            return max(int((right & (run.net.module(p).argmax(1) != y)).sum()) for p in points)
+
+        # the ε of the epoch's last step: the record holds that of the next
+        expected.append(strongest(tried.clamp(-run.loss.seen[-1], run.loss.seen[-1])))
+        unprojected.append(strongest(tried))
+
+    records = run.fit(on_epoch=measure)
+    assert [r["kappa"] for r in records] == expected
+    assert len(set(expected)) > 2 and max(expected) > 2 and expected != unprojected
+    assert f"κ ≥ {expected[-1]}, " in report.epoch_line(records[-1])
+
+
+def test_without_perturbations_there_is_no_kappa(digits):
+    records = Run(digits, *ANY, loss=Trying(None)).fit()
+    assert [r["kappa"] for r in records] == [None, None]
+    assert "κ" not in report.epoch_line(records[-1])
+
+
+def test_eps_factor_is_of_the_training_alone(digits, tmp_path):
+    """Training ends with eps_factor·ε; a run is judged by ε."""
+    run = Run(digits, *ANY, "train.eps_factor=3/2", folder=tmp_path, loss=Trying(None))
+    records = run.fit()
+    assert [r["eps"] for r in records] == pytest.approx([0.15, 0.15])
+    assert run.loss.seen[0] == 0 and run.loss.seen[-1] == pytest.approx(0.15)
+    assert load_subject(tmp_path).eps == 0.1
+    taps = Run(digits, *ANY, "train.eps_factor=3/2", method="taps").loss
+    assert taps.max_eps == pytest.approx(0.15)
+
+
 # -- interrupting and resuming ------------------------------------------------------
 
 
@@ -180,6 +259,43 @@ def test_interrupted_and_resumed_is_uninterrupted(
     assert (records, same(resumed.state, whole[model][1])) == (whole[model][0], True)
     assert timeless(lines_of(tmp_path)) == records
     assert same(checkpoint.load(tmp_path)[1]["model"], resumed.state)
+
+
+@pytest.mark.parametrize("step", [3, 6])  # before and after the ramp's end
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [("uat", ()), ("cw-uat", ()), ("citrus", ("loss.universal=2",)), ("taps", ()), ("staps", ()),
+     ("mtl-ibp", ())],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_method_interrupted_and_resumed_is_uninterrupted(
+    digits, tmp_path, monkeypatch, method, more, step
+):
+    overrides = (*ANY, "train.lr=0.01", *more)
+    run = Run(digits, *overrides, method=method, folder=tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(train.Interrupted):
+        at_step(patch, step, interrupt)
+        run.fit()
+    state = checkpoint.load(tmp_path)[1]
+    assert state["step"] == step and bool(state["loss"]) == (method in ("uat", "cw-uat", "citrus"))
+    resumed = Run(digits, *overrides, method=method, folder=tmp_path)
+    records, weights = trained(digits, *overrides, method=method)
+    assert timeless(resumed.fit()) == records and same(resumed.state, weights)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [("loss.name=ce", "loss.name=uat", ["'ce'", "'uat'"]),
+     ("loss.name=uat", "loss.name=cw-uat", ["'uat'", "'cw-uat'"]),
+     ("loss.universal=2", "loss.universal=0", ["does not fit the loss", "universal"]),
+     ("loss.universal=0", "loss.universal=2", ["does not fit the loss", "universal"])],
+)  # fmt: skip
+def test_state_of_another_loss_is_refused(digits, tmp_path, before, after, words):
+    Run(digits, *ANY, "train.epochs=1", before, folder=tmp_path).fit()
+    with pytest.raises(CheckpointError) as caught:
+        Run(digits, *ANY, after, folder=tmp_path).fit()
+    message = str(caught.value)
+    assert all(word in message for word in (str(tmp_path), *words)) and "\n" not in message
 
 
 def test_interrupt_from_a_callback(digits, whole, tmp_path):
@@ -247,6 +363,56 @@ def test_a_finished_run_is_left_as_it_is(digits, tmp_path, monkeypatch):
     assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.iterdir()} == before
 
 
+# -- warm starts --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def source(digits, tmp_path_factory) -> tuple:
+    """A run folder of a network with BatchNorm, and what it ended with."""
+    folder = tmp_path_factory.mktemp("source") / "run"
+    run = Run(digits, *CNN, folder=folder)
+    run.fit()
+    return folder, run.state
+
+
+@pytest.mark.parametrize("file", ["", checkpoint.FILE_NAME])
+def test_a_warm_start_begins_with_the_weights_of_the_other_run(digits, source, monkeypatch, file):
+    folder, weights = source
+    run = Run(digits, *CNN, f"train.init_from={folder / file}", "train.seed=1", method="sabr")
+    assert not same(run.state, weights)
+    seen = []
+    monkeypatch.setattr(train._Trainer, "run", lambda self, *_: seen.append(run.state))
+    run.fit()
+    assert same(seen[0], weights)  # statistics of BatchNorm among them
+
+
+def test_a_resumed_warm_start_needs_its_source_no_more(digits, source, tmp_path, monkeypatch):
+    moved = tmp_path / "source"
+    shutil.copytree(source[0], moved)
+    overrides = (*CNN, f"train.init_from={moved}", "train.seed=1")
+    records, weights = trained(digits, *overrides)
+    assert records != trained(digits, *CNN, "train.seed=1")[0]
+    with monkeypatch.context() as patch, pytest.raises(train.Interrupted):
+        at_step(patch, 6, interrupt)
+        Run(digits, *overrides, folder=tmp_path / "run").fit()
+    shutil.rmtree(moved)
+    resumed = Run(digits, *overrides, folder=tmp_path / "run")
+    assert timeless(resumed.fit()) == records and same(resumed.state, weights)
+
+
+def test_a_warm_start_that_is_none(digits, source, tmp_path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "foreign.pt")
+    for path, words in ((tmp_path / "none", "does not exist"), (tmp_path, "holds no"),
+                        (tmp_path / "foreign.pt", "not a citrus-lirpa checkpoint"),
+                        (source[0], "does not fit the network to be trained")):  # fmt: skip
+        folder = tmp_path / "run"
+        with pytest.raises(CheckpointError) as caught:
+            Run(digits, *SMALL, f"train.init_from={path}", folder=folder).fit()
+        message = str(caught.value)
+        assert str(path) in message and words in message and "\n" not in message
+        assert not folder.exists()
+
+
 # -- run folders --------------------------------------------------------------------
 
 
@@ -276,6 +442,11 @@ def test_start_refuses_what_is_in_use(tmp_path, kind):
 def test_batch_larger_than_the_data(digits):
     with pytest.raises(InputError, match="batch_size is 65.* only 64 training images"):
         Run(digits, *SMALL, "train.batch_size=65").fit()
+
+
+def test_a_network_that_the_loss_cannot_split_is_refused_when_it_is_built(digits):
+    with pytest.raises(InputError, match="tail_relus is 2, but the network has 2 ReLUs"):
+        Run(digits, "model.hidden=[12, 8]", "loss.tail_relus=2", method="taps")
 
 
 def test_choose_threads(digits):

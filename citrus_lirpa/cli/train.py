@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,17 +90,19 @@ def train_command(
             raise InputError("--resume continues a run as it was begun; drop the other options")
         settings, folder = runs.resumable(resume), resume
     else:
-        if init_from is not None:
-            overrides = (*overrides, f"train.init_from={json.dumps(str(init_from.resolve()))}")
         settings = config.resolve(
             preset=preset, file=file, method=method, mode=mode, overrides=overrides
         )
+        if init_from is not None:
+            warm = replace(settings.train, init_from=str(init_from.resolve()))
+            settings = replace(settings, train=warm)
         folder = out or Path("runs") / f"{preset or file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     where = choose_device(device)
     images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)
     net, loss = runs.build(settings, where)
     train.check_batches(loss, train.limited(images, settings), settings)
     if resume is None:
+        train.warm_start(net, settings)
         runs.start_run(folder, settings)
     torch.set_num_threads(runs.choose_threads(net, settings.train.threads))
     click.echo(

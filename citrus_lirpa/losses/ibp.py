@@ -54,7 +54,10 @@ class CrownIbp(Loss):
 
 def check_max_eps(max_eps: float) -> None:
     if not max_eps > 0:
-        raise InputError(f"max_eps is {max_eps}; expected the ε > 0 that the ramp ends with")
+        raise InputError(
+            f"max_eps is {max_eps}; expected the ε > 0 that the ramp ends with "
+            "(of a run: train.eps times train.eps_factor)"
+        )
 
 
 def largest(eps: Scalar) -> float:

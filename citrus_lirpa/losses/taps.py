@@ -64,9 +64,13 @@ class Taps(Loss):
         self.steps, self.link = steps, link
         self.small_box = None if tau_ratio is None else SmallBox(tau_ratio, attack, clip)
 
+    def check_net(self, net: BoundedNet) -> None:
+        """InputError or ModelError where the network has no such split."""
+        net.tail(self._cut(net))
+
     def forward(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         net = as_bounded_net(net)
-        net.tail(self._cut(net))  # a network without this split is refused before ε rises
+        self.check_net(net)  # before ε rises
         return super().forward(net, x, y, eps)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
