@@ -167,7 +167,7 @@ def test_running_statistics_move_once_by_the_clean_batch(name):
         torch.testing.assert_close(layer.running_var, 0.9 * old_var + 0.1 * unbiased)
 
 
-@pytest.mark.parametrize("name", ["citrus", "ibp"])
+@every_loss
 def test_a_users_bounded_module_gives_the_same(name, double):
     model, (x, y) = small_conv(normalise=False), batch()
     ours = wrapped(model)

@@ -1,6 +1,7 @@
 """Every training method against its formula written out: loops over inputs and classes."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from reference import (
     EPS,
     MODELS,
+    SHAPE,
     at_points,
     batch,
     box_margins,
@@ -19,6 +21,7 @@ from reference import (
     model_names,
     robust_loss,
     small_box,
+    small_mlp,
     wrapped,
 )
 from torch import nn
@@ -132,6 +135,19 @@ def test_bounds_mixed_with_an_attack(name, method, attack, double):
 def test_the_mixed_methods_attack_by_one_step_on_their_own(kind):
     assert kind(0.5).attack == PGD(steps=1, step_size=10.0)
     assert kind(0.5, clip=None).attack.clip is None
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.5, 1.0])
+@pytest.mark.parametrize("method", MIXED)
+def test_a_confident_network_has_finite_gradients(method, alpha):
+    """Its losses round to 0, where a power with an exponent below 1 has none."""
+    model, x = small_mlp(), torch.rand(4, *SHAPE)
+    nn.init.constant_(model[-1].bias, 0)
+    model[-1].bias.data[1] = 60.0
+    y = torch.tensor([1, 1, 1, 0])  # the last is as confidently wrong
+    terms = LOSSES[method](EPS, alpha=alpha)(wrapped(model), x, y, EPS)
+    assert math.isfinite(terms.item()) and terms.item() > 10
+    assert all(torch.isfinite(g).all() for g in gradients(terms.total, model))
 
 
 # ------------------------------------------------------------------- without certificates

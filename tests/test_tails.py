@@ -18,6 +18,7 @@ from reference import (
 )
 from torch import nn
 
+from citrus_lirpa.bounds import BoundedNet
 from citrus_lirpa.errors import InputError
 
 
@@ -66,6 +67,12 @@ def test_a_frozen_tail_is_differentiable_in_its_input_alone():
     assert all(p.grad is None for p in model.parameters())
     (logits.sum() + net.logits(x[:2]).sum()).backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_tail_without_layers_gives_the_values_back():
+    net = BoundedNet(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.rand(1, 2))
+    z = torch.rand(4, 3)
+    assert torch.equal(net.tail(0)(z), z)
 
 
 @model_names

@@ -165,6 +165,19 @@ def test_taps_is_ibp_until_the_ramp_ends(name, double):
 # ---------------------------------------------------------------------------- the link
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_link_by_hand(dtype):
+    """Boxes [1, 3], [1, 3], ..., and one without width; with c = 1/2 the reach is 1."""
+    lower = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 0.7], dtype=dtype, requires_grad=True)
+    upper = torch.tensor([3.0, 3.0, 3.0, 3.0, 3.0, 0.7], dtype=dtype, requires_grad=True)
+    points = torch.tensor([1.0, 1.25, 2.0, 2.5, 3.0, 0.7], dtype=dtype)
+    value = linked(Box(lower, upper), points, 0.5)
+    assert torch.equal(value, points)
+    value.sum().backward()
+    assert lower.grad.tolist() == [1.0, 0.75, 0.0, 0.0, 0.0, 0.5]
+    assert upper.grad.tolist() == [0.0, 0.0, 0.0, 0.5, 1.0, 0.5]
+
+
 def test_a_link_over_the_whole_width_shares_each_point():
     lower, upper = (torch.full((5,), end, requires_grad=True) for end in (-2.0, 2.0))
     linked(Box(lower, upper), torch.linspace(-2, 2, 5), 1.0).sum().backward()

@@ -1,11 +1,12 @@
 """Perturbations that are kept from batch to batch, and how many inputs one of them breaks."""
 
 import copy
+import io
 
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import EPS, MODELS, SHAPE, batch, model_names, small_mlp, wrapped
+from reference import EPS, MODELS, SHAPE, batch, gradients, model_names, small_mlp, wrapped
 from torch import nn
 
 from citrus_lirpa.attacks import kappa
@@ -67,6 +68,20 @@ def every_kind():
 
 
 @pytest.mark.parametrize("kind", every_kind())
+def test_they_move_once_with_each_backward_pass_alone(kind):
+    loss, net, (x, y) = every_kind()[kind], wrapped(small_mlp()), batch()
+    loss(net, x, y, EPS)
+    before = kept(loss)
+    assert (before.abs() == 1).all()  # corners of the ball
+    terms = [loss(net, x, y, EPS) for _ in range(3)]
+    gradients(terms[0].total, net.module)
+    assert torch.equal(kept(loss), before)
+    terms[2].backward()  # although two passes were never differentiated
+    moved = (kept(loss) - before).abs()
+    assert set(moved.unique().tolist()) == {0.0, 0.25}
+
+
+@pytest.mark.parametrize("kind", every_kind())
 def test_they_stay_in_the_ball_of_a_growing_radius(kind):
     loss, net = every_kind()[kind], wrapped(small_mlp())
     channel = torch.tensor([1.0, 0.25]).view(2, 1, 1)
@@ -116,6 +131,33 @@ def test_boxes_left_out_move_nothing():
 
 
 # ------------------------------------------------------------------------ saved and read
+
+
+@pytest.mark.parametrize("kind", every_kind())
+def test_a_run_goes_on_from_its_saved_state(kind):
+    net, loss = wrapped(small_mlp()), every_kind()[kind]
+    x, y = batch()
+    fresh = copy.deepcopy(loss.state_dict())
+    loss(net, x, y, EPS).backward()
+    loss(net, x, y, EPS)  # saved between a forward pass and its backward pass
+    file = io.BytesIO()
+    torch.save(loss.state_dict(), file)
+    file.seek(0)
+    other = every_kind()[kind]
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(kept(other), kept(loss))
+    totals = []
+    for each in (loss, other):
+        torch.manual_seed(5)
+        terms = each(net, x, y, EPS)
+        terms.backward()
+        totals.append(terms.item())
+    assert totals[0] == totals[1]
+    assert torch.equal(kept(other), kept(loss))
+    other.load_state_dict(fresh)  # a run that had not begun
+    assert other.universal.shares is None
+    other(net, x, y, EPS)
+    assert (kept(other).abs() == 1).all()
 
 
 def test_the_state_of_other_losses_is_empty():
