@@ -188,9 +188,9 @@ def line():
 
 
 def test_kappa_counts_what_one_perturbation_breaks():
-    x = torch.tensor([[0.45], [0.4], [0.9], [0.55], [0.95]])
-    y = torch.tensor([0, 0, 1, 1, 0])  # the last is wrong without any
-    up, further, down = [0.08], [0.15], [-0.2]
+    x = torch.tensor([[0.45], [0.4], [0.9], [0.55], [0.6], [0.95]])
+    y = torch.tensor([0, 0, 1, 1, 1, 0])  # the last is wrong without any
+    up, further, down = [0.08], [0.15], [-0.08]
     net = line()
 
     def count(*v, clip=(0.0, 1.0)):
@@ -199,6 +199,6 @@ def test_kappa_counts_what_one_perturbation_breaks():
     assert count(up) == 1 and count(further) == 2 and count(down) == 1
     assert count(up, further, down) == 2
     assert count([0.0]) == 0
-    assert count([-0.6], clip=None) == 2 and count([0.6], clip=(0.0, 0.5)) == 2
-    assert count([0.6], clip=(0.0, 0.45)) == 2  # those of class 1 fall below the border
+    assert count([0.6], clip=None) == 2 and count([-0.6], clip=None) == 3
+    assert count([0.6], clip=(0.0, 0.45)) == 3  # the border keeps class 0, and breaks class 1
     assert net.training and net.module[0].running_mean.item() == 0
