@@ -71,7 +71,7 @@ class BoundedNet:
             self.bounded = wrap(core, self._normalised(example))
         self.classes = count_classes(self.bounded)
         self._has_batchnorm = any(
-            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.module.modules()
+            type(n).__name__ == "BoundBatchNormalization" for n in nodes(self.bounded)
         )
         if example is not None:
             self_check(self, example)

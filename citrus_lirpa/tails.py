@@ -28,8 +28,8 @@ class Tail:
     def __call__(self, z: Tensor) -> Tensor:
         values = {**self.constants, self.start: z}
         for name, function, arguments in self.steps:
-            values[name] = function(*(values[a] for a in arguments))
-        return values[self.steps[-1][0]]
+            z = values[name] = function(*(values[a] for a in arguments))
+        return z
 
     def frozen(self) -> Tail:
         """The same function, differentiable in z alone."""

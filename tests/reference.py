@@ -1,5 +1,8 @@
 """The losses written out slowly: Algorithm 1 with loops over pairs, intervals by hand."""
 
+import inspect
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +10,7 @@ from torch import nn
 
 from citrus_lirpa.bounds import BoundedNet
 from citrus_lirpa.boxes import Groups, Shifts
+from citrus_lirpa.losses import LOSSES
 from citrus_lirpa.models import Normalise, mlp
 
 SHAPE = (2, 5, 5)
@@ -70,10 +74,27 @@ def clean_statistics(model, x):
     return statistics
 
 
-def interval_margins(model, statistics, lower, upper, label):
-    """Lower bounds of the margins of one box: positive weights take one end, negative the other."""
-    layers = list(model)
-    for layer in layers[:-1]:
+def at_points(layers, statistics, x):
+    """What the layers make of points, with the clean batch's statistics."""
+    for layer in layers:
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            mean, variance = statistics[layer]
+            view = (1, -1, *[1] * (x.ndim - 2))
+            x = (x - mean.view(view)) / (variance.view(view) + layer.eps).sqrt()
+            x = x * layer.weight.view(view) + layer.bias.view(view)
+        else:
+            x = layer(x)
+    return x
+
+
+def margins_of(logits, label):
+    """Of the logits (K,) of one point, over every wrong class in ascending order."""
+    return torch.stack([logits[label] - logits[c] for c in range(len(logits)) if c != label])
+
+
+def intervals(layers, statistics, lower, upper):
+    """A box sent through the layers: positive weights take one end, negative the other."""
+    for layer in layers:
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             mean, variance = statistics[layer]
             view = (1, -1, *[1] * (lower.ndim - 2))
@@ -88,6 +109,13 @@ def interval_margins(model, statistics, lower, upper, label):
             )
         else:  # Normalise, ReLU and Flatten are monotone
             lower, upper = layer(lower), layer(upper)
+    return lower, upper
+
+
+def interval_margins(model, statistics, lower, upper, label):
+    """Lower bounds of the margins of one box, the last layer merged with each difference."""
+    layers = list(model)
+    lower, upper = intervals(layers[:-1], statistics, lower, upper)
     weight, bias = layers[-1].weight, layers[-1].bias
     margins = []
     for c in range(len(bias)):
@@ -106,16 +134,42 @@ def affine(layer, weight, lower, upper, sign=1):
     return low + F.conv2d(upper, negative, None, layer.stride, layer.padding)
 
 
-def literal_pgd(model, x, y, eps):
+def robust_loss(margins):
+    return torch.log(1 + torch.exp(-margins).sum())
+
+
+def box_margins(model, statistics, lower, upper, y):
+    """(B, K-1): of one box for each input."""
+    ends = zip(lower.split(1), upper.split(1), y, strict=True)
+    return torch.stack([interval_margins(model, statistics, *end) for end in ends])
+
+
+def mean_loss(margins):
+    return sum(robust_loss(row) for row in margins) / len(margins)
+
+
+def small_box(x, v, eps, tau):
+    """Pixel by pixel: as near to x + v as a box of radius τ in the ε-box and the range can be."""
+    lower, upper = torch.empty_like(x), torch.empty_like(x)
+    for at in torch.cartesian_prod(*map(torch.arange, x.shape)).tolist():
+        here = tuple(at)
+        lowest, highest = max(0.0, float(x[here]) - eps), min(1.0, float(x[here]) + eps)
+        centre = min(max(float(x[here] + v[here]), lowest + tau), highest - tau)
+        lower[here], upper[here] = max(lowest, centre - tau), min(highest, centre + tau)
+    return lower, upper
+
+
+def literal_pgd(model, x, y, eps, steps=20, size=0.5):
     """20 steps of eps/2, a tenth of it from steps 10, 16 and 18 on, in eval mode."""
+    drops = [math.ceil(steps * share / 10) for share in (5, 8, 9)]
     model.eval()
     v = torch.empty_like(x).uniform_(-1, 1) * eps
     v = (x + v).clamp(0, 1) - x
-    for step in range(20):
+    for i in range(steps):
         v = v.detach().requires_grad_()
         F.cross_entropy(model(x + v), y, reduction="sum").backward()
-        size = 0.5 * eps * {0: 1, 1: 0.1, 2: 0.01, 3: 0.001}[sum(step >= s for s in (10, 16, 18))]
-        v = (v + size * v.grad.sign()).detach().clamp(-eps, eps)
+        step = size * eps * {0: 1, 1: 0.1, 2: 0.01, 3: 0.001}[sum(i >= drop for drop in drops)]
+        v = (v + step * v.grad.sign()).detach().clamp(-eps, eps)
         v = (x + v).clamp(0, 1) - x
     model.zero_grad()
     model.train()
@@ -123,9 +177,14 @@ def literal_pgd(model, x, y, eps):
 
 
 def algorithm_1(model, x, y, sees, eps=EPS, tau_ratio=TAU_RATIO):
-    """Lines 2 to 8 for one batch, box by box: the loss of each pair (i, j)."""
+    """Lines 2 to 8 for one batch: the loss of each pair (i, j)."""
     tau = tau_ratio * eps
     v = literal_pgd(model, x, y, eps - tau)
+    return cross_input_losses(model, x, y, v, tau, sees)
+
+
+def cross_input_losses(model, x, y, v, tau, sees, alpha=1.0):
+    """(B, m), box by box; mixed with the loss at the middle of each box where alpha < 1."""
     statistics = clean_statistics(model, x)
     losses = []
     for i in range(len(x)):
@@ -134,7 +193,9 @@ def algorithm_1(model, x, y, sees, eps=EPS, tau_ratio=TAU_RATIO):
             centre = x[i : i + 1] + v[j : j + 1]
             lower, upper = (centre - tau).clamp(0, 1), (centre + tau).clamp(0, 1)
             margins = interval_margins(model, statistics, lower, upper, y[i])
-            of_input.append(torch.log(1 + torch.exp(-margins).sum()))
+            middle = at_points(model, statistics, (lower + upper) / 2)
+            attacked = F.cross_entropy(middle, y[i : i + 1])
+            of_input.append(alpha * robust_loss(margins) + (1 - alpha) * attacked)
         losses.append(torch.stack(of_input))
     return torch.stack(losses)
 
@@ -143,4 +204,27 @@ PAIRINGS = {
     "groups": (Groups(3), lambda i: [j for j in range(i // 3 * 3, i // 3 * 3 + 3) if j != i]),
     "shifts": (Shifts(2), lambda i: [(i + 1) % 6, (i + 2) % 6]),
     "with itself": (Groups(2, include_self=True), lambda i: [i // 2 * 2, i // 2 * 2 + 1]),
+    "shifts with itself": (Shifts(2, include_self=True), lambda i: [i, (i + 1) % 6, (i + 2) % 6]),
 }
+
+
+# -------------------------------------------------------------------- every loss there is
+
+#: Values of the options that have no default.
+REQUIRED = {"tau_ratio": TAU_RATIO, "alpha": 0.3}
+#: Options that bring more code with them, one entry each beside the plain loss.
+VARIANTS = {
+    "citrus, worst of universal": ("citrus", dict(worst=2, universal=3, alpha=0.5)),
+    "citrus, groups": ("citrus", dict(pairing="groups", partners=2, include_self=True)),
+    "mtl-ibp, wider attack": ("mtl-ibp", dict(attack_ratio=2.1)),
+}
+every_loss = pytest.mark.parametrize("name", [*LOSSES, *VARIANTS])
+
+
+def make(name, max_eps=EPS):
+    """A loss as a configuration makes it; for CROWN-IBP in the middle of its ramp."""
+    name, options = VARIANTS.get(name, (name, {}))
+    for key, parameter in inspect.signature(LOSSES[name]).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+            options = {key: REQUIRED[key], **options}
+    return LOSSES[name]((2 if name == "crown-ibp" else 1) * max_eps, **options)

@@ -12,8 +12,10 @@ from reference import (
     algorithm_1,
     batch,
     clean_statistics,
+    cross_input_losses,
     gradients,
     interval_margins,
+    literal_pgd,
     model_names,
     small_conv,
     wrapped,
@@ -22,7 +24,8 @@ from torch import nn
 
 from citrus_lirpa.bounds import BoundedNet
 from citrus_lirpa.boxes import Groups
-from citrus_lirpa.losses import Citrus, Ibp
+from citrus_lirpa.errors import InputError
+from citrus_lirpa.losses import LOSSES, Citrus, Ibp
 
 
 @model_names
@@ -70,6 +73,63 @@ def test_reductions_over_the_partners(reduction, over_j, double):
     torch.manual_seed(4)
     terms = Citrus(TAU_RATIO, pairing=Groups(3), reduction=reduction)(net, x, y, EPS)
     assert terms.total.item() == pytest.approx(sum(map(over_j, pairs)) / 6, abs=1e-5)
+
+
+# -------------------------------------------------------------------- beyond the paper
+
+#: Options: worst, universal, α and the reduction over the boxes of an input.
+OPTIONS = {
+    "worst": (1, 0, 1.0, "sum"),
+    "universal": (0, 2, 1.0, "sum"),
+    "alpha": (0, 0, 0.3, "sum"),
+    "worst and universal": (2, 3, 1.0, "mean"),
+    "all": (3, 2, 0.6, "max"),
+}
+
+
+@model_names
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options_beyond_the_paper(name, options, double):
+    model, (x, y) = MODELS[name](), batch()
+    net, (worst, universal, alpha, reduction) = wrapped(model), OPTIONS[options]
+    tau = TAU_RATIO * EPS
+    torch.manual_seed(4)
+    v = literal_pgd(model, x, y, EPS - tau)
+    u = (torch.empty(universal, *x.shape[1:]).uniform_(-1, 1).sign() * (EPS - tau)).requires_grad_()
+    moves = torch.cat([v, u])
+
+    def sees(i):
+        return [(i + 1) % 6, (i + 2) % 6, *range(6, 6 + universal)]
+
+    bounds = cross_input_losses(model, x, y, moves, tau, sees)
+    losses = cross_input_losses(model, x, y, moves, tau, sees, alpha)
+    kept = []
+    for of_bounds, of_input in zip(bounds.tolist(), losses, strict=True):
+        order = sorted(range(len(of_bounds)), key=lambda j: -of_bounds[j])
+        kept.append([of_input[j] for j in order[: worst or len(order)]])
+    over_j = {"sum": sum, "mean": lambda t: sum(t) / len(t), "max": max}[reduction]
+    expected = sum(map(over_j, kept)) / 6
+
+    torch.manual_seed(4)
+    loss = LOSSES["citrus"](EPS, tau_ratio=TAU_RATIO, partners=2, reduction=reduction,
+                            worst=worst, universal=universal, alpha=alpha)  # fmt: skip
+    terms = loss(net, x, y, EPS)
+    torch.testing.assert_close((terms.total, terms.perturbations), (expected, moves))
+    torch.testing.assert_close(gradients(terms.total, model), gradients(expected, model))
+    assert len(terms.box) == len(terms.margins) == 6 * len(kept[0])
+    assert not terms.perturbations.requires_grad
+    if universal:
+        (slope,) = torch.autograd.grad(expected, u)
+        terms.backward()
+        moved = (u + 0.25 * (EPS - tau) * slope.sign()).clamp(tau - EPS, EPS - tau)
+        torch.testing.assert_close(loss.universal.shares * (EPS - tau), moved)
+
+
+def test_more_boxes_than_there_are_cannot_be_the_worst():
+    net, (x, y) = wrapped(small_conv()), batch()
+    with pytest.raises(InputError, match=r"worst is 4, but each input has 3 boxes"):
+        Citrus(worst=4, universal=1, pairing=Groups(3))(net, x, y, EPS)
+    assert len(Citrus(worst=3, universal=1, pairing=Groups(3))(net, x, y, EPS).box) == 18
 
 
 # ----------------------------------------------------------------------- pen and paper

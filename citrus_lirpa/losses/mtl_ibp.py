@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..attacks import PGD
@@ -61,5 +62,9 @@ class ExpIbp(MtlIbp):
     """L_IBP^α · L_adv^(1 - α), input by input; otherwise as :class:`MtlIbp`."""
 
     def combine(self, bounds: Tensor, attacked: Tensor) -> Tensor:
-        ibp, adversarial = robust_cross_entropy(bounds), robust_cross_entropy(attacked)
+        # a power has no gradient at 0, which the loss of a confident network rounds to
+        smallest = torch.finfo(bounds.dtype).eps ** 2
+        ibp, adversarial = (
+            robust_cross_entropy(margins).clamp(min=smallest) for margins in (bounds, attacked)
+        )
         return ibp**self.alpha * adversarial ** (1 - self.alpha)

@@ -16,7 +16,7 @@ from .base import Attack, Loss, LossTerms, check_share
 from .ibp import check_max_eps, largest
 from .sabr import SmallBox
 
-#: Width of a box below which its ends are taken to be one.
+#: Reach of a gradient below which both ends of a box are taken to be one.
 _TINY = 1e-12
 _DECAY = (0.7,)
 
@@ -121,12 +121,17 @@ def linked(z: Box, points: Tensor, link: float) -> Tensor:
     """``points`` as they are, with gradients to the ends of the boxes z that they lie in.
 
     With width w and c = link, ∂point/∂upper = (point - (upper - c·w))/(c·w) within c·w of the
-    upper end and 0 elsewhere; likewise for the lower end (TAPS, section 3.3).
+    upper end and 0 elsewhere; likewise for the lower end (TAPS, section 3.3). A point that is
+    all of its box follows both ends by half.
     """
     lower, upper = z.lower.detach(), z.upper.detach()
-    reach = (link * (upper - lower)).clamp(min=_TINY)
-    to_upper = ((points - (upper - reach)) / reach).clamp(0, 1)
-    to_lower = ((lower + reach - points) / reach).clamp(0, 1)
+    reach = link * (upper - lower)
+
+    def share(distance: Tensor) -> Tensor:
+        inside = (1 - distance / reach.clamp(min=_TINY)).clamp(min=0)
+        return torch.where(reach > _TINY, inside, 0.5)
+
+    to_upper, to_lower = share(upper - points), share(points - lower)
     return points + to_upper * (z.upper - upper) + to_lower * (z.lower - lower)
 
 

@@ -32,7 +32,7 @@ class Universal(nn.Module):
         at random corners of the ball. The backward pass of what is made of them moves them."""
         if self.shares is None:
             self.shares = uniform_start(torch.Size([count, *x.shape[1:]]), 1.0, x).sign()
-        shares = self.shares.to(x).requires_grad_()
+        shares = self.shares.detach().to(x).requires_grad_()  # a hook of its own for each call
         shares.register_hook(self._ascend)
         return shares * eps
 
