@@ -435,7 +435,7 @@ def test_train_refuses(tmp_path, monkeypatch, args, status, words):
         (sets("train.batch_size=1398"), ["1398", "1397"]),
         (sets("loss.method=crwn"), ["'crwn'", "crown"]),
         (sets("train.seed=99999999999999999999"), ["99999999999999999999"]),
-        (["--method", "taps", *sets("loss.tail_relus=9")], ["tail_relus is 9", "2 ReLUs"]),
+        (["--method", "taps", *sets("loss.split=9")], ["split is 9", "2 ReLUs"]),
         (["--method", "taps", *sets("train.eps=0")], ["max_eps is 0.0", "train.eps"]),
         (sets("train.eps_factor=11"), ["eps_factor is 11", "1.1"]),
     ],

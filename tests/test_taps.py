@@ -69,11 +69,12 @@ def latent_attack(tail, statistics, lower, upper, start, y, c, steps):
     return point.detach()
 
 
-def literal_taps(model, statistics, lower, upper, y, *, tail_relus, c, steps):
+def literal_taps(model, statistics, lower, upper, y, *, split, c, steps):
     """Margins (B, K-1) of IBP, and those at the latent points."""
     layers = list(model)
     relus = [at for at, layer in enumerate(layers) if isinstance(layer, nn.ReLU)]
-    first, tail = layers[: relus[-tail_relus - 1] + 1], layers[relus[-tail_relus - 1] + 1 :]
+    cut = relus[split - 1] + 1  # behind the split-th ReLU; 0 - 1 and less count from the end
+    first, tail = layers[:cut], layers[cut:]
     frozen = {norm: (mean.detach(), var.detach()) for norm, (mean, var) in statistics.items()}
     boxes = zip(lower.split(1), upper.split(1), strict=True)
     latent = [intervals(first, statistics, *box) for box in boxes]
@@ -94,11 +95,11 @@ def literal_taps(model, statistics, lower, upper, y, *, tail_relus, c, steps):
 SETTINGS = {
     "mlp": ("mlp", {}),
     "conv": ("conv", {}),
-    "conv split earlier": ("conv", dict(tail_relus=2)),
+    "conv split earlier": ("conv", dict(split=1)),
     "few steps, other link and scale": ("conv", dict(steps=4, link=0.3, scale=2.0)),
     "one step, to the ends": ("conv", dict(steps=1, link=1.0)),
     "STAPS, mlp": ("mlp", dict(tau_ratio=0.4)),
-    "STAPS, conv": ("conv", dict(tau_ratio=0.7, tail_relus=2)),
+    "STAPS, conv": ("conv", dict(tau_ratio=0.7, split=-2)),
 }
 
 
@@ -114,7 +115,7 @@ def test_taps_is_its_formula(setting, double):
         lower, upper = small_box(x, v, EPS, options["tau_ratio"] * EPS)
     bounds, inside = literal_taps(
         model, statistics, lower, upper, y,
-        tail_relus=options.get("tail_relus", 1), c=options.get("link", 0.5),
+        split=options.get("split", -1), c=options.get("link", 0.5),
         steps=options.get("steps", 20),
     )  # fmt: skip
     ibp, taps = mean_loss(bounds), mean_loss(inside)
@@ -136,7 +137,7 @@ def test_the_attack_finds_less_than_the_bounds_allow(name):
     model, (x, y) = small_conv(), batch()
     net = wrapped(model)
     options = dict(tau_ratio=0.4) if name == "staps" else {}
-    loss = LOSSES[name](EPS, tail_relus=2, **options)
+    loss = LOSSES[name](EPS, split=1, **options)
     terms = loss(net, x, y, EPS)
     found = loss.margins_inside(net, terms.box, y)
     assert (found >= terms.margins - 1e-5).all()
@@ -194,13 +195,13 @@ def network(name):
     return build_model(name, shape=shape, classes=3, mean=MEAN, std=STD, **options), shape
 
 
-@pytest.mark.parametrize("tail_relus", [1, 2])
+@pytest.mark.parametrize("split", [-1, -2, 1])
 @pytest.mark.parametrize("name", ["convsmall", "cnn7"])
-def test_taps_trains_the_networks_of_the_papers(name, tail_relus):
+def test_taps_trains_the_networks_of_the_papers(name, split):
     model, shape = network(name)
     x, y = torch.rand(4, *shape), torch.tensor([0, 1, 2, 1])
     net = BoundedNet(model, x).train()
-    loss = Taps(0.01, tail_relus=tail_relus, steps=3)
+    loss = Taps(0.01, split=split, steps=3)
     optimiser, totals = torch.optim.Adam(model.parameters(), lr=0.003), []
     for _ in range(6):
         optimiser.zero_grad()
@@ -236,12 +237,12 @@ def test_a_split_that_a_connection_spans_is_refused_at_the_first_call(eps):
     with pytest.raises(ModelError, match=r"cannot be split behind ReLU 1: .*another way") as error:
         Taps(0.1)(net, x, y, eps)
     assert "\n" not in str(error.value)
-    assert math.isfinite(Taps(0.05, tail_relus=2)(net, x, y, eps).item())
+    assert math.isfinite(Taps(0.05, split=1)(net, x, y, eps).item())
 
 
 @pytest.mark.parametrize("eps", [0.0, EPS])
-@pytest.mark.parametrize("tail_relus", [2, 3, 50])
-def test_too_few_relus_are_refused_at_the_first_call(eps, tail_relus):
+@pytest.mark.parametrize("split", [2, 3, 50, 0, -2, -3])
+def test_a_part_without_relus_is_refused_at_the_first_call(eps, split):
     net, (x, y) = wrapped(small_mlp()), batch()
-    with pytest.raises(InputError, match=rf"tail_relus is {tail_relus}, but .* has 2 ReLUs"):
-        Taps(EPS, tail_relus=tail_relus)(net, x, y, eps)
+    with pytest.raises(InputError, match=rf"split is {split}, but .* has 2 ReLUs"):
+        Taps(EPS, split=split)(net, x, y, eps)

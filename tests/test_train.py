@@ -445,8 +445,8 @@ def test_batch_larger_than_the_data(digits):
 
 
 def test_a_network_that_the_loss_cannot_split_is_refused_when_it_is_built(digits):
-    with pytest.raises(InputError, match="tail_relus is 2, but the network has 2 ReLUs"):
-        Run(digits, "model.hidden=[12, 8]", "loss.tail_relus=2", method="taps")
+    with pytest.raises(InputError, match="split is 2, but the network has 2 ReLUs"):
+        Run(digits, "model.hidden=[12, 8]", "loss.split=2", method="taps")
 
 
 def test_choose_threads(digits):

@@ -78,20 +78,20 @@ def sabr(
 def taps(
     max_eps: float,
     *,
-    tail_relus: int = 1,
+    split: int = -1,
     scale: float = 5.0,
     latent_steps: int = 20,
     link: float = 0.5,
 ) -> Taps:
-    """IBP up to the last ``tail_relus`` ReLUs, an attack inside its bounds through them."""
-    return Taps(max_eps, tail_relus=tail_relus, scale=scale, steps=latent_steps, link=link)
+    """IBP through the first ``split`` ReLUs, an attack inside its bounds through the rest."""
+    return Taps(max_eps, split=split, scale=scale, steps=latent_steps, link=link)
 
 
 def staps(
     max_eps: float,
     *,
     tau_ratio: float,
-    tail_relus: int = 1,
+    split: int = -1,
     scale: float = 5.0,
     latent_steps: int = 20,
     link: float = 0.5,
@@ -101,7 +101,7 @@ def staps(
     """TAPS on SABR's box."""
     return Taps(
         max_eps,
-        tail_relus=tail_relus,
+        split=split,
         scale=scale,
         steps=latent_steps,
         link=link,

@@ -39,9 +39,9 @@ class Citrus(Loss):
 
     Beyond the paper: worst = m trains on the m boxes of each input with the highest loss,
     chosen without gradient (0: on all); universal = n adds to the partners n perturbations
-    that are common to all inputs, kept from batch to batch and ascending this loss
+    that are common to all inputs, kept from batch to batch, and ascend what the weights descend
     (:class:`Universal`); alpha < 1 mixes α·L_CITRUS + (1 - α)·L_adv in MTL-IBP's way, where
-    L_adv is the same sum of the cross-entropy at the centres x_i + v_j of the boxes.
+    L_adv is the same sum of the cross-entropy at the centres of the boxes.
     """
 
     def __init__(

@@ -30,11 +30,11 @@ class Taps(Loss):
     cross-entropy of the margins there, and a straight-through gradient links each point
     found to the ends of the bounds (:func:`linked`). IBP alone until ε is max_eps.
 
-    max_eps: the radius that the ramp ends with; tail_relus: ReLUs in the second part, 1 being
-    the split behind the convolutions of cnn7 and convsmall; scale: of the gradient of L_TAPS;
-    steps: of the attack; link: the share c of the width that a point's gradient reaches over;
-    tau_ratio: None bounds the whole ε-box, a number SABR's box of radius τ (STAPS), found by
-    ``attack``.
+    max_eps: the radius that the ramp ends with; split: how many ReLUs stand before the split,
+    counted from the end where negative (-1, with one ReLU behind it, is the end of the
+    convolutions of cnn7 and convsmall); scale: of the gradient of L_TAPS; steps: of the attack;
+    link: the share c of the width that a point's gradient reaches over; tau_ratio: None bounds
+    the whole ε-box, a number SABR's box of radius τ (STAPS), found by ``attack``.
 
     A network without that many ReLUs, or with a connection around the split, raises InputError
     or ModelError at the first call.
@@ -44,7 +44,7 @@ class Taps(Loss):
         self,
         max_eps: float,
         *,
-        tail_relus: int = 1,
+        split: int = -1,
         scale: float = 5.0,
         steps: int = 20,
         link: float = 0.5,
@@ -55,12 +55,13 @@ class Taps(Loss):
         super().__init__(clip)
         check_max_eps(max_eps)
         check_share(link, "link", "the share of the box's width that gradients reach over")
-        if tail_relus < 1 or steps < 1 or not scale > 0:
+        if steps < 1 or not scale > 0:
             raise InputError(
-                f"TAPS with {tail_relus} ReLUs behind the split, {steps} steps and gradients "
-                f"scaled by {scale}; expected all of them positive"
+                f"TAPS with {steps} steps and gradients scaled by {scale}; expected both positive"
             )
-        self.max_eps, self.tail_relus, self.scale = max_eps, tail_relus, scale
+        if attack is not None and tau_ratio is None:
+            raise InputError("an attack finds SABR's box; give tau_ratio too, its radius over ε")
+        self.max_eps, self.split, self.scale = max_eps, split, scale
         self.steps, self.link = steps, link
         self.small_box = None if tau_ratio is None else SmallBox(tau_ratio, attack, clip)
 
@@ -109,12 +110,14 @@ class Taps(Loss):
         )
 
     def _cut(self, net: BoundedNet) -> int:
-        if self.tail_relus >= net.relus:
+        """The number of the ReLU that the split is behind."""
+        before = self.split if self.split >= 0 else net.relus + self.split
+        if not 0 < before < net.relus:
             raise InputError(
-                f"tail_relus is {self.tail_relus}, but the network has {net.relus} ReLUs; "
-                "expected at least one of them before the split"
+                f"split is {self.split}, but the network has {net.relus} ReLUs; expected at least "
+                "one of them before the split and one behind it"
             )
-        return net.relus - self.tail_relus - 1
+        return before - 1
 
 
 def linked(z: Box, points: Tensor, link: float) -> Tensor:
