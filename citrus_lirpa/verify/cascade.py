@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,6 +28,8 @@ STAGES = (*METHODS, "bab")
 IMPORTED = "imported"
 #: Images bounded at once are ``batch_size`` divided by this: what an image costs in memory.
 _COST = {"ibp": 1, "crown-ibp": 4, "crown": 8, "alpha-crown": 16, "bab": 16}
+#: Of the time for branch and bound, what may go into bounds of ReLU inputs before it.
+_REFINING_SHARE = 0.5
 
 
 def stages_up_to(method: str) -> tuple[str, ...]:
@@ -263,25 +266,36 @@ class _Cascade:
         for now, found in self._batches(bound, every, stage, self.held):
             self._note(self.held[now], *found)
 
-    def _tighten(self, improve: Callable[[Images], Images], stage: str) -> None:
-        """Better bounds of ReLU inputs; images that do not fit keep those they have."""
+    def _tighten(
+        self,
+        improve: Callable[[Images], Images],
+        stage: str,
+        order: Tensor | None = None,
+        until: float = math.inf,
+    ) -> None:
+        """Better bounds of ReLU inputs; images that do not fit keep those they have.
+
+        In ``order``, of positions in ``held``; images not reached ``until`` then are forgotten.
+        """
         if self.images is None:
             return
-        images, order, parts = self.images, [], []
+        images, reached, parts = self.images, [], []
         every = torch.arange(len(self.held), device=self.held.device)
         for now, found in self._batches(
             lambda now: improve(images.rows(now)),
-            every,
+            every if order is None else order,
             stage,
             self.held,
         ):
-            order.append(now)
+            reached.append(now)
             parts.append(found)
-        left = every[~torch.isin(every, torch.cat([every[:0], *order]))]
+            if time.perf_counter() > until:
+                break
+        left = every[self.missing[self.held]]
         if len(left):
-            order.append(left)
+            reached.append(left)
             parts.append(images.rows(left))
-        self.held, self.images = self.held[torch.cat(order)], Images.cat(parts)
+        self.held, self.images = self.held[torch.cat(reached)], Images.cat(parts)
 
     def _branch_and_bound(
         self, time_limit: float, group: Tensor, announce: Callable[[str], object]
@@ -289,8 +303,10 @@ class _Cascade:
         if self.images is None:
             return
         begin = time.perf_counter()
-        self._tighten(self.engine.refined, "bab")
         total = time_limit * len(group[self.held].unique())
+        hope = torch.where(self.rows, torch.inf, self.lower)[self.held].min(dim=1).values
+        order = hope.argsort(descending=True)
+        self._tighten(self.engine.refined, "bab", order, begin + total * _REFINING_SHARE)
         problem, row = (~self.rows[self.held]).nonzero(as_tuple=True)
         members = torch.arange(len(self.held), device=problem.device).unsqueeze(1)
         problems = Problems(members, problem, row.unsqueeze(1))
@@ -300,7 +316,7 @@ class _Cascade:
                 self.engine,
                 self.images,
                 problems,
-                deadline=time.perf_counter() + total,
+                deadline=begin + total,
                 limit=time_limit,
                 progress=lambda left: announce(f"bab, {left} left"),
             ),

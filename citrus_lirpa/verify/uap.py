@@ -24,6 +24,8 @@ from .rounding import full_precision
 
 #: The group stage: none, on fixed linear bounds, and with bounds optimised across inputs.
 RELATIONAL = ("none", "io", "cross")
+#: Of the time for the group stage, what may go into bounds of ReLU inputs before it.
+_PREPARING_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -212,45 +214,56 @@ class _State:
         if not unsettled:
             return
         begin = time.perf_counter()
-        deadline = begin + time_limit * len(unsettled)
-        used = torch.cat([self.groups.members(g, open_) for g in unsettled])
-        prepared = self._prepare(engine, used)
-        if prepared is None:
+        total = time_limit * len(unsettled)
+        ready, used, parts = self._prepare(engine, unsettled, begin + total * _PREPARING_SHARE)
+        if not ready:
             return
-        images, rows = prepared
-        number = {int(i): k for k, i in enumerate(used)}
+        number = {int(i): k for k, i in enumerate(torch.cat(used))}
         relations = []
-        for g in unsettled:
+        for g in ready:
             members = self.groups.members(g, open_).tolist()
             broken = {number[i] for i in members if self.broken[i]}
             relations.append(Relation([number[i] for i in members], broken))
+        images, rows = zip(*parts, strict=True)
         relate(
             engine,
-            images,
-            rows,
+            Images.cat(images),
+            torch.cat(rows),
             relations,
             mode=mode,
             split="bab" in self.certificates.methods,
-            deadline=deadline,
+            deadline=begin + total,
             limit=time_limit,
             solver=solver,
         )
-        for g, relation in zip(unsettled, relations, strict=True):
+        for g, relation in zip(ready, relations, strict=True):
             if relation.most < self.most[g]:
                 self.most[g], self.stage[g] = relation.most, relation.stage
             if relation.u is not None:
                 self._adopt(g, relation.u)
-        self.took[unsettled] = (time.perf_counter() - begin) / len(unsettled)
+        self.took[ready] = (time.perf_counter() - begin) / len(ready)
 
-    def _prepare(self, engine: Engine, used: Tensor) -> tuple[Images, Tensor] | None:
-        """The open images with their best bounds, and the margins that stay open; None where
-        bounds are too large to compute with."""
-        images, lower = engine.ibp(self.x[used], self.y[used])
-        if not bool(images.usable.all()):
-            return None
-        rows = ~(self.certificates.rows[used] | engine.surely_positive(lower, images))
-        images = engine.refined(images)
-        return images, rows & ~engine.margins(images, rows, ALPHA_STEPS)[1]
+    def _prepare(
+        self, engine: Engine, groups: list[int], until: float
+    ) -> tuple[list[int], list[Tensor], list[tuple[Images, Tensor]]]:
+        """Groups with the numbers of their open inputs, and of these the best bounds and the
+        margins that stay open: the most hopeful groups first, as many as there is time for,
+        without those whose bounds are too large to compute with."""
+        ready, used, parts = [], [], []
+        members = {g: self.groups.members(g, self.certificates.open) for g in groups}
+        hope = {g: float(self.certificates.margin[i].mean()) for g, i in members.items()}
+        for g in sorted(groups, key=hope.get, reverse=True):
+            now = members[g]
+            images, lower = engine.ibp(self.x[now], self.y[now])
+            if bool(images.usable.all()):
+                rows = ~(self.certificates.rows[now] | engine.surely_positive(lower, images))
+                images = engine.refined(images)
+                ready.append(g)
+                used.append(now)
+                parts.append((images, rows & ~engine.margins(images, rows, ALPHA_STEPS)[1]))
+            if time.perf_counter() > until:
+                break
+        return ready, used, parts
 
     def _adopt(self, group: int, u: Tensor) -> None:
         """Take a perturbation that branch and bound met, if it breaks more of the group."""
