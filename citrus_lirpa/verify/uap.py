@@ -24,8 +24,9 @@ from .rounding import full_precision
 
 #: The group stage: none, on fixed linear bounds, and with bounds optimised across inputs.
 RELATIONAL = ("none", "io", "cross")
-#: Of the time for the group stage, what may go into bounds of ReLU inputs before it.
-_PREPARING_SHARE = 0.5
+#: Of the time for the group stage, what may go into further attacks on unsettled groups, and
+#: into bounds of ReLU inputs.
+_ATTACKING_SHARE, _PREPARING_SHARE = 0.05, 0.5
 
 
 @dataclass(frozen=True)
@@ -125,10 +126,12 @@ def certify_uap(
         full_precision(),
         allocations_fail_cleanly(x.device),
     ):
-        state.attack(attack, at_once, bar)
+        state.attack(attack, at_once, bar, state.groups.count(certificates.open).nonzero())
         attacked = time.perf_counter()
         engine = find_engine(net, eps, clip)
         if relational != "none" and isinstance(engine, Engine):
+            state.attack_further(attack, at_once, bar, _ATTACKING_SHARE * time_limit)
+            attacked = time.perf_counter()
             bar.set_description("group stage")
             for chunk in torch.arange(len(state.most)).split(at_once):
                 now = partial(state.relate, engine, relational, solver, time_limit, chunk.tolist())
@@ -181,8 +184,8 @@ class _State:
         self.stage = ["single"] * count
         self.took = torch.zeros(count, dtype=torch.float64, device=x.device)
 
-    def attack(self, attack: GroupAttack, at_once: int, bar: tqdm) -> None:
-        """One perturbation for each group that has open inputs."""
+    def attack(self, attack: GroupAttack, at_once: int, bar: tqdm, which: Tensor) -> None:
+        """One perturbation for each of the groups ``which`` (n, 1), all with open inputs."""
         open_, groups = self.certificates.open, self.groups
 
         def attacked(now: Tensor) -> GroupAttackResult:
@@ -190,27 +193,39 @@ class _State:
             worth = open_[rows] & groups.real[now]
             return attack(self.net, self.x[rows], self.y[rows], self.eps, worth)
 
-        worth = groups.count(open_).nonzero().squeeze(1)
-        bar.reset(total=len(worth))
-        for now, result in in_batches(attacked, worth, at_once, bar.update):
+        met = self.broken.clone()
+        bar.reset(total=len(which))
+        for now, result in in_batches(attacked, which.squeeze(1), at_once, bar.update):
             if result is not None:  # a group that does not fit stays unattacked
                 real = groups.real[now]
-                self.u[now] = result.u.squeeze(1)
-                self.broken[groups.rows[now][real]] |= result.broken[real]
+                met[groups.rows[now][real]] |= result.broken[real]
+                for g, u in zip(now.tolist(), result.u.squeeze(1), strict=True):
+                    self._adopt(g, u)
         size = groups.rows.shape[1]
         for i, v in zip(self.certificates.attacked.nonzero(), self.certificates.v, strict=True):
             self._adopt(int(i) // size, v)
-        check_soundness(self.certificates, self.broken)
+        check_soundness(self.certificates, met | self.broken)
+
+    def attack_further(self, attack: GroupAttack, at_once: int, bar: tqdm, seconds: float) -> None:
+        """The attack again, from other starts, on the groups that stay unsettled: about
+        ``seconds`` for each."""
+        begin, left = time.perf_counter(), self.unsettled()
+        until = begin + seconds * len(left)
+        while left and time.perf_counter() < until:
+            self.attack(attack, at_once, bar, torch.tensor(left, device=self.x.device)[:, None])
+            left = self.unsettled()
+
+    def unsettled(self) -> list[int]:
+        """The groups of which more inputs are open than known to break together."""
+        broken = self.groups.count(self.broken & self.certificates.open)
+        return (self.most > broken).nonzero().flatten().tolist()
 
     def relate(
         self, engine: Engine, mode: str, solver: str, time_limit: float, chunk: list[int]
     ) -> None:
         """The group stage on those of ``chunk`` that certificates and attack leave unsettled."""
         open_ = self.certificates.open
-        unsettled = [
-            g for g in chunk
-            if self.most[g] > int(self.broken[self.groups.members(g, open_)].sum())
-        ]  # fmt: skip
+        unsettled = [g for g in self.unsettled() if g in chunk]
         if not unsettled:
             return
         begin = time.perf_counter()
@@ -266,7 +281,7 @@ class _State:
         return ready, used, parts
 
     def _adopt(self, group: int, u: Tensor) -> None:
-        """Take a perturbation that branch and bound met, if it breaks more of the group."""
+        """Take a perturbation that was met, if it breaks more of the group."""
         rows = self.groups.rows[group][self.groups.real[group]]
         with torch.no_grad():
             logits = self.net(clamp(self.x[rows] + u, self.clip))
