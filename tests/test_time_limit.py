@@ -138,3 +138,16 @@ class Weak:
         first = torch.zeros_like(self.strong.broken)
         first[0, self.strong.broken[0].nonzero()[0]] = True
         return GroupAttackResult(torch.zeros_like(self.strong.u), first)
+
+
+@pytest.mark.parametrize("method", ["alpha-crown", "bab"])
+def test_a_single_open_input_is_not_searched_twice(deep, refined, method):
+    """The group stage has nothing to relate it to; without branch and bound it may still help."""
+    x, y = images(deep, 4)
+    certificates = certify(deep, x, y, EPS, method=method)
+    certificates.decided_by[:], certificates.decided_by[0] = 0, -1
+    refined.clear()
+    certify_uap(
+        deep, x, y, EPS, group_size=4, certificates=certificates, attack=Attack(deep, [])
+    )  # fmt: skip
+    assert len(refined) == (method != "bab")

@@ -225,7 +225,11 @@ class _State:
     ) -> None:
         """The group stage on those of ``chunk`` that certificates and attack leave unsettled."""
         open_ = self.certificates.open
+        split = "bab" in self.certificates.methods
         unsettled = [g for g in self.unsettled() if g in chunk]
+        if split:  # of a single open input, branch and bound has tried all that this stage could
+            open_inputs = self.groups.count(open_)
+            unsettled = [g for g in unsettled if int(open_inputs[g]) > 1]
         if not unsettled:
             return
         begin = time.perf_counter()
@@ -246,7 +250,7 @@ class _State:
             torch.cat(rows),
             relations,
             mode=mode,
-            split="bab" in self.certificates.methods,
+            split=split,
             deadline=begin + total,
             limit=time_limit,
             solver=solver,
