@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
 
 ROWS = {
-    "citrus 2/255": Row("citrus_convsmall_2", "cifar10", "2/255", 1000, 5, 250, "50.1 - 54.1"),
+    "citrus 2/255": Row("citrus_convsmall_2", "cifar10", "2/255", 1000, 5, 500, "50.1 - 54.1"),
     "citrus 2/255, 3 minutes": Row(
         "citrus_convsmall_2", "cifar10", "2/255", 1000, 5, 6, "50.1 - 54.1"
     ),
