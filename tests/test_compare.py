@@ -130,7 +130,7 @@ def test_table(tmp_path, three):
         "CITRUS  Xu & Singh 2024  ours   64.00      50.10  52.80         53.10      2.3",
         "IBP     Shi et al. 2021  boxes  50.00      50.10  40.00         40.50      2.3",
         "CE      -                plain  80.00      50.10   1.00         20.00      2.3",
-        f"figures: {tmp_path / 'compare.json'}",
+        f"results: {tmp_path / 'compare.json'}",
         f"picture: {tmp_path / 'compare.png'}",
     ]
 

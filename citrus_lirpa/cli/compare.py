@@ -43,4 +43,4 @@ def compare_command(folders, method, markdown, out) -> None:
     figures = out / "compare.json"
     files.write_text(figures, json.dumps(compare.to_json(runs), indent=2) + "\n")
     picture = pareto.plot_pareto(runs, out / "compare.png")
-    click.echo(f"figures: {figures}\npicture: {picture}", err=markdown)
+    click.echo(f"results: {figures}\npicture: {picture}", err=markdown)
