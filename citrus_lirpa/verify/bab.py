@@ -17,9 +17,8 @@ from torch import Tensor
 
 from .ascent import Ascent, ascend_dual
 from .dual import DualBound
-from .engine import Engine, Images
+from .engine import ALPHA_RATE, ALPHA_STEPS, Engine, Images
 
-_ROOT_STEPS, _ROOT_RATE = 20, 0.25
 _STEPS, _RATE = 3, 0.1
 #: Steps on a domain without neurons left to split, and of an attack from a bound's minimiser.
 _LAST_STEPS, _ATTACK_STEPS = 100, 20
@@ -157,7 +156,7 @@ class _Search:
                 torch.zeros_like(part),
                 like.new_zeros(len(part)),
             )
-            parts.append(self.bound(start, _ROOT_STEPS, _ROOT_RATE, root=True))
+            parts.append(self.bound(start, ALPHA_STEPS, ALPHA_RATE, root=True))
         return _Domains.cat(parts)
 
     def harder(self, domains: _Domains) -> _Domains:

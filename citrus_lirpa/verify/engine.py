@@ -22,7 +22,7 @@ from .rounding import rounding_threshold
 from .tighten import Bounds, in_float32, tighten, widened
 
 #: Steps of α-CROWN, and the first one's size.
-ALPHA_STEPS, _ALPHA_RATE = 20, 0.25
+ALPHA_STEPS, ALPHA_RATE = 20, 0.25
 #: Bytes that one batch of rows may need at a time.
 _BUDGET = {"cpu": 1 << 28, "cuda": 1 << 32}
 _MOST_ROWS = {"cpu": 128, "cuda": 4096}
@@ -174,7 +174,7 @@ class Engine:
         for part in _parts(image, self.rows_at_once):
             i, r = image[part].unsqueeze(1), row[part].unsqueeze(1)
             dual = self.dual(images, i, r)
-            found = ascend_dual(dual, iterations, rate=_ALPHA_RATE)
+            found = ascend_dual(dual, iterations, rate=ALPHA_RATE)
             lower[image[part], row[part]] = found.value
             proved[image[part], row[part]] = self.proved(dual, found, images, i, r)
         return lower, proved
@@ -234,7 +234,7 @@ class Engine:
             judge = dual
             if images.exact:
                 judge = dual.rows(every, self.exact_pieces, torch.float64)
-            optimised = ascend_dual(dual, ALPHA_STEPS, rate=_ALPHA_RATE).parameter
+            optimised = ascend_dual(dual, ALPHA_STEPS, rate=ALPHA_RATE).parameter
             for parameter in (dual.start(), optimised):
                 slope, bias = judge.planes(parameter.to(judge.x.dtype))
                 g.append(slope.double())
