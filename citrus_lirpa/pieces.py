@@ -62,7 +62,7 @@ def _piece(end: nn.Module, numbers: dict[str, int], normalise: nn.Module | None)
         _check_affine(node)
     known = tuple(sorted(sources))
     constants = {
-        source.name: _detached(constant_value(source))
+        source.name: detached(constant_value(source))
         for node in order
         for source in node.inputs
         if not computed(source)
@@ -125,5 +125,6 @@ def _check_affine(node: nn.Module) -> None:
         )
 
 
-def _detached(value: object) -> object:
+def detached(value: object) -> object:
+    """A constant without its graph; what is no tensor stays as it is."""
     return value.detach() if isinstance(value, Tensor) else value

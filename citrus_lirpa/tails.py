@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from .errors import InputError, ModelError
-from .pieces import INPUT, computed, constant_value, operations
+from .pieces import INPUT, computed, constant_value, detached, operations
 from .wrapping import input_node, relu_nodes
 
 
@@ -33,11 +33,8 @@ class Tail:
 
     def frozen(self) -> Tail:
         """The same function, differentiable in z alone."""
-        detached = {
-            name: value.detach() if isinstance(value, Tensor) else value
-            for name, value in self.constants.items()
-        }
-        return Tail(self.start, self.steps, detached)
+        constants = {name: detached(value) for name, value in self.constants.items()}
+        return Tail(self.start, self.steps, constants)
 
     @staticmethod
     def behind(bounded: nn.Module, relu: int) -> Tail:

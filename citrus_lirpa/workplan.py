@@ -106,7 +106,9 @@ class Work:
         settings = json.loads(json.dumps(asdict(self.protocol)))
         if "images" in found:  # which a finished evaluation says in place of its limit
             del settings["limit"]
-            settings["images"] = self.protocol.images(_images(self.run.config, self.source))
+            settings["images"] = self.protocol.images(
+                _test_images(self.run.config.data.name, self.source)
+            )
         return all(found.get(key) == value for key, value in settings.items())
 
 
@@ -155,16 +157,12 @@ def check_data(works: Iterable[Work]) -> None:
             config = work.run.config
             loss = make_loss(config.loss, config.train)
             train.check_batches(loss, train.limited(images, config), config)
-            work.protocol.images(_images(config, source))
+            work.protocol.images(_test_images(name, source))
 
 
 @lru_cache
 def _test_images(name: str, source: Source) -> int:
     return len(data.load(name, train=False, data_dir=source.data_dir, download=source.download))
-
-
-def _images(config: RunConfig, source: Source) -> int:
-    return _test_images(config.data.name, source)
 
 
 def _difference(found: RunConfig, wanted: RunConfig) -> str:

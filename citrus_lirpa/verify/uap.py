@@ -127,6 +127,7 @@ def certify_uap(
         allocations_fail_cleanly(x.device),
     ):
         state.attack(attack, at_once, bar, state.groups.count(certificates.open).nonzero())
+        state.adopt_single_attacks()
         attacked = time.perf_counter()
         engine = find_engine(net, eps, clip)
         if relational != "none" and isinstance(engine, Engine):
@@ -197,14 +198,18 @@ class _State:
         bar.reset(total=len(which))
         for now, result in in_batches(attacked, which.squeeze(1), at_once, bar.update):
             if result is not None:  # a group that does not fit stays unattacked
-                real = groups.real[now]
-                met[groups.rows[now][real]] |= result.broken[real]
-                for g, u in zip(now.tolist(), result.u.squeeze(1), strict=True):
-                    self._adopt(g, u)
-        size = groups.rows.shape[1]
+                for g, u, broken in zip(now.tolist(), result.u[:, 0], result.broken, strict=True):
+                    broken = broken[groups.real[g]]
+                    met[groups.rows[g][groups.real[g]]] |= broken
+                    self._keep(g, u, broken)
+        check_soundness(self.certificates, met)
+
+    def adopt_single_attacks(self) -> None:
+        """What broke single inputs, tried on their groups."""
+        size = self.groups.rows.shape[1]
         for i, v in zip(self.certificates.attacked.nonzero(), self.certificates.v, strict=True):
             self._adopt(int(i) // size, v)
-        check_soundness(self.certificates, met | self.broken)
+        check_soundness(self.certificates, self.broken)
 
     def attack_further(self, attack: GroupAttack, at_once: int, bar: tqdm, seconds: float) -> None:
         """The attack again, from other starts, on the groups that stay unsettled: about
@@ -289,7 +294,12 @@ class _State:
         rows = self.groups.rows[group][self.groups.real[group]]
         with torch.no_grad():
             logits = self.net(clamp(self.x[rows] + u, self.clip))
-        broken = (logits.argmax(1) != self.y[rows]) | ~self.certificates.correct[rows]
+        self._keep(group, u, logits.argmax(1) != self.y[rows])
+
+    def _keep(self, group: int, u: Tensor, broken: Tensor) -> None:
+        """Take u, which misclassifies ``broken`` of the group's inputs, if those are more."""
+        rows = self.groups.rows[group][self.groups.real[group]]
+        broken = broken | ~self.certificates.correct[rows]
         if int(broken.sum()) > int(self.broken[rows].sum()):
             self.u[group], self.broken[rows] = u, broken
 
