@@ -590,16 +590,10 @@ def steps_in(log: Path) -> list[str]:
     return [kind.rpartition("--")[2] for kind in kinds]
 
 
-@pytest.fixture
-def compared(monkeypatch) -> list[list[str]]:
-    calls: list[list[str]] = []
-
-    def compare(folders: list[Path]) -> str:
-        calls.append([folder.name for folder in folders])
-        return "the table"
-
-    monkeypatch.setattr(command, "compare", compare)
-    return calls
+def compared(out: Path) -> list[str]:
+    """The runs of the sweep's comparison."""
+    tables = json.loads((out / "compare.json").read_text())["tables"]
+    return sorted(record["run"] for table in tables for record in table["runs"])
 
 
 def interrupted_sweep(file: Path, out: Path, sign: Path) -> tuple[int, str]:
@@ -617,7 +611,7 @@ def interrupted_sweep(file: Path, out: Path, sign: Path) -> tuple[int, str]:
     return process.returncode, errors
 
 
-def test_a_sweep_is_interrupted_continued_and_then_finished(tmp_path, compared):
+def test_a_sweep_is_interrupted_continued_and_then_finished(tmp_path):
     file = written(tmp_path, TINY.format(epochs=300, grid='"train.seed" = [0, 1]'))
     out = tmp_path / "out"
     names = ["digits-ibp-seed0", "digits-ibp-seed1"]
@@ -637,7 +631,8 @@ def test_a_sweep_is_interrupted_continued_and_then_finished(tmp_path, compared):
         assert json.loads((out / name / "eval-ibp.json").read_text())["images"] == 10
         events = Counter(re.findall(rf"\] {name}: (\w+) in \d", output))
         assert events == {"trained": 1, "evaluated": 1}
-    assert output.endswith("the table\n") and compared == [names]
+    assert all(re.search(rf"^IBP .* {name} ", output, re.MULTILINE) for name in names)
+    assert compared(out) == names and (out / "compare.png").is_file()
 
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     status, output = run(file, "--out", out)
@@ -647,33 +642,12 @@ def test_a_sweep_is_interrupted_continued_and_then_finished(tmp_path, compared):
     assert output == "".join(f"[{i}/2] {name}: finished\n" for i, name in enumerate(names, 1))
 
 
-def test_a_failing_run_beside_a_good_one(tmp_path, compared):
+def test_a_failing_run_beside_a_good_one(tmp_path):
     file = written(tmp_path, TINY.format(epochs=1, grid='"train.lr" = [1e30, 0.001]'))
     status, output = run(file, "--out", tmp_path / "out")
     assert status == 1
-    *_, failed, last = output.splitlines()
-    assert failed.startswith("digits-ibp-lr1e+30 failed: Error: the ") and "became" in failed
+    *_, last = output.splitlines()
+    assert "\ndigits-ibp-lr1e+30 failed: Error: the " in output and "became" in output
     assert last.startswith("Error: 1 of 2 runs failed") and str(tmp_path / "out" / "logs") in last
     assert "digits-ibp-lr0.001: evaluated in " in output
-    assert compared == [["digits-ibp-lr0.001"]]
-
-
-def test_the_comparison_is_a_command(tmp_path, monkeypatch):
-    said = {"stdout": "a table\n", "stderr": "", "returncode": 0}
-    calls = []
-
-    def instead(arguments, **_):
-        calls.append(arguments)
-        return subprocess.CompletedProcess(arguments, **said)
-
-    monkeypatch.setattr(command.subprocess, "run", instead)
-    assert command.compare([tmp_path / "a", tmp_path / "b"]) == "a table"
-    assert calls[0][1:] == [
-        "-m",
-        "citrus_lirpa",
-        "compare",
-        str(tmp_path / "a"),
-        str(tmp_path / "b"),
-    ]
-    said.update(returncode=1, stdout="", stderr="Usage: x\n\nError: broken\n")
-    assert command.compare([tmp_path]) == "no comparison: Error: broken"
+    assert compared(tmp_path / "out") == ["digits-ibp-lr0.001"]

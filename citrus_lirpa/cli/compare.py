@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -38,6 +39,13 @@ def compare_command(folders, method, markdown, out) -> None:
     citrus-lirpa compare runs/citrus runs/ibp
     citrus-lirpa compare runs/* --markdown > table.md
     """
+    show(folders, out, method=method, markdown=markdown)
+
+
+def show(
+    folders: Sequence[Path], out: Path, *, method: str | None = None, markdown: bool = False
+) -> None:
+    """Print the tables of the runs; compare.json and compare.png go into ``out``."""
     runs = compare.read_runs(folders, method)
     click.echo(compare.format_tables(runs, markdown=markdown))
     figures = out / "compare.json"

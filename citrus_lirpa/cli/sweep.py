@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from tqdm.auto import tqdm
 from .. import _compat, processes, sweep, workplan
 from ..errors import CitrusError, InputError
 from ..verify import Protocol
+from .compare import show
 from .evaluate import eval_command
 from .options import choose_device, data_dir, device, download, show_bars
 
@@ -41,17 +41,19 @@ def sweep_command(file, out, count, dry_run, data_dir, download, device) -> None
     The file names a preset, the values that all runs share under [set], lists of values under
     [grid] (any of preset, method and TABLE.KEY), and options of `citrus-lirpa eval` under
     [eval]. All configurations are checked before the first is trained. Stop with Ctrl-C;
-    the same command continues, and skips what is finished. Output goes to OUT/logs.
+    the same command continues, and skips what is finished. Output goes to OUT/logs, the
+    comparison to OUT/compare.json and OUT/compare.png.
 
     \b
     citrus-lirpa sweep methods.toml --dry-run
     citrus-lirpa sweep methods.toml --out runs/methods --processes 2
     """
     _compat.load()
+    out = out or Path("runs") / file.stem
     group = sweep.read(file)
     works = workplan.plan(
         sweep.expand(group),
-        out or Path("runs") / file.stem,
+        out,
         settings=_eval_settings(group.eval_arguments()),
         eval_arguments=group.eval_arguments(),
         shared=_shared(data_dir, download, device),
@@ -64,25 +66,16 @@ def sweep_command(file, out, count, dry_run, data_dir, download, device) -> None
     workplan.check_data(works)
     count = min(count or (1 if where.type == "cuda" else os.cpu_count() or 1), len(works))
     failures = _run(works, count)
-    finished = [work.folder for work in works if work.run.name not in failures]
-    if finished:
-        click.echo(compare(finished))
     for name, reason in failures.items():
         click.echo(f"{name} failed: {reason}", err=True)
+    finished = [work.folder for work in works if work.run.name not in failures]
+    if finished:
+        show(finished, out)
     if failures:
         raise CitrusError(
             f"{len(failures)} of {len(works)} runs failed, see {works[0].job().log.parent}; "
             "the same command tries them again"
         )
-
-
-def compare(folders: list[Path]) -> str:
-    """What ``citrus-lirpa compare`` prints of these runs."""
-    command = [*workplan.PROGRAM, "compare", *map(str, folders)]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
-    if done.returncode:
-        return f"no comparison: {done.stderr.strip().rpartition(chr(10))[2]}"
-    return done.stdout.rstrip()
 
 
 def _eval_settings(arguments: list[str]) -> dict[str, Any]:
