@@ -57,7 +57,9 @@ def published(method: str, at: int) -> dict:
     if (method, SETTINGS[at]) == ("sabr", "tinyimagenet-1-255"):
         train |= {"epochs": 180, "milestones": (140, 160)}
     if method in BOUNDLESS:
-        train |= {"shi": 0.0, "initialisation": "default", "ramp_start": 1, "ramp_length": 0}
+        train |= {"shi": 0.0, "initialisation": "default"}
+    if method in BOUNDLESS and method != "pgd":  # which ramps ε as the certified methods do
+        train |= {"ramp_start": 1, "ramp_length": 0}
     return {"loss": loss, "train": train}
 
 
