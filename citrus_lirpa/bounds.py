@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from . import _compat
 from .boxes import Box
 from .errors import InputError, unknown
-from .margins import check_labels, specification
+from .margins import check_labels, specification, wrong_classes
 from .pieces import INPUT, Piece, affine_pieces
+from .plan import Interval, make_plan, margin_bounds
 from .selfcheck import self_check
 from .tails import Tail
 from .wrapping import (
@@ -59,6 +60,7 @@ class BoundedNet:
     def __init__(self, model: nn.Module, example: Tensor | None = None):
         lirpa = _compat.load()
         self._bounded_box: Box | None = None
+        self._before: list[Interval] | None = None
         if isinstance(model, lirpa.BoundedModule):
             _compat.repair_options(model)
             self.module = self.bounded = model
@@ -73,6 +75,7 @@ class BoundedNet:
         self._has_batchnorm = any(
             type(n).__name__ == "BoundBatchNormalization" for n in nodes(self.bounded)
         )
+        self._plan = make_plan(self.bounded)
         if example is not None:
             self_check(self, example)
 
@@ -90,6 +93,15 @@ class BoundedNet:
         if self._has_batchnorm and self.bounded.training:
             return Tail.behind(self.bounded, INPUT)(self._normalised(x))
         return self.module(x)
+
+    def frozen(self) -> Callable[[Tensor], Tensor]:
+        """The network as it is now and in eval mode: a function from inputs (N, ...) to logits
+        (N, K), differentiable in the inputs alone. For the many steps of an attack; call it
+        inside ``evaluating``, and again once the weights have changed."""
+        if self._plan is None:
+            return self
+        plan, weights = self._plan, self._plan.frozen_weights()
+        return lambda x: plan.logits(weights, self._normalised(x))
 
     @property
     def relus(self) -> int:
@@ -138,6 +150,8 @@ class BoundedNet:
         check_labels(y, self.classes)
         if len(y) != len(box):
             raise InputError(f"{len(box)} boxes but {len(y)} labels")
+        if method == "ibp" and self._plan is not None:
+            return self._interval_margins(box, y)
         c = specification(y, self.classes, box.lower.dtype)
         return self._lower_bounds(box, c, method)
 
@@ -148,6 +162,8 @@ class BoundedNet:
         """
         if self._bounded_box is not box:
             self._lower_bounds(box, None, "ibp")
+        if self._before is not None:
+            return [Box(centre - radius, centre + radius) for centre, radius in self._before]
         return [Box(n.inputs[0].lower, n.inputs[0].upper) for n in relu_nodes(self.bounded)]
 
     def input_box(self, box: Box) -> Box:
@@ -182,9 +198,16 @@ class BoundedNet:
         """Weights of the layers whose input is a sum of two computed values (residuals)."""
         return [n.inputs[1].param for n in nodes(self.bounded) if fed_by_addition(n)]
 
+    def _interval_margins(self, box: Box, y: Tensor) -> Tensor:
+        self._check_box(box)
+        weights = self._plan.weights()
+        self._before, last = self._plan.intervals(weights, Interval.of(self.input_box(box)))
+        self._bounded_box = box
+        return margin_bounds(weights[-1], last, y).gather(1, wrong_classes(y, self.classes))
+
     def _lower_bounds(self, box: Box, c: Tensor | None, method: str) -> Tensor:
         self._check_box(box)
-        self._bounded_box = None
+        self._bounded_box = self._before = None
         with explained(f"method '{method}'"):
             if method in ("ibp", "crown-ibp"):
                 lower = self._compute(box, c, method)

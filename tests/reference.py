@@ -37,7 +37,7 @@ model_names = pytest.mark.parametrize("name", MODELS)
 
 def wrapped(model):
     """BatchNorm weights and statistics away from their defaults, in train mode."""
-    for layer in model:
+    for layer in model.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             nn.init.uniform_(layer.weight, -1.5, 1.5)
             nn.init.uniform_(layer.bias, -0.5, 0.5)
@@ -60,7 +60,7 @@ def gradients(total, model):
 def clean_statistics(model, x):
     """Mean and variance that every BatchNorm sees on the clean batch, with gradient."""
     statistics = {}
-    for layer in model:
+    for layer in model.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             channels = x.transpose(0, 1).flatten(1)
             mean = channels.mean(1)

@@ -26,7 +26,7 @@ LAYERS = [
     ["losses", "regularisers", "initialisation", "batchnorm", "verify"],
     ["attacks"],
     ["bounds"],
-    ["selfcheck", "tails"],
+    ["selfcheck", "tails", "plan"],
     ["pieces"],
     ["wrapping"],
     ["_compat"],

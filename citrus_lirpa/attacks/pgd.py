@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..bounds import as_bounded_net
-from ..boxes import PIXELS, Range, Scalar, check_radius, clamp
+from ..boxes import PIXELS, Box, Range, Scalar, check_radius
 from ..errors import InputError
 
 #: Shares of the steps after which an attack's step shrinks tenfold.
@@ -34,14 +34,14 @@ def ascend(
     """
     decay_at = [math.ceil(share * steps) for share in decay]
     v = project(start)
-    direction = torch.zeros_like(v)
+    direction: Tensor | float = 0.0
     for i in range(steps):
         v.requires_grad_(True)
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(objective(v), v)
-        direction = momentum * direction + gradient
+        direction = momentum * direction + gradient if momentum else gradient
         shrink = 0.1 ** sum(i >= at for at in decay_at)
-        v = project(v.detach() + step * shrink * direction.sign())
+        v = project(direction.sign().mul_(step * shrink).add_(v.detach()))
     return v
 
 
@@ -79,25 +79,29 @@ class PGD:
         check_radius(eps, "ε")
         net = as_bounded_net(net)
 
-        def project(v: Tensor) -> Tensor:
-            return clamp(x + clamp(v, (-eps, eps)), self.clip) - x
+        lower, upper = Box.around(x, eps, self.clip)
 
-        def losses(v: Tensor) -> Tensor:
-            return F.cross_entropy(net(x + v), y, reduction="none")
+        def project(z: Tensor) -> Tensor:
+            return torch.clamp(z, lower, upper)
 
         with net.evaluating():
+            logits = net.frozen()
+
+            def losses(z: Tensor) -> Tensor:
+                return F.cross_entropy(logits(z), y, reduction="none")
+
             runs = [
                 ascend(
-                    lambda v: losses(v).sum(),
+                    lambda z: losses(z).sum(),
                     project,
-                    uniform_start(x.shape, eps, x),
+                    x + uniform_start(x.shape, eps, x),
                     self.step_size * eps,
                     self.steps,
                 )
                 for _ in range(self.restarts)
             ]
             if self.restarts == 1:
-                return runs[0]
+                return runs[0] - x
             with torch.no_grad():
-                best = torch.stack([losses(v) for v in runs]).argmax(0)
-        return torch.stack(runs)[best, torch.arange(len(x), device=x.device)]
+                best = torch.stack([losses(z) for z in runs]).argmax(0)
+        return torch.stack(runs)[best, torch.arange(len(x), device=x.device)] - x

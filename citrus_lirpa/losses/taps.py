@@ -103,7 +103,8 @@ class Taps(Loss):
         return ascend(
             lambda points: -_own_margins(tail, points, y).sum(),
             lambda points: clamp(points, inside),
-            inside.lower + torch.rand_like(width) * width,
+            # not rand_like, whose draws depend on how the images are laid out
+            inside.lower + torch.rand(width.shape, dtype=width.dtype, device=width.device) * width,
             max(0.2, 2 / self.steps) * width,
             self.steps,
             decay=_DECAY,
