@@ -2,54 +2,32 @@
 
 Import this package before auto_LiRPA: it makes auto_LiRPA work with current torch and
 NumPy. ``Citrus`` is the loss for a training loop of your own; ``fit``, ``certify`` and
-``certify_uap`` are what the command line calls.
+``certify_uap`` are what the command line calls. Torch is imported by the first name used.
 """
 
-from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from . import _compat
-from ._version import __version__
-from .attacks import PGD, GroupAttack, SgdUap, UapResult, try_uap
-from .bounds import METHODS, BoundedNet
-from .boxes import Box, Groups, Shifts, cross_input_boxes
-from .errors import CitrusError, DependencyError
-from .initialisation import shi_initialise
-from .losses import (
-    Adversarial,
-    CcIbp,
-    Citrus,
-    CrossEntropy,
-    CrownIbp,
-    ExpIbp,
-    Ibp,
-    LossTerms,
-    MtlIbp,
-    Sabr,
-    Taps,
-    Uat,
-)
-from .margins import robust_cross_entropy
-from .regularisers import shi_regulariser
-from .train import History, fit
-from .verify import (
-    Certificates,
-    Evaluation,
-    Protocol,
-    UapBounds,
-    certify,
-    certify_uap,
-    evaluate,
-)
+from . import _hook
+from ._version import __version__ as __version__
 
-__all__ = [
-    "METHODS", "PGD", "Adversarial", "BoundedNet", "Box", "CcIbp", "Certificates", "Citrus",
-    "CitrusError", "CrossEntropy", "CrownIbp", "Evaluation", "ExpIbp", "GroupAttack", "Groups",
-    "History", "Ibp", "LossTerms", "MtlIbp", "Protocol", "Sabr", "SgdUap", "Shifts", "Taps", "Uat",
-    "UapBounds", "UapResult", "certify", "certify_uap", "cross_input_boxes", "evaluate", "fit",
-    "robust_cross_entropy", "shi_initialise", "shi_regulariser", "try_uap", "__version__",
-]  # fmt: skip
+if TYPE_CHECKING:
+    from ._api import *  # noqa: F403
+    from ._api import __all__ as __all__
 
-# A missing auto_LiRPA is reported, with the command that installs it, by the first call
-# that needs it; the package itself can be imported without, so that --help works.
-with suppress(DependencyError):
-    _compat.load()
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__") and name != "__all__":
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module("._api", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*__getattr__("__all__"), "__version__"]
+
+
+def _repair_auto_lirpa() -> None:
+    import_module("._compat", __name__).load()
+
+
+_hook.install(_repair_auto_lirpa)

@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from ._hook import resting
+
 KNOWN_MESSAGES = (
     "`torch.jit.script` is deprecated",
     "ONNX Preprocess",
@@ -30,6 +32,7 @@ KNOWN_MESSAGES = (
 def import_quietly() -> types.ModuleType:
     """Import auto_LiRPA and undo what its import does to the process (both versions)."""
     with ExitStack() as stack:
+        stack.enter_context(resting())
         stack.enter_context(_known_warnings_dropped())
         stack.enter_context(_loggers_untouched())
         stack.enter_context(_jit_flags_restored())

@@ -60,7 +60,7 @@ def gradients(total, model):
 def clean_statistics(model, x):
     """Mean and variance that every BatchNorm sees on the clean batch, with gradient."""
     statistics = {}
-    for layer in model.modules():
+    for layer in model:
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             channels = x.transpose(0, 1).flatten(1)
             mean = channels.mean(1)

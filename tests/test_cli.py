@@ -15,11 +15,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from citrus_lirpa import __version__, _compat, checkpoint, config
+from citrus_lirpa.cli import COMMANDS as TABLE
 from citrus_lirpa.cli import main
 
 evaluation = importlib.import_module("citrus_lirpa.verify.evaluate")
 ROOT = Path(__file__).parents[1]
-COMMANDS = sorted(main.commands)
+COMMANDS = sorted(TABLE)
 
 
 def run(*args) -> tuple[int, str]:
@@ -67,6 +68,15 @@ def test_help_and_version():
     status, output = run("--help")
     assert status == 0 and all(f"\n  {command} " in output for command in COMMANDS)
     assert run("--version") == (0, f"citrus-lirpa, version {__version__}\n")
+
+
+def test_help_says_of_each_command_what_it_says_of_itself_and_imports_none():
+    for name, (_, line) in TABLE.items():
+        own = main.get_command(None, name).get_short_help_str(200)
+        assert own.startswith(line.rstrip(".")[:20]), name
+    modules = "import sys; sys.exit('torch' in sys.modules or 'auto_LiRPA' in sys.modules)"
+    call = "from citrus_lirpa.cli import main; main(['--help'], standalone_mode=False); "
+    assert process("-c", call + modules).returncode == 0
 
 
 # -- the demo -----------------------------------------------------------------------
@@ -543,6 +553,7 @@ WITHOUT = """
 import json, sys
 sys.modules["auto_LiRPA"] = None
 from click.testing import CliRunner
+
 from citrus_lirpa.cli import main
 results = [CliRunner().invoke(main, args) for args in json.loads(sys.argv[1])]
 json.dump([[r.exit_code, r.output] for r in results], sys.stdout)

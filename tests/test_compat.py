@@ -420,3 +420,23 @@ def test_building_changes_nothing_of_the_users_module():
     before = copy.deepcopy(net.state_dict())
     build(net, x)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_auto_lirpa_is_repaired_whoever_imports_it_and_only_then_is_torch_imported():
+    done = python(
+        """
+        import sys
+        import citrus_lirpa
+        assert not {"torch", "numpy"} & set(sys.modules)
+        import auto_LiRPA
+        from auto_LiRPA import bound_general
+        assert auto_LiRPA.bound_general is bound_general  # the module that was repaired
+        assert auto_LiRPA.__spec__.loader is auto_LiRPA.__loader__
+        import torch
+        assert "__getitem__" in vars(torch._C.Node)
+        assert citrus_lirpa._compat.load().BoundedModule is auto_LiRPA.BoundedModule
+        assert set(citrus_lirpa.__all__) < set(dir(citrus_lirpa))
+        """,
+        flags=("-W", "error"),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

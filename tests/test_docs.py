@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from citrus_lirpa import config
-from citrus_lirpa.cli import main
+from citrus_lirpa.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -30,7 +30,7 @@ def test_readme_snippet_runs(number: int) -> None:
 
 
 def test_every_command_and_preset_stands_in_the_readme() -> None:
-    for command in main.commands:
+    for command in COMMANDS:
         assert f"citrus-lirpa {command}" in README
     for preset in config.presets():
         assert f"`{preset}`" in README

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import click
 
 from .. import __version__
 from ..errors import CitrusError, is_out_of_memory
-from .attack import attack_command
-from .compare import compare_command
-from .doctor import doctor_command
-from .evaluate import eval_command
-from .export import export_command
-from .sweep import sweep_command
-from .train import train_command
+
+#: Module of each command, imported when it is called, and what it does.
+COMMANDS = {
+    "train": ("train", "Train a network."),
+    "eval": ("evaluate", "Certify a trained network."),
+    "compare": ("compare", "Compare trained and evaluated runs."),
+    "attack": ("attack", "Craft a universal perturbation."),
+    "sweep": ("sweep", "Train, evaluate and compare every combination of a TOML file."),
+    "export": ("export", "Write a network and its images' robustness as ONNX and VNN-LIB."),
+    "doctor": ("doctor", "Versions, device, data sets, and a check that bounds can be trusted."),
+}
 
 
 class _Group(click.Group):
     """Every error made on purpose becomes one line and its exit status, no traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f".{COMMANDS[name][0]}", __package__)
+        return getattr(module, f"{name}_command")
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -55,15 +73,3 @@ def main() -> None:
     citrus-lirpa attack runs/digits
     citrus-lirpa doctor
     """
-
-
-for command in (
-    train_command,
-    eval_command,
-    compare_command,
-    attack_command,
-    export_command,
-    sweep_command,
-    doctor_command,
-):
-    main.add_command(command)
