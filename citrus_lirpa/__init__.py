@@ -6,6 +6,7 @@ NumPy. ``Citrus`` is the loss for a training loop of your own; ``fit``, ``certif
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from . import _hook
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name.startswith("__") and name != "__all__":
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    if find_spec(f".{name}", __name__) is not None:  # a module, which need not import all names
+        return import_module(f".{name}", __name__)
     return getattr(import_module("._api", __name__), name)
 
 

@@ -19,6 +19,7 @@ from .data import DATASETS
 from .errors import ConfigError, unknown
 from .losses import LOSSES, Loss
 from .models import MODELS
+from .precision import PRECISIONS
 from .schedules import SCHEDULES
 from .tables import knows, options_of, parse_override, parse_toml, to_dataclass, to_options
 
@@ -51,7 +52,8 @@ class TrainConfig:
     ramp_start, ramp_length: first epoch and length of the ε ramp; l1: weight of Σ|w|; shi: λ₀
     of Shi et al.'s regularisers; grad_clip: largest gradient norm; init_from: a run or
     checkpoint whose weights to begin with; precise_bn: recompute BatchNorm statistics over the
-    training set at the end; threads: CPU threads, 0 to choose by the model.
+    training set at the end; threads: CPU threads, 0 to choose by the model; precision: one of
+    ``PRECISIONS``; compile: whether torch.compile makes the kernels.
     """
 
     eps: float
@@ -72,6 +74,8 @@ class TrainConfig:
     precise_bn: bool = False
     seed: int = 0
     threads: int = 0
+    precision: str = "float32"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         positive = {
@@ -101,7 +105,8 @@ class TrainConfig:
             )
         if not self.ramp_start >= 1:
             raise ConfigError(f"train.ramp_start is {self.ramp_start}; epochs count from 1")
-        for key, known in (("schedule", SCHEDULES), ("initialisation", INITIALISATIONS)):
+        names = {"schedule": SCHEDULES, "initialisation": INITIALISATIONS, "precision": PRECISIONS}
+        for key, known in names.items():
             if getattr(self, key) not in known:
                 raise ConfigError(unknown(f"train.{key}", getattr(self, key), known))
 

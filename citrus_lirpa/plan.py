@@ -62,10 +62,14 @@ class Plan:
         the last forward pass, else the running ones."""
         return [_weights(layer, norm) for layer, norm in self.nodes]
 
-    def frozen_weights(self) -> Weights:
-        """``weights`` without graph."""
-        with torch.no_grad():
-            return [(w.detach(), b if b is None else b.detach()) for w, b in self.weights()]
+    @torch.no_grad()
+    def frozen_weights(self, dtype: torch.dtype | None = None) -> Weights:
+        """``weights`` without graph, in another type if one is given."""
+
+        def frozen(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.detach().to(dtype or value.dtype)
+
+        return [(frozen(weight), frozen(bias)) for weight, bias in self.weights()]
 
     def logits(self, weights: Weights, x: Tensor) -> Tensor:
         """(N, K) logits of normalised inputs."""
@@ -147,9 +151,11 @@ class _IntervalRelu(torch.autograd.Function):
     @staticmethod
     def backward(ctx, to_centre: Tensor, to_radius: Tensor) -> tuple[Tensor, Tensor]:
         centre, radius = ctx.saved_tensors
-        upper = (to_centre + to_radius) * (centre > 0)
-        lower = (to_centre - to_radius) * (centre > radius)  # the lower end is positive
-        return (upper + lower) / 2, (upper - lower) / 2
+        active = torch.ops.aten.threshold_backward  # its first where its second is positive
+        to_upper = active(to_centre + to_radius, centre, 0)
+        to_lower = active(to_centre - to_radius, centre - radius, 0)
+        to_centre = torch.lerp(to_lower, to_upper, 0.5)
+        return to_centre, to_upper - to_centre
 
 
 # -- reading the graph ------------------------------------------------------------------

@@ -42,6 +42,8 @@ def build(config: RunConfig, device: torch.device) -> tuple[BoundedNet, nn.Modul
     net = BoundedNet(model.to(device), torch.zeros(2, *spec.shape, device=device))
     if config.train.initialisation == "shi":
         shi_initialise(net)
+    if config.train.compile:
+        net.compile()
     loss = make_loss(config.loss, config.train)
     if hasattr(loss, "check_net"):
         loss.check_net(net)

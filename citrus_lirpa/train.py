@@ -6,11 +6,12 @@ one after the other, are a function of configuration and data alone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from .data import Split, augment, batches
 from .errors import CheckpointError, InputError, Interrupted, NonFiniteLossError
 from .interrupts import stop_requests
 from .losses import LossTerms
+from .precision import check_device, float32_products
 from .regularisers import l1_norm, shi_regulariser
 from .schedules import ramp
 
@@ -107,7 +109,7 @@ def fit(
     check_batches(loss, data, config)
     trainer = _Trainer(net, loss, data, config, folder)
     trainer.resume()
-    with stop_requests() as stop:
+    with stop_requests() as stop, trainer.precision():
         trainer.run(stop, progress, on_epoch or (lambda record: None))
     return trainer.history
 
@@ -118,18 +120,32 @@ class _Trainer:
     def __init__(
         self, net: BoundedNet, loss: nn.Module, data: Split, config: RunConfig, folder: Path | None
     ):
-        self.net, self.loss, self.data = net, loss, data
+        self.net, self.loss = net, loss
         self.spec = checkpoint.data_spec(config)
         self.config, self.train, self.folder = config, config.train, folder
         self.weights = [p for p in net.parameters() if p.requires_grad]
         self.device = self.weights[0].device
-        self.optimiser = torch.optim.Adam(self.weights, lr=self.train.lr)
+        self.data = Split(data.images.to(self.device), data.labels.to(self.device))
+        self.optimiser = torch.optim.Adam(self.weights, lr=self.train.lr, fused=True)
         self.per_epoch = len(data) // self.train.batch_size
         self.order: Tensor | None = None  # this epoch's batches
         self.at = _Progress()
         self.kappa: int | None = None
         self.history = History()
         self.finished = False
+
+    @contextlib.contextmanager
+    def precision(self) -> Iterator[None]:
+        """Training's precision inside the block."""
+        name = self.train.precision
+        check_device(name, self.device)
+        before = self.net.attack_dtype
+        self.net.attack_dtype = None if name == "float32" else torch.bfloat16
+        try:
+            with float32_products(tf32=name == "tf32"):
+                yield
+        finally:
+            self.net.attack_dtype = before
 
     # -- the loop --
 
@@ -178,23 +194,23 @@ class _Trainer:
             group["lr"] = learning_rate(self.train, self.at.step / self.per_epoch)
         terms = self.loss(self.net, x, y, eps)
         penalty = self._penalty(terms)
-        total = terms.total + penalty
-        self._check_finite(total, "loss")
         self.optimiser.zero_grad(set_to_none=True)
-        total.backward()
+        (terms.total + penalty).backward()
         norm = nn.utils.clip_grad_norm_(self.weights, self.train.grad_clip)
-        self._check_finite(norm, "gradient")
+        values = _measure(terms, penalty, norm, y)
+        self._check_finite(values["loss"] + values["regulariser"], "loss")
+        self._check_finite(values.pop("gradient"), "gradient")
         self.optimiser.step()
         self.at.step += 1
-        self._note(terms, penalty, y)
+        self._note(values)
         if self.at.step % self.per_epoch == 0:
             self.kappa = self._kappa(terms, x, y, eps)
 
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         # seeded by the step, so that a resumed run draws what the whole run draws
         generator = torch.Generator().manual_seed(self.train.seed * 1_000_003 + self.at.step)
-        x = augment(self.data.pixels(index), self.spec, generator)
-        return x.to(self.device), self.data.labels[index].to(self.device)
+        index = index.to(self.device)
+        return augment(self.data.pixels(index), self.spec, generator), self.data.labels[index]
 
     def _ramp(self) -> float:
         return ramp(
@@ -215,29 +231,23 @@ class _Trainer:
             penalty = penalty + self.train.l1 * l1_norm(self.weights)
         return penalty
 
-    def _check_finite(self, value: Tensor, what: str) -> None:
-        if math.isfinite(float(value.detach())):
+    def _check_finite(self, value: float, what: str) -> None:
+        if math.isfinite(value):
             return
         last = "no checkpoint was saved yet"
         if self.folder is not None and (self.folder / checkpoint.FILE_NAME).exists():
             last = f"the last good checkpoint is {self.folder / checkpoint.FILE_NAME}"
         raise NonFiniteLossError(
-            f"the {what} became {float(value.detach())} at step {self.at.step} (epoch "
+            f"the {what} became {value} at step {self.at.step} (epoch "
             f"{self.at.step // self.per_epoch + 1}); {last}; a lower train.lr, a longer "
             "train.ramp_length or a smaller train.eps usually helps"
         )
 
     # -- metrics --
 
-    def _note(self, terms: LossTerms, penalty: Tensor, y: Tensor) -> None:
-        values = {
-            "loss": terms.total.detach(),
-            "regulariser": penalty.detach(),
-            "accuracy": (terms.logits.detach().argmax(1) == y).float().mean(),
-            "certified": terms.certified(),
-        }
+    def _note(self, values: dict[str, float]) -> None:
         for key, value in values.items():
-            if math.isfinite(value := float(value)):
+            if math.isfinite(value):
                 for name, more in ((key, value), (f"{key} count", 1.0)):
                     self.at.sums[name] = self.at.sums.get(name, 0.0) + more
 
@@ -330,6 +340,19 @@ class _Trainer:
             return where
         folder = shlex.quote(str(self.folder))
         return f"{where}, saved; continue with: citrus-lirpa train --resume {folder}"
+
+
+def _measure(terms: LossTerms, penalty: Tensor, norm: Tensor, y: Tensor) -> dict[str, float]:
+    """What a step reports, in one transfer from the device; NaN where the loss has none."""
+    values = {
+        "loss": terms.total,
+        "regulariser": penalty,
+        "gradient": norm,
+        "accuracy": (terms.logits.argmax(1) == y).float().mean(),
+        "certified": terms.certified(),
+    }
+    stacked = torch.stack([value.detach().to(y.device, torch.float64) for value in values.values()])
+    return dict(zip(values, stacked.tolist(), strict=True))
 
 
 def learning_rate(train: TrainConfig, epochs_done: float) -> float:

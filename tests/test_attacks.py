@@ -265,8 +265,13 @@ def test_only_what_is_open_and_unbroken_costs_anything(monkeypatch):
     y = torch.zeros(3, 2, dtype=torch.long)
     open_ = torch.tensor([[True, False], [True, True], [False, False]])
     seen = []
-    module = net.module.forward
-    monkeypatch.setattr(net.module, "forward", lambda z: (seen.append(len(z)), module(z))[1])
+
+    def counted(function):
+        return lambda z: (seen.append(len(z)), function(z))[1]
+
+    frozen = net.frozen
+    monkeypatch.setattr(net, "frozen", lambda: counted(frozen()))
+    monkeypatch.setattr(net.module, "forward", counted(net.module.forward))
     result = GroupAttack(steps=4, restarts=3)(net, x, y, 0.2, open_)
     assert result.broken.tolist() == [[True, False], [False, False], [False, False]]
     assert not result.u[1:].any()  # nothing of theirs can be broken

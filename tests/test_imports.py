@@ -33,7 +33,7 @@ LAYERS = [
     ["onnx_graph", "properties"],
     ["onnx_layers"],
     ["_quiet"],
-    ["_hook", "schedules", "margins", "boxes", "tables", "data", "models"],
+    ["_hook", "schedules", "margins", "boxes", "tables", "data", "models", "precision"],
     ["readers", "records", "processes", "files"],
     ["interrupts"],
     ["errors", "_version"],

@@ -1,12 +1,19 @@
 """The fast way through a network against auto_LiRPA's: values, bounds and gradients."""
 
+import copy
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
+import torch.nn.functional as F
 from reference import MODELS as SMALL
 from reference import SHAPE, batch, model_names, wrapped
 from torch import nn
 
-from citrus_lirpa import BoundedNet, Box, _compat
+from citrus_lirpa import PGD, BoundedNet, Box, _compat, data, fit, robust_cross_entropy, runs
+from citrus_lirpa.config import resolve
+from citrus_lirpa.errors import DependencyError
 from citrus_lirpa.plan import Interval, laid_out, make_plan
 
 EPS = 0.05
@@ -153,3 +160,86 @@ def test_images_are_laid_out_channels_last_and_nothing_else_is():
 def test_steps_of_a_sequential_network_free_what_is_done_with(name):
     plan = wrapped(SMALL[name]())._plan
     assert plan.last_uses == tuple((number,) for number in range(len(plan.steps)))
+
+
+# -- precision and compilation ----------------------------------------------------------
+
+
+def test_attacks_in_bfloat16_find_nearly_the_same_and_bounds_stay_as_they_are():
+    """Nine tenths of what the attack adds to the loss; v in float32, within ε and the pixels."""
+    net, (x, y) = wrapped(SMALL["conv"]()), batch(60)
+    box = Box.around(x, EPS)
+    found, bounds = {}, {}
+    for dtype in (None, torch.bfloat16):
+        net.attack_dtype = dtype
+        torch.manual_seed(0)
+        v = PGD()(net, x, y, 0.3)
+        assert v.dtype == torch.float32 and float(v.abs().max()) <= 0.3 + 1e-6
+        assert bool(((x + v >= -1e-6) & (x + v <= 1 + 1e-6)).all())
+        with torch.no_grad(), net.evaluating():
+            found[dtype] = float(F.cross_entropy(net(x + v), y))
+            bounds[dtype] = net.margins(box, y)
+    clean = float(F.cross_entropy(net.eval()(x), y).detach())
+    assert found[None] > clean + 0.05
+    assert found[torch.bfloat16] >= found[None] - 0.1 * (found[None] - clean)
+    assert torch.equal(*bounds.values())
+
+
+@pytest.mark.parametrize("what", UNSUITABLE)
+def test_networks_without_a_plan_are_attacked_in_bfloat16_too(what):
+    model = nn.Sequential(*(layer() for layer in UNSUITABLE[what]))
+    net, (x, _) = BoundedNet(model, torch.rand(2, *SHAPE)).eval(), batch()
+    exact = net.frozen()(x)
+    net.attack_dtype = torch.bfloat16
+    rounded = net.frozen()(x)
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns of its own code
+def test_compiled_and_not_are_the_same():
+    """Bounds and an attack's logits, with the gradients of both, within 1e-5."""
+    model, (x, y) = SMALL["conv"](), batch()
+    seen = []
+    wrapped(model)
+    for compiled in (False, True):
+        net = BoundedNet(copy.deepcopy(model), torch.rand(2, *SHAPE)).train()
+        if compiled:
+            net.compile()
+        z = x.clone().requires_grad_()
+        with net.evaluating():
+            logits = net.frozen()(z)
+        (slopes,) = torch.autograd.grad(F.cross_entropy(logits, y), z)
+        net(x)
+        margins = net.margins(Box.around(x, EPS), y)
+        before = net.preactivation_bounds(net._bounded_box)
+        (robust_cross_entropy(margins).mean() + before[0].upper.mean()).backward()
+        seen.append([logits, slopes, margins, *(p.grad.clone() for p in net.parameters())])
+    torch.testing.assert_close(*seen, atol=1e-5, rtol=1e-5)
+
+
+def test_without_a_compiler_there_is_one_clear_line(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no C++ compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
+    with pytest.raises(DependencyError, match=r"no C\+\+ compiler\); it needs .* --compile$"):
+        wrapped(SMALL["mlp"]()).compile()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "tf32"])
+def test_training_on_a_gpu_is_training_on_the_cpu(precision, compiled):
+    settings = resolve(
+        preset="digits", overrides=["train.epochs=1", f"train.precision={precision}"]
+    )
+    settings = replace(settings, train=replace(settings.train, compile=compiled))
+    records = {}
+    for device in ("cpu", "cuda"):
+        train = settings.train if device == "cuda" else replace(settings.train, precision="float32")
+        config = replace(settings, train=replace(train, compile=compiled and device == "cuda"))
+        net, loss = runs.build(config, torch.device(device))
+        images = data.load("digits", train=True, data_dir=Path("unused"))
+        records[device] = fit(net, loss, images, config).records[-1]
+    assert records["cuda"]["loss"] == pytest.approx(records["cpu"]["loss"], rel=0.05)

@@ -115,6 +115,7 @@ class SgdUap:
         device = net.parameters()[0].device
         best, most = torch.zeros(x.shape[1:], dtype=x.dtype, device=device), 0
         queue: list[Tensor] = []
+        logits = net.frozen()
 
         def measure(u: Tensor) -> None:
             nonlocal best, most
@@ -130,7 +131,7 @@ class SgdUap:
             batch = queue.pop()
             bar.update()
             moved = clamp(x[batch].to(device) + u, self.clip)
-            return self.loss(net(moved), y[batch].to(device))
+            return self.loss(logits(moved), y[batch].to(device))
 
         for _ in range(self.restarts if len(rows) else 0):
             last = ascend(

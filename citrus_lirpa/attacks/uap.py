@@ -90,6 +90,7 @@ class GroupAttack:
 
         Returns for each group the u of the step that broke most, and how many it broke.
         """
+        logits = net.frozen()
         weight = torch.empty(len(x), dtype=x.dtype, device=x.device).exponential_()
         shape = torch.Size([int(group[-1]) + 1, *x.shape[1:]])
         start = uniform_start(shape, 1.0, x).sign() * eps
@@ -98,7 +99,7 @@ class GroupAttack:
 
         def objective(u: Tensor) -> Tensor:
             nonlocal best, most
-            margins = logit_margins(net(clamp(x + u[group], self.clip)), y)
+            margins = logit_margins(logits(clamp(x + u[group], self.clip)), y)
             smallest = margins.min(dim=1).values
             broken = (smallest.detach() < 0).to(most.dtype)
             count = torch.zeros_like(most).index_add(0, group, broken)

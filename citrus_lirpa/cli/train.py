@@ -12,6 +12,7 @@ import torch
 
 from .. import _compat, config, data, report, runs, train
 from ..errors import InputError
+from ..precision import PRECISIONS, check_device
 from .options import choose_device, data_dir, device, download, quiet, show_bars
 
 
@@ -52,6 +53,16 @@ from .options import choose_device, data_dir, device, download, quiet, show_bars
     metavar="RUN",
     help="Begin with the weights of this run or checkpoint.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(list(PRECISIONS)),
+    help="bfloat16: in attacks only. tf32: in bounds too, on a GPU.  [default: float32]",
+)
+@click.option(
+    "--compile/--no-compile",
+    default=None,
+    help="Let torch.compile make the kernels: slow to start.  [default: --no-compile]",
+)
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events.")
 @data_dir
 @download
@@ -66,6 +77,8 @@ def train_command(
     out,
     resume,
     init_from,
+    precision,
+    compile,
     tensorboard,
     data_dir,
     download,
@@ -86,18 +99,21 @@ def train_command(
     """
     _compat.load()
     if resume is not None:
-        if preset or file or method or overrides or mode or out or init_from:
+        given = (preset, file, method, overrides, mode, out, init_from, precision)
+        if any(given) or compile is not None:
             raise InputError("--resume continues a run as it was begun; drop the other options")
         settings, folder = runs.resumable(resume), resume
     else:
         settings = config.resolve(
             preset=preset, file=file, method=method, mode=mode, overrides=overrides
         )
-        if init_from is not None:
-            warm = replace(settings.train, init_from=str(init_from.resolve()))
-            settings = replace(settings, train=warm)
+        source = None if init_from is None else str(init_from.resolve())
+        options = {"init_from": source, "precision": precision, "compile": compile}
+        options = {key: value for key, value in options.items() if value is not None}
+        settings = replace(settings, train=replace(settings.train, **options))
         folder = out or Path("runs") / f"{preset or file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     where = choose_device(device)
+    check_device(settings.train.precision, where)
     images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)
     net, loss = runs.build(settings, where)
     train.check_batches(loss, train.limited(images, settings), settings)

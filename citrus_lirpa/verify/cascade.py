@@ -16,11 +16,11 @@ from ..bounds import METHODS, BoundedNet, as_bounded_net
 from ..boxes import Box, Range, check_radius, clamp
 from ..errors import InputError, ModelError, SoundnessError, unknown
 from ..margins import check_labels
+from ..precision import float32_products, rounding_threshold
 from .bab import PROVED, Problems, branch_and_bound
 from .certificates import Certificates
 from .engine import ALPHA_STEPS, Engine, Images
 from .memory import allocations_fail_cleanly, in_batches, in_less_memory
-from .rounding import full_precision, rounding_threshold
 
 #: Bound methods, cheapest first, then branch and bound.
 STAGES = (*METHODS, "bab")
@@ -84,7 +84,7 @@ def certify(
     with (
         tqdm(total=len(x), unit="image", disable=not progress) as bar,
         net.evaluating(),
-        full_precision(),
+        float32_products(),
         allocations_fail_cleanly(x.device),
     ):
         engine = find_engine(net, eps, clip)

@@ -15,10 +15,10 @@ from ..boxes import Box, Range, clamp
 from ..errors import ModelError
 from ..margins import logit_margins, specification
 from ..pieces import Piece
+from ..precision import rounding_threshold
 from .ascent import Ascent, ascend_dual
 from .dual import DualBound, Relaxation
 from .lines import Lines
-from .rounding import rounding_threshold
 from .tighten import Bounds, in_float32, tighten, widened
 
 #: Steps of α-CROWN, and the first one's size.

@@ -14,13 +14,13 @@ from ..attacks import GroupAttack, GroupAttackResult
 from ..bounds import BoundedNet, as_bounded_net
 from ..boxes import Range, clamp
 from ..errors import InputError, unknown
+from ..precision import float32_products
 from .cascade import certify, find_engine
 from .certificates import Certificates, check_soundness
 from .engine import ALPHA_STEPS, Engine, Images
 from .memory import allocations_fail_cleanly, in_batches, in_less_memory
 from .milp import SOLVERS
 from .relational import Relation, relate
-from .rounding import full_precision
 
 #: The group stage: none, on fixed linear bounds, and with bounds optimised across inputs.
 RELATIONAL = ("none", "io", "cross")
@@ -123,7 +123,7 @@ def certify_uap(
     with (
         tqdm(desc="group attack", unit="group", disable=not progress) as bar,
         net.evaluating(),
-        full_precision(),
+        float32_products(),
         allocations_fail_cleanly(x.device),
     ):
         state.attack(attack, at_once, bar, state.groups.count(certificates.open).nonzero())
