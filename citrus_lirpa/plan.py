@@ -142,9 +142,10 @@ class _IntervalRelu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, centre: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-        lower, upper = (centre - radius).relu_(), (centre + radius).relu_()
+        # nothing in place: torch.compile (2.11) would then give wrong gradients, silently
+        lower, upper = (centre - radius).relu(), (centre + radius).relu()
         new_centre = torch.lerp(lower, upper, 0.5)
-        new_radius = upper.sub_(new_centre)
+        new_radius = upper - new_centre
         ctx.save_for_backward(new_centre, new_radius)
         return new_centre, new_radius
 
