@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import torch
 
-from .. import _compat, config, data, files, report, runs, subjects
+from .. import _compat, config, data, files, report, subjects
 from ..attacks import SgdUap, try_uap
 from ..bounds import BoundedNet
 from ..boxes import PIXELS
@@ -85,7 +85,7 @@ def attack_command(
     if split == "train":
         crafted_on = data.load(spec.name, train=True, data_dir=data_dir, download=download)
     net = BoundedNet(subject.model.to(where), torch.zeros(2, *spec.shape, device=where))
-    torch.set_num_threads(runs.choose_threads(net, subject.threads))
+    torch.set_num_threads(subject.threads or torch.get_num_threads())
     torch.manual_seed(seed)
     x = data.centre_crop(crafted_on.pixels(slice(0, limit)), spec)
     crafted = attack(net, x, crafted_on.labels[:limit], eps, progress=show_bars(quiet))

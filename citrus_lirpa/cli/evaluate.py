@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import torch
 
-from .. import _compat, config, data, files, report, runs, subjects, vnnlib
+from .. import _compat, config, data, files, report, subjects, vnnlib
 from ..bounds import BoundedNet
 from ..boxes import PIXELS
 from ..errors import Interrupted
@@ -141,7 +141,7 @@ def eval_command(
     where = choose_device(device)
     images = data.load(spec.name, train=False, data_dir=data_dir, download=download)
     net = BoundedNet(subject.model.to(where), torch.zeros(2, *spec.shape, device=where))
-    torch.set_num_threads(runs.choose_threads(net, subject.threads))
+    torch.set_num_threads(subject.threads or torch.get_num_threads())
     torch.manual_seed(seed)
     protocol = Protocol(
         eps=subject.eps,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -243,9 +244,19 @@ class _Adjoint:
         )
 
 
+#: Of each piece the last adjoint made: the next batch often has as many rows, and making one
+#: costs as much as using it.
+_LAST: WeakKeyDictionary[Piece, tuple[tuple, _Adjoint]] = WeakKeyDictionary()
+
+
 def _adjoints(pieces: Sequence[Piece], x: Tensor) -> list[_Adjoint]:
     shapes = {INPUT: tuple(x.shape[1:]), **{k: p.shape for k, p in enumerate(pieces)}}
-    return [
-        _Adjoint(piece, [x.new_zeros(len(x), *shapes[s]) for s in piece.sources])
-        for piece in pieces
-    ]
+    wanted = len(x), x.dtype, x.device
+    adjoints = []
+    for piece in pieces:
+        last, adjoint = _LAST.get(piece, (None, None))
+        if last != wanted:
+            adjoint = _Adjoint(piece, [x.new_zeros(len(x), *shapes[s]) for s in piece.sources])
+            _LAST[piece] = wanted, adjoint
+        adjoints.append(adjoint)
+    return adjoints
