@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from . import _compat
-from .boxes import Box
+from .boxes import Box, Interval
 from .errors import DependencyError, InputError, unknown
 from .margins import check_labels, specification, wrong_classes
 from .pieces import INPUT, Piece, affine_pieces
-from .plan import Interval, Plan, make_plan, margin_bounds
+from .plan import Plan, make_plan, margin_bounds
 from .selfcheck import self_check
 from .tails import Tail
 from .wrapping import (
@@ -60,6 +60,7 @@ class BoundedNet:
     def __init__(self, model: nn.Module, example: Tensor | None = None):
         lirpa = _compat.load()
         self._bounded_box: Box | None = None
+        self._inputs: Interval | None = None  # of the last interval pass, normalised
         self._before: list[Interval] | None = None
         if isinstance(model, lirpa.BoundedModule):
             _compat.repair_options(model)
@@ -184,10 +185,25 @@ class BoundedNet:
         Those of the last pass where it was on this very box; else IBP's, computed.
         """
         if self._bounded_box is not box:
-            self._lower_bounds(box, None, "ibp")
+            if self._plan is None:
+                self._lower_bounds(box, None, "ibp")
+            else:
+                self._propagate(box)
         if self._before is not None:
-            return [Box(centre - radius, centre + radius) for centre, radius in self._before]
+            return [interval.box() for interval in self._before]
         return [Box(n.inputs[0].lower, n.inputs[0].upper) for n in relu_nodes(self.bounded)]
+
+    def preactivation_intervals(self, box: Box) -> list[Interval]:
+        """The same bounds as centre and radius, which is what interval bounds are kept as."""
+        if self._bounded_box is box and self._before is not None:
+            return self._before
+        return [Interval.of(bounds) for bounds in self.preactivation_bounds(box)]
+
+    def input_interval(self, box: Box) -> Interval:
+        """``input_box`` as centre and radius."""
+        if self._bounded_box is box and self._inputs is not None:
+            return self._inputs
+        return Interval.of(self.input_box(box))
 
     def input_box(self, box: Box) -> Box:
         """The box as the first layer after normalisation sees it."""
@@ -222,16 +238,21 @@ class BoundedNet:
         return [n.inputs[1].param for n in nodes(self.bounded) if fed_by_addition(n)]
 
     def _interval_margins(self, box: Box, y: Tensor) -> Tensor:
+        last_layer, inputs = self._propagate(box)
+        return margin_bounds(last_layer, inputs, y).gather(1, wrong_classes(y, self.classes))
+
+    def _propagate(self, box: Box) -> tuple[tuple[Tensor, Tensor | None], Interval]:
+        """Weight and bias of the last layer, and interval bounds of its inputs."""
         self._check_box(box)
         weights = self._plan.weights()
-        inputs = Interval.of(self.input_box(box))
-        self._before, last = self._intervals(self._plan, weights, inputs)
+        self._inputs = Interval.of(self.input_box(box))
+        self._before, last = self._intervals(self._plan, weights, self._inputs)
         self._bounded_box = box
-        return margin_bounds(weights[-1], last, y).gather(1, wrong_classes(y, self.classes))
+        return weights[-1], last
 
     def _lower_bounds(self, box: Box, c: Tensor | None, method: str) -> Tensor:
         self._check_box(box)
-        self._bounded_box = self._before = None
+        self._bounded_box = self._inputs = self._before = None
         with explained(f"method '{method}'"):
             if method in ("ibp", "crown-ibp"):
                 lower = self._compute(box, c, method)

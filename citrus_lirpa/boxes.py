@@ -56,6 +56,21 @@ class Box(NamedTuple):
         return Box(self.lower[index], self.upper[index])
 
 
+class Interval(NamedTuple):
+    """The same kind of box by its middle: all z with |z - centre| <= radius, elementwise."""
+
+    centre: Tensor
+    radius: Tensor
+
+    @staticmethod
+    def of(box: Box) -> Interval:
+        centre = torch.lerp(box.lower, box.upper, 0.5)
+        return Interval(centre, box.radius)
+
+    def box(self) -> Box:
+        return Box(self.centre - self.radius, self.centre + self.radius)
+
+
 def clamp(x: Tensor, limits: Range | None) -> Tensor:
     """``x`` cut to ``limits`` (numbers or broadcastable tensors); unchanged for None."""
     if limits is None:

@@ -10,30 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .boxes import Box
+from .boxes import Interval
 from .pieces import computed, constant_value, operations
 from .wrapping import input_node
 
 #: Weight and bias of each affine step.
 Weights = list[tuple[Tensor, Tensor | None]]
-
-
-class Interval(NamedTuple):
-    """The box of all z with |z - centre| <= radius, elementwise."""
-
-    centre: Tensor
-    radius: Tensor
-
-    @staticmethod
-    def of(box: Box) -> Interval:
-        centre = torch.lerp(box.lower, box.upper, 0.5)
-        return Interval(centre, box.upper - centre)
 
 
 @dataclass(frozen=True)

@@ -225,8 +225,9 @@ class _Trainer:
         penalty = terms.total.new_zeros(())
         weight = self.train.shi * (1 - self._ramp())
         if weight > 0:
-            bounds = self.net.preactivation_bounds(terms.box)
-            penalty = penalty + weight * shi_regulariser(self.net.input_box(terms.box), bounds)
+            bounds = self.net.preactivation_intervals(terms.box)
+            inputs = self.net.input_interval(terms.box)
+            penalty = penalty + weight * shi_regulariser(inputs, bounds)
         if self.train.l1 > 0:
             penalty = penalty + self.train.l1 * l1_norm(self.weights)
         return penalty

@@ -12,9 +12,10 @@ from reference import SHAPE, batch, model_names, wrapped
 from torch import nn
 
 from citrus_lirpa import PGD, BoundedNet, Box, _compat, data, fit, robust_cross_entropy, runs
+from citrus_lirpa.boxes import Interval
 from citrus_lirpa.config import resolve
 from citrus_lirpa.errors import DependencyError
-from citrus_lirpa.plan import Interval, laid_out, make_plan
+from citrus_lirpa.plan import laid_out, make_plan
 
 EPS = 0.05
 
