@@ -45,6 +45,7 @@ from citrus_lirpa.models import build_model
 
 EPS, RATIO, PARTNERS, STEPS = 8 / 255, 0.7, 4, 20
 SHAPE = (3, 32, 32)
+_WIDE = 10  # columns
 #: Batch and pairing of the two modes.
 MODES = {"paper": (5, Groups(5)), "large": (128, Shifts(PARTNERS))}
 
@@ -65,9 +66,12 @@ def images(batch: int, device: str):
 class Subject:
     """A bounded network, its optimiser and a batch: what steps are made of."""
 
-    def __init__(self, name: str, batch: int, device: str):
+    def __init__(self, name: str, batch: int, device: str, *, dtype=None, compiled=False):
         self.x, self.y = images(batch, device)
         self.net = BoundedNet(model(name).to(device), self.x[:2]).train()
+        self.net.attack_dtype = dtype
+        if compiled:
+            self.net.compile()
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=5e-4)
 
     def step(self, loss: nn.Module) -> Step:
@@ -112,20 +116,23 @@ def ratio(seconds: dict[str, list[float]], a: str, b: str) -> float:
 # -- the tables -------------------------------------------------------------------------
 
 
-def whole_steps(name: str, mode: str, batch: int, rounds: int, device: str) -> dict:
+def whole_steps(name: str, mode: str, batch: int, rounds: int, device: str, compiled: bool) -> dict:
     """CITRUS beside the floor, the double loop, and other methods at the same batch."""
     pairing = MODES[mode][1]
-    subject = Subject(name, batch, device)
+    subject, citrus = Subject(name, batch, device), Citrus(RATIO, pairing=pairing)
     bare = model(name).to(device).train()
     floor = Floor(bare, attack_steps=STEPS, partners=PARTNERS, eps=(1 - RATIO) * EPS)
     steps = {
-        "citrus": subject.step(Citrus(RATIO, pairing=pairing)),
+        "citrus": subject.step(citrus),
         "floor": lambda: floor.step(subject.x, subject.y, RATIO * EPS),
         "sabr": subject.step(Sabr(RATIO)),
         "ibp": subject.step(Ibp()),
         "pgd": subject.step(Adversarial()),
-        "citrus, 8 PGD steps": subject.step(Citrus(RATIO, pairing=pairing, attack=PGD(8))),
+        "bfloat16": Subject(name, batch, device, dtype=torch.bfloat16).step(citrus),
+        "8 PGD steps": subject.step(Citrus(RATIO, pairing=pairing, attack=PGD(8))),
     }
+    if compiled:
+        steps["compiled"] = Subject(name, batch, device, compiled=True).step(citrus)
     if mode == "paper":
         steps["double loop"] = subject.literally(pairing)
     if importlib.util.find_spec("CTRAIN"):
@@ -136,7 +143,10 @@ def whole_steps(name: str, mode: str, batch: int, rounds: int, device: str) -> d
     row["citrus / floor"] = ratio(seconds, "citrus", "floor")
     for other in ("sabr", "ibp", "pgd"):
         row[f"citrus / {other}"] = ratio(seconds, "citrus", other)
-    row["citrus, 8 PGD steps / sabr"] = ratio(seconds, "citrus, 8 PGD steps", "sabr")
+    for option in ("8 PGD steps", "bfloat16", "compiled"):
+        if option in steps:
+            row[f"{option} / citrus"] = ratio(seconds, option, "citrus")
+    row["8 PGD steps / sabr"] = ratio(seconds, "8 PGD steps", "sabr")
     if "double loop" in steps:
         row["double loop / citrus"] = ratio(seconds, "double loop", "citrus")
     if "sabr of CTRAIN" in steps:
@@ -327,13 +337,14 @@ def ctrain_sabr(name: str, batch: int, device: str) -> Step:
 
 
 def markdown(rows: list[dict]) -> str:
-    titles = list(dict.fromkeys(key for row in rows for key in row))
-    lines = ["| " + " | ".join(titles) + " |", "|" + " --- |" * len(titles)]
-    for row in rows:
-        cells = [row.get(title, "-") for title in titles]
-        cells = [f"{c:.3g}" if isinstance(c, float) else str(c) for c in cells]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    """A row for each of ``rows``, or, where they hold many values, a column."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    table = [keys, *([row.get(key, "-") for key in keys] for row in rows)]
+    if len(keys) > _WIDE:
+        table = [list(column) for column in zip(*table, strict=True)]
+    cells = [[f"{c:.3g}" if isinstance(c, float) else str(c) for c in line] for line in table]
+    title, *rest = ("| " + " | ".join(line) + " |" for line in cells)
+    return "\n".join([title, "|" + " --- |" * len(cells[0]), *rest])
 
 
 @click.command()
@@ -342,9 +353,10 @@ def markdown(rows: list[dict]) -> str:
 @click.option("--threads", default=1, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--large-batch", default=128, show_default=True, help="Of large mode.")
+@click.option("--compile", "compiled", is_flag=True, help="Also time --compile.")
 @click.option("--quick", is_flag=True, help="Small batches, fewer rounds, ConvSmall alone.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the rows here.")
-def main(models, rounds, threads, device, large_batch, quick, file) -> None:
+def main(models, rounds, threads, device, large_batch, compiled, quick, file) -> None:
     torch.set_num_threads(threads)
     if quick:
         models, rounds, large_batch = "convsmall", 1, 16
@@ -363,7 +375,7 @@ def main(models, rounds, threads, device, large_batch, quick, file) -> None:
         f"{_compat.load().version}; {time.strftime('%Y-%m-%d')}"
     )
     click.echo(machine)
-    add("Steps", [whole_steps(*case, rounds, device) for case in cases])
+    add("Steps", [whole_steps(*case, rounds, device, compiled) for case in cases])
     boxes = (20, 4 * large_batch)
     add("IBP, forward and backward",
         [interval_passes(n, b, rounds, device) for n in names for b in boxes])  # fmt: skip

@@ -80,4 +80,4 @@ def _ratio_penalty(ratio: Tensor) -> Tensor:
 
 def l1_norm(parameters: Iterable[Tensor]) -> Tensor:
     """Σ|w| over all weights of two or more dimensions."""
-    return torch.stack([p.abs().sum() for p in parameters if p.ndim > 1]).sum()
+    return torch.stack([torch.linalg.vector_norm(p, 1) for p in parameters if p.ndim > 1]).sum()
