@@ -417,6 +417,9 @@ def said(status: int, output: str, expected: int) -> str:
         (["--preset", "digits", "--init-from", "none"], 1, ["none does not exist"]),
         (["--preset", "digits", "--init-from", "."], 1, ["checkpoint.pt", "run folder"]),
         (["--preset", "digits", "--device", "tpu"], 2, ["'tpu'", "--device cpu"]),
+        (["--preset", "digits", "--precision", "fp8"], 2, ["'fp8'", "'bfloat16'"]),
+        (["--preset", "digits", *sets("train.precision=bf16")], 2, ["'bf16'", "'bfloat16'"]),
+        (["--preset", "digits", "--precision", "tf32", "--device", "cpu"], 2, ["GPU", "bfloat16"]),
         (["--preset", "digits", "--device", "xla"], 2, ["'xla'", "--device cpu"]),
         (["--preset", "digits", *sets("model.name=convsmall")], 2, ["8x8", "mlp"]),
         (["--preset", "digits", *sets("data.crop=9")], 2, ["crop 9", "8 pixels"]),
@@ -511,7 +514,8 @@ def test_resume_refuses(trained, tmp_path):
     folder, _ = trained
     for more in (["--preset", "digits"], sets("train.epochs=9"), ["--mode", "paper"],
                  ["--out", tmp_path / "x"], ["--config", "x.toml"], ["--method", "ibp"],
-                 ["--init-from", folder]):  # fmt: skip
+                 ["--init-from", folder], ["--precision", "float32"],
+                 ["--no-compile"]):  # fmt: skip
         assert "--resume" in said(*run("train", "--resume", folder, *more), 2)
     for path in (tmp_path, tmp_path / "none"):
         line = said(*run("train", "--resume", path), 1)
