@@ -38,6 +38,7 @@ from citrus_lirpa import (
     Sabr,
     Shifts,
     _compat,
+    allocator,
     cross_input_boxes,
     robust_cross_entropy,
 )
@@ -268,6 +269,7 @@ def peak_gib(kind: str, name: str, mode: str, batch: int, device: str, threads: 
 
 def _peak(kind: str, name: str, mode: str, batch: int, device: str, threads: int) -> float:
     torch.set_num_threads(threads)
+    allocator.keep_freed_memory()
     before = highest_memory()
     x, y = images(batch, device)
     if kind == "floor":
@@ -349,6 +351,7 @@ def markdown(rows: list[dict]) -> str:
 
 @click.command()
 @click.option("--models", default="convsmall,cnn7", show_default=True)
+@click.option("--modes", default="paper,large", show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
@@ -356,12 +359,13 @@ def markdown(rows: list[dict]) -> str:
 @click.option("--compile", "compiled", is_flag=True, help="Also time --compile.")
 @click.option("--quick", is_flag=True, help="Small batches, fewer rounds, ConvSmall alone.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the rows here.")
-def main(models, rounds, threads, device, large_batch, compiled, quick, file) -> None:
+def main(models, modes, rounds, threads, device, large_batch, compiled, quick, file) -> None:
     torch.set_num_threads(threads)
+    allocator.keep_freed_memory()  # as citrus-lirpa train does
     if quick:
         models, rounds, large_batch = "convsmall", 1, 16
     names = models.split(",")
-    batches = {"paper": 5, "large": large_batch}
+    batches = {mode: {"paper": 5, "large": large_batch}[mode] for mode in modes.split(",")}
     cases = [(name, mode, batch) for name in names for mode, batch in batches.items()]
     tables: dict[str, list[dict]] = {}
 
@@ -376,7 +380,7 @@ def main(models, rounds, threads, device, large_batch, compiled, quick, file) ->
     )
     click.echo(machine)
     add("Steps", [whole_steps(*case, rounds, device, compiled) for case in cases])
-    boxes = (20, 4 * large_batch)
+    boxes = [4 * batch for batch in batches.values()]
     add("IBP, forward and backward",
         [interval_passes(n, b, rounds, device) for n in names for b in boxes])  # fmt: skip
     add("Where the time goes", [stages(*case, rounds, device) for case in cases])

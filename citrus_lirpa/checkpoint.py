@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from . import zoo
 from .config import RunConfig
 from .data import DatasetSpec, find_spec
 from .errors import CheckpointError, InputError
@@ -27,7 +28,9 @@ def save(path: Path, config: RunConfig, state: dict[str, Any]) -> None:
 
 
 def find(path: Path) -> Path:
-    """The checkpoint file of a run folder, or ``path`` itself if it is a file."""
+    """The checkpoint file of a run folder or of ``zoo:NAME``, or ``path`` if it is a file."""
+    if zoo.is_name(path):
+        return zoo.find(path)
     if path.is_dir():
         if not (path / FILE_NAME).is_file():
             raise CheckpointError(f"{path} holds no {FILE_NAME}; expected a run folder")

@@ -63,7 +63,8 @@ def attack_command(
     device,
     quiet,
 ) -> None:
-    """Craft a universal perturbation: PATH is a run folder, a checkpoint or an ONNX file.
+    """Craft a universal perturbation: PATH is a run folder, a checkpoint, zoo:NAME or an ONNX
+    file.
 
     Finds one perturbation of all images, or one of each class, by SGD-UAP, and tells how
     many test images it breaks. Writes uap.pt (the perturbation), uap.json and uap.png.

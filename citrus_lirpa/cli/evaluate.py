@@ -122,7 +122,8 @@ def eval_command(
     device,
     quiet,
 ) -> None:
-    """Certify a trained network: PATH is a run folder, a checkpoint or an ONNX file.
+    """Certify a trained network: PATH is a run folder, a checkpoint, zoo:NAME or an ONNX
+    file.
 
     Reports standard accuracy, individually certified accuracy, and the certified average
     UAP accuracy over consecutive groups of test images, between a lower bound (proved) and

@@ -50,10 +50,10 @@ def export_command(
 ) -> None:
     """Write a network and its images' robustness as ONNX and VNN-LIB, for other verifiers.
 
-    PATH is a run folder, a checkpoint or an ONNX file. --out receives model.onnx, one property
-    for each image that the network classifies correctly ("sat": a counterexample exists), and
-    instances.csv, as in VNN-COMP, which α,β-CROWN and other verifiers take. Put their results
-    into results.csv there.
+    PATH is a run folder, a checkpoint, zoo:NAME or an ONNX file. --out receives model.onnx, one
+    property for each image that the network classifies correctly ("sat": a counterexample
+    exists), and instances.csv, as in VNN-COMP, which α,β-CROWN and other verifiers take. Put
+    their results into results.csv there.
 
     \b
     citrus-lirpa export runs/digits --limit 20 --out exported

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import torch
 
-from .. import _compat, config, data, report, runs, train
+from .. import _compat, allocator, checkpoint, config, data, report, runs, train
 from ..errors import InputError
 from ..precision import PRECISIONS, check_device
 from .options import choose_device, data_dir, device, download, quiet, show_bars
@@ -51,7 +51,7 @@ from .options import choose_device, data_dir, device, download, quiet, show_bars
     "--init-from",
     type=click.Path(path_type=Path),
     metavar="RUN",
-    help="Begin with the weights of this run or checkpoint.",
+    help="Begin with the weights of this run, checkpoint or zoo:NAME.",
 )
 @click.option(
     "--precision",
@@ -107,11 +107,12 @@ def train_command(
         settings = config.resolve(
             preset=preset, file=file, method=method, mode=mode, overrides=overrides
         )
-        source = None if init_from is None else str(init_from.resolve())
+        source = None if init_from is None else str(checkpoint.find(init_from).resolve())
         options = {"init_from": source, "precision": precision, "compile": compile}
         options = {key: value for key, value in options.items() if value is not None}
         settings = replace(settings, train=replace(settings.train, **options))
         folder = out or Path("runs") / f"{preset or file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    allocator.keep_freed_memory()
     where = choose_device(device)
     check_device(settings.train.precision, where)
     images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)
