@@ -1,4 +1,4 @@
-"""Puts an evaluated run into the model zoo: weights alone, their checksum, the evaluation.
+"""Puts an evaluated run into the model zoo: weights alone, their checksum, what was certified.
 
     python benchmarks/add_to_zoo.py runs/mnist mnist-0.1-convsmall
 
@@ -36,6 +36,8 @@ def main(run, name, data_dir) -> None:
     if file.stat().st_size > LARGEST:
         file.unlink()
         raise click.ClickException(f"{run} is too large for the package; see {LARGEST} bytes")
+    for of_single_images in ("verdicts", "image_seconds", "groups"):
+        del evaluation[of_single_images]
     evaluation["run"] = f"{zoo.PREFIX}{name}"
     (FOLDER / f"{name}.json").write_text(json.dumps(evaluation, indent=2) + "\n", "utf-8")
     index = FOLDER / zoo.INDEX

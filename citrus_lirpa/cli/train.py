@@ -10,7 +10,7 @@ from typing import Any
 import click
 import torch
 
-from .. import _compat, allocator, checkpoint, config, data, report, runs, train
+from .. import _compat, allocator, config, data, report, runs, train, zoo
 from ..errors import InputError
 from ..precision import PRECISIONS, check_device
 from .options import choose_device, data_dir, device, download, quiet, show_bars
@@ -107,8 +107,13 @@ def train_command(
         settings = config.resolve(
             preset=preset, file=file, method=method, mode=mode, overrides=overrides
         )
-        source = None if init_from is None else str(checkpoint.find(init_from).resolve())
-        options = {"init_from": source, "precision": precision, "compile": compile}
+        if init_from is not None and not zoo.is_name(init_from):
+            init_from = init_from.resolve()
+        options = {
+            "init_from": init_from and str(init_from),
+            "precision": precision,
+            "compile": compile,
+        }
         options = {key: value for key, value in options.items() if value is not None}
         settings = replace(settings, train=replace(settings.train, **options))
         folder = out or Path("runs") / f"{preset or file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
