@@ -18,7 +18,7 @@ COMMANDS = {
     "attack": ("attack", "Craft a universal perturbation."),
     "sweep": ("sweep", "Train, evaluate and compare every combination of a TOML file."),
     "export": ("export", "Write a network and its images' robustness as ONNX and VNN-LIB."),
-    "doctor": ("doctor", "Versions, device, data sets, and a check that bounds can be trusted."),
+    "doctor": ("doctor", "Versions, device, data sets, and a check of the bounds."),
 }
 
 
