@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-matrix lint clean
 
 demo: .venv/ready
 	$(BIN)/citrus-lirpa train --preset digits --out $(RUN)
@@ -11,6 +11,11 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+# The oldest and newest versions that setup.cfg allows; put auto_LiRPA's checkout on PYTHONPATH to
+# have it tested too. `make test-matrix ROWS="oldest newest"` runs these rows only.
+test-matrix:
+	$(PYTHON) tests/matrix.py $(ROWS)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -24,4 +29,4 @@ lint: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .matrix build *.egg-info
