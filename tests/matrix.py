@@ -60,9 +60,8 @@ def install(row: Row, folder: Path) -> Path:
     if not ready.exists():
         call(sys.executable, "-m", "venv", "--clear", folder)
         constraints = ("--constraint", ROOT / "constraints.txt") if row.constrained else ()
-        call(
-            python, "-m", "pip", "install", *constraints, *row.torch, "--editable", f"{ROOT}[test]"
-        )
+        pip = (python, "-m", "pip", "install")
+        call(*pip, *constraints, *row.torch, "--editable", f"{ROOT}[test]")
         if row.upstream:
             call(*pip, *UPSTREAM_NEEDS)
         else:
