@@ -37,7 +37,11 @@ class _Group(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        if name not in _SHARED and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        if (
+            name not in _SHARED
+            and "RANK" in os.environ
+            and os.environ.get("WORLD_SIZE", "1") != "1"
+        ):
             raise _one_line(
                 f"{name} is the work of one process; leave out torchrun, which is for "
                 f"{', '.join(_SHARED)}",
