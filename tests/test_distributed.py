@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,11 +27,11 @@ class Processes:
     """The same command in several processes that find each other, as torchrun starts them."""
 
     def __init__(self, *command: object, count: int = 2):
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port = found.getsockname()[1]
+        self.store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True)
         shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1",
-                  "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+                  "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.store.port),
+                  "TORCHELASTIC_USE_AGENT_STORE": "True",
+                  "TORCHELASTIC_RESTART_COUNT": "0"}  # fmt: skip
         self.all = [
             subprocess.Popen(
                 [sys.executable, "-W", "error", *map(str, command)],
