@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .bounds import BoundedNet
 from .data import DatasetSpec, Split, centre_crop
+
+
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """Running means and variances of all BatchNorm layers, as they are shared with ``module``."""
+    return [value for m in _norms(module) for value in (m.running_mean, m.running_var)]
 
 
 @torch.no_grad()
@@ -16,7 +21,7 @@ def precise_batchnorm(net: BoundedNet, data: Split, spec: DatasetSpec) -> None:
     Statistics gathered five inputs at a time, as in the paper's batches, are too noisy to
     evaluate with. The training mode is restored.
     """
-    norms = [m for m in net.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = _norms(net.module)
     if not norms:
         return
     momenta = [m.momentum for m in norms]
@@ -32,3 +37,7 @@ def precise_batchnorm(net: BoundedNet, data: Split, spec: DatasetSpec) -> None:
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
     net.module.train(before)
+
+
+def _norms(module: nn.Module) -> list[nn.Module]:
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

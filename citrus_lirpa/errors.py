@@ -42,6 +42,10 @@ class DependencyError(CitrusError):
     """auto_LiRPA (or another library) is missing or of an unsupported version."""
 
 
+class DistributedError(CitrusError):
+    """The processes of one job did not find each other, or lost one of them."""
+
+
 class NonFiniteLossError(CitrusError):
     """Training produced a NaN or infinite loss or gradient."""
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import checkpoint, files
+from . import checkpoint, distributed, files
 from .attacks import kappa
-from .batchnorm import precise_batchnorm
+from .batchnorm import precise_batchnorm, running_statistics
 from .bounds import BoundedNet
 from .config import RunConfig, TrainConfig
 from .data import Split, augment, batches, divide
@@ -45,8 +45,9 @@ class History:
 
     Keys: epoch, step, eps (in pixels, at the end), lr, loss, accuracy and certified
     (shares of the training batches; certified: of the boxes bounded), regulariser, kappa
-    (:func:`attacks.kappa` of the last batch and the perturbations found for it, within ε),
-    seconds. None stands for what the loss does not have.
+    (:func:`attacks.kappa` of the last batch and the perturbations found for it, within ε; the
+    highest of its parts where processes share it), seconds. None stands for what the loss does
+    not have.
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -76,8 +77,17 @@ def check_batches(loss: nn.Module, data: Split, config: RunConfig) -> None:
             f"train.batch_size is {size}, but there are only {len(data)} "
             "training images; use a smaller batch"
         )
+    part = distributed.own_part(size, "train.batch_size")
     if hasattr(loss, "check_batch_size"):
-        loss.check_batch_size(size)
+        try:
+            loss.check_batch_size(part.stop - part.start)
+        except InputError as error:
+            if distributed.size() == 1:
+                raise
+            raise InputError(
+                f"train.batch_size is {size}, so each of {distributed.size()} processes takes "
+                f"{part.stop - part.start} inputs a step: {error}"
+            ) from error
 
 
 def warm_start(net: BoundedNet, config: RunConfig) -> None:
@@ -105,11 +115,18 @@ def fit(
     very weights of one that was not. Raises Interrupted on Ctrl-C or SIGTERM after
     saving, and NonFiniteLossError, keeping the last good checkpoint. ``on_epoch`` gets
     each record as it is made.
+
+    Processes that came together (:mod:`.distributed`) share each batch: every one takes its
+    rows, pairs inputs among them and has BatchNorm statistics of its own; gradients, running
+    statistics and metrics are averaged every step. Where the loss is a mean over inputs and
+    partners lie within the rows, and without BatchNorm, the weights are those of one process
+    up to rounding. The first one alone writes and calls ``on_epoch``.
     """
     data = training_part(data, config)
     check_batches(loss, data, config)
     trainer = _Trainer(net, loss, data, config, folder)
     trainer.resume()
+    distributed.copy_from_leader([*net.parameters(), *net.module.buffers()])
     with stop_requests() as stop, trainer.precision():
         trainer.run(stop, progress, on_epoch or (lambda record: None))
     return trainer.history
@@ -125,10 +142,12 @@ class _Trainer:
         self.spec = checkpoint.data_spec(config)
         self.config, self.train, self.folder = config, config.train, folder
         self.weights = [p for p in net.parameters() if p.requires_grad]
+        self.statistics = running_statistics(net.module)
         self.device = self.weights[0].device
         self.data = Split(data.images.to(self.device), data.labels.to(self.device))
         self.optimiser = torch.optim.Adam(self.weights, lr=self.train.lr, fused=True)
         self.per_epoch = len(data) // self.train.batch_size
+        self.rows = distributed.own_part(self.train.batch_size, "train.batch_size")
         self.order: Tensor | None = None  # this epoch's batches
         self.at = _Progress()
         self.kappa: int | None = None
@@ -157,7 +176,7 @@ class _Trainer:
         bar = tqdm(
             total=total,
             initial=self.at.step,
-            disable=not progress,
+            disable=not (progress and distributed.leads()),
             unit="step",
             desc=self.config.loss["name"],
             dynamic_ncols=True,
@@ -171,11 +190,14 @@ class _Trainer:
                 bar.set_postfix_str(self._summary(), refresh=False)
                 ended = self.at.step % self.per_epoch == 0
                 if ended:
-                    on_epoch(self._end_epoch())
-                if ended or stop() or time.monotonic() - saved > _SAVE_EVERY_SECONDS:
+                    record = self._end_epoch()
+                    if distributed.leads():
+                        on_epoch(record)
+                (stopping,) = distributed.highest(stop())
+                if ended or stopping or time.monotonic() - saved > _SAVE_EVERY_SECONDS:
                     self.save()
                     saved = time.monotonic()
-                if stop():
+                if stopping:
                     raise Interrupted(self._resume_hint())
         if not self.finished:
             if self.train.precise_bn:
@@ -193,12 +215,15 @@ class _Trainer:
         eps = self.train.max_eps * self._ramp()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.train, self.at.step / self.per_epoch)
-        terms = self.loss(self.net, x, y, eps)
-        penalty = self._penalty(terms)
-        self.optimiser.zero_grad(set_to_none=True)
-        (terms.total + penalty).backward()
+        with distributed.shared_batch():
+            terms = self.loss(self.net, x, y, eps)
+            penalty = self._penalty(terms)
+            self.optimiser.zero_grad(set_to_none=True)
+            (terms.total + penalty).backward()
+        distributed.average([p.grad for p in self.weights if p.grad is not None])
+        distributed.average(self.statistics)
         norm = nn.utils.clip_grad_norm_(self.weights, self.train.grad_clip)
-        values = _measure(terms, penalty, norm, y)
+        values = distributed.means(_measure(terms, penalty, norm, y))
         self._check_finite(values["loss"] + values["regulariser"], "loss")
         self._check_finite(values.pop("gradient"), "gradient")
         self.optimiser.step()
@@ -211,7 +236,8 @@ class _Trainer:
         # seeded by the step, so that a resumed run draws what the whole run draws
         generator = torch.Generator().manual_seed(self.train.seed * 1_000_003 + self.at.step)
         index = index.to(self.device)
-        return augment(self.data.pixels(index), self.spec, generator), self.data.labels[index]
+        x = augment(self.data.pixels(index), self.spec, generator)  # as for one process
+        return x[self.rows], self.data.labels[index[self.rows]]
 
     def _ramp(self) -> float:
         return ramp(
@@ -257,7 +283,8 @@ class _Trainer:
         if terms.perturbations is None:
             return None
         v = terms.perturbations[:_KAPPA_PERTURBATIONS].clamp(-eps, eps)  # attacks may reach further
-        return kappa(self.net, x, y, v, getattr(self.loss, "clip", None))
+        own = kappa(self.net, x, y, v, getattr(self.loss, "clip", None))
+        return int(distributed.highest(own)[0])
 
     def _means(self) -> dict[str, float | None]:
         sums = self.at.sums
@@ -291,7 +318,7 @@ class _Trainer:
     # -- saving and resuming --
 
     def save(self) -> None:
-        if self.folder is None:
+        if self.folder is None or not distributed.leads():
             return
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":

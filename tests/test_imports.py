@@ -35,7 +35,7 @@ LAYERS = [
     ["_quiet"],
     ["_hook", "schedules", "margins", "boxes", "tables", "data", "models", "precision"],
     ["allocator", "readers", "records", "zoo", "processes", "files"],
-    ["interrupts"],
+    ["interrupts", "distributed"],
     ["errors", "_version"],
 ]
 LEVEL = {unit: -i for i, row in enumerate(LAYERS) for unit in row}

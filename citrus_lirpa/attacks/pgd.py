@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import distributed
 from ..bounds import as_bounded_net
 from ..boxes import PIXELS, Box, Range, Scalar, check_radius
 from ..errors import InputError
@@ -81,6 +82,12 @@ class PGD:
 
         lower, upper = Box.around(x, eps, self.clip)
 
+        def start() -> Tensor:
+            shares = distributed.own_rows(
+                lambda rows: uniform_start(torch.Size([rows, *x.shape[1:]]), 1.0, x), len(x)
+            )
+            return x + shares * eps
+
         def project(z: Tensor) -> Tensor:
             return torch.clamp(z, lower, upper)
 
@@ -94,7 +101,7 @@ class PGD:
                 ascend(
                     lambda z: losses(z).sum(),
                     project,
-                    x + uniform_start(x.shape, eps, x),
+                    start(),
                     self.step_size * eps,
                     self.steps,
                 )

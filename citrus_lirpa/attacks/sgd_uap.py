@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .. import distributed
 from ..bounds import BoundedNet, as_bounded_net
 from ..boxes import Range, Scalar, check_radius, clamp
 from ..errors import InputError
@@ -84,7 +85,9 @@ class SgdUap:
     ) -> UapResult:
         """x: (N, ...) images in [0, 1], on any device; y: (N,). Torch's seed decides all.
 
-        Only images classified correctly without u are used. Raises InputError on bad values.
+        Only images classified correctly without u are used. Processes that came together
+        (:mod:`.distributed`) share the restarts, and all get what one process finds. Raises
+        InputError on bad values.
         """
         check_radius(eps, "ε")
         net = as_bounded_net(net)
@@ -95,11 +98,26 @@ class SgdUap:
         groups = torch.arange(net.classes).unsqueeze(1) == y.cpu()
         groups = groups if self.per_class else torch.ones_like(groups[:1])
         rows = [(group & (clean == y).cpu()).nonzero().squeeze(1).to(x.device) for group in groups]
-        steps = self.restarts * sum(self._steps(len(r)) for r in rows)
-        shown = tqdm(total=steps, desc="sgd-uap", unit="step", disable=not progress)
-        with net.evaluating(), shown as bar:
-            u = torch.stack([self._craft(net, x, y, r, eps, bar) for r in rows])
-        return try_uap(net, x, y, u, clip=self.clip)
+        steps = [self._steps(len(r)) for r in rows for _ in range(self.restarts)]
+        device = net.parameters()[0].device
+        shown = tqdm(total=sum(steps), desc="sgd-uap", unit="step", disable=not progress)
+        seeds = distributed.agreed(torch.randint(2**62, (len(steps),)).tolist())
+        generators = [device] if device.type == "cuda" else []
+        with net.evaluating(), shown as bar, torch.random.fork_rng(generators):
+
+            def begun_anew(number: int) -> tuple[Tensor, int]:
+                torch.manual_seed(seeds[number])
+                return self._craft(net, x, y, rows[number // self.restarts], eps, bar)
+
+            def elsewhere(more: int) -> None:
+                bar.update(min(more * max(steps), sum(steps) - bar.n))
+
+            found = distributed.share(begun_anew, len(steps), device, elsewhere)
+        best = [
+            max(found[i : i + self.restarts], key=lambda one: one[1])[0]  # the first of equals
+            for i in range(0, len(found), self.restarts)
+        ]
+        return try_uap(net, x, y, torch.stack(best), clip=self.clip)
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """Mean over the batch of min(cross-entropy, β): logits (N, K), labels (N,)."""
@@ -110,8 +128,9 @@ class SgdUap:
 
     def _craft(
         self, net: BoundedNet, x: Tensor, y: Tensor, rows: Tensor, eps: Scalar, bar: tqdm
-    ) -> Tensor:
-        """The best u (...) found for the images ``rows``; zero where none is broken."""
+    ) -> tuple[Tensor, int]:
+        """The best u (...) of one restart for the images ``rows``, and how many it breaks; zero
+        where none."""
         device = net.parameters()[0].device
         best, most = torch.zeros(x.shape[1:], dtype=x.dtype, device=device), 0
         queue: list[Tensor] = []
@@ -133,7 +152,7 @@ class SgdUap:
             moved = clamp(x[batch].to(device) + u, self.clip)
             return self.loss(logits(moved), y[batch].to(device))
 
-        for _ in range(self.restarts if len(rows) else 0):
+        if len(rows):
             last = ascend(
                 objective,
                 lambda u: clamp(u, (-eps, eps)),
@@ -142,7 +161,7 @@ class SgdUap:
                 self._steps(len(rows)),
             )
             measure(last)
-        return best
+        return best, most
 
 
 @torch.no_grad()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import Any
 
 import click
@@ -22,6 +24,10 @@ COMMANDS = {
 }
 
 
+#: Commands that several processes of one job share.
+_SHARED = ("train", "eval", "attack")
+
+
 class _Group(click.Group):
     """Every error made on purpose becomes one line and its exit status, no traceback."""
 
@@ -31,6 +37,16 @@ class _Group(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
+        if (
+            name not in _SHARED
+            and "RANK" in os.environ
+            and os.environ.get("WORLD_SIZE", "1") != "1"
+        ):
+            raise _one_line(
+                f"{name} is the work of one process; leave out torchrun, which is for "
+                f"{', '.join(_SHARED)}",
+                2,
+            )
         module = importlib.import_module(f".{COMMANDS[name][0]}", __package__)
         return getattr(module, f"{name}_command")
 
@@ -55,8 +71,17 @@ class _Group(click.Group):
             ) from error
 
 
+class _Line(click.ClickException):
+    """An error on one line, which of several processes with the same one only the first says."""
+
+    def show(self, file: Any = None) -> None:
+        distributed = sys.modules.get("citrus_lirpa.distributed")
+        if distributed is None or not distributed.said(self.message):
+            super().show(file)
+
+
 def _one_line(message: str, exit_code: int) -> click.ClickException:
-    wrapped = click.ClickException(" ".join(message.split()))
+    wrapped = _Line(" ".join(message.split()))
     wrapped.exit_code = exit_code
     return wrapped
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 import torch
 
-from .. import _compat, config, data, files, report, subjects
+from .. import _compat, config, data, distributed, files, report, subjects
 from ..attacks import SgdUap, try_uap
 from ..bounds import BoundedNet
 from ..boxes import PIXELS
 from ..errors import InputError
-from .options import choose_device, clip, data_dir, dataset, device, download, eps, quiet, show_bars
+from .options import clip, data_dir, dataset, device, download, eps, join, quiet, show_bars
 
 
 @click.command("attack")
@@ -74,22 +74,25 @@ def attack_command(
     citrus-lirpa attack runs/digits --eps 0.2 --class-wise --clip
     """
     _compat.load()
+    where = join(device)
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; expected at least 1")
     limits = PIXELS if clip else None
     attack = SgdUap(epochs=epochs, clip=limits, per_class=class_wise)
     subject = subjects.load_subject(path, dataset, eps)
     spec, eps = subject.spec, subject.eps
-    where = choose_device(device)
-    test = data.load(spec.name, train=False, data_dir=data_dir, download=download)
-    crafted_on = test
-    if split == "train":
-        crafted_on = data.load(spec.name, train=True, data_dir=data_dir, download=download)
+    with distributed.leader_first():
+        test = data.load(spec.name, train=False, data_dir=data_dir, download=download)
+        crafted_on = test
+        if split == "train":
+            crafted_on = data.load(spec.name, train=True, data_dir=data_dir, download=download)
     net = BoundedNet(subject.model.to(where), torch.zeros(2, *spec.shape, device=where))
     torch.set_num_threads(subject.threads or torch.get_num_threads())
     torch.manual_seed(seed)
     x = data.centre_crop(crafted_on.pixels(slice(0, limit)), spec)
     crafted = attack(net, x, crafted_on.labels[:limit], eps, progress=show_bars(quiet))
+    if not distributed.leads():
+        return
     x = data.centre_crop(test.pixels(slice(None)), spec)
     result = try_uap(net, x, test.labels, crafted.u, clip=limits)
     click.echo(report.uap_table(result, eps, limits, spec))

@@ -9,20 +9,20 @@ from pathlib import Path
 import click
 import torch
 
-from .. import _compat, config, files, report, subjects, vnnlib
+from .. import _compat, config, distributed, files, report, subjects, vnnlib
 from ..bounds import BoundedNet
 from ..boxes import PIXELS
 from ..errors import Interrupted
 from ..interrupts import terminated_like_interrupted
 from ..verify import RELATIONAL, SOLVERS, STAGES, Protocol, Saved, evaluate, fingerprint
 from .options import (
-    choose_device,
     clip,
     data_dir,
     dataset,
     device,
     download,
     eps,
+    join,
     quiet,
     show_bars,
 )
@@ -143,10 +143,11 @@ def eval_command(
     citrus-lirpa eval net.onnx --dataset cifar10 --eps 2/255
     """
     _compat.load()
+    where = join(device)
     subject = subjects.load_subject(path, dataset, eps)
     spec = subject.spec
-    where = choose_device(device)
-    images = subjects.evaluation_images(subject, data_dir, held_out=held_out, download=download)
+    with distributed.leader_first():
+        images = subjects.evaluation_images(subject, data_dir, held_out=held_out, download=download)
     net = BoundedNet(subject.model.to(where), torch.zeros(2, *spec.shape, device=where))
     torch.set_num_threads(subject.threads or torch.get_num_threads())
     torch.manual_seed(seed)
@@ -182,7 +183,9 @@ def eval_command(
         "weights": fingerprint(subject.model),
         "imported": sorted((imported or {}).items()),
     }
-    saved = Saved(folder / f"eval-{method}.partial", settings, resume=resume)
+    with distributed.leader_first():  # which begins the folder, and the others join
+        resume = resume or not distributed.leads()
+        saved = Saved(folder / f"eval-{method}.partial", settings, resume=resume)
     bars = show_bars(quiet)
     try:
         with terminated_like_interrupted():
@@ -194,6 +197,8 @@ def eval_command(
             f"interrupted; {saved.count()} finished batches are kept in {saved.folder}: repeat "
             "the command with --resume"
         ) from None
+    if not distributed.leads():
+        return
     record = {"run": subject.name, "data": spec.name, **result.record()}
     table = folder / f"eval-{method}.json"
     click.echo(report.evaluation_table(result))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import click
 import torch
 
-from .. import tables
+from .. import distributed, tables
 from ..data import DATASETS
 from ..errors import ConfigError, InputError
 
@@ -69,7 +70,31 @@ quiet = click.option(
 
 
 def show_bars(quiet: bool) -> bool:
-    return not quiet and sys.stderr.isatty()
+    return not quiet and sys.stderr.isatty() and distributed.leads()
+
+
+def say(text: str) -> None:
+    """Print, where several processes work as one, once."""
+    if distributed.leads():
+        click.echo(text)
+
+
+def join(name: str) -> torch.device:
+    """The device of this process, which joins the others where torchrun started several; then
+    each takes the GPU of its number."""
+    where = choose_device(name)
+    if where.type == "cuda" and distributed.launched() > 1:
+        here, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if where.index is not None or here >= gpus:
+            raise InputError(
+                f"process {here} of this machine cannot take a GPU of its own (--device {name}, "
+                f"{gpus} found); use --device cuda and torchrun --nproc_per_node={gpus}, or "
+                "--device cpu"
+            )
+        where = torch.device("cuda", here)
+        torch.cuda.set_device(where)
+    distributed.start(cuda=where.type == "cuda")
+    return where
 
 
 def choose_device(name: str) -> torch.device:

@@ -10,10 +10,10 @@ from typing import Any
 import click
 import torch
 
-from .. import _compat, allocator, config, data, report, runs, train, zoo
+from .. import _compat, allocator, config, data, distributed, report, runs, train, zoo
 from ..errors import InputError
 from ..precision import PRECISIONS, check_device
-from .options import choose_device, data_dir, device, download, quiet, show_bars
+from .options import data_dir, device, download, join, quiet, say, show_bars
 
 
 @click.command("train")
@@ -98,6 +98,7 @@ def train_command(
     citrus-lirpa train --resume runs/ibp
     """
     _compat.load()
+    where = join(device)
     if resume is not None:
         given = (preset, file, method, overrides, mode, out, init_from, precision)
         if any(given) or compile is not None:
@@ -116,23 +117,26 @@ def train_command(
         }
         options = {key: value for key, value in options.items() if value is not None}
         settings = replace(settings, train=replace(settings.train, **options))
-        folder = out or Path("runs") / f"{preset or file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        name = f"{preset or file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        folder = out or Path("runs") / distributed.agreed(name)
     allocator.keep_freed_memory()
-    where = choose_device(device)
     check_device(settings.train.precision, where)
-    images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)
+    with distributed.leader_first():
+        images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)
     net, loss = runs.build(settings, where)
     train.check_batches(loss, train.training_part(images, settings), settings)
     if resume is None:
         train.warm_start(net, settings)
-        runs.start_run(folder, settings)
+        if distributed.leads():
+            runs.start_run(folder, settings)
     torch.set_num_threads(runs.choose_threads(net, settings.train.threads))
-    click.echo(
+    shared = f" over {distributed.size()} processes" if distributed.size() > 1 else ""
+    say(
         f"{settings.loss['name']} on {settings.data.name}: {settings.model['name']}, "
         f"ε = {settings.train.eps:.4g}, {settings.train.epochs} epochs, "
-        f"batch {settings.train.batch_size}, {where}; run folder {folder}"
+        f"batch {settings.train.batch_size}{shared}, {where}; run folder {folder}"
     )
-    log = report.tensorboard_logger(folder) if tensorboard else None
+    log = report.tensorboard_logger(folder) if tensorboard and distributed.leads() else None
     bars = show_bars(quiet)
 
     def on_epoch(record: dict[str, Any]) -> None:
@@ -144,6 +148,8 @@ def train_command(
     history = train.fit(
         net, loss, images, settings, folder=folder, progress=bars, on_epoch=on_epoch
     )
+    if not distributed.leads():
+        return
     curves = report.plot_curves(history.records, folder / "curves.png")
     if bars or quiet:
         click.echo(report.epoch_line(history.records[-1]))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import distributed
 from ..attacks import ascend
 from ..bounds import BoundedNet, as_bounded_net
 from ..boxes import PIXELS, Box, Range, Scalar, clamp
@@ -100,11 +101,17 @@ class Taps(Loss):
     def _attack(self, tail: Tail, inside: Box, y: Tensor) -> Tensor:
         """(B, K-1, ...) for every wrong class a point in its own box, of the same shape."""
         width = inside.upper - inside.lower
+        # not rand_like, whose draws depend on how the images are laid out
+        share = distributed.own_rows(
+            lambda rows: torch.rand(
+                (rows, *width.shape[1:]), dtype=width.dtype, device=width.device
+            ),
+            len(width),
+        )
         return ascend(
             lambda points: -_own_margins(tail, points, y).sum(),
             lambda points: clamp(points, inside),
-            # not rand_like, whose draws depend on how the images are laid out
-            inside.lower + torch.rand(width.shape, dtype=width.dtype, device=width.device) * width,
+            inside.lower + share * width,
             max(0.2, 2 / self.steps) * width,
             self.steps,
             decay=_DECAY,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .. import distributed
 from ..attacks.pgd import uniform_start
 from ..boxes import Scalar
 from ..errors import InputError
@@ -37,6 +38,7 @@ class Universal(nn.Module):
         return shares * eps
 
     def _ascend(self, gradient: Tensor) -> None:
+        gradient = distributed.averaged(gradient)
         moved = self.shares.to(gradient) + self.step_size * gradient.sign()
         self.shares = moved.clamp(-1, 1)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .. import distributed
 from ..attacks import PGD
 from ..bounds import BoundedNet
 from ..boxes import Range, check_radius, clamp
@@ -18,7 +19,7 @@ from ..data import DatasetSpec, Split, centre_crop
 from ..errors import InputError, unknown
 from .cascade import certify, stages_up_to
 from .certificates import Certificates, check_soundness
-from .saved import Saved
+from .saved import Saved, from_plain, to_plain
 from .uap import RELATIONAL, UapBounds, certify_uap
 
 #: Group perturbations tried on the whole test set, to show the strongest.
@@ -80,7 +81,7 @@ class Evaluation:
     strongest: (C, H, W), the group perturbation with the highest fooling rate on all N
     images, the share of the correctly classified ones that it breaks; predictions: (N,)
     classes without and with it; seconds: of the whole, those of an interrupted first part
-    included.
+    included, added up over the processes that shared it.
     """
 
     x: Tensor
@@ -154,15 +155,21 @@ def evaluate(
     saved: keeps each finished batch on the disk and takes those that are there already;
     imported: verdicts of another verifier by image number, ``certified`` or ``attacked``,
     which are taken as they are (an attack that contradicts one raises SoundnessError).
+
+    Processes that came together (:mod:`.distributed`) share the batches, and all get the
+    whole: what one process finds, since each batch has a seed of its own (where no time limit
+    ends a proof earlier on one machine than on another).
     """
     count = protocol.images(len(data))
     device = net.parameters()[0].device
     x = centre_crop(data.pixels(slice(0, count)), spec).to(device)
     y = data.labels[:count].to(device)
     known = None if imported is None else _known(imported, count).to(device)
-    certificates, bounds, seconds = [], [], 0.0
+    batches = _batches(count, protocol)
     with tqdm(total=count, desc="certifying", unit="image", disable=not progress) as bar:
-        for number, rows in enumerate(_batches(count, protocol)):
+
+        def bounded(number: int) -> dict[str, Any]:
+            rows = batches[number]
             part = saved.load(number, device) if saved is not None else None
             if part is None:
                 torch.manual_seed(protocol.seed + number)
@@ -172,15 +179,19 @@ def evaluate(
                 part = (*part, time.perf_counter() - begin)
                 if saved is not None:
                     saved.store(number, *part)
-            certificates.append(part[0])
-            bounds.append(part[1])
-            seconds += part[2]
             bar.update(len(y[rows]))
+            return to_plain(*part)
+
+        def elsewhere(more: int) -> None:
+            bar.update(min(more * len(y[batches[0]]), count - bar.n))
+
+        parts = distributed.share(bounded, len(batches), device, elsewhere)
+    certificates, bounds, seconds = zip(*map(from_plain, parts), strict=True)
     proofs, uap = Certificates.cat(certificates), UapBounds.cat(bounds)
     begin = time.perf_counter()
     strongest, rate, predictions = _strongest(net, x, y, protocol, proofs, uap)
-    seconds += time.perf_counter() - begin
-    return Evaluation(x, y, protocol, proofs, uap, strongest, rate, predictions, seconds)
+    total = sum(seconds) + time.perf_counter() - begin
+    return Evaluation(x, y, protocol, proofs, uap, strongest, rate, predictions, total)
 
 
 def _known(imported: Mapping[int, str], count: int) -> Tensor:
@@ -249,7 +260,11 @@ def _strongest(
     size = protocol.batch_size
     with net.evaluating():
         clean = _predictions(net, x, size)
-        moved = [_predictions(net, clamp(x + u, protocol.clip), size) for u in uap.u[candidates]]
+        moved = distributed.share(
+            lambda i: _predictions(net, clamp(x + uap.u[candidates[i]], protocol.clip), size),
+            len(candidates),
+            x.device,
+        )
     wrong = torch.stack([p != y for p in moved])
     check_soundness(certificates, wrong.any(dim=0))
     fooled = (wrong & certificates.correct).sum(dim=1)

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from .. import distributed
 from ..errors import is_out_of_memory
 
 Result = TypeVar("Result")
@@ -34,7 +35,7 @@ def allocations_fail_cleanly(device: torch.device) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     page = resource.getpagesize()
     used = int(Path("/proc/self/statm").read_text().split()[5]) * page
-    limit = used + int(_SHARE * _available_memory())
+    limit = used + int(_SHARE * _available_memory()) // distributed.size_here()
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
     if soft != resource.RLIM_INFINITY:

@@ -22,6 +22,15 @@ _HEADER = "settings.json"
 Batch = tuple[Certificates, UapBounds, float]
 
 
+def to_plain(certificates: Certificates, uap: UapBounds, seconds: float) -> dict[str, Any]:
+    """A batch as tensors and plain values."""
+    return {"certificates": _plain(certificates), "uap": _plain(uap), "seconds": seconds}
+
+
+def from_plain(state: dict[str, Any]) -> Batch:
+    return Certificates(**state["certificates"]), UapBounds(**state["uap"]), state["seconds"]
+
+
 class Saved:
     """A folder of finished batches, tied to a network and to the settings of an evaluation.
 
@@ -62,8 +71,7 @@ class Saved:
             return None
         try:
             state = torch.load(path, map_location=device, weights_only=True)
-            certificates = Certificates(**state["certificates"])
-            return certificates, UapBounds(**state["uap"]), state["seconds"]
+            return from_plain(state)
         except Exception as error:
             raise CheckpointError(
                 f"{path} is damaged: {' '.join(str(error).split())[:160]}; remove it to bound "
@@ -73,7 +81,7 @@ class Saved:
     def store(
         self, number: int, certificates: Certificates, uap: UapBounds, seconds: float
     ) -> None:
-        state = {"certificates": _plain(certificates), "uap": _plain(uap), "seconds": seconds}
+        state = to_plain(certificates, uap, seconds)
         write_atomically(self._path(number), lambda file: torch.save(state, file))
 
     def count(self) -> int:
