@@ -10,7 +10,7 @@ from torch import nn
 
 from . import checkpoint, zoo
 from .data import DATASETS, DatasetSpec, find_spec
-from .errors import InputError
+from .errors import CheckpointError, InputError
 from .onnx_files import SUFFIX, load_onnx
 
 
@@ -47,6 +47,16 @@ def load_subject(path: Path, dataset: str | None = None, eps: float | None = Non
         raise InputError(f"{path} was trained on {spec.name}, not {dataset}; drop --dataset")
     radius = settings.train.eps if eps is None else eps
     return Subject(model, spec, radius, settings.train.threads, str(path))
+
+
+def check_trained(path: Path) -> None:
+    """Raises CheckpointError for a run whose training was not finished yet."""
+    path = Path(path)
+    if path.suffix.lower() != SUFFIX and not checkpoint.load(path)[1].get("finished", True):
+        raise CheckpointError(
+            f"the training of {path} is not finished; continue it with citrus-lirpa train, or "
+            "leave out --requeue to evaluate it as it is"
+        )
 
 
 def results_folder(path: Path) -> Path:

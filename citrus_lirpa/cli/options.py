@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import torch
 
 from .. import tables
 from ..data import DATASETS
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError, InputError, Terminated
+from ..interrupts import Termination, terminations
 
 
 class Number(click.ParamType):
@@ -66,6 +69,29 @@ quiet = click.option(
     is_flag=True,
     help="No progress. Without a terminal, epochs are printed line by line instead of a bar.",
 )
+
+
+def requeue(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --requeue, which also decides about its exit status after SIGTERM."""
+
+    @click.option(
+        "--requeue",
+        is_flag=True,
+        help="For a job that a scheduler stops and starts again by the same command: continue "
+        "what is there; on SIGTERM save, and exit with 0.",
+    )
+    @functools.wraps(command)
+    def requeueable(*, requeue: bool, **options: Any) -> None:
+        try:
+            with terminations():
+                command(requeue=requeue, **options)
+        except (Terminated, Termination) as stop:
+            message = str(stop) or "stopped by SIGTERM; what was saved is kept"
+            if not requeue:
+                raise Terminated(message) from None
+            click.echo(message, err=True)
+
+    return requeueable
 
 
 def show_bars(quiet: bool) -> bool:

@@ -13,7 +13,7 @@ import torch
 from .. import _compat, allocator, config, data, report, runs, train, zoo
 from ..errors import InputError
 from ..precision import PRECISIONS, check_device
-from .options import choose_device, data_dir, device, download, quiet, show_bars
+from .options import choose_device, data_dir, device, download, quiet, requeue, show_bars
 
 
 @click.command("train")
@@ -68,6 +68,7 @@ from .options import choose_device, data_dir, device, download, quiet, show_bars
 @download
 @device
 @quiet
+@requeue
 def train_command(
     preset,
     file,
@@ -84,26 +85,31 @@ def train_command(
     download,
     device,
     quiet,
+    requeue,
 ) -> None:
     """Train a network.
 
     Give a --preset, a --config file, or --resume. A preset holds a recipe for each
     --method. The run folder receives config.toml, checkpoint.pt, metrics.jsonl and
     curves.png. Stop with Ctrl-C; --resume continues exactly where it stopped. If
-    train.epochs is overridden alone, the schedules shrink or grow with it.
+    train.epochs is overridden alone, the schedules shrink or grow with it. With --requeue
+    and --out, the same command begins the run and continues it.
 
     \b
     citrus-lirpa train --preset mnist-0.1 --set model.name=convsmall --set train.epochs=20
     citrus-lirpa train --preset digits --method ibp --out runs/ibp
     citrus-lirpa train --resume runs/ibp
+    citrus-lirpa train --preset digits --out runs/job --requeue
     """
     _compat.load()
     if resume is not None:
-        given = (preset, file, method, overrides, mode, out, init_from, precision)
+        given = (preset, file, method, overrides, mode, out, init_from, precision, requeue)
         if any(given) or compile is not None:
             raise InputError("--resume continues a run as it was begun; drop the other options")
         settings, folder = runs.resumable(resume), resume
     else:
+        if requeue and out is None:
+            raise InputError("--requeue needs --out RUN, the same folder at every start")
         settings = config.resolve(
             preset=preset, file=file, method=method, mode=mode, overrides=overrides
         )
@@ -123,7 +129,9 @@ def train_command(
     images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)
     net, loss = runs.build(settings, where)
     train.check_batches(loss, train.limited(images, settings), settings)
-    if resume is None:
+    click.get_current_context().with_resource(runs.held(folder))
+    begun = resume is not None or (requeue and runs.is_begun(folder, settings, "this command's"))
+    if not begun:
         train.warm_start(net, settings)
         runs.start_run(folder, settings)
     torch.set_num_threads(runs.choose_threads(net, settings.train.threads))
@@ -144,7 +152,7 @@ def train_command(
     history = train.fit(
         net, loss, images, settings, folder=folder, progress=bars, on_epoch=on_epoch
     )
-    curves = report.plot_curves(history.records, folder / "curves.png")
+    curves = report.plot_curves(history.records, folder / runs.CURVES_FILE)
     if bars or quiet:
         click.echo(report.epoch_line(history.records[-1]))
     click.echo(
