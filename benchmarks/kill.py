@@ -278,6 +278,7 @@ def bench(name: str, base: Path, *, kills: int, number: int, seed: int, epochs: 
             saved = check_disk(work, folder, saved)
             tally.before_first_save += killed and not saved
         check_end(folder, work, expected)
+        click.echo(f"{name}: {tally.kills} kills, {tally.folders} folders", err=True)
     return tally
 
 

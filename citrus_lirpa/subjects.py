@@ -10,7 +10,7 @@ from torch import nn
 
 from . import checkpoint, zoo
 from .data import DATASETS, DatasetSpec, find_spec
-from .errors import CheckpointError, InputError
+from .errors import InputError
 from .onnx_files import SUFFIX, load_onnx
 
 
@@ -49,14 +49,13 @@ def load_subject(path: Path, dataset: str | None = None, eps: float | None = Non
     return Subject(model, spec, radius, settings.train.threads, str(path))
 
 
-def check_trained(path: Path) -> None:
-    """Raises CheckpointError for a run whose training was not finished yet."""
+def is_trained(path: Path) -> bool:
+    """Whether ``path`` is a run that was trained to its end, or no run of this package.
+
+    Raises CheckpointError for a damaged one.
+    """
     path = Path(path)
-    if path.suffix.lower() != SUFFIX and not checkpoint.load(path)[1].get("finished", True):
-        raise CheckpointError(
-            f"the training of {path} is not finished; continue it with citrus-lirpa train, or "
-            "leave out --requeue to evaluate it as it is"
-        )
+    return path.suffix.lower() == SUFFIX or checkpoint.load(path)[1].get("finished", True)
 
 
 def results_folder(path: Path) -> Path:

@@ -17,7 +17,7 @@ from torch import nn
 from citrus_lirpa import checkpoint, data, runs, train
 from citrus_lirpa.cli import main
 from citrus_lirpa.config import resolve
-from citrus_lirpa.errors import NonFiniteLossError
+from citrus_lirpa.errors import Interrupted, NonFiniteLossError
 
 LAUNCHER = Path(__file__).parents[1] / "cli.py"
 STEPS = 50  # of an epoch
@@ -91,6 +91,27 @@ def test_asked_to_stop_and_resumed(tmp_path, uninterrupted, number):
     result = run_here(*args, "--quiet")
     assert result.exit_code == 0, result.output
     assert same(weights(folder), uninterrupted)
+
+
+def test_a_request_at_any_moment_is_saved_before_it_is_obeyed(tmp_path):
+    """Between two looks too: whatever step ends the run is the step in the checkpoint."""
+    config = resolve(
+        preset="digits",
+        overrides=["data.limit=64", "train.batch_size=16", "train.epochs=3", "loss.attack_steps=1"],
+    )
+    digits = data.load("digits", train=True, data_dir=tmp_path)
+    for looks in range(1, 6):
+        net, loss = runs.build(config, torch.device("cpu"))
+        folder, seen = tmp_path / str(looks), []
+        trainer = train._Trainer(net, loss, train.limited(digits, config), config, folder)
+
+        def stop(seen=seen, looks=looks) -> int:
+            seen.append(1)
+            return signal.SIGINT if len(seen) >= looks else 0
+
+        with pytest.raises(Interrupted):
+            trainer.run(stop, False, lambda record: None)
+        assert checkpoint.load(folder)[1]["step"] == trainer.at.step
 
 
 # -- disks --------------------------------------------------------------------------

@@ -186,7 +186,9 @@ def test_an_unfinished_training_is_not_evaluated_for_a_scheduler(tmp_path, monke
         after(patch, train._Trainer, "_step", 2, signal.SIGTERM)
         run("train", *SETTINGS, "--out", folder, "--requeue")
     status, output = run("eval", folder, *EVAL, "--requeue")
-    assert status == 1 and f"Error: the training of {folder} is not finished" in output
+    assert (status, output) == (
+        0, f"the training of {folder} is not finished: nothing is evaluated\n"
+    )  # fmt: skip
     assert not (folder / "eval-crown.json").exists()
     assert run("eval", folder, *EVAL)[0] == 0
 

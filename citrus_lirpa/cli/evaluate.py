@@ -135,7 +135,7 @@ def eval_command(
     an upper bound (attacks). Writes eval-METHOD.json, a picture of what settled the images
     and one of the strongest perturbation. Finished batches are kept until the end: after an
     interruption, the same command with --resume goes on. With --requeue it begins, goes on,
-    or says that it was finished; the training must be finished too.
+    or says that it was finished, and leaves alone what is not trained to its end.
 
     \b
     citrus-lirpa eval runs/digits --method crown-ibp --relational none
@@ -143,8 +143,9 @@ def eval_command(
     citrus-lirpa eval net.onnx --dataset cifar10 --eps 2/255
     """
     _compat.load()
-    if requeue:
-        subjects.check_trained(path)
+    if requeue and not subjects.is_trained(path):
+        click.echo(f"the training of {path} is not finished: nothing is evaluated", err=True)
+        return
     subject = subjects.load_subject(path, dataset, eps)
     spec = subject.spec
     where = choose_device(device)
@@ -184,7 +185,9 @@ def eval_command(
         "imported": sorted((imported or {}).items()),
     }
     table, partial = folder / f"eval-{method}.json", folder / f"eval-{method}.partial"
+    stages, picture = folder / f"stages-{method}.png", folder / f"uap-{method}.png"
     click.get_current_context().with_resource(locked(folder, table.stem))
+    files.remove_leftovers(folder, table.name, stages.name, picture.name)
     if requeue and not partial.is_dir() and _is_finished(table, settings):
         click.echo(f"results: {table}, finished before")
         return
@@ -209,8 +212,8 @@ def eval_command(
     }
     click.echo(report.evaluation_table(result))
     files.write_text(table, json.dumps(record, indent=2) + "\n")
-    stages = report.plot_stages(result, folder / f"stages-{method}.png")
-    picture = report.plot_uap(result, spec, folder / f"uap-{method}.png")
+    stages = report.plot_stages(result, stages)
+    picture = report.plot_uap(result, spec, picture)
     batches.discard()
     click.echo(
         f"results: {table}\nstages: {stages}\n"
