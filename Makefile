@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test test-matrix lint clean
+.PHONY: demo test test-nightly test-matrix lint clean
 
 demo: .venv/ready
 	$(BIN)/citrus-lirpa train --preset digits --out $(RUN)
@@ -11,6 +11,9 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+test-nightly: .venv/ready
+	$(BIN)/python -m pytest -m nightly
 
 # The oldest and newest versions that setup.cfg allows; put auto_LiRPA's checkout on PYTHONPATH to
 # have it tested too. `make test-matrix ROWS="oldest newest"` runs these rows only.

@@ -1,9 +1,7 @@
-"""Checkpoints: written atomically, checked when read, loaded with weights_only=True."""
+"""Checkpoints: a configuration and the state of its training, in a file with a checksum."""
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import zoo
+from . import sealed, zoo
 from .config import RunConfig
 from .data import DatasetSpec, find_spec
 from .errors import CheckpointError, InputError
-from .files import write_atomically
 from .models import build_model
 
 FORMAT = "citrus-lirpa checkpoint 1"
@@ -24,8 +21,7 @@ FILE_NAME = "checkpoint.pt"
 
 def save(path: Path, config: RunConfig, state: dict[str, Any]) -> None:
     """Write ``state`` (tensors, numbers, strings, lists, dicts) with its configuration."""
-    content = {"format": FORMAT, "config": config.to_toml(), **state}
-    write_atomically(path, lambda file: torch.save(content, file))
+    sealed.save(path, {"format": FORMAT, "config": config.to_toml(), **state})
 
 
 def find(path: Path) -> Path:
@@ -42,29 +38,12 @@ def find(path: Path) -> Path:
 
 
 def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
-    """Configuration and state of a run folder or checkpoint; nothing is unpickled freely."""
+    """Configuration and state of a run folder or checkpoint; nothing is unpickled freely.
+
+    Raises CheckpointError where there is none, or a damaged or foreign one.
+    """
     path = find(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise CheckpointError(f"{path} is damaged: checksum mismatch in {damaged}")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's own advice is to trust the file
-        raise CheckpointError(
-            f"{path} is no citrus-lirpa checkpoint: it holds more than tensors and plain values"
-        ) from error
-    except (
-        zipfile.BadZipFile,
-        EOFError,
-        OSError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        NotImplementedError,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {reason[:160]}") from error
+    state = sealed.load(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(

@@ -13,9 +13,8 @@ from typing import Any
 
 from .errors import CheckpointError, InputError, unknown
 from .records import Record, read_text
-from .runs import CONFIG_FILE
+from .runs import CONFIG_FILE, METRICS_FILE
 from .tables import parse_toml
-from .train import METRICS_FILE
 from .verify import STAGES
 
 #: Training methods by the name of their loss: name in papers, and the paper.

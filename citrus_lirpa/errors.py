@@ -60,6 +60,10 @@ class Interrupted(CitrusError):
     exit_code = 130
 
 
+class Terminated(Interrupted):
+    """The same by SIGTERM, as a scheduler sends it before it kills."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that the device or the host ran out of memory."""
     text = str(error).lower()

@@ -7,36 +7,66 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+from .errors import Interrupted, Terminated
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Termination(KeyboardInterrupt):
+    """SIGTERM, raised as Ctrl-C is."""
+
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C or SIGTERM came; the step in hand is finished."""
+def stop_requests() -> Iterator[Callable[[], int]]:
+    """A function that gives the signal of Ctrl-C or SIGTERM once one came, and 0 before; the
+    step in hand is finished."""
     requests: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only the main thread may handle signals
+    if not _in_main_thread():
+        yield lambda: 0
         return
 
     def handle(number: int, _frame: object) -> None:
-        if requests and number == signal.SIGINT:
+        if number == signal.SIGINT and signal.SIGINT in requests:
             raise KeyboardInterrupt  # a second Ctrl-C stops at once
         requests.append(number)
 
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:
-        yield lambda: bool(requests)
+        yield lambda: requests[0] if requests else 0
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _restore(before)
 
 
 @contextlib.contextmanager
-def terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt inside the block, as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
+def terminations() -> Iterator[None]:
+    """SIGTERM raises Termination inside the block; what comes behind it is ignored."""
+    if not _in_main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def handle(_number: int, _frame: object) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        raise Termination
+
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    signal.signal(signal.SIGTERM, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        _restore(before)
+
+
+def interrupted_by(number: int, message: str) -> Interrupted:
+    """The error of work that a signal stopped, and which was saved."""
+    return (Terminated if number == signal.SIGTERM else Interrupted)(message)
+
+
+def _in_main_thread() -> bool:
+    """Only it may handle signals."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def _restore(handlers: dict[int, object]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import CitrusError, Interrupted
-from .interrupts import stop_requests
+from .errors import CitrusError
+from .interrupts import interrupted_by, stop_requests
 
 _POLL_SECONDS = 0.1
 
@@ -48,9 +48,9 @@ def run_jobs(
 
     say: gets a job and each event of it, in words; ended: called after each job that was not
     interrupted. On Ctrl-C or SIGTERM nothing more is started, each process gets one SIGINT
-    and is waited for, then Interrupted is raised; a second Ctrl-C kills them. A process
-    outlives this program where that is killed; its job is then waited for by the next start,
-    not begun a second time.
+    and is waited for, then Interrupted or Terminated is raised; a second Ctrl-C kills them. A
+    process outlives this program where that is killed; its job is then waited for by the next
+    start, not begun a second time.
     """
     waiting, active, failures = deque(jobs), [], {}
     with stop_requests() as stop:
@@ -73,7 +73,8 @@ def run_jobs(
             for one in active:
                 one.close()
         if stop():
-            raise Interrupted("interrupted; all is saved: repeat the command to continue")
+            message = "interrupted; all is saved: repeat the command to continue"
+            raise interrupted_by(stop(), message)
     return failures
 
 

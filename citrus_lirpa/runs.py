@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -10,15 +13,26 @@ from torch import nn
 from . import checkpoint, files
 from .bounds import BoundedNet
 from .config import RunConfig, make_loss, resolve
-from .errors import CheckpointError
+from .errors import CheckpointError, InputError
 from .initialisation import shi_initialise
+from .locks import is_vacant, locked
 
 CONFIG_FILE = "config.toml"
+METRICS_FILE = "metrics.jsonl"
+CURVES_FILE = "curves.png"
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Train in ``folder`` as the only process that does; CheckpointError where another does."""
+    with locked(folder, "train"):
+        files.remove_leftovers(folder, CONFIG_FILE, checkpoint.FILE_NAME, METRICS_FILE, CURVES_FILE)
+        yield
 
 
 def start_run(folder: Path, config: RunConfig) -> None:
     """Make the run folder and write its configuration; refuse one that is in use."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_vacant(folder):
         raise CheckpointError(
             f"{folder} exists and is not empty; resume it with --resume, or choose another --out"
         )
@@ -33,6 +47,43 @@ def resumable(folder: Path) -> RunConfig:
     if not file.is_file():
         raise CheckpointError(f"{folder} is no run folder: it holds no {CONFIG_FILE}")
     return resolve(file=file)
+
+
+def is_begun(folder: Path, config: RunConfig, what: str) -> bool:
+    """Whether ``folder`` holds the run of ``config``, which is ``what``; False where it is empty.
+
+    CheckpointError where it holds something else.
+    """
+    if is_vacant(folder):
+        return False
+    file, fix = folder / CONFIG_FILE, "choose another --out, or remove the folder"
+    try:
+        found = RunConfig.from_toml(file.read_text("utf-8"), str(file))
+    except (OSError, UnicodeDecodeError, InputError) as error:
+        raise CheckpointError(f"{folder} is no run folder: {error}; {fix}") from error
+    if found != config:
+        raise CheckpointError(
+            f"{folder} is of another configuration than {what} ({_difference(found, config)}); "
+            f"{fix}"
+        )
+    return True
+
+
+def _difference(found: RunConfig, wanted: RunConfig) -> str:
+    """Every key whose values differ, with both."""
+    mine, other = (
+        {
+            f"{table}.{key}": value
+            for table, values in asdict(config).items()
+            for key, value in values.items()
+        }
+        for config in (wanted, found)
+    )
+    return ", ".join(
+        f"{key}: {other.get(key)} there, {mine.get(key)} here"
+        for key in sorted(mine.keys() | other.keys())
+        if mine.get(key) != other.get(key)
+    )
 
 
 def build(config: RunConfig, device: torch.device) -> tuple[BoundedNet, nn.Module]:

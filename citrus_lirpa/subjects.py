@@ -67,6 +67,15 @@ def evaluation_images(subject: Subject, data_dir: Path, *, held_out: bool, downl
     return divide(images, subject.held_out)[1] if held_out else images
 
 
+def is_trained(path: Path) -> bool:
+    """Whether ``path`` is a run that was trained to its end, or no run of this package.
+
+    Raises CheckpointError for a damaged one.
+    """
+    path = Path(path)
+    return path.suffix.lower() == SUFFIX or checkpoint.load(path)[1].get("finished", True)
+
+
 def results_folder(path: Path) -> Path:
     """Where results go unless a user says otherwise: the run, a folder beside an ONNX file, or
     one in the current folder for a network of the zoo."""

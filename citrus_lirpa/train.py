@@ -26,14 +26,14 @@ from .batchnorm import precise_batchnorm, running_statistics
 from .bounds import BoundedNet
 from .config import RunConfig, TrainConfig
 from .data import Split, augment, batches, divide
-from .errors import CheckpointError, InputError, Interrupted, NonFiniteLossError
-from .interrupts import stop_requests
+from .errors import CheckpointError, InputError, NonFiniteLossError
+from .interrupts import interrupted_by, stop_requests
 from .losses import LossTerms
 from .precision import check_device, float32_products
 from .regularisers import l1_norm, shi_regulariser
+from .runs import METRICS_FILE
 from .schedules import ramp
 
-METRICS_FILE = "metrics.jsonl"
 _SAVE_EVERY_SECONDS = 300.0
 #: Perturbations of an epoch's last batch that are tried on all its inputs.
 _KAPPA_PERTURBATIONS = 64
@@ -112,9 +112,9 @@ def fit(
 
     Saves a checkpoint after every epoch and every five minutes, and one JSON line of
     metrics an epoch. On the CPU a run that was interrupted and resumed ends with the
-    very weights of one that was not. Raises Interrupted on Ctrl-C or SIGTERM after
-    saving, and NonFiniteLossError, keeping the last good checkpoint. ``on_epoch`` gets
-    each record as it is made.
+    very weights of one that was not. Raises Interrupted on Ctrl-C, and Terminated on
+    SIGTERM, after saving, and NonFiniteLossError, keeping the last good checkpoint.
+    ``on_epoch`` gets each record as it is made.
 
     Processes that came together (:mod:`.distributed`) share each batch: every one takes its
     rows, pairs inputs among them and has BatchNorm statistics of its own; gradients, running
@@ -193,12 +193,12 @@ class _Trainer:
                     record = self._end_epoch()
                     if distributed.leads():
                         on_epoch(record)
-                (stopping,) = distributed.highest(stop())
-                if ended or stopping or time.monotonic() - saved > _SAVE_EVERY_SECONDS:
+                (asked,) = distributed.highest(stop())
+                if ended or asked or time.monotonic() - saved > _SAVE_EVERY_SECONDS:
                     self.save()
                     saved = time.monotonic()
-                if stopping:
-                    raise Interrupted(self._resume_hint())
+                if asked:
+                    raise interrupted_by(int(asked), self._resume_hint())
         if not self.finished:
             if self.train.precise_bn:
                 precise_batchnorm(self.net, self.data, self.spec)

@@ -10,12 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, data, train
+from . import checkpoint, data, runs, train
 from .boxes import PIXELS
-from .config import RunConfig, make_loss
+from .config import make_loss
 from .errors import CheckpointError, InputError
 from .processes import Job, Step
-from .runs import CONFIG_FILE
 from .sweep import Run
 from .verify import Protocol
 
@@ -53,26 +52,16 @@ class Work:
     def pending(self) -> list[Step]:
         """What the folder says is still to do."""
         steps = []
-        if not self._trained():
+        trained = self._trained()
+        if not trained or not (self.folder / runs.CURVES_FILE).is_file():  # the last it writes
             steps.append(Step("trained", (*PROGRAM, "train", *self._train_arguments())))
-        if steps or not self._evaluated():
+        if not trained or not self._evaluated():
             steps.append(Step("evaluated", (*PROGRAM, "eval", *self._eval_arguments())))
         return steps
 
     def check_folder(self) -> None:
         """CheckpointError where the folder holds something else than this run."""
-        if not self.folder.exists() or (self.folder.is_dir() and not any(self.folder.iterdir())):
-            return
-        file, fix = self.folder / CONFIG_FILE, "choose another --out, or remove the folder"
-        try:
-            found = RunConfig.from_toml(file.read_text("utf-8"), str(file))
-        except (OSError, UnicodeDecodeError, InputError) as error:
-            raise CheckpointError(f"{self.folder} is no run folder: {error}; {fix}") from error
-        if found != self.run.config:
-            raise CheckpointError(
-                f"{self.folder} is of another configuration than {self.run.name} of this sweep "
-                f"({_difference(found, self.run.config)}); {fix}"
-            )
+        runs.is_begun(self.folder, self.run.config, f"{self.run.name} of this sweep")
 
     def check_images(self) -> None:
         """InputError where the images cannot be evaluated as ``protocol`` says."""
@@ -84,7 +73,7 @@ class Work:
         self.protocol.images(self._available())
 
     def _train_arguments(self) -> list[str]:
-        if (self.folder / CONFIG_FILE).is_file():
+        if (self.folder / runs.CONFIG_FILE).is_file():
             return ["--resume", str(self.folder), *self.shared]
         return [*self.run.arguments(), "--out", str(self.folder), *self.shared]
 
@@ -178,20 +167,3 @@ def check_data(works: Iterable[Work]) -> None:
 @lru_cache
 def _test_images(name: str, source: Source) -> int:
     return len(data.load(name, train=False, data_dir=source.data_dir, download=source.download))
-
-
-def _difference(found: RunConfig, wanted: RunConfig) -> str:
-    """Every key whose values differ, with both."""
-    mine, other = (
-        {
-            f"{table}.{key}": value
-            for table, values in asdict(config).items()
-            for key, value in values.items()
-        }
-        for config in (wanted, found)
-    )
-    return ", ".join(
-        f"{key}: {other.get(key)} there, {mine.get(key)} here"
-        for key in sorted(mine.keys() | other.keys())
-        if mine.get(key) != other.get(key)
-    )

@@ -111,6 +111,58 @@ def test_a_writer_that_is_stopped_leaves_the_earlier_file(saved, error):
     assert saved.read_bytes() == before and names(saved.parent) == [saved.name]
 
 
+def test_a_power_cut_leaves_no_empty_or_missing_file(tmp_path, monkeypatch):
+    """The content is on the disk before the file has its name, and the name before we go on."""
+    events = []
+    replace, fsync = os.replace, os.fsync
+
+    def note_replace(source, target):
+        events.append(f"move to {os.path.basename(target)}")
+        replace(source, target)
+
+    def note_fsync(descriptor):
+        events.append(
+            f"sync {os.readlink(f'/proc/self/fd/{descriptor}').replace(str(tmp_path), '')}"
+        )
+        fsync(descriptor)
+
+    monkeypatch.setattr(files.os, "replace", note_replace)
+    monkeypatch.setattr(files.os, "fsync", note_fsync)
+    files.write_text(tmp_path / "a" / "b" / "file", "text")
+    *folders, content, move, name = events
+    assert folders == ["sync ", "sync /a"]  # which name a and b
+    assert content.startswith("sync /a/b/.file.") and content.endswith(".tmp")
+    assert (move, name) == ("move to file", "sync /a/b")
+
+
+@pytest.mark.parametrize(("number", "raised"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_folder_that_cannot_be_put_on_the_disk(tmp_path, monkeypatch, number, raised):
+    fsync = os.fsync
+
+    def fails_for_folders(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", fails_for_folders)
+    if raised:
+        assert "Input/output" in refusal(tmp_path, lambda p: files.write_text(p / "file", "text"))
+    else:
+        files.write_text(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text() == "text"
+
+
+def test_leftovers_of_killed_writers(tmp_path):
+    (tmp_path / ".a.pt.1234.tmp").touch()
+    (tmp_path / ".b.pt.1234.tmp").touch()
+    (tmp_path / "a.pt").touch()
+    files.remove_leftovers(tmp_path, "a.pt")
+    assert names(tmp_path) == [".b.pt.1234.tmp", "a.pt"]
+    files.remove_leftovers(tmp_path, "*")
+    assert names(tmp_path) == ["a.pt"]
+    files.remove_leftovers(tmp_path / "absent", "*")
+
+
 def test_limit_on_the_file_size_while_torch_saves(saved):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = saved.read_bytes()

@@ -1,6 +1,7 @@
 """Faults while training: kills, signals, full disks, and losses that are no numbers."""
 
 import math
+import resource
 import shlex
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from torch import nn
 from citrus_lirpa import checkpoint, data, runs, train
 from citrus_lirpa.cli import main
 from citrus_lirpa.config import resolve
-from citrus_lirpa.errors import NonFiniteLossError
+from citrus_lirpa.errors import Interrupted, NonFiniteLossError
 
 LAUNCHER = Path(__file__).parents[1] / "cli.py"
 STEPS = 50  # of an epoch
@@ -92,6 +93,27 @@ def test_asked_to_stop_and_resumed(tmp_path, uninterrupted, number):
     assert same(weights(folder), uninterrupted)
 
 
+def test_a_request_at_any_moment_is_saved_before_it_is_obeyed(tmp_path):
+    """Between two looks too: whatever step ends the run is the step in the checkpoint."""
+    config = resolve(
+        preset="digits",
+        overrides=["data.limit=64", "train.batch_size=16", "train.epochs=3", "loss.attack_steps=1"],
+    )
+    digits = data.load("digits", train=True, data_dir=tmp_path)
+    for looks in range(1, 6):
+        net, loss = runs.build(config, torch.device("cpu"))
+        folder, seen = tmp_path / str(looks), []
+        trainer = train._Trainer(net, loss, train.limited(digits, config), config, folder)
+
+        def stop(seen=seen, looks=looks) -> int:
+            seen.append(1)
+            return signal.SIGINT if len(seen) >= looks else 0
+
+        with pytest.raises(Interrupted):
+            trainer.run(stop, False, lambda record: None)
+        assert checkpoint.load(folder)[1]["step"] == trainer.at.step
+
+
 # -- disks --------------------------------------------------------------------------
 
 
@@ -131,6 +153,95 @@ def test_unwritable_folder(tmp_path):
         (line,) = result.output.splitlines()
         assert line.startswith("Error: ") and str(path) in line
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """Makes a folder read-only, for root too."""
+    mounted = []
+
+    def protect(folder: Path) -> None:
+        commands = (["mount", "--bind", folder, folder], ["mount", "-o", "remount,ro,bind", folder])
+        for command in commands:
+            try:
+                subprocess.run(command, check=True, capture_output=True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                pytest.skip(f"cannot mount a folder read-only: {error}")
+            if folder not in mounted:
+                mounted.append(folder)
+
+    yield protect
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+TINY = ("--preset", "digits", "--quiet", "--set", "data.limit=64", "--set",
+        "train.batch_size=32", "--set", "train.epochs=2", "--set", "model.hidden=[8]")  # fmt: skip
+EVALUATION = ("--method", "ibp", "--relational", "none", "--limit", "20", "--batch-size", "5")
+
+
+def refusal(*args) -> str:
+    """The one line that a command says before it ends with 1."""
+    result = run_here(*args)
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.output
+    (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    return line
+
+
+def test_read_only_folder(tmp_path, read_only):
+    folder = tmp_path / "run"
+    assert run_here("train", *TINY, "--out", folder).exit_code == 0
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    read_only(folder)
+    for command in (
+        ("train", "--resume", folder),
+        ("train", *TINY, "--out", folder / "new"),
+        ("train", *TINY, "--out", folder, "--requeue"),
+        ("eval", folder, *EVALUATION),
+        ("attack", folder, "--limit", "10", "--epochs", "1"),
+    ):
+        line = refusal(*command)
+        assert "Read-only file system" in line and str(folder) in line
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    result = run_here("eval", folder, *EVALUATION, "--out", tmp_path / "elsewhere")
+    assert result.exit_code == 0, result.output
+
+
+def test_evaluation_on_a_full_disk_goes_on_where_it_stopped(tmp_path):
+    folder = tmp_path / "run"
+    assert run_here("train", *TINY, "--out", folder).exit_code == 0
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, hard))
+    try:
+        line = refusal("eval", folder, *EVALUATION)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    partial = folder / "eval-ibp.partial"
+    assert line.startswith(f"Error: cannot write {partial / '00000.pt'}: ")
+    assert [path.name for path in partial.iterdir()] == ["settings.json"]
+    result = run_here("eval", folder, *EVALUATION, "--resume")
+    assert result.exit_code == 0 and not partial.exists()
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped"])
+def test_a_damaged_checkpoint_is_said_in_one_line(tmp_path, how):
+    folder = tmp_path / "run"
+    assert run_here("train", *TINY, "--out", folder).exit_code == 0
+    file = folder / checkpoint.FILE_NAME
+    raw = bytearray(file.read_bytes())
+    if how == "flipped":
+        raw[len(raw) // 2] ^= 4
+    file.write_bytes(raw[: len(raw) // 2] if how == "cut" else raw)
+    damaged = file.read_bytes()
+    for command in (
+        ("train", "--resume", folder),
+        ("train", *TINY, "--out", folder, "--requeue"),
+        ("train", *TINY, "--init-from", folder, "--out", tmp_path / "new"),
+        ("eval", folder, *EVALUATION),
+        ("attack", folder),
+    ):
+        assert refusal(*command).startswith(f"Error: {file} is damaged or no checkpoint: ")
+    assert file.read_bytes() == damaged
 
 
 # -- losses that are no numbers -----------------------------------------------------

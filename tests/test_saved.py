@@ -1,6 +1,7 @@
 """Saved batches: an evaluation goes on where it stopped, and never from what is not its own."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -149,6 +150,41 @@ def test_a_damaged_batch_is_named(tmp_path, noise, how):
     assert f"{path} is damaged" in message and "remove it" in message
     path.unlink()  # as it says
     assert found(evaluate(*noise, PROTOCOL, saved=again)) == found(whole)
+
+
+def test_any_flipped_byte_of_a_batch_is_found(tmp_path, noise):
+    saved = Saved(tmp_path, SETTINGS, resume=False)
+    evaluate(*noise, PROTOCOL, saved=saved)
+    path = tmp_path / "00001.pt"
+    raw = path.read_bytes()
+    for position in [*range(0, len(raw), 97), *range(len(raw) - 100, len(raw))]:
+        damaged = bytearray(raw)
+        damaged[position] ^= 0x10
+        path.write_bytes(damaged)
+        message = refusal(lambda: saved.load(1, CPU))
+        assert message.startswith(f"{path} is damaged") and "remove it" in message
+
+
+def test_a_kill_while_the_batches_are_removed_leaves_none_of_them(tmp_path, noise, monkeypatch):
+    saved = Saved(tmp_path / "p", SETTINGS, resume=False)
+    evaluate(*noise, PROTOCOL, saved=saved)
+
+    def killed(*_):
+        raise SystemExit
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(shutil, "rmtree", killed)
+        saved.discard()
+    assert not (tmp_path / "p").exists() and len(names(tmp_path)) == 1
+    Saved(tmp_path / "p", SETTINGS, resume=False).discard()
+    assert names(tmp_path) == []
+
+
+def test_leftovers_are_removed_where_an_evaluation_goes_on(tmp_path):
+    Saved(tmp_path, SETTINGS, resume=False)
+    (tmp_path / ".00000.pt.1234.tmp").write_bytes(b"half")
+    assert Saved(tmp_path, SETTINGS, resume=True).count() == 0
+    assert names(tmp_path) == ["settings.json"]
 
 
 class Trap:

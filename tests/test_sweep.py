@@ -287,6 +287,8 @@ def begin(work: workplan.Work, finished: bool | None) -> None:
     if finished is not None:
         state = {"model": {}, "finished": finished}
         checkpoint.save(work.folder / checkpoint.FILE_NAME, work.run.config, state)
+    if finished:
+        (work.folder / runs.CURVES_FILE).touch()
 
 
 def due(work: workplan.Work) -> list[str]:
@@ -325,6 +327,13 @@ def test_a_damaged_checkpoint_is_left_to_train_which_refuses_it(work):
 def test_a_trained_run_is_only_evaluated(work):
     begin(work, True)
     assert due(work) == [f"eval {work.folder} --method=ibp --device cpu"]
+
+
+def test_a_run_that_was_killed_before_its_curves_only_draws_them(work):
+    begin(work, True)
+    record(work)
+    (work.folder / runs.CURVES_FILE).unlink()
+    assert due(work) == [f"train --resume {work.folder} --device cpu"]
 
 
 def test_a_finished_run_has_nothing_due(work):

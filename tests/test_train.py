@@ -18,7 +18,7 @@ from citrus_lirpa.batchnorm import precise_batchnorm
 from citrus_lirpa.boxes import Box
 from citrus_lirpa.config import TrainConfig, methods, resolve
 from citrus_lirpa.data import Split
-from citrus_lirpa.errors import CheckpointError, InputError
+from citrus_lirpa.errors import CheckpointError, InputError, Interrupted
 from citrus_lirpa.losses import LossTerms
 from citrus_lirpa.regularisers import shi_regulariser
 from citrus_lirpa.subjects import load_subject
@@ -249,7 +249,7 @@ def test_interrupted_and_resumed_is_uninterrupted(
 ):
     overrides = {"mlp": SMALL, "cnn": CNN}[model]
     run = Run(digits, *overrides, folder=tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(train.Interrupted) as caught:
+    with monkeypatch.context() as patch, pytest.raises(Interrupted) as caught:
         at_step(patch, step, interrupt)
         run.fit()
     assert caught.value.exit_code == 130
@@ -273,7 +273,7 @@ def test_a_method_interrupted_and_resumed_is_uninterrupted(
 ):
     overrides = (*ANY, "train.lr=0.01", *more)
     run = Run(digits, *overrides, method=method, folder=tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(train.Interrupted):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
         at_step(patch, step, interrupt)
         run.fit()
     state = checkpoint.load(tmp_path)[1]
@@ -300,7 +300,7 @@ def test_state_of_another_loss_is_refused(digits, tmp_path, before, after, words
 
 def test_interrupt_from_a_callback(digits, whole, tmp_path):
     run = Run(digits, *SMALL, folder=tmp_path)
-    with pytest.raises(train.Interrupted):
+    with pytest.raises(Interrupted):
         run.fit(on_epoch=lambda record: interrupt())
     assert [r["epoch"] for r in lines_of(tmp_path)] == [1]
     resumed = Run(digits, *SMALL, folder=tmp_path)
@@ -324,7 +324,7 @@ def test_crash_after_a_save_in_mid_epoch(digits, whole, tmp_path, monkeypatch):
 def test_interrupted_message(digits, tmp_path, monkeypatch, step, epoch):
     folder = tmp_path / "my run"  # to be quoted for a shell
     at_step(monkeypatch, step, interrupt)
-    with pytest.raises(train.Interrupted) as caught:
+    with pytest.raises(Interrupted) as caught:
         Run(digits, *SMALL, folder=folder).fit()
     where, _, command = str(caught.value).partition("; continue with: ")
     assert f"epoch {epoch} of 3" in where and "\n" not in command
@@ -334,7 +334,7 @@ def test_interrupted_message(digits, tmp_path, monkeypatch, step, epoch):
 def test_signal_handlers_are_put_back(digits, monkeypatch):
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     at_step(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(train.Interrupted):
+    with pytest.raises(Interrupted):
         Run(digits, *SMALL).fit()
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
 
@@ -392,7 +392,7 @@ def test_a_resumed_warm_start_needs_its_source_no_more(digits, source, tmp_path,
     overrides = (*CNN, f"train.init_from={moved}", "train.seed=1")
     records, weights = trained(digits, *overrides)
     assert records != trained(digits, *CNN, "train.seed=1")[0]
-    with monkeypatch.context() as patch, pytest.raises(train.Interrupted):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
         at_step(patch, 6, interrupt)
         Run(digits, *overrides, folder=tmp_path / "run").fit()
     shutil.rmtree(moved)

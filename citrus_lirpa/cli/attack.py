@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import torch
 
-from .. import _compat, config, data, distributed, files, report, subjects
+from .. import _compat, config, data, distributed, files, report, sealed, subjects
 from ..attacks import SgdUap, try_uap
 from ..bounds import BoundedNet
 from ..boxes import PIXELS
@@ -125,7 +125,7 @@ def attack_command(
         "seed": seed,
     }
     saved = {"u": result.u.cpu(), **shared}
-    files.write_atomically(folder / "uap.pt", lambda file: torch.save(saved, file))
+    sealed.save(folder / "uap.pt", saved)
     files.write_text(folder / "uap.json", json.dumps(record, indent=2) + "\n")
     picture = report.plot_try(result, x, eps, limits, spec, folder / "uap.png")
     click.echo(

@@ -11,6 +11,8 @@ import click
 from .. import compare, files, pareto
 from ..verify import STAGES
 
+FIGURES, PICTURE = "compare.json", "compare.png"
+
 
 @click.command("compare")
 @click.argument(
@@ -48,7 +50,7 @@ def show(
     """Print the tables of the runs; compare.json and compare.png go into ``out``."""
     runs = compare.read_runs(folders, method)
     click.echo(compare.format_tables(runs, markdown=markdown))
-    figures = out / "compare.json"
+    figures = out / FIGURES
     files.write_text(figures, json.dumps(compare.to_json(runs), indent=2) + "\n")
-    picture = pareto.plot_pareto(runs, out / "compare.png")
+    picture = pareto.plot_pareto(runs, out / PICTURE)
     click.echo(f"results: {figures}\npicture: {picture}", err=markdown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -12,9 +13,10 @@ import torch
 from .. import _compat, config, distributed, files, report, subjects, vnnlib
 from ..bounds import BoundedNet
 from ..boxes import PIXELS
-from ..errors import Interrupted
-from ..interrupts import terminated_like_interrupted
-from ..verify import RELATIONAL, SOLVERS, STAGES, Protocol, Saved, evaluate, fingerprint
+from ..errors import Interrupted, Terminated
+from ..interrupts import Termination
+from ..locks import locked
+from ..verify import RELATIONAL, SOLVERS, STAGES, Protocol, Saved, evaluate, fingerprint, saved
 from .options import (
     clip,
     data_dir,
@@ -24,6 +26,8 @@ from .options import (
     eps,
     join,
     quiet,
+    requeue,
+    say,
     show_bars,
 )
 
@@ -106,6 +110,7 @@ from .options import (
 @download
 @device
 @quiet
+@requeue
 def eval_command(
     path,
     method,
@@ -127,6 +132,7 @@ def eval_command(
     download,
     device,
     quiet,
+    requeue,
 ) -> None:
     """Certify a trained network: PATH is a run folder, a checkpoint, zoo:NAME or an ONNX
     file.
@@ -135,7 +141,8 @@ def eval_command(
     UAP accuracy over consecutive groups of images, between a lower bound (proved) and
     an upper bound (attacks). Writes eval-METHOD.json, a picture of what settled the images
     and one of the strongest perturbation. Finished batches are kept until the end: after an
-    interruption, the same command with --resume goes on.
+    interruption, the same command with --resume goes on. With --requeue it begins, goes on,
+    or says that it was finished, and leaves alone what is not trained to its end.
 
     \b
     citrus-lirpa eval runs/digits --method crown-ibp --relational none
@@ -144,6 +151,9 @@ def eval_command(
     """
     _compat.load()
     where = join(device)
+    if requeue and not subjects.is_trained(path):
+        say(f"the training of {path} is not finished: nothing is evaluated", err=True)
+        return
     subject = subjects.load_subject(path, dataset, eps)
     spec = subject.spec
     with distributed.leader_first():
@@ -183,30 +193,54 @@ def eval_command(
         "weights": fingerprint(subject.model),
         "imported": sorted((imported or {}).items()),
     }
+    table, partial = folder / f"eval-{method}.json", folder / f"eval-{method}.partial"
+    stages, picture = folder / f"stages-{method}.png", folder / f"uap-{method}.png"
+    if distributed.leads():
+        click.get_current_context().with_resource(locked(folder, table.stem))
+        files.remove_leftovers(folder, table.name, stages.name, picture.name)
+    finished = requeue and not partial.is_dir() and _is_finished(table, settings)
+    if distributed.agreed(finished):
+        say(f"results: {table}, finished before")
+        return
+    resume = resume or (requeue and saved.is_saved(partial, settings))
     with distributed.leader_first():  # which begins the folder, and the others join
-        resume = resume or not distributed.leads()
-        saved = Saved(folder / f"eval-{method}.partial", settings, resume=resume)
+        batches = Saved(partial, settings, resume=resume, joining=not distributed.leads())
     bars = show_bars(quiet)
     try:
-        with terminated_like_interrupted():
-            result = evaluate(
-                net, images, spec, protocol, saved=saved, imported=imported, progress=bars
-            )
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted; {saved.count()} finished batches are kept in {saved.folder}: repeat "
-            "the command with --resume"
+        result = evaluate(
+            net, images, spec, protocol, saved=batches, imported=imported, progress=bars
+        )
+    except KeyboardInterrupt as stop:
+        kind = Terminated if isinstance(stop, Termination) else Interrupted
+        raise kind(
+            f"interrupted; {batches.count()} finished batches are kept in {partial}: repeat the "
+            f"command{'' if requeue else ' with --resume'}"
         ) from None
     if not distributed.leads():
         return
-    record = {"run": subject.name, "data": spec.name, **result.record()}
-    table = folder / f"eval-{method}.json"
+    record = {
+        "run": subject.name,
+        "data": spec.name,
+        **result.record(),
+        "identity": saved.identity(settings),
+    }
     click.echo(report.evaluation_table(result))
     files.write_text(table, json.dumps(record, indent=2) + "\n")
-    stages = report.plot_stages(result, folder / f"stages-{method}.png")
-    picture = report.plot_uap(result, spec, folder / f"uap-{method}.png")
-    saved.discard()
+    stages = report.plot_stages(result, stages)
+    picture = report.plot_uap(result, spec, picture)
+    batches.discard()
     click.echo(
         f"results: {table}\nstages: {stages}\n"
         + (f"picture: {picture}" if picture else "no perturbation broke an image: no picture")
     )
+
+
+def _is_finished(table: Path, settings: dict[str, Any]) -> bool:
+    """Whether ``table`` holds the results of this very evaluation."""
+    if not table.is_file():
+        return False
+    try:
+        record = json.loads(table.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(record, dict) and record.get("identity") == saved.identity(settings)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import torch
 
 from .. import distributed, tables
 from ..data import DATASETS
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError, InputError, Terminated
+from ..interrupts import Termination, terminations
 
 
 class Number(click.ParamType):
@@ -69,14 +72,37 @@ quiet = click.option(
 )
 
 
+def requeue(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --requeue, which also decides about its exit status after SIGTERM."""
+
+    @click.option(
+        "--requeue",
+        is_flag=True,
+        help="For a job that a scheduler stops and starts again by the same command: continue "
+        "what is there; on SIGTERM save, and exit with 0.",
+    )
+    @functools.wraps(command)
+    def requeueable(*, requeue: bool, **options: Any) -> None:
+        try:
+            with terminations():
+                command(requeue=requeue, **options)
+        except (Terminated, Termination) as stop:
+            message = str(stop) or "stopped by SIGTERM; what was saved is kept"
+            if not requeue:
+                raise Terminated(message) from None
+            click.echo(message, err=True)
+
+    return requeueable
+
+
 def show_bars(quiet: bool) -> bool:
     return not quiet and sys.stderr.isatty() and distributed.leads()
 
 
-def say(text: str) -> None:
+def say(text: str, *, err: bool = False) -> None:
     """Print, where several processes work as one, once."""
     if distributed.leads():
-        click.echo(text)
+        click.echo(text, err=err)
 
 
 def join(name: str) -> torch.device:

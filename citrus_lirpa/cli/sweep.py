@@ -12,12 +12,13 @@ from typing import Any
 import click
 from tqdm.auto import tqdm
 
-from .. import _compat, processes, sweep, workplan
+from .. import _compat, files, processes, sweep, workplan
 from ..errors import CitrusError, InputError
+from ..locks import locked
 from ..verify import Protocol
-from .compare import show
+from .compare import FIGURES, PICTURE, show
 from .evaluate import eval_command
-from .options import choose_device, data_dir, device, download, show_bars
+from .options import choose_device, data_dir, device, download, requeue, show_bars
 
 
 @click.command("sweep")
@@ -35,7 +36,8 @@ from .options import choose_device, data_dir, device, download, show_bars
 @data_dir
 @download
 @device
-def sweep_command(file, out, count, dry_run, data_dir, download, device) -> None:
+@requeue
+def sweep_command(file, out, count, dry_run, data_dir, download, device, requeue) -> None:
     """Train, evaluate and compare every combination of a TOML FILE.
 
     The file names a preset, the values that all runs share under [set], lists of values under
@@ -64,6 +66,8 @@ def sweep_command(file, out, count, dry_run, data_dir, download, device) -> None
         return
     where = choose_device(device)
     workplan.check_data(works)
+    click.get_current_context().with_resource(locked(out, "sweep"))
+    files.remove_leftovers(out, FIGURES, PICTURE)
     count = min(count or (1 if where.type == "cuda" else os.cpu_count() or 1), len(works))
     failures = _run(works, count)
     for name, reason in failures.items():

@@ -13,7 +13,7 @@ import torch
 from .. import _compat, allocator, config, data, distributed, report, runs, train, zoo
 from ..errors import InputError
 from ..precision import PRECISIONS, check_device
-from .options import data_dir, device, download, join, quiet, say, show_bars
+from .options import data_dir, device, download, join, quiet, requeue, say, show_bars
 
 
 @click.command("train")
@@ -68,6 +68,7 @@ from .options import data_dir, device, download, join, quiet, say, show_bars
 @download
 @device
 @quiet
+@requeue
 def train_command(
     preset,
     file,
@@ -84,27 +85,32 @@ def train_command(
     download,
     device,
     quiet,
+    requeue,
 ) -> None:
     """Train a network.
 
     Give a --preset, a --config file, or --resume. A preset holds a recipe for each
     --method. The run folder receives config.toml, checkpoint.pt, metrics.jsonl and
     curves.png. Stop with Ctrl-C; --resume continues exactly where it stopped. If
-    train.epochs is overridden alone, the schedules shrink or grow with it.
+    train.epochs is overridden alone, the schedules shrink or grow with it. With --requeue
+    and --out, the same command begins the run and continues it.
 
     \b
     citrus-lirpa train --preset mnist-0.1 --set model.name=convsmall --set train.epochs=20
     citrus-lirpa train --preset digits --method ibp --out runs/ibp
     citrus-lirpa train --resume runs/ibp
+    citrus-lirpa train --preset digits --out runs/job --requeue
     """
     _compat.load()
     where = join(device)
     if resume is not None:
-        given = (preset, file, method, overrides, mode, out, init_from, precision)
+        given = (preset, file, method, overrides, mode, out, init_from, precision, requeue)
         if any(given) or compile is not None:
             raise InputError("--resume continues a run as it was begun; drop the other options")
         settings, folder = runs.resumable(resume), resume
     else:
+        if requeue and out is None:
+            raise InputError("--requeue needs --out RUN, the same folder at every start")
         settings = config.resolve(
             preset=preset, file=file, method=method, mode=mode, overrides=overrides
         )
@@ -125,7 +131,12 @@ def train_command(
         images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)
     net, loss = runs.build(settings, where)
     train.check_batches(loss, train.training_part(images, settings), settings)
-    if resume is None:
+    if distributed.leads():
+        click.get_current_context().with_resource(runs.held(folder))
+    begun = resume is not None or (
+        requeue and distributed.agreed(runs.is_begun(folder, settings, "this command's"))
+    )
+    if not begun:
         train.warm_start(net, settings)
         if distributed.leads():
             runs.start_run(folder, settings)
@@ -150,7 +161,7 @@ def train_command(
     )
     if not distributed.leads():
         return
-    curves = report.plot_curves(history.records, folder / "curves.png")
+    curves = report.plot_curves(history.records, folder / runs.CURVES_FILE)
     if bars or quiet:
         click.echo(report.epoch_line(history.records[-1]))
     click.echo(

@@ -89,7 +89,7 @@ def _highs(program: Program, time_limit: float) -> float | None:
         constraints=LinearConstraint(program.matrix, ub=program.upper),
         bounds=Bounds(low, np.ones(width)),
         integrality=np.r_[np.zeros(pixels), np.ones(width - pixels)],
-        options={"time_limit": time_limit},
+        options={"time_limit": time_limit},  # by the time of day: a jump ends it early or late
     )
     bound = getattr(answer, "mip_dual_bound", None)
     return None if bound is None else -bound

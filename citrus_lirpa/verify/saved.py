@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import sealed
 from ..errors import CheckpointError
-from ..files import write_atomically, write_text
+from ..files import remove_leftovers, write_text
 from .certificates import Certificates
 from .uap import UapBounds
 
@@ -35,19 +37,27 @@ class Saved:
     """A folder of finished batches, tied to a network and to the settings of an evaluation.
 
     Without ``resume``, batches of an earlier evaluation are removed; with it, they must be
-    of the same settings, else CheckpointError.
+    of the same settings, else CheckpointError. ``joining``: another process of the same job
+    has opened the folder, and may be writing to it.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], *, resume: bool):
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], *, resume: bool, joining: bool = False
+    ):
         self.folder = folder
-        header = json.dumps(settings, indent=2, sort_keys=True, default=str) + "\n"
+        self._trash = folder.with_name(f".{folder.name}.removed")
+        header = _header(settings)
+        if joining:
+            self._check(header)
+            return
         if resume and folder.is_dir():
-            self._check(settings, header)
+            self._check(header)
+            remove_leftovers(folder, "*")
             return
         self.discard()
         write_text(folder / _HEADER, header)
 
-    def _check(self, settings: dict[str, Any], header: str) -> None:
+    def _check(self, header: str) -> None:
         file = self.folder / _HEADER
         try:
             found = file.read_text("utf-8")
@@ -70,31 +80,42 @@ class Saved:
         if not path.is_file():
             return None
         try:
-            state = torch.load(path, map_location=device, weights_only=True)
-            return from_plain(state)
-        except Exception as error:
-            raise CheckpointError(
-                f"{path} is damaged: {' '.join(str(error).split())[:160]}; remove it to bound "
-                "its images again"
-            ) from error
+            return from_plain(sealed.load(path, device))
+        except (CheckpointError, KeyError, TypeError) as error:
+            reason = error if isinstance(error, CheckpointError) else f"{path} is damaged: {error}"
+            raise CheckpointError(f"{reason}; remove it to bound its images again") from error
 
     def store(
         self, number: int, certificates: Certificates, uap: UapBounds, seconds: float
     ) -> None:
-        state = to_plain(certificates, uap, seconds)
-        write_atomically(self._path(number), lambda file: torch.save(state, file))
+        sealed.save(self._path(number), to_plain(certificates, uap, seconds))
 
     def count(self) -> int:
         """Batches on the disk."""
         return len(list(self.folder.glob("*.pt")))
 
     def discard(self) -> None:
-        """Remove the folder, as when the evaluation is complete."""
+        """Remove the folder, as when the evaluation is complete: it is there whole or not at
+        all, though a kill may leave what was in it under another name until the next time."""
+        if self._trash.is_dir():
+            shutil.rmtree(self._trash)
         if self.folder.is_dir():
-            shutil.rmtree(self.folder)
+            os.replace(self.folder, self._trash)
+            shutil.rmtree(self._trash)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:05d}.pt"
+
+
+def is_saved(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether ``folder`` holds finished batches of this very evaluation."""
+    file = folder / _HEADER
+    return file.is_file() and file.read_bytes() == _header(settings).encode()
+
+
+def identity(settings: dict[str, Any]) -> str:
+    """SHA-256 of the settings of an evaluation, to know its results by."""
+    return hashlib.sha256(_header(settings).encode()).hexdigest()
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -104,6 +125,10 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _header(settings: dict[str, Any]) -> str:
+    return json.dumps(settings, indent=2, sort_keys=True, default=str) + "\n"
 
 
 def _plain(value: Certificates | UapBounds) -> dict[str, Any]:
