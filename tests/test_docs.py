@@ -39,8 +39,25 @@ def test_every_command_and_preset_stands_in_the_readme() -> None:
 def test_relative_links_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
     assert links
+    titles = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    anchors = {re.sub(r"[^a-z0-9-]", "", title.lower().replace(" ", "-")) for title in titles}
     for link in links:
-        assert (ROOT / link).exists(), link
+        file, _, anchor = link.partition("#")
+        assert (ROOT / file).exists(), link
+        assert file or anchor in anchors, link
+
+
+def figures(row: str) -> set[str]:
+    """The percentages, with two decimals, of a row of a table."""
+    return set(re.findall(r"(?<![\d.])\d{1,3}\.\d\d(?![\d.])", row))
+
+
+def test_results_in_the_readme_stand_in_the_benchmarks() -> None:
+    measured = (ROOT / "benchmarks" / "README.md").read_text("utf-8").splitlines()
+    rows = [row for row in README.splitlines() if row.startswith("|") and figures(row)]
+    assert len(rows) >= 12
+    for row in rows:
+        assert any(figures(row) <= figures(other) for other in measured), row
 
 
 @pytest.mark.parametrize("net", ["lirpa", "bounded"])
