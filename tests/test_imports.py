@@ -22,6 +22,7 @@ LAYERS = [
     ["subjects", "vnnlib"],
     ["onnx_files"],
     ["checkpoint"],
+    ["loggers"],
     ["config"],
     ["losses", "regularisers", "initialisation", "batchnorm", "verify"],
     ["attacks"],
