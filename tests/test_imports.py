@@ -19,6 +19,7 @@ LAYERS = [
     ["doctor", "report", "pareto", "sweep"],
     ["compare"],
     ["runs", "train"],
+    ["networks"],
     ["subjects", "vnnlib"],
     ["onnx_files"],
     ["checkpoint"],
@@ -35,7 +36,8 @@ LAYERS = [
     ["onnx_layers"],
     ["_quiet"],
     ["_hook", "schedules", "margins", "boxes", "tables", "data", "models", "precision"],
-    ["allocator", "readers", "records", "zoo", "processes", "files"],
+    ["allocator", "readers", "records", "zoo", "processes", "safetensors_files"],
+    ["files"],
     ["interrupts"],
     ["errors", "_version"],
 ]
