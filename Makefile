@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test test-nightly test-matrix lint clean
+.PHONY: demo test test-nightly test-matrix lint dist clean
 
 demo: .venv/ready
 	$(BIN)/citrus-lirpa train --preset digits --out $(RUN)
@@ -24,6 +24,12 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The sdist and the wheel made from it, once a test has installed both in clean environments.
+dist: .venv/ready
+	$(BIN)/python -m pytest tests/test_dist.py
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+
 .venv/ready: setup.cfg constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.x")'
 	$(PYTHON) -m venv .venv
@@ -32,4 +38,4 @@ lint: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .matrix build *.egg-info
+	rm -rf .venv .matrix build dist *.egg-info

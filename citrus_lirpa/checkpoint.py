@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import sealed, zoo
+from . import safetensors_files, sealed, zoo
 from .config import RunConfig
 from .data import DatasetSpec, find_spec
 from .errors import CheckpointError, InputError
@@ -38,11 +38,15 @@ def find(path: Path) -> Path:
 
 
 def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
-    """Configuration and state of a run folder or checkpoint; nothing is unpickled freely.
+    """Configuration and state of a run folder, a checkpoint or a safetensors file, which holds
+    no state but the "model"; nothing is unpickled freely.
 
     Raises CheckpointError where there is none, or a damaged or foreign one.
     """
     path = find(path)
+    if path.suffix.lower() == safetensors_files.SUFFIX:
+        config, weights = safetensors_files.load(path)
+        return _config(config, path), {"model": weights}
     state = sealed.load(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
@@ -52,8 +56,12 @@ def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     for key, kind in (("config", str), ("model", dict)):
         if not isinstance(state.get(key), kind):
             raise CheckpointError(f"{path} is damaged: it holds no {key}")
+    return _config(state["config"], path), state
+
+
+def _config(text: str, path: Path) -> RunConfig:
     try:
-        return RunConfig.from_toml(state["config"]), state
+        return RunConfig.from_toml(text)
     except InputError as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
 

@@ -1,9 +1,9 @@
 """The fast way through a network: plain tensor operations, read once from an auto_LiRPA graph.
 
 auto_LiRPA bounds any graph. For the layers that certified training uses (convolutions, linear
-layers, BatchNorm, ReLU, flattening, addition) a Plan computes the same values and the same
-interval bounds with less work: BatchNorm is folded into the convolution before it, boxes stay
-centre and radius between ReLUs, and on the CPU images are laid out channels last.
+layers, BatchNorm, ReLU, flattening, addition, pooling by averages) a Plan computes the same values
+and the same interval bounds with less work: BatchNorm is folded into the convolution before it,
+boxes stay centre and radius between ReLUs, and on the CPU images are laid out channels last.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .boxes import Interval
 from .pieces import computed, constant_value, operations
-from .wrapping import input_node
+from .wrapping import input_node, relu_nodes
 
 #: Weight and bias of each affine step.
 Weights = list[tuple[Tensor, Tensor | None]]
@@ -37,12 +37,14 @@ class Step:
 @dataclass(frozen=True)
 class Plan:
     """A network whose last step is linear. nodes: of each affine step, the layer's node and
-    that of the BatchNorm folded into it; last_uses: after each step, values no longer needed.
+    that of the BatchNorm folded into it; last_uses: after each step, values no longer needed;
+    relus: for each ReLU, in network order, its place among the steps that are ReLUs.
     """
 
     steps: tuple[Step, ...]
     nodes: tuple[tuple[nn.Module, nn.Module | None], ...]
     last_uses: tuple[tuple[int, ...], ...]
+    relus: tuple[int, ...]
 
     def weights(self) -> Weights:
         """With graph; BatchNorm by the statistics that bounds use: in train mode those of
@@ -94,7 +96,8 @@ class Plan:
             return Interval(step.function(source.centre), step.function(source.radius))
 
         box = Interval(laid_out(box.centre), laid_out(box.radius))
-        return before, self._run(self.steps[:-1], run, box)
+        last = self._run(self.steps[:-1], run, box)
+        return [before[place] for place in self.relus], last
 
     def _run(self, steps: tuple[Step, ...], run: Callable, value):
         values = {0: value}
@@ -172,7 +175,12 @@ def make_plan(bounded: nn.Module) -> Plan | None:
         sources = tuple(numbers[s.name] for s in node.inputs if computed(s))
         steps.append(Step(_KINDS[kind], sources, _function(node)))
         numbers[node.name] = len(steps)
-    return Plan(tuple(steps), tuple(nodes), _last_uses(steps))
+    # branches may be added in another order than they were traced in
+    met = [node.name for node in order if _KINDS[type(node).__name__] == "relu"]
+    if len(met) != len(relu_nodes(bounded)):
+        return None  # some do not lead to the logits
+    relus = tuple(met.index(node.name) for node in relu_nodes(bounded))
+    return Plan(tuple(steps), tuple(nodes), _last_uses(steps), relus)
 
 
 _KINDS = {
@@ -183,6 +191,8 @@ _KINDS = {
     "BoundAdd": "add",
     "BoundFlatten": "reshape",
     "BoundReshape": "reshape",
+    "BoundAveragePool": "average",
+    "BoundGlobalAveragePool": "average",
 }
 _AFFINE = [name for name, kind in _KINDS.items() if kind == "affine"]
 
@@ -199,6 +209,8 @@ def _plain(node: nn.Module) -> bool:
         return False  # weights that are bounded too
     if kind == "BoundConv":
         return len(node.stride) == 2
+    if kind == "BoundAveragePool":
+        return list(node.padding) == [0, 0]
     if kind == "BoundLinear":
         scales = [getattr(node, name, 1.0) for name in _SCALES[hasattr(node, "alpha_linear")]]
         return scales == [1.0, 1.0] and not node.transA
@@ -229,6 +241,11 @@ def _function(node: nn.Module) -> Callable[..., Tensor] | None:
         return F.linear
     if kind == "BoundBatchNormalization":
         return _scaled
+    if kind == "BoundAveragePool":
+        size, stride = tuple(node.kernel_size), tuple(node.stride)
+        return lambda x: F.avg_pool2d(x, size, stride)
+    if kind == "BoundGlobalAveragePool":
+        return lambda x: x.mean(dim=(2, 3), keepdim=True)
     shape = tuple(node.output_shape[1:])
     return (lambda x: x.reshape(len(x), *shape)) if _KINDS[kind] == "reshape" else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,6 @@ import torch
 from .attacks import UapResult
 from .boxes import Range
 from .data import DatasetSpec
-from .errors import DependencyError
 from .files import write_atomically
 from .verify import Evaluation
 
@@ -201,25 +199,6 @@ def uap_table(result: UapResult, eps: float, clip: Range | None, spec: DatasetSp
     kind = "one perturbation a class" if len(result.u) > 1 else "one perturbation"
     head = f"{len(result.y)} test images, ε = {eps:.4g}, {kind}, {_range(clip)}"
     return "\n".join([head, *lines])
-
-
-def tensorboard_logger(folder: Path) -> Callable[[dict[str, Any]], None]:
-    """A function that writes one epoch's record as TensorBoard events below ``folder``."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise DependencyError(
-            f"TensorBoard is not installed ({error}): pip install tensorboard"
-        ) from error
-    writer = SummaryWriter(str(folder / "tensorboard"))
-
-    def log(record: dict[str, Any]) -> None:
-        for key, value in record.items():
-            if key not in ("epoch", "step") and value is not None:
-                writer.add_scalar(key, value, record["epoch"])
-        writer.flush()
-
-    return log
 
 
 def _mean(mask: torch.Tensor) -> float:

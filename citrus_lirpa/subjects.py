@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import checkpoint, zoo
+from . import checkpoint, safetensors_files, zoo
 from .data import DATASETS, DatasetSpec, Split, divide, find_spec, load
 from .errors import InputError
 from .onnx_files import SUFFIX, load_onnx
@@ -32,7 +32,8 @@ class Subject:
 
 
 def load_subject(path: Path, dataset: str | None = None, eps: float | None = None) -> Subject:
-    """The network of a run folder, a checkpoint, zoo:NAME or, if it ends in .onnx, an ONNX file.
+    """The network of a run folder, a checkpoint, a safetensors file of ``export``, zoo:NAME or,
+    if it ends in .onnx, an ONNX file.
 
     dataset, eps: of a run, its own by default; required for an ONNX file, which holds neither.
 
@@ -77,12 +78,12 @@ def is_trained(path: Path) -> bool:
 
 
 def results_folder(path: Path) -> Path:
-    """Where results go unless a user says otherwise: the run, a folder beside an ONNX file, or
-    one in the current folder for a network of the zoo."""
+    """Where results go unless a user says otherwise: the run, a folder beside an ONNX or
+    safetensors file, or one in the current folder for a network of the zoo."""
     path = Path(path)
     if zoo.is_name(path):
         return Path(f"{zoo.find(path).stem}-eval")
-    if path.suffix.lower() == SUFFIX:
+    if path.suffix.lower() in (SUFFIX, safetensors_files.SUFFIX):
         return path.parent / f"{path.stem}-eval"
     return checkpoint.find(path).parent
 

@@ -15,6 +15,7 @@ from citrus_lirpa import PGD, BoundedNet, Box, _compat, data, fit, robust_cross_
 from citrus_lirpa.boxes import Interval
 from citrus_lirpa.config import resolve
 from citrus_lirpa.errors import DependencyError
+from citrus_lirpa.pieces import INPUT
 from citrus_lirpa.plan import laid_out, make_plan
 
 EPS = 0.05
@@ -48,7 +49,37 @@ class Shared(nn.Module):
         return self.last((self.norm(z) + z).relu().view(-1, 3))
 
 
-MODELS = {**SMALL, "residual": Residual, "shared": Shared}
+class Branches(nn.Module):
+    """Two branches with ReLUs, added in another order than they are computed in."""
+
+    def __init__(self):
+        super().__init__()
+        self.long = nn.Sequential(
+            *(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
+        )
+        self.short = nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU())
+        self.last = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(100, 3))
+
+    def forward(self, x):
+        first = self.long(x)
+        return self.last(self.short(x) + first)
+
+
+def averages():
+    """Pooling by averages, in windows and then of all that is left."""
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 2), nn.ReLU(), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(4, 3),
+    )  # fmt: skip
+
+
+MODELS = {
+    **SMALL,
+    "residual": Residual,
+    "shared": Shared,
+    "branches": Branches,
+    "averages": averages,
+}
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
@@ -100,6 +131,20 @@ def test_the_frozen_network_is_the_network_and_no_weight_gets_a_gradient(name, d
     assert not net.frozen()(x.detach()).requires_grad
 
 
+@pytest.mark.parametrize("name", ["residual", "branches"])
+def test_bounds_of_a_relu_are_those_of_its_affine_piece(name):
+    """The verifier takes the k-th bounds for the k-th piece."""
+    net, (x, _) = wrapped(MODELS[name]()).eval(), batch()
+    box = Box.around(x, EPS)
+    values = {INPUT: torch.lerp(box.lower, box.upper, torch.rand_like(x))}
+    with torch.no_grad():
+        for number, bounds in enumerate(net.preactivation_bounds(box)):
+            z = net.affine_pieces()[number](values)
+            assert bool((bounds.lower <= z + 1e-5).all() and (z <= bounds.upper + 1e-5).all())
+            values[number] = z.relu()
+    assert len(values) == net.relus + 1
+
+
 def test_points_of_a_box_lie_within_its_bounds_in_float32():
     """Boxes around zero among them, and some that are points: the result loses no corner."""
     net = wrapped(Residual()).eval()
@@ -120,7 +165,7 @@ def test_points_of_a_box_lie_within_its_bounds_in_float32():
 
 UNSUITABLE = {
     "a sigmoid": [nn.Flatten, lambda: nn.Linear(50, 4), nn.Sigmoid, lambda: nn.Linear(4, 3)],
-    "pooling": [lambda: nn.AvgPool2d(5), nn.Flatten, nn.ReLU, lambda: nn.Linear(2, 3)],
+    "maxima": [lambda: nn.MaxPool2d(5), nn.Flatten, nn.ReLU, lambda: nn.Linear(2, 3)],
     "no linear layer at the end": [nn.Flatten, lambda: nn.Linear(50, 3), nn.ReLU],
 }
 

@@ -207,19 +207,3 @@ def test_failing_to_draw_keeps_the_earlier_picture(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="disk full.*earlier file is kept"):
         report.plot_curves(RECORDS, path)
     assert path.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [path]
-
-
-# -- TensorBoard --------------------------------------------------------------------
-
-
-def test_tensorboard(tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    log = report.tensorboard_logger(tmp_path)
-    for record in RECORDS:
-        log(record)
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert set(events.Tags()["scalars"]) == set(RECORDS[0]) - {"epoch", "step"}
-    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 2.25), (2, 1.0625)]
-    assert [(e.step, e.value) for e in events.Scalars("certified")] == [(2, 0.5)]

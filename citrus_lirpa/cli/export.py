@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .. import _compat, data, subjects, vnnlib
+from .. import _compat, data, networks, subjects, vnnlib
 from ..boxes import PIXELS
 from ..errors import InputError
 from .options import clip, data_dir, dataset, download, eps
@@ -29,7 +29,10 @@ class Images(click.ParamType):
 @click.command("export")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder to write, new or empty."
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder to write, new or empty; or FILE.onnx, .pt2 or .safetensors: the network alone.",
 )
 @dataset
 @eps
@@ -48,21 +51,35 @@ class Images(click.ParamType):
 def export_command(
     path, out, dataset, eps, images, undecided, limit, clip, timeout, data_dir, download
 ) -> None:
-    """Write a network and its images' robustness as ONNX and VNN-LIB, for other verifiers.
+    """Write a network for other programs, or its images' robustness for other verifiers.
 
-    PATH is a run folder, a checkpoint, zoo:NAME or an ONNX file. --out receives model.onnx, one
-    property for each image that the network classifies correctly ("sat": a counterexample
-    exists), and instances.csv, as in VNN-COMP, which α,β-CROWN and other verifiers take. Put
-    their results into results.csv there.
+    PATH is a run folder, a checkpoint, zoo:NAME or an ONNX file. A folder given as --out
+    receives model.onnx, one property for each image that the network classifies correctly
+    ("sat": a counterexample exists), and instances.csv, as in VNN-COMP, which α,β-CROWN and
+    other verifiers take. Put their results into results.csv there.
+
+    A file given as --out receives the network alone: FILE.onnx; FILE.pt2, a program of
+    torch.export, which PyTorch runs without this package; or FILE.safetensors, weights and
+    configuration, which eval takes as it takes a run.
 
     \b
+    citrus-lirpa export runs/digits --out digits.safetensors
     citrus-lirpa export runs/digits --limit 20 --out exported
     citrus-lirpa export runs/digits --undecided runs/digits/eval-crown.json --out exported
     citrus-lirpa export net.onnx --dataset mnist --eps 0.1 --images 0,5,7 --out exported
     """
     _compat.load()
+    if out.suffix.lower() in networks.FORMATS:
+        if any(choice is not None for choice in (images, undecided, limit)):
+            raise InputError(f"--out {out} is a file, for the network alone; images need a folder")
+        networks.save_network(subjects.load_subject(path, dataset, eps), out)
+        click.echo(f"network: {out}")
+        return
     if sum(choice is not None for choice in (images, undecided, limit)) != 1:
-        raise InputError("say which images: one of --images 0,5,7, --undecided FILE and --limit N")
+        raise InputError(
+            "say which images: one of --images 0,5,7, --undecided FILE and --limit N; or give a "
+            f"file as --out ({', '.join(networks.FORMATS)}) for the network alone"
+        )
     subject = subjects.load_subject(path, dataset, eps)
     spec, limits = subject.spec, PIXELS if clip else None
     if undecided is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import torch
 
-from .. import _compat, allocator, config, data, distributed, report, runs, train, zoo
+from .. import _compat, allocator, config, data, distributed, loggers, report, runs, train, zoo
 from ..errors import InputError
 from ..precision import PRECISIONS, check_device
 from .options import data_dir, device, download, join, quiet, requeue, say, show_bars
@@ -63,7 +63,12 @@ from .options import data_dir, device, download, join, quiet, requeue, say, show
     default=None,
     help="Let torch.compile make the kernels: slow to start.  [default: --no-compile]",
 )
-@click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events.")
+@click.option(
+    "--log",
+    type=click.Choice(list(loggers.LOGGERS)),
+    multiple=True,
+    help="Report epochs there too; may be given again. wandb: sent unless WANDB_MODE=offline.",
+)
 @data_dir
 @download
 @device
@@ -80,7 +85,7 @@ def train_command(
     init_from,
     precision,
     compile,
-    tensorboard,
+    log,
     data_dir,
     download,
     device,
@@ -147,18 +152,17 @@ def train_command(
         f"ε = {settings.train.eps:.4g}, {settings.train.epochs} epochs, "
         f"batch {settings.train.batch_size}{shared}, {where}; run folder {folder}"
     )
-    log = report.tensorboard_logger(folder) if tensorboard and distributed.leads() else None
     bars = show_bars(quiet)
+    with loggers.opened(log if distributed.leads() else (), folder, settings) as note:
 
-    def on_epoch(record: dict[str, Any]) -> None:
-        if log is not None:
-            log(record)
-        if not (bars or quiet):
-            click.echo(report.epoch_line(record))
+        def on_epoch(record: dict[str, Any]) -> None:
+            note(record)
+            if not (bars or quiet):
+                click.echo(report.epoch_line(record))
 
-    history = train.fit(
-        net, loss, images, settings, folder=folder, progress=bars, on_epoch=on_epoch
-    )
+        history = train.fit(
+            net, loss, images, settings, folder=folder, progress=bars, on_epoch=on_epoch
+        )
     if not distributed.leads():
         return
     curves = report.plot_curves(history.records, folder / runs.CURVES_FILE)
