@@ -82,6 +82,14 @@ class BoundedNet:
         if example is not None:
             self_check(self, example)
 
+    def __repr__(self) -> str:
+        parameters = self.parameters()
+        return (
+            f"BoundedNet({self.input_shape} -> {self.classes} classes, {self.relus} ReLU layers, "
+            f"{sum(p.numel() for p in parameters):,} parameters on {parameters[0].device}, "
+            f"{'train' if self.training else 'eval'} mode)"
+        )
+
     # -- the network itself -------------------------------------------------------
 
     def __call__(self, x: Tensor) -> Tensor:
