@@ -1,7 +1,12 @@
 """What a notebook shows: reprs that say something, data frames, plots on Axes, progress bars."""
 
 import inspect
+import json
+import os
+import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +31,7 @@ from citrus_lirpa.errors import DependencyError, InputError
 from citrus_lirpa.losses import LOSSES
 
 DIGITS = DATASETS["digits"]
+TUTORIAL = Path(__file__).parents[1] / "examples" / "tutorial.ipynb"
 
 
 @pytest.fixture
@@ -122,6 +128,7 @@ def test_no_loss_shows_an_address(name):
 
 def test_frame_of_an_evaluation(evaluation):  # noqa: F811
     pytest.importorskip("pandas")
+    evaluation.certificates.margin[7] = -torch.inf  # never bounded
     frame = evaluation.to_frame()
     assert list(frame.columns) == [
         "image", "group", "label", "predicted", "with_strongest",
@@ -130,6 +137,7 @@ def test_frame_of_an_evaluation(evaluation):  # noqa: F811
     assert frame["group"].tolist() == [0] * 5 + [1] * 3
     assert frame["verdict"].tolist() == evaluation.certificates.verdicts()
     assert frame.loc[2, "with_strongest"] == 9 and frame.loc[2, "label"] == 2
+    assert frame["margin"].isna().tolist() == [False] * 7 + [True]
     assert frame["certified"].sum() == 3 and frame["certified"].dtype == bool
     groups = evaluation.uap.to_frame()
     assert groups["safe_at_least"].tolist() == [3, 1] and groups["size"].sum() == 8
@@ -195,3 +203,50 @@ def test_what_cannot_be_drawn_is_said(uap):
         plots.draw_curves(RECORDS, [Figure().subplots()])
     harmless = UapResult(uap.u, uap.y, uap.clean, uap.clean)
     assert plots.draw_uap(harmless, torch.rand(4, 1, 8, 8), 0.1, None, DIGITS) is None
+
+
+# -- the tutorial -------------------------------------------------------------------
+
+EXECUTE = """
+import sys, nbformat
+from nbclient import NotebookClient
+
+book = nbformat.read(sys.argv[1], 4)
+where = {"metadata": {"path": sys.argv[2]}}
+NotebookClient(book, timeout=300, kernel_name="python3", resources=where).execute()
+nbformat.write(book, sys.argv[3])
+"""
+
+
+def test_tutorial_notebook_runs(tmp_path):
+    for package in ("nbclient", "ipykernel", "ipywidgets", "pandas"):
+        pytest.importorskip(package)
+    import nbformat
+
+    done = subprocess.run(
+        [sys.executable, "-c", EXECUTE, TUTORIAL, tmp_path, tmp_path / "done.ipynb"],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env={**os.environ, "PYTHONPATH": str(TUTORIAL.parents[1])},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    cells = [cell for cell in nbformat.read(tmp_path / "done.ipynb", 4).cells if "outputs" in cell]
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [o.text for o in outputs if o.output_type == "stream" and o.name == "stderr"]
+    kinds = [kind for o in outputs for kind in o.get("data", {})]
+    assert kinds.count("image/png") == 4  # one picture for each cell that draws
+    assert kinds.count("application/vnd.jupyter.widget-view+json") == 3  # progress bars
+    assert kinds.count("text/html") >= 4  # frames
+    texts = [o.data["text/plain"] for o in outputs if o.output_type == "execute_result"]
+    (history, plain, *_) = texts
+    assert history.startswith("History(20 epochs") and "fooling rate" in plain
+    (result,) = [text for text in texts if text.startswith("Evaluation(")]
+    proved, attacked = map(float, re.findall(r"(?:UCert|attack) ([\d.]+) %", result))
+    assert 40 < proved <= attacked
+
+
+def test_tutorial_notebook_is_kept_without_outputs():
+    book = json.loads(TUTORIAL.read_text("utf-8"))
+    code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert code and all(c["outputs"] == [] and c["execution_count"] is None for c in code)

@@ -74,14 +74,18 @@ class Certificates:
 
     def to_frame(self) -> DataFrame:
         """A pandas frame with a row for each input: correct, attacked, certified, verdict,
-        margin, seconds. Raises DependencyError without pandas."""
+        margin, seconds. Raises DependencyError without pandas.
+
+        margin is missing where nothing was bounded. Branch and bound proves the parts of a box,
+        so its images keep the bound of the stage before, which is not positive.
+        """
         return to_frame(
             {
                 "correct": self.correct,
                 "attacked": self.attacked,
                 "certified": self.certified,
                 "verdict": self.verdicts(),
-                "margin": self.margin,
+                "margin": self.margin.masked_fill(self.margin.isneginf(), torch.nan),
                 "seconds": self.took,
             }
         )
