@@ -49,6 +49,6 @@ def _commands() -> str:
     sections = []
     for name in COMMANDS:
         command = main.get_command(top, name)
-        context = click.Context(command, top, name, terminal_width=92, max_content_width=92)
+        context = click.Context(command, top, name, terminal_width=78, max_content_width=78)
         sections.append(f"## {name}\n\n```text\n{command.get_help(context)}\n```\n")
     return "\n".join(sections)
