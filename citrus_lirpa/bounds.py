@@ -84,8 +84,9 @@ class BoundedNet:
 
     def __repr__(self) -> str:
         parameters = self.parameters()
+        relus = f"{self.relus} ReLU layer{'' if self.relus == 1 else 's'}"
         return (
-            f"BoundedNet({self.input_shape} -> {self.classes} classes, {self.relus} ReLU layers, "
+            f"BoundedNet({self.input_shape} -> {self.classes} classes, {relus}, "
             f"{sum(p.numel() for p in parameters):,} parameters on {parameters[0].device}, "
             f"{'train' if self.training else 'eval'} mode)"
         )

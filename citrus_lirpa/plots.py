@@ -139,6 +139,13 @@ def describe_range(clip: Range | None) -> str:
     return "clipped to [0, 1]" if clip else "not clipped"
 
 
+def new_figure() -> Figure:
+    """A figure of pyplot, which a notebook shows below the cell."""
+    from matplotlib import pyplot
+
+    return pyplot.figure(layout="constrained")
+
+
 def plain_figure() -> Figure:
     """A figure without pyplot: no global state, no window system."""
     from matplotlib.figure import Figure
@@ -210,10 +217,7 @@ def _show(axes: Axes, image: torch.Tensor, title: str) -> None:
 
 def _grid(figure: Figure | None, rows: int, columns: int, size: tuple[float, float]):
     """``figure`` or a new one of pyplot, in ``size``, and its rows of Axes."""
-    if figure is None:
-        from matplotlib import pyplot
-
-        figure = pyplot.figure(layout="constrained")
+    figure = new_figure() if figure is None else figure
     figure.set_size_inches(size)
     return figure, figure.subplots(rows, columns, squeeze=False)
 

@@ -65,7 +65,8 @@ class History:
             if last[key] is not None
         ]
         numbers = [f"ε = {last['eps']:.4g}", f"loss {last['loss']:.4g}", *shares]
-        return f"History({len(self.records)} epochs; the last: {', '.join(numbers)})"
+        epochs = f"{len(self.records)} epoch{'' if len(self.records) == 1 else 's'}"
+        return f"History({epochs}; the last: {', '.join(numbers)})"
 
     def to_frame(self) -> DataFrame:
         """A pandas frame with a row for each epoch and a column for each key; what the loss

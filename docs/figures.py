@@ -335,7 +335,7 @@ def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     for name in names or FIGURES:
         file = IMAGES / f"{name}.png"
-        FIGURES[name]().savefig(file, dpi=120)
+        FIGURES[name]().savefig(file, dpi=120, bbox_inches="tight", pad_inches=0.08)
         print(f"{name}: {file}")
 
 

@@ -24,8 +24,10 @@ from citrus_lirpa import (
     LossTerms,
     Sabr,
     UapResult,
+    pareto,
     plots,
 )
+from citrus_lirpa.compare import Run, Setting
 from citrus_lirpa.data import DATASETS
 from citrus_lirpa.errors import DependencyError, InputError
 from citrus_lirpa.losses import LOSSES
@@ -62,7 +64,7 @@ def test_repr_of_a_net():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3), torch.nn.ReLU(),
                                 torch.nn.Linear(3, 2))  # fmt: skip
     net = BoundedNet(model, torch.zeros(2, 1, 2, 2))
-    start = "BoundedNet((1, 2, 2) -> 2 classes, 1 ReLU layers, 23 parameters on cpu, "
+    start = "BoundedNet((1, 2, 2) -> 2 classes, 1 ReLU layer, 23 parameters on cpu, "
     assert repr(net) == start + "train mode)"
     assert repr(net.eval()) == start + "eval mode)"
 
@@ -88,7 +90,7 @@ def test_reprs_of_results(evaluation, uap):  # noqa: F811
 def test_repr_of_a_history():
     assert repr(History()) == "History(no epochs)"
     assert repr(History(RECORDS[:1])) == (
-        "History(1 epochs; the last: ε = 0, loss 2.25, accuracy 12.50 %)"
+        "History(1 epoch; the last: ε = 0, loss 2.25, accuracy 12.50 %)"
     )
     assert repr(History(RECORDS)) == (
         "History(2 epochs; the last: ε = 0.1, loss 1.062, accuracy 87.65 %, certified 50.00 %)"
@@ -194,6 +196,24 @@ def test_given_figures_are_drawn_on(evaluation, uap):  # noqa: F811
     x = torch.rand(4, 1, 8, 8)
     assert plots.draw_uap(uap, x, 0.1, None, DIGITS, figure) is figure
     assert [a.get_title() for a in figure.axes[:3]] == ["u, |u| ≤ 0.1", "1", "3"]
+
+
+def test_compared_runs_on_new_and_given_figures():
+    setting = Setting("digits", 0.1, 100, 5, None)
+    shared = dict(source="-", setting=setting, training_seconds=1.0, stage="bab")
+    shared |= dict(relational="cross", time_limit=1.0, certified_accuracy=0.5)
+    runs = [
+        Run(f"run{i}", method, **shared, standard_accuracy=0.9 - i / 10,
+            certified_uap_accuracy=0.6 + i / 10, attacked_uap_accuracy=0.8)
+        for i, method in enumerate(("CITRUS", "IBP"))
+    ]  # fmt: skip
+    figure = Figure()
+    assert pareto.draw_pareto(runs, figure) is figure and pyplot.get_fignums() == []
+    assert pareto.draw_pareto(runs) is pyplot.gcf()
+    places = [
+        [text.get_position() for text in drawn.axes[0].texts] for drawn in (figure, pyplot.gcf())
+    ]
+    assert places[0] == places[1] and len(places[0]) >= 2  # labels are placed alike
 
 
 def test_what_cannot_be_drawn_is_said(uap):
