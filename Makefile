@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test test-nightly test-matrix lint dist clean
+.PHONY: demo test test-nightly test-matrix lint docs dist clean
 
 demo: .venv/ready
 	$(BIN)/citrus-lirpa train --preset digits --out $(RUN)
@@ -30,6 +30,10 @@ dist: .venv/ready
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist
 
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo 'open site/index.html'
+
 .venv/ready: setup.cfg constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.x")'
 	$(PYTHON) -m venv .venv
@@ -38,4 +42,4 @@ dist: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .matrix build dist *.egg-info
+	rm -rf .venv .matrix build dist site *.egg-info

@@ -82,6 +82,15 @@ class BoundedNet:
         if example is not None:
             self_check(self, example)
 
+    def __repr__(self) -> str:
+        parameters = self.parameters()
+        relus = f"{self.relus} ReLU layer{'' if self.relus == 1 else 's'}"
+        return (
+            f"BoundedNet({self.input_shape} -> {self.classes} classes, {relus}, "
+            f"{sum(p.numel() for p in parameters):,} parameters on {parameters[0].device}, "
+            f"{'train' if self.training else 'eval'} mode)"
+        )
+
     # -- the network itself -------------------------------------------------------
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -51,6 +51,14 @@ class Box(NamedTuple):
     def __len__(self) -> int:
         return len(self.lower)
 
+    def __repr__(self) -> str:
+        shapes = {tuple(end.shape) for end in self}
+        if len(shapes) > 1 or not self.lower.numel():
+            return f"Box(lower {tuple(self.lower.shape)}, upper {tuple(self.upper.shape)})"
+        radius = self.radius.detach()
+        low, high = f"{float(radius.min()):.4g}", f"{float(radius.max()):.4g}"
+        return f"Box({shapes.pop()}, radius {high if low == high else f'{low} to {high}'})"
+
     def rows(self, index: Tensor | slice) -> Box:
         """The boxes at ``index`` of the batch dimension."""
         return Box(self.lower[index], self.upper[index])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from .compare import Run, by_setting, pareto_front
 from .files import write_atomically
+from .plots import new_figure, plain_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,21 +38,21 @@ def plot_pareto(runs: Sequence[Run], path: Path) -> Path:
 
     A bar leads from UCert, which is proved, up to the accuracy under attack.
     """
-    figure = draw_pareto(runs)
+    figure = draw_pareto(runs, plain_figure())
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
     return path
 
 
-def draw_pareto(runs: Sequence[Run]) -> Figure:
-    """The figure of ``plot_pareto``."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # measures the labels
-    from matplotlib.figure import Figure  # no pyplot: no global state, no window system
+def draw_pareto(runs: Sequence[Run], figure: Figure | None = None) -> Figure:
+    """The picture of ``plot_pareto``; runs: of ``compare.read_runs``.
 
+    figure: to draw on, which is resized; None makes one of pyplot, which a notebook shows.
+    """
+    figure = new_figure() if figure is None else figure
     settings = by_setting(runs)
     columns = min(_COLUMNS, len(settings))
     rows = math.ceil(len(settings) / columns)
-    figure = Figure((columns * _SIZE[0], rows * _SIZE[1]), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure.set_size_inches(columns * _SIZE[0], rows * _SIZE[1])
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     styles = _styles(runs)
     for axes, (setting, members) in zip(panels, settings.items(), strict=False):
@@ -61,7 +62,7 @@ def draw_pareto(runs: Sequence[Run]) -> Figure:
         axes.remove()
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncol=2, fontsize=8, frameon=False)
-    canvas.draw()
+    figure.draw_without_rendering()  # what the labels cover is known once all else has its place
     for axes, members in zip(panels, settings.values(), strict=False):
         _place_labels(axes, members, styles)
     return figure

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +27,16 @@ from .bounds import BoundedNet
 from .config import RunConfig, TrainConfig
 from .data import Split, augment, batches, divide
 from .errors import CheckpointError, InputError, NonFiniteLossError
+from .frames import to_frame
 from .interrupts import interrupted_by, stop_requests
 from .losses import LossTerms
 from .precision import check_device, float32_products
 from .regularisers import l1_norm, shi_regulariser
 from .runs import METRICS_FILE
 from .schedules import ramp
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _SAVE_EVERY_SECONDS = 300.0
 #: Perturbations of an epoch's last batch that are tried on all its inputs.
@@ -51,6 +55,25 @@ class History:
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        if not self.records:
+            return "History(no epochs)"
+        last = self.records[-1]
+        shares = [
+            f"{key} {100 * last[key]:.2f} %"
+            for key in ("accuracy", "certified")
+            if last[key] is not None
+        ]
+        numbers = [f"ε = {last['eps']:.4g}", f"loss {last['loss']:.4g}", *shares]
+        epochs = f"{len(self.records)} epoch{'' if len(self.records) == 1 else 's'}"
+        return f"History({epochs}; the last: {', '.join(numbers)})"
+
+    def to_frame(self) -> DataFrame:
+        """A pandas frame with a row for each epoch and a column for each key; what the loss
+        does not have is missing. Raises DependencyError without pandas."""
+        keys = self.records[0] if self.records else {}
+        return to_frame({key: [record.get(key) for record in self.records] for key in keys})
 
 
 @dataclass

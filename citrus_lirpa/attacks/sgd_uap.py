@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,12 @@ from .. import distributed
 from ..bounds import BoundedNet, as_bounded_net
 from ..boxes import Range, Scalar, check_radius, clamp
 from ..errors import InputError
+from ..frames import to_frame
 from ..margins import check_labels
 from .pgd import ascend, uniform_start
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,20 @@ class UapResult:
     def fooling_rate(self) -> float:
         """Share of the correctly classified images that are broken; 0 where there are none."""
         return int(self.broken.sum()) / max(1, int(self.correct.sum()))
+
+    def __repr__(self) -> str:
+        kind = "one perturbation" if len(self.u) == 1 else f"{len(self.u)} perturbations"
+        return (
+            f"UapResult({kind} of {tuple(self.u.shape[1:])}, {len(self.y)} images: "
+            f"{int(self.correct.sum())} correct, {int(self.broken.sum())} of them broken, "
+            f"fooling rate {100 * self.fooling_rate:.2f} %)"
+        )
+
+    def to_frame(self) -> DataFrame:
+        """A pandas frame with a row for each image: label, clean and moved (the classes without
+        and with the perturbation), broken. Raises DependencyError without pandas."""
+        columns = {"label": self.y, "clean": self.clean, "moved": self.moved}
+        return to_frame({**columns, "broken": self.broken})
 
     def of_class(self, label: int) -> UapResult:
         """The same for the images of one class."""

@@ -48,6 +48,13 @@ class LossTerms:
     def item(self) -> float:
         return self.total.item()
 
+    def __repr__(self) -> str:
+        boxes = f", {100 * float(self.certified()):.2f} % certified"
+        return (
+            f"LossTerms(total {self.item():.4g}, {len(self.logits)} inputs, {len(self.box)} boxes"
+            f"{'' if self.margins is None else boxes})"
+        )
+
     def certified(self) -> Tensor:
         """Share of the boxes on which every margin is proved positive; NaN without margins."""
         if self.margins is None:
@@ -78,6 +85,11 @@ class Loss(nn.Module):
         if is_zero(eps):
             return natural(net, x, y, self.clip)
         return self.terms(net, x, y, eps)
+
+    def extra_repr(self) -> str:
+        """The hyper-parameters, for ``repr``."""
+        public = {k: v for k, v in vars(self).items() if not k.startswith("_") and k != "training"}
+        return ", ".join(f"{key}={value!r}" for key, value in public.items())
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """The loss at a positive ε."""

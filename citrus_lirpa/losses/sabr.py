@@ -40,6 +40,9 @@ class SmallBox:
         self.tau_ratio, self.clip = tau_ratio, clip
         self.attack = with_range(PGD(steps=8) if attack is None else attack, clip)
 
+    def __repr__(self) -> str:
+        return f"SmallBox(tau_ratio={self.tau_ratio!r}, attack={self.attack!r})"
+
     def __call__(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> tuple[Box, Tensor]:
         """The boxes (B, ...), inside the ε-boxes, and the perturbations they are drawn to.
 

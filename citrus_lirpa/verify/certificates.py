@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..errors import SoundnessError
+from ..frames import to_frame
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,31 @@ class Certificates:
                 self.decided_by.tolist(), self.attacked.tolist(), self.correct.tolist(), strict=True
             )
         ]
+
+    def __repr__(self) -> str:
+        count = Counter(self.verdicts())
+        order = [*self.methods, "attacked", "undecided", "wrong"]
+        shares = ", ".join(f"{name} {count[name]}" for name in order if count[name])
+        proved = f"{int(self.certified.sum())} of {len(self.correct)} inputs certified"
+        return f"Certificates({proved}; {shares})"
+
+    def to_frame(self) -> DataFrame:
+        """A pandas frame with a row for each input: correct, attacked, certified, verdict,
+        margin, seconds. Raises DependencyError without pandas.
+
+        margin is missing where nothing was bounded. Branch and bound proves the parts of a box,
+        so its images keep the bound of the stage before, which is not positive.
+        """
+        return to_frame(
+            {
+                "correct": self.correct,
+                "attacked": self.attacked,
+                "certified": self.certified,
+                "verdict": self.verdicts(),
+                "margin": self.margin.masked_fill(self.margin.isneginf(), torch.nan),
+                "seconds": self.took,
+            }
+        )
 
     @staticmethod
     def cat(parts: list[Certificates]) -> Certificates:

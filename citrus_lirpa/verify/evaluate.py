@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,10 +17,14 @@ from ..bounds import BoundedNet
 from ..boxes import Range, check_radius, clamp
 from ..data import DatasetSpec, Split, centre_crop
 from ..errors import InputError, unknown
+from ..frames import to_frame
 from .cascade import certify, stages_up_to
 from .certificates import Certificates, check_soundness
 from .saved import Saved, from_plain, to_plain
 from .uap import RELATIONAL, UapBounds, certify_uap
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 #: Group perturbations tried on the whole test set, to show the strongest.
 _CANDIDATES = 20
@@ -93,6 +97,39 @@ class Evaluation:
     fooling_rate: float
     predictions: tuple[Tensor, Tensor]
     seconds: float
+
+    def __repr__(self) -> str:
+        c, uap = self.certificates, self.uap
+        figures = {
+            "standard": _share(c.correct),
+            "certified alone": _share(c.certified),
+            "UCert": uap.certified_accuracy,
+            "under attack": uap.attacked_accuracy,
+        }
+        percents = ", ".join(f"{name} {100 * share:.2f} %" for name, share in figures.items())
+        return (
+            f"Evaluation({len(self.y)} images, ε = {self.protocol.eps:.4g}, groups of "
+            f"{self.protocol.group_size}: {percents})"
+        )
+
+    def to_frame(self) -> DataFrame:
+        """A pandas frame with a row for each image: its label, its group, the classes without
+        and with the strongest perturbation, and the columns of its certificate.
+
+        Raises DependencyError without pandas; ``uap.to_frame()`` has the groups.
+        """
+        clean, perturbed = self.predictions
+        images = torch.arange(len(self.y))
+        frame = to_frame(
+            {
+                "image": images,
+                "group": images // self.protocol.group_size,
+                "label": self.y,
+                "predicted": clean,
+                "with_strongest": perturbed,
+            }
+        )
+        return frame.join(self.certificates.to_frame())
 
     def shares(self) -> dict[str, int]:
         """How many of the N images were settled by what; the values add up to N."""

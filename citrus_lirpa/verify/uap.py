@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from ..attacks import GroupAttack, GroupAttackResult
 from ..bounds import BoundedNet, as_bounded_net
 from ..boxes import Range, clamp
 from ..errors import InputError, unknown
+from ..frames import to_frame
 from ..precision import float32_products
 from .cascade import certify, find_engine
 from .certificates import Certificates, check_soundness
@@ -21,6 +23,9 @@ from .engine import ALPHA_STEPS, Engine, Images
 from .memory import allocations_fail_cleanly, in_batches, in_less_memory
 from .milp import SOLVERS
 from .relational import Relation, relate
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 #: The group stage: none, on fixed linear bounds, and with bounds optimised across inputs.
 RELATIONAL = ("none", "io", "cross")
@@ -59,6 +64,26 @@ class UapBounds:
     def attacked_accuracy(self) -> float:
         """Share of all inputs that survive the attack: no proof can exceed it."""
         return int(self.upper.sum()) / int(self.size.sum())
+
+    def __repr__(self) -> str:
+        return (
+            f"UapBounds({len(self.size)} groups, {int(self.size.sum())} inputs: UCert "
+            f"{100 * self.certified_accuracy:.2f} %, under attack "
+            f"{100 * self.attacked_accuracy:.2f} %)"
+        )
+
+    def to_frame(self) -> DataFrame:
+        """A pandas frame with a row for each group: size, safe_at_least (proved),
+        safe_at_most (attacked), stage, seconds. Raises DependencyError without pandas."""
+        return to_frame(
+            {
+                "size": self.size,
+                "safe_at_least": self.lower,
+                "safe_at_most": self.upper,
+                "stage": self.stage,
+                "seconds": self.took,
+            }
+        )
 
     @staticmethod
     def cat(parts: list[UapBounds]) -> UapBounds:

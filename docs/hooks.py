@@ -1,0 +1,54 @@
+"""What mkdocs does to the pages beside its plugins: formulas, roles in docstrings, and --help.
+
+Formulas become MathML, which browsers show without a script: ``$x$`` within a line, and a
+paragraph between ``$$`` and ``$$``. Markdown sees only their letters as numbers, so that it leaves
+them alone. Docstrings write :class:`Name`; the site keeps the name.
+"""
+
+import re
+
+import click
+from latex2mathml.converter import convert
+
+from citrus_lirpa.cli import COMMANDS, main
+
+_CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.DOTALL)
+_BLOCK = re.compile(r"^\$\$\n(.+?)\n\$\$$", re.DOTALL | re.MULTILINE)
+_INLINE = re.compile(r"\$([^$\n]+)\$")
+_HIDDEN = re.compile(r"formula-(block|inline)-([0-9a-f]+)-end")
+_ROLE = re.compile(r":(?:class|func|meth|mod):<code>~?\.?")
+
+
+def on_page_markdown(markdown: str, **_) -> str:
+    markdown = re.sub("^COMMANDS$", lambda m: _commands(), markdown, flags=re.MULTILINE)
+    parts = _CODE.split(markdown)  # odd ones are code
+    return "".join(part if i % 2 else _hide(part) for i, part in enumerate(parts))
+
+
+def on_page_content(html: str, **_) -> str:
+    html = _HIDDEN.sub(lambda m: convert(bytes.fromhex(m[2]).decode(), display=m[1]), html)
+    return _ROLE.sub("<code>", html)
+
+
+def _hide(text: str) -> str:
+    for pattern, display in ((_BLOCK, "block"), (_INLINE, "inline")):
+        text = pattern.sub(
+            lambda m, display=display: f"formula-{display}-{_one_line(m[1]).encode().hex()}-end",
+            text,
+        )
+    return text
+
+
+def _one_line(formula: str) -> str:
+    return " ".join(formula.split())
+
+
+def _commands() -> str:
+    """A section for each command, with its --help."""
+    top = click.Context(main, info_name="citrus-lirpa")
+    sections = []
+    for name in COMMANDS:
+        command = main.get_command(top, name)
+        context = click.Context(command, top, name, terminal_width=78, max_content_width=78)
+        sections.append(f"## {name}\n\n```text\n{command.get_help(context)}\n```\n")
+    return "\n".join(sections)
