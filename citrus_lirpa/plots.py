@@ -120,7 +120,7 @@ def draw_uap(
     if len(broken) == 0:
         return None
     start = f"ε = {eps:.4g}, {describe_range(clip)}: "
-    end = f"{result.fooling_rate:.1%} of {int(result.correct.sum())} correct test images"
+    end = f"{result.fooling_rate:.1%} of {int(result.correct.sum())} correct images"
     if len(result.u) > 1:
         title = f"A universal perturbation for each class, {start}together they break {end}"
         return _class_wise(result, x, eps, spec, title, figure)
