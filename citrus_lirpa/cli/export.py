@@ -11,6 +11,7 @@ from .. import _compat, data, subjects, vnnlib
 from ..boxes import PIXELS
 from ..errors import InputError
 from .options import clip, data_dir, dataset, download, eps
+from .output import examples
 
 
 class Images(click.ParamType):
@@ -26,7 +27,25 @@ class Images(click.ParamType):
         return [int(number) for number in value.split(",")]
 
 
-@click.command("export")
+@click.command(
+    "export",
+    epilog=examples(
+        ("the first 20 test images", "citrus-lirpa export runs/digits --limit 20 --out exported"),
+        (
+            "what an evaluation left undecided, for another verifier",
+            "citrus-lirpa export runs/digits --undecided runs/digits/eval-crown.json "
+            "--out exported",
+        ),
+        (
+            "three images of somebody else's network",
+            "citrus-lirpa export net.onnx --dataset mnist --eps 0.1 --images 0,5,7 --out exported",
+        ),
+        (
+            "then take the other verifier's results",
+            "citrus-lirpa eval runs/digits --import-verdicts exported",
+        ),
+    ),
+)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder to write, new or empty."
@@ -54,11 +73,6 @@ def export_command(
     property for each image that the network classifies correctly ("sat": a counterexample
     exists), and instances.csv, as in VNN-COMP, which α,β-CROWN and other verifiers take. Put
     their results into results.csv there.
-
-    \b
-    citrus-lirpa export runs/digits --limit 20 --out exported
-    citrus-lirpa export runs/digits --undecided runs/digits/eval-crown.json --out exported
-    citrus-lirpa export net.onnx --dataset mnist --eps 0.1 --images 0,5,7 --out exported
     """
     _compat.load()
     if sum(choice is not None for choice in (images, undecided, limit)) != 1:
