@@ -42,7 +42,10 @@ def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     Raises CheckpointError where there is none, or a damaged or foreign one.
     """
     path = find(path)
-    state = sealed.load(path)
+    try:
+        state = sealed.load(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; restore it from a copy, or train again") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(

@@ -129,10 +129,11 @@ def train_command(
     images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)
     net, loss = runs.build(settings, where)
     train.check_batches(loss, train.limited(images, settings), settings)
-    click.get_current_context().with_resource(runs.held(folder))
     begun = resume is not None or (requeue and runs.is_begun(folder, settings, "this command's"))
     if not begun:
         train.warm_start(net, settings)
+    click.get_current_context().with_resource(runs.held(folder))
+    if not begun:
         runs.start_run(folder, settings)
     torch.set_num_threads(runs.choose_threads(net, settings.train.threads))
     click.echo(
