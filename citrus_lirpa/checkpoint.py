@@ -50,7 +50,10 @@ def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     if path.suffix.lower() == safetensors_files.SUFFIX:
         config, weights = safetensors_files.load(path)
         return _config(config, path), {"model": weights}
-    state = sealed.load(path)
+    try:
+        state = sealed.load(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; restore it from a copy, or train again") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(

@@ -166,14 +166,14 @@ def train_command(
         images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)
     net, loss = runs.build(settings, where)
     train.check_batches(loss, train.training_part(images, settings), settings)
-    if distributed.leads():
-        click.get_current_context().with_resource(runs.held(folder))
     begun = resume is not None or (
         requeue and distributed.agreed(runs.is_begun(folder, settings, "this command's"))
     )
     if not begun:
         train.warm_start(net, settings)
-        if distributed.leads():
+    if distributed.leads():
+        click.get_current_context().with_resource(runs.held(folder))
+        if not begun:
             runs.start_run(folder, settings)
     torch.set_num_threads(runs.choose_threads(net, settings.train.threads))
     shared = f" over {distributed.size()} processes" if distributed.size() > 1 else ""
