@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from .bounds import BoundedNet
+from .bounds import BoundedNet, as_bounded_net
 
 
 @torch.no_grad()
@@ -18,6 +18,7 @@ def shi_initialise(net: BoundedNet) -> None:
     layers fed by a residual addition are halved, as their input is twice as wide.
     Uses torch's global generator.
     """
+    net = as_bounded_net(net)
     for weight in net.parameters():
         if weight.ndim < 2 or weight is net.output_weight():
             continue

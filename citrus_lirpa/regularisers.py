@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from .boxes import Box, Interval
+from .checks import check_tensor
+from .errors import InputError
 
 #: Ratios above this share need no correction.
 TOLERANCE = 0.5
@@ -20,6 +22,10 @@ def shi_regulariser(inputs: Box | Interval, preactivations: Sequence[Box | Inter
     inputs: the boxes as the first layer sees them (normalised); preactivations: the
     bounds before every ReLU on these boxes, with graph. Multiply by λ₀(1 - ε/ε_max).
     """
+    if not all(isinstance(box, (Box, Interval)) for box in (inputs, *preactivations)):
+        raise InputError("regularisers take a Box or Interval, and a list of them: bounds of a net")
+    for end in (end for box in (inputs, *preactivations) for end in box):
+        check_tensor(end, "a bound")
     if not preactivations:
         return inputs.centre.new_zeros(())
     width = inputs.radius.mean()

@@ -30,6 +30,11 @@ def self_check(net: BoundedNet, example: Tensor) -> None:
             x = torch.rand((batch, *shape), generator=generator).to(**like)
             with explained(f"a batch of {batch}"):
                 traced, plain = net.bounded(net.input_box(Box(x, x)).lower), net.module(x)
+            if not bool(torch.isfinite(plain).all()):
+                raise ModelError(
+                    "the model's outputs are NaN or infinite on random images; its weights are "
+                    "damaged or far too large"
+                )
             if traced.shape != plain.shape or not torch.allclose(
                 traced, plain, rtol=1e-3, atol=1e-4 * (1 + float(plain.abs().max()))
             ):

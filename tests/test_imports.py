@@ -34,7 +34,7 @@ LAYERS = [
     ["onnx_layers"],
     ["_quiet"],
     ["_hook", "schedules", "margins", "boxes", "tables", "data", "models", "precision"],
-    ["allocator", "readers", "records", "zoo", "processes", "files"],
+    ["checks", "allocator", "readers", "records", "zoo", "processes", "files"],
     ["interrupts"],
     ["errors", "_version"],
 ]

@@ -10,9 +10,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..bounds import BoundedNet, as_bounded_net
-from ..boxes import Range, Scalar, check_radius, clamp
+from ..boxes import Range, Scalar, clamp
+from ..checks import (
+    check_fits,
+    check_inputs,
+    check_labelled,
+    check_radius,
+    check_range,
+    check_tensor,
+    is_count,
+    is_number,
+    shown,
+)
 from ..errors import InputError
-from ..margins import check_labels
 from .pgd import ascend, uniform_start
 
 
@@ -76,8 +86,10 @@ class SgdUap:
     def __post_init__(self) -> None:
         for name in ("epochs", "step_size", "beta", "batch_size", "restarts"):
             value = getattr(self, name)
-            if not value > 0:
-                raise InputError(f"{name} of SgdUap is {value}; expected a positive number")
+            usable = is_number(value) and value > 0
+            if not (usable if name in ("step_size", "beta") else is_count(value)):
+                raise InputError(f"{name} of SgdUap is {shown(value)}; expected a positive number")
+        check_range(self.clip)
 
     def __call__(
         self, net: object, x: Tensor, y: Tensor, eps: Scalar, *, progress: bool = False
@@ -86,18 +98,17 @@ class SgdUap:
 
         Only images classified correctly without u are used. Raises InputError on bad values.
         """
-        check_radius(eps, "ε")
+        eps = check_radius(eps, "ε")
         net = as_bounded_net(net)
-        check_labels(y, net.classes)
-        if len(x) != len(y) or len(y) == 0:
-            raise InputError(f"{len(x)} images and {len(y)} labels; expected as many, at least one")
+        check_labelled(net, x, y, anywhere=True)
+        check_fits(eps, x, "ε")
         clean = predictions(net, x)
         groups = torch.arange(net.classes).unsqueeze(1) == y.cpu()
         groups = groups if self.per_class else torch.ones_like(groups[:1])
         rows = [(group & (clean == y).cpu()).nonzero().squeeze(1).to(x.device) for group in groups]
         steps = self.restarts * sum(self._steps(len(r)) for r in rows)
-        shown = tqdm(total=steps, desc="sgd-uap", unit="step", disable=not progress)
-        with net.evaluating(), shown as bar:
+        shown_bar = tqdm(total=steps, desc="sgd-uap", unit="step", disable=not progress)
+        with net.evaluating(), shown_bar as bar:
             u = torch.stack([self._craft(net, x, y, r, eps, bar) for r in rows])
         return try_uap(net, x, y, u, clip=self.clip)
 
@@ -178,10 +189,13 @@ def try_uap(
 ) -> UapResult:
     """What perturbations u, (1, ...) or one a class (K, ...), do to images x (N, ...)."""
     net = as_bounded_net(net)
-    check_labels(y, net.classes)
-    if len(u) not in (1, net.classes) or u.shape[1:] != x.shape[1:]:
+    check_labelled(net, x, y, anywhere=True)
+    check_range(clip)
+    check_tensor(u, "u")
+    if u.ndim != x.ndim or len(u) not in (1, net.classes) or u.shape[1:] != x.shape[1:]:
         raise InputError(
             f"u has shape {tuple(u.shape)}; expected one perturbation or {net.classes}, each of "
             f"shape {tuple(x.shape[1:])}"
         )
+    check_inputs(net, u, "u", anywhere=True)
     return UapResult(u, y, predictions(net, x), predictions(net, x, u, y, clip=clip))

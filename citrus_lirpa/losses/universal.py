@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..attacks.pgd import uniform_start
 from ..boxes import Scalar
+from ..checks import is_number, shown
 from ..errors import InputError
 
 
@@ -20,9 +21,10 @@ class Universal(nn.Module):
 
     def __init__(self, step_size: float):
         super().__init__()
-        if not 0 < step_size <= 2:
+        if not (is_number(step_size) and 0 < step_size <= 2):
             raise InputError(
-                f"step_size is {step_size}; expected more than 0 and at most 2, as a share of ε"
+                f"step_size is {shown(step_size)}; expected more than 0 and at most 2, as a share "
+                "of ε"
             )
         self.step_size = step_size
         self.shares: Tensor | None = None
