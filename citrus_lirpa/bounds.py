@@ -76,7 +76,9 @@ class BoundedNet:
             _check_example(example)
             self.module = model
             self.normalise, core = split_normalise(model)
-            self.bounded = wrap(core, self._normalised(example))
+            with explained("the example"):
+                inputs = self._normalised(example)
+            self.bounded = wrap(core, inputs)
         self.classes = count_classes(self.bounded)
         self._has_batchnorm = any(
             type(n).__name__ == "BoundBatchNormalization" for n in nodes(self.bounded)

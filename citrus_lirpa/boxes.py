@@ -52,8 +52,7 @@ class Box(NamedTuple):
             radius = radius.to(centre.device)
         if not isinstance(clip, Box):  # the ends of a box are in order already
             check_range(clip)
-        for end in clip or ():
-            check_fits(end, centre, "clip")
+        check_fits(clip, centre, "clip")
         return Box(clamp(centre - radius, clip), clamp(centre + radius, clip))
 
     @property

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from .bounds import BoundedNet
     from .boxes import Range, Scalar
 
-#: Largest finite value of the inputs' type; a float beyond it cannot be compared with them.
-_LARGEST = torch.finfo(torch.float32).max
+#: Largest number that is taken for one; what is larger overflows as an integer or in float32.
+_LARGEST = 2.0**62
 #: Largest number of steps, images and the like; larger ones are mistakes.
 _MOST = 2**31 - 1
 
 
 def is_number(value: object) -> bool:
-    """Whether ``value`` is a real number, finite in float32; True and False are none."""
+    """Whether ``value`` is a finite real number; True and False are none."""
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return real and -_LARGEST <= value <= _LARGEST
 
@@ -97,13 +97,14 @@ def check_range(limits: Range | None, name: str = "clip") -> None:
     )
 
 
-def check_fits(value: Scalar, x: Tensor, name: str) -> None:
-    """Refuse a tensor that cannot be broadcast to the inputs ``x`` (N, ...)."""
-    if isinstance(value, Tensor) and not fits(value, x):
-        raise InputError(
-            f"{name} is {shown(value)}; expected a number or a tensor that broadcasts to the "
-            f"inputs, {tuple(x.shape)}"
-        )
+def check_fits(value: Scalar | Range | None, x: Tensor, name: str) -> None:
+    """Refuse a tensor, or one in a pair, that cannot be broadcast to the inputs ``x``."""
+    for part in value if isinstance(value, (tuple, list)) else (value,):
+        if isinstance(part, Tensor) and not fits(part, x):
+            raise InputError(
+                f"{name} is {shown(part)}; expected a number or a tensor that broadcasts to the "
+                f"inputs, {tuple(x.shape)}"
+            )
 
 
 def fits(small: Tensor, large: Tensor) -> bool:

@@ -35,7 +35,7 @@ class Record:
         """
         try:
             values = parser(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{file} is damaged: {error}; {remedy}") from error
         if not isinstance(values, dict):
             raise CheckpointError(f"{file} holds {values!r:.40}; expected an object; {remedy}")

@@ -24,8 +24,11 @@ def shi_regulariser(inputs: Box | Interval, preactivations: Sequence[Box | Inter
     """
     if not all(isinstance(box, (Box, Interval)) for box in (inputs, *preactivations)):
         raise InputError("regularisers take a Box or Interval, and a list of them: bounds of a net")
-    for end in (end for box in (inputs, *preactivations) for end in box):
-        check_tensor(end, "a bound")
+    for ends in (inputs, *preactivations):
+        for end in ends:
+            check_tensor(end, "a bound")
+        if ends[0].shape != ends[1].shape:
+            raise InputError(f"a box has ends {tuple(ends[0].shape)} and {tuple(ends[1].shape)}")
     if not preactivations:
         return inputs.centre.new_zeros(())
     width = inputs.radius.mean()

@@ -36,7 +36,7 @@ def options_of(function: Callable[..., Any]) -> dict[str, Any]:
 def parse_toml(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also an impossible date
         raise ConfigError(f"{source} is not valid TOML: {error}") from error
 
 
@@ -47,7 +47,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"override '{text}' is malformed; expected table.key=value")
     try:
         return key, tomllib.loads(f"v = {value}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key, value  # a bare word or a fraction is a string
 
 

@@ -102,6 +102,7 @@ class SgdUap:
         net = as_bounded_net(net)
         check_labelled(net, x, y, anywhere=True)
         check_fits(eps, x, "ε")
+        check_fits(self.clip, x, "clip")
         clean = predictions(net, x)
         groups = torch.arange(net.classes).unsqueeze(1) == y.cpu()
         groups = groups if self.per_class else torch.ones_like(groups[:1])
@@ -191,6 +192,7 @@ def try_uap(
     net = as_bounded_net(net)
     check_labelled(net, x, y, anywhere=True)
     check_range(clip)
+    check_fits(clip, x, "clip")
     check_tensor(u, "u")
     if u.ndim != x.ndim or len(u) not in (1, net.classes) or u.shape[1:] != x.shape[1:]:
         raise InputError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..bounds import BoundedNet, as_bounded_net
 from ..boxes import Range, Scalar, clamp
 from ..checks import (
+    check_fits,
     check_labelled,
     check_radius,
     check_range,
@@ -74,7 +75,7 @@ class GroupAttack:
         """
         eps = check_radius(eps, "ε")
         net = as_bounded_net(net)
-        self._check(net, x, y, open_)
+        self._check(net, x, y, eps, open_)
         worth = torch.ones_like(y, dtype=torch.bool) if open_ is None else open_
         u = torch.zeros_like(x[:, 0])
         most = torch.zeros_like(y[:, 0])
@@ -99,7 +100,9 @@ class GroupAttack:
                 logits = net(clamp(x + u.unsqueeze(1), self.clip).flatten(0, 1))
         return GroupAttackResult(u.unsqueeze(1), logits.argmax(dim=1).view(y.shape) != y)
 
-    def _check(self, net: BoundedNet, x: Tensor, y: Tensor, open_: Tensor | None) -> None:
+    def _check(
+        self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, open_: Tensor | None
+    ) -> None:
         check_tensor(x, "x")
         if not isinstance(y, Tensor) or y.ndim != 2 or x.ndim < 2 or x.shape[:2] != y.shape:
             raise InputError(
@@ -107,6 +110,8 @@ class GroupAttack:
                 "(G, N)"
             )
         check_labelled(net, x.flatten(0, 1), y.flatten())
+        for value, name in ((eps, "ε"), (self.clip, "clip")):
+            check_fits(value, x[0], name)
         if open_ is None:
             return
         if not isinstance(open_, Tensor) or open_.dtype != torch.bool or open_.shape != y.shape:

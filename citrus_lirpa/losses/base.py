@@ -118,8 +118,7 @@ def check_batch(net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, clip: Range 
     check_fits(eps, x, "ε")
     if clip is None:
         return eps
-    for end in clip:
-        check_fits(end, x, "clip")
+    check_fits(clip, x, "clip")
     lower, upper = (torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in clip)
     tolerance = 1e-5
     if not bool(((x >= lower - tolerance) & (x <= upper + tolerance)).all()):

@@ -119,8 +119,7 @@ def check_certifiable(
             "torch.float32 or torch.float64"
         )
     check_range(clip)
-    for end in clip or ():
-        check_fits(end, x, "clip")
+    check_fits(clip, x, "clip")
     check_seconds(time_limit)
     return eps
 
