@@ -27,9 +27,10 @@ def main(run, name, data_dir) -> None:
     config, state = checkpoint.load(run)
     evaluation = json.loads((run / "eval-bab.json").read_text("utf-8"))
     images = len(data.load(config.data.name, train=False, data_dir=data_dir))
-    if evaluation["images"] != images:
+    if evaluation["images"] != images or evaluation.get("held_out"):
         raise click.ClickException(
-            f"{run} was evaluated on {evaluation['images']} images; expected all {images}"
+            f"{run} was evaluated on {evaluation['images']} images; expected all {images} of the "
+            "test set"
         )
     file = FOLDER / f"{name}.pt"
     checkpoint.save(file, config, {"model": state["model"]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,10 @@ def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
 
 def data_spec(config: RunConfig) -> DatasetSpec:
     """The data set of the configuration as the model sees it."""
-    spec = find_spec(config.data.name)
-    return spec.with_crop(config.data.crop) if config.data.crop else spec
+    spec, wanted = find_spec(config.data.name), config.data
+    if wanted.crop:
+        return spec.with_crop(wanted.crop)
+    return spec if wanted.pad < 0 else replace(spec, pad=wanted.pad)
 
 
 def make_model(config: RunConfig) -> tuple[nn.Module, DatasetSpec]:

@@ -43,8 +43,8 @@ class Setting:
     """What two evaluations must share for their figures to be comparable.
 
     data: name of the data set; eps: radius evaluated, in pixels; images: the first N test
-    images; group_size: consecutive images that share a perturbation; clip: range that
-    perturbed images are cut to, or None.
+    images, or of those held out from training; group_size: consecutive images that share a
+    perturbation; clip: range that perturbed images are cut to, or None.
     """
 
     data: str
@@ -52,11 +52,13 @@ class Setting:
     images: int
     group_size: int
     clip: tuple[float, float] | None
+    held_out: bool = False
 
     def __str__(self) -> str:
         clip = "clipped to [{:g}, {:g}]".format(*self.clip) if self.clip else "not clipped"
+        images = "held-out images" if self.held_out else "test images"
         return (
-            f"{self.data}, ε = {radius(self.eps)}, {self.images} test images, "
+            f"{self.data}, ε = {radius(self.eps)}, {self.images} {images}, "
             f"groups of {self.group_size}, {clip}"
         )
 
@@ -188,7 +190,13 @@ def _setting(record: Record) -> Setting:
         images=record.entry("images", expected="a whole number > 0"),
         group_size=record.entry("group_size", expected="a whole number > 0"),
         clip=None if clip is None else tuple(clip),
+        held_out=_held_out(record),
     )
+
+
+def _held_out(record: Record) -> bool:
+    known = "held_out" in record.values  # earlier versions did not write it
+    return known and record.entry("held_out", expected="true or false")
 
 
 # -- comparing ------------------------------------------------------------------------

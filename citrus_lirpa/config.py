@@ -30,17 +30,28 @@ MAX_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class DataConfig:
-    """name: of the data set; crop: side to crop to, 0 for none; limit: use only the
-    first so many training images, 0 for all."""
+    """name: of the data set; crop: side to crop to, 0 for none; pad: edge pixels around an
+    image before a random crop to its size, -1 for what the data set has; held_out: keep the
+    last so many training images from training, for ``eval --held-out``; limit: of the
+    others, use only the first so many, 0 for all."""
 
     name: str
     crop: int = 0
+    pad: int = -1
+    held_out: int = 0
     limit: int = 0
 
     def __post_init__(self) -> None:
-        for key in ("crop", "limit"):
+        for key in ("crop", "held_out", "limit"):
             if getattr(self, key) < 0:
                 raise ConfigError(f"data.{key} is {getattr(self, key)}; expected a number >= 0")
+        if self.pad < -1:
+            raise ConfigError(f"data.pad is {self.pad}; expected pixels >= 0, or -1")
+        if self.crop and self.pad > 0:
+            raise ConfigError(
+                f"data.crop is {self.crop} and data.pad {self.pad}; crops are taken of images "
+                "that are not padded: set one of the two"
+            )
 
 
 @dataclass(frozen=True)

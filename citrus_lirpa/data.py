@@ -99,6 +99,24 @@ class Split:
         return self.images[index].to(torch.float32) / 255
 
 
+def divide(split: Split, held_out: int) -> tuple[Split, Split]:
+    """All but the last ``held_out`` images, and those.
+
+    Raises:
+        InputError: that leaves no image in the first part.
+    """
+    rest = len(split) - held_out
+    if not 0 <= held_out < len(split):
+        raise InputError(
+            f"data.held_out is {held_out}; expected 0 to {len(split) - 1}, of {len(split)} "
+            "training images"
+        )
+    return (
+        Split(split.images[:rest], split.labels[:rest]),
+        Split(split.images[rest:], split.labels[rest:]),
+    )
+
+
 def load(name: str, *, train: bool, data_dir: Path, download: bool = True) -> Split:
     """Read the training or test set ``name`` of ``DATASETS`` into memory, in a fixed order.
 

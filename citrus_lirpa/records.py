@@ -69,6 +69,7 @@ _VALID: dict[str, Callable[[Any], bool]] = {
     "a whole number > 0": lambda v: type(v) is int and v > 0,
     "a number >= 0": lambda v: _is_number(v) and v >= 0,
     "a share from 0 to 1": lambda v: _is_number(v) and 0 <= v <= 1,
+    "true or false": lambda v: isinstance(v, bool),
     "a table": lambda v: isinstance(v, dict) and bool(v),
     "null or a range [low, high]": lambda v: (
         v is None or (isinstance(v, list) and len(v) == 2 and all(map(_is_number, v)))

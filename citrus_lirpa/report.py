@@ -60,10 +60,11 @@ def evaluation_table(result: Evaluation) -> str:
             f"upper bound; {gap} images between the two",
         ),
     ]
+    kind = "held-out" if protocol.held_out else "test"
     width = max(len(name) for name, _, _ in rows)
     lines = [f"{name:<{width}}  {value:>8}  {note}".rstrip() for name, value, note in rows]
     head = (
-        f"{len(result.y)} test images, ε = {protocol.eps:.4g}, groups of {protocol.group_size}, "
+        f"{len(result.y)} {kind} images, ε = {protocol.eps:.4g}, groups of {protocol.group_size}, "
         f"{_range(protocol.clip)}, {result.seconds:.1f} s"
     )
     return "\n".join([head, *lines])

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from . import checkpoint, zoo
-from .data import DATASETS, DatasetSpec, find_spec
+from .data import DATASETS, DatasetSpec, Split, divide, find_spec, load
 from .errors import InputError
 from .onnx_files import SUFFIX, load_onnx
 
@@ -20,6 +20,7 @@ class Subject:
 
     model maps pixels in [0, 1], (N, *spec.shape), to logits (N, spec.classes). eps: radius in
     pixels. threads: CPU threads to use, 0 to let ``runs.choose_threads`` choose. name: the path.
+    held_out: how many of the last training images it was not trained on.
     """
 
     model: nn.Module
@@ -27,6 +28,7 @@ class Subject:
     eps: float
     threads: int
     name: str
+    held_out: int = 0
 
 
 def load_subject(path: Path, dataset: str | None = None, eps: float | None = None) -> Subject:
@@ -46,7 +48,23 @@ def load_subject(path: Path, dataset: str | None = None, eps: float | None = Non
     if dataset not in (None, spec.name):
         raise InputError(f"{path} was trained on {spec.name}, not {dataset}; drop --dataset")
     radius = settings.train.eps if eps is None else eps
-    return Subject(model, spec, radius, settings.train.threads, str(path))
+    return Subject(model, spec, radius, settings.train.threads, str(path), settings.data.held_out)
+
+
+def evaluation_images(subject: Subject, data_dir: Path, *, held_out: bool, download: bool) -> Split:
+    """The test set, or with ``held_out`` the training images kept from the run's training.
+
+    Raises:
+        InputError: there are no such training images.
+        and what ``data.load`` raises.
+    """
+    if held_out and not subject.held_out:
+        raise InputError(
+            f"{subject.name} was trained without held-out images; train with --set "
+            "data.held_out=5000, or drop --held-out"
+        )
+    images = load(subject.spec.name, train=held_out, data_dir=data_dir, download=download)
+    return divide(images, subject.held_out)[1] if held_out else images
 
 
 def results_folder(path: Path) -> Path:

@@ -25,7 +25,7 @@ from .attacks import kappa
 from .batchnorm import precise_batchnorm
 from .bounds import BoundedNet
 from .config import RunConfig, TrainConfig
-from .data import Split, augment, batches
+from .data import Split, augment, batches, divide
 from .errors import CheckpointError, InputError, Interrupted, NonFiniteLossError
 from .interrupts import stop_requests
 from .losses import LossTerms
@@ -61,10 +61,11 @@ class _Progress:
     seconds: float = 0.0
 
 
-def limited(data: Split, config: RunConfig) -> Split:
-    """The first ``data.limit`` images, or all."""
-    limit = config.data.limit or len(data)
-    return Split(data.images[:limit], data.labels[:limit])
+def training_part(data: Split, config: RunConfig) -> Split:
+    """The images to train on: those not held out, or the first ``data.limit`` of them."""
+    part, _ = divide(data, config.data.held_out)
+    limit = config.data.limit or len(part)
+    return Split(part.images[:limit], part.labels[:limit])
 
 
 def check_batches(loss: nn.Module, data: Split, config: RunConfig) -> None:
@@ -105,7 +106,7 @@ def fit(
     saving, and NonFiniteLossError, keeping the last good checkpoint. ``on_epoch`` gets
     each record as it is made.
     """
-    data = limited(data, config)
+    data = training_part(data, config)
     check_batches(loss, data, config)
     trainer = _Trainer(net, loss, data, config, folder)
     trainer.resume()

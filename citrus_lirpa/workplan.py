@@ -74,6 +74,15 @@ class Work:
                 f"({_difference(found, self.run.config)}); {fix}"
             )
 
+    def check_images(self) -> None:
+        """InputError where the images cannot be evaluated as ``protocol`` says."""
+        if self.protocol.held_out and not self.run.config.data.held_out:
+            raise InputError(
+                '[eval] says held-out, but data.held_out is 0; set "data.held_out" = 5000, say, '
+                "under [set]"
+            )
+        self.protocol.images(self._available())
+
     def _train_arguments(self) -> list[str]:
         if (self.folder / CONFIG_FILE).is_file():
             return ["--resume", str(self.folder), *self.shared]
@@ -96,6 +105,13 @@ class Work:
     def _partial(self) -> Path:
         return self.folder / f"eval-{self.protocol.method}.partial" / "settings.json"
 
+    def _available(self) -> int:
+        """The number of images that there are to evaluate."""
+        config = self.run.config
+        if self.protocol.held_out:
+            return config.data.held_out
+        return _test_images(config.data.name, self.source)
+
     def _of_this_evaluation(self, file: Path) -> bool:
         """Whether the file, a record of ``eval`` or the header of a partial one, is of
         ``protocol``."""
@@ -106,9 +122,8 @@ class Work:
         settings = json.loads(json.dumps(asdict(self.protocol)))
         if "images" in found:  # which a finished evaluation says in place of its limit
             del settings["limit"]
-            settings["images"] = self.protocol.images(
-                _test_images(self.run.config.data.name, self.source)
-            )
+            settings["images"] = self.protocol.images(self._available())
+            found = {"held_out": False, **found}  # earlier records do not say it
         return all(found.get(key) == value for key, value in settings.items())
 
 
@@ -156,8 +171,8 @@ def check_data(works: Iterable[Work]) -> None:
         for work in of_name:
             config = work.run.config
             loss = make_loss(config.loss, config.train)
-            train.check_batches(loss, train.limited(images, config), config)
-            work.protocol.images(_test_images(name, source))
+            train.check_batches(loss, train.training_part(images, config), config)
+            work.check_images()
 
 
 @lru_cache

@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 
+from citrus_lirpa import checkpoint
 from citrus_lirpa.attacks import PGD
 from citrus_lirpa.boxes import Groups, Shifts
 from citrus_lirpa.config import DataConfig, RunConfig, make_loss, presets, resolve
@@ -189,6 +190,17 @@ def test_wrong_type(override):
     assert override.partition("=")[0] in refusal(digits, override)
 
 
+def test_padding_of_the_data_set_or_of_the_configuration():
+    def pad(*overrides):
+        return checkpoint.data_spec(digits(*overrides)).pad
+
+    assert (pad(), pad("data.pad=-1"), pad("data.pad=2")) == (0, 0, 2)
+    cifar10 = resolve(preset="cifar10-2-255", overrides=["data.pad=0"])
+    assert checkpoint.data_spec(cifar10).pad == 0
+    with pytest.raises(ConfigError, match="data.crop is 6 and data.pad 1; .*set one of the two"):
+        digits("data.crop=6", "data.pad=1")
+
+
 @pytest.mark.parametrize(
     "override",
     [
@@ -196,6 +208,7 @@ def test_wrong_type(override):
         "train.grad_clip=0", "train.eps=-0.1", "train.eps=8", "train.eps=nan", "train.eps=inf",
         "train.ramp_start=0", "train.ramp_length=-1", "train.l1=-1", "train.shi=nan",
         "train.seed=-1", "train.threads=-1", "data.limit=-3",
+        "data.held_out=-1", "data.pad=-2",
     ],
 )  # fmt: skip
 def test_value_out_of_range(override):

@@ -14,7 +14,16 @@ from PIL import Image
 from torch.nn.functional import pad
 
 from citrus_lirpa import data
-from citrus_lirpa.data import DATASETS, Split, augment, batches, centre_crop, find_datasets, load
+from citrus_lirpa.data import (
+    DATASETS,
+    Split,
+    augment,
+    batches,
+    centre_crop,
+    divide,
+    find_datasets,
+    load,
+)
 from citrus_lirpa.errors import ConfigError, DataError, DependencyError, InputError
 
 CIFAR = DATASETS["cifar10"]
@@ -513,3 +522,14 @@ def test_with_crop_refuses(size):
 def test_crops_refuse_other_images(shape):
     with pytest.raises(InputError, match="images are"):
         centre_crop(torch.rand(shape), CIFAR)
+
+
+def test_divide_keeps_the_last_images_apart():
+    split = Split(torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1), torch.arange(5))
+    rest, held_out = divide(split, 2)
+    assert rest.labels.tolist() == [0, 1, 2] and held_out.labels.tolist() == [3, 4]
+    assert held_out.images.flatten().tolist() == [3, 4]
+    assert len(divide(split, 0)[0]) == 5 and len(divide(split, 0)[1]) == 0
+    for wrong in (5, 6, -1):
+        with pytest.raises(InputError, match=f"data.held_out is {wrong}; expected 0 to 4"):
+            divide(split, wrong)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from citrus_lirpa import checkpoint, config, runs
+from citrus_lirpa import checkpoint, config, data, runs, train
 from citrus_lirpa.cli import main
 from citrus_lirpa.errors import CheckpointError, InputError
 from citrus_lirpa.models import build_model
 from citrus_lirpa.onnx_files import save_onnx
-from citrus_lirpa.subjects import load_subject, results_folder
+from citrus_lirpa.subjects import Subject, evaluation_images, load_subject, results_folder
 
 
 def network(shape=(1, 8, 8), classes=10):
@@ -107,3 +107,21 @@ def test_eval_of_a_run_and_of_its_onnx_file_agree(run_folder, tmp_path):
         assert (record["run"], record["data"], record["eps"]) == (str(path), "digits", 0.07)
         records.append({k: v for k, v in record.items() if k not in ("run", "seconds")})
     assert records[0] == records[1]
+
+
+def test_held_out_images_are_those_that_training_did_not_see(tmp_path):
+    overrides = ("data.held_out=30", "data.limit=40", "model.hidden=[4]")
+    settings = config.resolve(preset="digits", overrides=overrides)
+    whole = data.load("digits", train=True, data_dir=tmp_path)
+    part = train.training_part(whole, settings)
+    assert torch.equal(part.images, whole.images[:40])
+    model, spec = checkpoint.make_model(settings)
+    subject = Subject(model, spec, 0.1, 1, "run", settings.data.held_out)
+    seen = evaluation_images(subject, tmp_path, held_out=True, download=False)
+    assert torch.equal(seen.images, whole.images[-30:])
+    assert torch.equal(seen.labels, whole.labels[-30:])
+    test = evaluation_images(subject, tmp_path, held_out=False, download=False)
+    assert torch.equal(test.images, data.load("digits", train=False, data_dir=tmp_path).images)
+    everything = Subject(model, spec, 0.1, 1, "run")
+    with pytest.raises(InputError, match="run was trained without held-out images"):
+        evaluation_images(everything, tmp_path, held_out=True, download=False)

@@ -642,6 +642,19 @@ def test_a_sweep_is_interrupted_continued_and_then_finished(tmp_path):
     assert output == "".join(f"[{i}/2] {name}: finished\n" for i, name in enumerate(names, 1))
 
 
+def test_a_sweep_evaluates_images_held_out_from_training(tmp_path):
+    text = TINY.format(epochs=1, grid='"train.seed" = [0]') + "held-out = true\n"
+    status, output = run(written(tmp_path, text), "--out", tmp_path / "out")
+    assert status == 2 and "[eval] says held-out, but data.held_out is 0" in output
+    assert not (tmp_path / "out").exists()
+    text = text.replace('"data.limit"', '"data.held_out" = 20\n"data.limit"')
+    for again in (False, True):
+        status, output = run(written(tmp_path, text), "--out", tmp_path / "out")
+        assert status == 0, output
+        assert "digits, ε = 0.1, 10 held-out images, groups of 5" in output
+        assert output.count("was finished before") == int(again)
+
+
 def test_a_failing_run_beside_a_good_one(tmp_path):
     file = written(tmp_path, TINY.format(epochs=1, grid='"train.lr" = [1e30, 0.001]'))
     status, output = run(file, "--out", tmp_path / "out")

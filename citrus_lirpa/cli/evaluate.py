@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import torch
 
-from .. import _compat, config, data, files, report, subjects, vnnlib
+from .. import _compat, config, files, report, subjects, vnnlib
 from ..bounds import BoundedNet
 from ..boxes import PIXELS
 from ..errors import Interrupted
@@ -68,7 +68,12 @@ from .options import (
     show_default=True,
     help="Inputs sharing one perturbation.",
 )
-@click.option("--limit", type=int, help="Only the first N test images.")
+@click.option("--limit", type=int, help="Only the first N images.")
+@click.option(
+    "--held-out",
+    is_flag=True,
+    help="The training images held out by data.held_out, rather than the test set.",
+)
 @clip
 @click.option(
     "--batch-size",
@@ -111,6 +116,7 @@ def eval_command(
     dataset,
     group_size,
     limit,
+    held_out,
     clip,
     batch_size,
     out,
@@ -126,7 +132,7 @@ def eval_command(
     file.
 
     Reports standard accuracy, individually certified accuracy, and the certified average
-    UAP accuracy over consecutive groups of test images, between a lower bound (proved) and
+    UAP accuracy over consecutive groups of images, between a lower bound (proved) and
     an upper bound (attacks). Writes eval-METHOD.json, a picture of what settled the images
     and one of the strongest perturbation. Finished batches are kept until the end: after an
     interruption, the same command with --resume goes on.
@@ -140,7 +146,7 @@ def eval_command(
     subject = subjects.load_subject(path, dataset, eps)
     spec = subject.spec
     where = choose_device(device)
-    images = data.load(spec.name, train=False, data_dir=data_dir, download=download)
+    images = subjects.evaluation_images(subject, data_dir, held_out=held_out, download=download)
     net = BoundedNet(subject.model.to(where), torch.zeros(2, *spec.shape, device=where))
     torch.set_num_threads(subject.threads or torch.get_num_threads())
     torch.manual_seed(seed)
@@ -155,6 +161,7 @@ def eval_command(
         clip=PIXELS if clip else None,
         batch_size=batch_size,
         seed=seed,
+        held_out=held_out,
     )
     protocol.images(len(images))
     imported = None

@@ -47,7 +47,7 @@ clip = click.option(
 dataset = click.option(
     "--dataset",
     type=click.Choice(list(DATASETS)),
-    help="Whose test images to use; required for an ONNX file.  [default: the run's]",
+    help="Whose images to use; required for an ONNX file.  [default: the run's]",
 )
 download = click.option(
     "--download/--no-download",

@@ -122,7 +122,7 @@ def train_command(
     check_device(settings.train.precision, where)
     images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)
     net, loss = runs.build(settings, where)
-    train.check_batches(loss, train.limited(images, settings), settings)
+    train.check_batches(loss, train.training_part(images, settings), settings)
     if resume is None:
         train.warm_start(net, settings)
         runs.start_run(folder, settings)

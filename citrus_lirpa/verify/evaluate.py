@@ -39,13 +39,14 @@ _STEPS, _RESTARTS = 30, 2
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How a test set is evaluated: all that the figures depend on.
+    """How images are evaluated: all that the figures depend on.
 
     eps: radius in pixels; method: last stage tried on single images; relational: group
     stage; group_size: consecutive images that share a perturbation; time_limit: seconds of
     branch and bound and group stage for each group that is not settled before; limit: only
     the first images; clip: range that perturbed images are cut to; batch_size: images that
-    go through the stages together; seed: of the attacks.
+    go through the stages together; seed: of the attacks; held_out: whether the images are
+    those held out from training rather than the test set.
     """
 
     eps: float
@@ -58,6 +59,7 @@ class Protocol:
     clip: Range | None = None
     batch_size: int = 256
     seed: int = 0
+    held_out: bool = False
 
     def __post_init__(self) -> None:
         check_one_radius(self.eps)
