@@ -17,6 +17,7 @@ from .data import DatasetSpec, find_spec
 from .errors import CheckpointError, InputError
 from .files import write_atomically
 from .models import build_model
+from .plain import load_plain
 
 FORMAT = "citrus-lirpa checkpoint 1"
 FILE_NAME = "checkpoint.pt"
@@ -49,7 +50,7 @@ def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
             damaged = archive.testzip()
         if damaged is not None:
             raise CheckpointError(f"{path} is damaged: checksum mismatch in {damaged}")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_plain(path)
     except pickle.UnpicklingError as error:  # torch's own advice is to trust the file
         raise CheckpointError(
             f"{path} is no citrus-lirpa checkpoint: it holds more than tensors and plain values"
@@ -62,6 +63,11 @@ def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
         ValueError,
         KeyError,
         NotImplementedError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+        AssertionError,
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is damaged or no checkpoint: {reason[:160]}") from error
@@ -121,7 +127,12 @@ def restore(
     CheckpointError where they do not fit.
     """
     try:
+        for name, own in module.state_dict().items():
+            given = weights.get(name)
+            if isinstance(own, torch.Tensor) and isinstance(given, torch.Tensor):
+                if own.dtype != given.dtype:
+                    raise TypeError(f"{name} is {given.dtype}, not {own.dtype}")
         module.load_state_dict(weights)
-    except RuntimeError as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} does not fit {what}: {reason}") from error

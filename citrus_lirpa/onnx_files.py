@@ -27,6 +27,7 @@ from .errors import DependencyError, InputError, ModelError, is_out_of_memory
 from .files import write_atomically
 from .models import Shape
 from .onnx_graph import Reader, graph_inputs
+from .onnx_limits import check_costs, forget_unused
 from .wrapping import modes_restored
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ def load_onnx(path: Path) -> tuple[nn.Module, Shape]:
     package = _package()
     proto = _parse(package, Path(path))
     try:
+        forget_unused(proto.graph)
         shapes = _shapes(package, proto)
+        check_costs(proto.graph, shapes)
         module = Reader(proto.graph, shapes).read().eval()
         shape = _check_ends(proto, shapes)
         _check_same(module, proto, shape)

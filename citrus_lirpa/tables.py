@@ -17,6 +17,10 @@ else:
     import tomli as tomllib
 
 
+#: Of a TOML file; the parser takes minutes for some of a few hundred kilobytes.
+_LONGEST = 2**15
+
+
 def parse_number(text: str | float) -> float:
     """A number or a fraction such as ``8/255``."""
     try:
@@ -34,6 +38,8 @@ def options_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:
+    if len(text) > _LONGEST:
+        raise ConfigError(f"{source} has {len(text)} characters; expected at most {_LONGEST}")
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also an impossible date
@@ -44,7 +50,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     key, value = key.strip(), value.strip()
     if not equals or key.count(".") != 1:
-        raise ConfigError(f"override '{text}' is malformed; expected table.key=value")
+        raise ConfigError(f"override {text!r} is malformed; expected table.key=value")
     try:
         return key, tomllib.loads(f"v = {value}")["v"]
     except (ValueError, RecursionError):

@@ -30,7 +30,9 @@ from .errors import CheckpointError, InputError, Interrupted, NonFiniteLossError
 from .interrupts import stop_requests
 from .losses import LossTerms
 from .precision import check_device, float32_products
+from .records import Record
 from .regularisers import l1_norm, shi_regulariser
+from .resuming import restore_adam, restore_generator
 from .schedules import ramp
 
 METRICS_FILE = "metrics.jsonl"
@@ -326,14 +328,22 @@ class _Trainer:
                 f"{self.folder} was begun with loss.name '{name}', not '{wanted}'"
             )
         checkpoint.restore(self.net.module, state["model"], self.folder)
-        self.optimiser.load_state_dict(state["optimiser"])
-        checkpoint.restore(self.loss, state["loss"], self.folder, "the loss of the run")
-        torch.set_rng_state(state["rng"]["cpu"])
-        if self.device.type == "cuda" and "cuda" in state["rng"]:
-            torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
-        self.at = _Progress(state["step"], state["sums"], state["seconds"])
-        self.history.records = state["history"]
-        self.finished = state["finished"]
+        record = Record(self.folder / checkpoint.FILE_NAME, state, "train again")
+        loss = record.entry("loss", expected="a table or {}")
+        checkpoint.restore(self.loss, loss, self.folder, "the loss of the run")
+        averages = record.entry("optimiser", "state", expected="a table or {}")
+        restore_adam(self.optimiser, averages, self.folder)
+        rng = record.entry("rng", expected="a table")
+        restore_generator(torch.device("cpu"), rng.get("cpu"), self.folder)
+        if self.device.type == "cuda" and "cuda" in rng:
+            restore_generator(self.device, rng["cuda"], self.folder)
+        self.at = _Progress(
+            record.entry("step", expected="a whole number >= 0"),
+            record.entry("sums", expected="a table of numbers"),
+            record.entry("seconds", expected="a number >= 0"),
+        )
+        self.history.records = record.entry("history", expected="a list of epochs")
+        self.finished = record.entry("finished", expected="true or false")
 
     def _resume_hint(self) -> str:
         epoch = -(-self.at.step // self.per_epoch)

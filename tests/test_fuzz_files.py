@@ -27,6 +27,7 @@ from citrus_lirpa.compare import format_tables, read_runs
 from citrus_lirpa.config import RunConfig, resolve
 from citrus_lirpa.errors import CitrusError, DataError, ModelError
 from citrus_lirpa.onnx_files import load_onnx, save_onnx
+from citrus_lirpa.onnx_limits import forget_unused
 from citrus_lirpa.tables import parse_override
 from citrus_lirpa.verify import Saved
 
@@ -216,7 +217,7 @@ def use_records(folder: Path) -> None:
     refused(lambda: runs.resumable(folder))
 
 
-@sizes(60, 1500)
+@sizes(30, 1500)
 def test_records_of_other_bytes(cases, evaluated, tmp_path):
     folder = fresh(evaluated, tmp_path)
 
@@ -230,7 +231,7 @@ def test_records_of_other_bytes(cases, evaluated, tmp_path):
     explore(cases, check, st.tuples(st.sampled_from(RECORDS), edits()))
 
 
-@sizes(60, 1500)
+@sizes(30, 1500)
 def test_records_of_other_values(cases, evaluated, tmp_path):
     folder = fresh(evaluated, tmp_path)
     good = json.loads((evaluated / "eval-ibp.json").read_text())
@@ -245,7 +246,7 @@ def test_records_of_other_values(cases, evaluated, tmp_path):
     explore(cases, check, changes)
 
 
-@sizes(40, 800)
+@sizes(25, 800)
 def test_verdicts(cases, evaluated, tmp_path):
     model, spec, _ = checkpoint.load_model(evaluated)
     images = data.load("digits", train=False, data_dir=tmp_path)
@@ -301,7 +302,7 @@ ODD = {
 }  # fmt: skip
 
 
-@sizes(60, 1500)
+@sizes(40, 1000)
 def test_checkpoints_of_other_values(cases, evaluated, tmp_path):
     """Written by torch.save as a checkpoint is, with other things in it; resumed too."""
     folder = fresh(evaluated, tmp_path)
@@ -379,6 +380,7 @@ def use_onnx(path: Path) -> None:
     x = torch.rand(1, *shape)
     with np.errstate(all="ignore"), torch.no_grad():
         proto = onnx.load(path)
+        forget_unused(proto.graph)  # what stands beside the network need not be right
         (wanted,) = ReferenceEvaluator(proto).run(None, {proto.graph.input[0].name: x.numpy()})
         found = module(x).numpy()
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3 * (1 + np.abs(wanted).max()))
@@ -521,8 +523,9 @@ def test_hostile_onnx_is_refused_at_once(tmp_path, name):
 def test_onnx_of_too_many_products_is_refused(tmp_path):
     """Three megabytes that would take the reference evaluator hours."""
     proto = graph_with([], {}, shape=(1, 1, 1024, 1024))
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2
     del proto.graph.node[:], proto.graph.initializer[:]
-    kernel = np.zeros((1, 1, 511, 511), np.float32)
+    kernel = np.zeros((2, 1, 511, 511), np.float32)
     proto.graph.initializer.append(numpy_helper.from_array(kernel, "k"))
     nodes = [helper.make_node("Conv", ["x", "k"], ["c"], pads=[255] * 4),
              helper.make_node("Relu", ["c"], ["r"]),
@@ -605,7 +608,7 @@ def load_tiny(folder: Path) -> data.Split:
     return data.load("tinyimagenet", train=False, data_dir=folder, download=False)
 
 
-@sizes(25, 800)
+@sizes(10, 500)
 def test_a_broken_image(cases, tiny):
     image = tiny / "tiny-imagenet-200" / "val" / "images" / "val_7.JPEG"
     raw = image.read_bytes()
@@ -621,7 +624,7 @@ def test_a_broken_image(cases, tiny):
         image.write_bytes(raw)
 
 
-@pytest.mark.parametrize("size", [(65, 64), (1, 1), (6000, 6000), (20_000, 20_000)])
+@pytest.mark.parametrize("size", [(65, 64), (1, 1), (14_000, 14_000)])
 def test_an_image_of_another_size_is_refused_before_it_is_decoded(tiny, size):
     image = tiny / "tiny-imagenet-200" / "val" / "images" / "val_9.JPEG"
     raw = image.read_bytes()
@@ -653,7 +656,7 @@ def idx(array: np.ndarray) -> bytes:
     return header + array.astype(np.uint8).tobytes()
 
 
-@sizes(60, 1500)
+@sizes(30, 1000)
 def test_broken_mnist(cases, tmp_path):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)

@@ -34,6 +34,11 @@ class Universal(nn.Module):
         at random corners of the ball. The backward pass of what is made of them moves them."""
         if self.shares is None:
             self.shares = uniform_start(torch.Size([count, *x.shape[1:]]), 1.0, x).sign()
+        if self.shares.shape != (count, *x.shape[1:]):
+            raise InputError(
+                f"the perturbations of this loss are {tuple(self.shares.shape)}, kept from inputs "
+                f"of another shape than {tuple(x.shape[1:])}; make a new loss"
+            )
         shares = self.shares.detach().to(x).requires_grad_()  # a hook of its own for each call
         shares.register_hook(self._ascend)
         return shares * eps
@@ -46,4 +51,7 @@ class Universal(nn.Module):
         return {} if self.shares is None else {"shares": self.shares}
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
-        self.shares = state.get("shares")
+        shares = state.get("shares")
+        if not (shares is None or (isinstance(shares, Tensor) and bool((shares.abs() <= 1).all()))):
+            raise TypeError("perturbations are shares of ε, from -1 to 1")
+        self.shares = shares

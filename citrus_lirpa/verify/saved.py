@@ -14,6 +14,7 @@ from torch import nn
 
 from ..errors import CheckpointError
 from ..files import write_atomically, write_text
+from ..plain import load_plain
 from .certificates import Certificates
 from .uap import UapBounds
 
@@ -61,7 +62,7 @@ class Saved:
         if not path.is_file():
             return None
         try:
-            state = torch.load(path, map_location=device, weights_only=True)
+            state = load_plain(path, device)
             certificates = Certificates(**state["certificates"])
             return certificates, UapBounds(**state["uap"]), state["seconds"]
         except Exception as error:
