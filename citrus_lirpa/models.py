@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from .errors import ConfigError, InputError, unknown
 
 Shape = tuple[int, int, int]
+#: Of the sizes of a layer; larger ones overflow where they are multiplied.
+_LARGEST = 2**20
 
 
 class Normalise(nn.Module):
@@ -184,6 +186,8 @@ def _check_sizes(model: str, shape: Shape, classes: int, **sizes: object) -> Non
     for name, size in sizes.items():
         if not _is_positive_integer(size):
             raise ConfigError(f"{model}: {name} is {size!r}; give a positive integer")
+        if size > _LARGEST:
+            raise ConfigError(f"{model}: {name} is {size}; give at most {_LARGEST}")
 
 
 def _is_positive_integer(value: object) -> bool:
