@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import pickle  # for the name of its error  # nosec B403
 import zipfile
 from dataclasses import replace
 from pathlib import Path

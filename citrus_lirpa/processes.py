@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import subprocess
+import subprocess  # of commands as lists, never of a shell  # nosec B404
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -140,7 +140,7 @@ class _Active:
         self.log.flush()
         self.output_begins = self.log.tell()
         self.begin = time.monotonic()
-        self.child = subprocess.Popen(
+        self.child = subprocess.Popen(  # this program's own commands  # nosec B603
             self.step.command,
             stdin=subprocess.DEVNULL,
             stdout=self.log,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import pickle
+import pickle  # for the name of its error  # nosec B403
 import shutil
 import socket
 import sys
@@ -93,6 +93,8 @@ def _read_with_torchvision(
         try:
             _download(reader, spec, folder)
         except _FETCH_ERRORS as error:
+            if isinstance(error, http.client.InvalidURL):  # which quotes a proxy's password
+                error = OSError("a malformed address; look at http_proxy and https_proxy")
             reason = f" (the download failed: {_last_line(error)})"
             raise _absent(spec, folder, missing, reason) from error
     try:

@@ -17,7 +17,8 @@ NUMBERS = ["nan", "inf", "-inf", "-1", "0", "1e-9", "1e300", "1" + "0" * 30, "8/
            "", "0x10", "１", "true", "--", "3.5"]  # fmt: skip
 WORDS = ["", "x", "IBP", "ibp ", "../x", "bab;ls", "$(ls)", "\u202e", "-h"]
 SETS = ["train.eps=nan", "train.epochs=-1", "train.epochs=1e9", "train.batch_size=0",
-        "model.name=x", "model.hidden=[0]", "model.hidden=[1000000000000]", "model.hidden=[4294967296]",
+        "model.name=x", "model.hidden=[0]", "model.hidden=[1000000000000]",
+        "model.hidden=[4294967296]",
         "model.hidden=['a']", "loss.name=3", "loss.tau_ratio=2", "data.limit=1", "data.crop=9",
         "data.crop=3", "data.name=none", "train.seed=-1", "train.seed=99999999999",
         "train.threads=-1", "train.threads=1e6", "train.milestones=[nan]", "train.lr=inf",
