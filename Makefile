@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test test-nightly lint clean
+.PHONY: demo test test-nightly coverage lint audit clean
 
 demo: .venv/ready
 	$(BIN)/citrus-lirpa train --preset digits --out $(RUN)
@@ -15,15 +15,30 @@ test: .venv/ready
 test-nightly: .venv/ready
 	$(BIN)/python -m pytest -m nightly
 
-lint: .venv/ready
+coverage: .venv/lint
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine
+	$(BIN)/coverage report
+
+lint: .venv/lint audit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive citrus_lirpa cli.py tools
+
+# Says so where no network answers.
+audit: .venv/lint
+	$(BIN)/python tools/audit.py
 
 .venv/ready: setup.cfg constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.x")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --constraint constraints.txt --editable '.[test]'
 	$(BIN)/pip install --no-deps auto-LiRPA==0.3
+	touch $@
+
+.venv/lint: .venv/ready
+	$(BIN)/pip install --constraint constraints.txt --editable '.[lint]'
 	touch $@
 
 clean:

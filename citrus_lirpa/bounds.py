@@ -6,6 +6,7 @@ import contextlib
 import copy
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,15 +67,16 @@ class BoundedNet:
         self._bounded_box: Box | None = None
         self._inputs: Interval | None = None  # of the last interval pass, normalised
         self._before: list[Interval] | None = None
+        self.module: nn.Module = model
+        self.bounded: Any  # a BoundedModule: auto_LiRPA has no types
         if isinstance(model, lirpa.BoundedModule):
             _compat.repair_options(model)
-            self.module = self.bounded = model
+            self.bounded = model
             self.normalise = None
         elif example is None:
             raise InputError("BoundedNet(model, example) needs an example batch of inputs")
         else:
             _check_example(example)
-            self.module = model
             self.normalise, core = split_normalise(model)
             with explained("the example"):
                 inputs = self._normalised(example)
@@ -83,8 +85,9 @@ class BoundedNet:
         self._has_batchnorm = any(
             type(n).__name__ == "BoundBatchNormalization" for n in nodes(self.bounded)
         )
-        self._plan = make_plan(self.bounded)
-        self._logits, self._intervals = Plan.logits, Plan.intervals
+        self._plan: Any = make_plan(self.bounded)
+        self._logits: Callable[..., Any] = Plan.logits
+        self._intervals: Callable[..., Any] = Plan.intervals
         self.attack_dtype: torch.dtype | None = None
         if example is not None:
             self_check(self, example)
@@ -130,7 +133,10 @@ class BoundedNet:
         """
         check_compiler()
         cuda = self.parameters()[0].is_cuda
-        options = {"dynamic": False, "mode": "reduce-overhead" if cuda else "default"}
+        options: dict[str, Any] = {
+            "dynamic": False,
+            "mode": "reduce-overhead" if cuda else "default",
+        }
         self._intervals = torch.compile(Plan.intervals, **options)
         if cuda:
             self._logits = torch.compile(Plan.logits, **options)
@@ -309,7 +315,7 @@ class BoundedNet:
         lower = self._compute(box, c, "crown", reference_bounds=self._intermediate_bounds())
         lower = lower.detach() if optimise else lower
         undecided = int((lower <= 0).sum(dim=1).max())
-        if not optimise or undecided == 0:
+        if not optimise or undecided == 0 or c is None:
             return lower
         lowest = lower.topk(undecided, dim=1, largest=False).indices
         rows = c.gather(1, lowest.unsqueeze(2).expand(-1, -1, self.classes))
@@ -318,7 +324,7 @@ class BoundedNet:
             optimised = self._compute(box, rows, "alpha-crown", **fixed)
         return lower.scatter_reduce(1, lowest, optimised.detach(), "amax")
 
-    def _compute(self, box: Box, c: Tensor | None, method: str, **options) -> Tensor:
+    def _compute(self, box: Box, c: Tensor | None, method: str, **options: Any) -> Tensor:
         lirpa = _compat.load()
         lower, upper = self.input_box(box)
         ptb = lirpa.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
@@ -343,7 +349,7 @@ def as_bounded_net(net: object) -> BoundedNet:
     """``net`` itself, or a BoundedNet over the auto_LiRPA BoundedModule that it is."""
     if isinstance(net, BoundedNet):
         return net
-    if isinstance(net, _compat.load().BoundedModule):
+    if isinstance(net, nn.Module) and isinstance(net, _compat.load().BoundedModule):
         return BoundedNet(net)
     raise InputError(
         f"expected a BoundedNet or an auto_LiRPA BoundedModule, got {type(net).__name__}; "

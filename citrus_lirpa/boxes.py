@@ -91,8 +91,9 @@ def clamp(x: Tensor, limits: Range | None) -> Tensor:
     """``x`` cut to ``limits`` (numbers or broadcastable tensors); unchanged for None."""
     if limits is None:
         return x
-    if not any(isinstance(v, Tensor) for v in limits):
-        return x.clamp(*limits)
+    low, high = limits
+    if not (isinstance(low, Tensor) or isinstance(high, Tensor)):
+        return x.clamp(low, high)
     lower, upper = (torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in limits)
     return torch.minimum(torch.maximum(x, lower), upper)
 

@@ -23,14 +23,18 @@ _MOST = 2**31 - 1
 
 def is_number(value: object) -> bool:
     """Whether ``value`` is a finite real number; True and False are none."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return real and -_LARGEST <= value <= _LARGEST
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    number: Any = value
+    return bool(-_LARGEST <= number <= _LARGEST)
 
 
 def is_count(value: object, least: int = 1, most: int = _MOST) -> bool:
     """Whether ``value`` is a whole number from ``least`` to ``most``."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return whole and least <= value <= most
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        return False
+    number: Any = value
+    return bool(least <= number <= most)
 
 
 def shown(value: object) -> str:
@@ -141,17 +145,23 @@ def check_labels(y: Any, classes: int) -> None:
 
 
 def check_inputs(
-    net: BoundedNet, x: Any, name: str = "x", *, anywhere: bool = False, finite: bool = True
+    net: BoundedNet,
+    x: Any,
+    name: str = "x",
+    *,
+    least: int = 1,
+    anywhere: bool = False,
+    finite: bool = True,
 ) -> None:
-    """Refuse what are not inputs (N, ...), at least one, as the network wants them.
+    """Refuse what are not ``least`` or more inputs (N, ...), as the network wants them.
 
     anywhere: they may be on another device than the network; finite: refuse NaN and infinity.
     """
     check_tensor(x, name)
     shape, like = net.input_shape, net.like
-    if x.ndim != len(shape) + 1 or tuple(x.shape[1:]) != shape or len(x) == 0:
-        wanted = ", ".join(map(str, shape))
-        raise InputError(f"{name} has shape {tuple(x.shape)}; expected (N, {wanted}), N >= 1")
+    if x.ndim != len(shape) + 1 or tuple(x.shape[1:]) != shape or len(x) < least:
+        wanted = f"(N, {', '.join(map(str, shape))}), N >= {least}"
+        raise InputError(f"{name} has shape {tuple(x.shape)}; expected {wanted}")
     if like is not None and (x.dtype != like.dtype or not (anywhere or x.device == like.device)):
         raise InputError(
             f"{name} is {_kind(x)}, but the network is {like.dtype} on {like.device}; "
@@ -162,14 +172,20 @@ def check_inputs(
 
 
 def check_labelled(
-    net: BoundedNet, x: Any, y: Any, *, anywhere: bool = False, finite: bool = True
+    net: BoundedNet,
+    x: Any,
+    y: Any,
+    *,
+    least: int = 1,
+    anywhere: bool = False,
+    finite: bool = True,
 ) -> None:
     """Refuse inputs and labels that are not as many, or not what the network takes."""
     check_tensor(x, "x")
-    if isinstance(y, Tensor) and x.ndim and y.ndim and (len(x) != len(y) or len(x) == 0):
+    if isinstance(y, Tensor) and x.ndim and y.ndim and (len(x) != len(y) or len(x) < least):
         raise InputError(f"{len(x)} inputs but {len(y)} labels; expected as many, at least one")
     check_labels(y, net.classes)
-    check_inputs(net, x, anywhere=anywhere, finite=finite)
+    check_inputs(net, x, least=least, anywhere=anywhere, finite=finite)
     if y.device != x.device:
         raise InputError(f"labels are on {y.device}, inputs on {x.device}; use y.to(x.device)")
 

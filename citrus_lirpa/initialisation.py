@@ -25,4 +25,4 @@ def shi_initialise(net: BoundedNet) -> None:
         fan_in = weight[0].numel()
         nn.init.normal_(weight, 0.0, math.sqrt(2 * math.pi) / fan_in)
     for weight in net.weights_after_addition():
-        weight /= 2
+        weight.div_(2)

@@ -40,7 +40,8 @@ def load_plain(file: Path | IO[bytes], device: torch.device | str = "cpu") -> An
 
 def _tensors(value: object) -> Iterator[Tensor]:
     """The tensors in nested dicts, lists and tuples, each container visited once."""
-    waiting, seen = [value], set()
+    waiting: list[object] = [value]
+    seen: set[int] = set()
     while waiting:
         value = waiting.pop()
         if isinstance(value, Tensor):

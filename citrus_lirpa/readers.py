@@ -210,7 +210,7 @@ def _decode(path: Path, shape: tuple[int, int, int]) -> Tensor:
         Image.DecompressionBombWarning,
     ) as error:
         raise DataError(f"{path} is missing or damaged ({_last_line(error)})") from error
-    raise DataError(f"{path} has {found[0]}x{found[1]} pixels; expected {size[0]}x{size[1]}")
+    raise DataError(f"{path} is {(3, *found[::-1])}; expected (C, H, W) = {shape}")
 
 
 def _last_line(error: BaseException) -> str:

@@ -60,8 +60,9 @@ class Record:
 
 
 def _is_number(value: object) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and -math.inf < value < math.inf
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return -math.inf < value < math.inf
 
 
 def _is_epoch(value: object) -> bool:

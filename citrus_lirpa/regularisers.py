@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ class _Sums(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, centre: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, centre: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
         mean = centre.mean()
         active, inactive = centre > radius, centre < -radius
         shifted, zero = centre - mean, centre.new_zeros(())
@@ -72,7 +73,7 @@ class _Sums(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *to: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *to: Tensor) -> tuple[Tensor, None]:
         active, inactive, above, below, active_total, inactive_total = ctx.saved_tensors
         to_active, to_inactive, to_above, to_below = to
         gradient = torch.where(active, to_active, 0.0).addcmul_(above, 2 * to_above)

@@ -32,8 +32,9 @@ def restore_adam(optimiser: torch.optim.Adam, found: dict[int, Any], path: Path)
 
 
 def _fits(value: object, weight: Tensor) -> bool:
-    floats = isinstance(value, Tensor) and value.is_floating_point()
-    return floats and value.shape in (torch.Size(), weight.shape)
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return False
+    return value.shape in (torch.Size(), weight.shape)
 
 
 def restore_generator(device: torch.device, state: Tensor, path: Path) -> None:

@@ -72,7 +72,7 @@ def knows(registry: Mapping[str, Any], name: object) -> bool:
 
 
 def to_options(values: dict[str, Any], table: str, registry: Mapping[str, Any]) -> dict[str, Any]:
-    name = values.get("name")
+    name: Any = values.get("name")
     if not knows(registry, name):
         raise ConfigError(unknown(f"{table}.name", name, registry))
     types = options_of(registry[name])

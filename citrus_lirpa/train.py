@@ -78,8 +78,8 @@ def check_batches(loss: nn.Module, data: Split, config: RunConfig) -> None:
             f"train.batch_size is {size}, but there are only {len(data)} "
             "training images; use a smaller batch"
         )
-    if hasattr(loss, "check_batch_size"):
-        loss.check_batch_size(size)
+    if callable(check := getattr(loss, "check_batch_size", None)):
+        check(size)
 
 
 def warm_start(net: BoundedNet, config: RunConfig) -> None:
@@ -152,7 +152,9 @@ class _Trainer:
 
     # -- the loop --
 
-    def run(self, stop: Callable[[], bool], progress: bool, on_epoch: Callable) -> None:
+    def run(
+        self, stop: Callable[[], bool], progress: bool, on_epoch: Callable[[dict[str, Any]], object]
+    ) -> None:
         total = self.train.epochs * self.per_epoch
         self.net.train()
         saved = time.monotonic()

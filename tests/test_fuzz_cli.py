@@ -137,11 +137,12 @@ SWEEP = (
 )  # fmt: skip
 
 
-@sizes(30, 600)
+@sizes(20, 300)
 def test_eval(cases, here):
     def check(case) -> None:
         shutil.rmtree(here / "results", ignore_errors=True)
-        case = {"--out": "results", **{k: v for k, v in case.items() if v is not None}}
+        quick = {"--out": "results", "--limit": "10", "--time-limit": "0.2"}
+        case = quick | {k: v for k, v in case.items() if v is not None}
         status, _ = run("eval", *line(case))
         if status == 0:
             (record,) = (here / case["--out"]).glob(f"eval-{case.get('--method', 'bab')}.json")

@@ -179,7 +179,7 @@ def predictions(
         for part in rows.split(batch_size):
             images = x[part].to(device)
             if u is not None:
-                shift = u if len(u) == 1 else u[y[part].to(u.device)]
+                shift = u if len(u) == 1 or y is None else u[y[part].to(u.device)]
                 images = clamp(images + shift.to(device), clip)
             found.append(net(images).argmax(dim=1).to(x.device))
     return torch.cat(found)

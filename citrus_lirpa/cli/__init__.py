@@ -56,7 +56,7 @@ class _Group(click.Group):
 
 
 def _one_line(message: str, exit_code: int) -> click.ClickException:
-    wrapped = click.ClickException(" ".join(message.split()))
+    wrapped: Any = click.ClickException(" ".join(message.split()))
     wrapped.exit_code = exit_code
     return wrapped
 

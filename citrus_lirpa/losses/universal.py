@@ -44,6 +44,8 @@ class Universal(nn.Module):
         return shares * eps
 
     def _ascend(self, gradient: Tensor) -> None:
+        if self.shares is None:  # forgotten since, by a state that held none
+            return
         moved = self.shares.to(gradient) + self.step_size * gradient.sign()
         self.shares = moved.clamp(-1, 1)
 

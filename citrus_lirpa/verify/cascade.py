@@ -112,7 +112,7 @@ def check_certifiable(
     """ε; refuses what nothing could be proved of, or wrongly: float32 is the least precision
     that the rounding threshold covers."""
     eps = check_one_radius(eps)
-    check_labelled(net, x, y)
+    check_labelled(net, x, y, least=0)
     if x.dtype not in (torch.float32, torch.float64):
         raise InputError(
             f"inputs and network are {x.dtype}, whose rounding no certificate covers; use "
@@ -154,7 +154,8 @@ class _Cascade:
         clip: Range | None,
         batch_size: int,
     ):
-        self.net, self.engine, self.x, self.y = net, engine, x, y
+        self.net, self.x, self.y = net, x, y
+        self.engine: Any = engine  # or, in words, why there is none
         self.eps, self.clip, self.batch_size = eps, clip, batch_size
         with torch.no_grad():
             logits = net(x)
@@ -344,6 +345,7 @@ class _Cascade:
         hope = torch.where(self.rows, torch.inf, self.lower)[self.held].min(dim=1).values
         order = hope.argsort(descending=True)
         self._tighten(self.engine.refined, "bab", order, begin + total * _REFINING_SHARE)
+        images = self.images
         problem, row = (~self.rows[self.held]).nonzero(as_tuple=True)
         members = torch.arange(len(self.held), device=problem.device).unsqueeze(1)
         problems = Problems(members, problem, row.unsqueeze(1))
@@ -351,7 +353,7 @@ class _Cascade:
             self.engine,
             lambda: branch_and_bound(
                 self.engine,
-                self.images,
+                images,
                 problems,
                 deadline=begin + total,
                 limit=time_limit,
@@ -364,8 +366,8 @@ class _Cascade:
         share = outcome.bounded.double() / max(1, int(outcome.bounded.sum()))
         self.took[self.held] += share * (time.perf_counter() - begin)
         self.rows[self.held[outcome.state == PROVED]] = True
-        for problem, u in outcome.u.items():
-            self.attacked[self.held[problem]], self.v[self.held[problem]] = True, u
+        for broken, u in outcome.u.items():
+            self.attacked[self.held[broken]], self.v[self.held[broken]] = True, u
 
     def _batches(
         self,
@@ -393,4 +395,5 @@ class _Cascade:
         """Forget the images that are decided."""
         staying = torch.isin(self.held, rows).nonzero().squeeze(1)
         self.held = self.held[staying]
-        self.images = self.images.rows(staying) if len(staying) else None
+        if self.images is not None:
+            self.images = self.images.rows(staying) if len(staying) else None

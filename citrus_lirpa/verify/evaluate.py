@@ -217,7 +217,7 @@ def _batches(count: int, protocol: Protocol) -> list[slice]:
 def _evaluate_batch(
     net: BoundedNet, x: Tensor, y: Tensor, protocol: Protocol, known: Tensor | None, bar: tqdm
 ) -> tuple[Certificates, UapBounds]:
-    shared = dict(
+    shared: dict[str, Any] = dict(
         clip=protocol.clip,
         batch_size=protocol.batch_size,
         group_size=protocol.group_size,

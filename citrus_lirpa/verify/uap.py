@@ -110,7 +110,7 @@ def certify_uap(
         )
     check_name(relational, "relational stage", RELATIONAL)
     check_name(solver, "solver", SOLVERS)
-    if not (attack is None or isinstance(attack, GroupAttack)):
+    if not (attack is None or callable(attack)):
         raise InputError(f"the attack is {shown(attack)}; expected GroupAttack() or None")
     if certificates is None:
         certificates = certify(net, x, y, eps, clip=clip, batch_size=batch_size, progress=progress)
@@ -283,7 +283,7 @@ class _State:
         ready, used, parts = [], [], []
         members = {g: self.groups.members(g, self.certificates.open) for g in groups}
         hope = {g: float(self.certificates.margin[i].mean()) for g, i in members.items()}
-        for g in sorted(groups, key=hope.get, reverse=True):
+        for g in sorted(groups, key=lambda g: hope[g], reverse=True):
             now = members[g]
             images, lower = engine.ibp(self.x[now], self.y[now])
             if bool(images.usable.all()):
