@@ -23,7 +23,7 @@ def explore(cases: int, check, strategy) -> None:
     """``check`` on so many cases of the strategy; a failure is shrunk and printed."""
     options = settings(
         max_examples=cases,
-        derandomize=cases < 200,
+        derandomize=cases < 100,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),

@@ -170,7 +170,7 @@ BAD_CERTIFY = {
 }  # fmt: skip
 
 
-@sizes(60, 1500)
+@sizes(60, 500)
 def test_certify(cases):
     proved = 0
 
@@ -209,7 +209,7 @@ BAD_UAP = {
 }  # fmt: skip
 
 
-@sizes(40, 1000)
+@sizes(40, 300)
 def test_certify_uap(cases):
     def check(case) -> None:
         torch.manual_seed(0)
@@ -255,7 +255,7 @@ BAD_PROTOCOL = {
 }  # fmt: skip
 
 
-@sizes(15, 400)
+@sizes(15, 150)
 def test_evaluate(cases):
     def check(case) -> None:
         given = values(case, GOOD_PROTOCOL, BAD_PROTOCOL)
@@ -296,7 +296,7 @@ WRONG_OPTIONS = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@sizes(6, 150)
+@sizes(6, 120)
 def test_losses(cases, name):
     import inspect
 
@@ -375,7 +375,7 @@ def _batch(g) -> tuple:
 
 
 @pytest.mark.parametrize("attack", [pgd, group_attack, sgd_uap, trial])
-@sizes(20, 300)
+@sizes(20, 120)
 def test_attacks(cases, attack):
     def check(case) -> None:
         torch.manual_seed(0)
@@ -439,7 +439,7 @@ def regulariser(g) -> None:
 
 
 @pytest.mark.parametrize("call", [around, cross_input, margins, cross_entropy, regulariser])
-@sizes(25, 300)
+@sizes(25, 120)
 def test_boxes_and_bounds(cases, call):
     def check(case) -> None:
         torch.manual_seed(0)
@@ -467,7 +467,7 @@ def _spoilt(value: float) -> nn.Module:
     return model
 
 
-@sizes(40, 300)
+@sizes(40, 120)
 def test_wrapping(cases):
     def check(case) -> None:
         model, x = case

@@ -137,7 +137,7 @@ SWEEP = (
 )  # fmt: skip
 
 
-@sizes(20, 300)
+@sizes(20, 120)
 def test_eval(cases, here):
     def check(case) -> None:
         shutil.rmtree(here / "results", ignore_errors=True)
@@ -153,7 +153,7 @@ def test_eval(cases, here):
     explore(cases, check, options(*EVAL))
 
 
-@sizes(20, 300)
+@sizes(20, 120)
 def test_attack(cases, here):
     def check(case) -> None:
         case = {"--out": "results", **{k: v for k, v in case.items() if v is not None}}
@@ -167,7 +167,7 @@ def test_attack(cases, here):
     explore(cases, check, options(*ATTACK))
 
 
-@sizes(25, 400)
+@sizes(25, 150)
 def test_export(cases, here):
     def check(case) -> None:
         shutil.rmtree(here / "out", ignore_errors=True)
@@ -176,7 +176,7 @@ def test_export(cases, here):
     explore(cases, check, options(*EXPORT))
 
 
-@sizes(30, 500)
+@sizes(30, 200)
 def test_train(cases, here):
     drawn = st.tuples(options(*TRAIN), st.lists(st.sampled_from(SETS), max_size=2))
 
@@ -191,12 +191,12 @@ def test_train(cases, here):
 TINY = ["train.epochs=1", "data.limit=64", "model.hidden=[6]", "loss.attack_steps=1"]
 
 
-@sizes(10, 200)
+@sizes(10, 120)
 def test_compare(cases, here):
     explore(cases, lambda case: run("compare", *line(case)) and None, options(*COMPARE))
 
 
-@sizes(10, 200)
+@sizes(10, 120)
 def test_sweep(cases, here):
     def check(case) -> None:
         run("sweep", *line({**case, "--dry-run": True}))

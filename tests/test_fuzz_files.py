@@ -111,7 +111,7 @@ def use(config: RunConfig) -> None:
         checkpoint.make_model(config)
 
 
-@sizes(60, 1500)
+@sizes(60, 500)
 def test_configurations_of_other_bytes(cases, tmp_path):
     texts = [file.read_bytes() for file in sorted(PRESETS.glob("*.toml"))]
     texts += [resolve(preset="digits", method=m).to_toml().encode() for m in ("taps", "ibp")]
@@ -125,7 +125,7 @@ def test_configurations_of_other_bytes(cases, tmp_path):
     explore(cases, check, st.tuples(st.integers(0, len(texts) - 1), edits()))
 
 
-@sizes(80, 2000)
+@sizes(80, 600)
 def test_configurations_of_other_values(cases, tmp_path):
     import tomllib
 
@@ -145,7 +145,7 @@ def test_configurations_of_other_values(cases, tmp_path):
     explore(cases, check, changes)
 
 
-@sizes(60, 1500)
+@sizes(60, 500)
 def test_overrides(cases):
     keys = st.sampled_from(["train.eps", "train.epochs", "model.hidden", "loss.name", "data.crop",
                             "train.milestones", "loss.tau_ratio", "train.seed", "model.name",
@@ -160,7 +160,7 @@ def test_overrides(cases):
     explore(cases, check, st.tuples(keys, texts))
 
 
-@sizes(60, 1500)
+@sizes(60, 500)
 def test_sweeps(cases, tmp_path):
     def check(changed) -> None:
         (tmp_path / "s.toml").write_bytes(edited(SWEEP.encode(), changed))
@@ -217,7 +217,7 @@ def use_records(folder: Path) -> None:
     refused(lambda: runs.resumable(folder))
 
 
-@sizes(30, 1500)
+@sizes(30, 500)
 def test_records_of_other_bytes(cases, evaluated, tmp_path):
     folder = fresh(evaluated, tmp_path)
 
@@ -231,7 +231,7 @@ def test_records_of_other_bytes(cases, evaluated, tmp_path):
     explore(cases, check, st.tuples(st.sampled_from(RECORDS), edits()))
 
 
-@sizes(30, 1500)
+@sizes(30, 500)
 def test_records_of_other_values(cases, evaluated, tmp_path):
     folder = fresh(evaluated, tmp_path)
     good = json.loads((evaluated / "eval-ibp.json").read_text())
@@ -246,7 +246,7 @@ def test_records_of_other_values(cases, evaluated, tmp_path):
     explore(cases, check, changes)
 
 
-@sizes(25, 800)
+@sizes(25, 300)
 def test_verdicts(cases, evaluated, tmp_path):
     model, spec, _ = checkpoint.load_model(evaluated)
     images = data.load("digits", train=False, data_dir=tmp_path)
@@ -278,7 +278,7 @@ def use_checkpoint(path: Path) -> None:
     assert model(torch.rand(2, *spec.shape)).shape == (2, spec.classes)
 
 
-@sizes(60, 1500)
+@sizes(60, 500)
 def test_checkpoints_of_other_bytes(cases, evaluated, tmp_path):
     raw, path = (evaluated / checkpoint.FILE_NAME).read_bytes(), tmp_path / "c.pt"
     good = checkpoint.load(evaluated)[1]["model"]
@@ -302,7 +302,7 @@ ODD = {
 }  # fmt: skip
 
 
-@sizes(40, 1000)
+@sizes(40, 300)
 def test_checkpoints_of_other_values(cases, evaluated, tmp_path):
     """Written by torch.save as a checkpoint is, with other things in it; resumed too."""
     folder = fresh(evaluated, tmp_path)
@@ -348,7 +348,7 @@ def test_a_checkpoint_that_unpacks_to_more_than_it_is(evaluated, tmp_path):
         checkpoint.load(bomb)
 
 
-@sizes(25, 400)
+@sizes(25, 150)
 def test_finished_batches_of_other_bytes(cases, tmp_path):
     saved = Saved(tmp_path / "batches", {"eps": 0.1}, resume=False)
     path = saved.folder / "00000.pt"
@@ -386,7 +386,7 @@ def use_onnx(path: Path) -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3 * (1 + np.abs(wanted).max()))
 
 
-@sizes(60, 1500)
+@sizes(60, 500)
 def test_onnx_of_other_bytes(cases, network, tmp_path):
     raw, path = network.read_bytes(), tmp_path / "n.onnx"
 
@@ -440,7 +440,7 @@ def change_graph(proto: onnx.ModelProto, change) -> None:
         proto.opset_import[0].version = number
 
 
-@sizes(60, 1500)
+@sizes(60, 500)
 def test_onnx_of_other_graphs(cases, network, tmp_path):
     raw, path = network.read_bytes(), tmp_path / "n.onnx"
 
@@ -608,7 +608,7 @@ def load_tiny(folder: Path) -> data.Split:
     return data.load("tinyimagenet", train=False, data_dir=folder, download=False)
 
 
-@sizes(10, 500)
+@sizes(10, 200)
 def test_a_broken_image(cases, tiny):
     image = tiny / "tiny-imagenet-200" / "val" / "images" / "val_7.JPEG"
     raw = image.read_bytes()
@@ -636,7 +636,7 @@ def test_an_image_of_another_size_is_refused_before_it_is_decoded(tiny, size):
         image.write_bytes(raw)
 
 
-@sizes(25, 800)
+@sizes(25, 300)
 def test_broken_annotations(cases, tiny):
     file = tiny / "tiny-imagenet-200" / "val" / "val_annotations.txt"
     raw = file.read_bytes()
@@ -656,7 +656,7 @@ def idx(array: np.ndarray) -> bytes:
     return header + array.astype(np.uint8).tobytes()
 
 
-@sizes(30, 1000)
+@sizes(30, 300)
 def test_broken_mnist(cases, tmp_path):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
