@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test test-nightly test-matrix lint docs dist clean
+.PHONY: demo test test-nightly test-matrix coverage lint audit docs dist clean
 
 demo: .venv/ready
 	$(BIN)/citrus-lirpa train --preset digits --out $(RUN)
@@ -20,9 +20,20 @@ test-nightly: .venv/ready
 test-matrix:
 	$(PYTHON) tests/matrix.py $(ROWS)
 
-lint: .venv/ready
+coverage: .venv/lint
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine
+	$(BIN)/coverage report
+
+lint: .venv/lint audit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive citrus_lirpa cli.py tools
+
+# Says so where no network answers.
+audit: .venv/lint
+	$(BIN)/python tools/audit.py
 
 # The sdist and the wheel made from it, once a test has installed both in clean environments.
 dist: .venv/ready
@@ -39,6 +50,10 @@ docs: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --constraint constraints.txt --editable '.[test]'
 	$(BIN)/pip install --no-deps auto-LiRPA==0.3
+	touch $@
+
+.venv/lint: .venv/ready
+	$(BIN)/pip install --constraint constraints.txt --editable '.[lint]'
 	touch $@
 
 clean:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 from .errors import DependencyError
 
@@ -20,7 +21,7 @@ class _Repairer(MetaPathFinder, Loader):
     def __init__(self, load: Callable[[], object]):
         self.load, self.resting = load, False
 
-    def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name != _NAME or self.resting:
             return None
         try:
@@ -34,7 +35,8 @@ class _Repairer(MetaPathFinder, Loader):
         return spec.loader_state[0]
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = module.__spec__.loader_state[1]  # its own again; it has run already
+        spec: Any = module.__spec__
+        module.__spec__ = spec.loader_state[1]  # its own again; it has run already
 
 
 def install(load: Callable[[], object]) -> None:

@@ -27,6 +27,7 @@ KNOWN_MESSAGES = (
     "ONNX export mode",
     "Constant folding",  # "... not applied", for ZeroPad2d
 )
+_RECURSION_LIMIT = 5_000
 
 
 def import_quietly() -> types.ModuleType:
@@ -36,6 +37,7 @@ def import_quietly() -> types.ModuleType:
         stack.enter_context(_known_warnings_dropped())
         stack.enter_context(_loggers_untouched())
         stack.enter_context(_jit_flags_restored())
+        stack.enter_context(_recursion_limited())
         stack.enter_context(_no_data_folder())
         stack.enter_context(_opset_setter())
         stack.enter_context(_arraysetops())
@@ -94,6 +96,17 @@ def _jit_flags_restored() -> Iterator[None]:
     finally:
         for setter, value in zip(setters, before, strict=True):
             setter(value)
+
+
+@contextmanager
+def _recursion_limited() -> Iterator[None]:
+    """Both let Python recurse a million times, so that a deeply nested JSON file ends in a
+    segmentation fault; what is left is enough for networks of a thousand layers."""
+    before = sys.getrecursionlimit()
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(max(before, _RECURSION_LIMIT))
 
 
 def _script_functions() -> Iterator[torch.jit.ScriptFunction]:

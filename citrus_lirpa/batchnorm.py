@@ -25,7 +25,7 @@ def precise_batchnorm(net: BoundedNet, data: Split, spec: DatasetSpec) -> None:
     if not norms:
         return
     momenta = [m.momentum for m in norms]
-    device = norms[0].running_mean.device
+    device = net.parameters()[0].device
     before = net.module.training
     for m in norms:
         m.reset_running_stats()

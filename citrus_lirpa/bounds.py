@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import _compat
 from .boxes import Box, Interval
-from .errors import DependencyError, InputError, unknown
-from .margins import check_labels, specification, wrong_classes
+from .checks import check_labels, check_name, check_tensor
+from .errors import DependencyError, InputError
+from .margins import specification, wrong_classes
 from .pieces import INPUT, Piece, affine_pieces
 from .plan import Plan, make_plan, margin_bounds
 from .selfcheck import self_check
@@ -59,25 +62,32 @@ class BoundedNet:
 
     def __init__(self, model: nn.Module, example: Tensor | None = None):
         lirpa = _compat.load()
+        if not isinstance(model, nn.Module):
+            raise InputError(f"the model is a {type(model).__name__}; expected a torch.nn.Module")
         self._bounded_box: Box | None = None
         self._inputs: Interval | None = None  # of the last interval pass, normalised
         self._before: list[Interval] | None = None
+        self.module: nn.Module = model
+        self.bounded: Any  # a BoundedModule: auto_LiRPA has no types
         if isinstance(model, lirpa.BoundedModule):
             _compat.repair_options(model)
-            self.module = self.bounded = model
+            self.bounded = model
             self.normalise = None
         elif example is None:
             raise InputError("BoundedNet(model, example) needs an example batch of inputs")
         else:
-            self.module = model
+            _check_example(example)
             self.normalise, core = split_normalise(model)
-            self.bounded = wrap(core, self._normalised(example))
+            with explained("the example"):
+                inputs = self._normalised(example)
+            self.bounded = wrap(core, inputs)
         self.classes = count_classes(self.bounded)
         self._has_batchnorm = any(
             type(n).__name__ == "BoundBatchNormalization" for n in nodes(self.bounded)
         )
-        self._plan = make_plan(self.bounded)
-        self._logits, self._intervals = Plan.logits, Plan.intervals
+        self._plan: Any = make_plan(self.bounded)
+        self._logits: Callable[..., Any] = Plan.logits
+        self._intervals: Callable[..., Any] = Plan.intervals
         self.attack_dtype: torch.dtype | None = None
         if example is not None:
             self_check(self, example)
@@ -132,7 +142,10 @@ class BoundedNet:
         """
         check_compiler()
         cuda = self.parameters()[0].is_cuda
-        options = {"dynamic": False, "mode": "reduce-overhead" if cuda else "default"}
+        options: dict[str, Any] = {
+            "dynamic": False,
+            "mode": "reduce-overhead" if cuda else "default",
+        }
         self._intervals = torch.compile(Plan.intervals, **options)
         if cuda:
             self._logits = torch.compile(Plan.logits, **options)
@@ -148,6 +161,12 @@ class BoundedNet:
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self.module.parameters())
+
+    @property
+    def like(self) -> Tensor | None:
+        """A tensor of the type and on the device of the inputs; None for a network without any."""
+        tensors = itertools.chain(self.module.parameters(), self.module.buffers())
+        return next((t for t in tensors if t.is_floating_point()), None)
 
     @property
     def training(self) -> bool:
@@ -181,6 +200,7 @@ class BoundedNet:
         cannot prove positive and returns a detached bound, leaving ``.grad`` untouched.
         """
         check_method(method)
+        self._check_box(box)
         check_labels(y, self.classes)
         if len(y) != len(box):
             raise InputError(f"{len(box)} boxes but {len(y)} labels")
@@ -195,6 +215,7 @@ class BoundedNet:
         Those of the last pass where it was on this very box; else IBP's, computed.
         """
         if self._bounded_box is not box:
+            self._check_box(box)
             if self._plan is None:
                 self._lower_bounds(box, None, "ibp")
             else:
@@ -253,7 +274,6 @@ class BoundedNet:
 
     def _propagate(self, box: Box) -> tuple[tuple[Tensor, Tensor | None], Interval]:
         """Weight and bias of the last layer, and interval bounds of its inputs."""
-        self._check_box(box)
         weights = self._plan.weights()
         self._inputs = Interval.of(self.input_box(box))
         self._before, last = self._intervals(self._plan, weights, self._inputs)
@@ -261,23 +281,34 @@ class BoundedNet:
         return weights[-1], last
 
     def _lower_bounds(self, box: Box, c: Tensor | None, method: str) -> Tensor:
-        self._check_box(box)
         self._bounded_box = self._inputs = self._before = None
         with explained(f"method '{method}'"):
             if method in ("ibp", "crown-ibp"):
                 lower = self._compute(box, c, method)
             else:
                 lower = self._crown(box, c, method == "alpha-crown")
-        self._bounded_box = box
+        if method != "alpha-crown":  # after which auto_LiRPA forgets the bounds of ReLU inputs
+            self._bounded_box = box
         return lower
 
     def _check_box(self, box: Box) -> None:
         shape = self.input_shape
+        if not isinstance(box, Box):
+            raise InputError(f"the box is a {type(box).__name__}; expected a Box, as Box.around's")
+        for end in box:
+            check_tensor(end, "a box's end")
         if box.lower.shape != box.upper.shape or tuple(box.lower.shape[1:]) != shape:
             raise InputError(
                 f"a box has lower of shape {tuple(box.lower.shape)} and upper of shape "
                 f"{tuple(box.upper.shape)}; expected (N, {', '.join(map(str, shape))}) for both"
             )
+        like = self.like
+        for end in box:
+            if like is not None and (end.dtype, end.device) != (like.dtype, like.device):
+                raise InputError(
+                    f"a box is {end.dtype} on {end.device}, but the network is {like.dtype} on "
+                    f"{like.device}; bring both to one type and device"
+                )
         if not bool((box.lower <= box.upper).all()):
             raise InputError("a box has lower > upper or NaN; build boxes with Box.around")
 
@@ -293,7 +324,7 @@ class BoundedNet:
         lower = self._compute(box, c, "crown", reference_bounds=self._intermediate_bounds())
         lower = lower.detach() if optimise else lower
         undecided = int((lower <= 0).sum(dim=1).max())
-        if not optimise or undecided == 0:
+        if not optimise or undecided == 0 or c is None:
             return lower
         lowest = lower.topk(undecided, dim=1, largest=False).indices
         rows = c.gather(1, lowest.unsqueeze(2).expand(-1, -1, self.classes))
@@ -302,7 +333,7 @@ class BoundedNet:
             optimised = self._compute(box, rows, "alpha-crown", **fixed)
         return lower.scatter_reduce(1, lowest, optimised.detach(), "amax")
 
-    def _compute(self, box: Box, c: Tensor | None, method: str, **options) -> Tensor:
+    def _compute(self, box: Box, c: Tensor | None, method: str, **options: Any) -> Tensor:
         lirpa = _compat.load()
         lower, upper = self.input_box(box)
         ptb = lirpa.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
@@ -327,7 +358,7 @@ def as_bounded_net(net: object) -> BoundedNet:
     """``net`` itself, or a BoundedNet over the auto_LiRPA BoundedModule that it is."""
     if isinstance(net, BoundedNet):
         return net
-    if isinstance(net, _compat.load().BoundedModule):
+    if isinstance(net, nn.Module) and isinstance(net, _compat.load().BoundedModule):
         return BoundedNet(net)
     raise InputError(
         f"expected a BoundedNet or an auto_LiRPA BoundedModule, got {type(net).__name__}; "
@@ -335,10 +366,17 @@ def as_bounded_net(net: object) -> BoundedNet:
     )
 
 
+def _check_example(example: Tensor) -> None:
+    check_tensor(example, "the example")
+    if example.ndim < 2 or example.numel() == 0:
+        raise InputError(
+            f"the example has shape {tuple(example.shape)}; expected a batch of inputs, (N, ...)"
+        )
+
+
 def check_method(method: str) -> None:
     """Refuse a name that is not in METHODS."""
-    if method not in METHODS:
-        raise InputError(unknown("method", method, METHODS))
+    check_name(method, "method", METHODS)
 
 
 def check_compiler() -> None:

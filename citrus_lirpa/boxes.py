@@ -12,6 +12,15 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from .checks import (
+    check_count,
+    check_fits,
+    check_radius,
+    check_range,
+    check_tensor,
+    is_count,
+    shown,
+)
 from .errors import InputError
 
 #: A number, or a tensor broadcastable to the images (one value per channel, say).
@@ -36,7 +45,14 @@ class Box(NamedTuple):
         centre further than ``radius`` outside the range gives the single nearest
         point of the range, never an inverted box.
         """
-        check_radius(radius)
+        check_tensor(centre, "a box's centre")
+        radius = check_radius(radius)
+        check_fits(radius, centre, "radius")
+        if isinstance(radius, Tensor):
+            radius = radius.to(centre.device)
+        if not isinstance(clip, Box):  # the ends of a box are in order already
+            check_range(clip)
+        check_fits(clip, centre, "clip")
         return Box(clamp(centre - radius, clip), clamp(centre + radius, clip))
 
     @property
@@ -83,18 +99,11 @@ def clamp(x: Tensor, limits: Range | None) -> Tensor:
     """``x`` cut to ``limits`` (numbers or broadcastable tensors); unchanged for None."""
     if limits is None:
         return x
-    if not any(isinstance(v, Tensor) for v in limits):
-        return x.clamp(*limits)
+    low, high = limits
+    if not (isinstance(low, Tensor) or isinstance(high, Tensor)):
+        return x.clamp(low, high)
     lower, upper = (torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in limits)
     return torch.minimum(torch.maximum(x, lower), upper)
-
-
-def check_radius(radius: Scalar, name: str = "radius") -> None:
-    """Refuse a negative, NaN or infinite radius (ε, τ)."""
-    value = torch.as_tensor(radius)
-    if not bool(((value >= 0) & torch.isfinite(value)).all()):
-        shown = radius if isinstance(radius, (int, float)) else value.flatten().tolist()
-        raise InputError(f"{name} is {shown}; expected a finite number >= 0, in pixel units")
 
 
 class Pairing(Protocol):
@@ -116,13 +125,14 @@ class Groups:
     include_self: bool = False
 
     def __post_init__(self) -> None:
-        if self.size < 2:
+        if not is_count(self.size, 2):
             raise InputError(
-                f"group size is {self.size}; expected at least 2: "
+                f"group size is {shown(self.size)}; expected at least 2: "
                 "a cross-input box needs another input"
             )
 
     def __call__(self, batch: int) -> Tensor:
+        check_count(batch, "batch", 0)
         k = self.size
         if batch < k:
             raise InputError(
@@ -153,10 +163,11 @@ class Shifts:
     include_self: bool = False
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise InputError(f"number of shifts is {self.count}; expected at least 1")
+        if not is_count(self.count):
+            raise InputError(f"number of shifts is {shown(self.count)}; expected at least 1")
 
     def __call__(self, batch: int) -> Tensor:
+        check_count(batch, "batch", 0)
         if batch <= self.count:
             raise InputError(
                 f"{self.count} cyclic shifts need a batch of at least {self.count + 1}, "
@@ -176,14 +187,23 @@ def cross_input_boxes(
     by i: row i·m + p is the box of input i and its p-th partner (Xu & Singh, Algorithm 1
     line 6).
     """
-    if x.shape[1:] != v.shape[1:] or len(v) < len(x):
+    check_tensor(x, "x")
+    check_tensor(v, "v")
+    if 0 in (x.ndim, v.ndim) or x.shape[1:] != v.shape[1:] or len(v) < len(x):
         raise InputError(
             f"x has shape {tuple(x.shape)} but v has {tuple(v.shape)}; expected a perturbation "
             "of the same shape for each input"
         )
+    if not isinstance(partners, Tensor) or partners.dtype != torch.int64 or partners.is_meta:
+        raise InputError(f"partners are {shown(partners)}; expected the indices of a Pairing")
     if partners.ndim != 2 or len(partners) != len(x):
         raise InputError(
             f"partners has shape {tuple(partners.shape)}; expected ({len(x)}, m), one row an input"
+        )
+    if partners.numel() and not 0 <= int(partners.min()) <= int(partners.max()) < len(v):
+        raise InputError(
+            f"partners range from {int(partners.min())} to {int(partners.max())}; expected rows "
+            f"of v, 0 to {len(v) - 1}"
         )
     centre = x.unsqueeze(1) + v[partners.to(v.device)]
     return Box.around(centre.flatten(0, 1), radius, clip)

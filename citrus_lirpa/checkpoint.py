@@ -115,7 +115,12 @@ def restore(
     CheckpointError where they do not fit.
     """
     try:
+        for name, own in module.state_dict().items():
+            given = weights.get(name)
+            if isinstance(own, torch.Tensor) and isinstance(given, torch.Tensor):
+                if own.dtype != given.dtype:
+                    raise TypeError(f"{name} is {given.dtype}, not {own.dtype}")
         module.load_state_dict(weights)
-    except RuntimeError as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} does not fit {what}: {reason}") from error

@@ -144,7 +144,7 @@ class RunConfig:
         return _resolved(parse_toml(text, source))
 
 
-_REGISTRIES = {"model": MODELS, "loss": LOSSES}
+_REGISTRIES: dict[str, Mapping[str, Any]] = {"model": MODELS, "loss": LOSSES}
 
 #: What ``--mode`` sets: the batch (large keeps the preset's) and, for losses that pair, how.
 MODES = {
@@ -297,18 +297,18 @@ def _file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read the configuration file {path}: {error}") from error
 
 
-def _mode(mode: str, loss: object) -> dict[str, Any]:
+def _mode(mode: str, loss: Any) -> dict[str, Any]:
     if mode not in MODES:
         raise ConfigError(unknown("mode", mode, MODES))
     pairs = knows(LOSSES, loss) and "pairing" in options_of(LOSSES[loss])
     return {k: v for k, v in MODES[mode].items() if pairs or not k.startswith("loss.")}
 
 
-def _renamed(table: dict[str, Any], name: object, registry: Mapping[str, Any]) -> dict[str, Any]:
+def _renamed(table: dict[str, Any], name: Any, registry: Mapping[str, Any]) -> dict[str, Any]:
     """``table`` without the options of the function it names that ``name`` does not know.
 
     What neither of them knows stays, to be refused."""
-    earlier = table.get("name")
+    earlier: Any = table.get("name")
     if name == earlier or not knows(registry, name):
         return table
     left = set(options_of(registry[earlier])) if knows(registry, earlier) else set()

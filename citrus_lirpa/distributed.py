@@ -1,7 +1,7 @@
 """Several processes as one job, as torchrun starts them. Alone, nothing here does anything.
 
 Every process makes the same calls in the same order; gloo carries tensors on the CPU, NCCL
-those on GPUs. What processes send each other is unpickled with ``weights_only=True``.
+those on GPUs. What processes send each other is read as plain values (:mod:`.plain`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .errors import DependencyError, DistributedError, InputError
+from .plain import load_plain
 
 Result = TypeVar("Result")
 #: How long a process waits for the others within a step of training, or to come together.
@@ -286,10 +287,7 @@ def _gather(value: Any, device: torch.device) -> list[Any]:
         parts[_job.rank] = mine
         for rank, part in enumerate(parts):
             dist.broadcast(part, rank)
-    return [
-        torch.load(io.BytesIO(part.numpy().tobytes()), map_location=device, weights_only=True)
-        for part in parts
-    ]
+    return [load_plain(io.BytesIO(part.numpy().tobytes()), device) for part in parts]
 
 
 @contextlib.contextmanager

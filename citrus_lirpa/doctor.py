@@ -127,7 +127,9 @@ def check_gradients() -> str:
     loss(net, x, y, 0.01).backward()
     step, worst = 1e-6, 0.0
     for weight in net.parameters():
-        flat, grad = weight.data.view(-1), weight.grad.view(-1)
+        flat, grad = weight.data.view(-1), torch.zeros_like(weight).view(-1)
+        if weight.grad is not None:
+            grad = weight.grad.view(-1)
         i = int(grad.abs().argmax())
         ends = []
         for sign in (1, -1):

@@ -15,6 +15,9 @@ class CitrusError(Exception):
 
     exit_code = 1
 
+    def __init__(self, message: object = "") -> None:
+        super().__init__(" ".join(str(message).splitlines()))  # values may hold line ends
+
 
 class InputError(CitrusError, ValueError):
     """A value passed to a function or a command is not usable."""

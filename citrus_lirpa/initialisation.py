@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from .bounds import BoundedNet
+from .bounds import BoundedNet, as_bounded_net
 
 
 @torch.no_grad()
@@ -18,10 +18,11 @@ def shi_initialise(net: BoundedNet) -> None:
     layers fed by a residual addition are halved, as their input is twice as wide.
     Uses torch's global generator.
     """
+    net = as_bounded_net(net)
     for weight in net.parameters():
         if weight.ndim < 2 or weight is net.output_weight():
             continue
         fan_in = weight[0].numel()
         nn.init.normal_(weight, 0.0, math.sqrt(2 * math.pi) / fan_in)
     for weight in net.weights_after_addition():
-        weight /= 2
+        weight.div_(2)

@@ -6,21 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import shown
 from .errors import InputError
-
-
-def check_labels(y: Tensor, classes: int) -> None:
-    """Refuse labels that are not int64 (N,) in [0, classes)."""
-    if y.dtype != torch.int64 or y.ndim != 1:
-        raise InputError(
-            f"labels are {y.dtype} of shape {tuple(y.shape)}; expected torch.int64 of shape (N,): "
-            "use y.long()"
-        )
-    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
-        raise InputError(
-            f"labels range from {int(y.min())} to {int(y.max())}; "
-            f"expected 0 to {classes - 1} for {classes} classes"
-        )
 
 
 def wrong_classes(y: Tensor, classes: int) -> Tensor:
@@ -47,5 +34,7 @@ def robust_cross_entropy(margins: Tensor) -> Tensor:
     log(1 + Σ_c exp(-margin_c)), an upper bound of the cross-entropy at every point of
     the box that the margins were bounded on (Xu & Singh, Eq. 2).
     """
+    if not isinstance(margins, Tensor) or margins.ndim != 2 or not margins.is_floating_point():
+        raise InputError(f"margins are {shown(margins)}; expected a floating-point tensor (N, K-1)")
     worst_logits = F.pad(-margins, (1, 0))
     return torch.logsumexp(worst_logits, dim=1)

@@ -8,6 +8,7 @@ line in ``MODELS``.
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from .errors import ConfigError, InputError, unknown
 
 Shape = tuple[int, int, int]
+#: Of the sizes of a layer; larger ones overflow where they are multiplied.
+_LARGEST = 2**20
 
 
 class Normalise(nn.Module):
@@ -28,6 +31,9 @@ class Normalise(nn.Module):
     Raises:
         InputError: the lengths differ, a value is not finite, or a std is not positive.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -177,7 +183,7 @@ def _conv_size(size: int, kernel: int, stride: int, padding: int) -> int:
     return (size + 2 * padding - kernel) // stride + 1
 
 
-def _check_sizes(model: str, shape: Shape, classes: int, **sizes: object) -> None:
+def _check_sizes(model: str, shape: Shape, classes: int, **sizes: Any) -> None:
     """Refuse an unusable shape or number of classes, and any size which is no positive integer."""
     if len(shape) != 3 or not all(_is_positive_integer(side) for side in shape):
         raise InputError(
@@ -188,6 +194,8 @@ def _check_sizes(model: str, shape: Shape, classes: int, **sizes: object) -> Non
     for name, size in sizes.items():
         if not _is_positive_integer(size):
             raise ConfigError(f"{model}: {name} is {size!r}; expected a positive integer")
+        if size > _LARGEST:
+            raise ConfigError(f"{model}: {name} is {size}; expected at most {_LARGEST}")
 
 
 def _is_positive_integer(value: object) -> bool:

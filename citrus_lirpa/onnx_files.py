@@ -16,7 +16,7 @@ import types
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from .errors import DependencyError, InputError, ModelError, is_out_of_memory
 from .files import write_atomically
 from .models import Shape
 from .onnx_graph import Reader, graph_inputs
+from .onnx_limits import check_costs, forget_unused
 from .wrapping import modes_restored
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ def load_onnx(path: Path) -> tuple[nn.Module, Shape]:
     package = _package()
     proto = _parse(package, Path(path))
     try:
+        forget_unused(proto.graph)
         shapes = _shapes(package, proto)
+        check_costs(proto.graph, shapes)
         module = Reader(proto.graph, shapes).read().eval()
         shape = _check_ends(proto, shapes)
         _check_same(module, proto, shape)
@@ -87,7 +90,7 @@ def save_onnx(model: nn.Module, shape: Sequence[int], path: Path) -> None:
     """
     package = _package()
     example = torch.zeros(1, *shape, dtype=torch.float32, device=_device(model))
-    file = io.BytesIO()
+    file: Any = io.BytesIO()
     with modes_restored(model), _compat.parsing(), warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx")
         warnings.filterwarnings("ignore", message="You are using the legacy TorchScript")
@@ -186,7 +189,7 @@ def _shapes(package: types.ModuleType, proto: onnx.ModelProto) -> dict[str, tupl
     del proto.graph.value_info[:]  # inferred anew: what a file says of its own values is no proof
     proto.graph.output[0].type.tensor_type.ClearField("shape")
     inferred = package.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
-    shapes = {inputs[0].name: shape}
+    shapes: dict[str, tuple[int, ...]] = {inputs[0].name: shape}
     for value in (*inferred.graph.value_info, *inferred.graph.output):
         tensor = value.type.tensor_type
         sides = tuple(axis.dim_value for axis in tensor.shape.dim)
@@ -203,16 +206,17 @@ def _check_ends(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> S
     logits = shapes.get(proto.graph.output[0].name, ())
     if len(logits) != 2 or logits[0] != 1 or logits[1] < 2:
         raise ModelError(f"its output is {logits}; expected logits (1, K) or (N, K), K >= 2")
-    return shapes[graph_inputs(proto.graph)[0].name][1:]
+    _, channels, height, width = shapes[graph_inputs(proto.graph)[0].name]
+    return channels, height, width
 
 
 @torch.no_grad()
-def _check_same(module: nn.Module, proto: onnx.ModelProto, shape: Shape) -> None:
+def _check_same(module: nn.Module, proto: onnx.ModelProto, shape: Sequence[int]) -> None:
     """Compare logits with ONNX's reference evaluator on three random images."""
     from onnx.reference import ReferenceEvaluator
 
     _forget_batch_statistics(proto.graph)
-    evaluator = ReferenceEvaluator(proto)
+    evaluator: Any = ReferenceEvaluator(proto)
     name = graph_inputs(proto.graph)[0].name
     x = torch.rand((3, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     with np.errstate(all="ignore"):

@@ -28,6 +28,9 @@ Options = dict[str, Any]
 class Affine(nn.Module):
     """``x * scale + shift`` with constants of the shape of one input; None leaves a part out."""
 
+    scale: Tensor | None
+    shift: Tensor | None
+
     def __init__(self, scale: Tensor | None, shift: Tensor | None) -> None:
         super().__init__()
         self.register_buffer("scale", scale)
@@ -67,11 +70,11 @@ def per_channel(array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """Always with a bias: without one, auto_LiRPA sees a product that it cannot bound."""
-    linear = skip_init(nn.Linear, weight.shape[1], weight.shape[0])
+    linear: Any = skip_init(nn.Linear, weight.shape[1], weight.shape[0])
     return _set(linear, weight, torch.zeros(len(weight)) if bias is None else bias)
 
 
-def _set(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
+def _set(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
     layer.weight = nn.Parameter(weight.contiguous())
     if bias is not None:
         layer.bias = nn.Parameter(bias.contiguous())
@@ -82,7 +85,7 @@ def _depthwise(scales: Tensor, shifts: Tensor) -> nn.Conv2d:
     """A factor and a summand for each channel; auto_LiRPA bounds it as patches too, which it
     cannot ``x * scale``."""
     channels = len(scales)
-    conv = skip_init(nn.Conv2d, channels, channels, 1, groups=channels)
+    conv: Any = skip_init(nn.Conv2d, channels, channels, 1, groups=channels)
     return _set(conv, scales.reshape(-1, 1, 1, 1), shifts)
 
 
@@ -168,6 +171,8 @@ def _arithmetic(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
             f"{node.op_type} '{node.output[0]}' with a constant of shape {tuple(c.shape)} is not "
             "supported; expected constants that do not enlarge the value, and none divided by it"
         )
+    scale: Tensor | None
+    shift: Tensor | None
     if node.op_type == "Mul":
         scale, shift = c, None
     elif node.op_type == "Div":
@@ -189,7 +194,7 @@ def _affine(
         return reader.add(node, Affine(*full), name)
     scales = (torch.tensor(1.0) if scale is None else scale).reshape(-1).expand(shape[1]).clone()
     shifts = (torch.tensor(0.0) if shift is None else shift).reshape(-1).expand(shape[1]).clone()
-    if scale is None and _without_bias(before):  # MatMul and Add are one layer
+    if scale is None and before is not None and _without_bias(before):  # MatMul, Add: one layer
         before.bias = nn.Parameter(shifts)
         reader.skip(node, name)
     elif len(shape) == 4:
@@ -238,7 +243,8 @@ def _average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> Non
 
 def _global_average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     _padding(reader, node, options)  # of (N, C, H, W) only
-    reader.add(node, nn.AvgPool2d(reader.shapes[node.input[0]][2:]), node.input[0])
+    height, width = reader.shapes[node.input[0]][2:]
+    reader.add(node, nn.AvgPool2d((height, width)), node.input[0])
 
 
 def _reshape(reader: Reader, node: onnx.NodeProto, options: Options) -> None:

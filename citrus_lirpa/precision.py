@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,8 +43,10 @@ def float32_products(tf32: bool = False) -> Iterator[None]:
 
     TF32's rounding is far above ``rounding_threshold``.
     """
-    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn
-    name, value = "allow_tf32", tf32
+    matmul: Any = torch.backends.cuda.matmul
+    conv: Any = torch.backends.cudnn
+    name: str = "allow_tf32"
+    value: bool | str = tf32
     if hasattr(matmul, "fp32_precision"):  # torch >= 2.9, where mixing both names raises
         conv, name, value = conv.conv, "fp32_precision", "tf32" if tf32 else "ieee"
     before = getattr(matmul, name), getattr(conv, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import subprocess
+import subprocess  # of commands as lists, never of a shell  # nosec B404
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -52,7 +52,8 @@ def run_jobs(
     process outlives this program where that is killed; its job is then waited for by the next
     start, not begun a second time.
     """
-    waiting, active, failures = deque(jobs), [], {}
+    waiting, failures = deque(jobs), {}
+    active: list[_Active] = []
     with stop_requests() as stop:
         try:
             while active or (waiting and not stop()):
@@ -90,7 +91,7 @@ class _Active:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         self.log = open(job.log, "ab")
         self.locked = self.warned = self.interrupted = False
-        self.child: subprocess.Popen | None = None
+        self.child: subprocess.Popen[bytes] | None = None
         self.step: Step | None = None
         self.done: set[str] = set()
         self.begin, self.output_begins = 0.0, 0
@@ -107,7 +108,7 @@ class _Active:
         if status is None:
             return True
         self.child = None
-        if status == 0:
+        if status == 0 and self.step is not None:
             self.done.add(self.step.done)
             self.say(self.job, f"{self.step.done} in {_duration(time.monotonic() - self.begin)}")
             return not stopping
@@ -141,7 +142,7 @@ class _Active:
         self.log.flush()
         self.output_begins = self.log.tell()
         self.begin = time.monotonic()
-        self.child = subprocess.Popen(
+        self.child = subprocess.Popen(  # this program's own commands  # nosec B603
             self.step.command,
             stdin=subprocess.DEVNULL,
             stdout=self.log,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import pickle
+import pickle  # for the name of its error  # nosec B403
 import shutil
 import socket
 import sys
@@ -93,6 +93,8 @@ def _read_with_torchvision(
         try:
             _download(reader, spec, folder)
         except _FETCH_ERRORS as error:
+            if isinstance(error, http.client.InvalidURL):  # which quotes a proxy's password
+                error = OSError("a malformed address; look at http_proxy and https_proxy")
             reason = f" (the download failed: {_last_line(error)})"
             raise _absent(spec, folder, missing, reason) from error
     try:
@@ -193,14 +195,22 @@ def _annotated(annotations: Path) -> list[tuple[Path, str]]:
 
 def _decode(path: Path, shape: tuple[int, int, int]) -> Tensor:
     """One image file as uint8 (3, H, W); grey ones are repeated over the channels."""
-    read = _torchvision_datasets().folder.pil_loader  # closes the file, converts to RGB
+    from PIL import Image
+
+    size = (shape[2], shape[1])
     try:
-        pixels = torch.from_numpy(np.array(read(path))).permute(2, 0, 1)
-    except (OSError, SyntaxError, ValueError) as error:
+        with Image.open(path) as image:
+            if image.size == size:  # said by the first bytes; nothing is decoded yet
+                return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+            found = image.size
+    except (
+        *_READ_ERRORS,
+        SyntaxError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
         raise DataError(f"{path} is missing or damaged ({_last_line(error)})") from error
-    if pixels.shape != shape:
-        raise DataError(f"{path} is {tuple(pixels.shape)}; expected (C, H, W) = {shape}")
-    return pixels
+    raise DataError(f"{path} is {(3, *found[::-1])}; expected (C, H, W) = {shape}")
 
 
 def _last_line(error: BaseException) -> str:

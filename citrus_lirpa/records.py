@@ -35,7 +35,7 @@ class Record:
         """
         try:
             values = parser(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{file} is damaged: {error}; {remedy}") from error
         if not isinstance(values, dict):
             raise CheckpointError(f"{file} holds {values!r:.40}; expected an object; {remedy}")
@@ -60,17 +60,30 @@ class Record:
 
 
 def _is_number(value: object) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and -math.inf < value < math.inf
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return -math.inf < value < math.inf
+
+
+def _is_epoch(value: object) -> bool:
+    """Whether ``value`` has what every version has noted of an epoch; None where there is none."""
+    keys = ("epoch", "eps", "loss", "accuracy", "certified", "seconds")
+    return isinstance(value, dict) and all(
+        key in value and (value[key] is None or _is_number(value[key])) for key in keys
+    )
 
 
 _VALID: dict[str, Callable[[Any], bool]] = {
-    "a word": lambda v: isinstance(v, str) and bool(v),
+    "a word": lambda v: isinstance(v, str) and bool(v) and v.isprintable(),
+    "a whole number >= 0": lambda v: type(v) is int and v >= 0,
     "a whole number > 0": lambda v: type(v) is int and v > 0,
     "a number >= 0": lambda v: _is_number(v) and v >= 0,
     "a share from 0 to 1": lambda v: _is_number(v) and 0 <= v <= 1,
     "true or false": lambda v: isinstance(v, bool),
     "a table": lambda v: isinstance(v, dict) and bool(v),
+    "a table or {}": lambda v: isinstance(v, dict),
+    "a table of numbers": lambda v: isinstance(v, dict) and all(map(_is_number, v.values())),
+    "a list of epochs": lambda v: isinstance(v, list) and all(map(_is_epoch, v)),
     "null or a range [low, high]": lambda v: (
         v is None or (isinstance(v, list) and len(v) == 2 and all(map(_is_number, v)))
     ),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .boxes import Box, Interval
+from .checks import check_tensor
+from .errors import InputError
 
 #: Ratios above this share need no correction.
 TOLERANCE = 0.5
@@ -20,6 +23,13 @@ def shi_regulariser(inputs: Box | Interval, preactivations: Sequence[Box | Inter
     inputs: the boxes as the first layer sees them (normalised); preactivations: the
     bounds before every ReLU on these boxes, with graph. Multiply by λ₀(1 - ε/ε_max).
     """
+    if not all(isinstance(box, (Box, Interval)) for box in (inputs, *preactivations)):
+        raise InputError("regularisers take a Box or Interval, and a list of them: bounds of a net")
+    for ends in (inputs, *preactivations):
+        for end in ends:
+            check_tensor(end, "a bound")
+        if ends[0].shape != ends[1].shape:
+            raise InputError(f"a box has ends {tuple(ends[0].shape)} and {tuple(ends[1].shape)}")
     if not preactivations:
         return inputs.centre.new_zeros(())
     width = inputs.radius.mean()
@@ -51,7 +61,7 @@ class _Sums(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, centre: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, centre: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
         mean = centre.mean()
         active, inactive = centre > radius, centre < -radius
         shifted, zero = centre - mean, centre.new_zeros(())
@@ -63,7 +73,7 @@ class _Sums(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *to: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *to: Tensor) -> tuple[Tensor, None]:
         active, inactive, above, below, active_total, inactive_total = ctx.saved_tensors
         to_active, to_inactive, to_above, to_below = to
         gradient = torch.where(active, to_active, 0.0).addcmul_(above, 2 * to_above)

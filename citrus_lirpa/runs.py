@@ -99,8 +99,8 @@ def build(config: RunConfig, device: torch.device) -> tuple[BoundedNet, nn.Modul
     if config.train.compile:
         net.compile()
     loss = make_loss(config.loss, config.train)
-    if hasattr(loss, "check_net"):
-        loss.check_net(net)
+    if callable(check := getattr(loss, "check_net", None)):
+        check(net)
     return net, loss
 
 

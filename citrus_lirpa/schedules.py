@@ -7,10 +7,10 @@ from collections.abc import Callable
 from .errors import ConfigError, unknown
 
 #: (step, first, last) -> share of ε_max in [0, 1]
-Schedule = Callable[[int, int, int], float]
+Schedule = Callable[[int, float, float], float]
 
 
-def linear(step: int, first: int, last: int) -> float:
+def linear(step: int, first: float, last: float) -> float:
     """0 up to step ``first``, 1 from step ``last``, a straight line between."""
     if step >= last:
         return 1.0
@@ -19,7 +19,7 @@ def linear(step: int, first: int, last: int) -> float:
     return (step - first) / (last - first)
 
 
-def smoothed(step: int, first: int, last: int) -> float:
+def smoothed(step: int, first: float, last: float) -> float:
     """Quartic for the first quarter of the ramp, then linear, with a continuous slope.
 
     The schedule of Shi et al. 2021 (auto_LiRPA's SmoothedScheduler, β = 4, mid 0.25).
@@ -42,7 +42,7 @@ def smoothed(step: int, first: int, last: int) -> float:
 SCHEDULES: dict[str, Schedule] = {"smoothed": smoothed, "linear": linear}
 
 
-def ramp(name: str, step: int, *, batches: int, start: int, length: int) -> float:
+def ramp(name: str, step: int, *, batches: int, start: float, length: float) -> float:
     """Share of ε_max at ``step``: the ramp begins with epoch ``start`` (counted from 1)
     and takes ``length`` epochs of ``batches`` steps each; length 0 is full ε at once."""
     if name not in SCHEDULES:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
+import pickle  # for the name of its error  # nosec B403
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 
 from .errors import CheckpointError
 from .files import write_atomically
+from .plain import load_plain
 
 _MARK = b"sha256:"
 _LENGTH = len(_MARK) + 2 * hashlib.sha256().digest_size
@@ -43,7 +44,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
     try:
         raw = path.read_bytes()
         _check(raw)
-        return torch.load(io.BytesIO(raw), map_location=device, weights_only=True)
+        return load_plain(io.BytesIO(raw), device)
     except (
         pickle.UnpicklingError,
         zipfile.BadZipFile,
@@ -53,6 +54,11 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
         ValueError,
         KeyError,
         NotImplementedError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+        AssertionError,
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to trust the file

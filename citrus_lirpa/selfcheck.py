@@ -24,12 +24,17 @@ def self_check(net: BoundedNet, example: Tensor) -> None:
     what auto_LiRPA gets wrong silently (padded AvgPool, powers, hard-coded batches).
     """
     generator = torch.Generator().manual_seed(0)
-    shape, like = tuple(example.shape[1:]), dict(dtype=example.dtype, device=example.device)
+    shape = tuple(example.shape[1:])
     with torch.no_grad(), net.evaluating():
         for batch in (1, 3):
-            x = torch.rand((batch, *shape), generator=generator).to(**like)
+            x = torch.rand((batch, *shape), generator=generator).to(example)
             with explained(f"a batch of {batch}"):
                 traced, plain = net.bounded(net.input_box(Box(x, x)).lower), net.module(x)
+            if not bool(torch.isfinite(plain).all()):
+                raise ModelError(
+                    "the model's outputs are NaN or infinite on random images; its weights are "
+                    "damaged or far too large"
+                )
             if traced.shape != plain.shape or not torch.allclose(
                 traced, plain, rtol=1e-3, atol=1e-4 * (1 + float(plain.abs().max()))
             ):

@@ -26,7 +26,7 @@ from .verify import Protocol
 #: Keys that are no TABLE.KEY.
 SPECIAL = ("preset", "method")
 _TABLES = ("set", "grid", "eval")
-_REGISTRIES = {"model": MODELS, "loss": LOSSES}
+_REGISTRIES: dict[str, Mapping[str, Any]] = {"model": MODELS, "loss": LOSSES}
 _LONGEST_NAME = 120
 
 Choice = Mapping[str, Any]  # values of preset, method and TABLE.KEY

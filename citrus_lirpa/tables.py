@@ -17,6 +17,10 @@ else:
     import tomli as tomllib
 
 
+#: Of a TOML file; the parser takes minutes for some of a few hundred kilobytes.
+_LONGEST = 2**15
+
+
 def parse_number(text: str | float) -> float:
     """A number or a fraction such as ``8/255``."""
     try:
@@ -34,9 +38,11 @@ def options_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:
+    if len(text) > _LONGEST:
+        raise ConfigError(f"{source} has {len(text)} characters; expected at most {_LONGEST}")
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also an impossible date
         raise ConfigError(f"{source} is not valid TOML: {error}") from error
 
 
@@ -44,10 +50,10 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     key, value = key.strip(), value.strip()
     if not equals or key.count(".") != 1:
-        raise ConfigError(f"override '{text}' is malformed; expected table.key=value")
+        raise ConfigError(f"override {text!r} is malformed; expected table.key=value")
     try:
         return key, tomllib.loads(f"v = {value}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key, value  # a bare word or a fraction is a string
 
 
@@ -66,7 +72,7 @@ def knows(registry: Mapping[str, Any], name: object) -> bool:
 
 
 def to_options(values: dict[str, Any], table: str, registry: Mapping[str, Any]) -> dict[str, Any]:
-    name = values.get("name")
+    name: Any = values.get("name")
     if not knows(registry, name):
         raise ConfigError(unknown(f"{table}.name", name, registry))
     types = options_of(registry[name])

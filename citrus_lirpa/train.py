@@ -31,7 +31,9 @@ from .frames import to_frame
 from .interrupts import interrupted_by, stop_requests
 from .losses import LossTerms
 from .precision import check_device, float32_products
+from .records import Record
 from .regularisers import l1_norm, shi_regulariser
+from .resuming import restore_adam, restore_generator
 from .runs import METRICS_FILE
 from .schedules import ramp
 
@@ -101,9 +103,9 @@ def check_batches(loss: nn.Module, data: Split, config: RunConfig) -> None:
             "training images; use a smaller batch"
         )
     part = distributed.own_part(size, "train.batch_size")
-    if hasattr(loss, "check_batch_size"):
+    if callable(check := getattr(loss, "check_batch_size", None)):
         try:
-            loss.check_batch_size(part.stop - part.start)
+            check(part.stop - part.start)
         except InputError as error:
             if distributed.size() == 1:
                 raise
@@ -192,7 +194,9 @@ class _Trainer:
 
     # -- the loop --
 
-    def run(self, stop: Callable[[], bool], progress: bool, on_epoch: Callable) -> None:
+    def run(
+        self, stop: Callable[[], bool], progress: bool, on_epoch: Callable[[dict[str, Any]], object]
+    ) -> None:
         total = self.train.epochs * self.per_epoch
         self.net.train()
         saved = time.monotonic()
@@ -376,14 +380,22 @@ class _Trainer:
                 f"{self.folder} was begun with loss.name '{name}', not '{wanted}'"
             )
         checkpoint.restore(self.net.module, state["model"], self.folder)
-        self.optimiser.load_state_dict(state["optimiser"])
-        checkpoint.restore(self.loss, state["loss"], self.folder, "the loss of the run")
-        torch.set_rng_state(state["rng"]["cpu"])
-        if self.device.type == "cuda" and "cuda" in state["rng"]:
-            torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
-        self.at = _Progress(state["step"], state["sums"], state["seconds"])
-        self.history.records = state["history"]
-        self.finished = state["finished"]
+        record = Record(self.folder / checkpoint.FILE_NAME, state, "train again")
+        loss = record.entry("loss", expected="a table or {}")
+        checkpoint.restore(self.loss, loss, self.folder, "the loss of the run")
+        averages = record.entry("optimiser", "state", expected="a table or {}")
+        restore_adam(self.optimiser, averages, self.folder)
+        rng = record.entry("rng", expected="a table")
+        restore_generator(torch.device("cpu"), rng.get("cpu"), self.folder)
+        if self.device.type == "cuda" and "cuda" in rng:
+            restore_generator(self.device, rng["cuda"], self.folder)
+        self.at = _Progress(
+            record.entry("step", expected="a whole number >= 0"),
+            record.entry("sums", expected="a table of numbers"),
+            record.entry("seconds", expected="a number >= 0"),
+        )
+        self.history.records = record.entry("history", expected="a list of epochs")
+        self.finished = record.entry("finished", expected="true or false")
 
     def _resume_hint(self) -> str:
         epoch = -(-self.at.step // self.per_epoch)

@@ -268,7 +268,7 @@ def _sha256(path: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(record, dict):
         raise InputError(f"{path} holds a {type(record).__name__}; expected a JSON object")

@@ -106,7 +106,7 @@ class Work:
         ``protocol``."""
         try:
             found = dict(json.loads(file.read_text("utf-8")))
-        except (OSError, TypeError, ValueError):
+        except (OSError, TypeError, ValueError, RecursionError):
             return False
         settings = json.loads(json.dumps(asdict(self.protocol)))
         if "images" in found:  # which a finished evaluation says in place of its limit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,17 +107,17 @@ def _share_modes(bounded: nn.Module, core: nn.Module) -> None:
                 node.training = core.get_submodule(layer).training
 
 
-def nodes(bounded: nn.Module) -> list[nn.Module]:
+def nodes(bounded: nn.Module) -> list[Any]:
     """The operations of a BoundedModule's graph, in network order."""
     return list(bounded._modules.values())
 
 
-def input_node(bounded: nn.Module) -> nn.Module:
+def input_node(bounded: nn.Module) -> Any:
     """The node of the images."""
     return bounded[bounded.input_name[0]]
 
 
-def relu_nodes(bounded: nn.Module) -> list[nn.Module]:
+def relu_nodes(bounded: nn.Module) -> list[Any]:
     """The ReLUs of computed values, in network order."""
     return [n for n in nodes(bounded) if type(n).__name__ == "BoundRelu" and n.from_input]
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from .errors import CheckpointError, InputError, unknown
 
@@ -38,7 +39,7 @@ def find(path: Path) -> Path:
     return file
 
 
-def evaluation(name: str) -> dict:
+def evaluation(name: str) -> dict[str, Any]:
     """What ``citrus-lirpa eval`` said of a network on the whole test set."""
     return json.loads((_folder() / f"{name}.json").read_text("utf-8"))
 

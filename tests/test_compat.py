@@ -440,3 +440,11 @@ def test_auto_lirpa_is_repaired_whoever_imports_it_and_only_then_is_torch_import
         flags=("-W", "error"),
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_recursion_ends_before_the_stack_does():
+    """auto_LiRPA allows a million levels; a nested file would then end the process."""
+    limit = python(
+        "import citrus_lirpa, sys\ncitrus_lirpa._compat.load()\nprint(sys.getrecursionlimit())"
+    )
+    assert 1000 <= int(limit.stdout) <= 10_000, limit.stderr

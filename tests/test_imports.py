@@ -27,21 +27,22 @@ LAYERS = [
     ["checkpoint"],
     ["loggers"],
     ["config"],
-    ["losses", "regularisers", "initialisation", "batchnorm", "verify"],
+    ["losses", "resuming", "regularisers", "initialisation", "batchnorm", "verify"],
     ["attacks"],
     ["bounds"],
     ["selfcheck", "tails", "plan"],
     ["pieces"],
     ["wrapping"],
     ["_compat"],
-    ["onnx_graph", "properties"],
+    ["onnx_graph", "onnx_limits", "properties"],
     ["onnx_layers"],
     ["_quiet"],
     ["sealed", "locks"],
     ["_hook", "schedules", "margins", "boxes", "tables", "data", "models", "precision"],
-    ["allocator", "readers", "records", "zoo", "processes", "safetensors_files"],
+    ["checks", "allocator", "readers", "records", "zoo", "processes", "safetensors_files"],
     ["files", "frames"],
     ["interrupts", "distributed"],
+    ["plain"],
     ["errors", "_version"],
 ]
 LEVEL = {unit: -i for i, row in enumerate(LAYERS) for unit in row}
@@ -145,8 +146,9 @@ def test_only_declared_dependencies_are_imported():
     setup = (FOLDER.parent / "setup.cfg").read_text("utf-8")
     outside = {t.split(".")[0] for name in TREES for t, _ in imported(name)}
     outside -= {*sys.stdlib_module_names, "citrus_lirpa"}
-    for package in {"pillow" if name == "PIL" else name for name in outside}:
-        assert re.search(rf"^    {package.replace('_', '-')}\b", setup, re.MULTILINE), package
+    for package in outside:
+        name = {"PIL": "pillow"}.get(package, package.replace("_", "-"))
+        assert re.search(rf"^    {name}\b", setup, re.MULTILINE), package
 
 
 # -- what no module contains --------------------------------------------------------

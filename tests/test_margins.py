@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from citrus_lirpa.checks import check_labels
 from citrus_lirpa.errors import InputError
 from citrus_lirpa.margins import (
-    check_labels,
     logit_margins,
     robust_cross_entropy,
     specification,

@@ -169,9 +169,9 @@ def test_impossible_calls_are_refused(net):
     for eps in (-0.1, math.nan):
         with pytest.raises(InputError, match=rf"ε is {eps}; expected a finite number >= 0"):
             SgdUap()(net, x, y, eps)
-    with pytest.raises(InputError, match="8 images and 7 labels"):
+    with pytest.raises(InputError, match="8 inputs but 7 labels"):
         SgdUap()(net, x, y[1:], 0.1)
-    with pytest.raises(InputError, match="0 images and 0 labels"):
+    with pytest.raises(InputError, match="0 inputs but 0 labels"):
         SgdUap()(net, x[:0], y[:0], 0.1)
     with pytest.raises(InputError, match="labels range from 0 to 4"):
         SgdUap()(net, x, torch.tensor([0, 4] * 4), 0.1)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .. import distributed
 from ..bounds import as_bounded_net
-from ..boxes import PIXELS, Box, Range, Scalar, check_radius
+from ..boxes import PIXELS, Box, Range, Scalar
+from ..checks import check_labelled, check_radius, check_range, is_count, is_number, shown
 from ..errors import InputError
 
 #: Shares of the steps after which an attack's step shrinks tenfold.
@@ -66,20 +67,23 @@ class PGD:
     clip: Range | None = PIXELS
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.restarts < 1 or self.step_size <= 0:
+        sized = is_number(self.step_size) and self.step_size > 0
+        if not (is_count(self.steps, 0) and is_count(self.restarts) and sized):
             raise InputError(
-                f"PGD with {self.steps} steps of size {self.step_size} and {self.restarts} "
-                "restarts; expected steps >= 0, step_size > 0 and restarts >= 1"
+                f"PGD with {shown(self.steps)} steps of size {shown(self.step_size)} and "
+                f"{shown(self.restarts)} restarts; expected steps >= 0, step_size > 0 and "
+                "restarts >= 1"
             )
+        check_range(self.clip)
 
     def __call__(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
         """Perturbations v, shaped as x (N, ...), with |v| <= eps and x + v in range.
 
         The network runs in eval mode and its mode is restored; v is detached.
         """
-        check_radius(eps, "ε")
+        eps = check_radius(eps, "ε")
         net = as_bounded_net(net)
-
+        check_labelled(net, x, y)
         lower, upper = Box.around(x, eps, self.clip)
 
         def start() -> Tensor:

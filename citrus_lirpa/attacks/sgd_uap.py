@@ -12,10 +12,20 @@ from tqdm.auto import tqdm
 
 from .. import distributed
 from ..bounds import BoundedNet, as_bounded_net
-from ..boxes import Range, Scalar, check_radius, clamp
+from ..boxes import Range, Scalar, clamp
+from ..checks import (
+    check_fits,
+    check_inputs,
+    check_labelled,
+    check_radius,
+    check_range,
+    check_tensor,
+    is_count,
+    is_number,
+    shown,
+)
 from ..errors import InputError
 from ..frames import to_frame
-from ..margins import check_labels
 from .pgd import ascend, uniform_start
 
 if TYPE_CHECKING:
@@ -96,8 +106,10 @@ class SgdUap:
     def __post_init__(self) -> None:
         for name in ("epochs", "step_size", "beta", "batch_size", "restarts"):
             value = getattr(self, name)
-            if not value > 0:
-                raise InputError(f"{name} of SgdUap is {value}; expected a positive number")
+            usable = is_number(value) and value > 0
+            if not (usable if name in ("step_size", "beta") else is_count(value)):
+                raise InputError(f"{name} of SgdUap is {shown(value)}; expected a positive number")
+        check_range(self.clip)
 
     def __call__(
         self, net: object, x: Tensor, y: Tensor, eps: Scalar, *, progress: bool = False
@@ -108,21 +120,21 @@ class SgdUap:
         (:mod:`.distributed`) share the restarts, and all get what one process finds. Raises
         InputError on bad values.
         """
-        check_radius(eps, "ε")
+        eps = check_radius(eps, "ε")
         net = as_bounded_net(net)
-        check_labels(y, net.classes)
-        if len(x) != len(y) or len(y) == 0:
-            raise InputError(f"{len(x)} images and {len(y)} labels; expected as many, at least one")
+        check_labelled(net, x, y, anywhere=True)
+        check_fits(eps, x, "ε")
+        check_fits(self.clip, x, "clip")
         clean = predictions(net, x)
         groups = torch.arange(net.classes).unsqueeze(1) == y.cpu()
         groups = groups if self.per_class else torch.ones_like(groups[:1])
         rows = [(group & (clean == y).cpu()).nonzero().squeeze(1).to(x.device) for group in groups]
         steps = [self._steps(len(r)) for r in rows for _ in range(self.restarts)]
         device = net.parameters()[0].device
-        shown = tqdm(total=sum(steps), desc="sgd-uap", unit="step", disable=not progress)
+        shown_bar = tqdm(total=sum(steps), desc="sgd-uap", unit="step", disable=not progress)
         seeds = distributed.agreed(torch.randint(2**62, (len(steps),)).tolist())
         generators = [device] if device.type == "cuda" else []
-        with net.evaluating(), shown as bar, torch.random.fork_rng(generators):
+        with net.evaluating(), shown_bar as bar, torch.random.fork_rng(generators):
 
             def begun_anew(number: int) -> tuple[Tensor, int]:
                 torch.manual_seed(seeds[number])
@@ -205,7 +217,7 @@ def predictions(
         for part in rows.split(batch_size):
             images = x[part].to(device)
             if u is not None:
-                shift = u if len(u) == 1 else u[y[part].to(u.device)]
+                shift = u if len(u) == 1 or y is None else u[y[part].to(u.device)]
                 images = clamp(images + shift.to(device), clip)
             found.append(net(images).argmax(dim=1).to(x.device))
     return torch.cat(found)
@@ -216,10 +228,14 @@ def try_uap(
 ) -> UapResult:
     """What perturbations u, (1, ...) or one a class (K, ...), do to images x (N, ...)."""
     net = as_bounded_net(net)
-    check_labels(y, net.classes)
-    if len(u) not in (1, net.classes) or u.shape[1:] != x.shape[1:]:
+    check_labelled(net, x, y, anywhere=True)
+    check_range(clip)
+    check_fits(clip, x, "clip")
+    check_tensor(u, "u")
+    if u.ndim != x.ndim or len(u) not in (1, net.classes) or u.shape[1:] != x.shape[1:]:
         raise InputError(
             f"u has shape {tuple(u.shape)}; expected one perturbation or {net.classes}, each of "
             f"shape {tuple(x.shape[1:])}"
         )
+    check_inputs(net, u, "u", anywhere=True)
     return UapResult(u, y, predictions(net, x), predictions(net, x, u, y, clip=clip))

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from ..bounds import BoundedNet, as_bounded_net
-from ..boxes import Range, Scalar, check_radius, clamp
+from ..boxes import Range, Scalar, clamp
+from ..checks import (
+    check_fits,
+    check_labelled,
+    check_radius,
+    check_range,
+    check_tensor,
+    is_count,
+    is_number,
+    shown,
+)
 from ..errors import InputError
 from ..margins import logit_margins, robust_cross_entropy
 from .pgd import ascend, uniform_start
@@ -42,13 +52,19 @@ class GroupAttack:
     clip: Range | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1 or self.step_size <= 0:
+        sized = is_number(self.step_size) and self.step_size > 0
+        if not (is_count(self.steps) and is_count(self.restarts) and sized):
             raise InputError(
-                f"GroupAttack with {self.steps} steps of size {self.step_size} and "
-                f"{self.restarts} restarts; expected all of them positive"
+                f"GroupAttack with {shown(self.steps)} steps of size {shown(self.step_size)} and "
+                f"{shown(self.restarts)} restarts; expected all of them positive"
             )
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"momentum is {self.momentum}; expected at least 0 and less than 1")
+        if not (is_number(self.momentum) and 0 <= self.momentum < 1):
+            raise InputError(
+                f"momentum is {shown(self.momentum)}; expected at least 0 and less than 1"
+            )
+        if not is_number(self.overshoot):
+            raise InputError(f"overshoot is {shown(self.overshoot)}; expected a number of logits")
+        check_range(self.clip)
 
     def __call__(
         self, net: object, x: Tensor, y: Tensor, eps: Scalar, open_: Tensor | None = None
@@ -57,8 +73,9 @@ class GroupAttack:
 
         u is zero for a group of which it breaks no open input.
         """
-        check_radius(eps, "ε")
+        eps = check_radius(eps, "ε")
         net = as_bounded_net(net)
+        self._check(net, x, y, eps, open_)
         worth = torch.ones_like(y, dtype=torch.bool) if open_ is None else open_
         u = torch.zeros_like(x[:, 0])
         most = torch.zeros_like(y[:, 0])
@@ -82,6 +99,25 @@ class GroupAttack:
             with torch.no_grad():
                 logits = net(clamp(x + u.unsqueeze(1), self.clip).flatten(0, 1))
         return GroupAttackResult(u.unsqueeze(1), logits.argmax(dim=1).view(y.shape) != y)
+
+    def _check(
+        self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, open_: Tensor | None
+    ) -> None:
+        check_tensor(x, "x")
+        if not isinstance(y, Tensor) or y.ndim != 2 or x.ndim < 2 or x.shape[:2] != y.shape:
+            raise InputError(
+                f"inputs are {tuple(x.shape)} and labels {shown(y)}; expected (G, N, ...) and "
+                "(G, N)"
+            )
+        check_labelled(net, x.flatten(0, 1), y.flatten())
+        for value, name in ((eps, "ε"), (self.clip, "clip")):
+            check_fits(value, x[0], name)
+        if open_ is None:
+            return
+        if not isinstance(open_, Tensor) or open_.dtype != torch.bool or open_.shape != y.shape:
+            raise InputError(
+                f"open_ is {shown(open_)}; expected torch.bool of shape {tuple(y.shape)}"
+            )
 
     def _ascend(
         self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, *, group: Tensor, by_margin: bool

@@ -120,7 +120,7 @@ class _Line(click.ClickException):
 
 
 def _one_line(message: str, exit_code: int) -> click.ClickException:
-    wrapped = _Line(" ".join(message.split()))
+    wrapped: Any = _Line(" ".join(message.split()))
     wrapped.exit_code = exit_code
     return wrapped
 

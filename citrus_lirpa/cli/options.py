@@ -134,7 +134,7 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         wanted = torch.device(name)
-        torch.zeros(1, device=wanted)
+        torch.zeros(1, device=wanted).item()  # meta has no values
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0][:160]
         raise InputError(f"device '{name}' cannot be used: {reason}; try --device cpu") from error

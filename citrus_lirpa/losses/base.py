@@ -11,9 +11,17 @@ from torch import Tensor, nn
 
 from ..attacks import PGD
 from ..bounds import BoundedNet, as_bounded_net
-from ..boxes import PIXELS, Box, Range, Scalar, check_radius
-from ..errors import InputError, unknown
-from ..margins import check_labels
+from ..boxes import PIXELS, Box, Range, Scalar
+from ..checks import (
+    check_fits,
+    check_labelled,
+    check_name,
+    check_radius,
+    check_range,
+    is_number,
+    shown,
+)
+from ..errors import InputError
 
 #: Radius of the boxes that stand in for points, where regularisers need bounds at ε = 0.
 POINT_RADIUS = 1e-6
@@ -71,6 +79,7 @@ class Loss(nn.Module):
 
     def __init__(self, clip: Range | None = PIXELS):
         super().__init__()
+        check_range(clip)
         self.clip = clip
 
     def forward(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
@@ -81,7 +90,7 @@ class Loss(nn.Module):
         InputError on values that cannot be used.
         """
         net = as_bounded_net(net)
-        check_batch(net, x, y, eps, self.clip)
+        eps = check_batch(net, x, y, eps, self.clip)
         if is_zero(eps):
             return natural(net, x, y, self.clip)
         return self.terms(net, x, y, eps)
@@ -98,37 +107,40 @@ class Loss(nn.Module):
 
 def with_range(attack: Attack, clip: Range | None) -> Attack:
     """A PGD gets the loss's valid range; any other attack stays as it is."""
+    if not callable(attack):
+        raise InputError(f"the attack is {shown(attack)}; expected PGD() or another function")
     return replace(attack, clip=clip) if isinstance(attack, PGD) else attack
 
 
 def check_method(method: str) -> None:
     """Refuse bounds that are unknown or cannot be trained on."""
-    if method not in TRAINABLE:
-        raise InputError(unknown("method", method, TRAINABLE))
+    check_name(method, "method", TRAINABLE)
 
 
 def check_share(value: float, name: str, meaning: str) -> None:
     """Refuse a value outside (0, 1]."""
-    if not 0 < value <= 1:
-        raise InputError(f"{name} is {value}; expected a number in (0, 1]: {meaning}")
+    if not (is_number(value) and 0 < value <= 1):
+        raise InputError(f"{name} is {shown(value)}; expected a number in (0, 1]: {meaning}")
 
 
-def check_batch(net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, clip: Range | None) -> None:
-    """Refuse what a training loss cannot use, each by one line that names the value."""
-    check_radius(eps, "ε")
-    if len(x) != len(y) or len(x) == 0:
-        raise InputError(f"{len(x)} inputs but {len(y)} labels; expected as many, at least one")
-    check_labels(y, net.classes)
+def check_batch(net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, clip: Range | None) -> Scalar:
+    """ε; refuses what a training loss cannot use, each by one line that names the value."""
+    eps = check_radius(eps, "ε")
+    check_labelled(net, x, y, finite=clip is None)
+    check_fits(eps, x, "ε")
     if clip is None:
-        return
+        return eps
+    check_fits(clip, x, "clip")
     lower, upper = (torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in clip)
     tolerance = 1e-5
     if not bool(((x >= lower - tolerance) & (x <= upper + tolerance)).all()):
         raise InputError(
-            f"images range from {float(x.min()):.4g} to {float(x.max()):.4g}, outside the valid "
-            f"range {clip[0]} to {clip[1]}; pass pixels in [0, 1], or clip=(lowest, highest) "
-            "of your normalised data"
+            f"images range from {float(x.detach().min()):.4g} to "
+            f"{float(x.detach().max()):.4g}, outside the valid range "
+            f"{shown(clip[0])} to {shown(clip[1])}; pass pixels in [0, 1], or clip=(lowest, "
+            "highest) of your normalised data"
         )
+    return eps
 
 
 def natural(net: BoundedNet, x: Tensor, y: Tensor, clip: Range | None) -> LossTerms:

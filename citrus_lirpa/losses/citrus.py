@@ -11,7 +11,8 @@ from torch import Tensor
 from ..attacks import PGD
 from ..bounds import BoundedNet
 from ..boxes import PIXELS, Pairing, Range, Scalar, Shifts, cross_input_boxes
-from ..errors import InputError, unknown
+from ..checks import check_name, is_count, shown
+from ..errors import InputError
 from ..margins import logit_margins, robust_cross_entropy
 from .base import Attack, Loss, LossTerms, check_method, check_share, with_range
 from .universal import Universal
@@ -61,11 +62,10 @@ class Citrus(Loss):
         check_method(method)
         check_share(tau_ratio, "tau_ratio", "the box radius τ cannot exceed ε")
         check_share(alpha, "alpha", "the weight of the bounds")
-        if reduction not in REDUCTIONS:
-            raise InputError(unknown("reduction", reduction, REDUCTIONS))
+        check_name(reduction, "reduction", REDUCTIONS)
         for name, count in (("worst", worst), ("universal", universal)):
-            if count < 0:
-                raise InputError(f"{name} is {count}; expected a number of boxes, or 0")
+            if not is_count(count, 0):
+                raise InputError(f"{name} is {shown(count)}; expected a number of boxes, or 0")
         self.tau_ratio, self.method, self.reduction = tau_ratio, method, reduction
         self.worst, self.alpha, self.universal_count = worst, alpha, universal
         self.attack = with_range(PGD() if attack is None else attack, clip)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..bounds import BoundedNet
 from ..boxes import PIXELS, Box, Range, Scalar
+from ..checks import is_number, shown
 from ..errors import InputError
 from ..margins import robust_cross_entropy
 from .base import Loss, LossTerms, check_method
@@ -53,9 +54,9 @@ class CrownIbp(Loss):
 
 
 def check_max_eps(max_eps: float) -> None:
-    if not max_eps > 0:
+    if not (is_number(max_eps) and max_eps > 0):
         raise InputError(
-            f"max_eps is {max_eps}; expected the ε > 0 that the ramp ends with "
+            f"max_eps is {shown(max_eps)}; expected the ε > 0 that the ramp ends with "
             "(of a run: train.eps times train.eps_factor)"
         )
 

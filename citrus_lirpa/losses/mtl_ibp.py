@@ -8,6 +8,7 @@ from torch import Tensor
 from ..attacks import PGD
 from ..bounds import BoundedNet
 from ..boxes import PIXELS, Box, Range, Scalar
+from ..checks import is_number, shown
 from ..errors import InputError
 from ..margins import logit_margins, robust_cross_entropy
 from .base import Attack, Loss, LossTerms, check_share, with_range
@@ -31,8 +32,8 @@ class MtlIbp(Loss):
     ):
         super().__init__(clip)
         check_share(alpha, "alpha", "the weight of the bounds")
-        if not attack_ratio > 0:
-            raise InputError(f"attack_ratio is {attack_ratio}; expected a number > 0")
+        if not (is_number(attack_ratio) and attack_ratio > 0):
+            raise InputError(f"attack_ratio is {shown(attack_ratio)}; expected a number > 0")
         self.alpha, self.attack_ratio = alpha, attack_ratio
         attack = PGD(steps=1, step_size=10.0) if attack is None else attack
         self.attack = with_range(attack, clip)

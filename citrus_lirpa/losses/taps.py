@@ -10,6 +10,7 @@ from .. import distributed
 from ..attacks import ascend
 from ..bounds import BoundedNet, as_bounded_net
 from ..boxes import PIXELS, Box, Range, Scalar, clamp
+from ..checks import is_count, is_number, shown
 from ..errors import InputError
 from ..margins import logit_margins, robust_cross_entropy
 from ..tails import Tail
@@ -56,10 +57,13 @@ class Taps(Loss):
         super().__init__(clip)
         check_max_eps(max_eps)
         check_share(link, "link", "the share of the box's width that gradients reach over")
-        if steps < 1 or not scale > 0:
+        if not is_count(steps) or not (is_number(scale) and scale > 0):
             raise InputError(
-                f"TAPS with {steps} steps and gradients scaled by {scale}; expected both positive"
+                f"TAPS with {shown(steps)} steps and gradients scaled by {shown(scale)}; expected "
+                "both positive, the steps a whole number"
             )
+        if not is_count(split, -(2**31)):
+            raise InputError(f"split is {shown(split)}; expected a whole number of ReLUs")
         if attack is not None and tau_ratio is None:
             raise InputError("an attack finds SABR's box; give tau_ratio too, its radius over ε")
         self.max_eps, self.split, self.scale = max_eps, split, scale

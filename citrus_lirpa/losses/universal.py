@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .. import distributed
 from ..attacks.pgd import uniform_start
 from ..boxes import Scalar
+from ..checks import is_number, shown
 from ..errors import InputError
 
 
@@ -21,9 +22,10 @@ class Universal(nn.Module):
 
     def __init__(self, step_size: float):
         super().__init__()
-        if not 0 < step_size <= 2:
+        if not (is_number(step_size) and 0 < step_size <= 2):
             raise InputError(
-                f"step_size is {step_size}; expected more than 0 and at most 2, as a share of ε"
+                f"step_size is {shown(step_size)}; expected more than 0 and at most 2, as a share "
+                "of ε"
             )
         self.step_size = step_size
         self.shares: Tensor | None = None
@@ -33,12 +35,19 @@ class Universal(nn.Module):
         at random corners of the ball. The backward pass of what is made of them moves them."""
         if self.shares is None:
             self.shares = uniform_start(torch.Size([count, *x.shape[1:]]), 1.0, x).sign()
+        if self.shares.shape != (count, *x.shape[1:]):
+            raise InputError(
+                f"the perturbations of this loss are {tuple(self.shares.shape)}, kept from inputs "
+                f"of another shape than {tuple(x.shape[1:])}; make a new loss"
+            )
         shares = self.shares.detach().to(x).requires_grad_()  # a hook of its own for each call
         shares.register_hook(self._ascend)
         return shares * eps
 
     def _ascend(self, gradient: Tensor) -> None:
         gradient = distributed.averaged(gradient)
+        if self.shares is None:  # forgotten since, by a state that held none
+            return
         moved = self.shares.to(gradient) + self.step_size * gradient.sign()
         self.shares = moved.clamp(-1, 1)
 
@@ -46,4 +55,7 @@ class Universal(nn.Module):
         return {} if self.shares is None else {"shares": self.shares}
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
-        self.shares = state.get("shares")
+        shares = state.get("shares")
+        if not (shares is None or (isinstance(shares, Tensor) and bool((shares.abs() <= 1).all()))):
+            raise TypeError("perturbations are shares of ε, from -1 to 1")
+        self.shares = shares

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -140,7 +141,7 @@ class _Search:
         p = self.problems
         like = self.images.x
         shape = (*p.rows.shape, self.images.relaxation.lower.shape[1])
-        parts = []
+        parts: list[Any] = []
         for part in torch.arange(len(p.problem), device=like.device).split(at_once):
             if parts and time.perf_counter() > deadline:
                 late = p.problem[part]

@@ -13,9 +13,18 @@ from tqdm.auto import tqdm
 
 from ..attacks import PGD
 from ..bounds import METHODS, BoundedNet, as_bounded_net
-from ..boxes import Box, Range, check_radius, clamp
-from ..errors import InputError, ModelError, SoundnessError, unknown
-from ..margins import check_labels
+from ..boxes import Box, Range, clamp
+from ..checks import (
+    check_count,
+    check_fits,
+    check_labelled,
+    check_name,
+    check_one_radius,
+    check_range,
+    check_seconds,
+    shown,
+)
+from ..errors import InputError, ModelError, SoundnessError
 from ..precision import float32_products, rounding_threshold
 from .bab import PROVED, Problems, branch_and_bound
 from .certificates import Certificates
@@ -34,8 +43,7 @@ _REFINING_SHARE = 0.5
 
 def stages_up_to(method: str) -> tuple[str, ...]:
     """``method`` and the cheaper ones, cheapest first: CROWN-IBP alone can be looser than IBP."""
-    if method not in STAGES:
-        raise InputError(unknown("method", method, STAGES))
+    check_name(method, "method", STAGES)
     return STAGES[: STAGES.index(method) + 1]
 
 
@@ -71,14 +79,14 @@ def certify(
     methods in a fraction of their time; all others by auto_LiRPA, and without ``bab``.
     """
     net = as_bounded_net(net)
-    check_radius(eps, "ε")
-    check_labels(y, net.classes)
-    if len(y) != len(x):
-        raise InputError(f"{len(x)} inputs but {len(y)} labels")
-    if batch_size < 1:
-        raise InputError(f"batch size is {batch_size}; expected at least 1")
+    eps = check_certifiable(net, x, y, eps, clip, time_limit)
+    check_count(batch_size, "batch size")
+    check_count(group_size, "group size")
+    if not (attack is None or callable(attack)):
+        raise InputError(f"the attack is {shown(attack)}; expected PGD() or None")
     stages = stages_up_to(method)
     if known is not None:
+        _check_known(known, y)
         stages = (*stages, IMPORTED)
     parts = []
     with (
@@ -96,6 +104,33 @@ def certify(
             parts.append(part.run(stages, attack, time_limit, rows // group_size, tell))
             bar.update(len(rows))
     return Certificates.cat(parts)
+
+
+def check_certifiable(
+    net: BoundedNet, x: Tensor, y: Tensor, eps: float, clip: Range | None, time_limit: float
+) -> float:
+    """ε; refuses what nothing could be proved of, or wrongly: float32 is the least precision
+    that the rounding threshold covers."""
+    eps = check_one_radius(eps)
+    check_labelled(net, x, y, least=0)
+    if x.dtype not in (torch.float32, torch.float64):
+        raise InputError(
+            f"inputs and network are {x.dtype}, whose rounding no certificate covers; use "
+            "torch.float32 or torch.float64"
+        )
+    check_range(clip)
+    check_fits(clip, x, "clip")
+    check_seconds(time_limit)
+    return eps
+
+
+def _check_known(known: Tensor, y: Tensor) -> None:
+    whole = isinstance(known, Tensor) and known.dtype == torch.int64 and not known.is_meta
+    if not whole or known.shape != y.shape or bool((known.abs() > 1).any()):
+        raise InputError(
+            f"known is {shown(known)}; expected torch.int64 of shape ({len(y)},): 1 proved, "
+            "-1 attacked, 0 unknown"
+        )
 
 
 def find_engine(net: BoundedNet, eps: float, clip: Range | None) -> Engine | str:
@@ -119,7 +154,8 @@ class _Cascade:
         clip: Range | None,
         batch_size: int,
     ):
-        self.net, self.engine, self.x, self.y = net, engine, x, y
+        self.net, self.x, self.y = net, x, y
+        self.engine: Any = engine  # or, in words, why there is none
         self.eps, self.clip, self.batch_size = eps, clip, batch_size
         with torch.no_grad():
             logits = net(x)
@@ -192,6 +228,8 @@ class _Cascade:
 
     def _attack(self, attack: PGD) -> None:
         rows = (self.correct & ~self.attacked).nonzero().squeeze(1)
+        if len(rows) == 0:
+            return
         v = attack(self.net, self.x[rows], self.y[rows], self.eps)
         with torch.no_grad():
             logits = self.net(clamp(self.x[rows] + v, self.clip))
@@ -307,6 +345,7 @@ class _Cascade:
         hope = torch.where(self.rows, torch.inf, self.lower)[self.held].min(dim=1).values
         order = hope.argsort(descending=True)
         self._tighten(self.engine.refined, "bab", order, begin + total * _REFINING_SHARE)
+        images = self.images
         problem, row = (~self.rows[self.held]).nonzero(as_tuple=True)
         members = torch.arange(len(self.held), device=problem.device).unsqueeze(1)
         problems = Problems(members, problem, row.unsqueeze(1))
@@ -314,7 +353,7 @@ class _Cascade:
             self.engine,
             lambda: branch_and_bound(
                 self.engine,
-                self.images,
+                images,
                 problems,
                 deadline=begin + total,
                 limit=time_limit,
@@ -327,8 +366,8 @@ class _Cascade:
         share = outcome.bounded.double() / max(1, int(outcome.bounded.sum()))
         self.took[self.held] += share * (time.perf_counter() - begin)
         self.rows[self.held[outcome.state == PROVED]] = True
-        for problem, u in outcome.u.items():
-            self.attacked[self.held[problem]], self.v[self.held[problem]] = True, u
+        for broken, u in outcome.u.items():
+            self.attacked[self.held[broken]], self.v[self.held[broken]] = True, u
 
     def _batches(
         self,
@@ -356,4 +395,5 @@ class _Cascade:
         """Forget the images that are decided."""
         staying = torch.isin(self.held, rows).nonzero().squeeze(1)
         self.held = self.held[staying]
-        self.images = self.images.rows(staying) if len(staying) else None
+        if self.images is not None:
+            self.images = self.images.rows(staying) if len(staying) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -93,12 +93,12 @@ class Certificates:
     @staticmethod
     def cat(parts: list[Certificates]) -> Certificates:
         """Those of consecutive inputs, as one."""
-        tensors = {
+        tensors: dict[str, Any] = {
             f.name: torch.cat([getattr(p, f.name) for p in parts])
             for f in fields(Certificates)
             if isinstance(getattr(parts[0], f.name), Tensor)
         }
-        sums = {
+        sums: dict[str, Any] = {
             name: {m: sum(getattr(p, name)[m] for p in parts) for m in getattr(parts[0], name)}
             for name in ("seconds", "not_fitting")
         }

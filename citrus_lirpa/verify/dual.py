@@ -246,7 +246,7 @@ class _Adjoint:
 
 #: Of each piece the last adjoint made: the next batch often has as many rows, and making one
 #: costs as much as using it.
-_LAST: WeakKeyDictionary[Piece, tuple[tuple, _Adjoint]] = WeakKeyDictionary()
+_LAST: WeakKeyDictionary[Piece, tuple[object, _Adjoint]] = WeakKeyDictionary()
 
 
 def _adjoints(pieces: Sequence[Piece], x: Tensor) -> list[_Adjoint]:
@@ -255,7 +255,7 @@ def _adjoints(pieces: Sequence[Piece], x: Tensor) -> list[_Adjoint]:
     adjoints = []
     for piece in pieces:
         last, adjoint = _LAST.get(piece, (None, None))
-        if last != wanted:
+        if adjoint is None or last != wanted:
             adjoint = _Adjoint(piece, [x.new_zeros(len(x), *shapes[s]) for s in piece.sources])
             _LAST[piece] = wanted, adjoint
         adjoints.append(adjoint)

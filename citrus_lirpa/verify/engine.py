@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -75,15 +76,16 @@ class Images:
         return torch.stack(sizes).all(0)
 
     @staticmethod
-    def cat(parts: list[Images]) -> Images:
+    def cat(parts: Sequence[Images]) -> Images:
         bounds = [
             (torch.cat([b[0] for b in layer]), torch.cat([b[1] for b in layer]))
             for layer in zip(*(part.bounds for part in parts), strict=True)
         ]
-        tensors = (
+        x, y, c, threshold = (
             torch.cat([getattr(p, name) for p in parts]) for name in ("x", "y", "c", "threshold")
         )
-        return Images(*tensors, bounds, Relaxation.of(bounds), all(p.exact for p in parts))
+        exact = all(p.exact for p in parts)
+        return Images(x, y, c, threshold, bounds, Relaxation.of(bounds), exact)
 
 
 class Engine:
@@ -263,6 +265,8 @@ class Engine:
     @functools.cached_property
     def exact_pieces(self) -> list[Piece]:
         """The pieces of ``twin``."""
+        if self.twin is None:
+            raise ModelError("this network cannot be had in float64")
         return self.twin.affine_pieces()
 
 

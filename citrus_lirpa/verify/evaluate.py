@@ -15,12 +15,22 @@ from tqdm.auto import tqdm
 from .. import distributed
 from ..attacks import PGD
 from ..bounds import BoundedNet
-from ..boxes import Range, check_radius, clamp
+from ..boxes import Range, clamp
+from ..checks import (
+    check_count,
+    check_name,
+    check_one_radius,
+    check_range,
+    check_seconds,
+    is_count,
+    shown,
+)
 from ..data import DatasetSpec, Split, centre_crop
-from ..errors import InputError, unknown
+from ..errors import InputError
 from ..frames import to_frame
 from .cascade import certify, stages_up_to
 from .certificates import Certificates, check_soundness
+from .milp import SOLVERS
 from .saved import Saved, from_plain, to_plain
 from .uap import RELATIONAL, UapBounds, certify_uap
 
@@ -60,23 +70,25 @@ class Protocol:
     held_out: bool = False
 
     def __post_init__(self) -> None:
-        check_radius(self.eps, "ε")
-        for name in ("limit", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name.replace('_', ' ')} is {value}; expected at least 1")
-        if self.relational not in RELATIONAL:
-            raise InputError(unknown("relational stage", self.relational, RELATIONAL))
+        check_one_radius(self.eps)
+        if self.limit is not None:
+            check_count(self.limit, "limit")
+        check_count(self.batch_size, "batch size")
+        check_count(self.seed, "seed", 0, 2**32 - 1)
+        check_range(self.clip)
+        check_name(self.relational, "relational stage", RELATIONAL)
+        check_name(self.solver, "solver", SOLVERS)
         stages_up_to(self.method)
-        if not self.time_limit >= 0:
-            raise InputError(f"time limit is {self.time_limit}; expected seconds >= 0")
+        check_seconds(self.time_limit)
 
     def images(self, available: int) -> int:
         """How many of the images are evaluated."""
+        check_count(available, "number of images", 0)
         count = available if self.limit is None else min(self.limit, available)
-        if not 2 <= self.group_size <= count:
+        if not is_count(self.group_size, 2, count):
             raise InputError(
-                f"group size is {self.group_size}; expected 2 to {count}, the number of images"
+                f"group size is {shown(self.group_size)}; expected 2 to {count}, the number of "
+                "images"
             )
         return count
 
@@ -257,7 +269,7 @@ def _batches(count: int, protocol: Protocol) -> list[slice]:
 def _evaluate_batch(
     net: BoundedNet, x: Tensor, y: Tensor, protocol: Protocol, known: Tensor | None, bar: tqdm
 ) -> tuple[Certificates, UapBounds]:
-    shared = dict(
+    shared: dict[str, Any] = dict(
         clip=protocol.clip,
         batch_size=protocol.batch_size,
         group_size=protocol.group_size,

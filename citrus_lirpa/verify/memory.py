@@ -58,11 +58,11 @@ def _available_memory() -> int:
 
 
 def in_batches(
-    function: Callable[[Tensor], Tensor],
+    function: Callable[[Tensor], Result],
     rows: Tensor,
     size: int,
     advance: Callable[[int], object],
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+) -> Iterator[tuple[Tensor, Result | None]]:
     """Yield (some of ``rows``, function of them), at most ``size`` rows at a time.
 
     Where memory runs out the size is halved for good and the rows tried again; a single

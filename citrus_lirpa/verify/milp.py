@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class Program(NamedTuple):
     are u / ε); all but these are binaries. matrix: a scipy sparse array."""
 
     value: np.ndarray
-    matrix: object
+    matrix: Any
     upper: np.ndarray
     pixels: int
 
@@ -103,7 +103,8 @@ def _gurobi(program: Program, time_limit: float) -> float | None:
         raise DependencyError("Gurobi is not installed: pip install gurobipy") from error
     width, pixels = len(program.value), program.pixels
     try:
-        with gurobipy.Env(params={"OutputFlag": 0}) as env, gurobipy.Model(env=env) as model:
+        with gurobipy.Env(params={"OutputFlag": 0}) as env, gurobipy.Model(env=env) as made:
+            model: Any = made  # whose stubs want one type for every variable
             model.Params.TimeLimit = time_limit
             z = model.addMVar(
                 width,

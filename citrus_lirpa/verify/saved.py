@@ -62,7 +62,7 @@ class Saved:
         try:
             found = file.read_text("utf-8")
             other = dict(json.loads(found))
-        except (OSError, TypeError, ValueError) as error:
+        except (OSError, TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"{self.folder} cannot be resumed: {error}; leave out --resume to begin anew"
             ) from error

@@ -14,10 +14,11 @@ from tqdm.auto import tqdm
 from ..attacks import GroupAttack, GroupAttackResult
 from ..bounds import BoundedNet, as_bounded_net
 from ..boxes import Range, clamp
-from ..errors import InputError, unknown
+from ..checks import check_count, check_name, is_count, shown
+from ..errors import InputError
 from ..frames import to_frame
 from ..precision import float32_products
-from .cascade import certify, find_engine
+from .cascade import certify, check_certifiable, find_engine
 from .certificates import Certificates, check_soundness
 from .engine import ALPHA_STEPS, Engine, Images
 from .memory import allocations_fail_cleanly, in_batches, in_less_memory
@@ -126,16 +127,20 @@ def certify_uap(
     :func:`certify`. Raises SoundnessError if an attack breaks what was certified.
     """
     net = as_bounded_net(net)
-    if not 2 <= group_size <= len(x):
+    eps = check_certifiable(net, x, y, eps, clip, time_limit)
+    check_count(batch_size, "batch size")
+    if not is_count(group_size, 2, len(x)):
         raise InputError(
-            f"group size is {group_size}; expected 2 to {len(x)}, the number of inputs"
+            f"group size is {shown(group_size)}; expected 2 to {len(x)}, the number of inputs"
         )
-    if relational not in RELATIONAL:
-        raise InputError(unknown("relational stage", relational, RELATIONAL))
-    if solver not in SOLVERS:
-        raise InputError(unknown("solver", solver, SOLVERS))
+    check_name(relational, "relational stage", RELATIONAL)
+    check_name(solver, "solver", SOLVERS)
+    if not (attack is None or callable(attack)):
+        raise InputError(f"the attack is {shown(attack)}; expected GroupAttack() or None")
     if certificates is None:
         certificates = certify(net, x, y, eps, clip=clip, batch_size=batch_size, progress=progress)
+    if not isinstance(certificates, Certificates):
+        raise InputError(f"certificates are {shown(certificates)}; expected those of certify()")
     if not len(x) == len(y) == len(certificates.correct):
         raise InputError(
             f"{len(x)} inputs, {len(y)} labels and certificates of {len(certificates.correct)}; "
@@ -212,6 +217,8 @@ class _State:
 
     def attack(self, attack: GroupAttack, at_once: int, bar: tqdm, which: Tensor) -> None:
         """One perturbation for each of the groups ``which`` (n, 1), all with open inputs."""
+        if len(which) == 0:
+            return
         open_, groups = self.certificates.open, self.groups
 
         def attacked(now: Tensor) -> GroupAttackResult:
@@ -301,7 +308,7 @@ class _State:
         ready, used, parts = [], [], []
         members = {g: self.groups.members(g, self.certificates.open) for g in groups}
         hope = {g: float(self.certificates.margin[i].mean()) for g, i in members.items()}
-        for g in sorted(groups, key=hope.get, reverse=True):
+        for g in sorted(groups, key=lambda g: hope[g], reverse=True):
             now = members[g]
             images, lower = engine.ibp(self.x[now], self.y[now])
             if bool(images.usable.all()):

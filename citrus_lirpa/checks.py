@@ -1,0 +1,209 @@
+"""What arguments may be; a refusal is one line with the value, what was expected and the fix."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from .bounds import BoundedNet
+    from .boxes import Range, Scalar
+
+#: Largest number that is taken for one; what is larger overflows as an integer or in float32.
+_LARGEST = 2.0**62
+#: Largest number of steps, images and the like; larger ones are mistakes.
+_MOST = 2**31 - 1
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a finite real number; True and False are none."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    number: Any = value
+    return bool(-_LARGEST <= number <= _LARGEST)
+
+
+def is_count(value: object, least: int = 1, most: int = _MOST) -> bool:
+    """Whether ``value`` is a whole number from ``least`` to ``most``."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        return False
+    number: Any = value
+    return bool(least <= number <= most)
+
+
+def shown(value: object) -> str:
+    """``value`` on one short line."""
+    if isinstance(value, Tensor) and (value.is_meta or value.numel() > 8 or value.is_sparse):
+        return f"a tensor {tuple(value.shape)} of {value.dtype} on {value.device}"
+    value = value.flatten().tolist() if isinstance(value, Tensor) else value
+    return " ".join((str(value) or "''").split())[:80]
+
+
+def check_count(value: object, name: str, least: int = 1, most: int = _MOST) -> None:
+    """Refuse what is no whole number from ``least`` to ``most``."""
+    if not is_count(value, least, most):
+        limits = f"at least {least}" if most == _MOST else f"{least} to {most}"
+        raise InputError(f"{name} is {shown(value)}; expected {limits}, a whole number")
+
+
+def check_name(value: object, kind: str, known: Iterable[str]) -> None:
+    """Refuse what is not one of the ``known`` names."""
+    if not isinstance(value, str) or value not in list(known):
+        raise InputError(unknown(kind, shown(value), known))
+
+
+def check_radius(radius: Scalar, name: str = "radius") -> Scalar:
+    """The radius (ε, τ) as a float or tensor; refuses a negative, NaN or infinite one."""
+    if not (_has_values(radius) and _all_within(radius, 0, _LARGEST)):
+        raise InputError(
+            f"{name} is {shown(radius)}; expected a finite number >= 0, in pixel units"
+        )
+    return radius if isinstance(radius, Tensor) else float(radius)
+
+
+def check_one_radius(eps: float) -> float:
+    """ε as a float; refuses what is not one number: verification has the same for all pixels."""
+    if not (is_number(eps) and 0 <= eps <= _LARGEST):
+        raise InputError(
+            f"ε is {shown(eps)}; expected a finite number >= 0, in pixel units, and only one"
+        )
+    return float(eps)
+
+
+def check_seconds(limit: float) -> None:
+    """Refuse a time limit that never ends, or has no end that can be told."""
+    if not (is_number(limit) and limit >= 0):
+        raise InputError(f"time limit is {shown(limit)}; expected a finite number of seconds >= 0")
+
+
+def check_range(limits: Range | None, name: str = "clip") -> None:
+    """Refuse a valid range that is no pair of ends, the lower one first."""
+    if limits is None:
+        return
+    pair = isinstance(limits, (tuple, list)) and len(limits) == 2
+    if pair and all(_has_values(end) for end in limits):
+        low, high = (torch.as_tensor(end, dtype=torch.float64).cpu() for end in limits)
+        if fits(low, high) or fits(high, low):
+            ends = torch.cat([low.flatten(), high.flatten()])
+            usable = ends.isinf() | (ends.abs() <= _LARGEST)
+            if bool((low <= high).all()) and bool(usable.all()):
+                return
+    given = f"({', '.join(map(shown, limits))})" if pair else shown(limits)
+    raise InputError(
+        f"{name} is {given}; expected None or (lowest, highest), numbers or tensors of one value "
+        "a channel, with lowest <= highest"
+    )
+
+
+def check_fits(value: Scalar | Range | None, x: Tensor, name: str) -> None:
+    """Refuse a tensor, or one in a pair, that cannot be broadcast to the inputs ``x``."""
+    for part in value if isinstance(value, (tuple, list)) else (value,):
+        if isinstance(part, Tensor) and not fits(part, x):
+            raise InputError(
+                f"{name} is {shown(part)}; expected a number or a tensor that broadcasts to the "
+                f"inputs, {tuple(x.shape)}"
+            )
+
+
+def fits(small: Tensor, large: Tensor) -> bool:
+    """Whether ``small`` broadcasts to the shape of ``large``."""
+    padded = (1,) * (large.ndim - small.ndim) + tuple(small.shape)
+    return len(padded) == large.ndim and all(
+        a in (1, b) for a, b in zip(padded, large.shape, strict=True)
+    )
+
+
+def check_tensor(x: Any, name: str) -> None:
+    """Refuse what is no dense tensor of floating-point values that can be read."""
+    if not isinstance(x, Tensor):
+        raise InputError(f"{name} is a {type(x).__name__}; expected a torch.Tensor")
+    if not x.is_floating_point() or x.layout != torch.strided or x.is_meta:
+        raise InputError(f"{name} is {_kind(x)}; expected a dense tensor of torch.float32")
+
+
+def check_labels(y: Any, classes: int) -> None:
+    """Refuse labels that are not int64 (N,) in [0, classes)."""
+    if not isinstance(y, Tensor):
+        raise InputError(f"labels are a {type(y).__name__}; expected a torch.Tensor")
+    if y.dtype != torch.int64 or y.ndim != 1 or y.is_meta:
+        where = " on meta" if y.is_meta else ""
+        raise InputError(
+            f"labels are {y.dtype} of shape {tuple(y.shape)}{where}; expected torch.int64 of "
+            "shape (N,): use y.long()"
+        )
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
+        raise InputError(
+            f"labels range from {int(y.min())} to {int(y.max())}; "
+            f"expected 0 to {classes - 1} for {classes} classes"
+        )
+
+
+def check_inputs(
+    net: BoundedNet,
+    x: Any,
+    name: str = "x",
+    *,
+    least: int = 1,
+    anywhere: bool = False,
+    finite: bool = True,
+) -> None:
+    """Refuse what are not ``least`` or more inputs (N, ...), as the network wants them.
+
+    anywhere: they may be on another device than the network; finite: refuse NaN and infinity.
+    """
+    check_tensor(x, name)
+    shape, like = net.input_shape, net.like
+    if x.ndim != len(shape) + 1 or tuple(x.shape[1:]) != shape or len(x) < least:
+        wanted = f"(N, {', '.join(map(str, shape))}), N >= {least}"
+        raise InputError(f"{name} has shape {tuple(x.shape)}; expected {wanted}")
+    if like is not None and (x.dtype != like.dtype or not (anywhere or x.device == like.device)):
+        raise InputError(
+            f"{name} is {_kind(x)}, but the network is {like.dtype} on {like.device}; "
+            "bring both to one type and device"
+        )
+    if finite and not bool(torch.isfinite(x).all()):
+        raise InputError(f"{name} holds NaN or infinite values; expected finite inputs")
+
+
+def check_labelled(
+    net: BoundedNet,
+    x: Any,
+    y: Any,
+    *,
+    least: int = 1,
+    anywhere: bool = False,
+    finite: bool = True,
+) -> None:
+    """Refuse inputs and labels that are not as many, or not what the network takes."""
+    check_tensor(x, "x")
+    if isinstance(y, Tensor) and x.ndim and y.ndim and (len(x) != len(y) or len(x) < least):
+        raise InputError(f"{len(x)} inputs but {len(y)} labels; expected as many, at least one")
+    check_labels(y, net.classes)
+    check_inputs(net, x, least=least, anywhere=anywhere, finite=finite)
+    if y.device != x.device:
+        raise InputError(f"labels are on {y.device}, inputs on {x.device}; use y.to(x.device)")
+
+
+def _kind(x: Tensor) -> str:
+    layout = "" if x.layout == torch.strided else f", {x.layout}"
+    return f"a tensor {tuple(x.shape)} of {x.dtype} on {x.device}{layout}"
+
+
+def _has_values(value: object) -> bool:
+    """Whether ``value`` is a number, or a dense tensor of real numbers, at least one."""
+    if not isinstance(value, Tensor):
+        return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    dense = value.layout == torch.strided and not value.is_meta
+    return dense and value.numel() > 0 and not value.is_complex() and value.dtype != torch.bool
+
+
+def _all_within(value: Scalar, low: float, high: float) -> bool:
+    """Whether low <= value <= high everywhere; NaN is nowhere."""
+    inside = (value >= low) & (value <= high) if isinstance(value, Tensor) else low <= value <= high
+    return bool(torch.as_tensor(inside).all())

@@ -1,0 +1,82 @@
+"""Random cases for what must refuse nonsense: how many are tried, and what may come out."""
+
+import contextlib
+import signal
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from citrus_lirpa.errors import CitrusError
+
+#: Seconds after which a single case counts as hanging; the slowest take a few.
+PATIENCE = 60
+
+
+def sizes(few: int, many: int):
+    """Parametrises ``cases``: few and always the same in CI, many and random every night."""
+    nightly = pytest.param(many, marks=pytest.mark.nightly, id="nightly")
+    return pytest.mark.parametrize("cases", [pytest.param(few, id="few"), nightly])
+
+
+def explore(cases: int, check, strategy) -> None:
+    """``check`` on so many cases of the strategy; a failure is shrunk and printed."""
+    options = settings(
+        max_examples=cases,
+        derandomize=cases < 100,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+    def patient(case) -> None:
+        with patience():
+            check(case)
+
+    options(given(strategy)(patient))()
+
+
+@contextlib.contextmanager
+def patience():
+    """TimeoutError where the block takes longer than anything that ends."""
+
+    def hangs(*_) -> None:
+        raise TimeoutError(f"no end after {PATIENCE} seconds")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(PATIENCE)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def refused(call) -> bool:
+    """Whether ``call`` is refused, in one line; any other error is a defect and goes on."""
+    try:
+        call()
+    except CitrusError as error:
+        assert str(error) and "\n" not in str(error), repr(error)
+        return True
+    return False
+
+
+@st.composite
+def arguments(draw, good: dict[str, dict], bad: dict[str, dict], most: int = 2):
+    """Arguments by name, as names of the values in the tables: all ``good`` but ``most``."""
+    wrong = draw(st.sets(st.sampled_from(sorted(bad)), max_size=most))
+    return {
+        name: (name in wrong, draw(st.sampled_from(sorted((bad if name in wrong else good)[name]))))
+        for name in good
+    }
+
+
+def values(case: dict[str, tuple[bool, str]], good: dict[str, dict], bad: dict[str, dict]) -> dict:
+    """What a drawn case stands for, made anew."""
+    return {name: (bad if wrong else good)[name][label]() for name, (wrong, label) in case.items()}
+
+
+def once(**named) -> dict:
+    """A table of values that are the same at every use."""
+    return {label: (lambda value=value: value) for label, value in named.items()}
