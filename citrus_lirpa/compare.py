@@ -69,7 +69,8 @@ class Run:
     run: path of the run below the folder that all runs have in common; method, source: of
     the training; certified_accuracy: of single images, by the last stage tried, ``stage``;
     certified_uap_accuracy (UCert) and attacked_uap_accuracy: proved lower and upper bound;
-    relational, time_limit: the evaluation's group stage and seconds for a group.
+    training_seconds: None where unknown; relational, time_limit: the evaluation's group stage
+    and seconds for a group.
     """
 
     run: str
@@ -80,7 +81,7 @@ class Run:
     certified_accuracy: float
     certified_uap_accuracy: float
     attacked_uap_accuracy: float
-    training_seconds: float
+    training_seconds: float | None
     stage: str
     relational: str
     time_limit: float
@@ -106,6 +107,12 @@ def read_runs(folders: Sequence[Path], stage: str | None = None) -> list[Run]:
     """
     if stage is not None and stage not in STAGES:
         raise InputError(unknown("method", stage, STAGES))
+    names = short_names(folders)
+    return [_read_run(*run, stage) for run in zip(folders, names, strict=True)]
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """Each folder's path below what all have in common; InputError where one is given twice."""
     seen: set[Path] = set()
     for folder in folders:
         if folder.resolve() in seen:
@@ -113,8 +120,7 @@ def read_runs(folders: Sequence[Path], stage: str | None = None) -> list[Run]:
         seen.add(folder.resolve())
     paths = [Path(os.path.abspath(folder)) for folder in folders]
     common = os.path.commonpath([path.parent for path in paths])
-    names = [path.relative_to(common).as_posix() for path in paths]
-    return [_read_run(*run, stage) for run in zip(folders, names, strict=True)]
+    return [path.relative_to(common).as_posix() for path in paths]
 
 
 def _read_run(folder: Path, name: str, stage: str | None) -> Run:
@@ -123,27 +129,32 @@ def _read_run(folder: Path, name: str, stage: str | None) -> Run:
             f"{folder} is no run folder: it holds no {CONFIG_FILE}; expected a folder that "
             "citrus-lirpa train made"
         )
-    method, source = _training_method(folder)
-    record = _evaluation(folder, stage)
+    return run_of(
+        name, training_method(folder), training_seconds(folder), read_evaluation(folder, stage)
+    )
+
+
+def run_of(name: str, training: tuple[str, str], seconds: float | None, record: Record) -> Run:
+    """An evaluation's ``record`` as a run: ``training`` is the method and its source."""
     *_, last = record.entry("certified_accuracy", expected="a table")
     share = "a share from 0 to 1"
     return Run(
         run=name,
-        method=method,
-        source=source,
-        setting=_setting(record),
+        method=training[0],
+        source=training[1],
+        setting=read_setting(record),
         standard_accuracy=record.entry("standard_accuracy", expected=share),
         certified_accuracy=record.entry("certified_accuracy", last, expected=share),
         certified_uap_accuracy=record.entry("uap_accuracy", "certified", expected=share),
         attacked_uap_accuracy=record.entry("uap_accuracy", "attacked", expected=share),
-        training_seconds=_training_seconds(folder),
+        training_seconds=seconds,
         stage=record.entry("method", expected="a word"),
         relational=record.entry("relational", expected="a word"),
         time_limit=record.entry("time_limit", expected="a number >= 0"),
     )
 
 
-def _training_method(folder: Path) -> tuple[str, str]:
+def training_method(folder: Path) -> tuple[str, str]:
     """Name in papers, and source; plain certified training is named after its bounds."""
     file = folder / CONFIG_FILE
     config = Record.parse(
@@ -158,16 +169,20 @@ def _training_method(folder: Path) -> tuple[str, str]:
     return METHODS.get(name, (name, "-"))
 
 
-def _training_seconds(folder: Path) -> float:
+def training_seconds(folder: Path) -> float:
+    return sum(epoch.entry("seconds", expected="a number >= 0") for epoch in read_epochs(folder))
+
+
+def read_epochs(folder: Path) -> list[Record]:
+    """What training wrote of each epoch. CheckpointError where it is missing or damaged."""
     file = folder / METRICS_FILE
     lines = [line for line in read_text(file, _RESTORE).splitlines() if line.strip()]
     if not lines:
         raise CheckpointError(f"{file} is empty; expected a line for each epoch; {_RESTORE}")
-    epochs = [Record.parse(line, json.loads, file, _RESTORE) for line in lines]
-    return sum(epoch.entry("seconds", expected="a number >= 0") for epoch in epochs)
+    return [Record.parse(line, json.loads, file, _RESTORE) for line in lines]
 
 
-def _evaluation(folder: Path, stage: str | None) -> Record:
+def read_evaluation(folder: Path, stage: str | None) -> Record:
     """The evaluation by ``stage``, or by the strongest stage that there is one of."""
     found = [name for name in STAGES if (folder / f"eval-{name}.json").is_file()]
     chosen = stage or (found[-1] if found else None)
@@ -181,7 +196,7 @@ def _evaluation(folder: Path, stage: str | None) -> Record:
     return Record.parse(read_text(file, remedy), json.loads, file, remedy)
 
 
-def _setting(record: Record) -> Setting:
+def read_setting(record: Record) -> Setting:
     clip = record.entry("clip", expected="null or a range [low, high]")
     return Setting(
         data=record.entry("data", expected="a word"),
@@ -278,7 +293,8 @@ def _cells(run: Run) -> tuple[str, ...]:
         run.attacked_uap_accuracy,
     )
     percents = [f"{100 * share:.2f}" for share in shares]
-    return (run.method, run.source, run.run, *percents, f"{run.training_seconds / 60:.1f}")
+    minutes = "-" if run.training_seconds is None else f"{run.training_seconds / 60:.1f}"
+    return (run.method, run.source, run.run, *percents, minutes)
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

@@ -147,7 +147,7 @@ def test_eval_prints_what_it_writes(trained, tmp_path, relational):
                          "--out", tmp_path)  # fmt: skip
     assert status == 0, output
     assert {path.name for path in tmp_path.iterdir()} == {
-        "eval-crown.json", "stages-crown.png", "uap-crown.png"
+        "eval-crown.json", "stages-crown.png", "uap-crown.npz", "uap-crown.png"
     }  # fmt: skip
     record = json.loads((tmp_path / "eval-crown.json").read_text())
     settings = ("images", "eps", "group_size", "clip", "data", "method", "relational", "time_limit")

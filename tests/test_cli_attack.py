@@ -26,7 +26,12 @@ def trained(tmp_path_factory):
 def test_attack_prints_what_it_writes(trained, tmp_path, options):
     status, output = run("attack", trained, *FEW, *options, "--limit", 300, "--out", tmp_path)
     assert status == 0, output
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["uap.json", "uap.png", "uap.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "uap.json",
+        "uap.npz",
+        "uap.png",
+        "uap.pt",
+    ]
     assert is_png(tmp_path / "uap.png")
     record = json.loads((tmp_path / "uap.json").read_text())
     saved = torch.load(tmp_path / "uap.pt", weights_only=True)
@@ -74,7 +79,7 @@ def test_attack_by_default_writes_into_the_run_and_repeats_itself(trained):
 def test_an_attack_that_breaks_nothing_has_no_picture(trained, tmp_path):
     status, output = run("attack", trained, *FEW[:3], "--eps", "0", "--out", tmp_path)
     assert status == 0 and "no picture" in output
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["uap.json", "uap.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["uap.json", "uap.npz", "uap.pt"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ COMMANDS = {
     "train": ("train", "Train a network."),
     "eval": ("evaluate", "Certify a trained network."),
     "compare": ("compare", "Compare trained and evaluated runs."),
+    "report": ("report", "Write runs as one HTML page, to be read, printed and sent."),
     "attack": ("attack", "Craft a universal perturbation."),
     "sweep": ("sweep", "Train, evaluate and compare every combination of a TOML file."),
     "export": ("export", "Write a network and its images' robustness as ONNX and VNN-LIB."),

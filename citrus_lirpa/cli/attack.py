@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import torch
 
-from .. import _compat, config, data, distributed, files, report, sealed, subjects
+from .. import _compat, config, data, distributed, effects, files, report, sealed, subjects
 from ..attacks import SgdUap, try_uap
 from ..bounds import BoundedNet
 from ..boxes import PIXELS
@@ -127,6 +127,7 @@ def attack_command(
     saved = {"u": result.u.cpu(), **shared}
     sealed.save(folder / "uap.pt", saved)
     files.write_text(folder / "uap.json", json.dumps(record, indent=2) + "\n")
+    effects.of_attack(result, x, eps, limits).save(folder / "uap.npz")
     picture = report.plot_try(result, x, eps, limits, spec, folder / "uap.png")
     click.echo(
         f"perturbation: {folder / 'uap.pt'}\nresults: {folder / 'uap.json'}\n"

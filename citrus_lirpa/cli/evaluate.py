@@ -10,7 +10,7 @@ from typing import Any
 import click
 import torch
 
-from .. import _compat, config, distributed, files, report, subjects, vnnlib
+from .. import _compat, config, distributed, effects, files, report, subjects, vnnlib
 from ..bounds import BoundedNet
 from ..boxes import PIXELS
 from ..errors import Interrupted, Terminated
@@ -195,9 +195,10 @@ def eval_command(
     }
     table, partial = folder / f"eval-{method}.json", folder / f"eval-{method}.partial"
     stages, picture = folder / f"stages-{method}.png", folder / f"uap-{method}.png"
+    arrays = folder / f"uap-{method}.npz"
     if distributed.leads():
         click.get_current_context().with_resource(locked(folder, table.stem))
-        files.remove_leftovers(folder, table.name, stages.name, picture.name)
+        files.remove_leftovers(folder, table.name, stages.name, picture.name, arrays.name)
     finished = requeue and not partial.is_dir() and _is_finished(table, settings)
     if distributed.agreed(finished):
         say(f"results: {table}, finished before")
@@ -228,6 +229,7 @@ def eval_command(
     files.write_text(table, json.dumps(record, indent=2) + "\n")
     stages = report.plot_stages(result, stages)
     picture = report.plot_uap(result, spec, picture)
+    effects.of_evaluation(net, result).save(arrays)
     batches.discard()
     click.echo(
         f"results: {table}\nstages: {stages}\n"

@@ -1,0 +1,40 @@
+"""``citrus-lirpa report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .. import files
+from ..page import make_page
+from ..verify import STAGES
+
+
+@click.command("report")
+@click.argument(
+    "folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--method",
+    type=click.Choice(list(STAGES)),
+    help="Show eval-METHOD.json of each run.  [default: of the strongest method it has]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File to write.  [default: report.html, in the run or, of several, in the current folder]",
+)
+def report_command(folders, method, out) -> None:
+    """Write runs as one HTML page: RUN... are run folders, or those eval made for ONNX files.
+
+    The page shows what is proved and what attacks leave, stage by stage, the training curves,
+    the strongest universal perturbation and what it does to each class, the groups it hurts
+    most, and the configuration; of several runs also a table and the Pareto front. It is one
+    file that needs no network and no data set, can be printed, and reads on a phone. What a run
+    lacks is left out, with the command that makes it.
+    """
+    page = make_page(folders, method)
+    out = out or (folders[0] if len(folders) == 1 else Path()) / "report.html"
+    files.write_text(out, page)
+    click.echo(f"report: {out}")

@@ -1,0 +1,47 @@
+"""Pictures inside a page: PNG as data URIs, up to a budget of bytes."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: What all pictures of a page may take together, as text in the page.
+BUDGET = 1_500_000
+
+
+class Album:
+    """Makes data URIs until the budget is spent; ``full`` says whether any was refused."""
+
+    def __init__(self, budget: int = BUDGET):
+        self.left, self.full = budget, False
+
+    def pixels(self, image: NDArray) -> str | None:
+        """An image (C, H, W), uint8, of one or three channels; None once the budget is spent."""
+        from PIL import Image
+
+        channels = np.moveaxis(image, 0, -1)
+        picture = Image.fromarray(channels[:, :, 0] if channels.shape[2] == 1 else channels)
+        file = io.BytesIO()
+        picture.save(file, "PNG", optimize=True)
+        uri = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+        if len(uri) > self.left:
+            self.full = True
+            return None
+        self.left -= len(uri)
+        return uri
+
+    def perturbation(self, u: NDArray, eps: float) -> str | None:
+        """u (C, H, W): -ε is black, 0 grey, +ε white."""
+        share = u / (2 * eps) + 0.5 if eps else np.full_like(u, 0.5)
+        return self.pixels(_bytes(share))
+
+    def moved(self, image: NDArray, u: NDArray) -> str | None:
+        """An image with a perturbation, cut to [0, 1] to be seen."""
+        return self.pixels(_bytes(image / 255 + u))
+
+
+def _bytes(share: NDArray) -> NDArray:
+    return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
