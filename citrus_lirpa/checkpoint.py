@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from .config import RunConfig
 from .data import DatasetSpec, find_spec
 from .errors import CheckpointError, InputError
 from .models import build_model
+
+_log = logging.getLogger(__name__)
 
 FORMAT = "citrus-lirpa checkpoint 1"
 FILE_NAME = "checkpoint.pt"
@@ -56,6 +59,7 @@ def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     for key, kind in (("config", str), ("model", dict)):
         if not isinstance(state.get(key), kind):
             raise CheckpointError(f"{path} is damaged: it holds no {key}")
+    _log.debug("read %s", path)
     return _config(state["config"], path), state
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -155,16 +155,21 @@ def run_of(name: str, training: tuple[str, str], seconds: float | None, record: 
 
 
 def training_method(folder: Path) -> tuple[str, str]:
-    """Name in papers, and source; plain certified training is named after its bounds."""
+    """Name in papers, and source, of a run folder."""
     file = folder / CONFIG_FILE
     config = Record.parse(
         read_text(file, _RESTORE), lambda text: parse_toml(text, "it"), file, _RESTORE
     )
-    name = config.entry("loss", "name", expected="a word")
-    options = config.values["loss"]
-    if name == "ibp" and "method" in options:
-        name = config.entry("loss", "method", expected="a word")
-    if name == "citrus" and options.get("include_self") is True:
+    if config.entry("loss", "name", expected="a word") == "ibp":
+        if "method" in config.values["loss"]:
+            config.entry("loss", "method", expected="a word")
+    return name_in_papers(config.values["loss"])
+
+
+def name_in_papers(loss: Mapping[str, Any]) -> tuple[str, str]:
+    """Name and source of a [loss] table; plain certified training is named after its bounds."""
+    name = loss.get("method", "ibp") if loss["name"] == "ibp" else loss["name"]
+    if name == "citrus" and loss.get("include_self") is True:
         return "CITRUS+SI", METHODS[name][1]
     return METHODS.get(name, (name, "-"))
 

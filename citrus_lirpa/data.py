@@ -5,6 +5,7 @@
 data set is one loader and one entry of ``DATASETS``.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from .readers import (
     missing_files,
     wnids,
 )
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +145,7 @@ def load(name: str, *, train: bool, data_dir: Path, download: bool = True) -> Sp
         raise DataError(
             f"{name} in {folder} holds labels {low} to {high}; expected 0 to {spec.classes - 1}"
         )
+    _log.debug("%s, %s set: %d images", name, "training" if train else "test", len(split))
     return split
 
 

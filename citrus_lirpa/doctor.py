@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -17,6 +18,9 @@ from .data import find_datasets
 from .errors import DependencyError, SoundnessError
 from .losses import Ibp
 from .margins import logit_margins
+
+#: The last line, where no check failed.
+PASSED = "all checks passed"
 
 
 def run_checks(data_dir: Path) -> Iterator[str]:
@@ -32,7 +36,24 @@ def run_checks(data_dir: Path) -> Iterator[str]:
     yield check_containment()
     yield check_alpha()
     yield check_gradients()
-    yield "all checks passed"
+    yield PASSED
+
+
+def facts(data_dir: Path) -> dict[str, Any]:
+    """What was reported, once all checks have passed, for machines."""
+    return {
+        "citrus_lirpa": __version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "torch": torch.__version__,
+        "auto_lirpa": _compat.load().version,
+        "numpy": numpy.__version__,
+        "torchvision": _torchvision(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "data_sets": find_datasets(data_dir),
+        "passed": True,
+    }
 
 
 def _torchvision() -> str:

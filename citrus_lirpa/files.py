@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import IO
 
 from .errors import CheckpointError
+
+_log = logging.getLogger(__name__)
 
 _SUFFIX = ".tmp"  # of a file that is still being written; its name begins with a dot
 #: Some network file systems cannot put a folder on the disk, and one may be hidden from us.
@@ -34,6 +37,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+        _log.debug("wrote %s", path)
     except OSError as error:
         kept = "; the earlier file is kept" if path.exists() else ""
         raise CheckpointError(f"cannot write {path}: {error}{kept}") from error

@@ -107,7 +107,7 @@ def convsmall(shape: Shape, classes: int) -> nn.Sequential:
 
 
 def mlp(shape: Shape, classes: int, *, hidden: Sequence[int] = (100, 100)) -> nn.Sequential:
-    """Flatten, then one Linear and ReLU for each entry of ``hidden``, then Linear ``classes``.
+    """Fully connected: a Linear and a ReLU for each entry of ``hidden``, then Linear ``classes``.
 
     Small enough for the digits on a CPU. Maps normalised images (B, C, H, W) to logits
     (B, classes).

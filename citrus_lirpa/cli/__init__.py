@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from .. import __version__
 from ..errors import CitrusError, is_out_of_memory
+from .output import examples
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 #: Module of each command, imported when it is called, and what it does.
 COMMANDS = {
@@ -21,12 +25,23 @@ COMMANDS = {
     "attack": ("attack", "Craft a universal perturbation."),
     "sweep": ("sweep", "Train, evaluate and compare every combination of a TOML file."),
     "export": ("export", "Write a network and its images' robustness as ONNX and VNN-LIB."),
+    "presets": ("lists", "List the settings and the methods to train with."),
+    "models": ("lists", "List the architectures and the trained networks."),
+    "completion": ("completion", "Teach the shell to complete commands and options."),
     "doctor": ("doctor", "Versions, device, data sets, and a check of the bounds."),
 }
 
 
 #: Commands that several processes of one job share.
 _SHARED = ("train", "eval", "attack")
+
+#: What the status says that a command leaves with; errors.py has the error of each.
+EXIT_STATUS = {
+    0: "done",
+    1: "failed: a file, a data set or a run is missing or damaged, memory ran out, a check failed",
+    2: "refused: an option, a value or a configuration is unknown or unusable",
+    130: "interrupted; what was finished is kept",
+}
 
 
 class _Group(click.Group):
@@ -55,9 +70,30 @@ class _Group(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Exit status"):
+            formatter.write_dl([(str(status), what) for status, what in EXIT_STATUS.items()])
+        super().format_epilog(ctx, formatter)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names of commands without importing them, which takes seconds."""
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=line)
+            for name, (_, line) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+
     def invoke(self, ctx: click.Context) -> Any:
+        if os.environ.get("NO_COLOR"):
+            ctx.color = False
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _one_line("interrupted", 130) from None
         except (CitrusError, OSError) as error:
             if isinstance(error, BrokenPipeError):
                 raise
@@ -73,12 +109,14 @@ class _Group(click.Group):
 
 
 class _Line(click.ClickException):
-    """An error on one line, which of several processes with the same one only the first says."""
+    """An error on one line, its first word in red where there are colours, which of several
+    processes with the same one only the first says."""
 
-    def show(self, file: Any = None) -> None:
+    def show(self, file: IO[Any] | None = None) -> None:
         distributed = sys.modules.get("citrus_lirpa.distributed")
         if distributed is None or not distributed.said(self.message):
-            super().show(file)
+            line = f"{click.style('Error:', fg='red', bold=True)} {self.format_message()}"
+            click.echo(line, file=file, err=file is None, color=self.show_color)
 
 
 def _one_line(message: str, exit_code: int) -> click.ClickException:
@@ -87,15 +125,21 @@ def _one_line(message: str, exit_code: int) -> click.ClickException:
     return wrapped
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        (
+            "train, certify, look at the result",
+            "citrus-lirpa train --preset digits --out runs/digits",
+        ),
+        ("", "citrus-lirpa eval runs/digits"),
+        ("", "citrus-lirpa report runs/digits"),
+        ("judge somebody else's network", "citrus-lirpa eval net.onnx --dataset mnist --eps 0.1"),
+        ("see what there is", "citrus-lirpa presets"),
+        ("every command teaches by example", "citrus-lirpa eval --help"),
+    ),
+)
 @click.version_option(__version__, prog_name="citrus-lirpa")
 def main() -> None:
-    """Train and certify networks against universal adversarial perturbations.
-
-    \b
-    citrus-lirpa train --preset digits --out runs/digits
-    citrus-lirpa eval runs/digits --method alpha-crown
-    citrus-lirpa compare runs/digits runs/ibp
-    citrus-lirpa attack runs/digits
-    citrus-lirpa doctor
-    """
+    """Train and certify networks against universal adversarial perturbations."""

@@ -14,9 +14,24 @@ from ..bounds import BoundedNet
 from ..boxes import PIXELS
 from ..errors import InputError
 from .options import clip, data_dir, dataset, device, download, eps, join, quiet, show_bars
+from .output import Results, examples, results
 
 
-@click.command("attack")
+@click.command(
+    "attack",
+    epilog=examples(
+        ("one perturbation for all images", "citrus-lirpa attack runs/digits --eps 0.2"),
+        (
+            "one for each class, and images cut to [0, 1]",
+            "citrus-lirpa attack runs/digits --eps 0.2 --class-wise --clip",
+        ),
+        (
+            "harder: more passes over the images",
+            "citrus-lirpa attack zoo:mnist-0.1-convsmall --epochs 50",
+        ),
+        ("for a script", "citrus-lirpa attack runs/digits --json --quiet | jq .fooling_rate"),
+    ),
+)
 @click.argument("path", type=click.Path(path_type=Path))
 @eps
 @dataset
@@ -47,6 +62,7 @@ from .options import clip, data_dir, dataset, device, download, eps, join, quiet
 @download
 @device
 @quiet
+@results
 def attack_command(
     path,
     eps,
@@ -62,16 +78,13 @@ def attack_command(
     download,
     device,
     quiet,
-) -> None:
+) -> Results:
     """Craft a universal perturbation: PATH is a run folder, a checkpoint, zoo:NAME or an ONNX
     file.
 
     Finds one perturbation of all images, or one of each class, by SGD-UAP, and tells how
-    many test images it breaks. Writes uap.pt (the perturbation), uap.json and uap.png.
-
-    \b
-    citrus-lirpa attack runs/digits --eps 0.2
-    citrus-lirpa attack runs/digits --eps 0.2 --class-wise --clip
+    many test images it breaks. Writes uap.pt (the perturbation), uap.json, uap.png, and uap.npz
+    for the report.
     """
     _compat.load()
     where = join(device)
@@ -133,3 +146,10 @@ def attack_command(
         f"perturbation: {folder / 'uap.pt'}\nresults: {folder / 'uap.json'}\n"
         + (f"picture: {picture}" if picture else "no image was broken: no picture")
     )
+    written = {
+        "perturbation": folder / "uap.pt",
+        "results": folder / "uap.json",
+        "picture": picture,
+        "effects": folder / "uap.npz",
+    }
+    return {**record, "files": {name: str(path) for name, path in written.items() if path}}

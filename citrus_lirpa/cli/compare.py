@@ -5,16 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from .. import compare, files, pareto
 from ..verify import STAGES
+from .output import Results, examples, results
 
 FIGURES, PICTURE = "compare.json", "compare.png"
 
 
-@click.command("compare")
+@click.command(
+    "compare",
+    epilog=examples(
+        ("side by side, and a Pareto plot", "citrus-lirpa compare runs/citrus runs/ibp"),
+        ("a table for a README", "citrus-lirpa compare runs/* --markdown > table.md"),
+        (
+            "what CROWN-IBP alone proves of them, elsewhere",
+            "citrus-lirpa compare runs/* --method crown-ibp --out figures",
+        ),
+        ("for a script", "citrus-lirpa compare runs/* --json | jq '.tables[].runs[].run'"),
+    ),
+)
 @click.argument(
     "folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
@@ -30,27 +43,25 @@ FIGURES, PICTURE = "compare.json", "compare.png"
     default=".",
     help="Folder of compare.json and compare.png.  [default: the current one]",
 )
-def compare_command(folders, method, markdown, out) -> None:
+@results
+def compare_command(folders, method, markdown, out) -> Results:
     """Compare trained and evaluated runs: RUN... are run folders.
 
     Prints a table as in papers, the highest certified average UAP accuracy (UCert) first, and
     one for each data set, ε, number of images, group size and clipping. compare.json holds the
     figures, compare.png plots UCert against standard accuracy, with the Pareto front.
-
-    \b
-    citrus-lirpa compare runs/citrus runs/ibp
-    citrus-lirpa compare runs/* --markdown > table.md
     """
-    show(folders, out, method=method, markdown=markdown)
+    return show(folders, out, method=method, markdown=markdown)
 
 
 def show(
     folders: Sequence[Path], out: Path, *, method: str | None = None, markdown: bool = False
-) -> None:
-    """Print the tables of the runs; compare.json and compare.png go into ``out``."""
+) -> dict[str, Any]:
+    """Print the tables of the runs; compare.json and compare.png go into ``out``. The results."""
     runs = compare.read_runs(folders, method)
     click.echo(compare.format_tables(runs, markdown=markdown))
-    figures = out / FIGURES
-    files.write_text(figures, json.dumps(compare.to_json(runs), indent=2) + "\n")
+    figures, record = out / FIGURES, compare.to_json(runs)
+    files.write_text(figures, json.dumps(record, indent=2) + "\n")
     picture = pareto.plot_pareto(runs, out / PICTURE)
     click.echo(f"results: {figures}\npicture: {picture}", err=markdown)
+    return {**record, "files": {"results": str(figures), "picture": str(picture)}}

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import click
 
-from ..doctor import run_checks
+from ..doctor import PASSED, facts, run_checks
 from .options import data_dir
+from .output import Results, examples, highlight, results
 
 
-@click.command("doctor")
+@click.command(
+    "doctor",
+    epilog=examples(
+        ("is all well here?", "citrus-lirpa doctor"),
+        ("with data sets that lie elsewhere", "citrus-lirpa doctor --data-dir /data"),
+        ("for a bug report", "citrus-lirpa doctor --json > doctor.json"),
+    ),
+)
 @data_dir
-def doctor_command(data_dir) -> None:
-    """Versions, device, data sets, and a ten-second check that bounds can be trusted.
-
-    \b
-    citrus-lirpa doctor --data-dir data
-    """
+@results
+def doctor_command(data_dir) -> Results:
+    """Versions, device, data sets, and a ten-second check that bounds can be trusted."""
     for line in run_checks(data_dir):
-        click.echo(line)
+        click.echo(highlight(line, {PASSED: "green"}))
+    return facts(data_dir)

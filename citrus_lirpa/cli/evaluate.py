@@ -30,9 +30,33 @@ from .options import (
     say,
     show_bars,
 )
+from .output import Results, examples, highlight, results
+
+#: Lines of the table that matter most; entries of the record with a value for each image.
+_COLOURS = {"UCert": "green", "UAP accuracy": "red"}
+_LONG = ("verdicts", "image_seconds", "groups")
 
 
-@click.command("eval")
+@click.command(
+    "eval",
+    epilog=examples(
+        ("a whole test set, with branch and bound", "citrus-lirpa eval runs/digits"),
+        (
+            "quickly: no branch and bound, no group stage",
+            "citrus-lirpa eval runs/digits --method crown-ibp --relational none",
+        ),
+        (
+            "another ε, the first 1,000 images, a minute for each hard group",
+            "citrus-lirpa eval runs/mnist --eps 0.2 --limit 1000 --time-limit 60",
+        ),
+        (
+            "somebody else's network",
+            "citrus-lirpa eval net.onnx --dataset cifar10 --eps 2/255",
+        ),
+        ("go on after an interruption", "citrus-lirpa eval runs/mnist --resume"),
+        ("for a script", "citrus-lirpa eval runs/mnist --json --quiet | jq .uap_accuracy"),
+    ),
+)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--method",
@@ -110,6 +134,7 @@ from .options import (
 @download
 @device
 @quiet
+@results
 @requeue
 def eval_command(
     path,
@@ -133,7 +158,7 @@ def eval_command(
     device,
     quiet,
     requeue,
-) -> None:
+) -> Results:
     """Certify a trained network: PATH is a run folder, a checkpoint, zoo:NAME or an ONNX
     file.
 
@@ -143,11 +168,6 @@ def eval_command(
     and one of the strongest perturbation. Finished batches are kept until the end: after an
     interruption, the same command with --resume goes on. With --requeue it begins, goes on,
     or says that it was finished, and leaves alone what is not trained to its end.
-
-    \b
-    citrus-lirpa eval runs/digits --method crown-ibp --relational none
-    citrus-lirpa eval runs/mnist/checkpoint.pt --eps 0.2 --limit 1000 --time-limit 60
-    citrus-lirpa eval net.onnx --dataset cifar10 --eps 2/255
     """
     _compat.load()
     where = join(device)
@@ -199,10 +219,11 @@ def eval_command(
     if distributed.leads():
         click.get_current_context().with_resource(locked(folder, table.stem))
         files.remove_leftovers(folder, table.name, stages.name, picture.name, arrays.name)
-    finished = requeue and not partial.is_dir() and _is_finished(table, settings)
-    if distributed.agreed(finished):
+    written = (table, stages, picture, arrays)
+    finished = _finished(table, settings) if requeue and not partial.is_dir() else None
+    if distributed.agreed(finished is not None):
         say(f"results: {table}, finished before")
-        return
+        return _summary(finished, *written) if finished and distributed.leads() else None
     resume = resume or (requeue and saved.is_saved(partial, settings))
     with distributed.leader_first():  # which begins the folder, and the others join
         batches = Saved(partial, settings, resume=resume, joining=not distributed.leads())
@@ -225,7 +246,7 @@ def eval_command(
         **result.record(),
         "identity": saved.identity(settings),
     }
-    click.echo(report.evaluation_table(result))
+    click.echo(highlight(report.evaluation_table(result), _COLOURS))
     files.write_text(table, json.dumps(record, indent=2) + "\n")
     stages = report.plot_stages(result, stages)
     picture = report.plot_uap(result, spec, picture)
@@ -233,16 +254,25 @@ def eval_command(
     batches.discard()
     click.echo(
         f"results: {table}\nstages: {stages}\n"
-        + (f"picture: {picture}" if picture else "no perturbation broke an image: no picture")
+        + (f"picture: {picture}\n" if picture else "no perturbation broke an image: no picture\n")
+        + f"as a page: citrus-lirpa report {folder}"
     )
+    return _summary(record, *written)
 
 
-def _is_finished(table: Path, settings: dict[str, Any]) -> bool:
-    """Whether ``table`` holds the results of this very evaluation."""
+def _summary(record: dict[str, Any], *written: Path) -> Results:
+    """What stands for the record on stdout: it without what is said of each image."""
+    short = {key: value for key, value in record.items() if key not in _LONG}
+    return {**short, "files": [str(path) for path in written if path.is_file()]}
+
+
+def _finished(table: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The results of this very evaluation, where ``table`` holds them."""
     if not table.is_file():
-        return False
+        return None
     try:
         record = json.loads(table.read_bytes())
     except ValueError:
-        return False
-    return isinstance(record, dict) and record.get("identity") == saved.identity(settings)
+        return None
+    mine = isinstance(record, dict) and record.get("identity") == saved.identity(settings)
+    return record if mine else None

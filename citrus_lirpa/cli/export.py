@@ -11,6 +11,7 @@ from .. import _compat, data, networks, subjects, vnnlib
 from ..boxes import PIXELS
 from ..errors import InputError
 from .options import clip, data_dir, dataset, download, eps
+from .output import examples
 
 
 class Images(click.ParamType):
@@ -26,7 +27,29 @@ class Images(click.ParamType):
         return [int(number) for number in value.split(",")]
 
 
-@click.command("export")
+@click.command(
+    "export",
+    epilog=examples(
+        (
+            "the weights alone, as safetensors",
+            "citrus-lirpa export runs/digits --out digits.safetensors",
+        ),
+        ("the first 20 test images", "citrus-lirpa export runs/digits --limit 20 --out exported"),
+        (
+            "what an evaluation left undecided, for another verifier",
+            "citrus-lirpa export runs/digits --undecided runs/digits/eval-crown.json "
+            "--out exported",
+        ),
+        (
+            "three images of somebody else's network",
+            "citrus-lirpa export net.onnx --dataset mnist --eps 0.1 --images 0,5,7 --out exported",
+        ),
+        (
+            "then take the other verifier's results",
+            "citrus-lirpa eval runs/digits --import-verdicts exported",
+        ),
+    ),
+)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--out",
@@ -61,12 +84,6 @@ def export_command(
     A file given as --out receives the network alone: FILE.onnx; FILE.pt2, a program of
     torch.export, which PyTorch runs without this package; or FILE.safetensors, weights and
     configuration, which eval takes as it takes a run.
-
-    \b
-    citrus-lirpa export runs/digits --out digits.safetensors
-    citrus-lirpa export runs/digits --limit 20 --out exported
-    citrus-lirpa export runs/digits --undecided runs/digits/eval-crown.json --out exported
-    citrus-lirpa export net.onnx --dataset mnist --eps 0.1 --images 0,5,7 --out exported
     """
     _compat.load()
     if out.suffix.lower() in networks.FORMATS:

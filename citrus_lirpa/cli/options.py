@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from .. import distributed, tables
 from ..data import DATASETS
 from ..errors import ConfigError, InputError, Terminated
 from ..interrupts import Termination, terminations
+
+_log = logging.getLogger(__name__)
 
 
 class Number(click.ParamType):
@@ -68,11 +71,11 @@ device = click.option(
 quiet = click.option(
     "--quiet",
     is_flag=True,
-    help="No progress. Without a terminal, epochs are printed line by line instead of a bar.",
+    help="Results and errors only: no bar, and no line for each epoch where there is no terminal.",
 )
 
 
-def requeue(command: Callable[..., None]) -> Callable[..., None]:
+def requeue(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command --requeue, which also decides about its exit status after SIGTERM."""
 
     @click.option(
@@ -82,21 +85,24 @@ def requeue(command: Callable[..., None]) -> Callable[..., None]:
         "what is there; on SIGTERM save, and exit with 0.",
     )
     @functools.wraps(command)
-    def requeueable(*, requeue: bool, **options: Any) -> None:
+    def requeueable(*, requeue: bool, **options: Any) -> Any:
         try:
             with terminations():
-                command(requeue=requeue, **options)
+                return command(requeue=requeue, **options)
         except (Terminated, Termination) as stop:
             message = str(stop) or "stopped by SIGTERM; what was saved is kept"
             if not requeue:
                 raise Terminated(message) from None
             click.echo(message, err=True)
+            return None
 
     return requeueable
 
 
 def show_bars(quiet: bool) -> bool:
-    return not quiet and sys.stderr.isatty() and distributed.leads()
+    """Whether to draw bars: on a terminal, unless the lines of --verbose would tear them."""
+    told = logging.getLogger("citrus_lirpa").isEnabledFor(logging.DEBUG)
+    return not (quiet or told) and sys.stderr.isatty() and distributed.leads()
 
 
 def say(text: str, *, err: bool = False) -> None:
@@ -125,11 +131,12 @@ def join(name: str) -> torch.device:
 
 def choose_device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         wanted = torch.device(name)
         torch.zeros(1, device=wanted)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0][:160]
         raise InputError(f"device '{name}' cannot be used: {reason}; try --device cpu") from error
+    _log.debug("device %s, %d CPU threads", wanted, torch.get_num_threads())
     return wanted

@@ -9,9 +9,21 @@ import click
 from .. import files
 from ..page import make_page
 from ..verify import STAGES
+from .output import Results, examples, results
 
 
-@click.command("report")
+@click.command(
+    "report",
+    epilog=examples(
+        ("one run, into its folder", "citrus-lirpa report runs/digits"),
+        ("several, compared", "citrus-lirpa report runs/citrus runs/ibp --out figures/runs.html"),
+        (
+            "somebody else's network",
+            "citrus-lirpa eval net.onnx --dataset mnist --eps 0.1 --out judged",
+        ),
+        ("", "citrus-lirpa report judged"),
+    ),
+)
 @click.argument(
     "folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
@@ -25,7 +37,8 @@ from ..verify import STAGES
     type=click.Path(path_type=Path),
     help="File to write.  [default: report.html, in the run or, of several, in the current folder]",
 )
-def report_command(folders, method, out) -> None:
+@results
+def report_command(folders, method, out) -> Results:
     """Write runs as one HTML page: RUN... are run folders, or those eval made for ONNX files.
 
     The page shows what is proved and what attacks leave, stage by stage, the training curves,
@@ -38,3 +51,4 @@ def report_command(folders, method, out) -> None:
     out = out or (folders[0] if len(folders) == 1 else Path()) / "report.html"
     files.write_text(out, page)
     click.echo(f"report: {out}")
+    return {"runs": [str(folder) for folder in folders], "files": {"report": str(out)}}

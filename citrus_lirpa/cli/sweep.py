@@ -19,9 +19,20 @@ from ..verify import Protocol
 from .compare import FIGURES, PICTURE, show
 from .evaluate import eval_command
 from .options import choose_device, data_dir, device, download, requeue, show_bars
+from .output import examples
 
 
-@click.command("sweep")
+@click.command(
+    "sweep",
+    epilog=examples(
+        ("what would be run", "citrus-lirpa sweep methods.toml --dry-run"),
+        (
+            "run it, two at once; the same command continues it",
+            "citrus-lirpa sweep methods.toml --out runs/methods --processes 2",
+        ),
+        ("then look at it", "citrus-lirpa report runs/methods/mnist-0.1-*"),
+    ),
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder of the runs.  [default: runs/FILE]"
@@ -45,10 +56,6 @@ def sweep_command(file, out, count, dry_run, data_dir, download, device, requeue
     [eval]. All configurations are checked before the first is trained. Stop with Ctrl-C;
     the same command continues, and skips what is finished. Output goes to OUT/logs, the
     comparison to OUT/compare.json and OUT/compare.png.
-
-    \b
-    citrus-lirpa sweep methods.toml --dry-run
-    citrus-lirpa sweep methods.toml --out runs/methods --processes 2
     """
     _compat.load()
     out = out or Path("runs") / file.stem

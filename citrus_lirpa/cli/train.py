@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,51 @@ from .. import _compat, allocator, config, data, distributed, loggers, report, r
 from ..errors import InputError
 from ..precision import PRECISIONS, check_device
 from .options import data_dir, device, download, join, quiet, requeue, say, show_bars
+from .output import Results, examples, results
 
 
-@click.command("train")
-@click.option("--preset", help=f"One of: {', '.join(config.presets())}.")
+def _complete(names: Callable[[], list[str]]) -> Callable[..., list[str]]:
+    """Completion of a name in the shell."""
+    return lambda ctx, param, incomplete: [n for n in names() if n.startswith(incomplete)]
+
+
+@click.command(
+    "train",
+    epilog=examples(
+        ("the demo: under a minute", "citrus-lirpa train --preset digits --out runs/digits"),
+        ("a baseline", "citrus-lirpa train --preset digits --method ibp --out runs/ibp"),
+        (
+            "the paper's MNIST setting, with a small network and few epochs",
+            "citrus-lirpa train --preset mnist-0.1 --set model.name=convsmall "
+            "--set train.epochs=20",
+        ),
+        ("go on after an interruption", "citrus-lirpa train --resume runs/ibp"),
+        (
+            "as a job that a scheduler may stop and start again",
+            "citrus-lirpa train --preset digits --out runs/job --requeue",
+        ),
+        (
+            "again, with another seed",
+            "citrus-lirpa train --config runs/ibp/config.toml --set train.seed=1 --out runs/ibp-1",
+        ),
+    ),
+)
+@click.option(
+    "--preset",
+    shell_complete=_complete(config.presets),
+    help=f"One of: {', '.join(config.presets())}.",
+)
 @click.option(
     "--config",
     "file",
     type=click.Path(path_type=Path),
     help="A TOML file, such as the config.toml of a run.",
 )
-@click.option("--method", help=f"One of: {', '.join(config.methods())}.  [default: citrus]")
+@click.option(
+    "--method",
+    shell_complete=_complete(config.methods),
+    help=f"One of: {', '.join(config.methods())}.  [default: citrus]",
+)
 @click.option(
     "--set",
     "overrides",
@@ -73,6 +108,7 @@ from .options import data_dir, device, download, join, quiet, requeue, say, show
 @download
 @device
 @quiet
+@results
 @requeue
 def train_command(
     preset,
@@ -91,7 +127,7 @@ def train_command(
     device,
     quiet,
     requeue,
-) -> None:
+) -> Results:
     """Train a network.
 
     Give a --preset, a --config file, or --resume. A preset holds a recipe for each
@@ -99,12 +135,6 @@ def train_command(
     curves.png. Stop with Ctrl-C; --resume continues exactly where it stopped. If
     train.epochs is overridden alone, the schedules shrink or grow with it. With --requeue
     and --out, the same command begins the run and continues it.
-
-    \b
-    citrus-lirpa train --preset mnist-0.1 --set model.name=convsmall --set train.epochs=20
-    citrus-lirpa train --preset digits --method ibp --out runs/ibp
-    citrus-lirpa train --resume runs/ibp
-    citrus-lirpa train --preset digits --out runs/job --requeue
     """
     _compat.load()
     where = join(device)
@@ -172,3 +202,14 @@ def train_command(
         f"run folder: {folder}\ncurves: {curves}\n"
         f"certify it with: citrus-lirpa eval {folder} --method crown-ibp"
     )
+    return {
+        "run": str(folder),
+        "method": settings.loss["name"],
+        "data": settings.data.name,
+        "model": settings.model["name"],
+        "eps": settings.train.eps,
+        "epochs": len(history.records),
+        "seconds": round(sum(record["seconds"] for record in history.records), 3),
+        "last_epoch": history.records[-1],
+        "files": {"curves": str(curves)},
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -25,6 +26,8 @@ from .uap import RELATIONAL, UapBounds, certify_uap
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+_log = logging.getLogger(__name__)
 
 #: Group perturbations tried on the whole test set, to show the strongest.
 _CANDIDATES = 20
@@ -216,6 +219,7 @@ def evaluate(
                 part = (*part, time.perf_counter() - begin)
                 if saved is not None:
                     saved.store(number, *part)
+            _log.debug("images %d to %d: %.1f s", rows.start, rows.stop - 1, part[2])
             bar.update(len(y[rows]))
             return to_plain(*part)
 

@@ -1,0 +1,29 @@
+"""``citrus-lirpa completion``."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+from .output import examples
+
+#: Where each shell reads what it should run at its start.
+_FILES = {
+    "bash": ("~/.bashrc", 'eval "$(citrus-lirpa completion bash)"'),
+    "zsh": ("~/.zshrc", 'eval "$(citrus-lirpa completion zsh)"'),
+    "fish": ("~/.config/fish/config.fish", "citrus-lirpa completion fish | source"),
+}
+
+
+@click.command(
+    "completion",
+    epilog=examples(*((f"at the end of {file}", line) for file, line in _FILES.values())),
+)
+@click.argument("shell", type=click.Choice(list(_FILES)))
+@click.pass_context
+def completion_command(ctx: click.Context, shell: str) -> None:
+    """Print the lines that teach a shell to complete commands, options and names."""
+    program = "citrus-lirpa"
+    variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
+    kind = get_completion_class(shell)
+    click.echo(kind(ctx.find_root().command, {}, program, variable).source())

@@ -1,0 +1,99 @@
+"""What commands print, for people and for machines, and the examples in their help.
+
+``citrus-lirpa --help`` imports this too, so what costs time is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from .. import __version__
+
+#: A command's results as plain values; None where it has none.
+Results = dict[str, Any] | None
+
+
+def examples(*pairs: tuple[str, str]) -> str:
+    """The end of a command's help: (what it does, the command) each; the first may be
+    empty where the command goes with the one before."""
+    lines = []
+    for what, command in pairs:
+        lines += [f"  # {what}"] if what else []
+        lines.append(f"  {command}")
+    return "\n".join(["\b", "Examples:", *lines])
+
+
+def results(command: Callable[..., Results]) -> Callable[..., None]:
+    """Give a command --json and --verbose; it returns its results, as JSON can hold them.
+
+    With --json they are the only thing on stdout, one object; what is printed otherwise goes to
+    stderr, or nowhere with --quiet. Nothing is on stdout where the command fails.
+    """
+
+    @click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="Results as one JSON object on stdout; words on stderr.",
+    )
+    @click.option(
+        "--verbose", is_flag=True, help="Also say what is read and written, and with what versions."
+    )
+    @functools.wraps(command)
+    def printing(*, as_json: bool, verbose: bool, **options: Any) -> None:
+        if verbose and options.get("quiet"):
+            raise click.UsageError("--quiet and --verbose exclude each other; drop one")
+        with _told() if verbose else contextlib.nullcontext():
+            if not as_json:
+                command(**options)
+                return
+            with contextlib.redirect_stdout(io.StringIO() if options.get("quiet") else sys.stderr):
+                record = command(**options)
+        if record is not None:
+            import json
+
+            click.echo(json.dumps(record, indent=2, ensure_ascii=False))
+
+    return printing
+
+
+def highlight(table: str, colours: Mapping[str, str]) -> str:
+    """``table`` with the lines that begin with a key in bold, in its colour."""
+
+    def shown(line: str) -> str:
+        found = [colour for start, colour in colours.items() if line.startswith(start)]
+        return click.style(line, fg=found[0], bold=True) if found else line
+
+    return "\n".join(map(shown, table.splitlines()))
+
+
+@contextlib.contextmanager
+def _told():
+    """What the package logs goes to stderr, inside the block."""
+    import logging
+    import platform
+
+    import torch
+
+    logger = logging.getLogger("citrus_lirpa")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level, propagates = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    versions = (__version__, platform.python_version(), torch.__version__, platform.system())
+    logger.debug("citrus-lirpa %s, Python %s, torch %s, %s", *versions)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagates
