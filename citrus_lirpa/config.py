@@ -182,7 +182,10 @@ def resolve(
     shares of the training. Raises ConfigError, naming the key and its nearest match.
     """
     if (preset is None) == (file is None):
-        raise ConfigError("give either a preset or a configuration file")
+        raise ConfigError(
+            "give either a preset or a configuration file: --preset NAME (citrus-lirpa presets "
+            "lists them) or --config FILE"
+        )
     changes = dict(parse_override(text) for text in overrides)
     tables = _layered(preset, file, method, changes.get("loss.name"))
     if mode is not None:

@@ -33,7 +33,7 @@ class Normalise(nn.Module):
         super().__init__()
         if len(mean) != len(std) or not mean:
             raise InputError(
-                f"mean has {len(mean)} and std {len(std)} numbers; give one of each per channel"
+                f"mean has {len(mean)} and std {len(std)} numbers; expected one of each per channel"
             )
         if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
             raise InputError(
@@ -113,7 +113,9 @@ def mlp(shape: Shape, classes: int, *, hidden: Sequence[int] = (100, 100)) -> nn
     (B, classes).
     """
     if isinstance(hidden, str) or not isinstance(hidden, Sequence):
-        raise ConfigError(f"mlp: hidden is {hidden!r}; give a list of widths, such as [100, 100]")
+        raise ConfigError(
+            f"mlp: hidden is {hidden!r}; expected a list of widths, such as [100, 100]"
+        )
     widths = {f"hidden[{i}]": width for i, width in enumerate(hidden)}
     _check_sizes("mlp", shape, classes, **widths)
     layers: list[nn.Module] = [nn.Flatten()]
@@ -165,7 +167,7 @@ def build_model(
     if len(mean) != shape[0]:
         raise InputError(
             f"mean and std have {len(mean)} numbers, but shape {tuple(shape)} has {shape[0]} "
-            "channels; give one number per channel"
+            "channels; expected one number per channel"
         )
     return nn.Sequential(normalise, *network)
 
@@ -178,12 +180,14 @@ def _conv_size(size: int, kernel: int, stride: int, padding: int) -> int:
 def _check_sizes(model: str, shape: Shape, classes: int, **sizes: object) -> None:
     """Refuse an unusable shape or number of classes, and any size which is no positive integer."""
     if len(shape) != 3 or not all(_is_positive_integer(side) for side in shape):
-        raise InputError(f"{model}: shape is {shape!r}; give (C, H, W), three positive integers")
+        raise InputError(
+            f"{model}: shape is {shape!r}; expected (C, H, W), three positive integers"
+        )
     if not _is_positive_integer(classes) or classes < 2:
-        raise InputError(f"{model}: classes is {classes!r}; give an integer of at least 2")
+        raise InputError(f"{model}: classes is {classes!r}; expected an integer of at least 2")
     for name, size in sizes.items():
         if not _is_positive_integer(size):
-            raise ConfigError(f"{model}: {name} is {size!r}; give a positive integer")
+            raise ConfigError(f"{model}: {name} is {size!r}; expected a positive integer")
 
 
 def _is_positive_integer(value: object) -> bool:

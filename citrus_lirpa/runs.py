@@ -45,7 +45,10 @@ def resumable(folder: Path) -> RunConfig:
         return checkpoint.load(folder)[0]
     file = folder / CONFIG_FILE
     if not file.is_file():
-        raise CheckpointError(f"{folder} is no run folder: it holds no {CONFIG_FILE}")
+        raise CheckpointError(
+            f"{folder} is no run folder: it holds no {CONFIG_FILE}; expected a folder that "
+            "citrus-lirpa train made"
+        )
     return resolve(file=file)
 
 

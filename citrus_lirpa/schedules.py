@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .errors import ConfigError
+from .errors import ConfigError, unknown
 
 #: (step, first, last) -> share of ε_max in [0, 1]
 Schedule = Callable[[int, int, int], float]
@@ -46,6 +46,6 @@ def ramp(name: str, step: int, *, batches: int, start: int, length: int) -> floa
     """Share of ε_max at ``step``: the ramp begins with epoch ``start`` (counted from 1)
     and takes ``length`` epochs of ``batches`` steps each; length 0 is full ε at once."""
     if name not in SCHEDULES:
-        raise ConfigError(f"unknown ε schedule '{name}'; expected one of {', '.join(SCHEDULES)}")
+        raise ConfigError(unknown("ε schedule", name, SCHEDULES))
     first = (start - 1) * batches
     return SCHEDULES[name](step, first, first + length * batches)

@@ -162,7 +162,7 @@ def test_unknown_option_names_the_nearest_and_all():
     ],
 )
 def test_unusable_option_values(name, options):
-    with pytest.raises(ConfigError, match="give a"):
+    with pytest.raises(ConfigError, match="expected a"):
         build_model(name, **CIFAR, **options)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..attacks import PGD
 from ..bounds import BoundedNet
 from ..boxes import PIXELS, Pairing, Range, Scalar, Shifts, cross_input_boxes
-from ..errors import InputError
+from ..errors import InputError, unknown
 from ..margins import logit_margins, robust_cross_entropy
 from .base import Attack, Loss, LossTerms, check_method, check_share, with_range
 from .universal import Universal
@@ -62,9 +62,7 @@ class Citrus(Loss):
         check_share(tau_ratio, "tau_ratio", "the box radius τ cannot exceed ε")
         check_share(alpha, "alpha", "the weight of the bounds")
         if reduction not in REDUCTIONS:
-            raise InputError(
-                f"unknown reduction '{reduction}'; expected one of {', '.join(REDUCTIONS)}"
-            )
+            raise InputError(unknown("reduction", reduction, REDUCTIONS))
         for name, count in (("worst", worst), ("universal", universal)):
             if count < 0:
                 raise InputError(f"{name} is {count}; expected a number of boxes, or 0")
