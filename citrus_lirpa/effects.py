@@ -202,6 +202,22 @@ def _problem(effect: Effect) -> str | None:
         found = getattr(effect, name)
         if found.shape != wanted:
             return f"{name} has shape {found.shape}, not {wanted}"
+    return _wrong_values(effect)
+
+
+def _wrong_values(effect: Effect) -> str | None:
+    """What is no number of the right kind, or outside its range, of arrays that fit together."""
+    for name, values in _fields(effect).items():
+        kind, known = ("f", "iub")[name not in ("u", "group_u", "eps")], values.dtype.kind
+        if known not in kind or not np.isfinite(values).all():
+            return f"{name} is {values.dtype}, or not finite"
+    count = len(effect.labels)
+    for name in ("labels", "clean", "perturbed", "groups", "shown"):
+        values = getattr(effect, name)
+        if len(values) and (values.min() < 0 or (name == "shown" and values.max() >= count)):
+            return f"{name} are out of range"
+    if effect.images.dtype != np.uint8 or effect.u.shape[1] not in (1, 3):
+        return f"images are {effect.images.dtype} of {effect.u.shape[1]} channels"
     members = effect.members[effect.members >= 0]
     if not set(members.tolist()) <= set(effect.shown.tolist()):
         return "images of groups are missing"

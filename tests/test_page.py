@@ -65,9 +65,10 @@ def finished(tmp_path_factory) -> Path:
                "data.limit=640")  # fmt: skip
     for args in (
         ("train", "--preset", "digits", *few, "--out", folder, "--quiet"),
-        ("eval", folder, "--eps", 0.15, "--method", "crown", "--limit", 58, "--time-limit", 1,
+        ("eval", folder, "--eps", 0.15, "--method", "crown", "--limit", 58, "--time-limit", 0.2,
+         "--relational", "io", "--quiet"),
+        ("attack", folder, "--eps", 0.15, "--epochs", 1, "--limit", 200, "--class-wise",
          "--quiet"),
-        ("attack", folder, "--eps", 0.15, "--epochs", 1, "--class-wise", "--quiet"),
     ):  # fmt: skip
         status, output = run(*args)
         assert status == 0, output
@@ -268,7 +269,32 @@ def test_damaged_files_are_refused_in_one_line(folder, tmp_path):
     del values["groups"]["stage"]
     (folder / "eval-crown.json").write_text(json.dumps(values))
     assert "groups.stage is missing" in said(*run("report", folder), 1)
+    assert "mnist-0.1-convsmall-eval" in said(*run("report", "zoo:mnist-0.1-convsmall"), 1)
+    assert "net-eval" in said(*run("report", tmp_path / "net.onnx"), 1)
     assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("groups", "safe_at_most"), ["5"]),
+        (("groups", "safe_at_least"), [5]),
+        (("shares", "ibp"), "many"),
+        (("seconds", "ibp"), None),
+        (("certified_accuracy", "ibp"), [1]),
+        (("accuracy_under_single_attacks",), "x"),
+        (("images",), 10**30),
+        (("group_size",), 10**9),
+        (("eps",), "0.1"),
+    ],
+    ids=lambda value: ".".join(value) if isinstance(value, tuple) else None,
+)
+def test_records_with_wrong_values_are_refused_in_one_line(folder, keys, value):
+    values = record(folder)
+    table = values[keys[0]] if len(keys) == 2 else values
+    table[keys[-1]] = value
+    (folder / "eval-crown.json").write_text(json.dumps(values))
+    assert "eval-crown.json: " in said(*run("report", folder), 1)
 
 
 def test_one_epoch_and_no_losses_can_be_drawn():
@@ -320,7 +346,10 @@ def test_effects_of_wrong_shapes_are_refused(folder):
     arrays = dict(np.load(file))
     for name, value in (("clean", arrays["clean"][1:]), ("u", arrays["u"][0]),
                         ("images", arrays["images"][:, :, 1:]), ("eps", np.zeros(2)),
-                        ("members", arrays["members"] + 1000)):  # fmt: skip
+                        ("members", arrays["members"] + 1000), ("shown", arrays["shown"] + 99),
+                        ("labels", arrays["labels"] - 10), ("clean", arrays["clean"] / 2),
+                        ("u", arrays["u"] * np.nan), ("labels", arrays["labels"].astype(str)),
+                        ("images", arrays["images"] / 2)):  # fmt: skip
         np.savez(file, **{**arrays, name: value})
         with pytest.raises(CheckpointError, match="damaged"):
             Effect.load(file)

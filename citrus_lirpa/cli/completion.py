@@ -22,7 +22,7 @@ _FILES = {
 @click.argument("shell", type=click.Choice(list(_FILES)))
 @click.pass_context
 def completion_command(ctx: click.Context, shell: str) -> None:
-    """Print the lines that teach a shell to complete commands, options and names."""
+    """Teach the shell to complete commands, options and names: print the lines that do."""
     program = "citrus-lirpa"
     variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
     kind = get_completion_class(shell)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import compare
+from .. import compare, subjects, zoo
 from ..data import DATASETS
 from ..effects import Effect
 from ..errors import CheckpointError
+from ..onnx_files import SUFFIX
 from ..records import Record, read_text
 from ..runs import CONFIG_FILE
 from ..tables import parse_toml
@@ -18,6 +19,8 @@ from ..train import METRICS_FILE
 from ..verify import STAGES
 
 _ATTACK = "uap"
+#: Of an epoch, what may be null or absent.
+_OPTIONAL = ("accuracy", "certified", "kappa")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +62,13 @@ def gather(folder: Path, name: str, stage: str | None) -> Material:
     one is asked for, or where a file of it is damaged.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} does not exist or is no folder; expected a run folder")
+        known = zoo.is_name(folder) or folder.suffix.lower() == SUFFIX
+        raise CheckpointError(
+            f"{folder} is a network, not its results; evaluate it with citrus-lirpa eval, then "
+            f"report {subjects.results_folder(folder)}"
+            if known
+            else f"{folder} does not exist or is no folder; expected a run folder"
+        )
     trained = (folder / CONFIG_FILE).is_file()
     evaluated = any((folder / f"eval-{method}.json").is_file() for method in STAGES)
     if not (trained or evaluated):
@@ -100,7 +109,8 @@ def _training(
         return config.values, None
     epochs = compare.read_epochs(folder)
     for epoch in epochs:
-        for key in ("epoch", "eps", "loss", "seconds"):
+        optional = [key for key in _OPTIONAL if epoch.values.get(key) is not None]
+        for key in ("epoch", "eps", "loss", "seconds", *optional):
             epoch.entry(key, expected="a number >= 0")
     return config.values, [epoch.values for epoch in epochs]
 
@@ -109,10 +119,23 @@ def _checked(record: Record) -> Record:
     """``record``, once it holds what the page shows and ``compare`` does not read."""
     for key in ("shares", "seconds", "groups"):
         record.entry(key, expected="a table")
-    for key in ("safe_at_least", "safe_at_most", "stage"):
-        if not isinstance(record.values["groups"].get(key), list):
+    for table in ("shares", "seconds", "certified_accuracy"):
+        for key in record.values[table]:
+            record.entry(table, key, expected="a number >= 0")
+    if record.values.get("accuracy_under_single_attacks") is not None:
+        record.entry("accuracy_under_single_attacks", expected="a share from 0 to 1")
+    images, size = record.values["images"], record.values["group_size"]
+    if size > images:
+        raise CheckpointError(f"{record.file}: group_size is {size}, of {images} images")
+    count = -(-images // size)
+    for key, kind in (("safe_at_least", int), ("safe_at_most", int), ("stage", str)):
+        found = record.values["groups"].get(key)
+        fits = isinstance(found, list) and len(found) == count
+        if not (fits and all(type(value) is kind for value in found)):
+            expected = f"{count} {'words' if kind is str else 'whole numbers'}"
             raise CheckpointError(
-                f"{record.file}: groups.{key} is missing; expected a list; {record.remedy}"
+                f"{record.file}: groups.{key} is missing or wrong; expected {expected}; "
+                f"{record.remedy}"
             )
     return record
 
@@ -135,7 +158,9 @@ def _found(
         missing.append((f"the evaluation's perturbations and worst groups ({file.name})", again))
         return None
     effect = Effect.load(file)
-    if not _fits(effect, record) or len(effect.labels) != record["images"]:
+    groups = len(record["groups"]["stage"])
+    fits = len(effect.labels) == record["images"] and bool((effect.groups < groups).all())
+    if not (fits and _fits(effect, record)):
         missing.append((f"perturbations of this evaluation: {file.name} is of another", again))
         return None
     return effect
