@@ -230,6 +230,14 @@ def test_what_is_missing_is_said(folder, file, said_missing, gone):
     assert gone not in page.text
 
 
+def test_images_held_out_from_training_are_called_so(folder):
+    assert "58 test images" in Page(make_page([folder])).text
+    values = record(folder) | {"held_out": True}
+    (folder / "eval-crown.json").write_text(json.dumps(values))
+    text = Page(make_page([folder])).text
+    assert "58 held-out images" in text and "test images" not in text and " --held-out" in text
+
+
 def test_a_run_that_is_only_begun(folder, tmp_path):
     begun = tmp_path / "begun"
     begun.mkdir()

@@ -19,10 +19,12 @@ _CLASSES, _CHANGES = 20, 8
 
 def universal(material: Material, album: Album) -> dict[str, Any] | None:
     """The strongest single perturbation known, and what it does; None where none is kept."""
+    of_training = material.record is not None and material.record.get("held_out")
+    held_out = ", on held-out images" if of_training else ""
     known = [
         (effect, source)
         for effect, source in (
-            (material.found, "the evaluation, for one of its groups"),
+            (material.found, f"the evaluation, for one of its groups{held_out}"),
             (material.crafted, "the attack, for the whole data set"),
         )
         if effect is not None and len(effect.u) == 1

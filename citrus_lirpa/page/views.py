@@ -86,7 +86,7 @@ def _chips(material: Material) -> list[str]:
         clip = "clipped to [0, 1]" if record["clip"] else "not clipped"
         chips += [
             f"ε = {compare.radius(record['eps'])}",
-            f"{count(record['images'])} test images",
+            f"{count(record['images'])} {'held-out' if record.get('held_out') else 'test'} images",
             f"groups of {record['group_size']}",
             clip,
         ]
@@ -262,6 +262,7 @@ def _commands(material: Material) -> list[str]:
             *(f"--{key.replace('_', '-')} {record[key]}" for key in _OPTIONS if key in record),
             f"--limit {record['images']}",
             *(["--clip"] if record["clip"] else []),
+            *(["--held-out"] if record.get("held_out") else []),
         ]
         commands.append(f"citrus-lirpa eval {network} {' '.join(options)}")
     return commands
