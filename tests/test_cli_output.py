@@ -119,6 +119,10 @@ def test_eval_attack_compare_and_report_answer_with_what_they_write(trained, tmp
     assert set(record["files"]) >= {"results", "stages", "perturbations"}
     assert all(Path(path).is_file() for path in record["files"].values())
 
+    again = answer("eval", folder, "--method", "ibp", "--limit", 20, "--relational", "none",
+                   "--requeue")  # fmt: skip
+    assert again[0] == record and "finished before" in again[1]
+
     record, err = answer("attack", folder, "--eps", "0.1", "--epochs", 1, "--limit", 128)
     written = json.loads((folder / "uap.json").read_text())
     assert record == {**written, "files": record["files"]} and "fooled" in err

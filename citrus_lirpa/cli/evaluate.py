@@ -219,11 +219,11 @@ def eval_command(
     if distributed.leads():
         click.get_current_context().with_resource(locked(folder, table.stem))
         files.remove_leftovers(folder, table.name, stages.name, picture.name, arrays.name)
-    written = (table, stages, picture, arrays)
+    written = {"results": table, "stages": stages, "picture": picture, "perturbations": arrays}
     finished = _finished(table, settings) if requeue and not partial.is_dir() else None
     if distributed.agreed(finished is not None):
         say(f"results: {table}, finished before")
-        return _summary(finished, *written) if finished and distributed.leads() else None
+        return _summary(finished, written) if finished and distributed.leads() else None
     resume = resume or (requeue and saved.is_saved(partial, settings))
     with distributed.leader_first():  # which begins the folder, and the others join
         batches = Saved(partial, settings, resume=resume, joining=not distributed.leads())
@@ -257,13 +257,13 @@ def eval_command(
         + (f"picture: {picture}\n" if picture else "no perturbation broke an image: no picture\n")
         + f"as a page: citrus-lirpa report {folder}"
     )
-    return _summary(record, *written)
+    return _summary(record, written)
 
 
-def _summary(record: dict[str, Any], *written: Path) -> Results:
+def _summary(record: dict[str, Any], written: dict[str, Path]) -> Results:
     """What stands for the record on stdout: it without what is said of each image."""
     short = {key: value for key, value in record.items() if key not in _LONG}
-    return {**short, "files": [str(path) for path in written if path.is_file()]}
+    return {**short, "files": {k: str(path) for k, path in written.items() if path.is_file()}}
 
 
 def _finished(table: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
