@@ -30,7 +30,10 @@ class Images(click.ParamType):
 @click.command(
     "export",
     epilog=examples(
-        ("the network alone", "citrus-lirpa export runs/digits --out digits.safetensors"),
+        (
+            "the weights alone, as safetensors",
+            "citrus-lirpa export runs/digits --out digits.safetensors",
+        ),
         ("the first 20 test images", "citrus-lirpa export runs/digits --limit 20 --out exported"),
         (
             "what an evaluation left undecided, for another verifier",
