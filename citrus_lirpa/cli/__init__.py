@@ -24,7 +24,7 @@ COMMANDS = {
     "report": ("report", "Write runs as one HTML page, to be read, printed and sent."),
     "attack": ("attack", "Craft a universal perturbation."),
     "sweep": ("sweep", "Train, evaluate and compare every combination of a TOML file."),
-    "export": ("export", "Write a network and its images' robustness as ONNX and VNN-LIB."),
+    "export": ("export", "Write a network for other programs and verifiers."),
     "presets": ("lists", "List the settings and the methods to train with."),
     "models": ("lists", "List the architectures and the trained networks."),
     "completion": ("completion", "Teach the shell to complete commands and options."),
