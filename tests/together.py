@@ -88,7 +88,8 @@ def evaluated(folder: Path) -> dict:
         with distributed.leader_first():
             saved = Saved(folder / "p", settings, resume=resume or not distributed.leads())
         result = evaluate(run.net, test, spec, PROTOCOL, saved=saved)
-        found = {**result.record(), "kept": saved.count(), "strongest": result.strongest.tolist()}
+        kept = distributed.agreed(saved.count())  # before the first process removes some
+        found = {**result.record(), "kept": kept, "strongest": result.strongest.tolist()}
         del found["seconds"], found["image_seconds"], found["groups"]["seconds"]
         return found
 
