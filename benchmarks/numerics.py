@@ -48,13 +48,14 @@ MODELS = {
 #: Last stage of the certificates; α-CROWN of CNN7 would take most of the time.
 STAGES = {"cnn7": "crown"}
 _CORNERS = 64
+_CNN7_IMAGES = 400  # whose CROWN bounds take longest
 _COMPARED = 128  # images of a network whose bounds are compared
 
 
 @click.command()
 @click.option("--data-dir", type=click.Path(path_type=Path), default="data", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default="runs/numerics", show_default=True)
-@click.option("--random", "count", default=48, show_default=True, help="Random networks.")
+@click.option("--random", "count", default=56, show_default=True, help="Random networks.")
 @click.option("--seeds", default=2, show_default=True, help="Of each trained network.")
 def main(data_dir: Path, out: Path, count: int, seeds: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
@@ -87,10 +88,9 @@ def networks(data_dir: Path, count: int, seeds: int):
     parts = [data.load("digits", train=part, data_dir=data_dir) for part in (True, False)]
     x = torch.cat([part.pixels(slice(None)) for part in parts])
     y = torch.cat([part.labels for part in parts])
-    names = list(MODELS)
     for seed in range(count):
         torch.manual_seed(seed)
-        name = names[seed % len(names)]
+        name = "cnn7" if seed % 8 == 7 else "mlp"
         model = build_model(
             name, shape=(1, 8, 8), classes=10, mean=[0.0], std=[1.0], **MODELS[name]
         )
@@ -98,7 +98,8 @@ def networks(data_dir: Path, count: int, seeds: int):
         model.eval()
         with torch.no_grad():
             labels = model(x).argmax(1)  # nobody has trained it: certify what it says
-        yield f"random {name}", model, x, labels, RADII[seed % len(RADII)] / 4
+        some = slice(None, _CNN7_IMAGES if name == "cnn7" else None)
+        yield f"random {name}", model, x[some], labels[some], RADII[seed % len(RADII)] / 4
     for name, options in MODELS.items():
         for method in TRAINED:
             for seed in range(seeds):
