@@ -130,6 +130,9 @@ TRAIN = (
 )  # fmt: skip
 COMPARE = ({"PATH": ["run"]}, {"PATH": PATHS, "--method": [*WORDS, "bab"], "--markdown": [True],
                                "--out": ["garbage", "/dev/null/x"]})  # fmt: skip
+REPORT = ({"PATH": ["run"], "--json": [True]},
+          {"PATH": PATHS, "--method": [*WORDS, "bab"], "--verbose": [True],
+           "--out": ["garbage", "/dev/null/x", "run", "empty"]})  # fmt: skip
 SWEEP = (
     {"PATH": ["s.toml"], "--dry-run": [True], "--out": ["swept"]},
     {"PATH": [*PATHS[:-2], "run"], "--processes": NUMBERS, "--device": SHARED["--device"],
@@ -194,6 +197,15 @@ TINY = ["train.epochs=1", "data.limit=64", "model.hidden=[6]", "loss.attack_step
 @sizes(10, 120)
 def test_compare(cases, here):
     explore(cases, lambda case: run("compare", *line(case)) and None, options(*COMPARE))
+
+
+@sizes(10, 120)
+def test_report(cases, here):
+    def check(case) -> None:
+        status, output = run("report", *line({"--out": "page.html"} | case))
+        assert status or "report" in output
+
+    explore(cases, check, options(*REPORT))
 
 
 @sizes(10, 120)
