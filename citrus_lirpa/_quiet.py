@@ -109,7 +109,7 @@ def _recursion_limited() -> Iterator[None]:
         sys.setrecursionlimit(max(before, _RECURSION_LIMIT))
 
 
-def _script_functions() -> Iterator[torch.jit.ScriptFunction]:
+def _script_functions() -> Iterator[torch.jit.ScriptFunction[..., Any]]:
     for module in own_modules():
         owners = [module, *(value for value in vars(module).values() if isinstance(value, type))]
         for owner in owners:

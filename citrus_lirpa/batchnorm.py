@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .bounds import BoundedNet
 from .data import DatasetSpec, Split, centre_crop
@@ -11,7 +12,8 @@ from .data import DatasetSpec, Split, centre_crop
 
 def running_statistics(module: nn.Module) -> list[Tensor]:
     """Running means and variances of all BatchNorm layers, as they are shared with ``module``."""
-    return [value for m in _norms(module) for value in (m.running_mean, m.running_var)]
+    both = [value for m in _norms(module) for value in (m.running_mean, m.running_var)]
+    return [value for value in both if value is not None]  # None: the layer keeps none
 
 
 @torch.no_grad()
@@ -39,5 +41,5 @@ def precise_batchnorm(net: BoundedNet, data: Split, spec: DatasetSpec) -> None:
     net.module.train(before)
 
 
-def _norms(module: nn.Module) -> list[nn.Module]:
-    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+def _norms(module: nn.Module) -> list[_BatchNorm]:
+    return [m for m in module.modules() if isinstance(m, _BatchNorm)]

@@ -155,7 +155,7 @@ def shared_batch() -> Iterator[None]:
 def own_rows(draw: Callable[[int], Tensor], rows: int) -> Tensor:
     """``draw(rows)``: random values of ``rows`` inputs; of a shared batch, this process's rows of
     the draw for all of it, so that the numbers do not depend on how many share it."""
-    if not _sharing:
+    if _job is None or not _sharing:
         return draw(rows)
     return draw(rows * _job.size)[_job.rank * rows : (_job.rank + 1) * rows]
 
@@ -225,23 +225,26 @@ def share(
     """
     if _job is None:
         return [work(number) for number in range(count)]
+    job = _job
     taken, done = (f"{key} {next(_numbers)}" for key in ("taken", "done"))
     mine: dict[int, Result] = {}
     known = 0
 
     def look() -> None:
         nonlocal known
-        finished = _job.store.add(done, 0) - len(mine)
+        finished = job.store.add(done, 0) - len(mine)
         elsewhere(finished - known)
         known = finished
 
     with _reaching_others(only=dist.DistError):
-        while (number := _job.store.add(taken, 1) - 1) < count:
+        while (number := job.store.add(taken, 1) - 1) < count:
             mine[number] = work(number)
-            _job.store.add(done, 1)
+            job.store.add(done, 1)
             look()
     _wait(look)
-    found = {number: result for part in _gather(mine, device) for number, result in part.items()}
+    found = {
+        number: result for part in _gather(job, mine, device) for number, result in part.items()
+    }
     return [found[number] for number in range(count)]
 
 
@@ -257,7 +260,7 @@ def leader_first() -> Iterator[None]:
 
 def agreed(value: Result) -> Result:
     """The first process's ``value``."""
-    return value if _job is None else _gather(value, torch.device("cpu"))[0]
+    return value if _job is None else _gather(_job, value, torch.device("cpu"))[0]
 
 
 def _wait(look: Callable[[], object] = lambda: None) -> None:
@@ -274,17 +277,17 @@ def _wait(look: Callable[[], object] = lambda: None) -> None:
         look()
 
 
-def _gather(value: Any, device: torch.device) -> list[Any]:
+def _gather(job: _Job, value: Any, device: torch.device) -> list[Any]:
     """The ``value`` of every process, in their order, with tensors on ``device``."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     mine = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
-    sizes = torch.zeros(_job.size, dtype=torch.long)
-    sizes[_job.rank] = len(mine)
+    sizes = torch.zeros(job.size, dtype=torch.long)
+    sizes[job.rank] = len(mine)
     with _reaching_others():
         dist.all_reduce(sizes)
         parts = [torch.empty(int(length), dtype=torch.uint8) for length in sizes]
-        parts[_job.rank] = mine
+        parts[job.rank] = mine
         for rank, part in enumerate(parts):
             dist.broadcast(part, rank)
     return [load_plain(io.BytesIO(part.numpy().tobytes()), device) for part in parts]

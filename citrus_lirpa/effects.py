@@ -10,10 +10,10 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from .attacks import UapResult
 from .bounds import BoundedNet
@@ -39,26 +39,26 @@ class Effect:
     pixels are kept, ascending, as images (S, C, H, W), uint8.
     """
 
-    u: NDArray
-    eps: NDArray
-    clip: NDArray
-    labels: NDArray
-    clean: NDArray
-    perturbed: NDArray
-    groups: NDArray
-    group_u: NDArray
-    members: NDArray
-    member_classes: NDArray
-    shown: NDArray
-    images: NDArray
+    u: np.ndarray
+    eps: np.ndarray
+    clip: np.ndarray
+    labels: np.ndarray
+    clean: np.ndarray
+    perturbed: np.ndarray
+    groups: np.ndarray
+    group_u: np.ndarray
+    members: np.ndarray
+    member_classes: np.ndarray
+    shown: np.ndarray
+    images: np.ndarray
 
     @property
-    def correct(self) -> NDArray:
+    def correct(self) -> np.ndarray:
         """(N,): classified correctly without u."""
         return self.clean == self.labels
 
     @property
-    def broken(self) -> NDArray:
+    def broken(self) -> np.ndarray:
         """(N,): classified correctly without u, and no longer with it."""
         return self.correct & (self.perturbed != self.labels)
 
@@ -71,7 +71,7 @@ class Effect:
         """Numbers of images that u breaks and whose pixels are kept, at most EXAMPLES."""
         return _one_a_class_first(np.flatnonzero(self.broken), self.labels, set(self.shown))
 
-    def image(self, number: int) -> NDArray:
+    def image(self, number: int) -> np.ndarray:
         """(C, H, W), uint8, of one of ``shown``."""
         return self.images[int(np.searchsorted(self.shown, number))]
 
@@ -167,7 +167,7 @@ def _effect(
 
 
 def _one_a_class_first(
-    numbers: Iterable[int], labels: NDArray, known: set[int] | None
+    numbers: Iterable[int], labels: np.ndarray, known: set[int] | None
 ) -> list[int]:
     """At most EXAMPLES of the images, of as many classes as there are; only ``known`` ones."""
     usable = [int(i) for i in numbers if known is None or i in known]
@@ -176,7 +176,7 @@ def _one_a_class_first(
     return sorted([*sorted(first.values()), *rest][:EXAMPLES])
 
 
-def _fields(effect: Effect) -> dict[str, NDArray]:
+def _fields(effect: Effect) -> dict[str, Any]:
     return {field.name: getattr(effect, field.name) for field in fields(effect)}
 
 

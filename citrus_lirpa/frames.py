@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import DependencyError
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def to_frame(columns: Mapping[str, Sequence | Tensor]) -> DataFrame:
+def to_frame(columns: Mapping[str, Sequence[Any] | Tensor]) -> DataFrame:
     """A data frame of columns of equal length; those that are tensors (N,) on any device.
 
     Raises DependencyError where pandas is not installed.

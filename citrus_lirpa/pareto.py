@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .compare import Run, by_setting, pareto_front
 from .files import write_atomically
@@ -68,7 +68,7 @@ def draw_pareto(runs: Sequence[Run], figure: Figure | None = None) -> Figure:
     return figure
 
 
-def _styles(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
+def _styles(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """Colour and marker of each training method, the same in all axes."""
     methods = dict.fromkeys(run.method for run in runs)
     return {
@@ -81,7 +81,7 @@ def _point(run: Run) -> tuple[float, float]:
     return 100 * run.standard_accuracy, 100 * run.certified_uap_accuracy
 
 
-def _draw_runs(axes: Axes, runs: Sequence[Run], styles: dict[str, dict[str, str]]) -> None:
+def _draw_runs(axes: Axes, runs: Sequence[Run], styles: dict[str, dict[str, Any]]) -> None:
     for run in runs:
         (x, y), style = _point(run), styles[run.method]
         axes.vlines(x, y, 100 * run.attacked_uap_accuracy, color=style["color"], linewidth=1.2)
@@ -90,7 +90,7 @@ def _draw_runs(axes: Axes, runs: Sequence[Run], styles: dict[str, dict[str, str]
     axes.set(xlabel="standard accuracy (%)", ylabel="UCert (%)")
     axes.grid(alpha=0.25)
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # as they are before the front's ends
-    front = {"color": "0.6", "linewidth": 1, "linestyle": "--", "zorder": 1}
+    front: dict[str, Any] = {"color": "0.6", "linewidth": 1, "linestyle": "--", "zorder": 1}
     axes.plot(*zip(*_steps(axes, runs), strict=True), **front, label="Pareto front")
     bar = "point: certified average UAP accuracy (UCert), bar: up to that under attack"
     axes.plot([], [], color="0.3", linewidth=1.2, marker="o", markersize=5.5, label=bar)
@@ -111,7 +111,7 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     return [r.method if count[r.method] == 1 else f"{r.method} ({r.run})" for r in runs]
 
 
-def _place_labels(axes: Axes, runs: Sequence[Run], styles: dict[str, dict[str, str]]) -> None:
+def _place_labels(axes: Axes, runs: Sequence[Run], styles: dict[str, dict[str, Any]]) -> None:
     """Put each label where it covers least, in the colour of its point."""
     front = _steps(axes, runs)
     lines = [_box(axes, *ends, 1) for ends in zip(front, front[1:], strict=False)]
@@ -144,7 +144,11 @@ def _cost(
 
 
 def _annotate(
-    axes: Axes, text: str, point: tuple[float, float], offset=(0, 0), **options
+    axes: Axes,
+    text: str,
+    point: tuple[float, float],
+    offset: tuple[float, float] = (0, 0),
+    **options: Any,
 ) -> Annotation:
     return axes.annotate(
         text, point, xytext=offset, textcoords="offset points", in_layout=False, **options

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +100,7 @@ class Plan:
         last = self._run(self.steps[:-1], run, box)
         return [before[place] for place in self.relus], last
 
-    def _run(self, steps: tuple[Step, ...], run: Callable, value):
+    def _run(self, steps: tuple[Step, ...], run: Callable[..., Any], value: Any) -> Any:
         values = {0: value}
         for number, (step, unused) in enumerate(zip(steps, self.last_uses, strict=False), 1):
             value = values[number] = run(step, [values[s] for s in step.sources])

@@ -19,6 +19,7 @@ from .train import History
 from .verify import Evaluation
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -47,7 +48,7 @@ def draw_curves(
     radius.plot(epochs, [r["eps"] for r in records], color="0.5", linestyle="--", label="ε")
     radius.set(ylabel="ε (pixels in [0, 1])", ylim=(0, None))
     lines = left.get_lines() + radius.get_lines()
-    left.legend(lines, [line.get_label() for line in lines], loc="center right")
+    left.legend(handles=lines, loc="center right")
     for key, label, colour in (
         ("accuracy", "clean accuracy", "C0"),
         ("certified", "boxes certified", "C2"),
@@ -153,9 +154,10 @@ def plain_figure() -> Figure:
     return Figure(layout="constrained")
 
 
-def plain_axes(rows: int, columns: int, size: tuple[float, float]) -> Sequence[Axes]:
-    """The Axes of such a figure, row by row; size: in inches."""
-    return _grid(plain_figure(), rows, columns, size)[1].flatten()
+def plain_axes(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """Such a figure and its Axes, row by row; size: in inches."""
+    figure, axes = _grid(plain_figure(), rows, columns, size)
+    return figure, list(axes.flat)
 
 
 def _class_wise(
@@ -215,7 +217,9 @@ def _show(axes: Axes, image: torch.Tensor, title: str) -> None:
     axes.axis("off")
 
 
-def _grid(figure: Figure | None, rows: int, columns: int, size: tuple[float, float]):
+def _grid(
+    figure: Figure | None, rows: int, columns: int, size: tuple[float, float]
+) -> tuple[Figure, np.ndarray]:
     """``figure`` or a new one of pyplot, in ``size``, and its rows of Axes."""
     figure = new_figure() if figure is None else figure
     figure.set_size_inches(size)
@@ -227,7 +231,7 @@ def _pair(
 ) -> tuple[Axes, Axes]:
     """The two Axes given, or new ones."""
     if axes is None:
-        axes = _grid(None, *layout)[1].flatten()
+        axes = list(_grid(None, *layout)[1].flat)
     if len(axes) != 2:
         raise InputError(f"{len(axes)} Axes are given; expected two, or none for new ones")
     return axes[0], axes[1]

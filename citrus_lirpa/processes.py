@@ -60,7 +60,7 @@ def run_jobs(
                 while waiting and len(active) < processes and not stop():
                     active.append(_Active(waiting.popleft(), environment, say))
                 for one in list(active):
-                    if one.goes_on(stopping=stop()):
+                    if one.goes_on(stopping=bool(stop())):
                         continue
                     active.remove(one)
                     one.close()

@@ -78,19 +78,21 @@ def evaluation_table(result: Evaluation) -> str:
 
 def plot_curves(records: list[dict[str, Any]], path: Path) -> Path:
     """Loss, accuracies and ε over the epochs, as a PNG."""
-    axes, _ = draw_curves(records, plain_axes(*CURVES))
-    return _write(axes.figure, path)
+    figure, axes = plain_axes(*CURVES)
+    draw_curves(records, axes)
+    return _write(figure, path)
 
 
 def plot_stages(result: Evaluation, path: Path) -> Path:
     """What settled the images, and where the time went, as two stacked bars; a PNG."""
-    axes, _ = draw_stages(result, plain_axes(*STAGES))
-    axes.figure.suptitle(
+    figure, axes = plain_axes(*STAGES)
+    draw_stages(result, axes)
+    figure.suptitle(
         f"UCert {_percent(result.uap.certified_accuracy)}, under attack "
         f"{_percent(result.uap.attacked_accuracy)}, ε = {result.protocol.eps:.4g}",
         fontsize=10,
     )
-    return _write(axes.figure, path)
+    return _write(figure, path)
 
 
 def plot_uap(result: Evaluation, spec: DatasetSpec, path: Path) -> Path | None:

@@ -54,7 +54,8 @@ class Tail:
                 f"the network cannot be split behind ReLU {relu}: its logits depend on the input "
                 "by another way too; choose a place that every way passes"
             )
-        steps, constants = [], {}
+        steps: list[tuple[str, Callable[..., Tensor], list[str]]] = []
+        constants: dict[str, object] = {}
         for node in order:
             arguments = [source.name for source in node.inputs]
             constants |= {s.name: constant_value(s) for s in node.inputs if not computed(s)}

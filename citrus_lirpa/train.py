@@ -195,7 +195,7 @@ class _Trainer:
     # -- the loop --
 
     def run(
-        self, stop: Callable[[], bool], progress: bool, on_epoch: Callable[[dict[str, Any]], object]
+        self, stop: Callable[[], int], progress: bool, on_epoch: Callable[[dict[str, Any]], object]
     ) -> None:
         total = self.train.epochs * self.per_epoch
         self.net.train()

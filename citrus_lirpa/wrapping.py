@@ -75,7 +75,7 @@ def _largest_layer(core: nn.Module, example: Tensor) -> int:
     """Values in the largest output of a layer, for one input."""
     sizes = [0]
 
-    def note(_module: nn.Module, _inputs: tuple, output: object) -> None:
+    def note(_module: nn.Module, _inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
             sizes.append(output[0].numel())
 

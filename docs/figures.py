@@ -285,8 +285,9 @@ def uap() -> Figure:
 def training() -> Figure:
     """The curves of the digits preset."""
     _, history = train_digits()
-    axes, _ = plots.draw_curves(history, plots.plain_axes(*plots.CURVES))
-    return axes.figure
+    figure, axes = plots.plain_axes(*plots.CURVES)
+    plots.draw_curves(history, axes)
+    return figure
 
 
 def stages() -> Figure:
@@ -294,8 +295,9 @@ def stages() -> Figure:
     test = data.load("digits", train=False, data_dir=Path("data"))
     result = evaluate(train_digits()[0], test, _DIGITS, Protocol(eps=0.1, time_limit=1.0))
     print(f"stages: {result!r}")
-    axes, _ = plots.draw_stages(result, plots.plain_axes(*plots.STAGES))
-    return axes.figure
+    figure, axes = plots.plain_axes(*plots.STAGES)
+    plots.draw_stages(result, axes)
+    return figure
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {

@@ -107,7 +107,8 @@ EVAL = (
      "--solver": WORDS, "--eps": NUMBERS, "--dataset": [*WORDS, "mnist", "digits"],
      "--group-size": NUMBERS, "--limit": NUMBERS, "--batch-size": NUMBERS,
      "--out": ["garbage", "/dev/null/x", "run"], "--resume": [True],
-     "--import-verdicts": PATHS, "--seed": NUMBERS, "--clip": [True]},
+     "--import-verdicts": PATHS, "--seed": NUMBERS, "--clip": [True], "--held-out": [True],
+     "--requeue": [True], "--json": [True], "--verbose": [True]},
 )  # fmt: skip
 ATTACK = (
     {"PATH": ["run"], "--limit": ["10"], "--epochs": ["1"], "--no-download": [True]},
@@ -126,10 +127,14 @@ TRAIN = (
     {"--preset": ["digits"], "--out": ["new"], "--quiet": [True]},
     {**SHARED, "--preset": WORDS, "--config": PATHS, "--method": [*WORDS, "taps", "staps"],
      "--mode": [*WORDS, "paper"], "--resume": PATHS, "--init-from": [*PATHS, "run"],
-     "--precision": [*WORDS, "tf32", "bfloat16"], "--out": ["garbage", "run", "/dev/null/x"]},
+     "--precision": [*WORDS, "tf32", "bfloat16"], "--log": WORDS, "--requeue": [True],
+     "--json": [True], "--out": ["garbage", "run", "/dev/null/x"]},
 )  # fmt: skip
 COMPARE = ({"PATH": ["run"]}, {"PATH": PATHS, "--method": [*WORDS, "bab"], "--markdown": [True],
                                "--out": ["garbage", "/dev/null/x"]})  # fmt: skip
+REPORT = ({"PATH": ["run"], "--json": [True]},
+          {"PATH": PATHS, "--method": [*WORDS, "bab"], "--verbose": [True],
+           "--out": ["garbage", "/dev/null/x", "run", "empty"]})  # fmt: skip
 SWEEP = (
     {"PATH": ["s.toml"], "--dry-run": [True], "--out": ["swept"]},
     {"PATH": [*PATHS[:-2], "run"], "--processes": NUMBERS, "--device": SHARED["--device"],
@@ -197,11 +202,36 @@ def test_compare(cases, here):
 
 
 @sizes(10, 120)
+def test_report(cases, here):
+    def check(case) -> None:
+        case = {"--out": "page.html", **{k: v for k, v in case.items() if v is not None}}
+        (here / "page.html").unlink(missing_ok=True)
+        if run("report", *line(case))[0] == 0:
+            page = (here / case["--out"]).read_text()
+            assert page.startswith("<!DOCTYPE html>") and page.endswith("</html>")
+
+    explore(cases, check, options(*REPORT))
+
+
+@sizes(10, 120)
 def test_sweep(cases, here):
     def check(case) -> None:
         run("sweep", *line({**case, "--dry-run": True}))
 
     explore(cases, check, options(*SWEEP))
+
+
+@pytest.mark.parametrize("name", ["presets", "models"])
+def test_lists(here, name):
+    assert run(name)[0] == run(name, "--json")[0] == 0
+    for word in filter(None, [*WORDS, *PATHS]):
+        assert (run(name, word)[0] == 2) == (word != "-h"), word
+
+
+def test_completion(here):
+    assert run("completion", "zsh")[0] == 0
+    for word in WORDS:
+        assert (run("completion", word)[0] == 2) == (word != "-h"), word
 
 
 @pytest.mark.parametrize("words", [["doctor", "--data-dir", "garbage"], [""], ["nothing"], ["--x"]])
@@ -210,4 +240,6 @@ def test_doctor_and_no_command(here, words):
 
 
 def test_every_command_is_tried_here():
-    assert set(COMMANDS) == {"train", "eval", "compare", "attack", "sweep", "export", "doctor"}
+    lists = {"presets", "models", "completion"}
+    tried = {"train", "eval", "compare", "report", "attack", "sweep", "export", "doctor"} | lists
+    assert set(COMMANDS) == tried

@@ -105,7 +105,7 @@ def attack_command(
     x = data.centre_crop(crafted_on.pixels(slice(0, limit)), spec)
     crafted = attack(net, x, crafted_on.labels[:limit], eps, progress=show_bars(quiet))
     if not distributed.leads():
-        return
+        return None
     x = data.centre_crop(test.pixels(slice(None)), spec)
     result = try_uap(net, x, test.labels, crafted.u, clip=limits)
     click.echo(report.uap_table(result, eps, limits, spec))

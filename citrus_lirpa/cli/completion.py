@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
 from .output import examples
 
-#: Where each shell reads what it should run at its start.
+#: What makes the lines for each shell, where it reads what it should run at its start, and that.
 _FILES = {
-    "bash": ("~/.bashrc", 'eval "$(citrus-lirpa completion bash)"'),
-    "zsh": ("~/.zshrc", 'eval "$(citrus-lirpa completion zsh)"'),
-    "fish": ("~/.config/fish/config.fish", "citrus-lirpa completion fish | source"),
+    "bash": (BashComplete, "~/.bashrc", 'eval "$(citrus-lirpa completion bash)"'),
+    "zsh": (ZshComplete, "~/.zshrc", 'eval "$(citrus-lirpa completion zsh)"'),
+    "fish": (FishComplete, "~/.config/fish/config.fish", "citrus-lirpa completion fish | source"),
 }
 
 
 @click.command(
     "completion",
-    epilog=examples(*((f"at the end of {file}", line) for file, line in _FILES.values())),
+    epilog=examples(*((f"at the end of {file}", line) for _, file, line in _FILES.values())),
 )
 @click.argument("shell", type=click.Choice(list(_FILES)))
 @click.pass_context
@@ -25,5 +25,5 @@ def completion_command(ctx: click.Context, shell: str) -> None:
     """Teach the shell to complete commands, options and names: print the lines that do."""
     program = "citrus-lirpa"
     variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
-    kind = get_completion_class(shell)
+    kind = _FILES[shell][0]
     click.echo(kind(ctx.find_root().command, {}, program, variable).source())

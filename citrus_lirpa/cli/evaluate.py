@@ -173,7 +173,7 @@ def eval_command(
     where = join(device)
     if requeue and not subjects.is_trained(path):
         say(f"the training of {path} is not finished: nothing is evaluated", err=True)
-        return
+        return None
     subject = subjects.load_subject(path, dataset, eps)
     spec = subject.spec
     with distributed.leader_first():
@@ -239,7 +239,7 @@ def eval_command(
             f"command{'' if requeue else ' with --resume'}"
         ) from None
     if not distributed.leads():
-        return
+        return None
     record = {
         "run": subject.name,
         "data": spec.name,

@@ -194,7 +194,7 @@ def train_command(
             net, loss, images, settings, folder=folder, progress=bars, on_epoch=on_epoch
         )
     if not distributed.leads():
-        return
+        return None
     curves = report.plot_curves(history.records, folder / runs.CURVES_FILE)
     if bars or quiet:
         click.echo(report.epoch_line(history.records[-1]))

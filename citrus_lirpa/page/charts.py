@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..compare import Run, pareto_front, radius
 
@@ -53,7 +54,7 @@ class Chart:
     bottom: int = HEIGHT - _BOTTOM
 
 
-def curves(epochs: Sequence[dict]) -> list[Chart]:
+def curves(epochs: Sequence[dict[str, Any]]) -> list[Chart]:
     """Loss with ε, and accuracies in percent, over the epochs of a training."""
     losses = _series(epochs, "loss")
     radii = _series(epochs, "eps")
@@ -143,7 +144,7 @@ class _Axis:
         return [(self(v), f"{v:.6g}") for v in values if self.low <= v <= self.high]
 
 
-def _series(epochs: Sequence[dict], key: str) -> list[tuple[float, float]]:
+def _series(epochs: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
     """(epoch, value) of the epochs that have one."""
     return [(e["epoch"], e[key]) for e in epochs if e.get(key) is not None]
 

@@ -13,9 +13,8 @@ from ..effects import Effect
 from ..errors import CheckpointError
 from ..onnx_files import SUFFIX
 from ..records import Record, read_text
-from ..runs import CONFIG_FILE
+from ..runs import CONFIG_FILE, METRICS_FILE
 from ..tables import parse_toml
-from ..train import METRICS_FILE
 from ..verify import STAGES
 
 _ATTACK = "uap"

@@ -6,7 +6,6 @@ import base64
 import io
 
 import numpy as np
-from numpy.typing import NDArray
 
 #: What all pictures of a page may take together, as text in the page.
 BUDGET = 1_500_000
@@ -18,7 +17,7 @@ class Album:
     def __init__(self, budget: int = BUDGET):
         self.left, self.full = budget, False
 
-    def pixels(self, image: NDArray) -> str | None:
+    def pixels(self, image: np.ndarray) -> str | None:
         """An image (C, H, W), uint8, of one or three channels; None once the budget is spent."""
         from PIL import Image
 
@@ -33,15 +32,15 @@ class Album:
         self.left -= len(uri)
         return uri
 
-    def perturbation(self, u: NDArray, eps: float) -> str | None:
+    def perturbation(self, u: np.ndarray, eps: float) -> str | None:
         """u (C, H, W): -ε is black, 0 grey, +ε white."""
         share = u / (2 * eps) + 0.5 if eps else np.full_like(u, 0.5)
         return self.pixels(_bytes(share))
 
-    def moved(self, image: NDArray, u: NDArray) -> str | None:
+    def moved(self, image: np.ndarray, u: np.ndarray) -> str | None:
         """An image with a perturbation, cut to [0, 1] to be seen."""
         return self.pixels(_bytes(image / 255 + u))
 
 
-def _bytes(share: NDArray) -> NDArray:
+def _bytes(share: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)

@@ -32,12 +32,15 @@ def universal(material: Material, album: Album) -> dict[str, Any] | None:
     own = material.crafted
     if own is not None and len(own.u) == 1:
         own = None
-    if not known and own is None:
+    if known:
+        effect, source = max(known, key=lambda pair: pair[0].fooling_rate)
+    elif own is not None:
+        effect, source = own, ""
+    else:
         return None
     rows = [(source, *_rates(effect)) for effect, source in known]
     if own is not None:
         rows.append(("the attack, one for each class", *_rates(own)))
-    effect, source = max(known, key=lambda pair: pair[0].fooling_rate) if known else (own, "")
     names = _names(material, effect)
     return {
         "source": source,
@@ -129,7 +132,7 @@ def _pair(
 
 def _classes(effect: Effect, own: Effect | None, names: list[str]) -> dict[str, Any]:
     """Accuracy without and with u and share of broken images of each class, worst first if many."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for k, name in enumerate(names):
         mine = effect.labels == k
         if not mine.any():

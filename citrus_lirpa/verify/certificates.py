@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,7 @@ class Certificates:
         )
 
     @staticmethod
-    def cat(parts: list[Certificates]) -> Certificates:
+    def cat(parts: Sequence[Certificates]) -> Certificates:
         """Those of consecutive inputs, as one."""
         tensors: dict[str, Any] = {
             f.name: torch.cat([getattr(p, f.name) for p in parts])

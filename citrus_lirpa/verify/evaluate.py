@@ -227,8 +227,8 @@ def evaluate(
                 torch.manual_seed(protocol.seed + number)
                 begin = time.perf_counter()
                 given = None if known is None else known[rows]
-                part = _evaluate_batch(net, x[rows], y[rows], protocol, given, bar)
-                part = (*part, time.perf_counter() - begin)
+                found = _evaluate_batch(net, x[rows], y[rows], protocol, given, bar)
+                part = (*found, time.perf_counter() - begin)
                 if saved is not None:
                     saved.store(number, *part)
             _log.debug("images %d to %d: %.1f s", rows.start, rows.stop - 1, part[2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -87,7 +88,7 @@ class UapBounds:
         )
 
     @staticmethod
-    def cat(parts: list[UapBounds]) -> UapBounds:
+    def cat(parts: Sequence[UapBounds]) -> UapBounds:
         """Those of consecutive groups, as one."""
         names = ("lower", "upper", "size", "u", "broken", "took")
         tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
