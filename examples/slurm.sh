@@ -23,14 +23,5 @@ together() {
         -m citrus_lirpa "$@"
 }
 
-if [ -e "$run/config.toml" ]; then
-    together train --resume "$run"
-else
-    together train "${settings[@]}" --out "$run"
-fi
-
-if [ -e "$run/eval-bab.partial" ]; then
-    together eval "$run" --resume
-else
-    together eval "$run"
-fi
+together train "${settings[@]}" --out "$run" --requeue
+together eval "$run" --requeue
