@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from citrus_lirpa import checkpoint, data, report, runs, train
-from citrus_lirpa.batchnorm import precise_batchnorm
+from citrus_lirpa.batchnorm import precise_batchnorm, running_statistics
 from citrus_lirpa.boxes import Box
 from citrus_lirpa.config import TrainConfig, methods, resolve
 from citrus_lirpa.data import Split
@@ -480,6 +480,12 @@ def test_precise_batchnorm_by_hand(digits):
             F.relu(F.batch_norm(h, None, None, norm.weight, norm.bias, training=True, eps=norm.eps))
             for h in outputs
         ]
+
+
+def test_layers_without_running_statistics_have_none_to_average():
+    kept, none = nn.BatchNorm2d(3), nn.BatchNorm2d(3, track_running_stats=False)
+    mean, variance = running_statistics(nn.Sequential(kept, none))
+    assert mean is kept.running_mean and variance is kept.running_var
 
 
 def test_fit_ends_with_precise_batchnorm(digits, whole):
