@@ -103,7 +103,7 @@ def test_a_request_at_any_moment_is_saved_before_it_is_obeyed(tmp_path):
     for looks in range(1, 6):
         net, loss = runs.build(config, torch.device("cpu"))
         folder, seen = tmp_path / str(looks), []
-        trainer = train._Trainer(net, loss, train.limited(digits, config), config, folder)
+        trainer = train._Trainer(net, loss, train.training_part(digits, config), config, folder)
 
         def stop(seen=seen, looks=looks) -> int:
             seen.append(1)
