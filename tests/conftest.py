@@ -1,6 +1,7 @@
 """Fixtures of all tests. Nothing here or in a test needs a network."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 import citrus_lirpa  # noqa: F401  makes auto_LiRPA importable
 
 torch.set_num_threads(1)
+# A shell that starts the tests in the background has them ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 UNPACKER = Path(__file__).parents[2] / "shared" / "data" / "unpack.py"
 
