@@ -212,9 +212,10 @@ class BoundedNet:
     def preactivation_bounds(self, box: Box) -> list[Box]:
         """Bounds on the input of every ReLU over ``box``, in network order.
 
-        Those of the last pass where it was on this very box; else IBP's, computed.
+        Those of the last pass where it was on this very box and they are still known; else
+        IBP's, computed.
         """
-        if self._bounded_box is not box:
+        if self._bounded_box is not box or not self._bounds_are_known():
             self._check_box(box)
             if self._plan is None:
                 self._lower_bounds(box, None, "ibp")
@@ -287,9 +288,16 @@ class BoundedNet:
                 lower = self._compute(box, c, method)
             else:
                 lower = self._crown(box, c, method == "alpha-crown")
-        if method != "alpha-crown":  # after which auto_LiRPA forgets the bounds of ReLU inputs
-            self._bounded_box = box
+        self._bounded_box = box
         return lower
+
+    def _bounds_are_known(self) -> bool:
+        """Whether bounds of ReLU inputs are there: auto_LiRPA forgets its own after optimising
+        α, and in any forward pass."""
+        before = [node.inputs[0] for node in relu_nodes(self.bounded)]
+        return self._before is not None or all(
+            getattr(node, end, None) is not None for node in before for end in ("lower", "upper")
+        )
 
     def _check_box(self, box: Box) -> None:
         shape = self.input_shape

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from ..attacks import PGD
 from ..boxes import Groups, Pairing, Shifts
+from ..checks import check_count
 from ..errors import ConfigError, unknown
 from .adversarial import Adversarial, CrossEntropy, Uat
 from .base import Loss, LossTerms
@@ -41,6 +42,7 @@ def citrus(
     """CITRUS from plain values; ``groups`` of partners + 1 inputs, or ``shifts``."""
     if pairing not in PAIRINGS:
         raise ConfigError(unknown("pairing", pairing, PAIRINGS))
+    check_count(partners, "partners")
     pairs: Pairing = (
         Shifts(partners, include_self)
         if pairing == "shifts"

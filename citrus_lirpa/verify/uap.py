@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..attacks import GroupAttack, GroupAttackResult
+from ..attacks import PGD, GroupAttack, GroupAttackResult
 from ..bounds import BoundedNet, as_bounded_net
 from ..boxes import Range, clamp
 from ..checks import check_count, check_name, is_count, shown
@@ -136,7 +136,7 @@ def certify_uap(
         )
     check_name(relational, "relational stage", RELATIONAL)
     check_name(solver, "solver", SOLVERS)
-    if not (attack is None or callable(attack)):
+    if not (attack is None or callable(attack)) or isinstance(attack, PGD):
         raise InputError(f"the attack is {shown(attack)}; expected GroupAttack() or None")
     if certificates is None:
         certificates = certify(net, x, y, eps, clip=clip, batch_size=batch_size, progress=progress)
