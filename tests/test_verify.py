@@ -638,7 +638,7 @@ def test_dearer_group_stages_prove_no_less(deep):
     x, y = images(deep, 40)
     single = certify(deep, x, y, 0.09, method="crown")
     split = certify(deep, x, y, 0.09, method="bab", time_limit=0.5)
-    shared = dict(group_size=5, attack=GroupAttack(), time_limit=0.3)
+    shared = dict(group_size=5, attack=GroupAttack(), time_limit=1.5)
     lower = []
     for proofs, relational in ((single, "none"), (single, "io"), (single, "cross"),
                                (split, "none"), (split, "cross")):  # fmt: skip
