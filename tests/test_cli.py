@@ -409,7 +409,7 @@ def said(status: int, output: str, expected: int) -> str:
         (["--preset", "digits", *sets("train.eps=abc")], 2, ["'abc'", "8/255"]),
         (["--preset", "digits", *sets("loss.tau_ratio=1.5")], 2, ["1.5", "(0, 1]"]),
         (["--preset", "digits", *sets("loss.pairing=groups", "loss.partners=0")], 2,
-         ["size is 1", "at least 2"]),
+         ["partners is 0", "at least 1"]),
         (["--preset", "digits", "--mode", "huge"], 2, ["'huge'", "'paper'"]),
         (["--preset", "digits", "--method", "sbr"], 2, ["method 'sbr'", "'sabr'"]),
         (["--preset", "digits", "--method", ""], 2, ["method ''", "sabr"]),
