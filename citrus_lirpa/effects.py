@@ -7,7 +7,6 @@ reads them without this package.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from .bounds import BoundedNet
 from .boxes import Range, clamp
 from .errors import CheckpointError
 from .files import write_atomically
+from .plots import one_a_class_first
 from .verify import Evaluation
 
 #: Worst groups, their images, and images broken by the strongest perturbation that are kept.
@@ -69,7 +69,9 @@ class Effect:
 
     def examples(self) -> list[int]:
         """Numbers of images that u breaks and whose pixels are kept, at most EXAMPLES."""
-        return _one_a_class_first(np.flatnonzero(self.broken), self.labels, set(self.shown))
+        kept = set(self.shown.tolist())
+        broken = np.flatnonzero(self.broken).tolist()
+        return _examples([i for i in broken if i in kept], self.labels)
 
     def image(self, number: int) -> np.ndarray:
         """(C, H, W), uint8, of one of ``shown``."""
@@ -147,7 +149,7 @@ def _effect(
     labels, clean, perturbed = (part.cpu().numpy().astype(np.int16) for part in classes)
     numbers, group_u, members, member_classes = (part.detach().cpu().numpy() for part in groups)
     broken = np.flatnonzero((clean == labels) & (perturbed != labels))
-    shown = {*_one_a_class_first(broken, labels, None), *members[members >= 0].tolist()}
+    shown = {*_examples(broken.tolist(), labels), *members[members >= 0].tolist()}
     rows = torch.tensor(sorted(shown), dtype=torch.long)
     pixels = (x[rows.to(x.device)] * 255).round().to(torch.uint8)
     return Effect(
@@ -166,14 +168,9 @@ def _effect(
     )
 
 
-def _one_a_class_first(
-    numbers: Iterable[int], labels: np.ndarray, known: set[int] | None
-) -> list[int]:
-    """At most EXAMPLES of the images, of as many classes as there are; only ``known`` ones."""
-    usable = [int(i) for i in numbers if known is None or i in known]
-    first = {int(labels[i]): i for i in reversed(usable)}
-    rest = [i for i in usable if i not in first.values()]
-    return sorted([*sorted(first.values()), *rest][:EXAMPLES])
+def _examples(numbers: list[int], labels: np.ndarray) -> list[int]:
+    """At most EXAMPLES of the images, of as many classes as there are, ascending."""
+    return sorted(one_a_class_first(numbers, labels.tolist())[:EXAMPLES])
 
 
 def _fields(effect: Effect) -> dict[str, Any]:

@@ -125,14 +125,19 @@ def draw_uap(
     if len(result.u) > 1:
         title = f"A universal perturbation for each class, {start}together they break {end}"
         return _class_wise(result, x, eps, spec, title, figure)
-    first: dict[int, int] = {}  # an image of each class before a second one of any
-    for i in broken.tolist():
-        first.setdefault(int(result.y[i]), i)
-    rest = [i for i in broken.tolist() if i not in first.values()]
-    hit = (list(first.values()) + rest)[:_SHOWN]
+    hit = one_a_class_first(broken.tolist(), result.y.tolist())[:_SHOWN]
     shown = [(x[i], names[result.clean[i]], names[result.moved[i]]) for i in hit]
     title = f"Universal perturbation, {start}breaks {end}"
     return _beside(result.u[0].cpu(), eps, shown, title, figure)
+
+
+def one_a_class_first(numbers: Sequence[int], labels: Sequence[int]) -> list[int]:
+    """The images, an image of each class before a second one of any."""
+    first: dict[int, int] = {}
+    for i in numbers:
+        first.setdefault(int(labels[i]), i)
+    chosen = set(first.values())
+    return [*first.values(), *(i for i in numbers if i not in chosen)]
 
 
 def describe_range(clip: Range | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from .. import compare, files, pareto
-from ..verify import STAGES
+from .options import evaluated_runs
 from .output import Results, examples, results
 
 FIGURES, PICTURE = "compare.json", "compare.png"
@@ -28,14 +28,7 @@ FIGURES, PICTURE = "compare.json", "compare.png"
         ("for a script", "citrus-lirpa compare runs/* --json | jq '.tables[].runs[].run'"),
     ),
 )
-@click.argument(
-    "folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
-@click.option(
-    "--method",
-    type=click.Choice(list(STAGES)),
-    help="Use eval-METHOD.json of each run.  [default: of the strongest method it has]",
-)
+@evaluated_runs
 @click.option("--markdown", is_flag=True, help="Print Markdown.")
 @click.option(
     "--out",

@@ -17,6 +17,7 @@ from .. import distributed, tables
 from ..data import DATASETS
 from ..errors import ConfigError, InputError, Terminated
 from ..interrupts import Termination, terminations
+from ..verify import STAGES
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +74,19 @@ quiet = click.option(
     is_flag=True,
     help="Results and errors only: no bar, and no line for each epoch where there is no terminal.",
 )
+
+
+def evaluated_runs(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command RUN..., evaluated run folders, and --method, which evaluation of each."""
+    method = click.option(
+        "--method",
+        type=click.Choice(list(STAGES)),
+        help="Use eval-METHOD.json of each run.  [default: of the strongest method it has]",
+    )
+    runs = click.argument(
+        "folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path)
+    )
+    return runs(method(command))
 
 
 def requeue(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ import click
 
 from .. import files
 from ..page import make_page
-from ..verify import STAGES
+from .options import evaluated_runs
 from .output import Results, examples, results
 
 
@@ -24,14 +24,7 @@ from .output import Results, examples, results
         ("", "citrus-lirpa report judged"),
     ),
 )
-@click.argument(
-    "folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
-@click.option(
-    "--method",
-    type=click.Choice(list(STAGES)),
-    help="Show eval-METHOD.json of each run.  [default: of the strongest method it has]",
-)
+@evaluated_runs
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
