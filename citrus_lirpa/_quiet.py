@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import logging
 import sys
 import tempfile
 import types
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    redirect_stderr,
+)
 from typing import Any
 
 import torch
@@ -66,7 +73,7 @@ def _loggers_untouched() -> Iterator[None]:
     """Both call ``logging.basicConfig``, which does nothing while root has a handler.
 
     They also import torch's extension builder, which complains where CUDA's compiler
-    is installed on a machine without a GPU.
+    is installed on a machine without a GPU, older torch on stderr.
     """
     root, handler = logging.getLogger(), logging.NullHandler()
     builder = logging.getLogger("torch.utils.cpp_extension")
@@ -74,6 +81,8 @@ def _loggers_untouched() -> Iterator[None]:
     root.addHandler(handler)
     builder.setLevel(logging.ERROR)
     try:
+        with redirect_stderr(io.StringIO()):
+            importlib.import_module(builder.name)
         yield
     finally:
         root.removeHandler(handler)
