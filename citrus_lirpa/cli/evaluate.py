@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,22 @@ import torch
 from .. import _compat, config, distributed, effects, files, report, subjects, vnnlib
 from ..bounds import BoundedNet
 from ..boxes import PIXELS
+from ..data import DatasetSpec
 from ..errors import Interrupted, Terminated
 from ..interrupts import Termination
 from ..locks import locked
-from ..verify import RELATIONAL, SOLVERS, STAGES, Protocol, Saved, evaluate, fingerprint, saved
+from ..subjects import Subject
+from ..verify import (
+    RELATIONAL,
+    SOLVERS,
+    STAGES,
+    Evaluation,
+    Protocol,
+    Saved,
+    evaluate,
+    fingerprint,
+    saved,
+)
 from .options import (
     clip,
     data_dir,
@@ -195,38 +209,23 @@ def eval_command(
         held_out=held_out,
     )
     protocol.images(len(images))
-    imported = None
-    if verdicts is not None:
-        imported = vnnlib.import_verdicts(
-            verdicts,
-            dataset=spec.name,
-            eps=protocol.eps,
-            clip=protocol.clip,
-            model_outputs_match=lambda file: vnnlib.same_outputs(
-                subject.model, file, torch.rand(8, *spec.shape)
-            ),
-        )
-    folder = out or subjects.results_folder(path)
+    imported = None if verdicts is None else _imported(verdicts, subject, protocol)
     settings = {
         **asdict(protocol),
         "data": spec.name,
         "weights": fingerprint(subject.model),
         "imported": sorted((imported or {}).items()),
     }
-    table, partial = folder / f"eval-{method}.json", folder / f"eval-{method}.partial"
-    stages, picture = folder / f"stages-{method}.png", folder / f"uap-{method}.png"
-    arrays = folder / f"uap-{method}.npz"
+    output = _Output(out or subjects.results_folder(path), method)
     if distributed.leads():
-        click.get_current_context().with_resource(locked(folder, table.stem))
-        files.remove_leftovers(folder, table.name, stages.name, picture.name, arrays.name)
-    written = {"results": table, "stages": stages, "picture": picture, "perturbations": arrays}
-    finished = _finished(table, settings) if requeue and not partial.is_dir() else None
+        click.get_current_context().with_resource(output.held())
+    finished = output.finished(settings) if requeue else None
     if distributed.agreed(finished is not None):
-        say(f"results: {table}, finished before")
-        return _summary(finished, written) if finished and distributed.leads() else None
-    resume = resume or (requeue and saved.is_saved(partial, settings))
+        say(f"results: {output.table}, finished before")
+        return output.summary(finished) if finished and distributed.leads() else None
+    resume = resume or (requeue and saved.is_saved(output.partial, settings))
     with distributed.leader_first():  # which begins the folder, and the others join
-        batches = Saved(partial, settings, resume=resume, joining=not distributed.leads())
+        batches = Saved(output.partial, settings, resume=resume, joining=not distributed.leads())
     bars = show_bars(quiet)
     try:
         result = evaluate(
@@ -235,8 +234,8 @@ def eval_command(
     except KeyboardInterrupt as stop:
         kind = Terminated if isinstance(stop, Termination) else Interrupted
         raise kind(
-            f"interrupted; {batches.count()} finished batches are kept in {partial}: repeat the "
-            f"command{'' if requeue else ' with --resume'}"
+            f"interrupted; {batches.count()} finished batches are kept in {output.partial}: repeat "
+            f"the command{'' if requeue else ' with --resume'}"
         ) from None
     if not distributed.leads():
         return None
@@ -247,32 +246,80 @@ def eval_command(
         "identity": saved.identity(settings),
     }
     click.echo(highlight(report.evaluation_table(result), _COLOURS))
-    files.write_text(table, json.dumps(record, indent=2) + "\n")
-    stages = report.plot_stages(result, stages)
-    picture = report.plot_uap(result, spec, picture)
-    effects.of_evaluation(net, result).save(arrays)
+    output.write(record, result, net, spec)
     batches.discard()
-    click.echo(
-        f"results: {table}\nstages: {stages}\n"
-        + (f"picture: {picture}\n" if picture else "no perturbation broke an image: no picture\n")
-        + f"as a page: citrus-lirpa report {folder}"
+    click.echo(output.lines())
+    return output.summary(record)
+
+
+def _imported(folder: Path, subject: Subject, protocol: Protocol) -> dict[int, str]:
+    """Another verifier's verdicts on this network and these boxes."""
+    return vnnlib.import_verdicts(
+        folder,
+        dataset=subject.spec.name,
+        eps=protocol.eps,
+        clip=protocol.clip,
+        model_outputs_match=lambda file: vnnlib.same_outputs(
+            subject.model, file, torch.rand(8, *subject.spec.shape)
+        ),
     )
-    return _summary(record, written)
 
 
-def _summary(record: dict[str, Any], written: dict[str, Path]) -> Results:
-    """What stands for the record on stdout: it without what is said of each image."""
-    short = {key: value for key, value in record.items() if key not in _LONG}
-    return {**short, "files": {k: str(path) for k, path in written.items() if path.is_file()}}
+class _Output:
+    """The files of an evaluation; partial: the folder of its finished batches."""
 
+    def __init__(self, folder: Path, method: str):
+        self.folder = folder
+        self.table = folder / f"eval-{method}.json"
+        self.partial = folder / f"eval-{method}.partial"
+        self.stages = folder / f"stages-{method}.png"
+        self.picture = folder / f"uap-{method}.png"
+        self.arrays = folder / f"uap-{method}.npz"
 
-def _finished(table: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The results of this very evaluation, where ``table`` holds them."""
-    if not table.is_file():
-        return None
-    try:
-        record = json.loads(table.read_bytes())
-    except ValueError:
-        return None
-    mine = isinstance(record, dict) and record.get("identity") == saved.identity(settings)
-    return record if mine else None
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The folder held for this evaluation alone, without what killed ones left half-written."""
+        with locked(self.folder, self.table.stem):
+            written = (self.table, self.stages, self.picture, self.arrays)
+            files.remove_leftovers(self.folder, *(path.name for path in written))
+            yield
+
+    def finished(self, settings: dict[str, Any]) -> dict[str, Any] | None:
+        """The results of this very evaluation, where it has come to its end."""
+        if self.partial.is_dir() or not self.table.is_file():
+            return None
+        try:
+            record = json.loads(self.table.read_bytes())
+        except ValueError:
+            return None
+        mine = isinstance(record, dict) and record.get("identity") == saved.identity(settings)
+        return record if mine else None
+
+    def write(
+        self, record: dict[str, Any], result: Evaluation, net: BoundedNet, spec: DatasetSpec
+    ) -> None:
+        files.write_text(self.table, json.dumps(record, indent=2) + "\n")
+        report.plot_stages(result, self.stages)
+        report.plot_uap(result, spec, self.picture)
+        effects.of_evaluation(net, result).save(self.arrays)
+
+    def lines(self) -> str:
+        """What was written where, for people."""
+        broken = f"picture: {self.picture}"
+        none = "no perturbation broke an image: no picture"
+        return (
+            f"results: {self.table}\nstages: {self.stages}\n"
+            f"{broken if self.picture.is_file() else none}\n"
+            f"as a page: citrus-lirpa report {self.folder}"
+        )
+
+    def summary(self, record: dict[str, Any]) -> Results:
+        """What stands for the record on stdout: it without what is said of each image."""
+        short = {key: value for key, value in record.items() if key not in _LONG}
+        written = {
+            "results": self.table,
+            "stages": self.stages,
+            "picture": self.picture,
+            "perturbations": self.arrays,
+        }
+        return {**short, "files": {k: str(path) for k, path in written.items() if path.is_file()}}

@@ -12,8 +12,10 @@ import click
 import torch
 
 from .. import _compat, allocator, config, data, distributed, loggers, report, runs, train, zoo
+from ..config import RunConfig
 from ..errors import InputError
 from ..precision import PRECISIONS, check_device
+from ..train import History
 from .options import data_dir, device, download, join, quiet, requeue, say, show_bars
 from .output import Results, examples, results
 
@@ -149,15 +151,7 @@ def train_command(
         settings = config.resolve(
             preset=preset, file=file, method=method, mode=mode, overrides=overrides
         )
-        if init_from is not None and not zoo.is_name(init_from):
-            init_from = init_from.resolve()
-        options = {
-            "init_from": init_from and str(init_from),
-            "precision": precision,
-            "compile": compile,
-        }
-        options = {key: value for key, value in options.items() if value is not None}
-        settings = replace(settings, train=replace(settings.train, **options))
+        settings = _with_options(settings, init_from, precision, compile)
         name = f"{preset or file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
         folder = out or Path("runs") / distributed.agreed(name)
     allocator.keep_freed_memory()
@@ -176,12 +170,7 @@ def train_command(
         if not begun:
             runs.start_run(folder, settings)
     torch.set_num_threads(runs.choose_threads(net, settings.train.threads))
-    shared = f" over {distributed.size()} processes" if distributed.size() > 1 else ""
-    say(
-        f"{settings.loss['name']} on {settings.data.name}: {settings.model['name']}, "
-        f"ε = {settings.train.eps:.4g}, {settings.train.epochs} epochs, "
-        f"batch {settings.train.batch_size}{shared}, {where}; run folder {folder}"
-    )
+    say(_first_line(settings, where, folder))
     bars = show_bars(quiet)
     with loggers.opened(log if distributed.leads() else (), folder, settings) as note:
 
@@ -202,6 +191,34 @@ def train_command(
         f"run folder: {folder}\ncurves: {curves}\n"
         f"certify it with: citrus-lirpa eval {folder} --method crown-ibp"
     )
+    return _summary(settings, folder, history, curves)
+
+
+def _with_options(
+    settings: RunConfig, init_from: Path | None, precision: str | None, compile: bool | None
+) -> RunConfig:
+    """What was given on the command line, over what ``settings`` say."""
+    if init_from is not None and not zoo.is_name(init_from):
+        init_from = init_from.resolve()
+    options: dict[str, Any] = {
+        "init_from": init_from and str(init_from),
+        "precision": precision,
+        "compile": compile,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    return replace(settings, train=replace(settings.train, **given))
+
+
+def _first_line(settings: RunConfig, device: torch.device, folder: Path) -> str:
+    shared = f" over {distributed.size()} processes" if distributed.size() > 1 else ""
+    return (
+        f"{settings.loss['name']} on {settings.data.name}: {settings.model['name']}, "
+        f"ε = {settings.train.eps:.4g}, {settings.train.epochs} epochs, "
+        f"batch {settings.train.batch_size}{shared}, {device}; run folder {folder}"
+    )
+
+
+def _summary(settings: RunConfig, folder: Path, history: History, curves: Path) -> Results:
     return {
         "run": str(folder),
         "method": settings.loss["name"],
