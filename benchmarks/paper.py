@@ -67,7 +67,7 @@ SCALES = {
         {
             "model.name": "convsmall",
             "train.epochs": 5,
-            "train.lr": 1e-3,
+            "train.lr": 2e-3,
             "train.batch_size": 64,
             "train.threads": 1,
         },
