@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -33,6 +34,7 @@ def main(run, name, data_dir) -> None:
             "test set"
         )
     file = FOLDER / f"{name}.pt"
+    config = replace(config, train=replace(config.train, init_from=""))  # a path of one machine
     checkpoint.save(file, config, {"model": state["model"]})
     if file.stat().st_size > LARGEST:
         file.unlink()

@@ -21,7 +21,7 @@ from citrus_lirpa import BoundedNet, Protocol, SgdUap, UapResult, config, data, 
 from citrus_lirpa.runs import build
 from citrus_lirpa.subjects import load_subject
 
-NETWORK = "mnist-0.1-convsmall"
+NETWORK = "mnist-0.1-convsmall-citrus"
 OUT = Path(__file__).with_name("picture.png")
 SHOWN = 7  # images beside the perturbation
 JUDGED = 200  # images of the ordinary network that the cascade tries to certify
