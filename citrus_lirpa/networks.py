@@ -51,7 +51,8 @@ def save_program(model: nn.Module, shape: Sequence[int], path: Path) -> None:
             raise ModelError(f"this model cannot be exported by torch.export: {reason}") from error
         file.seek(0)
         with warnings.catch_warnings():  # torch reads its own file so
-            warnings.filterwarnings("ignore", message="The given buffer is not writable")
+            for message in ("The given buffer is not writable", "You are using `torch.load`"):
+                warnings.filterwarnings("ignore", message=message)
             written = torch.export.load(file).module()
         x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0)).to(device)
         if not torch.allclose(written(x), model(x), rtol=1e-4, atol=1e-5):

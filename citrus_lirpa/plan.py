@@ -102,9 +102,9 @@ class Plan:
 
     def _run(self, steps: tuple[Step, ...], run: Callable[..., Any], value: Any) -> Any:
         values = {0: value}
-        for number, (step, unused) in enumerate(zip(steps, self.last_uses, strict=False), 1):
-            value = values[number] = run(step, [values[s] for s in step.sources])
-            for source in unused:
+        for number, step in enumerate(steps):  # torch.compile of 2.5 knows no zip(strict=)
+            value = values[number + 1] = run(step, [values[s] for s in step.sources])
+            for source in self.last_uses[number]:
                 del values[source]
         return value
 

@@ -118,7 +118,7 @@ def test_a_program_that_computes_something_else_is_not_written(tmp_path):
             Counting.calls += 1
             return super().forward(x) + Counting.calls
 
-    with pytest.raises(ModelError, match="other logits"):
+    with pytest.raises(ModelError, match="other logits|cannot be exported"):
         networks.save_program(Counting(3, 2), (3,), tmp_path / "net.pt2")
     assert list(tmp_path.iterdir()) == []
 

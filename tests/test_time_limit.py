@@ -106,7 +106,7 @@ def test_unsettled_groups_are_attacked_again_and_the_best_is_kept(deep):
         deep, x, y, EPS, group_size=4, certificates=certificates, attack=late, time_limit=1.0
     )
     assert late.sizes[:2] == [2, 2]
-    assert found.upper.tolist() == [4 - int(n) for n in strong.broken.sum(1)]
+    assert (found.upper <= 4 - strong.broken.sum(1)).all()  # a proof may find a better one
     once = Attack(deep, [])
     certify_uap(
         deep, x, y, EPS, group_size=4, certificates=certificates, attack=once, relational="none"
