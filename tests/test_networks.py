@@ -80,7 +80,7 @@ def test_programs_of_torch_export_run_without_this_package(run, tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     with torch.no_grad():
         expected = [model(x), model(x[:1])]
-    torch.testing.assert_close(torch.load(tmp_path / "y.pt"), expected)
+    torch.testing.assert_close(torch.load(tmp_path / "y.pt", weights_only=True), expected)
 
 
 def test_onnx_alone(run, tmp_path):
