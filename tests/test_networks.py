@@ -109,17 +109,14 @@ def test_what_does_not_fit_a_file(run, tmp_path):
 
 
 def test_a_program_that_computes_something_else_is_not_written(tmp_path):
-    class Counting(torch.nn.Linear):
-        """Every call adds one: no function of its input."""
-
-        calls = 0
+    class Tracing(torch.nn.Linear):
+        """One more while it is exported."""
 
         def forward(self, x):
-            Counting.calls += 1
-            return super().forward(x) + Counting.calls
+            return super().forward(x) + int(torch.compiler.is_compiling())
 
-    with pytest.raises(ModelError, match="other logits|cannot be exported"):
-        networks.save_program(Counting(3, 2), (3,), tmp_path / "net.pt2")
+    with pytest.raises(ModelError, match="other logits"):
+        networks.save_program(Tracing(3, 2), (3,), tmp_path / "net.pt2")
     assert list(tmp_path.iterdir()) == []
 
 

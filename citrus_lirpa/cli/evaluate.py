@@ -275,13 +275,18 @@ class _Output:
         self.stages = folder / f"stages-{method}.png"
         self.picture = folder / f"uap-{method}.png"
         self.arrays = folder / f"uap-{method}.npz"
+        self.written = {
+            "results": self.table,
+            "stages": self.stages,
+            "picture": self.picture,
+            "perturbations": self.arrays,
+        }
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """The folder held for this evaluation alone, without what killed ones left half-written."""
         with locked(self.folder, self.table.stem):
-            written = (self.table, self.stages, self.picture, self.arrays)
-            files.remove_leftovers(self.folder, *(path.name for path in written))
+            files.remove_leftovers(self.folder, *(path.name for path in self.written.values()))
             yield
 
     def finished(self, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -316,10 +321,5 @@ class _Output:
     def summary(self, record: dict[str, Any]) -> Results:
         """What stands for the record on stdout: it without what is said of each image."""
         short = {key: value for key, value in record.items() if key not in _LONG}
-        written = {
-            "results": self.table,
-            "stages": self.stages,
-            "picture": self.picture,
-            "perturbations": self.arrays,
-        }
-        return {**short, "files": {k: str(path) for k, path in written.items() if path.is_file()}}
+        there = {kind: str(path) for kind, path in self.written.items() if path.is_file()}
+        return {**short, "files": there}
