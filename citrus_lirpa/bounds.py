@@ -294,9 +294,10 @@ class BoundedNet:
     def _bounds_are_known(self) -> bool:
         """Whether bounds of ReLU inputs are there: auto_LiRPA forgets its own after optimising
         α, and in any forward pass."""
-        before = [node.inputs[0] for node in relu_nodes(self.bounded)]
         return self._before is not None or all(
-            getattr(node, end, None) is not None for node in before for end in ("lower", "upper")
+            getattr(node.inputs[0], end, None) is not None
+            for node in relu_nodes(self.bounded)
+            for end in ("lower", "upper")
         )
 
     def _check_box(self, box: Box) -> None:

@@ -44,11 +44,13 @@ class Sweep:
     def eval_arguments(self) -> list[str]:
         """``evaluation`` as arguments of the command line."""
         flags = {True: "--", False: "--no-"}
+        off = {field.name for field in fields(Protocol) if field.default is False}
         return [
             f"{flags[value]}{_dashed(name)}"
             if isinstance(value, bool)
             else f"--{_dashed(name)}={value}"
             for name, value in self.evaluation.items()
+            if not (value is False and name in off)  # such an option has no --no- form
         ]
 
 

@@ -172,12 +172,14 @@ def test_arguments_are_those_of_the_train_command(tmp_path):
 
 def test_arguments_of_the_evaluation(tmp_path):
     text = 'preset = "digits"\n[eval]\nlimit = 9\n"time-limit" = 5\nclip = true\neps = "8/255"'
+    text += '\n"held-out" = false'
     group = sweep.read(written(tmp_path, text))
     expected = ["--limit=9", "--time-limit=5", "--clip", "--eps=8/255"]
     assert group.eval_arguments() == expected
     settings = command._eval_settings(expected)
     assert (settings["limit"], settings["time_limit"], settings["clip"]) == (9, 5.0, True)
     assert settings["eps"] == 8 / 255 and settings["method"] == Protocol.method
+    assert settings["held_out"] is False
 
 
 # -- mistakes -------------------------------------------------------------------------
