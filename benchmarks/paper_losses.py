@@ -11,6 +11,7 @@ import click
 import paper_output
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -19,6 +20,7 @@ from citrus_lirpa.boxes import cross_input_boxes
 from citrus_lirpa.losses import Citrus, LossTerms
 from citrus_lirpa.margins import robust_cross_entropy
 
+_TITLE = "Figure 4: same-input and cross-input losses"
 #: Every so many steps the losses are taken.
 _EVERY = 10
 CURVES = {
@@ -87,7 +89,7 @@ def run(preset: str, fixed: Mapping[str, Any], *, data_dir: Path, out: Path) -> 
     record = {"preset": preset, "machine": paper_output.machine(), "epochs": lines}
     files.write_text(out / "figure4.json", json.dumps(record, indent=2) + "\n")
     table = [
-        "### Figure 4: same-input and cross-input losses",
+        f"### {_TITLE}",
         "",
         f"{preset}; {record['machine']}.",
         "",
@@ -108,11 +110,21 @@ def lines_of(log: Path) -> list[dict[str, Any]]:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    figure = Figure((6, 4), layout="constrained")
-    axes = figure.subplots()
-    for key, label in CURVES.items():
-        axes.plot([r["epoch"] for r in rows], [r[key] for r in rows], marker="o", label=label)
-    axes.set(xlabel="epoch", ylabel="robust cross-entropy", title="Loss by perturbation")
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    """Own box and maximum together, which lie close; the sum, several times them, beside."""
+    figure = Figure((9, 3.8), layout="constrained")
+    for axes, keys in zip(figure.subplots(1, 2), (("same", "max"), ("sum",)), strict=True):
+        for key in keys:
+            colour = f"C{list(CURVES).index(key)}"
+            axes.plot(
+                [row["epoch"] for row in rows],
+                [row[key] for row in rows],
+                marker="o",
+                color=colour,
+                label=CURVES[key],
+            )
+        axes.set(xlabel="epoch", ylabel="robust cross-entropy")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False)
+    figure.suptitle(_TITLE, fontsize=11)
     files.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
