@@ -25,14 +25,11 @@ class Floor:
 
     def step(self, x: Tensor, y: Tensor, tau: float) -> None:
         """Attack, clean pass, boxes around the partners' perturbations, bounds, Adam."""
-        v = self.attack(x, y) if self.attack_steps else None
+        v = self.attack(x, y)
         self.optimiser.zero_grad()
-        if v is None:
-            centre, labels = x, y
-        else:
-            shifts = [v.roll(-s - 1, 0) for s in range(self.partners)]
-            centre = torch.stack([x + shift for shift in shifts], 1).flatten(0, 1)
-            labels = y.repeat_interleave(self.partners)
+        shifts = [v.roll(-s - 1, 0) for s in range(self.partners)]
+        centre = torch.stack([x + shift for shift in shifts], 1).flatten(0, 1)
+        labels = y.repeat_interleave(self.partners)
         statistics = self.clean_pass(x)
         margins = self.margins(statistics, centre, torch.full_like(centre, tau), labels)
         margins.neg().logsumexp(1).mean().backward()

@@ -47,8 +47,8 @@ from citrus_lirpa.models import build_model
 EPS, RATIO, PARTNERS, STEPS = 8 / 255, 0.7, 4, 20
 SHAPE = (3, 32, 32)
 _WIDE = 10  # columns
-#: Batch and pairing of the two modes.
-MODES = {"paper": (5, Groups(5)), "large": (128, Shifts(PARTNERS))}
+#: Pairing of the two modes.
+MODES = {"paper": Groups(5), "large": Shifts(PARTNERS)}
 
 Step = Callable[[], object]
 
@@ -119,7 +119,7 @@ def ratio(seconds: dict[str, list[float]], a: str, b: str) -> float:
 
 def whole_steps(name: str, mode: str, batch: int, rounds: int, device: str, compiled: bool) -> dict:
     """CITRUS beside the floor, the double loop, and other methods at the same batch."""
-    pairing = MODES[mode][1]
+    pairing = MODES[mode]
     subject, citrus = Subject(name, batch, device), Citrus(RATIO, pairing=pairing)
     bare = model(name).to(device).train()
     floor = Floor(bare, attack_steps=STEPS, partners=PARTNERS, eps=(1 - RATIO) * EPS)
@@ -192,7 +192,7 @@ def stages(name: str, mode: str, batch: int, rounds: int, device: str) -> dict:
     """Where the time of a CITRUS step goes; backward is what is left of the whole."""
     subject = Subject(name, batch, device)
     net, x, y, tau = subject.net, subject.x, subject.y, RATIO * EPS
-    loss = Citrus(RATIO, pairing=MODES[mode][1])
+    loss = Citrus(RATIO, pairing=MODES[mode])
     partners = loss.pairing(batch)
     v = loss.attack(net, x, y, EPS - tau)
     labels = y.unsqueeze(1).expand(partners.shape).flatten()
@@ -277,7 +277,7 @@ def _peak(kind: str, name: str, mode: str, batch: int, device: str, threads: int
         floor = Floor(bare, attack_steps=STEPS, partners=PARTNERS, eps=(1 - RATIO) * EPS)
         floor.step(x, y, RATIO * EPS)
     else:
-        Subject(name, batch, device).step(Citrus(RATIO, pairing=MODES[mode][1]))()
+        Subject(name, batch, device).step(Citrus(RATIO, pairing=MODES[mode]))()
     if device != "cpu":
         return torch.cuda.max_memory_allocated() / 2**30
     return (highest_memory() - before) / 2**20

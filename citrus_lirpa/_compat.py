@@ -34,9 +34,6 @@ TESTED_TORCH = ("2.5", "2.15")
 _DISTRIBUTIONS = {"yaml": "pyyaml"}  # import name -> name on PyPI, where they differ
 _LEGACY_NAMES = {  # 0.7 -> 0.3
     "interm_bounds": "intermediate_layer_bounds",
-    "fix_interm_bounds": "fix_intermediate_layer_bounds",
-    "share_alphas": "share_slopes",
-    "reference_alphas": "activation_opt_params",
     "activation_bound_option": "relu",
 }
 # Sparse alpha always: 0.3's dense alpha crashes where over 90 % of a layer is unstable.
@@ -119,13 +116,11 @@ def repair_options(bounded: Any) -> None:
         bounded.bound_opts.update(_LEGACY_OPTIONS)
 
 
-def bound_options(
-    *, conv_mode: str = "patches", alpha_iterations: int = 20, alpha_lr: float = 0.25
-) -> dict[str, Any]:
+def bound_options(*, conv_mode: str = "patches", alpha_iterations: int = 20) -> dict[str, Any]:
     """Return ``bound_opts`` for the constructor of the loaded ``BoundedModule``."""
     options = bound_kwargs(activation_bound_option="adaptive")
     options["conv_mode"] = conv_mode
-    options["optimize_bound_args"] = {"iteration": alpha_iterations, "lr_alpha": alpha_lr}
+    options["optimize_bound_args"] = {"iteration": alpha_iterations, "lr_alpha": 0.25}
     if load().legacy:
         options.update(_LEGACY_OPTIONS)
     return options

@@ -8,6 +8,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .bounds import BoundedNet
 from .data import DatasetSpec, Split, centre_crop
+from .wrapping import modes_restored
+
+_LARGEST_BATCH = 250
 
 
 def running_statistics(module: nn.Module) -> list[Tensor]:
@@ -20,25 +23,25 @@ def running_statistics(module: nn.Module) -> list[Tensor]:
 def precise_batchnorm(net: BoundedNet, data: Split, spec: DatasetSpec) -> None:
     """Replace BatchNorm's running statistics by their mean over the training set, in place.
 
-    Statistics gathered five inputs at a time, as in the paper's batches, are too noisy to
-    evaluate with. The training mode is restored.
+    The mean is of equal batches of at most 250 images, in order. Statistics gathered five
+    inputs at a time, as in the paper's batches, are too noisy to evaluate with. Every layer
+    keeps its training mode.
     """
     norms = _norms(net.module)
     if not norms:
         return
     momenta = [m.momentum for m in norms]
     device = net.parameters()[0].device
-    before = net.module.training
     for m in norms:
         m.reset_running_stats()
         m.momentum = None  # cumulative average
-    net.module.train()
-    size = min(250, len(data))
-    for i in range(0, len(data) - size + 1, size):
-        net.module(centre_crop(data.pixels(slice(i, i + size)), spec).to(device))
+    batches = torch.arange(len(data)).tensor_split(-(-len(data) // _LARGEST_BATCH))
+    with modes_restored(net.module):
+        net.module.train()
+        for rows in batches:
+            net.module(centre_crop(data.pixels(rows), spec).to(device))
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
-    net.module.train(before)
 
 
 def _norms(module: nn.Module) -> list[_BatchNorm]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import _compat
 from .boxes import Box, Interval
 from .checks import check_labels, check_name, check_tensor
-from .errors import DependencyError, InputError
+from .errors import DependencyError, InputError, reason
 from .margins import specification, wrong_classes
 from .pieces import INPUT, Piece, affine_pieces
 from .plan import Plan, make_plan, margin_bounds
@@ -118,9 +118,10 @@ class BoundedNet:
 
     def frozen(self) -> Callable[[Tensor], Tensor]:
         """The network as it is now and in eval mode: a function from inputs (N, ...) to logits
-        (N, K), differentiable in the inputs alone. For the many steps of an attack; call it
-        inside ``evaluating``, and again once the weights have changed. It computes in
-        ``attack_dtype``, where that is not None, and returns logits of the inputs' type."""
+        (N, K), differentiable in the inputs alone; where auto_LiRPA bounds it, the network
+        itself. For the many steps of an attack; call it inside ``evaluating``, and again once
+        the weights have changed. It computes in ``attack_dtype``, where that is not None, and
+        returns logits of the inputs' type."""
         if self._plan is None:
             return self._rounded_logits
         weights = self._plan.frozen_weights(self.attack_dtype)
@@ -393,8 +394,7 @@ def check_compiler() -> None:
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(2))
     except Exception as error:  # torch names no common class for what can go wrong here
-        reason = str(error).strip().splitlines()[0][:160]
         raise DependencyError(
-            f"torch.compile does not work here ({type(error).__name__}: {reason}); it needs a "
-            "C++ compiler; train without --compile"
+            f"torch.compile does not work here ({type(error).__name__}: {reason(error)}); it "
+            "needs a C++ compiler; train without --compile"
         ) from error

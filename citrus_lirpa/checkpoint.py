@@ -13,7 +13,7 @@ from torch import nn
 from . import safetensors_files, sealed, zoo
 from .config import RunConfig
 from .data import DatasetSpec, find_spec
-from .errors import CheckpointError, InputError
+from .errors import CheckpointError, InputError, reason
 from .models import build_model
 
 _log = logging.getLogger(__name__)
@@ -122,5 +122,4 @@ def restore(
                     raise TypeError(f"{name} is {given.dtype}, not {own.dtype}")
         module.load_state_dict(weights)
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path} does not fit {what}: {reason}") from error
+        raise CheckpointError(f"{path} does not fit {what}: {reason(error)}") from error

@@ -82,7 +82,7 @@ def check_seconds(limit: float) -> None:
         raise InputError(f"time limit is {shown(limit)}; expected a finite number of seconds >= 0")
 
 
-def check_range(limits: Range | None, name: str = "clip") -> None:
+def check_range(limits: Range | None) -> None:
     """Refuse a valid range that is no pair of ends, the lower one first."""
     if limits is None:
         return
@@ -96,7 +96,7 @@ def check_range(limits: Range | None, name: str = "clip") -> None:
                 return
     given = f"({', '.join(map(shown, limits))})" if pair else shown(limits)
     raise InputError(
-        f"{name} is {given}; expected None or (lowest, highest), numbers or tensors of one value "
+        f"clip is {given}; expected None or (lowest, highest), numbers or tensors of one value "
         "a channel, with lowest <= highest"
     )
 

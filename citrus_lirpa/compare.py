@@ -43,7 +43,8 @@ class Setting:
 
     data: name of the data set; eps: radius evaluated, in pixels; images: the first N test
     images, or of those held out from training; group_size: consecutive images that share a
-    perturbation; clip: range that perturbed images are cut to, or None.
+    perturbation; clip: range that perturbed images are cut to, or None; held_out: which of
+    the two kinds of images.
     """
 
     data: str

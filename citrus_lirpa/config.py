@@ -179,7 +179,8 @@ def resolve(
     ``method``, and what it says itself goes before both; only a ``method`` given here replaces
     what a file without a preset says, and in any file its loss.
     Where ``train.epochs`` is overridden alone, milestones and ramp keep their place as
-    shares of the training. Raises ConfigError, naming the key and its nearest match.
+    shares of the training. Raises ConfigError, naming the key and its nearest match, and
+    InputError for a value that its loss or model refuses.
     """
     if (preset is None) == (file is None):
         raise ConfigError(

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .errors import DependencyError, DistributedError, InputError
+from .errors import DependencyError, DistributedError, InputError, reason
 from .plain import load_plain
 
 Result = TypeVar("Result")
@@ -84,7 +84,7 @@ def start(*, cuda: bool = False) -> None:
         patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise DistributedError(
-            f"{launched()} processes could not come together: {_first_line(error)}; start them "
+            f"{launched()} processes could not come together: {reason(error)}; start them "
             "with torchrun, and set GLOO_SOCKET_IFNAME where machines have several networks"
         ) from error
     _job = _Job(rank, size, dist.PrefixStore("citrus-lirpa", store), patient)
@@ -300,10 +300,6 @@ def _reaching_others(only: type[RuntimeError] = RuntimeError) -> Iterator[None]:
         yield
     except only as error:
         raise DistributedError(
-            f"another process of this job ended or cannot be reached ({_first_line(error)}); "
+            f"another process of this job ended or cannot be reached ({reason(error)}); "
             "what was saved is whole: continue with --resume"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -15,7 +15,7 @@ from . import __version__, _compat
 from .bounds import METHODS, BoundedNet
 from .boxes import Box
 from .data import find_datasets
-from .errors import DependencyError, SoundnessError
+from .errors import DependencyError, SoundnessError, reason
 from .losses import Ibp
 from .margins import logit_margins
 
@@ -60,10 +60,9 @@ def _torchvision() -> str:
     try:
         import torchvision
     except (ImportError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
         raise DependencyError(
-            f"torchvision cannot be imported ({reason}); install the version that matches torch "
-            f"{torch.__version__}, for torch 2.11.0: pip install torchvision==0.26.0"
+            f"torchvision cannot be imported ({reason(error)}); install the version that matches "
+            f"torch {torch.__version__}, for torch 2.11.0: pip install torchvision==0.26.0"
         ) from error
     return torchvision.__version__
 

@@ -76,6 +76,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def reason(error: BaseException) -> str:
+    """What another library's exception says, on one line of at most 200 characters; its type
+    where it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     """One line for an unknown name: the nearest known one, then all of them."""
     known = list(known)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from . import checkpoint, onnx_files, safetensors_files
-from .errors import InputError, ModelError, is_out_of_memory
+from .errors import InputError, ModelError, is_out_of_memory, reason
 from .files import write_atomically
 from .subjects import Subject
 from .wrapping import modes_restored
@@ -47,8 +47,9 @@ def save_program(model: nn.Module, shape: Sequence[int], path: Path) -> None:
         except Exception as error:  # torch.export names no common class for what can go wrong
             if is_out_of_memory(error):
                 raise
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"this model cannot be exported by torch.export: {reason}") from error
+            raise ModelError(
+                f"this model cannot be exported by torch.export: {reason(error)}"
+            ) from error
         file.seek(0)
         with warnings.catch_warnings():  # torch reads its own file so
             for message in ("The given buffer is not writable", "You are using `torch.load`"):

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from . import _compat
-from .errors import DependencyError, InputError, ModelError, is_out_of_memory
+from .errors import DependencyError, InputError, ModelError, is_out_of_memory, reason
 from .files import write_atomically
 from .models import Shape
 from .onnx_graph import Reader, graph_inputs
@@ -68,13 +68,12 @@ def load_onnx(path: Path) -> tuple[nn.Module, Shape]:
         _check_same(module, proto, shape)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    except MemoryError:
-        raise
     except Exception as error:  # whatever torch and onnx say of a graph that makes no sense
         if is_out_of_memory(error):
             raise
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{path}: cannot be used: {type(error).__name__}: {reason}") from error
+        raise ModelError(
+            f"{path}: cannot be used: {type(error).__name__}: {reason(error)}"
+        ) from error
     return module, shape
 
 
@@ -108,8 +107,7 @@ def save_onnx(model: nn.Module, shape: Sequence[int], path: Path) -> None:
         except (RuntimeError, TypeError, ValueError) as error:
             if is_out_of_memory(error):
                 raise
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"this model cannot be written as ONNX: {reason}") from error
+            raise ModelError(f"this model cannot be written as ONNX: {reason(error)}") from error
         _check_same(model, package.load_model_from_string(file.getvalue()), tuple(shape))
     write_atomically(Path(path), lambda out: out.write(file.getvalue()))
 

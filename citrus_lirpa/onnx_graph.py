@@ -85,12 +85,6 @@ class Reader:
                 raise ModelError(f"operator {kind(node)} is not supported (known: {known})")
             nodes.append(node)
             needed.update(node.input[:1] if node.op_type in ONE_INPUT else node.input)
-        for node in nodes[::-1]:
-            if node.output[0] not in self.shapes:
-                raise ModelError(
-                    f"the shape of {node.op_type} '{node.output[0]}' cannot be told; "
-                    "export with shapes fixed but for the batch"
-                )
         return nodes[::-1]
 
     def _index(self, name: str) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from .errors import CheckpointError
+from .errors import CheckpointError, reason
 from .files import write_atomically
 from .plain import load_plain
 
@@ -60,10 +60,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
         RecursionError,
         AssertionError,
     ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        said = reason(error)
         if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to trust the file
-            reason = "it holds more than tensors and plain values"
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {reason[:160]}") from error
+            said = "it holds more than tensors and plain values"
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {said}") from error
 
 
 def _check(raw: bytes) -> None:

@@ -19,7 +19,7 @@ class Subject:
     """A network, in eval mode on the CPU, with what is needed to evaluate it.
 
     model maps pixels in [0, 1], (N, *spec.shape), to logits (N, spec.classes). eps: radius in
-    pixels. threads: CPU threads to use, 0 to let ``runs.choose_threads`` choose. name: the path.
+    pixels. threads: CPU threads to use, 0 for as many as torch chooses. name: the path.
     held_out: how many of the last training images it was not trained on.
     """
 

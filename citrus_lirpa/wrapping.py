@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _compat
-from .errors import InputError, ModelError, is_out_of_memory
+from .errors import InputError, ModelError, is_out_of_memory, reason
 from .models import Normalise
 
 #: Above this many values in one layer, convolutions are bounded as patches, not matrices.
@@ -168,12 +168,11 @@ def explained(what: str) -> Iterator[None]:
     """Turn whatever auto_LiRPA raises into one ModelError line; memory errors pass."""
     try:
         yield
-    except (InputError, ModelError, MemoryError):
+    except (InputError, ModelError):
         raise
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        reason = " ".join(str(error).split())[:200] or "no reason given"
         raise ModelError(
-            f"auto_LiRPA cannot handle {what}: {type(error).__name__}: {reason}"
+            f"auto_LiRPA cannot handle {what}: {type(error).__name__}: {reason(error)}"
         ) from error

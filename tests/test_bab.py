@@ -110,8 +110,8 @@ def test_splitting_proves_what_the_roots_leave_open():
 class Stubborn(Engine):
     """Nothing about image 0 is ever proved or broken."""
 
-    def proved(self, dual, found, images, members, rows):
-        return super().proved(dual, found, images, members, rows) & (members != 0).all(1)
+    def proved(self, dual, found, images, members):
+        return super().proved(dual, found, images, members) & (members != 0).all(1)
 
     def broken(self, images, members, u):
         return super().broken(images, members, u) & (members != 0)
@@ -186,12 +186,12 @@ def test_near_zero_float64_decides_whatever_float32_says(shift):
     for claimed in (-0.5 * threshold, 0.0, threshold, 9 * threshold):
         value = torch.tensor([claimed])
         off = replace(found, value=value, point=replace(found.point, value=value))
-        assert engine.proved(dual, off, images, member, member).tolist() == [shift > 0]
+        assert engine.proved(dual, off, images, member).tolist() == [shift > 0]
     hopeless = torch.tensor([-3 * threshold])
     low = replace(found, value=hopeless, point=replace(found.point, value=hopeless))
-    assert not engine.proved(dual, low, images, member, member).any()
+    assert not engine.proved(dual, low, images, member).any()
     nan = replace(found, value=hopeless * torch.nan, point=replace(found.point, value=hopeless))
-    assert not engine.proved(dual, nan, images, member, member).any()
+    assert not engine.proved(dual, nan, images, member).any()
 
 
 @pytest.mark.parametrize("stage", ["ibp", "tightened", "refined without a twin"])
@@ -208,10 +208,10 @@ def test_on_bounds_in_float32_a_bound_near_zero_proves_nothing(stage):
     assert not images.exact
     value = 9 * images.threshold
     near = replace(found, value=value, point=replace(found.point, value=value))
-    assert not engine.proved(dual, near, images, member, member).any()
+    assert not engine.proved(dual, near, images, member).any()
     value = 11 * images.threshold
     far = replace(found, value=value, point=replace(found.point, value=value))
-    assert engine.proved(dual, far, images, member, member).all()
+    assert engine.proved(dual, far, images, member).all()
 
 
 def test_a_network_that_float32_gets_wrong_is_not_certified():

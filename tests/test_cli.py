@@ -16,7 +16,7 @@ from PIL import Image
 
 from citrus_lirpa import __version__, _compat, checkpoint, config
 from citrus_lirpa.cli import COMMANDS as TABLE
-from citrus_lirpa.cli import main
+from citrus_lirpa.cli import main, options
 
 evaluation = importlib.import_module("citrus_lirpa.verify.evaluate")
 ROOT = Path(__file__).parents[1]
@@ -297,6 +297,15 @@ def test_resume_of_another_network_is_refused(trained, interrupted, tmp_path_fac
         "train.epochs=1", "train.ramp_start=1", "data.limit=128"))[0] == 0  # fmt: skip
     line = said(*run("eval", other, *FEW, "--out", interrupted, "--resume"), 1)
     assert "(weights differ)" in line
+
+
+def test_more_threads_than_cores_are_never_used(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    for wanted in (0, 3, 100_000):
+        options.use_threads(wanted)
+    assert asked == [3, 4]
 
 
 def test_a_damaged_batch_stops_with_one_line(trained, interrupted):

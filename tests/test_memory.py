@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
-from citrus_lirpa import METHODS, BoundedNet, Box, GroupAttack, certify, certify_uap
-from citrus_lirpa.errors import ModelError, is_out_of_memory
+from citrus_lirpa import METHODS, BoundedNet, Box, GroupAttack, _compat, certify, certify_uap
+from citrus_lirpa.cli import main
+from citrus_lirpa.errors import ModelError, is_out_of_memory, reason
 from citrus_lirpa.verify import cascade, memory
 from citrus_lirpa.verify.engine import Engine
 from citrus_lirpa.verify.memory import allocations_fail_cleanly, in_batches
@@ -316,3 +318,21 @@ def test_allocating_more_than_there_is_raises_instead_of_killing():
 )
 def test_errors_of_memory_are_told_from_others(error, is_memory):
     assert is_out_of_memory(error) is is_memory
+
+
+@pytest.mark.parametrize("error", [MemoryError("no 9 GiB"), RuntimeError(CUDA)])
+def test_out_of_memory_is_one_line_on_the_command_line(error, monkeypatch):
+    def full() -> None:
+        raise error
+
+    monkeypatch.setattr(_compat, "load", full)
+    result = CliRunner().invoke(main, ["attack", "zoo:mnist-0.1-convsmall"])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert "out of memory; use a smaller batch" in result.output
+
+
+def test_a_reason_is_one_line_even_where_an_error_says_nothing():
+    assert reason(AssertionError()) == "AssertionError"
+    assert reason(RuntimeError(" \n ")) == "RuntimeError"
+    assert reason(RuntimeError("first\n\tsecond")) == "first second"
+    assert len(reason(RuntimeError("a" * 999))) == 200

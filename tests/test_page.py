@@ -314,7 +314,6 @@ def test_one_epoch_and_no_losses_can_be_drawn():
 
 def test_pictures_stop_at_the_budget(folder, monkeypatch):
     monkeypatch.setattr(images, "BUDGET", 2000)
-    monkeypatch.setattr(images.Album.__init__, "__defaults__", (2000,))
     page = Page(make_page([folder]))
     uris = page.values("img", "src")
     assert 0 < sum(map(len, uris)) <= 2000

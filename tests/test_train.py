@@ -458,18 +458,19 @@ def test_choose_threads(digits):
 
 
 def test_precise_batchnorm_by_hand(digits):
-    """Means over two batches of 250 of the batch statistics, layer after layer."""
+    """Means over two batches of equal size of the batch statistics, layer after layer."""
     run = Run(digits, *CNN)
     norms = [m for m in run.net.module if isinstance(m, nn.BatchNorm2d)]
     norms[0].momentum = 0.3
     run.net.module.train()(digits.pixels(slice(100)))  # statistics to be forgotten
-    run.net.eval()
-    some = Split(digits.images[:500], digits.labels[:500])
+    run.net.train()
+    norms[1].eval()
+    some = Split(digits.images[:444], digits.labels[:444])
     precise_batchnorm(run.net, some, checkpoint.data_spec(run.config))
-    assert not run.net.module.training
+    assert run.net.module.training and norms[0].training and not norms[1].training
     assert norms[0].momentum == 0.3
     convolutions = [m for m in run.net.module if isinstance(m, nn.Conv2d)]
-    inputs = [digits.pixels(slice(0, 250)), digits.pixels(slice(250, 500))]
+    inputs = [digits.pixels(slice(0, 222)), digits.pixels(slice(222, 444))]
     for convolution, norm in zip(convolutions[:2], norms[:2], strict=True):
         outputs = [convolution(x) for x in inputs]
         mean = sum(h.mean(dim=(0, 2, 3)) for h in outputs) / 2

@@ -31,6 +31,9 @@ from .pgd import ascend, uniform_start
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+#: Images predicted together.
+_AT_ONCE = 512
+
 
 @dataclass(frozen=True)
 class UapResult:
@@ -204,7 +207,6 @@ def predictions(
     *,
     clip: Range | None = None,
     rows: Tensor | None = None,
-    batch_size: int = 512,
 ) -> Tensor:
     """(N,) predicted classes of images x (of ``rows`` alone if given), on x's device.
 
@@ -214,7 +216,7 @@ def predictions(
     rows = torch.arange(len(x), device=x.device) if rows is None else rows
     found = [rows[:0]]
     with net.evaluating():
-        for part in rows.split(batch_size):
+        for part in rows.split(_AT_ONCE):
             images = x[part].to(device)
             if u is not None:
                 shift = u if len(u) == 1 or y is None else u[y[part].to(u.device)]

@@ -98,7 +98,7 @@ class _Group(click.Group):
             if isinstance(error, BrokenPipeError):
                 raise
             raise _one_line(str(error), getattr(error, "exit_code", 1)) from error
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise _one_line(

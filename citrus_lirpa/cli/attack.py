@@ -13,7 +13,18 @@ from ..attacks import SgdUap, try_uap
 from ..bounds import BoundedNet
 from ..boxes import PIXELS
 from ..errors import InputError
-from .options import clip, data_dir, dataset, device, download, eps, join, quiet, show_bars
+from .options import (
+    clip,
+    data_dir,
+    dataset,
+    device,
+    download,
+    eps,
+    join,
+    quiet,
+    show_bars,
+    use_threads,
+)
 from .output import Results, examples, results
 
 
@@ -100,7 +111,7 @@ def attack_command(
         if split == "train":
             crafted_on = data.load(spec.name, train=True, data_dir=data_dir, download=download)
     net = BoundedNet(subject.model.to(where), torch.zeros(2, *spec.shape, device=where))
-    torch.set_num_threads(subject.threads or torch.get_num_threads())
+    use_threads(subject.threads)
     torch.manual_seed(seed)
     x = data.centre_crop(crafted_on.pixels(slice(0, limit)), spec)
     crafted = attack(net, x, crafted_on.labels[:limit], eps, progress=show_bars(quiet))

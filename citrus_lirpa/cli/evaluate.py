@@ -43,6 +43,7 @@ from .options import (
     requeue,
     say,
     show_bars,
+    use_threads,
 )
 from .output import Results, examples, highlight, results
 
@@ -193,7 +194,7 @@ def eval_command(
     with distributed.leader_first():
         images = subjects.evaluation_images(subject, data_dir, held_out=held_out, download=download)
     net = BoundedNet(subject.model.to(where), torch.zeros(2, *spec.shape, device=where))
-    torch.set_num_threads(subject.threads or torch.get_num_threads())
+    use_threads(subject.threads)
     torch.manual_seed(seed)
     protocol = Protocol(
         eps=subject.eps,

@@ -15,7 +15,7 @@ import torch
 
 from .. import distributed, tables
 from ..data import DATASETS
-from ..errors import ConfigError, InputError, Terminated
+from ..errors import ConfigError, InputError, Terminated, reason
 from ..interrupts import Termination, terminations
 from ..verify import STAGES
 
@@ -143,6 +143,12 @@ def join(name: str) -> torch.device:
     return where
 
 
+def use_threads(wanted: int) -> None:
+    """Compute on ``wanted`` CPU threads, at most as many as cores; on torch's choice for 0."""
+    if wanted:
+        torch.set_num_threads(min(wanted, os.cpu_count() or wanted))
+
+
 def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -150,7 +156,8 @@ def choose_device(name: str) -> torch.device:
         wanted = torch.device(name)
         torch.zeros(1, device=wanted).item()  # meta has no values
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:160]
-        raise InputError(f"device '{name}' cannot be used: {reason}; try --device cpu") from error
+        raise InputError(
+            f"device '{name}' cannot be used: {reason(error)}; try --device cpu"
+        ) from error
     _log.debug("device %s, %d CPU threads", wanted, torch.get_num_threads())
     return wanted

@@ -16,7 +16,7 @@ from ..config import RunConfig
 from ..errors import InputError
 from ..precision import PRECISIONS, check_device
 from ..train import History
-from .options import data_dir, device, download, join, quiet, requeue, say, show_bars
+from .options import data_dir, device, download, join, quiet, requeue, say, show_bars, use_threads
 from .output import Results, examples, results
 
 
@@ -169,7 +169,7 @@ def train_command(
         click.get_current_context().with_resource(runs.held(folder))
         if not begun:
             runs.start_run(folder, settings)
-    torch.set_num_threads(runs.choose_threads(net, settings.train.threads))
+    use_threads(runs.choose_threads(net, settings.train.threads))
     say(_first_line(settings, where, folder))
     bars = show_bars(quiet)
     with loggers.opened(log if distributed.leads() else (), folder, settings) as note:

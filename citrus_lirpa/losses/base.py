@@ -100,6 +100,12 @@ class Loss(nn.Module):
         public = {k: v for k, v in vars(self).items() if not k.startswith("_") and k != "training"}
         return ", ".join(f"{key}={value!r}" for key, value in public.items())
 
+    def check_net(self, net: BoundedNet) -> None:
+        """InputError or ModelError where this loss cannot train ``net``; called before it does."""
+
+    def check_batch_size(self, size: int) -> None:
+        """InputError where this loss cannot use batches of ``size``; called before it has to."""
+
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """The loss at a positive ε."""
         raise NotImplementedError

@@ -14,8 +14,8 @@ BUDGET = 1_500_000
 class Album:
     """Makes data URIs until the budget is spent; ``full`` says whether any was refused."""
 
-    def __init__(self, budget: int = BUDGET):
-        self.left, self.full = budget, False
+    def __init__(self) -> None:
+        self.left, self.full = BUDGET, False
 
     def pixels(self, image: np.ndarray) -> str | None:
         """An image (C, H, W), uint8, of one or three channels; None once the budget is spent."""

@@ -105,7 +105,7 @@ class _Search:
         )
         self.bounded += torch.bincount(domains.problem, minlength=len(self.state))
         shape = domains.signs.shape
-        left = ~self.engine.proved(dual, found, self.images, members, domains.rows)
+        left = ~self.engine.proved(dual, found, self.images, members)
         self._note_broken(
             domains.problem[left], members[left], found.point.u[left], push=root or push
         )

@@ -71,12 +71,15 @@ def certify(
     consecutive ones) that is then still open; easy ones come first. ``known`` (N,) are
     verdicts from elsewhere, taken as they are: 1 proved (its stage is ``imported``), -1
     attacked, 0 unknown. ``clip`` cuts perturbed inputs to that range. ``batch_size`` inputs go
-    through the stages together; ``announce`` is told the stage.
+    through the stages together; ``announce`` is told the stage, unless a bar shows it.
 
     A proof is a margin bound above a threshold that covers float32 rounding, or a positive
     one in float64; TF32 is off and BatchNorm in eval mode. Networks of affine layers and
     ReLU are bounded by this package's dual engine, which gives the bounds of auto_LiRPA's
     methods in a fraction of their time; all others by auto_LiRPA, and without ``bab``.
+
+    Raises InputError for values that cannot be used, SoundnessError where ``attack`` breaks
+    what ``known`` has as proved.
     """
     net = as_bounded_net(net)
     eps = check_certifiable(net, x, y, eps, clip, time_limit)

@@ -178,13 +178,11 @@ class Engine:
             dual = self.dual(images, i, r)
             found = ascend_dual(dual, iterations, rate=ALPHA_RATE)
             lower[image[part], row[part]] = found.value
-            proved[image[part], row[part]] = self.proved(dual, found, images, i, r)
+            proved[image[part], row[part]] = self.proved(dual, found, images, i)
         return lower, proved
 
     @torch.no_grad()
-    def proved(
-        self, dual: DualBound, found: Ascent, images: Images, members: Tensor, rows: Tensor
-    ) -> Tensor:
+    def proved(self, dual: DualBound, found: Ascent, images: Images, members: Tensor) -> Tensor:
         """(D,) whether a bound is positive beyond rounding; in float64 where float32 is near 0
         and the bounds of ReLU inputs hold in float64."""
         threshold = images.threshold[members].amax(1)

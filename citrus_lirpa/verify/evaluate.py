@@ -51,10 +51,11 @@ class Protocol:
 
     eps: radius in pixels; method: last stage tried on single images; relational: group
     stage; group_size: consecutive images that share a perturbation; time_limit: seconds of
-    branch and bound and group stage for each group that is not settled before; limit: only
-    the first images; clip: range that perturbed images are cut to; batch_size: images that
-    go through the stages together; seed: of the attacks; held_out: whether the images are
-    those held out from training rather than the test set.
+    branch and bound and group stage for each group that is not settled before; solver: of
+    the mixed-integer programs of groups; limit: only the first images; clip: range that
+    perturbed images are cut to; batch_size: images that go through the stages together; seed:
+    of the attacks; held_out: whether the images are those held out from training rather than
+    the test set.
     """
 
     eps: float
