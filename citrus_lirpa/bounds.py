@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import _compat
 from .boxes import Box, Interval
 from .checks import check_labels, check_name, check_tensor
-from .errors import DependencyError, InputError, reason
+from .errors import DependencyError, InputError, ModelError, reason
 from .margins import specification, wrong_classes
 from .pieces import INPUT, Piece, affine_pieces
 from .plan import Plan, make_plan, margin_bounds
@@ -41,6 +41,9 @@ METHODS = {
     "alpha-crown": "CROWN-Optimized",
 }
 
+#: A node's attributes with its bounds.
+_ENDS = ("lower", "upper")
+
 
 class BoundedNet:
     """A classifier together with the means to bound it.
@@ -65,6 +68,7 @@ class BoundedNet:
         if not isinstance(model, nn.Module):
             raise InputError(f"the model is a {type(model).__name__}; expected a torch.nn.Module")
         self._bounded_box: Box | None = None
+        self._bounded_at: object = None  # ``_state`` then
         self._inputs: Interval | None = None  # of the last interval pass, normalised
         self._before: list[Interval] | None = None
         self.module: nn.Module = model
@@ -81,6 +85,8 @@ class BoundedNet:
             with explained("the example"):
                 inputs = self._normalised(example)
             self.bounded = wrap(core, inputs)
+        own = {id(t) for t in _tensors(self.module)}
+        self._shared = [t for t in _tensors(self.bounded) if id(t) in own]
         self.classes = count_classes(self.bounded)
         self._has_batchnorm = any(
             type(n).__name__ == "BoundBatchNormalization" for n in nodes(self.bounded)
@@ -166,8 +172,7 @@ class BoundedNet:
     @property
     def like(self) -> Tensor | None:
         """A tensor of the type and on the device of the inputs; None for a network without any."""
-        tensors = itertools.chain(self.module.parameters(), self.module.buffers())
-        return next((t for t in tensors if t.is_floating_point()), None)
+        return next((t for t in _tensors(self.module) if t.is_floating_point()), None)
 
     @property
     def training(self) -> bool:
@@ -184,7 +189,9 @@ class BoundedNet:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Eval mode inside the block; every layer's mode before it is restored."""
+        """Eval mode inside the block; every layer's mode before it is restored. ModelError where
+        the module's weights are no longer those that are bounded."""
+        self._check_shared()
         with modes_restored(self.module), modes_restored(self.bounded):
             self.eval()
             yield
@@ -199,6 +206,9 @@ class BoundedNet:
         ``crown`` are differentiable in the weights (``crown`` is tighter under
         ``torch.no_grad``); ``alpha-crown`` optimises the relaxation of margins that CROWN
         cannot prove positive and returns a detached bound, leaving ``.grad`` untouched.
+
+        Raises InputError for a box or labels that do not fit, ModelError where the layers do
+        not allow the method, or the module's weights are no longer those that were wrapped.
         """
         check_method(method)
         self._check_box(box)
@@ -213,10 +223,10 @@ class BoundedNet:
     def preactivation_bounds(self, box: Box) -> list[Box]:
         """Bounds on the input of every ReLU over ``box``, in network order.
 
-        Those of the last pass where it was on this very box and they are still known; else
-        IBP's, computed.
+        Those of the last pass where it was on this very box, by the same weights, and they are
+        still known; else IBP's, computed.
         """
-        if self._bounded_box is not box or not self._bounds_are_known():
+        if not self._is_bounded(box) or not self._bounds_are_known():
             self._check_box(box)
             if self._plan is None:
                 self._lower_bounds(box, None, "ibp")
@@ -226,15 +236,22 @@ class BoundedNet:
             return [interval.box() for interval in self._before]
         return [Box(n.inputs[0].lower, n.inputs[0].upper) for n in relu_nodes(self.bounded)]
 
+    def hidden_bounds(self) -> list[Tensor]:
+        """(N, ...) ends of the bounds of computed values that auto_LiRPA's last pass, on N boxes,
+        left."""
+        count = 0 if self._bounded_box is None else len(self._bounded_box)
+        ends = [getattr(n, end, None) for n in nodes(self.bounded) if n.from_input for end in _ENDS]
+        return [end for end in ends if isinstance(end, Tensor) and len(end) == count]
+
     def preactivation_intervals(self, box: Box) -> list[Interval]:
         """The same bounds as centre and radius, which is what interval bounds are kept as."""
-        if self._bounded_box is box and self._before is not None:
+        if self._is_bounded(box) and self._before is not None:
             return self._before
         return [Interval.of(bounds) for bounds in self.preactivation_bounds(box)]
 
     def input_interval(self, box: Box) -> Interval:
         """``input_box`` as centre and radius."""
-        if self._bounded_box is box and self._inputs is not None:
+        if self._is_bounded(box) and self._inputs is not None:
             return self._inputs
         return Interval.of(self.input_box(box))
 
@@ -279,7 +296,7 @@ class BoundedNet:
         weights = self._plan.weights()
         self._inputs = Interval.of(self.input_box(box))
         self._before, last = self._intervals(self._plan, weights, self._inputs)
-        self._bounded_box = box
+        self._bounded_box, self._bounded_at = box, self._state()
         return weights[-1], last
 
     def _lower_bounds(self, box: Box, c: Tensor | None, method: str) -> Tensor:
@@ -289,8 +306,31 @@ class BoundedNet:
                 lower = self._compute(box, c, method)
             else:
                 lower = self._crown(box, c, method == "alpha-crown")
-        self._bounded_box = box
+        self._bounded_box, self._bounded_at = box, self._state()
         return lower
+
+    def _is_bounded(self, box: Box) -> bool:
+        """Whether the last pass was on this very box, in this state."""
+        return self._bounded_box is box and self._bounded_at == self._state()
+
+    def _state(self) -> object:
+        """What bounds depend on beside the box: mode and versions of the weights, of buffers
+        too where they are not those of the batch."""
+        of_batch = self.training
+        return of_batch, [
+            None if t.is_inference() else t._version
+            for t in self._shared
+            if not of_batch or isinstance(t, nn.Parameter)
+        ]
+
+    def _check_shared(self) -> None:
+        now = {id(t) for t in _tensors(self.module)}
+        if not all(id(t) in now for t in self._shared):
+            raise ModelError(
+                "the model's parameters or buffers are not those that were wrapped: they have been "
+                "replaced since, as by load_state_dict(assign=True) or a move to another device "
+                "or type; wrap the model again"
+            )
 
     def _bounds_are_known(self) -> bool:
         """Whether bounds of ReLU inputs are there: auto_LiRPA forgets its own after optimising
@@ -298,10 +338,11 @@ class BoundedNet:
         return self._before is not None or all(
             getattr(node.inputs[0], end, None) is not None
             for node in relu_nodes(self.bounded)
-            for end in ("lower", "upper")
+            for end in _ENDS
         )
 
     def _check_box(self, box: Box) -> None:
+        self._check_shared()
         shape = self.input_shape
         if not isinstance(box, Box):
             raise InputError(f"the box is a {type(box).__name__}; expected a Box, as Box.around's")
@@ -374,6 +415,10 @@ def as_bounded_net(net: object) -> BoundedNet:
         f"expected a BoundedNet or an auto_LiRPA BoundedModule, got {type(net).__name__}; "
         "wrap the model first: BoundedNet(model, example)"
     )
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    return itertools.chain(module.parameters(), module.buffers())
 
 
 def _check_example(example: Tensor) -> None:

@@ -31,6 +31,14 @@ Range = tuple[Scalar, Scalar]
 PIXELS: Range = (0.0, 1.0)
 
 
+def same_range(a: Range | None, b: Range | None) -> bool:
+    """Whether both are None, or of equal ends in equal shapes."""
+    if a is None or b is None:
+        return a is b
+    ends = [[torch.as_tensor(v, dtype=torch.float64).cpu() for v in pair] for pair in (a, b)]
+    return all(torch.equal(p, q) for p, q in zip(*ends, strict=True))
+
+
 class Box(NamedTuple):
     """An axis-aligned box of inputs: all x with lower <= x <= upper, elementwise."""
 

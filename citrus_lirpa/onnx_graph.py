@@ -30,6 +30,9 @@ class Branches(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.sources = sources
 
+    def extra_repr(self) -> str:
+        return f"sources={self.sources}"
+
     def forward(self, x: Tensor) -> Tensor:
         values = [x]
         for layer, sources in zip(self.layers, self.sources, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -28,13 +28,18 @@ def check_device(precision: str, device: torch.device) -> None:
         )
 
 
-def rounding_threshold(logits: Tensor) -> Tensor:
+def rounding_threshold(logits: Tensor, hidden: Iterable[Tensor] = ()) -> Tensor:
     """(N,) margins above which float32 rounding cannot be what makes a bound positive.
 
-    1e-4 at the usual logits around ten, and in proportion for larger ones; float32 and
-    float64 CROWN bounds of ConvSmall differ by at most 3.2e-5 (measured).
+    logits: (N, K); hidden: (N, ...) values within the network, or bounds of them. 1e-4 at the
+    usual logits around ten, and in proportion for larger ones, or where values within are
+    more than a hundred: such may cancel on their way to the logits. Float32 and float64 CROWN
+    bounds of ConvSmall differ by at most 3.2e-5 (measured).
     """
-    return 1e-5 * logits.abs().max(dim=1).values.clamp(min=10.0)
+    size = logits.abs().max(dim=1).values.clamp(min=10.0)
+    for values in hidden:
+        size = torch.maximum(size, 0.1 * values.abs().flatten(1).amax(1))
+    return 1e-5 * size
 
 
 @contextlib.contextmanager
@@ -57,3 +62,11 @@ def float32_products(tf32: bool = False) -> Iterator[None]:
     finally:
         setattr(matmul, name, before[0])
         setattr(conv, name, before[1])
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Inside the block products are those of their operands' type: no TF32, and no autocast,
+    whose bfloat16 rounds as far beyond ``rounding_threshold``."""
+    with float32_products(), torch.autocast(device.type, enabled=False):
+        yield

@@ -10,6 +10,7 @@ from torch import Tensor
 from .boxes import Box
 from .errors import ModelError
 from .margins import specification
+from .precision import full_precision
 from .wrapping import explained
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def self_check(net: BoundedNet, example: Tensor) -> None:
     """
     generator = torch.Generator().manual_seed(0)
     shape = tuple(example.shape[1:])
-    with torch.no_grad(), net.evaluating():
+    with torch.no_grad(), full_precision(example.device), net.evaluating():
         for batch in (1, 3):
             x = torch.rand((batch, *shape), generator=generator).to(example)
             with explained(f"a batch of {batch}"):

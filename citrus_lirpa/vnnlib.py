@@ -98,14 +98,16 @@ def undecided_images(path: Path, *, dataset: str, eps: float, clip: Range | None
     """The images whose entry of "verdicts" is "undecided" in an evaluation record (JSON).
 
     Raises:
-        InputError: the file is no such record, is of another data set, radius or clipping, or
-            leaves no image undecided.
+        InputError: the file is no such record, is of another data set, radius or clipping or of
+            held-out images, or leaves no image undecided.
     """
     record = _read_json(Path(path))
     verdicts = record.get("verdicts")
     if not isinstance(verdicts, list) or not all(isinstance(v, str) for v in verdicts):
         raise InputError(f'{path} holds no "verdicts", a list of words; expected a record of eval')
     _check_settings(Path(path), record, {"data": dataset, "eps": eps, "clip": clip})
+    if record.get("held_out"):
+        raise InputError(f"{path} is of held-out training images; `export` writes test images")
     images = [i for i, verdict in enumerate(verdicts) if verdict == "undecided"]
     if not images:
         raise InputError(f"{path} leaves none of its {len(verdicts)} images undecided")

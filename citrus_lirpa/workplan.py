@@ -16,7 +16,7 @@ from .config import make_loss
 from .errors import CheckpointError, InputError
 from .processes import Job, Step
 from .sweep import Run
-from .verify import Protocol
+from .verify import Protocol, fingerprint
 
 PROGRAM = (sys.executable, "-m", "citrus_lirpa")
 
@@ -103,7 +103,7 @@ class Work:
 
     def _of_this_evaluation(self, file: Path) -> bool:
         """Whether the file, a record of ``eval`` or the header of a partial one, is of
-        ``protocol``."""
+        ``protocol`` and of the network as it is now trained."""
         try:
             found = dict(json.loads(file.read_text("utf-8")))
         except (OSError, TypeError, ValueError, RecursionError):
@@ -113,7 +113,10 @@ class Work:
             del settings["limit"]
             settings["images"] = self.protocol.images(self._available())
             found = {"held_out": False, **found}  # earlier records do not say it
-        return all(found.get(key) == value for key, value in settings.items())
+        if any(found.get(key) != value for key, value in settings.items()):
+            return False
+        model, _, _ = checkpoint.load_model(self.folder)
+        return found.get("weights") == fingerprint(model)
 
 
 def plan(

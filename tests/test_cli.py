@@ -299,6 +299,14 @@ def test_resume_of_another_network_is_refused(trained, interrupted, tmp_path_fac
     assert "(weights differ)" in line
 
 
+def test_verdicts_on_test_images_are_not_taken_for_held_out_ones(tmp_path):
+    run("train", "--preset", "digits", *sets("train.epochs=1", "data.held_out=20"), "--out",
+        tmp_path / "run", "--quiet")  # fmt: skip
+    args = ("--held-out", "--import-verdicts", tmp_path)
+    line = said(*run("eval", tmp_path / "run", *args), 2)
+    assert "are of test images" in line and "leave out --held-out" in line
+
+
 def test_more_threads_than_cores_are_never_used(monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)

@@ -21,7 +21,7 @@ def random_group(seed: int, images: int, rows: int = 2, pixels: int = 4) -> Grou
         torch.rand(images, pixels, dtype=torch.double),
         eps=0.3,
         clip=None,
-        threshold=1e-9,
+        threshold=torch.full((images,), 1e-9),
     )
     return Group({i: list(range(rows)) for i in range(images)}, lines, time.perf_counter() + 600)
 

@@ -30,6 +30,8 @@ def evaluation() -> Evaluation:
     y = torch.arange(8)
     after = torch.tensor([0, 1, 9, 9, 4, 5, 6, 7])
     certificates = Certificates(
+        eps=0.1,
+        clip=None,
         methods=("ibp", "crown-ibp"),
         correct=torch.tensor([1, 1, 1, 1, 1, 1, 0, 0], dtype=torch.bool),
         attacked=torch.tensor([0, 0, 1, 0, 0, 0, 0, 0], dtype=torch.bool),

@@ -20,7 +20,7 @@ from citrus_lirpa.boxes import PIXELS
 from citrus_lirpa.cli import main
 from citrus_lirpa.config import resolve
 from citrus_lirpa.errors import CheckpointError, ConfigError, InputError, Interrupted
-from citrus_lirpa.verify import Protocol
+from citrus_lirpa.verify import Protocol, fingerprint
 
 command = importlib.import_module("citrus_lirpa.cli.sweep")
 PATIENCE = 120.0  # seconds until a process counts as stuck
@@ -287,10 +287,16 @@ def begin(work: workplan.Work, finished: bool | None) -> None:
     """The folder of a run that was begun; with a checkpoint unless ``finished`` is None."""
     runs.start_run(work.folder, work.run.config)
     if finished is not None:
-        state = {"model": {}, "finished": finished}
-        checkpoint.save(work.folder / checkpoint.FILE_NAME, work.run.config, state)
+        save(work, finished)
     if finished:
         (work.folder / runs.CURVES_FILE).touch()
+
+
+def save(work: workplan.Work, finished: bool) -> None:
+    """A checkpoint with new weights."""
+    model, _ = checkpoint.make_model(work.run.config)
+    state = {"model": model.state_dict(), "finished": finished}
+    checkpoint.save(work.folder / checkpoint.FILE_NAME, work.run.config, state)
 
 
 def due(work: workplan.Work) -> list[str]:
@@ -298,9 +304,15 @@ def due(work: workplan.Work) -> list[str]:
     return [" ".join(step.command[len(workplan.PROGRAM) :]) for step in work.pending()]
 
 
+def weights(work: workplan.Work) -> str:
+    """The fingerprint of the run's network, of no network where nothing is trained."""
+    trained = (work.folder / checkpoint.FILE_NAME).is_file()
+    return fingerprint(checkpoint.load_model(work.folder)[0]) if trained else "0"
+
+
 def record(work: workplan.Work, **other) -> None:
     """What ``eval`` leaves at its end."""
-    found = {**asdict(work.protocol), "images": 10, **other}
+    found = {**asdict(work.protocol), "images": 10, "weights": weights(work), **other}
     del found["limit"]
     (work.folder / "eval-ibp.json").write_text(json.dumps(found))
 
@@ -366,7 +378,7 @@ def partial(work: workplan.Work, **other) -> None:
     """What an interrupted ``eval`` leaves."""
     folder = work.folder / "eval-ibp.partial"
     folder.mkdir()
-    header = {**asdict(work.protocol), "weights": "0", **other}
+    header = {**asdict(work.protocol), "weights": weights(work), **other}
     (folder / "settings.json").write_text(json.dumps(header))
 
 
@@ -377,6 +389,20 @@ def test_an_interrupted_evaluation_is_resumed(work):
     assert due(work) == resumed
     record(work)  # its pictures may be missing
     assert due(work) == resumed
+
+
+def test_an_evaluation_of_a_network_half_trained_is_begun_anew(work):
+    """As when somebody looks at a run that a sweep has not finished."""
+    anew = [f"eval {work.folder} --method=ibp --device cpu"]
+    begin(work, True)
+    record(work)
+    assert due(work) == []
+    save(work, True)  # trained on since
+    assert due(work) == anew
+    record(work)
+    partial(work)
+    save(work, True)
+    assert due(work) == anew
 
 
 def test_an_interrupted_evaluation_with_other_settings_is_not(work):

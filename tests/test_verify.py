@@ -692,10 +692,12 @@ def test_a_group_without_open_inputs_is_not_attacked(net):
 
 
 def certificates_of(decided_by):
-    """Forged ones, of IBP alone."""
+    """Forged ones, of IBP alone, at ε = 0.5."""
     decided_by = torch.tensor(decided_by)
     n = len(decided_by)
     return Certificates(
+        eps=0.5,
+        clip=None,
         methods=("ibp",),
         correct=torch.ones(n, dtype=torch.bool),
         attacked=torch.zeros(n, dtype=torch.bool),

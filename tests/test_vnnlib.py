@@ -309,6 +309,7 @@ def test_undecided_images(tmp_path):
     assert "has eps 0.1, but here it is 0.2" in refused(record, eps=0.2)
     assert "has clip null" in refused(record, clip=PIXELS)
     assert 'has data "digits"' in refused(record, dataset="mnist")
+    assert "of held-out training images" in refused({**record, "held_out": True})
     assert "none of its 1 images" in refused({**record, "verdicts": ["certified"]})
     assert 'no "verdicts"' in refused({**record, "verdicts": [1]})
     assert 'no "verdicts"' in refused({})

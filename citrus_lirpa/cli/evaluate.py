@@ -16,7 +16,7 @@ from .. import _compat, config, distributed, effects, files, report, subjects, v
 from ..bounds import BoundedNet
 from ..boxes import PIXELS
 from ..data import DatasetSpec
-from ..errors import Interrupted, Terminated
+from ..errors import InputError, Interrupted, Terminated
 from ..interrupts import Termination
 from ..locks import locked
 from ..subjects import Subject
@@ -29,6 +29,7 @@ from ..verify import (
     Saved,
     evaluate,
     fingerprint,
+    fingerprint_of_images,
     saved,
 )
 from .options import (
@@ -215,6 +216,7 @@ def eval_command(
         **asdict(protocol),
         "data": spec.name,
         "weights": fingerprint(subject.model),
+        "pixels": fingerprint_of_images(images),
         "imported": sorted((imported or {}).items()),
     }
     output = _Output(out or subjects.results_folder(path), method)
@@ -244,6 +246,7 @@ def eval_command(
         "run": subject.name,
         "data": spec.name,
         **result.record(),
+        "weights": settings["weights"],
         "identity": saved.identity(settings),
     }
     click.echo(highlight(report.evaluation_table(result), _COLOURS))
@@ -255,6 +258,10 @@ def eval_command(
 
 def _imported(folder: Path, subject: Subject, protocol: Protocol) -> dict[int, str]:
     """Another verifier's verdicts on this network and these boxes."""
+    if protocol.held_out:
+        raise InputError(
+            "--import-verdicts are of test images, as `export` writes them; leave out --held-out"
+        )
     return vnnlib.import_verdicts(
         folder,
         dataset=subject.spec.name,

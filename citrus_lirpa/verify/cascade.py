@@ -25,7 +25,7 @@ from ..checks import (
     shown,
 )
 from ..errors import InputError, ModelError, SoundnessError
-from ..precision import float32_products, rounding_threshold
+from ..precision import full_precision, rounding_threshold
 from .bab import PROVED, Problems, branch_and_bound
 from .certificates import Certificates
 from .engine import ALPHA_STEPS, Engine, Images
@@ -74,9 +74,10 @@ def certify(
     through the stages together; ``announce`` is told the stage, unless a bar shows it.
 
     A proof is a margin bound above a threshold that covers float32 rounding, or a positive
-    one in float64; TF32 is off and BatchNorm in eval mode. Networks of affine layers and
-    ReLU are bounded by this package's dual engine, which gives the bounds of auto_LiRPA's
-    methods in a fraction of their time; all others by auto_LiRPA, and without ``bab``.
+    one in float64; TF32 and autocast are off and BatchNorm in eval mode. Networks of affine
+    layers and ReLU are bounded by this package's dual engine, which gives the bounds of
+    auto_LiRPA's methods in a fraction of their time; all others by auto_LiRPA, and without
+    ``bab``.
 
     Raises InputError for values that cannot be used, SoundnessError where ``attack`` breaks
     what ``known`` has as proved.
@@ -95,7 +96,7 @@ def certify(
     with (
         tqdm(total=len(x), unit="image", disable=not progress) as bar,
         net.evaluating(),
-        float32_products(),
+        full_precision(x.device),
         allocations_fail_cleanly(x.device),
     ):
         engine = find_engine(net, eps, clip)
@@ -122,7 +123,7 @@ def check_certifiable(
             "torch.float32 or torch.float64"
         )
     check_range(clip)
-    check_fits(clip, x, "clip")
+    check_fits(clip, x[:1], "clip")  # of all images alike: bounds of tuples rest on it
     check_seconds(time_limit)
     return eps
 
@@ -162,6 +163,7 @@ class _Cascade:
         self.eps, self.clip, self.batch_size = eps, clip, batch_size
         with torch.no_grad():
             logits = net(x)
+        self.logits = logits
         self.correct = logits.argmax(1) == y
         self.threshold = rounding_threshold(logits)
         self.attacked = torch.zeros_like(self.correct)
@@ -216,6 +218,8 @@ class _Cascade:
             if stage != "bab" or isinstance(self.engine, str):
                 self.took[rows] += seconds[stage] / max(1, len(rows))
         return Certificates(
+            self.eps,
+            self.clip,
             stages,
             self.correct,
             self.attacked,
@@ -271,7 +275,10 @@ class _Cascade:
     def _by_auto_lirpa(self, stage: str, rows: Tensor) -> Tensor:
         def bound(now: Tensor) -> Tensor:
             box = Box.around(self.x[now], self.eps, self.clip)
-            return self.net.margins(box, self.y[now], stage)
+            lower = self.net.margins(box, self.y[now], stage)
+            found = rounding_threshold(self.logits[now], self.net.hidden_bounds())
+            self.threshold[now] = torch.maximum(self.threshold[now], found)
+            return lower
 
         proved = [rows[:0]]
         for done, lower in self._batches(bound, rows, stage):

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..errors import SoundnessError
+from ..boxes import Range, same_range
+from ..checks import shown
+from ..errors import InputError, SoundnessError
 from ..frames import to_frame
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Certificates:
-    """What was proved of N inputs on their ε-boxes, each alone.
+    """What was proved of N inputs on their boxes of radius ``eps``, cut to ``clip``, each alone.
 
     correct: (N,) classified correctly without perturbation; attacked: (N,) broken by a
     perturbation of their own; v: (A, ...) these perturbations, in order (zero where another
@@ -31,6 +33,8 @@ class Certificates:
     that this network's layers do not allow, and why. Their inputs are left to the others.
     """
 
+    eps: float
+    clip: Range | None
     methods: tuple[str, ...]
     correct: Tensor
     attacked: Tensor
@@ -42,6 +46,14 @@ class Certificates:
     seconds: dict[str, float]
     not_fitting: dict[str, int]
     unsupported: dict[str, str] = field(default_factory=dict)
+
+    def check_box(self, eps: float, clip: Range | None) -> None:
+        """InputError where these are certificates of other boxes."""
+        if self.eps != eps or not same_range(self.clip, clip):
+            raise InputError(
+                f"the certificates are of ε = {self.eps:g} and clip {shown(self.clip)}, not of "
+                f"{eps:g} and {shown(clip)}; certify the inputs for these boxes"
+            )
 
     @property
     def certified(self) -> Tensor:
@@ -104,7 +116,8 @@ class Certificates:
             for name in ("seconds", "not_fitting")
         }
         unsupported = {m: why for p in parts for m, why in p.unsupported.items()}
-        return Certificates(parts[0].methods, **tensors, **sums, unsupported=unsupported)
+        same = {name: getattr(parts[0], name) for name in ("eps", "clip", "methods")}
+        return Certificates(**same, **tensors, **sums, unsupported=unsupported)
 
 
 def check_soundness(certificates: Certificates, broken: Tensor) -> None:

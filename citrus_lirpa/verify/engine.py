@@ -33,8 +33,8 @@ _NEAR = 10.0
 _LARGEST = 1e15
 #: An attack pushes no input further beyond its decision boundary than this, in logits.
 _OVERSHOOT = 0.01
-#: What float64 rounding can make of a bound at the usual logits around ten.
-_THRESHOLD_64 = 1e-9
+#: What float64 rounding can make of a bound, in thresholds of float32.
+_IN_FLOAT64 = 1e-5
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Engine:
         margins = self.net.margins(box, y, "ibp")
         bounds = [widened(*b) for b in self.net.preactivation_bounds(box)]
         c = specification(y, self.net.classes, x.dtype)
-        threshold = rounding_threshold(self.net(x))
+        threshold = rounding_threshold(self.net(x), (end for pair in bounds for end in pair))
         return Images(x, y, c, threshold, bounds, Relaxation.of(bounds), False), margins
 
     @torch.no_grad()
@@ -196,7 +196,7 @@ class Engine:
             value = again(
                 found.parameter[flat].double(), found.logits[which].double().softmax(1)
             ).value
-            sure[which] = value > _THRESHOLD_64
+            sure[which] = value > _IN_FLOAT64 * threshold[which]
         return sure
 
     def surely_positive(self, lower: Tensor, images: Images) -> Tensor:
@@ -242,7 +242,6 @@ class Engine:
         like = images.x.new_zeros(0, *images.x.shape[1:], dtype=torch.float64)
         order = [part for part in torch.arange(len(image)).split(self.rows_at_once) for _ in "ab"]
         which = torch.cat(order) if order else torch.arange(0)
-        threshold = _THRESHOLD_64 if images.exact else _NEAR * float(images.threshold.max())
         return Lines(
             image.cpu()[which],
             row.cpu()[which],
@@ -251,7 +250,7 @@ class Engine:
             images.x.double().cpu(),
             self.eps,
             self.clip,
-            threshold,
+            (_IN_FLOAT64 if images.exact else _NEAR) * images.threshold.double().cpu(),
         )
 
     @functools.cached_property

@@ -28,6 +28,7 @@ from ..checks import (
 from ..data import DatasetSpec, Split, centre_crop
 from ..errors import InputError
 from ..frames import to_frame
+from ..precision import full_precision
 from .cascade import certify, stages_up_to
 from .certificates import Certificates, check_soundness
 from .milp import SOLVERS
@@ -312,7 +313,7 @@ def _strongest(
     """The group perturbation that fools most on all images, its rate, and predictions."""
     candidates = (uap.size - uap.upper).topk(min(_CANDIDATES, len(uap.size))).indices
     size = protocol.batch_size
-    with net.evaluating():
+    with net.evaluating(), full_precision(x.device):
         clean = _predictions(net, x, size)
         moved = distributed.share(
             lambda i: _predictions(net, clamp(x + uap.u[candidates[i]], protocol.clip), size),

@@ -29,7 +29,8 @@ class Lines:
     """Linear bounds of open margins, in float64.
 
     image, row: (L,) which image's which margin a line bounds (several may bound one);
-    g: (L, ...) gradients; c: (L,) values without perturbation; x: (n, ...) images by number.
+    g: (L, ...) gradients; c: (L,) values without perturbation; x: (n, ...) images by number;
+    threshold: (n,) what rounding can make of an image's lines.
     """
 
     image: Tensor
@@ -39,7 +40,7 @@ class Lines:
     x: Tensor
     eps: float
     clip: Range | None
-    threshold: float
+    threshold: Tensor
 
     def of(self, image: int, row: int) -> list[int]:
         """Numbers of the lines that bound one margin."""
@@ -55,19 +56,20 @@ def refuted(lines: Lines, chosen: Sequence[int]) -> bool:
     """
     which = torch.tensor(chosen)
     g, c, x = lines.g[which].unsqueeze(0), lines.c[which], lines.x[lines.image[which]].unsqueeze(0)
+    threshold = float(lines.threshold[lines.image[which]].max())
     count = len(chosen)
     weight = torch.full((1, count), 1 / count, dtype=torch.float64)
     cuts: list[np.ndarray] = []
     for _ in range(_MOST_CUTS):
         u = worst_shared(g, weight, x, lines.eps, lines.clip)
         line = (g * (clamp(x + u.unsqueeze(1), lines.clip) - x)).flatten(2).sum(2)[0] + c
-        if float(weight[0] @ line) > lines.threshold:
+        if float(weight[0] @ line) > threshold:
             return True
         if bool((line <= 0).all()):
             return False  # this u makes all of them negative
         cuts.append(line.numpy())
         answer = _master(np.stack(cuts))
-        if answer is None or answer[1] <= lines.threshold:
+        if answer is None or answer[1] <= threshold:
             return False
         weight = torch.from_numpy(answer[0]).unsqueeze(0)
     return False

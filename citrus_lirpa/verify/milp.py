@@ -12,7 +12,7 @@ from .lines import Group
 
 #: Solvers work to feasibilities of 1e-6: what a bound may be off by, per binary.
 _SLACK = 1e-4
-#: Slack given to every line, so that a feasibility tolerance cannot refute what is possible.
+#: Least slack given to every line, so that a feasibility tolerance cannot refute what is possible.
 _RELAX = 1e-5
 
 
@@ -64,12 +64,13 @@ def _program(group: Group) -> Program:
 
     if pixels:
         for i, row in margins:
+            relax = max(_RELAX, float(lines.threshold[i]))  # of what rounding can make of it
             for n in lines.of(i, row):
                 g, c = lines.g[n].flatten().numpy(), float(lines.c[n])
                 # g·u + c <= M (1 - y), M the most the line can be
                 most = c + lines.eps * float(np.abs(g).sum())
-                if most > 0:
-                    constrain({column[i, row]: most}, most - c + _RELAX, lines.eps * g)
+                if most > relax:
+                    constrain({column[i, row]: most}, most - c + relax, lines.eps * g)
     for i in images:  # broken through one of its rows
         constrain({place[i]: 1.0, **{column[i, r]: -1.0 for r in group.rows[i]}}, 0.0)
     for block in group.blocked:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import sealed
+from ..data import Split
 from ..errors import CheckpointError
 from ..files import remove_leftovers, write_text
 from .certificates import Certificates
@@ -119,12 +120,25 @@ def identity(settings: dict[str, Any]) -> str:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of a module's parameters and buffers, by name."""
-    digest = hashlib.sha256()
+    """SHA-256 of a module's layers as they print themselves, and of its parameters and buffers."""
+    digest = hashlib.sha256(repr(model).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        _add(digest, value)
     return digest.hexdigest()
+
+
+def fingerprint_of_images(images: Split) -> str:
+    """SHA-256 of all pixels and labels."""
+    digest = hashlib.sha256()
+    for values in (images.images, images.labels):
+        _add(digest, values)
+    return digest.hexdigest()
+
+
+def _add(digest: Any, value: Tensor) -> None:
+    digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+    digest.update(value.detach().cpu().contiguous().numpy().tobytes())
 
 
 def _header(settings: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from ..boxes import Range, clamp
 from ..checks import check_count, check_name, is_count, shown
 from ..errors import InputError
 from ..frames import to_frame
-from ..precision import float32_products
+from ..precision import full_precision
 from .cascade import certify, check_certifiable, find_engine
 from .certificates import Certificates, check_soundness
 from .engine import ALPHA_STEPS, Engine, Images
@@ -125,7 +125,8 @@ def certify_uap(
     on each group.
 
     ``certificates`` of these inputs are computed if not given, by the default of
-    :func:`certify`. Raises SoundnessError if an attack breaks what was certified.
+    :func:`certify`; others are refused if their ε or clip differ. Raises SoundnessError if an
+    attack breaks what was certified.
     """
     net = as_bounded_net(net)
     eps = check_certifiable(net, x, y, eps, clip, time_limit)
@@ -147,6 +148,7 @@ def certify_uap(
             f"{len(x)} inputs, {len(y)} labels and certificates of {len(certificates.correct)}; "
             "expected as many of each"
         )
+    certificates.check_box(eps, clip)
     attack = GroupAttack(clip=clip) if attack is None else attack
     state = _State(net, x, y, eps, clip, _Groups(len(x), group_size, x.device), certificates)
     at_once = max(1, batch_size // group_size)
@@ -154,7 +156,7 @@ def certify_uap(
     with (
         tqdm(desc="group attack", unit="group", disable=not progress) as bar,
         net.evaluating(),
-        float32_products(),
+        full_precision(x.device),
         allocations_fail_cleanly(x.device),
     ):
         state.attack(attack, at_once, bar, state.groups.count(certificates.open).nonzero())

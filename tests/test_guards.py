@@ -1,0 +1,206 @@
+"""What certificates rest on: the weights, boxes, precision and rounding that they are of."""
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from citrus_lirpa import BoundedNet, Box, certify, certify_uap
+from citrus_lirpa.data import Split
+from citrus_lirpa.errors import InputError, ModelError
+from citrus_lirpa.onnx_graph import Branches
+from citrus_lirpa.verify import fingerprint, fingerprint_of_images
+from citrus_lirpa.verify.lines import Group, Lines, refuted
+from citrus_lirpa.verify.milp import most_broken
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+
+
+@pytest.fixture
+def images(model):
+    x = torch.rand(6, 1, 4, 4)
+    return x, model(x).argmax(1)
+
+
+# -- the weights ----------------------------------------------------------------------
+
+
+def replaced_weights(model) -> None:
+    other = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(other, assign=True)
+
+
+def replaced_layer(model) -> None:
+    model[3] = nn.Linear(12, 3)
+
+
+def replaced_statistics(model) -> None:
+    model[2].running_mean = model[2].running_mean.clone()
+
+
+@pytest.mark.parametrize("replace", [replaced_weights, replaced_layer])
+def test_weights_replaced_after_wrapping_are_refused(model, images, replace):
+    x, y = images
+    net = BoundedNet(model, x[:1])
+    replace(model)
+    for use in (
+        lambda: certify(net, x, y, 0.01),
+        lambda: certify_uap(net, x, y, 0.01),
+        lambda: net.margins(Box.around(x, 0.01), y),
+        lambda: net.preactivation_bounds(Box.around(x, 0.01)),
+    ):
+        with pytest.raises(ModelError, match="replaced since.*wrap the model again"):
+            use()
+    assert len(certify(BoundedNet(model, x[:1]), x, y, 0.01).correct) == 6
+
+
+def test_statistics_replaced_after_wrapping_are_refused():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    x = torch.rand(4, 1, 4, 4)
+    net = BoundedNet(model.eval(), x)
+    replaced_statistics(model)
+    with pytest.raises(ModelError, match="replaced since"):
+        certify(net, x, model(x).argmax(1), 0.01)
+
+
+def test_weights_changed_in_place_are_bounded_as_they_are_now(model, images):
+    x, y = images
+    net, box = BoundedNet(model, x[:1]), Box.around(x, 0.1)
+    net.margins(box, y)
+    with torch.no_grad():
+        model[1].weight.mul_(5)
+    (bounds,) = net.preactivation_bounds(box)
+    inside = model[:2](x)
+    assert bool(((bounds.lower <= inside) & (inside <= bounds.upper)).all())
+    (interval,) = net.preactivation_intervals(box)
+    assert torch.allclose(interval.centre, model[:2](box.centre), atol=1e-5)
+
+
+# -- the boxes ------------------------------------------------------------------------
+
+
+def test_certificates_of_another_box_are_refused(model, images):
+    x, y = images
+    certificates = certify(model_net := BoundedNet(model, x[:1]), x, y, 0.001, clip=(0, 1))
+    for eps, clip in ((0.2, (0, 1)), (0.001, None), (0.001, (0, 2))):
+        with pytest.raises(InputError, match=r"are of ε = 0.001 and clip \(0, 1\), not of"):
+            certify_uap(model_net, x, y, eps, clip=clip, certificates=certificates)
+    assert certify_uap(model_net, x, y, 0.001, clip=(0.0, 1.0), certificates=certificates)
+
+
+def test_a_range_for_each_image_is_refused(model, images):
+    x, y = images
+    net, low = BoundedNet(model, x[:1]), torch.zeros(6, 1, 1, 1)
+    for use in (certify, certify_uap):
+        with pytest.raises(InputError, match="clip is"):
+            use(net, x, y, 0.1, clip=(low, low + 1))
+    found = certify(net, x, y, 0.1, clip=(low[:1, 0], low[:1, 0] + 1))
+    assert torch.equal(found.margin, certify(net, x, y, 0.1, clip=(0, 1)).margin)
+
+
+# -- precision ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", [nn.Identity, nn.ReLU, nn.Tanh])
+def test_autocast_around_a_certification_changes_nothing(activation):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), activation(), nn.Linear(12, 3)).eval()
+    x = torch.rand(6, 1, 4, 4)
+    net, y = BoundedNet(model, x[:1]), model(x).argmax(1)
+
+    def results():
+        torch.manual_seed(1)  # of the attack
+        found = certify(net, x, y, 0.02)
+        groups = certify_uap(net, x, y, 0.02, certificates=found)
+        return found.margin, found.decided_by, groups.lower, groups.upper, groups.u
+
+    plain = results()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = results()
+    assert all(map(torch.equal, cast, plain))
+
+
+def linear(weight, bias) -> nn.Linear:
+    layer = nn.Linear(len(weight[0]), len(weight))
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(weight))
+        layer.bias.copy_(torch.tensor(bias))
+    return layer
+
+
+@pytest.mark.parametrize("large", [2.0**14, 2.0**16, 2.0**18, 2.0**20])
+def test_values_that_cancel_within_the_network_prove_nothing(large):
+    """Logit relu(x + large) - relu(large) - t, whose rounding is that of ``large``; the self-check
+    never sees it, since a gate is open only where the second input is near 1."""
+    ulp = large * 2**-23
+    eps = 0.05 if large == 2.0**20 else 0.4 * ulp
+    step = round(0.25 / ulp) * 2 * ulp
+    model = nn.Sequential(
+        nn.Flatten(),
+        linear([[0.0, -100.0], [1.0, 0.0]], [90.0, 0.0]),
+        nn.ReLU(),
+        linear([[-1.0, 0.0], [0.0, 1.0]], [1.0, 0.0]),
+        nn.ReLU(),
+        linear([[large, 1.0], [large, 0.0]], [0.0, 0.0]),
+        nn.ReLU(),
+        linear([[1.0, -1.0], [0.0, 0.0]], [0.4 * ulp - step, 0.0]),
+    ).eval()
+    x = torch.tensor([[step - 0.4 * ulp, 1.0]]).repeat(5, 1)
+    y = torch.zeros(5, dtype=torch.long)
+    net = BoundedNet(model, torch.zeros(2, 2))
+    exact = model.double()(x.double() - torch.tensor([eps, 0.0]).double())
+    broken = exact.argmax(1) != y
+    model.float()
+    certificates = certify(net, x, y, eps, method="bab", time_limit=1)
+    assert bool(certificates.correct.all()) and bool(broken.all())
+    assert not bool(certificates.certified.any())
+    assert certify_uap(net, x, y, eps, certificates=certificates, time_limit=1).lower.sum() == 0
+
+
+def test_lines_within_their_rounding_prove_nothing_in_a_program_either():
+    n = 9
+    lines = Lines(
+        image=torch.arange(n),
+        row=torch.zeros(n, dtype=torch.long),
+        g=torch.zeros(n, 2, dtype=torch.float64),
+        c=torch.full((n,), 2e-4, dtype=torch.float64),
+        x=torch.zeros(n, 2, dtype=torch.float64),
+        eps=0.1,
+        clip=None,
+        threshold=torch.full((n,), 1e-3, dtype=torch.float64),
+    )
+    group = Group({i: [0] for i in range(n)}, lines, time.perf_counter() + 100)
+    assert not any(refuted(lines, [i]) for i in range(n))
+    assert most_broken(group, time_limit=5) == n
+    lines.threshold[:4] = 1e-6
+    assert [refuted(lines, [i]) for i in range(n)] == [True] * 4 + [False] * 5
+    assert most_broken(group, time_limit=5) == n - 4
+
+
+# -- fingerprints ---------------------------------------------------------------------
+
+
+def test_fingerprints_tell_layers_and_not_only_weights():
+    torch.manual_seed(0)
+    convolutions = [nn.Conv2d(1, 1, 2, dilation=d) for d in (1, 2)]
+    convolutions[1].load_state_dict(convolutions[0].state_dict())
+    assert fingerprint(convolutions[0]) != fingerprint(convolutions[1])
+    layers = [nn.ReLU(), nn.Tanh(), nn.Sigmoid()]
+    chain, branch = Branches(layers, [(0,), (1,), (2,)]), Branches(layers, [(0,), (1,), (1,)])
+    assert fingerprint(chain) != fingerprint(branch)
+    assert fingerprint(chain) == fingerprint(Branches(layers, [(0,), (1,), (2,)]))
+
+
+def test_fingerprints_of_images_tell_pixels_and_labels():
+    images, labels = torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.arange(3)
+    split = Split(images, labels)
+    first = fingerprint_of_images(split)
+    assert fingerprint_of_images(Split(images.clone(), labels.clone())) == first
+    assert fingerprint_of_images(Split(images, labels + 1)) != first
+    images[2, 0, 0, 0] = 1
+    assert fingerprint_of_images(split) != first
