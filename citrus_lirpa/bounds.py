@@ -87,6 +87,7 @@ class BoundedNet:
             self.bounded = wrap(core, inputs)
         own = {id(t) for t in _tensors(self.module)}
         self._shared = [t for t in _tensors(self.bounded) if id(t) in own]
+        self._places = _places(self.module, self._shared)
         self.classes = count_classes(self.bounded)
         self._has_batchnorm = any(
             type(n).__name__ == "BoundBatchNormalization" for n in nodes(self.bounded)
@@ -324,8 +325,7 @@ class BoundedNet:
         ]
 
     def _check_shared(self) -> None:
-        now = {id(t) for t in _tensors(self.module)}
-        if not all(id(t) in now for t in self._shared):
+        if not all(table.get(name) is value for table, name, value in self._places):
             raise ModelError(
                 "the model's parameters or buffers are not those that were wrapped: they have been "
                 "replaced since, as by load_state_dict(assign=True) or a move to another device "
@@ -419,6 +419,18 @@ def as_bounded_net(net: object) -> BoundedNet:
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     return itertools.chain(module.parameters(), module.buffers())
+
+
+def _places(module: nn.Module, shared: list[Tensor]) -> list[tuple[dict[str, Any], str, Any]]:
+    """(table, name, value) of every submodule, and of the tensors that are ``shared``."""
+    wanted = {id(t) for t in shared}
+    return [
+        (table, name, value)
+        for m in module.modules()
+        for table in (m._modules, m._parameters, m._buffers)
+        for name, value in table.items()
+        if table is m._modules or id(value) in wanted
+    ]
 
 
 def _check_example(example: Tensor) -> None:
