@@ -144,6 +144,9 @@ class RunConfig:
         return _resolved(parse_toml(text, source))
 
 
+#: Rescaled epochs are rounded.
+_ROUNDING = 0.01
+
 _REGISTRIES: dict[str, Mapping[str, Any]] = {"model": MODELS, "loss": LOSSES}
 
 #: What ``--mode`` sets: the batch (large keeps the preset's) and, for losses that pair, how.
@@ -178,9 +181,9 @@ def resolve(
     in the overrides, else the file's, else CITRUS. A file may build on a ``preset`` and a
     ``method``, and what it says itself goes before both; only a ``method`` given here replaces
     what a file without a preset says, and in any file its loss.
-    Where ``train.epochs`` is overridden alone, milestones and ramp keep their place as
-    shares of the training. Raises ConfigError, naming the key and its nearest match, and
-    InputError for a value that its loss or model refuses.
+    Where ``train.epochs`` is overridden, milestones and ramp keep their place as shares of the
+    training, those aside that are overridden too. Raises ConfigError, naming the key and its
+    nearest match, and InputError for a value that its loss or model refuses.
     """
     if (preset is None) == (file is None):
         raise ConfigError(
@@ -202,12 +205,12 @@ def resolve(
     for key, value in changes.items():
         table, _, field = key.partition(".")
         tables.setdefault(table, {})[field] = value
-    schedule = ("train.milestones", "train.ramp_start", "train.ramp_length")
     config = _resolved(tables)
-    alone = "train.epochs" in changes and not any(key in changes for key in schedule)
-    if alone and isinstance(epochs_before, int):
-        share = config.train.epochs / epochs_before
-        config = dataclasses.replace(config, train=_rescaled(config.train, share))
+    if "train.epochs" in changes and isinstance(epochs_before, int):
+        scaled = _rescaled(config.train, config.train.epochs / epochs_before)
+        kept = {key: value for key, value in scaled.items() if f"train.{key}" not in changes}
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, **kept))
+    _check_schedule(config.train)
     return config
 
 
@@ -317,13 +320,26 @@ def _renamed(table: dict[str, Any], name: Any, registry: Mapping[str, Any]) -> d
     return {k: v for k, v in table.items() if k not in ("name", *left)}
 
 
-def _rescaled(train: TrainConfig, share: float) -> TrainConfig:
-    return dataclasses.replace(
-        train,
-        milestones=tuple(round(m * share, 3) for m in train.milestones),
-        ramp_start=round(1 + (train.ramp_start - 1) * share, 3),
-        ramp_length=round(train.ramp_length * share, 3),
-    )
+def _check_schedule(train: TrainConfig) -> None:
+    """Refuse a new run whose ε ends below its target, or whose rate falls before it begins."""
+    last = train.ramp_start - 1 + train.ramp_length
+    if train.eps > 0 and last > train.epochs + _ROUNDING:
+        raise ConfigError(
+            f"ε would not reach its target in train.epochs = {train.epochs}: it rises until epoch "
+            f"{last:g}; shorten train.ramp_length (now {train.ramp_length:g}) or begin before "
+            f"train.ramp_start = {train.ramp_start:g}"
+        )
+    if any(m <= 0 for m in train.milestones):
+        raise ConfigError(f"train.milestones is {list(train.milestones)}; expected epochs > 0")
+
+
+def _rescaled(train: TrainConfig, share: float) -> dict[str, Any]:
+    """The schedule of a training ``share`` times as long."""
+    return {
+        "milestones": tuple(round(m * share, 3) for m in train.milestones),
+        "ramp_start": round(1 + (train.ramp_start - 1) * share, 3),
+        "ramp_length": round(train.ramp_length * share, 3),
+    }
 
 
 # -- checking -----------------------------------------------------------------------

@@ -270,9 +270,28 @@ def test_epochs_alone_rescale_the_schedule():
 
 
 @pytest.mark.parametrize("given", ["milestones=[5]", "ramp_start=3", "ramp_length=4"])
-def test_a_schedule_given_with_the_epochs_is_taken_as_it_stands(given):
+def test_of_a_schedule_what_is_given_with_the_epochs_is_taken_as_it_stands(given):
+    key = given.partition("=")[0]
     train = digits("train.epochs=30", f"train.{given}").train
-    assert train == dataclasses.replace(digits(f"train.{given}").train, epochs=30)
+    mine = {key: getattr(digits(f"train.{given}").train, key)}
+    assert train == dataclasses.replace(digits("train.epochs=30").train, **mine)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.epochs=10", "train.ramp_length=30"], ["train.epochs = 10", "until epoch 30"]),
+        (["train.ramp_start=99"], ["ε would not reach its target", "train.ramp_start = 99"]),
+        (["train.milestones=[-5]"], ["train.milestones is [-5.0]", "epochs > 0"]),
+    ],
+)
+def test_a_schedule_that_would_not_reach_its_end_is_refused(overrides, words):
+    line = refusal(digits, *overrides)
+    assert all(word in line for word in words)
+
+
+def test_a_schedule_without_a_target_may_be_any():
+    assert digits("train.eps=0", "train.ramp_start=99").train.ramp_start == 99
 
 
 # -- files --------------------------------------------------------------------------

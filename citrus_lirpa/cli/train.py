@@ -135,8 +135,8 @@ def train_command(
     Give a --preset, a --config file, or --resume. A preset holds a recipe for each
     --method. The run folder receives config.toml, checkpoint.pt, metrics.jsonl and
     curves.png. Stop with Ctrl-C; --resume continues exactly where it stopped. If
-    train.epochs is overridden alone, the schedules shrink or grow with it. With --requeue
-    and --out, the same command begins the run and continues it.
+    train.epochs is overridden, milestones and ramp that are not shrink or grow with it. With
+    --requeue and --out, the same command begins the run and continues it.
     """
     _compat.load()
     where = join(device)
