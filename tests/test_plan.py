@@ -269,7 +269,9 @@ def test_without_a_compiler_there_is_one_clear_line(monkeypatch):
         raise RuntimeError("no C++ compiler\nand more")
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
-    with pytest.raises(DependencyError, match=r"no C\+\+ compiler and more\); it needs .* --compile$"):
+    with pytest.raises(
+        DependencyError, match=r"no C\+\+ compiler and more\); it needs .* --compile$"
+    ):
         wrapped(SMALL["mlp"]()).compile()
 
 
