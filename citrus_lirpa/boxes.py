@@ -23,7 +23,7 @@ from .checks import (
 )
 from .errors import InputError
 
-#: A number, or a tensor broadcastable to the images (one value per channel, say).
+#: A number, or a tensor broadcastable to the images (one value per channel as (C, 1, 1)).
 Scalar = float | Tensor
 #: Lowest and highest value an input may have.
 Range = tuple[Scalar, Scalar]

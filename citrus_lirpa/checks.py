@@ -96,18 +96,21 @@ def check_range(limits: Range | None) -> None:
                 return
     given = f"({', '.join(map(shown, limits))})" if pair else shown(limits)
     raise InputError(
-        f"clip is {given}; expected None or (lowest, highest), numbers or tensors of one value "
-        "a channel, with lowest <= highest"
+        f"clip is {given}; expected None or (lowest, highest), numbers or tensors "
+        "(C, 1, 1), with lowest <= highest"
     )
 
 
 def check_fits(value: Scalar | Range | None, x: Tensor, name: str) -> None:
-    """Refuse a tensor, or one in a pair, that cannot be broadcast to the inputs ``x``."""
+    """Refuse a tensor, or one in a pair, that cannot be broadcast to the inputs ``x``, or that
+    may be meant for the channels of images and would go to their columns."""
     for part in value if isinstance(value, (tuple, list)) else (value,):
-        if isinstance(part, Tensor) and not fits(part, x):
+        if not isinstance(part, Tensor):
+            continue
+        if not fits(part, x) or (part.ndim == 1 and len(part) > 1 and x.ndim > 2):
             raise InputError(
                 f"{name} is {shown(part)}; expected a number or a tensor that broadcasts to the "
-                f"inputs, {tuple(x.shape)}"
+                f"inputs, {tuple(x.shape)}: one value a channel has the shape (C, 1, 1)"
             )
 
 

@@ -71,6 +71,29 @@ def remove_leftovers(folder: Path, *names: str) -> None:
             file.unlink(missing_ok=True)
 
 
+def set_aside(*paths: Path) -> Path | None:
+    """Move what exists of ``paths``, all of one folder, into its first free ``earlier-N``.
+
+    Returns that folder, or None where nothing exists. Raises CheckpointError.
+    """
+    there = [path for path in paths if path.exists()]
+    if not there:
+        return None
+    above = there[0].parent
+    number = 1
+    while (aside := above / f"earlier-{number}").exists():
+        number += 1
+    try:
+        make_folder(aside)
+        for path in there:
+            os.replace(path, aside / path.name)
+    except OSError as error:
+        raise CheckpointError(f"cannot move {above}'s earlier results: {error}") from error
+    _sync_folder(aside)
+    _sync_folder(above)
+    return aside
+
+
 def is_leftover(path: Path) -> bool:
     """Whether a killed writer left ``path``, or one still writes it."""
     return path.name.startswith(".") and path.suffix == _SUFFIX

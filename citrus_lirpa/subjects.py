@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from . import checkpoint, safetensors_files, zoo
+from .checks import check_one_radius
 from .data import DATASETS, DatasetSpec, Split, divide, find_spec, load
 from .errors import InputError
 from .onnx_files import SUFFIX, load_onnx
@@ -38,11 +39,14 @@ def load_subject(path: Path, dataset: str | None = None, eps: float | None = Non
     dataset, eps: of a run, its own by default; required for an ONNX file, which holds neither.
 
     Raises:
-        InputError: ``dataset`` or ``eps`` is missing, or ``dataset`` does not fit the network.
+        InputError: ``dataset`` or ``eps`` is missing, ``eps`` is no radius, or ``dataset`` does
+            not fit the network.
         CheckpointError: there is no usable run at ``path``.
         and what ``load_onnx`` raises.
     """
     path = Path(path)
+    if eps is not None:
+        check_one_radius(eps)
     if path.suffix.lower() == SUFFIX:
         return _load_onnx_subject(path, dataset, eps)
     model, spec, settings = checkpoint.load_model(path)

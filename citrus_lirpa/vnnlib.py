@@ -124,8 +124,8 @@ def read_verdicts(csv_path: Path, folder: Path) -> dict[int, str]:
     of titles may come first. folder: the export, which must hold the property of every row.
 
     Raises:
-        InputError: the file cannot be read, a row is malformed or names what was not exported,
-            or an image stands in two rows.
+        InputError: the file cannot be read or is empty, a row is malformed or names what was not
+            exported, or an image stands in two rows.
     """
     csv_path, verdicts = Path(csv_path), {}
     try:
@@ -141,6 +141,8 @@ def read_verdicts(csv_path: Path, folder: Path) -> dict[int, str]:
         if image in verdicts:
             raise InputError(f"{csv_path}, line {line}: image {image} stands there twice; keep one")
         verdicts[image] = verdict
+    if not verdicts:
+        raise InputError(f"{csv_path} holds no results; expected rows of {_ROWS}")
     return verdicts
 
 

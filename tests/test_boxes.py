@@ -208,3 +208,14 @@ def test_shapes_that_do_not_fit_are_refused():
         cross_input_boxes(x, x, 0.1, Shifts(1)(5))
     with pytest.raises(InputError, match=r"partners has shape \(4,\); expected \(4, m\)"):
         cross_input_boxes(x, x, 0.1, torch.arange(4))
+
+
+def test_a_value_for_each_column_is_no_value_for_each_channel():
+    x, three = torch.rand(4, 3, 3, 3), torch.tensor([0.1, 0.2, 0.3])
+    for given in ({"radius": three}, {"radius": 0.1, "clip": (-three, three)}):
+        with pytest.raises(InputError, match=r"one value a channel has the shape \(C, 1, 1\)"):
+            Box.around(x, **given)
+    assert Box.around(x, three.view(3, 1, 1), None).radius[0, :, 0, 0].tolist() == pytest.approx(
+        three.tolist()
+    )
+    assert Box.around(x[:, 0, 0], three, None).radius[1].tolist() == pytest.approx(three.tolist())

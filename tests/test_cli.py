@@ -216,6 +216,11 @@ def test_eval_by_default(trained):
 
 # -- evaluations that stop and go on ----------------------------------------------------
 
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 FEW = ("--method", "crown", "--limit", 40, "--batch-size", 10, "--eps", "8/255", "--quiet")
 
 
@@ -265,11 +270,32 @@ def test_an_interrupted_evaluation_ends_as_an_uninterrupted_one(
     assert counter.calls == 3 + 4
 
 
-def test_without_resume_an_evaluation_begins_anew(trained, interrupted, monkeypatch):
+def test_without_resume_finished_batches_are_not_thrown_away(trained, interrupted, monkeypatch):
+    line = said(*run("eval", trained[0], *FEW, "--out", interrupted), 1)
+    partial = interrupted / "eval-crown.partial"
+    assert f"{partial} holds 1 finished batches" in line and "continue with --resume" in line
+    assert names(partial) == ["00000.pt", "settings.json"]
+    shutil.rmtree(partial)
     counter = Interrupting(0)
     monkeypatch.setattr(evaluation, "certify", counter)
     assert run("eval", trained[0], *FEW, "--out", interrupted)[0] == 0
-    assert counter.calls == 4
+    assert counter.calls == 4 and not (interrupted / "earlier-1").exists()
+
+
+def test_what_other_settings_found_is_kept_aside(trained, interrupted):
+    status, output = run("eval", trained[0], *FEW, "--seed", 1, "--out", interrupted)
+    aside = interrupted / "earlier-1"
+    assert status == 0 and f"earlier results, of other settings, are kept in {aside}" in output
+    assert names(aside) == ["eval-crown.partial"]
+    first = (interrupted / "eval-crown.json").read_bytes()
+    status, output = run("eval", trained[0], *FEW, "--limit", 20, "--out", interrupted)
+    aside = interrupted / "earlier-2"
+    assert status == 0 and str(aside) in output
+    assert (aside / "eval-crown.json").read_bytes() == first
+    assert {"stages-crown.png", "uap-crown.npz"} <= set(names(aside))
+    status, output = run("eval", trained[0], *FEW, "--limit", 20, "--out", interrupted)
+    assert status == 0 and "earlier" not in output
+    assert [name for name in names(interrupted) if "earlier" in name] == ["earlier-1", "earlier-2"]
 
 
 @pytest.mark.parametrize(
@@ -364,6 +390,7 @@ def test_verdicts_of_another_verifier_are_taken(trained, tmp_path):
     taking = (*few, "--import-verdicts", tmp_path / "x", "--out", tmp_path)
     status, output = run("eval", trained[0], *taking, "--eps", "16/255")
     assert status == 0, output
+    assert f"imported from {tmp_path / 'x'}: 1 attacked, 1 certified, 1 undecided" in output
     after = found(tmp_path / "eval-ibp.json")
     expected = list(before["verdicts"])
     expected[first], expected[second] = "imported", "attacked"

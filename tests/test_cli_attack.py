@@ -7,6 +7,7 @@ import torch
 from test_cli import is_png, run, said, sets
 
 from citrus_lirpa import data
+from citrus_lirpa.attacks import SgdUap
 from citrus_lirpa.checkpoint import load_model
 
 FEW = ("--epochs", 2, "--quiet", "--eps", "0.2")
@@ -74,6 +75,25 @@ def test_attack_by_default_writes_into_the_run_and_repeats_itself(trained):
         assert status == 0 and str(trained / "uap.pt") in output
         found.append(torch.load(trained / "uap.pt", weights_only=True)["u"])
     assert torch.equal(*found)
+
+
+def test_what_an_attack_of_other_settings_found_is_kept_aside(trained, tmp_path):
+    command = ("attack", trained, *FEW, "--limit", 300, "--out", tmp_path)
+    for _ in range(2):  # the same twice: nothing to keep
+        status, output = run(*command)
+        assert status == 0 and "earlier" not in output
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    status, output = run(*command, "--class-wise")
+    aside = tmp_path / "earlier-1"
+    assert status == 0 and f"earlier results, of other settings, are kept in {aside}" in output
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
+
+
+def test_an_attack_looks_where_it_writes_before_it_begins(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(SgdUap, "__call__", lambda *_, **__: pytest.fail("it began"))
+    (tmp_path / "file").touch()
+    line = said(*run("attack", trained, *FEW, "--out", tmp_path / "file"), 1)
+    assert f"cannot write {tmp_path / 'file'}" in line
 
 
 def test_an_attack_that_breaks_nothing_has_no_picture(trained, tmp_path):

@@ -90,7 +90,7 @@ def test_onnx_alone(run, tmp_path):
     x = torch.rand(3, *shape)
     torch.testing.assert_close(again(x), load_subject(run).model(x), rtol=1e-4, atol=1e-5)
     code, output = export(
-        *(tmp_path / "net.onnx", "--dataset", "digits", "--eps", 0.1),
+        *(tmp_path / "net.onnx", "--dataset", "digits"),
         *("--out", tmp_path / "net.safetensors"),
     )
     assert code == 2 and "is an ONNX file; .safetensors holds a run's weights" in output
@@ -101,8 +101,9 @@ def test_what_does_not_fit_a_file(run, tmp_path):
     code, output = export(run, "--out", tmp_path / "there.onnx")
     assert code == 2 and "exists; choose another --out" in output
     assert (tmp_path / "there.onnx").read_bytes() == b"mine"
-    code, output = export(run, "--out", tmp_path / "net.pt2", "--limit", 3)
-    assert code == 2 and "images need a folder" in output
+    for given in (("--limit", 3), ("--eps", 0.1), ("--clip",), ("--timeout", 5), ("--images", "1")):
+        code, output = export(run, "--out", tmp_path / "net.pt2", *given)
+        assert code == 2 and f"{given[0]} is of images, which need a folder" in output
     code, output = export(run, "--out", tmp_path / "folder")
     assert code == 2 and ".onnx, .pt2, .safetensors" in output
     assert [file.name for file in tmp_path.iterdir()] == ["there.onnx"]

@@ -110,7 +110,10 @@ def test_other_settings_are_refused(tmp_path, noise, changed, words):
     message = refusal(lambda: Saved(tmp_path / "p", {**SETTINGS, **changed}, resume=True))
     assert words in message and str(tmp_path / "p") in message and "--resume" in message
     assert {path: path.read_bytes() for path in (tmp_path / "p").iterdir()} == before
-    # without resuming, the batches of the other evaluation are removed
+    # without resuming, those of this evaluation are kept, and those of another one are removed
+    message = refusal(lambda: Saved(tmp_path / "p", SETTINGS, resume=False))
+    assert f"{tmp_path / 'p'} holds 3 finished batches" in message and "--resume" in message
+    assert {path: path.read_bytes() for path in (tmp_path / "p").iterdir()} == before
     assert Saved(tmp_path / "p", {**SETTINGS, **changed}, resume=False).count() == 0
     assert names(tmp_path / "p") == ["settings.json"]
 

@@ -254,7 +254,9 @@ def test_a_file_that_is_no_csv(exported, folder):
             read_verdicts(folder / "results.csv", folder)
     with pytest.raises(InputError, match="cannot be read as CSV"):
         read_verdicts(folder / "none.csv", folder)
-    assert read(folder, "") == {}
+    for empty in ("", "image,result\n", "\n\n"):
+        with pytest.raises(InputError, match="holds no results; expected rows of image,result"):
+            read(folder, empty)
 
 
 def test_import(exported, folder, net, digits):

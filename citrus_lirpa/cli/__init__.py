@@ -38,8 +38,10 @@ _SHARED = ("train", "eval", "attack")
 #: What the status says that a command leaves with; errors.py has the error of each.
 EXIT_STATUS = {
     0: "done; with --requeue also stopped by SIGTERM, to be started again",
-    1: "failed: a file, a data set or a run is missing or damaged, memory ran out, a check failed",
-    2: "refused: an option, a value or a configuration is unknown or unusable",
+    1: "failed: a run or a data set is missing or damaged, nothing can be written, memory ran "
+    "out, a check failed",
+    2: "refused: an option, a value, a configuration or another file given is unknown, unusable "
+    "or in the way",
     130: "interrupted by Ctrl-C or SIGTERM; what was finished is kept",
 }
 

@@ -13,6 +13,8 @@ from ..attacks import SgdUap, try_uap
 from ..bounds import BoundedNet
 from ..boxes import PIXELS
 from ..errors import InputError
+from ..locks import locked
+from ..verify import fingerprint, fingerprint_of_images, saved
 from .options import (
     clip,
     data_dir,
@@ -25,7 +27,7 @@ from .options import (
     show_bars,
     use_threads,
 )
-from .output import Results, examples, results
+from .output import Results, examples, results, set_aside
 
 
 @click.command(
@@ -110,9 +112,22 @@ def attack_command(
         crafted_on = test
         if split == "train":
             crafted_on = data.load(spec.name, train=True, data_dir=data_dir, download=download)
+    folder = out or subjects.results_folder(path)
+    if distributed.leads():
+        click.get_current_context().with_resource(locked(folder, "uap"))
     net = BoundedNet(subject.model.to(where), torch.zeros(2, *spec.shape, device=where))
     use_threads(subject.threads)
     torch.manual_seed(seed)
+    settings = {
+        "weights": fingerprint(subject.model),
+        "pixels": [fingerprint_of_images(images) for images in (crafted_on, test)],
+        "eps": eps,
+        "clip": limits,
+        "class_wise": class_wise,
+        "limit": limit,
+        "epochs": epochs,
+        "seed": seed,
+    }
     x = data.centre_crop(crafted_on.pixels(slice(0, limit)), spec)
     crafted = attack(net, x, crafted_on.labels[:limit], eps, progress=show_bars(quiet))
     if not distributed.leads():
@@ -120,7 +135,6 @@ def attack_command(
     x = data.centre_crop(test.pixels(slice(None)), spec)
     result = try_uap(net, x, test.labels, crafted.u, clip=limits)
     click.echo(report.uap_table(result, eps, limits, spec))
-    folder = out or subjects.results_folder(path)
     shared = {
         "eps": eps,
         "clip": list(limits) if limits else None,
@@ -147,9 +161,11 @@ def attack_command(
         else None,
         "epochs": epochs,
         "seed": seed,
+        "identity": saved.identity(settings),
     }
-    saved = {"u": result.u.cpu(), **shared}
-    sealed.save(folder / "uap.pt", saved)
+    if saved.results_of(folder / "uap.json", settings) is None:
+        set_aside(*(folder / f"uap.{kind}" for kind in ("pt", "npz", "png", "json")))
+    sealed.save(folder / "uap.pt", {"u": result.u.cpu(), **shared})
     files.write_text(folder / "uap.json", json.dumps(record, indent=2) + "\n")
     effects.of_attack(result, x, eps, limits).save(folder / "uap.npz")
     picture = report.plot_try(result, x, eps, limits, spec, folder / "uap.png")

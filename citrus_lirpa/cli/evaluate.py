@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -46,7 +47,7 @@ from .options import (
     show_bars,
     use_threads,
 )
-from .output import Results, examples, highlight, results
+from .output import Results, examples, highlight, results, set_aside
 
 #: Lines of the table that matter most; entries of the record with a value for each image.
 _COLOURS = {"UCert": "green", "UAP accuracy": "red"}
@@ -228,6 +229,8 @@ def eval_command(
         return output.summary(finished) if finished and distributed.leads() else None
     resume = resume or (requeue and saved.is_saved(output.partial, settings))
     with distributed.leader_first():  # which begins the folder, and the others join
+        if distributed.leads() and not resume:
+            output.set_partial_aside(settings)
         batches = Saved(output.partial, settings, resume=resume, joining=not distributed.leads())
     bars = show_bars(quiet)
     try:
@@ -250,6 +253,7 @@ def eval_command(
         "identity": saved.identity(settings),
     }
     click.echo(highlight(report.evaluation_table(result), _COLOURS))
+    output.set_aside(settings)
     output.write(record, result, net, spec)
     batches.discard()
     click.echo(output.lines())
@@ -262,7 +266,7 @@ def _imported(folder: Path, subject: Subject, protocol: Protocol) -> dict[int, s
         raise InputError(
             "--import-verdicts are of test images, as `export` writes them; leave out --held-out"
         )
-    return vnnlib.import_verdicts(
+    verdicts = vnnlib.import_verdicts(
         folder,
         dataset=subject.spec.name,
         eps=protocol.eps,
@@ -271,6 +275,9 @@ def _imported(folder: Path, subject: Subject, protocol: Protocol) -> dict[int, s
             subject.model, file, torch.rand(8, *subject.spec.shape)
         ),
     )
+    counts = ", ".join(f"{n} {name}" for name, n in sorted(Counter(verdicts.values()).items()))
+    say(f"imported from {folder}: {counts}")
+    return verdicts
 
 
 class _Output:
@@ -299,14 +306,17 @@ class _Output:
 
     def finished(self, settings: dict[str, Any]) -> dict[str, Any] | None:
         """The results of this very evaluation, where it has come to its end."""
-        if self.partial.is_dir() or not self.table.is_file():
-            return None
-        try:
-            record = json.loads(self.table.read_bytes())
-        except ValueError:
-            return None
-        mine = isinstance(record, dict) and record.get("identity") == saved.identity(settings)
-        return record if mine else None
+        return None if self.partial.is_dir() else saved.results_of(self.table, settings)
+
+    def set_partial_aside(self, settings: dict[str, Any]) -> None:
+        """Keep the finished batches of another evaluation, which this one would replace."""
+        if not saved.is_saved(self.partial, settings) and any(self.partial.glob("*.pt")):
+            set_aside(self.partial)
+
+    def set_aside(self, settings: dict[str, Any]) -> None:
+        """Keep the results of another evaluation, which this one's would replace."""
+        if saved.results_of(self.table, settings) is None:
+            set_aside(*self.written.values())
 
     def write(
         self, record: dict[str, Any], result: Evaluation, net: BoundedNet, spec: DatasetSpec

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from .. import _compat, data, networks, subjects, vnnlib
 from ..boxes import PIXELS
@@ -87,9 +88,14 @@ def export_command(
     """
     _compat.load()
     if out.suffix.lower() in networks.FORMATS:
-        if any(choice is not None for choice in (images, undecided, limit)):
-            raise InputError(f"--out {out} is a file, for the network alone; images need a folder")
-        networks.save_network(subjects.load_subject(path, dataset, eps), out)
+        given = click.get_current_context().get_parameter_source
+        for name in ("eps", "images", "undecided", "limit", "clip", "timeout"):
+            if given(name) is not ParameterSource.DEFAULT:
+                raise InputError(
+                    f"--out {out} is a file, for the network alone; --{name} is of images, which "
+                    "need a folder"
+                )
+        networks.save_network(subjects.load_subject(path, dataset, eps=0.0), out)
         click.echo(f"network: {out}")
         return
     if sum(choice is not None for choice in (images, undecided, limit)) != 1:

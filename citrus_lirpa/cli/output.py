@@ -10,11 +10,12 @@ import functools
 import io
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
-from .. import __version__
+from .. import __version__, files
 
 #: A command's results as plain values; None where it has none.
 Results = dict[str, Any] | None
@@ -97,3 +98,10 @@ def _told():
         logger.removeHandler(handler)
         logger.setLevel(level)
         logger.propagate = propagates
+
+
+def set_aside(*paths: Path) -> None:
+    """Keep earlier results that new ones of other settings would replace, and say where."""
+    folder = files.set_aside(*paths)
+    if folder is not None:
+        click.echo(f"earlier results, of other settings, are kept in {folder}", err=True)

@@ -37,9 +37,9 @@ def from_plain(state: dict[str, Any]) -> Batch:
 class Saved:
     """A folder of finished batches, tied to a network and to the settings of an evaluation.
 
-    Without ``resume``, batches of an earlier evaluation are removed; with it, they must be
-    of the same settings, else CheckpointError. ``joining``: another process of the same job
-    has opened the folder, and may be writing to it.
+    With ``resume``, batches found there must be of the same settings; without it, those of the
+    same settings are not thrown away, and others are: CheckpointError. ``joining``: another
+    process of the same job has opened the folder, and may be writing to it.
     """
 
     def __init__(
@@ -55,6 +55,11 @@ class Saved:
             self._check(header)
             remove_leftovers(folder, "*")
             return
+        if is_saved(folder, settings) and self.count():
+            raise CheckpointError(
+                f"{folder} holds {self.count()} finished batches of this evaluation; continue with "
+                "--resume, or remove it to begin anew"
+            )
         self.discard()
         write_text(folder / _HEADER, header)
 
@@ -117,6 +122,16 @@ def is_saved(folder: Path, settings: dict[str, Any]) -> bool:
 def identity(settings: dict[str, Any]) -> str:
     """SHA-256 of the settings of an evaluation, to know its results by."""
     return hashlib.sha256(_header(settings).encode()).hexdigest()
+
+
+def results_of(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The record in ``file``, if it is there, readable, and of these very settings."""
+    try:
+        record = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
+    mine = isinstance(record, dict) and record.get("identity") == identity(settings)
+    return record if mine else None
 
 
 def fingerprint(model: nn.Module) -> str:
