@@ -21,6 +21,9 @@ _log = logging.getLogger(__name__)
 FORMAT = "citrus-lirpa checkpoint 1"
 FILE_NAME = "checkpoint.pt"
 
+#: What `export` writes too, and is no run.
+_FOREIGN = {".onnx": "an ONNX file", ".pt2": "a program of torch.export"}
+
 
 def save(path: Path, config: RunConfig, state: dict[str, Any]) -> None:
     """Write ``state`` (tensors, numbers, strings, lists, dicts) with its configuration."""
@@ -50,6 +53,11 @@ def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     if path.suffix.lower() == safetensors_files.SUFFIX:
         config, weights = safetensors_files.load(path)
         return _config(config, path), {"model": weights}
+    if path.suffix.lower() in _FOREIGN:
+        raise CheckpointError(
+            f"{path} is {_FOREIGN[path.suffix.lower()]}, without a run's configuration; give the "
+            "run, or a .safetensors file of it by citrus-lirpa export"
+        )
     try:
         state = sealed.load(path)
     except CheckpointError as error:

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -552,6 +553,32 @@ def test_eval_refuses_what_is_no_checkpoint(tmp_path):
                         ("text.pt", "no checkpoint"), (".", "checkpoint.pt")]:  # fmt: skip
         line = said(*run("eval", tmp_path / name), 1)
         assert words in line and str(tmp_path / name) in line
+
+
+def test_a_finished_training_has_nothing_left(trained):
+    before = (trained[0] / checkpoint.FILE_NAME).read_bytes()
+    status, output = run("train", "--resume", trained[0], "--quiet")
+    assert status == 0 and "nothing was left to train\nepoch 4:" in output
+    assert (trained[0] / checkpoint.FILE_NAME).read_bytes() == before
+    assert "nothing was left" not in trained[1]
+
+
+def test_the_next_command_can_be_pasted(tmp_path):
+    few = sets("train.epochs=1", "train.ramp_length=0", "data.limit=128")
+    folder = tmp_path / "a b"
+    status, output = run("train", "--preset", "digits", *few, "--quiet", "--out", folder)
+    (command,) = re.findall("certify it with: citrus-lirpa (.*)", output)
+    assert status == 0 and shlex.split(command)[1] == str(folder)
+    status, output = run(*shlex.split(command), "--limit", 5, "--quiet")
+    (command,) = re.findall("as a page: citrus-lirpa (.*)", output)
+    assert status == 0 and shlex.split(command) == ["report", str(folder)]
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x.PT2", "x.safetensors", "zoo:mine"])
+def test_a_run_is_not_called_what_means_something_else(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    line = said(*run("train", "--preset", "digits", "--out", name), 2)
+    assert f"--out {name} is a name for a network" in line and list(tmp_path.iterdir()) == []
 
 
 def test_resume_refuses(trained, tmp_path):

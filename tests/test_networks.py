@@ -109,6 +109,14 @@ def test_what_does_not_fit_a_file(run, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["there.onnx"]
 
 
+@pytest.mark.parametrize("name", ["net.onnx", "net.pt2"])
+def test_a_file_for_other_programs_is_no_run(run, tmp_path, name):
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    assert export(run, "--out", tmp_path / name)[0] == 0
+    with pytest.raises(CheckpointError, match="give the run, or a .safetensors file of it"):
+        checkpoint.load(tmp_path / name)
+
+
 def test_a_program_that_computes_something_else_is_not_written(tmp_path):
     class Tracing(torch.nn.Linear):
         """One more while it is exported."""

@@ -69,7 +69,9 @@ from .output import Results, examples, results, set_aside
     help="Of the random starts and of the batches.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of the results.  [default: the run's]"
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the results.  [default: the run's; NAME-eval for zoo:NAME and beside files]",
 )
 @data_dir
 @download
@@ -97,7 +99,7 @@ def attack_command(
 
     Finds one perturbation of all images, or one of each class, by SGD-UAP, and tells how
     many test images it breaks. Writes uap.pt (the perturbation), uap.json, uap.png, and uap.npz
-    for the report.
+    for the report. What it found there with other settings it keeps, in the folder earlier-N.
     """
     _compat.load()
     where = join(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -129,7 +130,7 @@ _LONG = ("verdicts", "image_seconds", "groups")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder of the results.  [default: the run's; FILE-eval beside FILE.onnx]",
+    help="Folder of the results.  [default: the run's; NAME-eval for zoo:NAME and beside files]",
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted evaluation.")
 @click.option(
@@ -183,7 +184,8 @@ def eval_command(
     UAP accuracy over consecutive groups of images, between a lower bound (proved) and
     an upper bound (attacks). Writes eval-METHOD.json, a picture of what settled the images
     and one of the strongest perturbation. Finished batches are kept until the end: after an
-    interruption, the same command with --resume goes on. With --requeue it begins, goes on,
+    interruption, the same command with --resume goes on. What it found there with other
+    settings it keeps, in the folder earlier-N. With --requeue it begins, goes on,
     or says that it was finished, and leaves alone what is not trained to its end.
     """
     _compat.load()
@@ -333,7 +335,7 @@ class _Output:
         return (
             f"results: {self.table}\nstages: {self.stages}\n"
             f"{broken if self.picture.is_file() else none}\n"
-            f"as a page: citrus-lirpa report {self.folder}"
+            f"as a page: citrus-lirpa report {shlex.quote(str(self.folder))}"
         )
 
     def summary(self, record: dict[str, Any]) -> Results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,19 @@ from typing import Any
 import click
 import torch
 
-from .. import _compat, allocator, config, data, distributed, loggers, report, runs, train, zoo
+from .. import (
+    _compat,
+    allocator,
+    config,
+    data,
+    distributed,
+    loggers,
+    networks,
+    report,
+    runs,
+    train,
+    zoo,
+)
 from ..config import RunConfig
 from ..errors import InputError
 from ..precision import PRECISIONS, check_device
@@ -154,6 +167,7 @@ def train_command(
         settings = _with_options(settings, init_from, precision, compile)
         name = f"{preset or file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
         folder = out or Path("runs") / distributed.agreed(name)
+        _check_name(folder)
     allocator.keep_freed_memory()
     check_device(settings.train.precision, where)
     with distributed.leader_first():
@@ -172,9 +186,12 @@ def train_command(
     use_threads(runs.choose_threads(net, settings.train.threads))
     say(_first_line(settings, where, folder))
     bars = show_bars(quiet)
+    trained = 0
     with loggers.opened(log if distributed.leads() else (), folder, settings) as note:
 
         def on_epoch(record: dict[str, Any]) -> None:
+            nonlocal trained
+            trained += 1
             note(record)
             if not (bars or quiet):
                 click.echo(report.epoch_line(record))
@@ -185,13 +202,23 @@ def train_command(
     if not distributed.leads():
         return None
     curves = report.plot_curves(history.records, folder / runs.CURVES_FILE)
-    if bars or quiet:
+    if not trained:
+        click.echo("nothing was left to train")
+    if bars or quiet or not trained:
         click.echo(report.epoch_line(history.records[-1]))
     click.echo(
         f"run folder: {folder}\ncurves: {curves}\n"
-        f"certify it with: citrus-lirpa eval {folder} --method crown-ibp"
+        f"certify it with: citrus-lirpa eval {shlex.quote(str(folder))} --method crown-ibp"
     )
     return _summary(settings, folder, history, curves)
+
+
+def _check_name(folder: Path) -> None:
+    """Refuse a run folder that other commands would take for something else."""
+    if zoo.is_name(folder) or folder.suffix.lower() in networks.FORMATS:
+        raise InputError(
+            f"--out {folder} is a name for a network of the zoo or in a file; choose another folder"
+        )
 
 
 def _with_options(
