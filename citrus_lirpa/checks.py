@@ -38,11 +38,13 @@ def is_count(value: object, least: int = 1, most: int = _MOST) -> bool:
 
 
 def shown(value: object) -> str:
-    """``value`` on one short line."""
+    """``value`` on one short line; strings in quotes."""
     if isinstance(value, Tensor) and (value.is_meta or value.numel() > 8 or value.is_sparse):
         return f"a tensor {tuple(value.shape)} of {value.dtype} on {value.device}"
+    if isinstance(value, str):
+        return repr(value[:80])
     value = value.flatten().tolist() if isinstance(value, Tensor) else value
-    return " ".join((str(value) or "''").split())[:80]
+    return " ".join(str(value).split())[:80]
 
 
 def check_count(value: object, name: str, least: int = 1, most: int = _MOST) -> None:
@@ -55,7 +57,7 @@ def check_count(value: object, name: str, least: int = 1, most: int = _MOST) -> 
 def check_name(value: object, kind: str, known: Iterable[str]) -> None:
     """Refuse what is not one of the ``known`` names."""
     if not isinstance(value, str) or value not in list(known):
-        raise InputError(unknown(kind, shown(value), known))
+        raise InputError(unknown(kind, value if isinstance(value, str) else shown(value), known))
 
 
 def check_radius(radius: Scalar, name: str = "radius") -> Scalar:

@@ -99,7 +99,7 @@ def radius(eps: float) -> str:
 # -- reading --------------------------------------------------------------------------
 
 
-def read_runs(folders: Sequence[Path], stage: str | None = None) -> list[Run]:
+def read_runs(folders: Sequence[str | Path], stage: str | None = None) -> list[Run]:
     """The runs, each with its evaluation by ``stage``, or by the strongest stage it has.
 
     Raises:
@@ -108,6 +108,9 @@ def read_runs(folders: Sequence[Path], stage: str | None = None) -> list[Run]:
     """
     if stage is not None and stage not in STAGES:
         raise InputError(unknown("method", stage, STAGES))
+    if isinstance(folders, (str, os.PathLike)):
+        raise InputError(f"folders is '{folders}'; expected a list of run folders")
+    folders = [Path(folder) for folder in folders]
     names = short_names(folders)
     return [_read_run(*run, stage) for run in zip(folders, names, strict=True)]
 

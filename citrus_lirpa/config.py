@@ -170,7 +170,7 @@ def methods() -> list[str]:
 def resolve(
     *,
     preset: str | None = None,
-    file: Path | None = None,
+    file: str | Path | None = None,
     method: str | None = None,
     mode: str | None = None,
     overrides: Iterable[str] = (),
@@ -190,7 +190,10 @@ def resolve(
             "give either a preset or a configuration file: --preset NAME (citrus-lirpa presets "
             "lists them) or --config FILE"
         )
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides is '{overrides}'; expected a list of them")
     changes = dict(parse_override(text) for text in overrides)
+    file = None if file is None else Path(file)
     tables = _layered(preset, file, method, changes.get("loss.name"))
     if mode is not None:
         changes = {

@@ -102,6 +102,12 @@ class Split:
         return self.images[index].to(torch.float32) / 255
 
 
+def check_split(data: object) -> None:
+    """Refuse what is no Split, as a pair of tensors."""
+    if not isinstance(data, Split):
+        raise InputError(f"data is a {type(data).__name__}; expected a Split(images, labels)")
+
+
 def divide(split: Split, held_out: int) -> tuple[Split, Split]:
     """All but the last ``held_out`` images, and those.
 

@@ -23,9 +23,9 @@ from tqdm.auto import tqdm
 from . import checkpoint, distributed, files
 from .attacks import kappa
 from .batchnorm import precise_batchnorm, running_statistics
-from .bounds import BoundedNet
+from .bounds import BoundedNet, as_bounded_net
 from .config import RunConfig, TrainConfig
-from .data import Split, augment, batches, divide
+from .data import Split, augment, batches, check_split, divide
 from .errors import CheckpointError, InputError, NonFiniteLossError
 from .frames import to_frame
 from .interrupts import interrupted_by, stop_requests
@@ -147,6 +147,8 @@ def fit(
     partners lie within the rows, and without BatchNorm, the weights are those of one process
     up to rounding. The first one alone writes and calls ``on_epoch``.
     """
+    check_split(data)
+    net = as_bounded_net(net)
     data = training_part(data, config)
     check_batches(loss, data, config)
     trainer = _Trainer(net, loss, data, config, folder)

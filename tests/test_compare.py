@@ -71,6 +71,13 @@ def test_a_run_is_read(tmp_path):
     )  # fmt: skip
 
 
+def test_runs_may_be_named_by_strings_in_a_list(tmp_path):
+    folder = make(tmp_path / "a")
+    assert compare.read_runs([str(folder)]) == compare.read_runs([folder])
+    with pytest.raises(InputError, match="folders is '.*a'; expected a list of run folders"):
+        compare.read_runs(str(folder))
+
+
 @pytest.mark.parametrize(
     "loss, method, source",
     [

@@ -290,6 +290,13 @@ def test_a_schedule_that_would_not_reach_its_end_is_refused(overrides, words):
     assert all(word in line for word in words)
 
 
+def test_a_file_may_be_named_by_a_string_and_overrides_may_not(tmp_path):
+    (tmp_path / "mine.toml").write_text('preset = "digits"\n')
+    assert resolve(file=str(tmp_path / "mine.toml")) == digits()
+    with pytest.raises(ConfigError, match="overrides is 'train.epochs=3'; expected a list"):
+        resolve(preset="digits", overrides="train.epochs=3")
+
+
 def test_a_schedule_without_a_target_may_be_any():
     assert digits("train.eps=0", "train.ramp_start=99").train.ramp_start == 99
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from citrus_lirpa import BoundedNet
 from citrus_lirpa.data import DatasetSpec, Split
-from citrus_lirpa.errors import CheckpointError
+from citrus_lirpa.errors import CheckpointError, InputError
 from citrus_lirpa.verify import Protocol, Saved, evaluate, fingerprint
 
 CPU = torch.device("cpu")
@@ -233,3 +233,11 @@ def test_fingerprint_is_of_names_and_values():
     model[1].running_mean[0] = 0
     assert fingerprint(model) == first
     assert fingerprint(nn.Sequential(nn.Identity(), *model)) != first  # other names
+
+
+def test_an_evaluation_takes_a_split_and_a_network_that_is_wrapped(noise):
+    net, data, spec = noise
+    with pytest.raises(InputError, match=r"data is a tuple; expected a Split\(images, labels\)"):
+        evaluate(net, (data.images, data.labels), spec, PROTOCOL)
+    with pytest.raises(InputError, match="wrap the model first"):
+        evaluate(nn.Flatten(), data, spec, PROTOCOL)

@@ -489,6 +489,14 @@ def test_layers_without_running_statistics_have_none_to_average():
     assert mean is kept.running_mean and variance is kept.running_var
 
 
+def test_fit_takes_a_network_that_is_wrapped_and_a_split(digits):
+    run = Run(digits)
+    with pytest.raises(InputError, match="wrap the model first"):
+        train.fit(nn.Flatten(), run.loss, digits, run.config)
+    with pytest.raises(InputError, match=r"data is a tuple; expected a Split\(images, labels\)"):
+        train.fit(run.net, run.loss, (digits.images, digits.labels), run.config)
+
+
 def test_fit_ends_with_precise_batchnorm(digits, whole):
     run = Run(digits, *CNN, "train.precise_bn=false")
     run.fit()

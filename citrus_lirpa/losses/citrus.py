@@ -63,6 +63,8 @@ class Citrus(Loss):
         check_share(tau_ratio, "tau_ratio", "the box radius τ cannot exceed ε")
         check_share(alpha, "alpha", "the weight of the bounds")
         check_name(reduction, "reduction", REDUCTIONS)
+        if not (pairing is None or callable(pairing)):
+            raise InputError(f"pairing is {shown(pairing)}; expected Shifts(m), Groups(k) or None")
         for name, count in (("worst", worst), ("universal", universal)):
             if not is_count(count, 0):
                 raise InputError(f"{name} is {shown(count)}; expected a number of boxes, or 0")

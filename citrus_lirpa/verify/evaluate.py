@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from .. import distributed
 from ..attacks import PGD
-from ..bounds import BoundedNet
+from ..bounds import BoundedNet, as_bounded_net
 from ..boxes import Range, clamp
 from ..checks import (
     check_count,
@@ -25,7 +25,7 @@ from ..checks import (
     is_count,
     shown,
 )
-from ..data import DatasetSpec, Split, centre_crop
+from ..data import DatasetSpec, Split, centre_crop, check_split
 from ..errors import InputError
 from ..frames import to_frame
 from ..precision import full_precision
@@ -214,6 +214,8 @@ def evaluate(
     whole: what one process finds, since each batch has a seed of its own (where no time limit
     ends a proof earlier on one machine than on another).
     """
+    check_split(data)
+    net = as_bounded_net(net)
     count = protocol.images(len(data))
     device = net.parameters()[0].device
     x = centre_crop(data.pixels(slice(0, count)), spec).to(device)
