@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 
 from .. import _compat, config, data, distributed, effects, files, report, sealed, subjects
-from ..attacks import SgdUap, try_uap
+from ..attacks import SgdUap, UapResult, try_uap
 from ..bounds import BoundedNet
 from ..boxes import PIXELS
 from ..errors import InputError
@@ -151,34 +153,43 @@ def attack_command(
             "images": len(crafted.y),
             "fooling_rate": crafted.fooling_rate,
         },
+        **_shares(result, spec.class_names if class_wise else None),
+        "epochs": epochs,
+        "seed": seed,
+        "identity": saved.identity(settings),
+    }
+    written = {
+        "perturbation": folder / "uap.pt",
+        "results": folder / "uap.json",
+        "picture": folder / "uap.png",
+        "effects": folder / "uap.npz",
+    }
+    if saved.results_of(written["results"], settings) is None:
+        set_aside(*written.values())
+    sealed.save(written["perturbation"], {"u": result.u.cpu(), **shared})
+    files.write_text(written["results"], json.dumps(record, indent=2) + "\n")
+    effects.of_attack(result, x, eps, limits).save(written["effects"])
+    if report.plot_try(result, x, eps, limits, spec, written["picture"]) is None:
+        del written["picture"]
+    click.echo(
+        f"perturbation: {written['perturbation']}\nresults: {written['results']}\n"
+        + (
+            f"picture: {written['picture']}"
+            if "picture" in written
+            else "no image was broken: no picture"
+        )
+    )
+    return {**record, "files": {name: str(path) for name, path in written.items()}}
+
+
+def _shares(result: UapResult, classes: Sequence[str] | None) -> dict[str, Any]:
+    """What the perturbation does to the test images, of each class too where they are named."""
+    return {
         "test_images": len(result.y),
         "accuracy": {
             "clean": int(result.correct.sum()) / len(result.y),
             "perturbed": int((result.moved == result.y).sum()) / len(result.y),
         },
-        "classes": {
-            name: result.of_class(k).fooling_rate for k, name in enumerate(spec.class_names)
-        }
-        if class_wise
-        else None,
-        "epochs": epochs,
-        "seed": seed,
-        "identity": saved.identity(settings),
+        "classes": classes
+        and {name: result.of_class(k).fooling_rate for k, name in enumerate(classes)},
     }
-    if saved.results_of(folder / "uap.json", settings) is None:
-        set_aside(*(folder / f"uap.{kind}" for kind in ("pt", "npz", "png", "json")))
-    sealed.save(folder / "uap.pt", {"u": result.u.cpu(), **shared})
-    files.write_text(folder / "uap.json", json.dumps(record, indent=2) + "\n")
-    effects.of_attack(result, x, eps, limits).save(folder / "uap.npz")
-    picture = report.plot_try(result, x, eps, limits, spec, folder / "uap.png")
-    click.echo(
-        f"perturbation: {folder / 'uap.pt'}\nresults: {folder / 'uap.json'}\n"
-        + (f"picture: {picture}" if picture else "no image was broken: no picture")
-    )
-    written = {
-        "perturbation": folder / "uap.pt",
-        "results": folder / "uap.json",
-        "picture": picture,
-        "effects": folder / "uap.npz",
-    }
-    return {**record, "files": {name: str(path) for name, path in written.items() if path}}
