@@ -16,8 +16,8 @@ from .boxes import Box, Interval
 from .checks import check_labels, check_name, check_tensor
 from .errors import DependencyError, InputError, ModelError, reason
 from .margins import specification, wrong_classes
-from .pieces import INPUT, Piece, affine_pieces
-from .plan import Plan, make_plan, margin_bounds
+from .pieces import INPUT, Piece, affine_pieces, computed
+from .plan import Plan, is_layer, make_plan, margin_bounds, terms_of
 from .selfcheck import self_check
 from .tails import Tail
 from .wrapping import (
@@ -225,7 +225,8 @@ class BoundedNet:
         """Bounds on the input of every ReLU over ``box``, in network order.
 
         Those of the last pass where it was on this very box, by the same weights, and they are
-        still known; else IBP's, computed.
+        still known; else IBP's, computed. (Weights changed in place through ``.data`` are not
+        seen to have changed; take a new box then.)
         """
         if not self._is_bounded(box) or not self._bounds_are_known():
             self._check_box(box)
@@ -238,11 +239,25 @@ class BoundedNet:
         return [Box(n.inputs[0].lower, n.inputs[0].upper) for n in relu_nodes(self.bounded)]
 
     def hidden_bounds(self) -> list[Tensor]:
-        """(N, ...) ends of the bounds of computed values that auto_LiRPA's last pass, on N boxes,
-        left."""
+        """(N, ...) what adds up to the values of layers, and ends of the bounds of all computed
+        ones, as far as auto_LiRPA's last pass, on N boxes, left them."""
         count = 0 if self._bounded_box is None else len(self._bounded_box)
-        ends = [getattr(n, end, None) for n in nodes(self.bounded) if n.from_input for end in _ENDS]
-        return [end for end in ends if isinstance(end, Tensor) and len(end) == count]
+        largest = {}
+        for node in filter(computed, nodes(self.bounded)):
+            ends = [getattr(node, end, None) for end in _ENDS]
+            if all(isinstance(e, Tensor) and e.shape[:1] == (count,) for e in ends):
+                largest[node.name] = torch.maximum(*(end.abs() for end in ends))
+        layers = [n for n in nodes(self.bounded) if is_layer(n) and n.inputs[0].name in largest]
+        terms = [terms_of(layer, largest[layer.inputs[0].name]) for layer in layers]
+        return [*terms, *largest.values()]
+
+    def largest_terms(self, box: Box, before: list[Box]) -> Tensor | None:
+        """(N,) the largest sum of absolute values that a layer adds up anywhere in ``box``, with
+        inputs of ReLUs in ``before``; None where auto_LiRPA bounds the network."""
+        if self._plan is None:
+            return None
+        weights = self._plan.frozen_weights()
+        return self._plan.largest_terms(weights, Interval.of(self.input_box(box)), before)
 
     def preactivation_intervals(self, box: Box) -> list[Interval]:
         """The same bounds as centre and radius, which is what interval bounds are kept as."""
@@ -266,10 +281,9 @@ class BoundedNet:
 
     def in_float64(self) -> BoundedNet | None:
         """A copy in double precision; None where only a BoundedModule is known."""
-        if self.module is self.bounded:
+        if self.module is self.bounded or self.like is None:
             return None
-        parameter = self.parameters()[0]
-        example = torch.zeros(2, *self.input_shape, dtype=torch.float64, device=parameter.device)
+        example = torch.zeros(2, *self.input_shape, dtype=torch.float64, device=self.like.device)
         return BoundedNet(copy.deepcopy(self.module).double(), example)
 
     @property
@@ -315,11 +329,11 @@ class BoundedNet:
         return self._bounded_box is box and self._bounded_at == self._state()
 
     def _state(self) -> object:
-        """What bounds depend on beside the box: mode and versions of the weights, of buffers
-        too where they are not those of the batch."""
+        """What bounds depend on beside the box: mode, and places and versions of the weights, of
+        buffers too where they are not those of the batch."""
         of_batch = self.training
         return of_batch, [
-            None if t.is_inference() else t._version
+            (t.data_ptr(), None if t.is_inference() else t._version)
             for t in self._shared
             if not of_batch or isinstance(t, nn.Parameter)
         ]

@@ -8,6 +8,7 @@ boxes stay centre and radius between ReLUs, and on the CPU images are laid out c
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .boxes import Interval
+from .boxes import Box, Interval
 from .pieces import computed, constant_value, operations
 from .wrapping import input_node, relu_nodes
 
@@ -100,6 +101,38 @@ class Plan:
         last = self._run(self.steps[:-1], run, box)
         return [before[place] for place in self.relus], last
 
+    @torch.no_grad()
+    def largest_terms(self, weights: Weights, box: Interval, before: list[Box]) -> Tensor:
+        """(N,) the largest |W||x| + |b| and |a| + |b| that any step may add up, for normalised
+        inputs in ``box`` and inputs of ReLUs in ``before``, in network order: what rounds."""
+        layers, numbers, sizes = iter(weights), itertools.count(1), []
+        given = iter([before[self.relus.index(place)] for place in range(len(self.relus))])
+        wanted = {s for step in self.steps if step.kind != "relu" for s in step.sources}
+
+        def run(step: Step, sources: list[Any]) -> Interval | None:
+            bounds = None
+            if step.kind == "relu":
+                lower, upper = next(given)
+                bounds = Interval.of(Box(lower.relu(), upper.relu()))
+            elif step.kind == "affine":
+                (source,), (weight, bias) = sources, next(layers)
+                largest = source.centre.abs() + source.radius
+                magnitude = weight.abs(), None if bias is None else bias.abs()
+                sizes.append(step.function(largest, *magnitude))
+            elif step.kind == "add":
+                sizes.append(sum(source.centre.abs() + source.radius for source in sources))
+            if next(numbers) not in wanted or bounds is not None:
+                return bounds
+            if step.kind == "affine":
+                centre = step.function(source.centre, weight, bias)
+                return Interval(centre, step.function(source.radius, weight.abs(), None))
+            if step.kind == "add":
+                return Interval(*(a + b for a, b in zip(*sources, strict=True)))
+            return Interval(*(step.function(end) for end in sources[0]))
+
+        self._run(self.steps, run, Interval(laid_out(box.centre), laid_out(box.radius)))
+        return torch.stack([size.reshape(len(size), -1).amax(1) for size in sizes]).amax(0)
+
     def _run(self, steps: tuple[Step, ...], run: Callable[..., Any], value: Any) -> Any:
         values = {0: value}
         for number, step in enumerate(steps):  # torch.compile of 2.5 knows no zip(strict=)
@@ -150,6 +183,12 @@ class _IntervalRelu(torch.autograd.Function):
         return to_centre, to_upper - to_centre
 
 
+def terms_of(layer: nn.Module, largest: Tensor) -> Tensor:
+    """|W||x| + |b| of a layer's node, where |x| <= ``largest``."""
+    weight, bias = _weights(layer, None)
+    return _function(layer)(largest, weight.abs(), None if bias is None else bias.abs())
+
+
 # -- reading the graph ------------------------------------------------------------------
 
 
@@ -196,6 +235,11 @@ _KINDS = {
     "BoundGlobalAveragePool": "average",
 }
 _AFFINE = [name for name, kind in _KINDS.items() if kind == "affine"]
+
+
+def is_layer(node: nn.Module) -> bool:
+    """Whether a node is a linear layer, a convolution of images or a BatchNorm of constants."""
+    return type(node).__name__ in _AFFINE and _plain(node)
 
 
 def _plain(node: nn.Module) -> bool:

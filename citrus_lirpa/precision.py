@@ -31,14 +31,15 @@ def check_device(precision: str, device: torch.device) -> None:
 def rounding_threshold(logits: Tensor, hidden: Iterable[Tensor] = ()) -> Tensor:
     """(N,) margins above which float32 rounding cannot be what makes a bound positive.
 
-    logits: (N, K); hidden: (N, ...) values within the network, or bounds of them. 1e-4 at the
-    usual logits around ten, and in proportion for larger ones, or where values within are
-    more than a hundred: such may cancel on their way to the logits. Float32 and float64 CROWN
-    bounds of ConvSmall differ by at most 3.2e-5 (measured).
+    logits: (N, K); hidden: (N, ...) of values within the network, bounds of them, or what adds
+    up to them (``BoundedNet.largest_terms``). 1e-4 at the usual logits around ten, and in
+    proportion for larger ones, or where something within is more than a hundred: such may
+    cancel on its way to the logits. Float32 and float64 CROWN bounds of ConvSmall differ by at
+    most 3.2e-5 (measured).
     """
     size = logits.abs().max(dim=1).values.clamp(min=10.0)
     for values in hidden:
-        size = torch.maximum(size, 0.1 * values.abs().flatten(1).amax(1))
+        size = torch.maximum(size, 0.1 * values.abs().reshape(len(values), -1).amax(1))
     return 1e-5 * size
 
 

@@ -29,22 +29,30 @@ def self_check(net: BoundedNet, example: Tensor) -> None:
     with torch.no_grad(), full_precision(example.device), net.evaluating():
         for batch in (1, 3):
             x = torch.rand((batch, *shape), generator=generator).to(example)
-            with explained(f"a batch of {batch}"):
-                traced, plain = net.bounded(net.input_box(Box(x, x)).lower), net.module(x)
-            if not bool(torch.isfinite(plain).all()):
+            if not bool(torch.isfinite(net.module(x)).all()):
                 raise ModelError(
                     "the model's outputs are NaN or infinite on random images; its weights are "
                     "damaged or far too large"
                 )
-            if traced.shape != plain.shape or not torch.allclose(
-                traced, plain, rtol=1e-3, atol=1e-4 * (1 + float(plain.abs().max()))
-            ):
-                raise ModelError(
-                    "the graph traced by auto_LiRPA does not compute the model's function; "
-                    "a layer is unsupported or depends on the batch size"
-                )
+            check_same_function(net, x)
         for radius in (1e-6, 0.2):
             _check_containment(net, Box.around(x[:1], radius), generator)
+
+
+@torch.no_grad()
+def check_same_function(net: BoundedNet, x: Tensor) -> None:
+    """Raise ModelError where the traced graph and the module, in eval mode, differ on ``x``."""
+    if net.module is net.bounded or len(x) == 0:
+        return
+    with explained(f"a batch of {len(x)}"):
+        traced, plain = net.bounded(net.input_box(Box(x, x)).lower), net.module(x)
+    if traced.shape != plain.shape or not torch.allclose(
+        traced, plain, rtol=1e-3, atol=1e-4 * (1 + float(plain.abs().max()))
+    ):
+        raise ModelError(
+            "the graph traced by auto_LiRPA does not compute the model's function; a layer is "
+            "unsupported, depends on the batch size, or has changed since it was wrapped"
+        )
 
 
 def _check_containment(net: BoundedNet, box: Box, generator: torch.Generator) -> None:

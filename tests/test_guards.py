@@ -1,5 +1,6 @@
 """What certificates rest on: the weights, boxes, precision and rounding that they are of."""
 
+import copy
 import time
 
 import pytest
@@ -57,6 +58,33 @@ def test_weights_replaced_after_wrapping_are_refused(model, images, replace):
         with pytest.raises(ModelError, match="replaced since.*wrap the model again"):
             use()
     assert len(certify(BoundedNet(model, x[:1]), x, y, 0.01).correct) == 6
+
+
+def test_a_plain_attribute_replaced_after_wrapping_is_refused():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.shift = nn.Linear(16, 3), torch.tensor([5.0, -5.0, -5.0])
+
+        def forward(self, x):
+            return self.layer(x.flatten(1)) + self.shift
+
+    model, x = Shifted().eval(), torch.rand(6, 1, 4, 4)
+    net = BoundedNet(model, x[:1])
+    model.shift = torch.zeros(3)
+    with pytest.raises(ModelError, match="has changed since it was wrapped"):
+        certify(net, x, model(x).argmax(1), 0.01)
+
+
+def test_bounds_of_weights_that_were_set_through_data_are_not_kept(model, images):
+    x, _ = images
+    net, box = BoundedNet(model, x[:1]), Box.around(x, 0.1)
+    net.margins(box, model(x).argmax(1))
+    others = torch.randn(sum(p.numel() for p in model.parameters()))
+    nn.utils.vector_to_parameters(others, model.parameters())
+    (bounds,) = net.preactivation_bounds(box)
+    inside = model[:2](x)
+    assert bool(((bounds.lower <= inside) & (inside <= bounds.upper)).all())
 
 
 def test_statistics_replaced_after_wrapping_are_refused():
@@ -133,13 +161,21 @@ def linear(weight, bias) -> nn.Linear:
     return layer
 
 
-@pytest.mark.parametrize("large", [2.0**14, 2.0**16, 2.0**18, 2.0**20])
-def test_values_that_cancel_within_the_network_prove_nothing(large):
-    """Logit relu(x + large) - relu(large) - t, whose rounding is that of ``large``; the self-check
-    never sees it, since a gate is open only where the second input is near 1."""
+@pytest.mark.parametrize(
+    ("large", "between", "at", "share"),
+    [
+        *((2.0**k, nn.ReLU(), -0.4, 0.4) for k in (14, 16, 18)),
+        (2.0**20, nn.ReLU(), -0.4, 0.4),
+        *((2.0**k, nn.Identity(), 0.51, 0.05) for k in (17, 18, 20)),
+    ],
+)
+def test_values_that_cancel_within_the_network_prove_nothing(large, between, at, share):
+    """Logit a(x + large) - a(large) - t, whose rounding is that of ``large``; the self-check never
+    sees it, since a gate is open only where the second input is near 1. x is ``at`` ulps of
+    ``large`` beside a multiple, ε a ``share`` of one, and the lowest logit -ε/2."""
     ulp = large * 2**-23
-    eps = 0.05 if large == 2.0**20 else 0.4 * ulp
-    step = round(0.25 / ulp) * 2 * ulp
+    eps = share * ulp
+    point = (round(0.3 / ulp) + at) * ulp
     model = nn.Sequential(
         nn.Flatten(),
         linear([[0.0, -100.0], [1.0, 0.0]], [90.0, 0.0]),
@@ -147,19 +183,106 @@ def test_values_that_cancel_within_the_network_prove_nothing(large):
         linear([[-1.0, 0.0], [0.0, 1.0]], [1.0, 0.0]),
         nn.ReLU(),
         linear([[large, 1.0], [large, 0.0]], [0.0, 0.0]),
-        nn.ReLU(),
-        linear([[1.0, -1.0], [0.0, 0.0]], [0.4 * ulp - step, 0.0]),
+        between,
+        linear([[1.0, -1.0], [0.0, 0.0]], [eps / 2 - point, 0.0]),
     ).eval()
-    x = torch.tensor([[step - 0.4 * ulp, 1.0]]).repeat(5, 1)
+    x = torch.tensor([[point, 1.0]]).repeat(5, 1)
     y = torch.zeros(5, dtype=torch.long)
     net = BoundedNet(model, torch.zeros(2, 2))
     exact = model.double()(x.double() - torch.tensor([eps, 0.0]).double())
     broken = exact.argmax(1) != y
     model.float()
     certificates = certify(net, x, y, eps, method="bab", time_limit=1)
-    assert bool(certificates.correct.all()) and bool(broken.all())
-    assert not bool(certificates.certified.any())
+    assert bool(broken.all()) and not bool(certificates.certified.any())
     assert certify_uap(net, x, y, eps, certificates=certificates, time_limit=1).lower.sum() == 0
+
+
+def cancelling(large: float, activation: type, eps: float) -> tuple[nn.Module, torch.Tensor]:
+    """Logit large * (a(x) - a(0.4)) - t, and inputs (5, 1), of which that of x - ε is the largest
+    below zero that its bias can make it."""
+    model = nn.Sequential(
+        nn.Flatten(),
+        linear([[1.0], [0.0]], [0.0, 0.4]),
+        activation(),
+        linear([[large, -large], [0.0, 0.0]], [0.0, 0.0]),
+    ).eval()
+    x = torch.full((5, 1), 0.3)
+    bias = model[-1].bias.detach()
+    with torch.no_grad():
+        bias[0] = -float(copy.deepcopy(model).double()(x.double() - eps)[0, 0])
+        while float(copy.deepcopy(model).double()(x.double() - eps)[0, 0]) >= 0:
+            bias[0] = torch.nextafter(bias[0], bias[0].new_tensor(-torch.inf))
+    return model, x
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.Sigmoid])
+def test_sums_that_cancel_within_a_layer_prove_nothing(activation):
+    """Neither a value nor a logit is large here, but what a layer adds up is."""
+    y, proved = torch.zeros(5, dtype=torch.long), 0
+    for large in (3.1e4, 1.7e5, 2.3e5, 1.1e6, 2.9e6, 5.3e6):
+        model, x = cancelling(large, activation, eps=1e-4)
+        net = BoundedNet(model, x[:2])
+        for method in ("ibp", "crown"):
+            assert not certify(net, x, y, 1e-4, method=method).certified.any()
+            proved += int(certify(net, x, y, 5e-5, method=method).certified.sum())
+    assert proved > 0
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU])
+def test_deep_networks_are_certified_on_the_bounds_that_prove_them(activation):
+    """IBP's bounds explode and CROWN's do not: the threshold goes with the latter, or float64
+    decides."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(64, 64) for _ in range(14)]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight)
+    deep = [part for layer in layers for part in (layer, activation())]
+    model = nn.Sequential(nn.Flatten(), *deep, nn.Linear(64, 3)).eval()
+    x = torch.rand(20, 64)
+    net, y, eps = BoundedNet(model, x[:2]), model(x).argmax(1), 1e-5
+    certificates = certify(net, x, y, eps, method="crown")
+    clear = certificates.margin > 2e-3
+    assert int(clear.sum()) > 5 and bool(certificates.certified[clear].all())
+
+
+def test_sizes_are_of_every_sum():
+    """``largest_terms`` and what auto_LiRPA's bounds give, against sampled sums by hand."""
+    torch.manual_seed(0)
+    first, norm = nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)
+    norm.running_mean.uniform_(-1, 1)
+    last = nn.Linear(12, 3)
+    model = nn.Sequential(first, norm, nn.ReLU(), nn.Flatten(), last).eval()
+    x = torch.rand(4, 1, 4, 4)
+    net, box = BoundedNet(model, x[:1]), Box.around(x, 0.1)
+    with torch.no_grad():
+        terms = net.largest_terms(box, net.preactivation_bounds(box))
+        inside = torch.lerp(box.lower, box.upper, torch.rand_like(x))
+        hidden = model[:4](inside)
+        sums = hidden @ last.weight.abs().T + last.bias.abs()
+    assert terms.shape == (4,) and bool((terms >= sums.amax(1)).all())
+    with torch.no_grad():
+        scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).view(-1, 1, 1, 1)
+        shift = norm.bias - norm.running_mean * scale.flatten() + first.bias * scale.flatten()
+        folded = nn.functional.conv2d(inside, (first.weight * scale).abs(), shift.abs())
+    assert bool((terms >= folded.flatten(1).amax(1)).all())
+
+
+@pytest.mark.parametrize("value", [torch.tensor(2.0), torch.full((8,), 2.0)])
+def test_buffers_are_no_bounds(value):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(16, 8), nn.Linear(8, 3)
+            self.register_buffer("scale", value)
+
+        def forward(self, x):
+            hidden = torch.sigmoid(self.first(x.flatten(1))) * self.scale
+            return self.last(hidden + hidden.sum(1).unsqueeze(1))
+
+    torch.manual_seed(0)
+    model = Scaled().eval()
+    x = torch.rand(8, 1, 4, 4)  # as many as the buffer has values
+    assert certify(BoundedNet(model, x[:1]), x, model(x).argmax(1), 1e-4).certified.all()
 
 
 def test_lines_within_their_rounding_prove_nothing_in_a_program_either():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -26,9 +27,10 @@ from ..checks import (
 )
 from ..errors import InputError, ModelError, SoundnessError
 from ..precision import full_precision, rounding_threshold
+from ..selfcheck import check_same_function
 from .bab import PROVED, Problems, branch_and_bound
 from .certificates import Certificates
-from .engine import ALPHA_STEPS, Engine, Images
+from .engine import ALPHA_STEPS, IN_FLOAT64, Engine, Images
 from .memory import allocations_fail_cleanly, in_batches, in_less_memory
 
 #: Bound methods, cheapest first, then branch and bound.
@@ -37,6 +39,8 @@ STAGES = (*METHODS, "bab")
 IMPORTED = "imported"
 #: Images bounded at once are ``batch_size`` divided by this: what an image costs in memory.
 _COST = {"ibp": 1, "crown-ibp": 4, "crown": 8, "alpha-crown": 16, "bab": 16}
+#: Inputs on which the network is compared with the graph that is bounded.
+_CHECKED = 4
 #: Of the time for branch and bound, what may go into bounds of ReLU inputs before it.
 _REFINING_SHARE = 0.5
 
@@ -99,9 +103,10 @@ def certify(
         full_precision(x.device),
         allocations_fail_cleanly(x.device),
     ):
-        engine = find_engine(net, eps, clip)
+        engine, twin = find_engine(net, eps, clip), functools.cache(lambda: _in_float64(net))
+        check_same_function(net, x[:_CHECKED])
         for rows in torch.arange(len(x), device=x.device).split(batch_size):
-            part = _Cascade(net, engine, x[rows], y[rows], eps, clip, batch_size)
+            part = _Cascade(net, engine, twin, x[rows], y[rows], eps, clip, batch_size)
             if known is not None:
                 part.take(known[rows], stages.index(IMPORTED))
             tell = announce if not progress else bar.set_description
@@ -145,6 +150,15 @@ def find_engine(net: BoundedNet, eps: float, clip: Range | None) -> Engine | str
         return str(error)
 
 
+def _in_float64(net: BoundedNet) -> BoundedNet | None:
+    """The network in double precision; None where that cannot be had."""
+    try:
+        twin = net.in_float64()
+    except ModelError:  # a forward pass may make float32 of its own
+        return None
+    return None if twin is None else twin.eval()
+
+
 class _Cascade:
     """One batch of inputs on its way through the stages."""
 
@@ -152,13 +166,14 @@ class _Cascade:
         self,
         net: BoundedNet,
         engine: Engine | str,
+        twin: Callable[[], BoundedNet | None],
         x: Tensor,
         y: Tensor,
         eps: float,
         clip: Range | None,
         batch_size: int,
     ):
-        self.net, self.x, self.y = net, x, y
+        self.net, self.twin, self.x, self.y = net, twin, x, y
         self.engine: Any = engine  # or, in words, why there is none
         self.eps, self.clip, self.batch_size = eps, clip, batch_size
         with torch.no_grad():
@@ -273,19 +288,27 @@ class _Cascade:
 
     @torch.no_grad()
     def _by_auto_lirpa(self, stage: str, rows: Tensor) -> Tensor:
-        def bound(now: Tensor) -> Tensor:
-            box = Box.around(self.x[now], self.eps, self.clip)
-            lower = self.net.margins(box, self.y[now], stage)
+        def bound(now: Tensor) -> tuple[Tensor, Tensor]:
+            lower = self._margins(self.net, now, stage)
             found = rounding_threshold(self.logits[now], self.net.hidden_bounds())
             self.threshold[now] = torch.maximum(self.threshold[now], found)
-            return lower
+            positive = lower > self.threshold[now].unsqueeze(1)
+            near = ((lower > 0) & ~positive).any(1)
+            if bool(near.any()) and (twin := self.twin()) is not None:
+                exact = self._margins(twin, now[near], stage)
+                positive[near] |= exact > IN_FLOAT64 * self.threshold[now[near]].unsqueeze(1)
+            return lower, positive
 
         proved = [rows[:0]]
-        for done, lower in self._batches(bound, rows, stage):
-            positive = lower > self.threshold[done].unsqueeze(1)
+        for done, (lower, positive) in self._batches(bound, rows, stage):
             self._note(done, lower, positive)
             proved.append(done[positive.all(1)])
         return torch.cat(proved)
+
+    def _margins(self, net: BoundedNet, now: Tensor, stage: str) -> Tensor:
+        """auto_LiRPA's bounds of the margins of the inputs ``now``, in the precision of ``net``."""
+        x = self.x[now] if net is self.net else self.x[now].double()
+        return net.margins(Box.around(x, self.eps, self.clip), self.y[now], stage)
 
     def _bound_by_ibp(self, rows: Tensor) -> None:
         held, images = [rows[:0]], []

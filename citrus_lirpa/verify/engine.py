@@ -34,7 +34,7 @@ _LARGEST = 1e15
 #: An attack pushes no input further beyond its decision boundary than this, in logits.
 _OVERSHOOT = 0.01
 #: What float64 rounding can make of a bound, in thresholds of float32.
-_IN_FLOAT64 = 1e-5
+IN_FLOAT64 = 1e-5
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,9 @@ class Engine:
         margins = self.net.margins(box, y, "ibp")
         bounds = [widened(*b) for b in self.net.preactivation_bounds(box)]
         c = specification(y, self.net.classes, x.dtype)
-        threshold = rounding_threshold(self.net(x), (end for pair in bounds for end in pair))
+        threshold = self._threshold(x, bounds)
+        if threshold is None:
+            threshold = rounding_threshold(self.net(x), self.net.hidden_bounds())
         return Images(x, y, c, threshold, bounds, Relaxation.of(bounds), False), margins
 
     @torch.no_grad()
@@ -125,7 +127,7 @@ class Engine:
             clip=self.clip,
             rows=self.rows_at_once,
         )
-        return replace(images, bounds=bounds, relaxation=Relaxation.of(bounds))
+        return self._with_bounds(images, bounds)
 
     @torch.no_grad()
     def refined(self, images: Images) -> Images:
@@ -146,7 +148,20 @@ class Engine:
                 exact=self.exact_pieces,
             )
         )
-        return replace(images, bounds=bounds, relaxation=Relaxation.of(bounds), exact=True)
+        return replace(self._with_bounds(images, bounds), exact=True)
+
+    def _with_bounds(self, images: Images, bounds: Bounds) -> Images:
+        """The same images with other bounds of ReLU inputs, and the threshold that they give."""
+        threshold = self._threshold(images.x, bounds)
+        threshold = images.threshold if threshold is None else threshold
+        relaxation = Relaxation.of(bounds)
+        return replace(images, bounds=bounds, relaxation=relaxation, threshold=threshold)
+
+    def _threshold(self, x: Tensor, bounds: Bounds) -> Tensor | None:
+        """(n,) for inputs of ReLUs within ``bounds``; None where that cannot be told of them."""
+        box = Box.around(x, self.eps, self.clip)
+        terms = self.net.largest_terms(box, [Box(*ends) for ends in bounds])
+        return None if terms is None else rounding_threshold(self.net(x), [terms])
 
     # -- bounds -------------------------------------------------------------------
 
@@ -196,7 +211,7 @@ class Engine:
             value = again(
                 found.parameter[flat].double(), found.logits[which].double().softmax(1)
             ).value
-            sure[which] = value > _IN_FLOAT64 * threshold[which]
+            sure[which] = value > IN_FLOAT64 * threshold[which]
         return sure
 
     def surely_positive(self, lower: Tensor, images: Images) -> Tensor:
@@ -250,7 +265,7 @@ class Engine:
             images.x.double().cpu(),
             self.eps,
             self.clip,
-            (_IN_FLOAT64 if images.exact else _NEAR) * images.threshold.double().cpu(),
+            (IN_FLOAT64 if images.exact else _NEAR) * images.threshold.double().cpu(),
         )
 
     @functools.cached_property
