@@ -18,6 +18,7 @@ from .checks import (
     check_radius,
     check_range,
     check_tensor,
+    fits,
     is_count,
     shown,
 )
@@ -32,11 +33,15 @@ PIXELS: Range = (0.0, 1.0)
 
 
 def same_range(a: Range | None, b: Range | None) -> bool:
-    """Whether both are None, or of equal ends in equal shapes."""
+    """Whether both are None, or of equal ends as they broadcast to each other."""
     if a is None or b is None:
         return a is b
     ends = [[torch.as_tensor(v, dtype=torch.float64).cpu() for v in pair] for pair in (a, b)]
-    return all(torch.equal(p, q) for p, q in zip(*ends, strict=True))
+    return all(_broadcast(p, q) and bool((p == q).all()) for p, q in zip(*ends, strict=True))
+
+
+def _broadcast(p: Tensor, q: Tensor) -> bool:
+    return fits(p, q) or fits(q, p)
 
 
 class Box(NamedTuple):

@@ -20,6 +20,7 @@ from .config import RunConfig, resolve
 from .errors import ConfigError, InputError, unknown
 from .losses import LOSSES
 from .models import MODELS
+from .networks import FORMATS
 from .tables import options_of, parse_override, parse_toml
 from .verify import Protocol
 
@@ -260,12 +261,13 @@ def _safe(value: Any) -> str:
 
 
 def _distinct(runs: list[Run]) -> list[Run]:
-    """A digest behind names that are too long, and where values differ only in what a file
-    name cannot hold."""
+    """A digest behind names that are too long or a network file's, and where values differ only
+    in what a file name cannot hold."""
     times = Counter(run.name.lower() for run in runs)
 
     def unique(run: Run) -> Run:
-        if times[run.name.lower()] == 1 and len(run.name) <= _LONGEST_NAME:
+        alone = times[run.name.lower()] == 1 and len(run.name) <= _LONGEST_NAME
+        if alone and Path(run.name).suffix.lower() not in FORMATS:
             return run
         digest = hashlib.sha256(run.config.to_toml().encode()).hexdigest()[:8]
         return replace(run, name=f"{run.name[:_LONGEST_NAME]}-{digest}")

@@ -103,7 +103,8 @@ class Work:
 
     def _of_this_evaluation(self, file: Path) -> bool:
         """Whether the file, a record of ``eval`` or the header of a partial one, is of
-        ``protocol`` and of the network as it is now trained."""
+        ``protocol``, of the network as it is now trained, and without another verifier's
+        verdicts."""
         try:
             found = dict(json.loads(file.read_text("utf-8")))
         except (OSError, TypeError, ValueError, RecursionError):
@@ -113,9 +114,12 @@ class Work:
             del settings["limit"]
             settings["images"] = self.protocol.images(self._available())
             found = {"held_out": False, **found}  # earlier records do not say it
-        if any(found.get(key) != value for key, value in settings.items()):
+        if found.get("imported") or any(found.get(key) != settings[key] for key in settings):
             return False
-        model, _, _ = checkpoint.load_model(self.folder)
+        try:
+            model, _, _ = checkpoint.load_model(self.folder)
+        except CheckpointError:  # absent or damaged: trained again, which says why it cannot be
+            return False
         return found.get("weights") == fingerprint(model)
 
 

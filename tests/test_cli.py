@@ -18,6 +18,7 @@ from PIL import Image
 from citrus_lirpa import __version__, _compat, checkpoint, config
 from citrus_lirpa.cli import COMMANDS as TABLE
 from citrus_lirpa.cli import main, options
+from citrus_lirpa.errors import CheckpointError
 
 evaluation = importlib.import_module("citrus_lirpa.verify.evaluate")
 ROOT = Path(__file__).parents[1]
@@ -359,12 +360,15 @@ def test_an_unusable_folder_is_refused_before_anything_is_computed(trained, monk
     assert "/dev/null/x" in line and counter.calls == 0
 
 
-def test_results_are_printed_even_where_they_cannot_be_written(trained, tmp_path):
-    (tmp_path / "eval-crown.json").mkdir()
-    status, output = run("eval", trained[0], *FEW, "--out", tmp_path)
+def test_results_are_printed_even_where_they_cannot_be_written(trained, tmp_path, monkeypatch):
+    def full(path, text):
+        raise CheckpointError(f"cannot write {path}: disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("citrus_lirpa.files.write_text", full)
+        status, output = run("eval", trained[0], *FEW, "--out", tmp_path)
     assert status == 1 and str(tmp_path / "eval-crown.json") in output.splitlines()[-1]
-    assert "standard accuracy" in output
-    (tmp_path / "eval-crown.json").rmdir()  # and nothing has to be computed again
+    assert "standard accuracy" in output  # and nothing has to be computed again
     assert len(list((tmp_path / "eval-crown.partial").glob("*.pt"))) == 4
     assert run("eval", trained[0], *FEW, "--out", tmp_path, "--resume")[0] == 0
     assert (tmp_path / "eval-crown.json").is_file()

@@ -118,7 +118,8 @@ def test_certificates_of_another_box_are_refused(model, images):
     for eps, clip in ((0.2, (0, 1)), (0.001, None), (0.001, (0, 2))):
         with pytest.raises(InputError, match=r"are of ε = 0.001 and clip \(0, 1\), not of"):
             certify_uap(model_net, x, y, eps, clip=clip, certificates=certificates)
-    assert certify_uap(model_net, x, y, 0.001, clip=(0.0, 1.0), certificates=certificates)
+    for same in ((0.0, 1.0), (torch.zeros(1, 1, 1), torch.ones(1, 1, 1))):
+        assert certify_uap(model_net, x, y, 0.001, clip=same, certificates=certificates)
 
 
 def test_a_range_for_each_image_is_refused(model, images):

@@ -160,6 +160,21 @@ def test_eval_is_begun_stopped_continued_and_finished_by_one_command(tmp_path, m
     assert "UCert" in run(*command)[1]
 
 
+def test_what_is_finished_stays_so_beside_another_evaluations_batches(tmp_path, monkeypatch, whole):
+    command = ("eval", whole, *EVAL, "--out", tmp_path, "--requeue")
+    assert run(*command)[0] == 0
+    with monkeypatch.context() as patch:
+        after(patch, Saved, "store", 1, signal.SIGTERM)
+        assert run(*command, "--eps", 0.01)[0] == 0
+    # until it ends, no results stand there that a job script could take for its own
+    assert not (tmp_path / "eval-crown.json").exists()
+    kept = tmp_path / "earlier-1" / "eval-crown.json"
+    kept.rename(tmp_path / "eval-crown.json")
+    status, output = run(*command)
+    assert status == 0 and output.endswith("finished before\n")
+    assert (tmp_path / "eval-crown.partial").is_dir()
+
+
 def test_eval_continues_only_its_own(tmp_path, monkeypatch, whole):
     command = ("eval", whole, *EVAL, "--out", tmp_path, "--requeue")
     with monkeypatch.context() as patch:

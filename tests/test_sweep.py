@@ -20,6 +20,7 @@ from citrus_lirpa.boxes import PIXELS
 from citrus_lirpa.cli import main
 from citrus_lirpa.config import resolve
 from citrus_lirpa.errors import CheckpointError, ConfigError, InputError, Interrupted
+from citrus_lirpa.networks import FORMATS
 from citrus_lirpa.verify import Protocol, fingerprint
 
 command = importlib.import_module("citrus_lirpa.cli.sweep")
@@ -411,6 +412,35 @@ def test_an_interrupted_evaluation_with_other_settings_is_not(work):
     assert due(work) == [f"eval {work.folder} --method=ibp --device cpu"]
     record(work)
     assert due(work) == []
+
+
+def test_another_verifiers_verdicts_are_not_the_sweeps(work):
+    begin(work, True)
+    record(work, imported=3)
+    anew = [f"eval {work.folder} --method=ibp --device cpu"]
+    assert due(work) == anew
+    partial(work, imported=[[0, "certified"]])
+    assert due(work) == anew
+    record(work, imported=0)
+    assert due(work) == []
+
+
+def test_a_run_whose_checkpoint_is_gone_is_trained_again(work):
+    begin(work, True)
+    partial(work)
+    record(work)
+    (work.folder / checkpoint.FILE_NAME).unlink()
+    first, second = due(work)
+    assert first == f"train --resume {work.folder} --device cpu"
+    assert second == f"eval {work.folder} --method=ibp --device cpu"
+
+
+def test_a_run_is_not_called_like_a_file_of_a_network(tmp_path):
+    values = '["a/x.safetensors", "b/y.onnx", "b/z"]'
+    (tmp_path / "s.toml").write_text(f'preset = "digits"\n[grid]\n"train.init_from" = {values}\n')
+    names = [run.name for run in sweep.expand(sweep.read(tmp_path / "s.toml"))]
+    assert [bool(Path(name).suffix) for name in names[:2]] == [True, True]
+    assert not {Path(name).suffix for name in names} & set(FORMATS) and len(set(names)) == 3
 
 
 def test_a_folder_of_another_configuration_is_refused(work):

@@ -11,7 +11,7 @@ import click
 
 from .. import __version__
 from ..errors import CitrusError, is_out_of_memory
-from .output import examples
+from .output import HELP, examples
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -129,7 +129,7 @@ def _one_line(message: str, exit_code: int) -> click.ClickException:
 
 @click.group(
     cls=_Group,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP,
     epilog=examples(
         (
             "train, certify, look at the result",

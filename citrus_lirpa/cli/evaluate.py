@@ -234,6 +234,8 @@ def eval_command(
         if distributed.leads() and not resume:
             output.set_partial_aside(settings)
         batches = Saved(output.partial, settings, resume=resume, joining=not distributed.leads())
+        if distributed.leads():
+            output.set_aside(settings)
     bars = show_bars(quiet)
     try:
         result = evaluate(
@@ -252,10 +254,10 @@ def eval_command(
         "data": spec.name,
         **result.record(),
         "weights": settings["weights"],
+        "imported": len(settings["imported"]),
         "identity": saved.identity(settings),
     }
     click.echo(highlight(report.evaluation_table(result), _COLOURS))
-    output.set_aside(settings)
     output.write(record, result, net, spec)
     batches.discard()
     click.echo(output.lines())
@@ -308,7 +310,8 @@ class _Output:
 
     def finished(self, settings: dict[str, Any]) -> dict[str, Any] | None:
         """The results of this very evaluation, where it has come to its end."""
-        return None if self.partial.is_dir() else saved.results_of(self.table, settings)
+        going_on = saved.is_saved(self.partial, settings)
+        return None if going_on else saved.results_of(self.table, settings)
 
     def set_partial_aside(self, settings: dict[str, Any]) -> None:
         """Keep the finished batches of another evaluation, which this one would replace."""
@@ -316,7 +319,7 @@ class _Output:
             set_aside(self.partial)
 
     def set_aside(self, settings: dict[str, Any]) -> None:
-        """Keep the results of another evaluation, which this one's would replace."""
+        """Keep the results of another evaluation, which nobody is to take for this one's."""
         if saved.results_of(self.table, settings) is None:
             set_aside(*self.written.values())
 

@@ -17,6 +17,8 @@ import click
 
 from .. import __version__, files
 
+#: How every command is asked for help.
+HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 #: A command's results as plain values; None where it has none.
 Results = dict[str, Any] | None
 

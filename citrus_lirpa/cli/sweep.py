@@ -19,7 +19,7 @@ from ..verify import Protocol
 from .compare import FIGURES, PICTURE, show
 from .evaluate import eval_command
 from .options import choose_device, data_dir, device, download, requeue, show_bars
-from .output import examples
+from .output import HELP, examples
 
 
 @click.command(
@@ -92,7 +92,7 @@ def sweep_command(file, out, count, dry_run, data_dir, download, device, requeue
 def _eval_settings(arguments: list[str]) -> dict[str, Any]:
     """The fields of ``Protocol`` that ``eval`` makes of its arguments; InputError as there."""
     try:
-        params = eval_command.make_context("eval", ["RUN", *arguments]).params
+        params = eval_command.make_context("eval", ["RUN", *arguments], **HELP).params
     except click.UsageError as error:
         raise InputError(f"[eval]: {error.format_message()}") from None
     return {field.name: params[field.name] for field in fields(Protocol)}

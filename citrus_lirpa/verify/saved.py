@@ -37,9 +37,9 @@ def from_plain(state: dict[str, Any]) -> Batch:
 class Saved:
     """A folder of finished batches, tied to a network and to the settings of an evaluation.
 
-    With ``resume``, batches found there must be of the same settings; without it, those of the
-    same settings are not thrown away, and others are: CheckpointError. ``joining``: another
-    process of the same job has opened the folder, and may be writing to it.
+    With ``resume``, what is there must be of the same settings; without it, finished batches of
+    the same settings are not thrown away: else CheckpointError. (Others are thrown away.)
+    ``joining``: another process of the same job has opened the folder, and may be writing to it.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Saved:
 
 
 def is_saved(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether ``folder`` holds finished batches of this very evaluation."""
+    """Whether ``folder`` is of this very evaluation, with or without finished batches."""
     file = folder / _HEADER
     return file.is_file() and file.read_bytes() == _header(settings).encode()
 
@@ -128,7 +128,7 @@ def results_of(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """The record in ``file``, if it is there, readable, and of these very settings."""
     try:
         record = json.loads(file.read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return None
     mine = isinstance(record, dict) and record.get("identity") == identity(settings)
     return record if mine else None
