@@ -244,8 +244,8 @@ class BoundedNet:
         count = 0 if self._bounded_box is None else len(self._bounded_box)
         largest = {}
         for node in filter(computed, nodes(self.bounded)):
-            ends = [getattr(node, end, None) for end in _ENDS]
-            if all(isinstance(e, Tensor) and e.shape[:1] == (count,) for e in ends):
+            ends = [e for end in _ENDS if isinstance(e := getattr(node, end, None), Tensor)]
+            if len(ends) == 2 and all(end.shape[:1] == (count,) for end in ends):
                 largest[node.name] = torch.maximum(*(end.abs() for end in ends))
         layers = [n for n in nodes(self.bounded) if is_layer(n) and n.inputs[0].name in largest]
         terms = [terms_of(layer, largest[layer.inputs[0].name]) for layer in layers]

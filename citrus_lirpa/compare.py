@@ -110,9 +110,9 @@ def read_runs(folders: Sequence[str | Path], stage: str | None = None) -> list[R
         raise InputError(unknown("method", stage, STAGES))
     if isinstance(folders, (str, os.PathLike)):
         raise InputError(f"folders is '{folders}'; expected a list of run folders")
-    folders = [Path(folder) for folder in folders]
-    names = short_names(folders)
-    return [_read_run(*run, stage) for run in zip(folders, names, strict=True)]
+    paths = [Path(folder) for folder in folders]
+    names = short_names(paths)
+    return [_read_run(*run, stage) for run in zip(paths, names, strict=True)]
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
