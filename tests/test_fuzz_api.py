@@ -338,8 +338,9 @@ BAD_ATTACK = {
 }  # fmt: skip
 
 
-def _inside(v, eps) -> bool:
-    return bool((v.abs() <= torch.as_tensor(eps) * (1 + 1e-5) + 1e-6).all())
+def _inside(v, eps, largest: float = 1.0) -> bool:
+    """Whether |v| <= ε, up to rounding; of v = (x + v) - x that of x."""
+    return bool((v.abs() <= torch.as_tensor(eps) * (1 + 1e-5) + 1e-6 * largest).all())
 
 
 def pgd(g) -> None:
@@ -347,7 +348,7 @@ def pgd(g) -> None:
     x = g["x"]
     moved = clamp(x, g["clip"]) if g["clip"] is not None else x
     if torch.equal(moved, x):  # an input outside the range goes to its border first
-        assert _inside(v, g["eps"])
+        assert _inside(v, g["eps"], max(1.0, float(x.detach().abs().max())))
 
 
 def group_attack(g) -> None:

@@ -77,7 +77,8 @@ class PGD:
         check_range(self.clip)
 
     def __call__(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
-        """Perturbations v, shaped as x (N, ...), with |v| <= eps and x + v in range.
+        """Perturbations v, shaped as x (N, ...), with |v| <= eps and x + v in range, up to the
+        rounding of x.
 
         The network runs in eval mode and its mode is restored; v is detached.
         """
