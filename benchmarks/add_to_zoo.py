@@ -14,7 +14,8 @@ from pathlib import Path
 
 import click
 
-from citrus_lirpa import checkpoint, data, zoo
+from citrus_lirpa import data
+from citrus_lirpa.training import checkpoint, zoo
 
 FOLDER = Path(zoo.__file__).parent / "zoo_files"
 LARGEST = 1_000_000  # bytes

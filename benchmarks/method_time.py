@@ -18,7 +18,9 @@ from pathlib import Path
 import click
 import torch
 
-from citrus_lirpa import config, data, runs
+from citrus_lirpa import data
+from citrus_lirpa.training import config
+from citrus_lirpa.training import setup as runs
 
 
 @click.command()

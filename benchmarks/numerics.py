@@ -29,13 +29,17 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from citrus_lirpa import checkpoint, config, data, files, runs, train, zoo
+from citrus_lirpa import data
 from citrus_lirpa.attacks import PGD
-from citrus_lirpa.bounds import BoundedNet
-from citrus_lirpa.boxes import Box
+from citrus_lirpa.bounds.box import Box
+from citrus_lirpa.bounds.net import BoundedNet
+from citrus_lirpa.bounds.precision import rounding_threshold
 from citrus_lirpa.errors import DataError, ModelError
+from citrus_lirpa.formats import atomic as files
 from citrus_lirpa.models import Normalise, build_model
-from citrus_lirpa.precision import rounding_threshold
+from citrus_lirpa.training import checkpoint, config, zoo
+from citrus_lirpa.training import loop as train
+from citrus_lirpa.training import setup as runs
 from citrus_lirpa.verify import certify
 
 METHODS = ("ibp", "crown-ibp", "crown")

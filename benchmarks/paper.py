@@ -25,8 +25,10 @@ import paper_losses
 import paper_output
 import tomli_w
 
-from citrus_lirpa import compare, files, sweep
 from citrus_lirpa.errors import CheckpointError
+from citrus_lirpa.formats import atomic as files
+from citrus_lirpa.reports import compare
+from citrus_lirpa.runs import sweep
 
 PRESETS = ("mnist-0.1", "mnist-0.3", "cifar10-2-255", "cifar10-8-255", "tinyimagenet-1-255")
 #: The paper's ablations and its comparison with universal adversarial training are of this.

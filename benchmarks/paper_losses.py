@@ -15,10 +15,14 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from citrus_lirpa import config, data, files, runs, train
-from citrus_lirpa.boxes import cross_input_boxes
+from citrus_lirpa import data
+from citrus_lirpa.bounds.margins import robust_cross_entropy
+from citrus_lirpa.formats import atomic as files
 from citrus_lirpa.losses import Citrus, LossTerms
-from citrus_lirpa.margins import robust_cross_entropy
+from citrus_lirpa.losses.cross_input import cross_input_boxes
+from citrus_lirpa.training import config
+from citrus_lirpa.training import loop as train
+from citrus_lirpa.training import setup as runs
 
 _TITLE = "Figure 4: same-input and cross-input losses"
 #: Every so many steps the losses are taken.

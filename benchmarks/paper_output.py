@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from citrus_lirpa import files
+from citrus_lirpa.formats import atomic as files
 
 _COLUMNS = (
     ("Std, paper", "paper", "standard"),

@@ -17,9 +17,10 @@ import click
 import torch
 from matplotlib.figure import Figure
 
-from citrus_lirpa import BoundedNet, Protocol, SgdUap, UapResult, config, data, evaluate, fit, zoo
-from citrus_lirpa.runs import build
-from citrus_lirpa.subjects import load_subject
+from citrus_lirpa import BoundedNet, Protocol, SgdUap, UapResult, data, evaluate, fit
+from citrus_lirpa.runs.networks import load_subject
+from citrus_lirpa.training import config, zoo
+from citrus_lirpa.training.setup import build
 
 NETWORK = "mnist-0.1-convsmall-citrus"
 OUT = Path(__file__).with_name("picture.png")

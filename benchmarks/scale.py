@@ -25,10 +25,13 @@ from pathlib import Path
 import click
 import torch
 
-from citrus_lirpa import BoundedNet, allocator, data, distributed, runs, train
-from citrus_lirpa.config import resolve
-from citrus_lirpa.data import Split
-from citrus_lirpa.subjects import load_subject
+from citrus_lirpa import BoundedNet, data, distributed
+from citrus_lirpa.data.types import Split
+from citrus_lirpa.runs.networks import load_subject
+from citrus_lirpa.training import allocator
+from citrus_lirpa.training import loop as train
+from citrus_lirpa.training import setup as runs
+from citrus_lirpa.training.config import resolve
 from citrus_lirpa.verify import Protocol, evaluate
 
 WHATS = ("training", "certification")

@@ -37,12 +37,12 @@ from citrus_lirpa import (
     Ibp,
     Sabr,
     Shifts,
-    _compat,
-    allocator,
     cross_input_boxes,
     robust_cross_entropy,
 )
+from citrus_lirpa.bounds import lirpa as _compat
 from citrus_lirpa.models import build_model
+from citrus_lirpa.training import allocator
 
 EPS, RATIO, PARTNERS, STEPS = 8 / 255, 0.7, 4, 20
 SHAPE = (3, 32, 32)

@@ -21,8 +21,8 @@ import click
 import torch
 
 from citrus_lirpa import BoundedNet, data
-from citrus_lirpa.onnx_files import load_onnx
-from citrus_lirpa.tables import parse_number
+from citrus_lirpa.formats.onnx import load_onnx
+from citrus_lirpa.training.toml import parse_number
 from citrus_lirpa.verify import Evaluation, Protocol, evaluate
 
 

@@ -17,11 +17,22 @@ if TYPE_CHECKING:
     from ._api import __all__ as __all__
 
 
+#: Modules that are known by a shorter name.
+_MODULES = {
+    "compare": "reports.compare",
+    "config": "training.config",
+    "pareto": "reports.pareto",
+    "plots": "reports.plots",
+    "runs": "training.setup",
+    "zoo": "training.zoo",
+}
+
+
 def __getattr__(name: str) -> Any:
     if name.startswith("__") and name != "__all__":
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    if find_spec(f".{name}", __name__) is not None:  # a module, which need not import all names
-        return import_module(f".{name}", __name__)
+    if name in _MODULES or find_spec(f".{name}", __name__) is not None:  # all names are not needed
+        return import_module(f".{_MODULES.get(name, name)}", __name__)
     return getattr(import_module("._api", __name__), name)
 
 
@@ -30,7 +41,7 @@ def __dir__() -> list[str]:
 
 
 def _repair_auto_lirpa() -> None:
-    import_module("._compat", __name__).load()
+    import_module(".bounds.lirpa", __name__).load()
 
 
 _hook.install(_repair_auto_lirpa)

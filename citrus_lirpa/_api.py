@@ -2,12 +2,12 @@
 
 from contextlib import suppress
 
-from . import _compat
 from .attacks import PGD, GroupAttack, SgdUap, UapResult, try_uap
-from .bounds import METHODS, BoundedNet
-from .boxes import Box, Groups, Shifts, cross_input_boxes
+from .bounds import lirpa as _compat
+from .bounds.box import Box
+from .bounds.margins import robust_cross_entropy
+from .bounds.net import METHODS, BoundedNet
 from .errors import CitrusError, DependencyError
-from .initialisation import shi_initialise
 from .losses import (
     Adversarial,
     CcIbp,
@@ -22,18 +22,11 @@ from .losses import (
     Taps,
     Uat,
 )
-from .margins import robust_cross_entropy
-from .regularisers import shi_regulariser
-from .train import History, fit
-from .verify import (
-    Certificates,
-    Evaluation,
-    Protocol,
-    UapBounds,
-    certify,
-    certify_uap,
-    evaluate,
-)
+from .losses.cross_input import Groups, Shifts, cross_input_boxes
+from .training.initialisation import shi_initialise
+from .training.loop import History, fit
+from .training.regularisers import shi_regulariser
+from .verify import Certificates, Evaluation, Protocol, UapBounds, certify, certify_uap, evaluate
 
 __all__ = [
     "METHODS", "PGD", "Adversarial", "BoundedNet", "Box", "CcIbp", "Certificates", "Citrus",

@@ -1,14 +1,13 @@
 """Several processes as one job, as torchrun starts them. Alone, nothing here does anything.
 
 Every process makes the same calls in the same order; gloo carries tensors on the CPU, NCCL
-those on GPUs. What processes send each other is read as plain values (:mod:`.plain`).
+those on GPUs.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import io
 import itertools
 import os
 import time
@@ -20,9 +19,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from .errors import DependencyError, DistributedError, InputError, reason
-from .plain import load_plain
 
 Result = TypeVar("Result")
 #: How long a process waits for the others within a step of training, or to come together.
@@ -279,18 +278,15 @@ def _wait(look: Callable[[], object] = lambda: None) -> None:
 
 def _gather(job: _Job, value: Any, device: torch.device) -> list[Any]:
     """The ``value`` of every process, in their order, with tensors on ``device``."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    mine = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
-    sizes = torch.zeros(job.size, dtype=torch.long)
-    sizes[job.rank] = len(mine)
+    parts: list[Any] = [None] * job.size
     with _reaching_others():
-        dist.all_reduce(sizes)
-        parts = [torch.empty(int(length), dtype=torch.uint8) for length in sizes]
-        parts[job.rank] = mine
-        for rank, part in enumerate(parts):
-            dist.broadcast(part, rank)
-    return [load_plain(io.BytesIO(part.numpy().tobytes()), device) for part in parts]
+        dist.all_gather_object(parts, _moved(value, torch.device("cpu")), group=job.patient)
+    return [_moved(part, device) for part in parts]
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """``value`` with its tensors on ``device``."""
+    return tree_map_only(Tensor, lambda tensor: tensor.to(device), value)
 
 
 @contextlib.contextmanager

@@ -34,16 +34,16 @@ from citrus_lirpa import (
     SgdUap,
     Shifts,
     certify_uap,
-    config,
     cross_input_boxes,
     data,
     evaluate,
     fit,
-    plots,
     robust_cross_entropy,
-    runs,
     try_uap,
 )
+from citrus_lirpa.reports import plots
+from citrus_lirpa.training import config
+from citrus_lirpa.training import setup as runs
 
 IMAGES = Path(__file__).parent / "images"
 EPS, TAU_RATIO = 0.11, 0.35  # of the figures in two dimensions

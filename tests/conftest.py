@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from results import made_up_evaluation
 
 import citrus_lirpa  # noqa: F401  makes auto_LiRPA importable
 
@@ -43,3 +44,8 @@ def real_data(tmp_path_factory) -> Path:
         [sys.executable, UNPACKER, folder, "mnist", "cifar10"], check=True, capture_output=True
     )
     return folder
+
+
+@pytest.fixture
+def evaluation():
+    return made_up_evaluation()

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from citrus_lirpa.bounds import BoundedNet
-from citrus_lirpa.boxes import Groups, Shifts
+from citrus_lirpa.bounds import METHODS
+from citrus_lirpa.bounds.margins import logit_margins
+from citrus_lirpa.bounds.net import BoundedNet
 from citrus_lirpa.losses import LOSSES
+from citrus_lirpa.losses.cross_input import Groups, Shifts
 from citrus_lirpa.models import Normalise, mlp
 
 SHAPE = (2, 5, 5)
@@ -228,3 +230,20 @@ def make(name, max_eps=EPS):
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
             options = {key: REQUIRED[key], **options}
     return LOSSES[name]((2 if name == "crown-ibp" else 1) * max_eps, **options)
+
+
+#: Of a bound, relative to the logits.
+TOLERANCE = 1e-5
+
+
+def assert_contains(net, box, y, model, methods=tuple(METHODS), samples=1000):
+    """Sampled points of the boxes, half of them corners, keep the bounds of ``net``."""
+    share = torch.rand(samples, *box.lower.shape)
+    share[::2] = share[::2].round()
+    points = torch.lerp(box.lower, box.upper, share)
+    with torch.no_grad():
+        logits = model(points.flatten(0, 1))
+        lowest = logit_margins(logits, y.repeat(samples)).view(samples, len(y), -1).amin(0)
+    slack = TOLERANCE * float(logits.abs().max().clamp(min=1))
+    for method in methods:
+        assert (net.margins(box, y, method) <= lowest + slack).all(), method

@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from citrus_lirpa import data, distributed, runs, train
+from citrus_lirpa import data, distributed
 from citrus_lirpa.attacks import SgdUap
-from citrus_lirpa.batchnorm import running_statistics
-from citrus_lirpa.config import resolve
 from citrus_lirpa.errors import CitrusError, Interrupted, NonFiniteLossError
+from citrus_lirpa.training import loop as train
+from citrus_lirpa.training import setup as runs
+from citrus_lirpa.training.batchnorm import running_statistics
+from citrus_lirpa.training.config import resolve
 from citrus_lirpa.verify import Protocol, Saved, evaluate
 
 #: Three epochs of four steps, with ε from the first step on; slices of 20 in two processes.

@@ -1,9 +1,9 @@
 """Attacks: gradient descent on inputs; one perturbation for a group, a class or a data set."""
 
+from .group import GroupAttack, GroupAttackResult
 from .kappa import kappa
 from .pgd import PGD, ascend
-from .sgd_uap import SgdUap, UapResult, try_uap
-from .uap import GroupAttack, GroupAttackResult
+from .universal import SgdUap, UapResult, try_uap
 
 __all__ = [
     "PGD",

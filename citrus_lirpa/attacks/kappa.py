@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..bounds import as_bounded_net
-from ..boxes import Range, clamp
+from ..bounds.box import clamp
+from ..bounds.checks import Range
+from ..bounds.net import as_bounded_net
 
 
 @torch.no_grad()

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import distributed
-from ..bounds import as_bounded_net
-from ..boxes import PIXELS, Box, Range, Scalar
-from ..checks import check_labelled, check_radius, check_range, is_count, is_number, shown
+from ..bounds.box import PIXELS, Box
+from ..bounds.checks import Range, Scalar, check_radius, check_range, is_count, is_number, shown
+from ..bounds.inputs import check_labelled
+from ..bounds.net import as_bounded_net
 from ..errors import InputError
 
 #: Shares of the steps after which an attack's step shrinks tenfold.

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from .. import __version__
+from .._version import __version__
 from ..errors import CitrusError, is_out_of_memory
 from .output import HELP, examples
 

@@ -10,13 +10,21 @@ from typing import Any
 import click
 import torch
 
-from .. import _compat, config, data, distributed, effects, files, report, sealed, subjects
+from .. import data, distributed
 from ..attacks import SgdUap, UapResult, try_uap
-from ..bounds import BoundedNet
-from ..boxes import PIXELS
+from ..bounds import lirpa as _compat
+from ..bounds.box import PIXELS
+from ..bounds.net import BoundedNet
 from ..errors import InputError
-from ..locks import locked
-from ..verify import fingerprint, fingerprint_of_images, saved
+from ..formats import atomic as files
+from ..formats import sealed
+from ..formats.locks import locked
+from ..reports import tables as report
+from ..runs import networks as subjects
+from ..runs import perturbations as effects
+from ..training import config
+from ..verify import fingerprint, fingerprint_of_images
+from ..verify import resume as saved
 from .options import (
     clip,
     data_dir,

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from .. import compare, files, pareto
+from ..formats import atomic as files
+from ..reports import compare, pareto
 from .options import evaluated_runs
 from .output import Results, examples, results
 

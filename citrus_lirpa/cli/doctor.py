@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..doctor import PASSED, facts, run_checks
+from ..runs.doctor import PASSED, facts, run_checks
 from .options import data_dir
 from .output import Results, examples, highlight, results
 

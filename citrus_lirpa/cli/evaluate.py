@@ -14,14 +14,20 @@ from typing import Any
 import click
 import torch
 
-from .. import _compat, config, distributed, effects, files, report, subjects, vnnlib
-from ..bounds import BoundedNet
-from ..boxes import PIXELS
-from ..data import DatasetSpec
+from .. import distributed
+from ..bounds import lirpa as _compat
+from ..bounds.box import PIXELS
+from ..bounds.net import BoundedNet
+from ..data.types import DatasetSpec
 from ..errors import InputError, Interrupted, Terminated
-from ..interrupts import Termination
-from ..locks import locked
-from ..subjects import Subject
+from ..formats import atomic as files
+from ..formats.locks import locked
+from ..reports import tables as report
+from ..runs import networks as subjects
+from ..runs import perturbations as effects
+from ..runs.networks import Subject
+from ..training import config
+from ..training.interrupts import Termination
 from ..verify import (
     RELATIONAL,
     SOLVERS,
@@ -32,8 +38,9 @@ from ..verify import (
     evaluate,
     fingerprint,
     fingerprint_of_images,
-    saved,
+    vnnlib,
 )
+from ..verify import resume as saved
 from .options import (
     clip,
     data_dir,

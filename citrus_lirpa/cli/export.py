@@ -8,9 +8,13 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from .. import _compat, data, networks, subjects, vnnlib
-from ..boxes import PIXELS
+from .. import data
+from ..bounds import lirpa as _compat
+from ..bounds.box import PIXELS
 from ..errors import InputError
+from ..runs import export as networks
+from ..runs import networks as subjects
+from ..verify import vnnlib
 from .options import clip, data_dir, dataset, download, eps
 from .output import examples
 

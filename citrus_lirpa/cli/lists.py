@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from .. import compare, config, zoo
 from ..models import MODELS
+from ..reports import compare
+from ..training import config, zoo
 from .output import Results, examples, results
 
 Row = tuple[str, str]

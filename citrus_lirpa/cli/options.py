@@ -13,10 +13,11 @@ from typing import Any
 import click
 import torch
 
-from .. import distributed, tables
-from ..data import DATASETS
+from .. import distributed
+from ..data.datasets import DATASETS
 from ..errors import ConfigError, InputError, Terminated, reason
-from ..interrupts import Termination, terminations
+from ..training import toml as tables
+from ..training.interrupts import Termination, terminations
 from ..verify import STAGES
 
 _log = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from typing import Any
 
 import click
 
-from .. import __version__, files
+from .._version import __version__
+from ..formats import atomic as files
 
 #: How every command is asked for help.
 HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}

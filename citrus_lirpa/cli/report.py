@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from .. import files
-from ..page import make_page
+from ..formats import atomic as files
+from ..reports.page import make_page
 from .options import evaluated_runs
 from .output import Results, examples, results
 

@@ -12,9 +12,13 @@ from typing import Any
 import click
 from tqdm.auto import tqdm
 
-from .. import _compat, files, processes, sweep, workplan
+from ..bounds import lirpa as _compat
 from ..errors import CitrusError, InputError
-from ..locks import locked
+from ..formats import atomic as files
+from ..formats.locks import locked
+from ..runs import jobs as processes
+from ..runs import sweep
+from ..runs import sweep_plan as workplan
 from ..verify import Protocol
 from .compare import FIGURES, PICTURE, show
 from .evaluate import eval_command

@@ -12,23 +12,17 @@ from typing import Any
 import click
 import torch
 
-from .. import (
-    _compat,
-    allocator,
-    config,
-    data,
-    distributed,
-    loggers,
-    networks,
-    report,
-    runs,
-    train,
-    zoo,
-)
-from ..config import RunConfig
+from .. import data, distributed
+from ..bounds import lirpa as _compat
+from ..bounds.precision import PRECISIONS, check_device
 from ..errors import InputError
-from ..precision import PRECISIONS, check_device
-from ..train import History
+from ..reports import tables as report
+from ..runs import export as networks
+from ..training import allocator, config, loggers, zoo
+from ..training import loop as train
+from ..training import setup as runs
+from ..training.config import RunConfig
+from ..training.loop import History
 from .options import data_dir, device, download, join, quiet, requeue, say, show_bars, use_threads
 from .output import Results, examples, results
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..attacks import PGD
-from ..boxes import Groups, Pairing, Shifts
-from ..checks import check_count
+from ..bounds.checks import check_count
 from ..errors import ConfigError, unknown
 from .adversarial import Adversarial, CrossEntropy, Uat
 from .base import Loss, LossTerms
 from .citrus import Citrus
+from .cross_input import Groups, Pairing, Shifts
 from .ibp import CrownIbp, Ibp
 from .mtl_ibp import CcIbp, ExpIbp, MtlIbp
 from .sabr import Sabr

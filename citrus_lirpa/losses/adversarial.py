@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attacks import PGD
-from ..bounds import BoundedNet
-from ..boxes import PIXELS, Box, Range, Scalar, clamp
+from ..bounds.box import PIXELS, Box, clamp
+from ..bounds.checks import Range, Scalar
+from ..bounds.net import BoundedNet
 from .base import POINT_RADIUS, Attack, Loss, LossTerms, natural, with_range
 from .universal import Universal
 

@@ -10,17 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import PGD
-from ..bounds import BoundedNet, as_bounded_net
-from ..boxes import PIXELS, Box, Range, Scalar
-from ..checks import (
+from ..bounds.box import PIXELS, Box
+from ..bounds.checks import (
+    Range,
+    Scalar,
     check_fits,
-    check_labelled,
     check_name,
     check_radius,
     check_range,
     is_number,
     shown,
 )
+from ..bounds.inputs import check_labelled
+from ..bounds.net import BoundedNet, as_bounded_net
 from ..errors import InputError
 
 #: Radius of the boxes that stand in for points, where regularisers need bounds at ε = 0.

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from ..attacks import PGD
-from ..bounds import BoundedNet
-from ..boxes import PIXELS, Pairing, Range, Scalar, Shifts, cross_input_boxes
-from ..checks import check_name, is_count, shown
+from ..bounds.box import PIXELS
+from ..bounds.checks import Range, Scalar, check_name, is_count, shown
+from ..bounds.margins import logit_margins, robust_cross_entropy
+from ..bounds.net import BoundedNet
 from ..errors import InputError
-from ..margins import logit_margins, robust_cross_entropy
 from .base import Attack, Loss, LossTerms, check_method, check_share, with_range
+from .cross_input import Pairing, Shifts, cross_input_boxes
 from .universal import Universal
 
 REDUCTIONS = {

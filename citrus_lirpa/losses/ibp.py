@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..bounds import BoundedNet
-from ..boxes import PIXELS, Box, Range, Scalar
-from ..checks import is_number, shown
+from ..bounds.box import PIXELS, Box
+from ..bounds.checks import Range, Scalar, is_number, shown
+from ..bounds.margins import robust_cross_entropy
+from ..bounds.net import BoundedNet
 from ..errors import InputError
-from ..margins import robust_cross_entropy
 from .base import Loss, LossTerms, check_method
 
 

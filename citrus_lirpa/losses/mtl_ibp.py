@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from ..attacks import PGD
-from ..bounds import BoundedNet
-from ..boxes import PIXELS, Box, Range, Scalar
-from ..checks import is_number, shown
+from ..bounds.box import PIXELS, Box
+from ..bounds.checks import Range, Scalar, is_number, shown
+from ..bounds.margins import logit_margins, robust_cross_entropy
+from ..bounds.net import BoundedNet
 from ..errors import InputError
-from ..margins import logit_margins, robust_cross_entropy
 from .base import Attack, Loss, LossTerms, check_share, with_range
 
 

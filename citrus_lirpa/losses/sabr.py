@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..attacks import PGD
-from ..bounds import BoundedNet
-from ..boxes import PIXELS, Box, Range, Scalar, clamp
-from ..margins import robust_cross_entropy
+from ..bounds.box import PIXELS, Box, clamp
+from ..bounds.checks import Range, Scalar
+from ..bounds.margins import robust_cross_entropy
+from ..bounds.net import BoundedNet
 from .base import Attack, Loss, LossTerms, check_share, with_range
 
 

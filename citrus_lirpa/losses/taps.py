@@ -8,12 +8,12 @@ from torch import Tensor
 
 from .. import distributed
 from ..attacks import ascend
-from ..bounds import BoundedNet, as_bounded_net
-from ..boxes import PIXELS, Box, Range, Scalar, clamp
-from ..checks import is_count, is_number, shown
+from ..bounds.box import PIXELS, Box, clamp
+from ..bounds.checks import Range, Scalar, is_count, is_number, shown
+from ..bounds.margins import logit_margins, robust_cross_entropy
+from ..bounds.net import BoundedNet, as_bounded_net
+from ..bounds.tail import Tail
 from ..errors import InputError
-from ..margins import logit_margins, robust_cross_entropy
-from ..tails import Tail
 from .base import Attack, Loss, LossTerms, check_share
 from .ibp import check_max_eps, largest
 from .sabr import SmallBox

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from .. import distributed
 from ..attacks.pgd import uniform_start
-from ..boxes import Scalar
-from ..checks import is_number, shown
+from ..bounds.checks import Scalar, is_number, shown
 from ..errors import InputError
 
 

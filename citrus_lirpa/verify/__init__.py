@@ -1,11 +1,11 @@
 """Certification: of single inputs, and of groups that share one perturbation."""
 
-from .cascade import STAGES, certify
 from .certificates import Certificates
-from .evaluate import Evaluation, Protocol, evaluate
+from .evaluation import Evaluation, Protocol, evaluate
+from .groups import RELATIONAL, UapBounds, certify_uap
 from .milp import SOLVERS
-from .saved import Saved, fingerprint, fingerprint_of_images
-from .uap import RELATIONAL, UapBounds, certify_uap
+from .resume import Saved, fingerprint, fingerprint_of_images
+from .single import STAGES, certify
 
 __all__ = [
     "RELATIONAL", "SOLVERS", "STAGES", "Certificates", "Evaluation", "Protocol", "Saved",

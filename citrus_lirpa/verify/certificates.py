@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..boxes import Range, same_range
-from ..checks import shown
+from ..bounds.box import same_range
+from ..bounds.checks import Range, shown
 from ..errors import InputError, SoundnessError
 from ..frames import to_frame
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DependencyError, InputError, unknown
-from .lines import Group
+from .crown.linear import Group
 
 #: Solvers work to feasibilities of 1e-6: what a bound may be off by, per binary.
 _SLACK = 1e-4

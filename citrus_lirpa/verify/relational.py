@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..errors import SoundnessError
-from .bab import BROKEN, PROVED, Problems, branch_and_bound
-from .engine import Engine, Images
-from .lines import Group
+from .crown.branch_and_bound import BROKEN, PROVED, Problems, branch_and_bound
+from .crown.engine import Engine, Images
+from .crown.linear import Group
 from .milp import most_broken
 
 #: Groups with at most this many open images are settled by enumerating their subsets.

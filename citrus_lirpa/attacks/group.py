@@ -1,0 +1,160 @@
+"""One perturbation for a whole group of inputs: the upper bound of UAP accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..bounds.box import clamp
+from ..bounds.checks import (
+    Range,
+    Scalar,
+    check_fits,
+    check_radius,
+    check_range,
+    check_tensor,
+    is_count,
+    is_number,
+    shown,
+)
+from ..bounds.inputs import check_labelled
+from ..bounds.margins import logit_margins, robust_cross_entropy
+from ..bounds.net import BoundedNet, as_bounded_net
+from ..errors import InputError
+from .pgd import ascend, uniform_start
+
+
+class GroupAttackResult(NamedTuple):
+    """u: (G, 1, ...) one perturbation a group; broken: (G, N) inputs it misclassifies."""
+
+    u: Tensor
+    broken: Tensor
+
+
+@dataclass(frozen=True)
+class GroupAttack:
+    """Joint L∞ attack: for each group, one u, |u| <= ε, that breaks many inputs at once.
+
+    Each restart begins at a random corner of the ball, weights the inputs anew (those
+    pulling in opposite directions would hold each other still) and pushes each until it is
+    broken by ``overshoot`` (in logits): every other restart by its smallest margin, the
+    rest by its cross-entropy, for each finds what the other misses. Kept is the u of the
+    step that broke most; groups with nothing left to break take no more restarts. A
+    lower bound of the damage one perturbation can do, so an upper bound of UAP accuracy.
+    """
+
+    steps: int = 50
+    step_size: float = 1.0
+    restarts: int = 10
+    overshoot: float = 0.005
+    momentum: float = 0.75
+    clip: Range | None = None
+
+    def __post_init__(self) -> None:
+        sized = is_number(self.step_size) and self.step_size > 0
+        if not (is_count(self.steps) and is_count(self.restarts) and sized):
+            raise InputError(
+                f"GroupAttack with {shown(self.steps)} steps of size {shown(self.step_size)} and "
+                f"{shown(self.restarts)} restarts; expected all of them positive"
+            )
+        if not (is_number(self.momentum) and 0 <= self.momentum < 1):
+            raise InputError(
+                f"momentum is {shown(self.momentum)}; expected at least 0 and less than 1"
+            )
+        if not is_number(self.overshoot):
+            raise InputError(f"overshoot is {shown(self.overshoot)}; expected a number of logits")
+        check_range(self.clip)
+
+    def __call__(
+        self, net: object, x: Tensor, y: Tensor, eps: Scalar, open_: Tensor | None = None
+    ) -> GroupAttackResult:
+        """x: (G, N, ...) groups of inputs; y: (G, N); open_: (G, N) inputs worth attacking.
+
+        u is zero for a group of which it breaks no open input.
+        """
+        eps = check_radius(eps, "ε")
+        net = as_bounded_net(net)
+        self._check(net, x, y, eps, open_)
+        worth = torch.ones_like(y, dtype=torch.bool) if open_ is None else open_
+        u = torch.zeros_like(x[:, 0])
+        most = torch.zeros_like(y[:, 0])
+        with net.evaluating():
+            for restart in range(self.restarts):
+                unfinished = (most < worth.sum(dim=1)).nonzero().squeeze(1)
+                if len(unfinished) == 0:
+                    break
+                now = worth[unfinished]
+                found, count = self._ascend(
+                    net,
+                    x[unfinished][now],
+                    y[unfinished][now],
+                    eps,
+                    group=now.nonzero()[:, 0],
+                    by_margin=restart % 2 == 0,
+                )
+                better = count > most[unfinished]
+                u[unfinished[better]] = found[better]
+                most[unfinished[better]] = count[better]
+            with torch.no_grad():
+                logits = net(clamp(x + u.unsqueeze(1), self.clip).flatten(0, 1))
+        return GroupAttackResult(u.unsqueeze(1), logits.argmax(dim=1).view(y.shape) != y)
+
+    def _check(
+        self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, open_: Tensor | None
+    ) -> None:
+        check_tensor(x, "x")
+        if not isinstance(y, Tensor) or y.ndim != 2 or x.ndim < 2 or x.shape[:2] != y.shape:
+            raise InputError(
+                f"inputs are {tuple(x.shape)} and labels {shown(y)}; expected (G, N, ...) and "
+                "(G, N)"
+            )
+        check_labelled(net, x.flatten(0, 1), y.flatten())
+        for value, name in ((eps, "ε"), (self.clip, "clip")):
+            check_fits(value, x[0], name)
+        if open_ is None:
+            return
+        if not isinstance(open_, Tensor) or open_.dtype != torch.bool or open_.shape != y.shape:
+            raise InputError(
+                f"open_ is {shown(open_)}; expected torch.bool of shape {tuple(y.shape)}"
+            )
+
+    def _ascend(
+        self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, *, group: Tensor, by_margin: bool
+    ) -> tuple[Tensor, Tensor]:
+        """One ascent on inputs (M, ...), labels (M,) and groups (M,) in ascending order.
+
+        Returns for each group the u of the step that broke most, and how many it broke.
+        """
+        logits = net.frozen()
+        weight = torch.empty(len(x), dtype=x.dtype, device=x.device).exponential_()
+        shape = torch.Size([int(group[-1]) + 1, *x.shape[1:]])
+        start = uniform_start(shape, 1.0, x).sign() * eps
+        best = torch.zeros_like(start)
+        most = group.new_zeros(len(start))
+
+        def objective(u: Tensor) -> Tensor:
+            nonlocal best, most
+            margins = logit_margins(logits(clamp(x + u[group], self.clip)), y)
+            smallest = margins.min(dim=1).values
+            broken = (smallest.detach() < 0).to(most.dtype)
+            count = torch.zeros_like(most).index_add(0, group, broken)
+            better = (count > most).view(-1, *[1] * (u.ndim - 1))
+            best = torch.where(better, u.detach(), best)
+            most = torch.maximum(most, count)
+            loss = -smallest if by_margin else robust_cross_entropy(margins)
+            return (loss * weight)[smallest > -self.overshoot].sum()
+
+        last = ascend(
+            objective,
+            lambda u: clamp(u, (-eps, eps)),
+            start,
+            self.step_size * eps,
+            self.steps,
+            self.momentum,
+        )
+        with torch.no_grad():
+            objective(last)
+        return best, most

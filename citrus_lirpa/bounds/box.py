@@ -1,0 +1,107 @@
+"""Boxes in pixel space: by their ends, and by centre and radius. Pure tensor code."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .checks import (
+    Range,
+    Scalar,
+    check_fits,
+    check_radius,
+    check_range,
+    check_tensor,
+    fits,
+)
+
+PIXELS: Range = (0.0, 1.0)
+
+
+def same_range(a: Range | None, b: Range | None) -> bool:
+    """Whether both are None, or of equal ends as they broadcast to each other."""
+    if a is None or b is None:
+        return a is b
+    ends = [[torch.as_tensor(v, dtype=torch.float64).cpu() for v in pair] for pair in (a, b)]
+    return all(_broadcast(p, q) and bool((p == q).all()) for p, q in zip(*ends, strict=True))
+
+
+def _broadcast(p: Tensor, q: Tensor) -> bool:
+    return fits(p, q) or fits(q, p)
+
+
+class Box(NamedTuple):
+    """An axis-aligned box of inputs: all x with lower <= x <= upper, elementwise."""
+
+    lower: Tensor
+    upper: Tensor
+
+    @staticmethod
+    def around(centre: Tensor, radius: Scalar, clip: Range | None = PIXELS) -> Box:
+        """The box of ``radius`` around each centre, cut to the valid range.
+
+        Both ends are clamped from both sides, so lower <= upper always holds: a
+        centre further than ``radius`` outside the range gives the single nearest
+        point of the range, never an inverted box.
+        """
+        check_tensor(centre, "a box's centre")
+        radius = check_radius(radius)
+        check_fits(radius, centre, "radius")
+        if isinstance(radius, Tensor):
+            radius = radius.to(centre.device)
+        if not isinstance(clip, Box):  # the ends of a box are in order already
+            check_range(clip)
+        check_fits(clip, centre, "clip")
+        return Box(clamp(centre - radius, clip), clamp(centre + radius, clip))
+
+    @property
+    def centre(self) -> Tensor:
+        return (self.lower + self.upper) / 2
+
+    @property
+    def radius(self) -> Tensor:
+        """Half the width, elementwise."""
+        return (self.upper - self.lower) / 2
+
+    def __len__(self) -> int:
+        return len(self.lower)
+
+    def __repr__(self) -> str:
+        shapes = {tuple(end.shape) for end in self}
+        if len(shapes) > 1 or not self.lower.numel():
+            return f"Box(lower {tuple(self.lower.shape)}, upper {tuple(self.upper.shape)})"
+        radius = self.radius.detach()
+        low, high = f"{float(radius.min()):.4g}", f"{float(radius.max()):.4g}"
+        return f"Box({shapes.pop()}, radius {high if low == high else f'{low} to {high}'})"
+
+    def rows(self, index: Tensor | slice) -> Box:
+        """The boxes at ``index`` of the batch dimension."""
+        return Box(self.lower[index], self.upper[index])
+
+
+class Interval(NamedTuple):
+    """The same kind of box by its middle: all z with |z - centre| <= radius, elementwise."""
+
+    centre: Tensor
+    radius: Tensor
+
+    @staticmethod
+    def of(box: Box) -> Interval:
+        centre = torch.lerp(box.lower, box.upper, 0.5)
+        return Interval(centre, box.radius)
+
+    def box(self) -> Box:
+        return Box(self.centre - self.radius, self.centre + self.radius)
+
+
+def clamp(x: Tensor, limits: Range | None) -> Tensor:
+    """``x`` cut to ``limits`` (numbers or broadcastable tensors); unchanged for None."""
+    if limits is None:
+        return x
+    low, high = limits
+    if not (isinstance(low, Tensor) or isinstance(high, Tensor)):
+        return x.clamp(low, high)
+    lower, upper = (torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in limits)
+    return torch.minimum(torch.maximum(x, lower), upper)

@@ -1,0 +1,169 @@
+"""What arguments may be; a refusal is one line with the value, what was expected and the fix."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, unknown
+
+#: A number, or a tensor broadcastable to the images (one value per channel as (C, 1, 1)).
+Scalar = float | Tensor
+#: Lowest and highest value an input may have.
+Range = tuple[Scalar, Scalar]
+
+#: Largest number that is taken for one; what is larger overflows as an integer or in float32.
+_LARGEST = 2.0**62
+#: Largest number of steps, images and the like; larger ones are mistakes.
+_MOST = 2**31 - 1
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a finite real number; True and False are none."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    number: Any = value
+    return bool(-_LARGEST <= number <= _LARGEST)
+
+
+def is_count(value: object, least: int = 1, most: int = _MOST) -> bool:
+    """Whether ``value`` is a whole number from ``least`` to ``most``."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        return False
+    number: Any = value
+    return bool(least <= number <= most)
+
+
+def shown(value: object) -> str:
+    """``value`` on one short line; strings in quotes."""
+    if isinstance(value, Tensor) and (value.is_meta or value.numel() > 8 or value.is_sparse):
+        return f"a tensor {tuple(value.shape)} of {value.dtype} on {value.device}"
+    if isinstance(value, str):
+        return repr(value[:80])
+    value = value.flatten().tolist() if isinstance(value, Tensor) else value
+    return " ".join(str(value).split())[:80]
+
+
+def check_count(value: object, name: str, least: int = 1, most: int = _MOST) -> None:
+    """Refuse what is no whole number from ``least`` to ``most``."""
+    if not is_count(value, least, most):
+        limits = f"at least {least}" if most == _MOST else f"{least} to {most}"
+        raise InputError(f"{name} is {shown(value)}; expected {limits}, a whole number")
+
+
+def check_name(value: object, kind: str, known: Iterable[str]) -> None:
+    """Refuse what is not one of the ``known`` names."""
+    if not isinstance(value, str) or value not in list(known):
+        raise InputError(unknown(kind, value if isinstance(value, str) else shown(value), known))
+
+
+def check_radius(radius: Scalar, name: str = "radius") -> Scalar:
+    """The radius (ε, τ) as a float or tensor; refuses a negative, NaN or infinite one."""
+    if not (_has_values(radius) and _all_within(radius, 0, _LARGEST)):
+        raise InputError(
+            f"{name} is {shown(radius)}; expected a finite number >= 0, in pixel units"
+        )
+    return radius if isinstance(radius, Tensor) else float(radius)
+
+
+def check_one_radius(eps: float) -> float:
+    """ε as a float; refuses what is not one number: verification has the same for all pixels."""
+    if not (is_number(eps) and 0 <= eps <= _LARGEST):
+        raise InputError(
+            f"ε is {shown(eps)}; expected a finite number >= 0, in pixel units, and only one"
+        )
+    return float(eps)
+
+
+def check_seconds(limit: float) -> None:
+    """Refuse a time limit that never ends, or has no end that can be told."""
+    if not (is_number(limit) and limit >= 0):
+        raise InputError(f"time limit is {shown(limit)}; expected a finite number of seconds >= 0")
+
+
+def check_range(limits: Range | None) -> None:
+    """Refuse a valid range that is no pair of ends, the lower one first."""
+    if limits is None:
+        return
+    pair = isinstance(limits, (tuple, list)) and len(limits) == 2
+    if pair and all(_has_values(end) for end in limits):
+        low, high = (torch.as_tensor(end, dtype=torch.float64).cpu() for end in limits)
+        if fits(low, high) or fits(high, low):
+            ends = torch.cat([low.flatten(), high.flatten()])
+            usable = ends.isinf() | (ends.abs() <= _LARGEST)
+            if bool((low <= high).all()) and bool(usable.all()):
+                return
+    given = f"({', '.join(map(shown, limits))})" if pair else shown(limits)
+    raise InputError(
+        f"clip is {given}; expected None or (lowest, highest), numbers or tensors "
+        "(C, 1, 1), with lowest <= highest"
+    )
+
+
+def check_fits(value: Scalar | Range | None, x: Tensor, name: str) -> None:
+    """Refuse a tensor, or one in a pair, that cannot be broadcast to the inputs ``x``, or that
+    may be meant for the channels of images and would go to their columns."""
+    for part in value if isinstance(value, (tuple, list)) else (value,):
+        if not isinstance(part, Tensor):
+            continue
+        if not fits(part, x) or (part.ndim == 1 and len(part) > 1 and x.ndim > 2):
+            raise InputError(
+                f"{name} is {shown(part)}; expected a number or a tensor that broadcasts to the "
+                f"inputs, {tuple(x.shape)}: one value a channel has the shape (C, 1, 1)"
+            )
+
+
+def fits(small: Tensor, large: Tensor) -> bool:
+    """Whether ``small`` broadcasts to the shape of ``large``."""
+    padded = (1,) * (large.ndim - small.ndim) + tuple(small.shape)
+    return len(padded) == large.ndim and all(
+        a in (1, b) for a, b in zip(padded, large.shape, strict=True)
+    )
+
+
+def check_tensor(x: Any, name: str) -> None:
+    """Refuse what is no dense tensor of floating-point values that can be read."""
+    if not isinstance(x, Tensor):
+        raise InputError(f"{name} is a {type(x).__name__}; expected a torch.Tensor")
+    if not x.is_floating_point() or x.layout != torch.strided or x.is_meta:
+        raise InputError(f"{name} is {kind_of(x)}; expected a dense tensor of torch.float32")
+
+
+def check_labels(y: Any, classes: int) -> None:
+    """Refuse labels that are not int64 (N,) in [0, classes)."""
+    if not isinstance(y, Tensor):
+        raise InputError(f"labels are a {type(y).__name__}; expected a torch.Tensor")
+    if y.dtype != torch.int64 or y.ndim != 1 or y.is_meta:
+        where = " on meta" if y.is_meta else ""
+        raise InputError(
+            f"labels are {y.dtype} of shape {tuple(y.shape)}{where}; expected torch.int64 of "
+            "shape (N,): use y.long()"
+        )
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
+        raise InputError(
+            f"labels range from {int(y.min())} to {int(y.max())}; "
+            f"expected 0 to {classes - 1} for {classes} classes"
+        )
+
+
+def kind_of(x: Tensor) -> str:
+    layout = "" if x.layout == torch.strided else f", {x.layout}"
+    return f"a tensor {tuple(x.shape)} of {x.dtype} on {x.device}{layout}"
+
+
+def _has_values(value: object) -> bool:
+    """Whether ``value`` is a number, or a dense tensor of real numbers, at least one."""
+    if not isinstance(value, Tensor):
+        return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    dense = value.layout == torch.strided and not value.is_meta
+    return dense and value.numel() > 0 and not value.is_complex() and value.dtype != torch.bool
+
+
+def _all_within(value: Scalar, low: float, high: float) -> bool:
+    """Whether low <= value <= high everywhere; NaN is nowhere."""
+    inside = (value >= low) & (value <= high) if isinstance(value, Tensor) else low <= value <= high
+    return bool(torch.as_tensor(inside).all())

@@ -1,0 +1,73 @@
+"""Rounding: what training may round, and when a float32 bound is beyond it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+
+#: How much training may round. Attacks only find points that bounds are then computed around,
+#: so they may use bfloat16; TF32 rounds the bounds themselves. Verification never does either.
+PRECISIONS = {
+    "float32": "everything in float32",
+    "bfloat16": "attacks in bfloat16, all else in float32",
+    "tf32": "attacks in bfloat16, products of bounds in TF32 (needs a GPU)",
+}
+
+
+def check_device(precision: str, device: torch.device) -> None:
+    """Refuse TF32 where there is none."""
+    if precision == "tf32" and device.type != "cuda":
+        raise ConfigError(
+            f"train.precision is tf32, which a GPU has and {device} does not; use bfloat16"
+        )
+
+
+def rounding_threshold(logits: Tensor, hidden: Iterable[Tensor] = ()) -> Tensor:
+    """(N,) margins above which float32 rounding cannot be what makes a bound positive.
+
+    logits: (N, K); hidden: (N, ...) of values within the network, bounds of them, or what adds
+    up to them (``BoundedNet.largest_terms``). 1e-4 at the usual logits around ten, and in
+    proportion for larger ones, or where something within is more than a hundred: such may
+    cancel on its way to the logits. Float32 and float64 CROWN bounds of ConvSmall differ by at
+    most 3.2e-5 (measured).
+    """
+    size = logits.abs().max(dim=1).values.clamp(min=10.0)
+    for values in hidden:
+        size = torch.maximum(size, 0.1 * values.abs().reshape(len(values), -1).amax(1))
+    return 1e-5 * size
+
+
+@contextlib.contextmanager
+def float32_products(tf32: bool = False) -> Iterator[None]:
+    """Inside the block a GPU multiplies float32 in full precision, or in TF32.
+
+    TF32's rounding is far above ``rounding_threshold``.
+    """
+    matmul: Any = torch.backends.cuda.matmul
+    conv: Any = torch.backends.cudnn
+    name: str = "allow_tf32"
+    value: bool | str = tf32
+    if hasattr(matmul, "fp32_precision"):  # torch >= 2.9, where mixing both names raises
+        conv, name, value = conv.conv, "fp32_precision", "tf32" if tf32 else "ieee"
+    before = getattr(matmul, name), getattr(conv, name)
+    setattr(matmul, name, value)
+    setattr(conv, name, value)
+    try:
+        yield
+    finally:
+        setattr(matmul, name, before[0])
+        setattr(conv, name, before[1])
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Inside the block products are those of their operands' type: no TF32, and no autocast,
+    whose bfloat16 rounds as far beyond ``rounding_threshold``."""
+    with float32_products(), torch.autocast(device.type, enabled=False):
+        yield

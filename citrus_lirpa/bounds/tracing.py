@@ -1,0 +1,178 @@
+"""Tracing a user's module into auto_LiRPA's BoundedModule without disturbing it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, ModelError, is_out_of_memory, reason
+from ..models import Normalise
+from . import lirpa as _compat
+
+#: Above this many values in one layer, convolutions are bounded as patches, not matrices.
+_MATRIX_MODE_LIMIT = 4_096
+
+
+def split_normalise(model: nn.Module) -> tuple[nn.Module | None, nn.Module]:
+    """A leading Normalise layer and the rest, sharing everything with ``model``."""
+    if isinstance(model, nn.Sequential) and len(model) > 1 and isinstance(model[0], Normalise):
+        core = model[1:]
+        core.training = model.training  # a new Sequential is in train mode
+        return model[0], core
+    return None, model
+
+
+def wrap(core: nn.Module, example: Tensor) -> nn.Module:
+    """A BoundedModule of ``core`` that shares its parameters, buffers and training modes.
+
+    Convolutions are bounded as matrices in small networks (several times faster there), as
+    patches in large ones.
+    """
+    lirpa = _compat.load()
+    _check_batchnorm(core)
+    with modes_restored(core), explained("this model's graph"):
+        core.eval()  # built in train mode, running statistics would move
+        small = _largest_layer(core, example[:1]) <= _MATRIX_MODE_LIMIT
+        options = _compat.bound_options(conv_mode="matrix" if small else "patches")
+        with _compat.parsing():
+            bounded = lirpa.BoundedModule(
+                core, example[:1], bound_opts=options, device=example.device
+            )
+    _share_buffers(bounded, core)
+    _share_modes(bounded, core)
+    return bounded
+
+
+@contextlib.contextmanager
+def modes_restored(module: nn.Module) -> Iterator[None]:
+    """Every submodule's training mode as it was, after the block."""
+    modes = {m: m.training for m in module.modules()}
+    try:
+        yield
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+
+
+def _check_batchnorm(core: nn.Module) -> None:
+    for name, module in core.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
+            module.momentum is None or not module.track_running_stats
+        ):
+            raise ModelError(
+                f"BatchNorm layer '{name}' has momentum {module.momentum} and "
+                f"track_running_stats {module.track_running_stats}; auto_LiRPA needs a number "
+                "and True"
+            )
+
+
+@torch.no_grad()
+def _largest_layer(core: nn.Module, example: Tensor) -> int:
+    """Values in the largest output of a layer, for one input."""
+    sizes = [0]
+
+    def note(_module: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            sizes.append(output[0].numel())
+
+    hooks = [m.register_forward_hook(note) for m in core.modules()]
+    try:
+        core(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(sizes)
+
+
+def _share_buffers(bounded: nn.Module, core: nn.Module) -> None:
+    """Point auto_LiRPA's clones of the buffers back at the module's own."""
+    own = dict(core.named_buffers())
+    for node in nodes(bounded):
+        name = getattr(node, "ori_name", None)
+        if "buffer" in node._buffers and name in own:
+            node._buffers["buffer"] = own[name]
+
+
+def _share_modes(bounded: nn.Module, core: nn.Module) -> None:
+    """The core's training mode, and for each BatchNorm that of its own layer."""
+    bounded.train(core.training)
+    for node in nodes(bounded):
+        if type(node).__name__ == "BoundBatchNormalization":
+            layer = node.inputs[3].ori_name.rpartition(".")[0]  # "...N.running_mean"
+            if layer in dict(core.named_modules()):
+                node.training = core.get_submodule(layer).training
+
+
+def nodes(bounded: nn.Module) -> list[Any]:
+    """The operations of a BoundedModule's graph, in network order."""
+    return list(bounded._modules.values())
+
+
+def input_node(bounded: nn.Module) -> Any:
+    """The node of the images."""
+    return bounded[bounded.input_name[0]]
+
+
+def relu_nodes(bounded: nn.Module) -> list[Any]:
+    """The ReLUs of computed values, in network order."""
+    return [n for n in nodes(bounded) if type(n).__name__ == "BoundRelu" and n.from_input]
+
+
+def fed_by_addition(node: nn.Module) -> bool:
+    """Whether a convolution's or linear layer's input is a sum of two computed values."""
+    if type(node).__name__ not in ("BoundConv", "BoundLinear"):
+        return False
+    source = node.inputs[0]
+    while type(source).__name__ in ("BoundRelu", "BoundBatchNormalization", "BoundFlatten"):
+        source = source.inputs[0]
+    return type(source).__name__ == "BoundAdd" and all(n.from_input for n in source.inputs)
+
+
+def count_classes(bounded: nn.Module) -> int:
+    """K of the logits (N, K); ModelError for any other output."""
+    shape = bounded.final_node().output_shape
+    if len(shape) != 2 or shape[1] < 2:
+        raise ModelError(f"the model returns shape {tuple(shape)}; expected logits (N, K), K >= 2")
+    return int(shape[1])
+
+
+@contextlib.contextmanager
+def optimising(bounded: nn.Module, parameters: list[nn.Parameter]) -> Iterator[None]:
+    """What α-CROWN needs around it: gradients on, but none for ``parameters`` or through
+    BatchNorm's batch statistics, and its state ended even where it fails."""
+    trained = [p for p in parameters if p.requires_grad]
+    norms = [n for n in nodes(bounded) if hasattr(n, "current_mean")]
+    statistics = [(n.current_mean, n.current_var) for n in norms]
+    for p in trained:
+        p.requires_grad_(False)
+    for n in norms:
+        n.current_mean, n.current_var = n.current_mean.detach(), n.current_var.detach()
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for node in bounded.optimizable_activations:
+            node.opt_end()
+        for n, (mean, variance) in zip(norms, statistics, strict=True):
+            n.current_mean, n.current_var = mean, variance
+        for p in trained:
+            p.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn whatever auto_LiRPA raises into one ModelError line; memory errors pass."""
+    try:
+        yield
+    except (InputError, ModelError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"auto_LiRPA cannot handle {what}: {type(error).__name__}: {reason(error)}"
+        ) from error

@@ -1,0 +1,134 @@
+"""Data sets as whole tensors of bytes, and what a training loop draws from them.
+
+``load`` returns a ``Split`` (all images of a training or test set, uint8);
+``batches`` says which samples form which batch, ``augment`` flips and crops a batch. A new
+data set is one loader and one entry of ``DATASETS``.
+"""
+
+import logging
+from pathlib import Path
+
+from ..errors import ConfigError, DataError, unknown
+from .readers import (
+    load_cifar10,
+    load_digits,
+    load_mnist,
+    load_tinyimagenet,
+    missing_files,
+    wnids,
+)
+from .types import DatasetSpec, Split
+
+_log = logging.getLogger(__name__)
+
+
+def load(name: str, *, train: bool, data_dir: Path, download: bool = True) -> Split:
+    """Read the training or test set ``name`` of ``DATASETS`` into memory, in a fixed order.
+
+    Absent files are downloaded if ``download`` is true and torchvision knows where from. A
+    download appears below ``data_dir`` only once it is complete and verified.
+
+    Raises:
+        ConfigError: the name is unknown.
+        DataError: the data is absent and cannot be downloaded, damaged, or not as expected.
+        DependencyError: torchvision is needed and cannot be imported.
+    """
+    spec = find_spec(name)
+    folder = Path(data_dir).expanduser().absolute()
+    images, labels = spec.loader(spec, folder, train, download)
+    split = Split(images, labels)
+    if len(split) == 0 or images.shape[1:] != spec.shape:
+        raise DataError(
+            f"{name} in {folder} holds images {tuple(images.shape)}; expected (N, C, H, W) "
+            f"with (C, H, W) = {spec.shape} and at least one image"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= spec.classes:
+        raise DataError(
+            f"{name} in {folder} holds labels {low} to {high}; expected 0 to {spec.classes - 1}"
+        )
+    _log.debug("%s, %s set: %d images", name, "training" if train else "test", len(split))
+    return split
+
+
+def find_spec(name: str) -> DatasetSpec:
+    """The entry ``name`` of ``DATASETS``; ConfigError, with the nearest name, if there is none."""
+    if name in DATASETS:
+        return DATASETS[name]
+    raise ConfigError(unknown("data set", name, DATASETS))
+
+
+def find_datasets(data_dir: Path) -> dict[str, str]:
+    """For each data set one short line: embedded, found in ..., or not found in ....
+
+    Looks for names of files only: reads no contents, downloads nothing.
+    """
+    folder = Path(data_dir).expanduser().absolute()
+    status = {}
+    for name, spec in DATASETS.items():
+        missing = missing_files(spec, folder)
+        if not spec.files:
+            status[name] = "embedded"
+        elif not missing:
+            status[name] = f"found in {folder}"
+        else:
+            status[name] = f"not found in {folder} (no {missing[0]})"
+    return status
+
+
+_DIGIT_NAMES = tuple("0123456789")
+_MNIST_FILES = tuple(
+    f"MNIST/raw/{part}-ubyte"
+    for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+)
+_CIFAR_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+
+DATASETS: dict[str, DatasetSpec] = {
+    spec.name: spec
+    for spec in (
+        DatasetSpec(name="digits", shape=(1, 8, 8), class_names=_DIGIT_NAMES, loader=load_digits),
+        DatasetSpec(
+            name="mnist",
+            shape=(1, 28, 28),
+            class_names=_DIGIT_NAMES,
+            loader=load_mnist,
+            files=_MNIST_FILES,
+            archive="MNIST/raw/*-ubyte.gz",
+        ),
+        DatasetSpec(
+            name="cifar10",
+            shape=(3, 32, 32),
+            class_names=(
+                "airplane",
+                "automobile",
+                "bird",
+                "cat",
+                "deer",
+                "dog",
+                "frog",
+                "horse",
+                "ship",
+                "truck",
+            ),  # fmt: skip
+            loader=load_cifar10,
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.2023, 0.1994, 0.2010),
+            flip=True,
+            pad=2,
+            files=tuple(f"cifar-10-batches-py/{file}" for file in _CIFAR_FILES),
+            archive="cifar-10-python.tar.gz",
+        ),
+        DatasetSpec(
+            name="tinyimagenet",
+            shape=(3, 64, 64),
+            class_names=wnids(),
+            loader=load_tinyimagenet,
+            mean=(0.4802, 0.4481, 0.3975),
+            std=(0.2302, 0.2265, 0.2262),
+            flip=True,
+            pad=4,
+            files=("tiny-imagenet-200/train", "tiny-imagenet-200/val"),
+            archive="tiny-imagenet-200.zip",
+        ),
+    )
+}

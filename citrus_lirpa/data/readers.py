@@ -1,0 +1,220 @@
+"""Reading data sets from disk, and downloading them through torchvision.
+
+A loader takes (spec, folder, train, download) and returns images uint8 (N, C, H, W) and
+labels int64 (N,), or raises DataError in one line. torchvision is imported when needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import pickle  # for the name of its error  # nosec B403
+import shutil
+import socket
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError, DependencyError
+from .types import Arrays, DatasetSpec
+
+_DIGITS_TRAIN = 1397  # the first samples of digits.npz; the other 400 are the test set
+_NETWORK_TIMEOUT = 30.0  # seconds without an answer before a download counts as failed
+# What torchvision's readers and downloaders are known to raise on damaged files and bad networks.
+_READ_ERRORS = (OSError, RuntimeError, ValueError, TypeError, LookupError, AssertionError,
+                EOFError, pickle.UnpicklingError)  # fmt: skip
+_FETCH_ERRORS = (*_READ_ERRORS, http.client.HTTPException, tarfile.TarError)
+
+
+def missing_files(spec: DatasetSpec, folder: Path) -> list[str]:
+    """Those of the data set's files which are not below ``folder``."""
+    return [file for file in spec.files if not (folder / file).exists()]
+
+
+def _absent(spec: DatasetSpec, folder: Path, missing: list[str], reason: str = "") -> DataError:
+    """The one line for data which is not there: where, what was expected, the fix."""
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    unpack = " and unpack it there" if spec.archive.endswith(".zip") else ""
+    return DataError(
+        f"{spec.name} not found in {folder}: expected {missing[0]}{more}{reason}; download "
+        f"{spec.archive} by hand into {folder}{unpack}, or pass another --data-dir"
+    )
+
+
+def load_digits(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:
+    """The embedded digits; see ``assets/README.md`` for their source, licence and split."""
+    part = slice(None, _DIGITS_TRAIN) if train else slice(_DIGITS_TRAIN, None)
+    try:
+        asset = resources.files(__package__) / "assets" / "digits.npz"
+        with asset.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            images, labels = arrays["images"][part], arrays["labels"][part]
+    except (*_READ_ERRORS, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"assets/digits.npz of citrus-lirpa is missing or damaged ({_last_line(error)}); "
+            "install the package again"
+        ) from error
+    return torch.from_numpy(images), torch.from_numpy(labels).long()
+
+
+def load_mnist(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:
+    data = _read_with_torchvision("MNIST", spec, folder, train, download)
+    return data.data[:, None], data.targets
+
+
+def load_cifar10(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:
+    data = _read_with_torchvision("CIFAR10", spec, folder, train, download)
+    images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+    return images, torch.tensor(data.targets)
+
+
+def _read_with_torchvision(
+    kind: str, spec: DatasetSpec, folder: Path, train: bool, download: bool
+) -> Any:
+    """torchvision's data set ``kind`` from ``folder``, downloaded first if absent."""
+    reader = getattr(_torchvision_datasets(), kind)
+    missing = missing_files(spec, folder)
+    if missing and not download:
+        raise _absent(spec, folder, missing)
+    if missing:
+        try:
+            _download(reader, spec, folder)
+        except _FETCH_ERRORS as error:
+            if isinstance(error, http.client.InvalidURL):  # which quotes a proxy's password
+                error = OSError("a malformed address; look at http_proxy and https_proxy")
+            reason = f" (the download failed: {_last_line(error)})"
+            raise _absent(spec, folder, missing, reason) from error
+    try:
+        return reader(folder, train=train, download=False)
+    except _READ_ERRORS as error:
+        raise DataError(
+            f"{spec.name} in {folder} is damaged ({_last_line(error)}); delete "
+            f"{(folder / spec.files[0]).parent} and run again to have it downloaded"
+        ) from error
+
+
+def _download(reader: Callable[..., object], spec: DatasetSpec, folder: Path) -> None:
+    """Download into a scratch folder, then move the finished files into place one by one.
+
+    Archives already in ``folder`` are used if their checksums are right.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
+        for archive in folder.glob(spec.archive):
+            copy = Path(scratch, archive.relative_to(folder))
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(archive, copy)
+        with _network_manners():
+            reader(scratch, download=True)
+        for file in spec.files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            Path(scratch, file).replace(folder / file)
+
+
+@contextlib.contextmanager
+def _network_manners() -> Iterator[None]:
+    """Send what a downloader prints to stderr, and let no connection hang for ever."""
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_NETWORK_TIMEOUT)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _torchvision_datasets() -> ModuleType:
+    try:
+        from torchvision import datasets
+    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
+        raise DependencyError(
+            f"torchvision cannot be imported ({_last_line(error)}); install the release "
+            f"that belongs to torch {torch.__version__}"
+        ) from error
+    return datasets
+
+
+def load_tinyimagenet(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:
+    """``tiny-imagenet-200/train`` or ``/val``; val as unpacked or as one folder for each class.
+
+    Samples are in the order of their class and number (train) or of their number (val), so the
+    layout of val does not matter, and neighbours in it are of mixed classes.
+    """
+    part = spec.files[0] if train else spec.files[1]
+    if not (folder / part).is_dir():
+        raise _absent(spec, folder, [part])
+    folders = {wnid: folder / part / wnid for wnid in spec.class_names}
+    if train or any(path.is_dir() for path in folders.values()):
+        files = {wnid: path.glob("**/*.[jJ][pP]*[gG]") for wnid, path in folders.items()}
+        samples = [(file, wnid) for wnid in files for file in files[wnid]]
+    else:
+        samples = _annotated(folder / part / "val_annotations.txt")
+    labels = {wnid: label for label, wnid in enumerate(spec.class_names)}
+    wrong = sorted(set(labels).symmetric_difference(wnid for _, wnid in samples))
+    if wrong:
+        raise DataError(
+            f"{folder / part} does not hold images of the 200 classes of TinyImageNet: "
+            f"{wrong[0]} is missing or unknown; unpack {spec.archive} again"
+        )
+    samples.sort(key=lambda s: (s[1] if train else "", len(s[0].name), s[0].name))
+    images = torch.empty((len(samples), *spec.shape), dtype=torch.uint8)
+
+    def decode(i: int) -> None:
+        images[i] = _decode(samples[i][0], spec.shape)
+
+    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
+        for _ in pool.map(decode, range(len(samples))):
+            pass
+    return images, torch.tensor([labels[wnid] for _, wnid in samples])
+
+
+def _annotated(annotations: Path) -> list[tuple[Path, str]]:
+    """The (image file, class) pairs of ``val_annotations.txt``."""
+    try:
+        rows = [line.split("\t") for line in annotations.read_text("utf-8").splitlines()]
+        return [(annotations.parent / "images" / row[0], row[1]) for row in rows]
+    except (OSError, UnicodeDecodeError, IndexError) as error:
+        raise DataError(
+            f"{annotations} is missing or damaged ({_last_line(error)}); expected a line for "
+            "each image with its name, a tab and its class; unpack tiny-imagenet-200.zip again"
+        ) from error
+
+
+def _decode(path: Path, shape: tuple[int, int, int]) -> Tensor:
+    """One image file as uint8 (3, H, W); grey ones are repeated over the channels."""
+    from PIL import Image
+
+    size = (shape[2], shape[1])
+    try:
+        with Image.open(path) as image:
+            if image.size == size:  # said by the first bytes; nothing is decoded yet
+                return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+            found = image.size
+    except (
+        *_READ_ERRORS,
+        SyntaxError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
+        raise DataError(f"{path} is missing or damaged ({_last_line(error)})") from error
+    raise DataError(f"{path} is {(3, *found[::-1])}; expected (C, H, W) = {shape}")
+
+
+def _last_line(error: BaseException) -> str:
+    """What an exception says, cut to its last line; its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def wnids() -> tuple[str, ...]:
+    asset = resources.files(__package__) / "assets" / "tiny_imagenet_wnids.txt"
+    return tuple(asset.read_text("ascii").split())

@@ -1,0 +1,120 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from ..errors import CheckpointError
+
+_log = logging.getLogger(__name__)
+
+_SUFFIX = ".tmp"  # of a file that is still being written; its name begins with a dot
+#: Some network file systems cannot put a folder on the disk, and one may be hidden from us.
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Call ``write`` on a temporary file and move it to ``path`` once it is on the disk.
+
+    A crash, a full disk, a power cut or a kill leaves the earlier file whole; a kill leaves the
+    temporary one too, for ``remove_leftovers``. Raises CheckpointError.
+    """
+    temporary = None
+    try:
+        make_folder(path.parent)
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX, delete=False
+        ) as file:
+            temporary = Path(file.name)
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        _log.debug("wrote %s", path)
+    except OSError as error:
+        kept = "; the earlier file is kept" if path.exists() else ""
+        raise CheckpointError(f"cannot write {path}: {error}{kept}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` and those above it, to outlast a power cut. Raises OSError."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def remove_leftovers(folder: Path, *names: str) -> None:
+    """Remove what killed writers of ``names`` (or of a pattern, as ``*``) left in ``folder``.
+
+    Only for who writes these files alone, under a lock.
+    """
+    for name in names:
+        for file in folder.glob(f".{name}.*{_SUFFIX}"):
+            file.unlink(missing_ok=True)
+
+
+def set_aside(*paths: Path) -> Path | None:
+    """Move what exists of ``paths``, all of one folder, into its first free ``earlier-N``.
+
+    Returns that folder, or None where nothing exists. Raises CheckpointError.
+    """
+    there = [path for path in paths if path.exists()]
+    if not there:
+        return None
+    above = there[0].parent
+    number = 1
+    while (aside := above / f"earlier-{number}").exists():
+        number += 1
+    try:
+        make_folder(aside)
+        for path in there:
+            os.replace(path, aside / path.name)
+    except OSError as error:
+        raise CheckpointError(f"cannot move {above}'s earlier results: {error}") from error
+    _sync_folder(aside)
+    _sync_folder(above)
+    return aside
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a killed writer left ``path``, or one still writes it."""
+    return path.name.startswith(".") and path.suffix == _SUFFIX
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the names of a folder on the disk; without it, a power cut may undo a move."""
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise CheckpointError(f"cannot write {folder}: {error}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

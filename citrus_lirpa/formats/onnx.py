@@ -1,0 +1,250 @@
+"""Networks in ONNX files: read into PyTorch layers, and written for other tools.
+
+Files are data of strangers: nothing is read but the file itself, sizes are checked before
+anything of that size is allocated, and a network is used only if it computes, on random
+inputs, what ONNX's reference evaluator says it should.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import io
+import itertools
+import math
+import types
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..bounds import lirpa as _compat
+from ..bounds.tracing import modes_restored
+from ..errors import DependencyError, InputError, ModelError, is_out_of_memory, reason
+from ..models import Shape
+from .atomic import write_atomically
+from .onnx_graph import Reader, graph_inputs
+from .onnx_limits import check_costs, forget_unused
+from .onnx_operators import read
+
+if TYPE_CHECKING:
+    import onnx
+
+SUFFIX = ".onnx"
+INSTALL_HINT = "pip install 'citrus-lirpa[onnx]'"
+
+#: Largest file in bytes, and most values in all layers for one input.
+_MAX_BYTES = 2**30
+_MAX_VALUES = 2**26
+#: Written for other verifiers, some of which read nothing newer.
+_OPSET = 13
+_MIN_OPSET = 9  # BatchNormalization, Add and others meant something else before
+
+
+def load_onnx(path: Path) -> tuple[nn.Module, Shape]:
+    """The network of an ONNX file in eval mode, on the CPU, and its input shape (C, H, W).
+
+    The module maps images (N, C, H, W), as the file's own input wants them, to logits (N, K),
+    for any N. Subtraction of a mean and division by a standard deviation at the input become
+    a leading :class:`~.models.Normalise`.
+
+    Raises:
+        InputError: the file is missing, too large, no ONNX, or keeps its weights elsewhere.
+        ModelError: it has no single image input and logits output, fixed but for the batch, an
+            operator is not supported, or PyTorch and the reference evaluator disagree.
+        DependencyError: the onnx package is missing.
+    """
+    package = _package()
+    proto = _parse(package, Path(path))
+    try:
+        forget_unused(proto.graph)
+        shapes = _shapes(package, proto)
+        check_costs(proto.graph, shapes)
+        module = read(Reader(proto.graph, shapes)).eval()
+        shape = _check_ends(proto, shapes)
+        _check_same(module, proto, shape)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    except Exception as error:  # whatever torch and onnx say of a graph that makes no sense
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{path}: cannot be used: {type(error).__name__}: {reason(error)}"
+        ) from error
+    return module, shape
+
+
+def save_onnx(model: nn.Module, shape: Sequence[int], path: Path) -> None:
+    """Write ``model``, in eval mode, for one image of ``shape`` (C, H, W): "input" to "output".
+
+    The file appears once it is whole and computes what the model does.
+
+    Raises:
+        ModelError: the model cannot be exported, or the file would compute something else.
+        CheckpointError: the file cannot be written.
+        DependencyError: the onnx package or auto_LiRPA is missing.
+    """
+    package = _package()
+    example = torch.zeros(1, *shape, dtype=torch.float32, device=_device(model))
+    file: Any = io.BytesIO()
+    with modes_restored(model), _compat.parsing(), warnings.catch_warnings(), torch.no_grad():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx")
+        warnings.filterwarnings("ignore", message="You are using the legacy TorchScript")
+        model.eval()
+        try:
+            torch.onnx.export(
+                model,
+                (example,),
+                file,
+                dynamo=False,
+                opset_version=_OPSET,
+                input_names=["input"],
+                output_names=["output"],
+            )
+        except (RuntimeError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise ModelError(f"this model cannot be written as ONNX: {reason(error)}") from error
+        _check_same(model, package.load_model_from_string(file.getvalue()), tuple(shape))
+    write_atomically(Path(path), lambda out: out.write(file.getvalue()))
+
+
+@functools.cache
+def _package() -> types.ModuleType:
+    try:
+        for name in ("onnx.checker", "onnx.reference", "onnx.shape_inference"):
+            importlib.import_module(name)
+    except ImportError as error:
+        raise DependencyError(
+            f"ONNX files need the onnx package, which cannot be imported ({error}): {INSTALL_HINT}"
+        ) from error
+    return importlib.import_module("onnx")
+
+
+def _parse(package: types.ModuleType, path: Path) -> onnx.ModelProto:
+    """The content of the file and of nothing else."""
+    if not path.is_file():
+        raise InputError(f"{path} is no file; expected an ONNX file")
+    if (size := path.stat().st_size) > _MAX_BYTES:
+        raise InputError(f"{path} has {size} bytes; expected at most {_MAX_BYTES}")
+    try:
+        proto = package.load_model_from_string(path.read_bytes())
+    except Exception as error:  # protobuf's DecodeError has no public home
+        raise InputError(f"{path} is no ONNX file: {str(error)[:160]}") from error
+    if not proto.graph.node or not proto.opset_import:
+        raise InputError(f"{path} is no ONNX file: it holds no graph")
+    if any(t.external_data or t.data_location for t in _tensors(proto.graph)):
+        raise InputError(
+            f"{path} keeps weights in other files, which are not read; save it as one file: "
+            "onnx.save(onnx.load(FILE), FILE)"
+        )
+    return proto
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of the graph and of the graphs within its nodes."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for attribute in (a for node in graph.node for a in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner)
+
+
+def _shapes(package: types.ModuleType, proto: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The shape of every value whose shape can be told, for a batch of one.
+
+    Makes the batch of ``proto``'s input 1 where it is open.
+    """
+    opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    if opset < _MIN_OPSET:
+        raise ModelError(f"opset is {opset}; expected {_MIN_OPSET} or newer: convert the file")
+    if len(proto.functions) or len(proto.graph.sparse_initializer):
+        raise ModelError("functions and sparse weights are not supported; inline them")
+    inputs = graph_inputs(proto.graph)
+    if len(inputs) != 1 or len(proto.graph.output) != 1:
+        raise ModelError(
+            f"it has {len(inputs)} inputs and {len(proto.graph.output)} outputs; expected one each"
+        )
+    axes = inputs[0].type.tensor_type.shape.dim
+    if len(axes) == 4 and not axes[0].dim_value:
+        axes[0].dim_value = 1
+    shape = tuple(axis.dim_value for axis in axes)
+    if len(shape) != 4 or shape[0] != 1 or min(shape) < 1 or math.prod(shape) > _MAX_VALUES:
+        given = tuple(axis.dim_value or axis.dim_param or "?" for axis in axes)
+        raise ModelError(
+            f"its input is {given}; expected (1, C, H, W) or (N, C, H, W) with C, H, W fixed"
+        )
+    if inputs[0].type.tensor_type.elem_type != package.TensorProto.FLOAT:
+        raise ModelError("its input is not float32; convert the file")
+    package.checker.check_model(proto)
+    del proto.graph.value_info[:]  # inferred anew: what a file says of its own values is no proof
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    inferred = package.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    shapes: dict[str, tuple[int, ...]] = {inputs[0].name: shape}
+    for value in (*inferred.graph.value_info, *inferred.graph.output):
+        tensor = value.type.tensor_type
+        sides = tuple(axis.dim_value for axis in tensor.shape.dim)
+        if tensor.HasField("shape") and all(side > 0 for side in sides):
+            shapes[value.name] = sides
+    values = sum(math.prod(sides) for sides in shapes.values())
+    if values > _MAX_VALUES:
+        raise ModelError(f"its layers have {values} values; expected at most {_MAX_VALUES}")
+    return shapes
+
+
+def _check_ends(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> Shape:
+    """The input's (C, H, W), once the output is known to be logits (1, K)."""
+    logits = shapes.get(proto.graph.output[0].name, ())
+    if len(logits) != 2 or logits[0] != 1 or logits[1] < 2:
+        raise ModelError(f"its output is {logits}; expected logits (1, K) or (N, K), K >= 2")
+    _, channels, height, width = shapes[graph_inputs(proto.graph)[0].name]
+    return channels, height, width
+
+
+@torch.no_grad()
+def _check_same(module: nn.Module, proto: onnx.ModelProto, shape: Sequence[int]) -> None:
+    """Compare logits with ONNX's reference evaluator on three random images."""
+    from onnx.reference import ReferenceEvaluator
+
+    _forget_batch_statistics(proto.graph)
+    evaluator: Any = ReferenceEvaluator(proto)
+    name = graph_inputs(proto.graph)[0].name
+    x = torch.rand((3, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    with np.errstate(all="ignore"):
+        parts = [evaluator.run(None, {name: image.numpy()})[0] for image in x.split(1)]
+    wanted = torch.from_numpy(np.concatenate(parts))
+    found = module(x.to(_device(module))).float().cpu()
+    off = (found - wanted).abs().max() if found.shape == wanted.shape else torch.tensor(math.nan)
+    if not bool(off <= 1e-5 * (1 + wanted.abs().max())):
+        raise ModelError(
+            f"PyTorch gives logits {tuple(found.shape)}, off by {float(off):.2g} from those "
+            f"{tuple(wanted.shape)} of ONNX's reference evaluator; a layer is not understood"
+        )
+
+
+def _device(module: nn.Module) -> torch.device:
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next((t.device for t in tensors), torch.device("cpu"))
+
+
+def _forget_batch_statistics(graph: onnx.GraphProto) -> None:
+    """Give BatchNormalization momentum 1, which means nothing outside training.
+
+    Below opset 14 the reference evaluator normalises by running statistics that it has moved
+    towards those of the batch, as in training, at that rate.
+    """
+    from onnx import helper
+
+    for node in graph.node:
+        if node.op_type == "BatchNormalization":
+            kept = [a for a in node.attribute if a.name != "momentum"]
+            del node.attribute[:]
+            node.attribute.extend([*kept, helper.make_attribute("momentum", 1.0)])

@@ -1,0 +1,176 @@
+"""An ONNX graph as PyTorch layers that auto_LiRPA can bound.
+
+Feed-forward graphs on images only: each operation is one layer, and a graph without branches
+becomes a flat ``nn.Sequential``. The operators are in ``onnx_layers``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from ..models import Normalise
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def kind(node: onnx.NodeProto) -> str:
+    """The operator's name, with its domain where that is not ONNX's own."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+
+
+def per_channel(array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    """``array`` as one float64 for each of the channels ``shape[1]``, None if it is not that."""
+    if array is None or array.dtype != np.float32 or array.ndim > len(shape):
+        return None
+    padded = (1,) * (len(shape) - array.ndim) + array.shape
+    if any(side != 1 for axis, side in enumerate(padded) if axis != 1):
+        return None
+    if padded[1] not in (1, shape[1]):
+        return None
+    return np.broadcast_to(array.reshape(-1).astype(np.float64), shape[1:2])
+
+
+class Branches(nn.Module):
+    """Layers that form no chain. Layer i takes the values ``sources[i]``: 0 is the input,
+    k the output of layer k - 1; the last layer's output is the result."""
+
+    def __init__(self, layers: list[nn.Module], sources: list[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.sources = sources
+
+    def extra_repr(self) -> str:
+        return f"sources={self.sources}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = [x]
+        for layer, sources in zip(self.layers, self.sources, strict=True):
+            values.append(layer(*(values[i] for i in sources)))
+        return values[-1]
+
+
+class Reader:
+    """Collects the layers of one graph in network order.
+
+    constants: the arrays of the file by name; shapes: the shape of every value for a batch of
+    one. ``where`` says which layer computes a value (0: the input), ``uses`` who takes it.
+    """
+
+    def __init__(self, graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]]) -> None:
+        from onnx import numpy_helper
+
+        self.graph, self.shapes = graph, shapes
+        self.constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+        self.nodes = self._without_constants()
+        self.uses = Counter(name for node in self.nodes for name in node.input)
+        self.uses.update(value.name for value in graph.output)
+        self.layers: list[nn.Module] = []
+        self.sources: list[tuple[int, ...]] = []
+        self.names: list[str] = []
+        self.normalise, entry = self._leading_normalise(graph_inputs(graph)[0].name)
+        self.where = {entry: 0}
+
+    def index(self, name: str) -> int:
+        if name not in self.where:
+            raise ModelError(f"value '{name}' is used but not computed from the input")
+        return self.where[name]
+
+    def add(self, node: onnx.NodeProto, layer: nn.Module, *names: str) -> None:
+        """Append ``layer``, fed by the values ``names``, as what computes ``node``'s output."""
+        self.sources.append(tuple(self.index(name) for name in names))
+        self.layers.append(layer)
+        self.names.append(node.output[0])
+        self.where[node.output[0]] = len(self.layers)
+
+    def skip(self, node: onnx.NodeProto, name: str) -> None:
+        """``node``'s output is the value ``name`` unchanged."""
+        self.where[node.output[0]] = self.index(name)
+
+    def given(self, node: onnx.NodeProto, index: int) -> bool:
+        """Whether ``node`` has input ``index``; trailing ones may be left out."""
+        return len(node.input) > index and bool(node.input[index])
+
+    def constant(self, node: onnx.NodeProto, index: int) -> Tensor:
+        """The input ``index`` of ``node``, a float32 array of the file."""
+        if not self.given(node, index) or node.input[index] not in self.constants:
+            raise ModelError(
+                f"{kind(node)} '{node.output[0]}': input {index} must be a constant of the file"
+            )
+        array = self.constants[node.input[index]]
+        if array.dtype != np.float32:
+            raise ModelError(f"constant '{node.input[index]}' is {array.dtype}; expected float32")
+        return torch.from_numpy(array.copy())
+
+    def before(self, name: str) -> nn.Module | None:
+        """The layer that computes value ``name`` if nobody else takes that value."""
+        index = self.index(name)
+        alone = index > 0 and self.names[index - 1] == name and self.uses[name] == 1
+        return self.layers[index - 1] if alone else None
+
+    def _without_constants(self) -> list[onnx.NodeProto]:
+        """The nodes that compute; Constant and Identity of a constant join the constants."""
+        nodes = []
+        for node in self.graph.node:
+            if node.op_type == "Identity" and node.input[0] in self.constants:
+                self.constants[node.output[0]] = self.constants[node.input[0]]
+            elif node.op_type == "Constant":
+                self.constants[node.output[0]] = _constant_value(node)
+            else:
+                nodes.append(node)
+        return nodes
+
+    def _leading_normalise(self, name: str) -> tuple[Normalise | None, str]:
+        """The per-channel operations at the input as one layer, and the value after them.
+
+        BoundedNet applies a leading Normalise itself: auto_LiRPA fails on such constants.
+        """
+        shape = self.shapes[name]
+        mean, std = np.zeros(shape[1]), np.ones(shape[1])  # float64
+        while len(users := [n for n in self.nodes if name in n.input]) == 1:
+            (node,) = users
+            other = node.input[1 - list(node.input).index(name)] if len(node.input) == 2 else ""
+            value = per_channel(self.constants.get(other), shape)
+            if value is None or node.op_type not in ("Add", "Sub", "Mul", "Div"):
+                break
+            if node.input[0] != name and node.op_type in ("Sub", "Div"):
+                break
+            with np.errstate(all="ignore"):
+                new_mean, new_std = {
+                    "Add": (mean - value * std, std),
+                    "Sub": (mean + value * std, std),
+                    "Mul": (mean, std / value),
+                    "Div": (mean, std * value),
+                }[node.op_type]
+                usable = np.float32(new_std) > 0
+            if not (usable & np.isfinite(new_mean) & np.isfinite(np.float32(new_std))).all():
+                break
+            mean, std, name = new_mean, new_std, node.output[0]
+        found = (mean != 0).any() or (std != 1).any()
+        return (Normalise(mean.tolist(), std.tolist()) if found else None), name
+
+
+def graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that are to be given: old files list their weights among the inputs."""
+    constants = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in constants]
+
+
+def _constant_value(node: onnx.NodeProto) -> np.ndarray:
+    """The array of a Constant node."""
+    from onnx import helper, numpy_helper
+
+    (value,) = node.attribute
+    if value.name == "value":
+        return numpy_helper.to_array(value.t)
+    if value.name in ("value_float", "value_floats"):
+        return np.array(helper.get_attribute_value(value), dtype=np.float32)
+    if value.name in ("value_int", "value_ints"):
+        return np.array(helper.get_attribute_value(value), dtype=np.int64)
+    raise ModelError(f"Constant '{node.output[0]}' holds {value.name}; expected numbers")

@@ -1,0 +1,306 @@
+"""The ONNX operators that can be read, each as layers that auto_LiRPA can bound.
+
+A new operator is one function ``(reader, node, options)``, which adds layers to the reader, and
+one entry of ``LAYERS``; ``options`` are the node's attributes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from ..errors import ModelError
+from .onnx_graph import Branches, Reader, kind, per_channel
+
+if TYPE_CHECKING:
+    import onnx
+
+Options = dict[str, Any]
+
+
+class Affine(nn.Module):
+    """``x * scale + shift`` with constants of the shape of one input; None leaves a part out."""
+
+    scale: Tensor | None
+    shift: Tensor | None
+
+    def __init__(self, scale: Tensor | None, shift: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if self.scale is None else x * self.scale
+        return x if self.shift is None else x + self.shift
+
+
+class Sum(nn.Module):
+    """The sum of two computed values, where a residual connection ends."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+
+# -- what every operator needs --------------------------------------------------------
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """Always with a bias: without one, auto_LiRPA sees a product that it cannot bound."""
+    linear: Any = skip_init(nn.Linear, weight.shape[1], weight.shape[0])
+    return _set(linear, weight, torch.zeros(len(weight)) if bias is None else bias)
+
+
+def _set(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
+    layer.weight = nn.Parameter(weight.contiguous())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.contiguous())
+    return layer
+
+
+def _depthwise(scales: Tensor, shifts: Tensor) -> nn.Conv2d:
+    """A factor and a summand for each channel; auto_LiRPA bounds it as patches too, which it
+    cannot ``x * scale``."""
+    channels = len(scales)
+    conv: Any = skip_init(nn.Conv2d, channels, channels, 1, groups=channels)
+    return _set(conv, scales.reshape(-1, 1, 1, 1), shifts)
+
+
+def _padding(
+    reader: Reader, node: onnx.NodeProto, options: Options
+) -> tuple[tuple[int, int], nn.Module | None]:
+    """What a window layer pads itself, and a layer in front of it for uneven padding."""
+    shape = reader.shapes[node.input[0]]
+    auto = options.get("auto_pad", b"NOTSET").decode()
+    top, left, bottom, right = pads = tuple(options.get("pads", (0, 0, 0, 0)))
+    if len(shape) != 4 or auto not in ("NOTSET", "VALID"):
+        raise ModelError(
+            f"{kind(node)} '{node.output[0]}' of {shape} with auto_pad {auto}; "
+            "expected (N, C, H, W) and explicit pads"
+        )
+    if min(pads) < 0 or max(top, bottom) > shape[2] or max(left, right) > shape[3]:
+        raise ModelError(
+            f"{kind(node)} '{node.output[0]}' pads {shape} by {pads}; expected at most its sides"
+        )
+    if (top, left) == (bottom, right):
+        return (top, left), None
+    return (0, 0), nn.ZeroPad2d((left, right, top, bottom))
+
+
+# -- operators ------------------------------------------------------------------------
+
+
+def _conv(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    weight = reader.constant(node, 1)
+    bias = reader.constant(node, 2) if reader.given(node, 2) else None
+    padding, pad = _padding(reader, node, options)
+    groups = options.get("group", 1)
+    conv = skip_init(
+        nn.Conv2d,
+        weight.shape[1] * groups,
+        weight.shape[0],
+        tuple(weight.shape[2:]),
+        stride=tuple(options.get("strides", (1, 1))),
+        padding=padding,
+        dilation=tuple(options.get("dilations", (1, 1))),
+        groups=groups,
+        bias=bias is not None,
+    )
+    _set(conv, weight, bias)
+    reader.add(node, conv if pad is None else nn.Sequential(pad, conv), node.input[0])
+
+
+def _gemm(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    if options.get("transA", 0):
+        raise ModelError(f"Gemm '{node.output[0]}' transposes its input; expected transA = 0")
+    weight, bias = reader.constant(node, 1) * options.get("alpha", 1.0), None
+    weight = weight if options.get("transB", 0) else weight.T
+    if reader.given(node, 2):
+        bias = (reader.constant(node, 2) * options.get("beta", 1.0)).expand(1, len(weight))[0]
+    reader.add(node, _linear(weight, bias), node.input[0])
+
+
+def _matmul(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    weight, shape = reader.constant(node, 1), reader.shapes.get(node.input[0], ())
+    if weight.ndim != 2 or len(shape) != 2:
+        raise ModelError(
+            f"MatMul '{node.output[0]}' multiplies {shape} by {tuple(weight.shape)}; "
+            "expected (N, F) by (F, K)"
+        )
+    reader.add(node, _linear(weight.T, None), node.input[0])
+
+
+def _arithmetic(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    """Add, Sub, Mul, Div: of a value and a constant, or the sum of two values."""
+    first, second = node.input
+    shapes = [reader.shapes.get(name, ()) for name in (first, second, node.output[0])]
+    if first in reader.where and second in reader.where:
+        if node.op_type != "Add" or shapes[0] != shapes[1]:
+            raise ModelError(
+                f"{node.op_type} '{node.output[0]}' of two computed values of shapes {shapes[0]} "
+                f"and {shapes[1]} is not supported; only Add of equal shapes is"
+            )
+        return reader.add(node, Sum(), first, second)
+    turned = first not in reader.where
+    name, c = (second, reader.constant(node, 0)) if turned else (first, reader.constant(node, 1))
+    if shapes[2] != shapes[turned] or (turned and node.op_type == "Div"):
+        raise ModelError(
+            f"{node.op_type} '{node.output[0]}' with a constant of shape {tuple(c.shape)} is not "
+            "supported; expected constants that do not enlarge the value, and none divided by it"
+        )
+    scale: Tensor | None
+    shift: Tensor | None
+    if node.op_type == "Mul":
+        scale, shift = c, None
+    elif node.op_type == "Div":
+        scale, shift = 1 / c, None
+    elif node.op_type == "Sub":
+        scale, shift = (torch.tensor(-1.0), c) if turned else (None, -c)
+    else:
+        scale, shift = None, c
+    _affine(reader, node, name, scale, shift)
+
+
+def _affine(
+    reader: Reader, node: onnx.NodeProto, name: str, scale: Tensor | None, shift: Tensor | None
+) -> None:
+    """``scale * value + shift`` as the kind of layer that auto_LiRPA bounds best."""
+    shape, before = reader.shapes[name], reader.before(name)
+    if not all(_channelwise(constant, shape) for constant in (scale, shift)):
+        full = (t if t is None else t.expand(shape).clone() for t in (scale, shift))
+        return reader.add(node, Affine(*full), name)
+    scales = (torch.tensor(1.0) if scale is None else scale).reshape(-1).expand(shape[1]).clone()
+    shifts = (torch.tensor(0.0) if shift is None else shift).reshape(-1).expand(shape[1]).clone()
+    if scale is None and before is not None and _without_bias(before):  # MatMul, Add: one layer
+        before.bias = nn.Parameter(shifts)
+        reader.skip(node, name)
+    elif len(shape) == 4:
+        reader.add(node, _depthwise(scales, shifts), name)
+    else:
+        reader.add(node, Affine(scales[None], shifts[None]), name)
+
+
+def _without_bias(layer: nn.Module | None) -> bool:
+    if not isinstance(layer, (nn.Linear, nn.Conv2d)):
+        return False
+    return layer.bias is None or not bool(layer.bias.any())
+
+
+def _channelwise(constant: Tensor | None, shape: tuple[int, ...]) -> bool:
+    return constant is None or per_channel(constant.numpy(), shape) is not None
+
+
+def _batchnorm(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    if options.get("training_mode", 0) or len(node.output) > 1:
+        raise ModelError(f"BatchNormalization '{node.output[0]}' is in training mode; export eval")
+    kinds = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d}
+    shape = reader.shapes[node.input[0]]
+    if len(shape) not in kinds:
+        raise ModelError(f"BatchNormalization '{node.output[0]}' of {shape}; expected 2 or 4 axes")
+    norm = kinds[len(shape)](shape[1], eps=options.get("epsilon", 1e-5))
+    _set(norm, reader.constant(node, 1), reader.constant(node, 2))
+    norm.running_mean, norm.running_var = reader.constant(node, 3), reader.constant(node, 4)
+    reader.add(node, norm, node.input[0])
+
+
+def _average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    padding, pad = _padding(reader, node, options)
+    if pad is not None or options.get("ceil_mode", 0) or set(options.get("dilations", (1,))) != {1}:
+        raise ModelError(
+            f"AveragePool '{node.output[0]}' has uneven pads, ceil_mode or dilations; expected none"
+        )
+    pool = nn.AvgPool2d(
+        tuple(options["kernel_shape"]),
+        tuple(options.get("strides", (1, 1))),
+        padding,
+        count_include_pad=bool(options.get("count_include_pad", 0)),
+    )
+    reader.add(node, pool, node.input[0])
+
+
+def _global_average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    _padding(reader, node, options)  # of (N, C, H, W) only
+    height, width = reader.shapes[node.input[0]][2:]
+    reader.add(node, nn.AvgPool2d((height, width)), node.input[0])
+
+
+def _reshape(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    """Flattening, however it is written; the shapes are those of a batch of one."""
+    before, after = (reader.shapes.get(name, ()) for name in (node.input[0], node.output[0]))
+    if before == after:
+        reader.skip(node, node.input[0])
+    elif after == (1, math.prod(before)):
+        reader.add(node, nn.Flatten(), node.input[0])
+    else:
+        raise ModelError(
+            f"{node.op_type} '{node.output[0]}' from {before} to {after} is not supported; "
+            "only flattening to (N, F) is"
+        )
+
+
+def _relu(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    reader.add(node, nn.ReLU(), node.input[0])
+
+
+def _nothing(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    """Identity, and Dropout outside training."""
+    reader.skip(node, node.input[0])
+
+
+#: What can be read, by ONNX's name.
+LAYERS: dict[str, Callable[..., None]] = {
+    "Add": _arithmetic,
+    "AveragePool": _average_pool,
+    "BatchNormalization": _batchnorm,
+    "Conv": _conv,
+    "Div": _arithmetic,
+    "Dropout": _nothing,
+    "Flatten": _reshape,
+    "Gemm": _gemm,
+    "GlobalAveragePool": _global_average_pool,
+    "Identity": _nothing,
+    "MatMul": _matmul,
+    "Mul": _arithmetic,
+    "Relu": _relu,
+    "Reshape": _reshape,
+    "Squeeze": _reshape,
+    "Sub": _arithmetic,
+    "Unsqueeze": _reshape,
+}
+#: Those of which only the first input is a value; the others are shapes and the like.
+ONE_INPUT = ("Dropout", "Reshape", "Squeeze", "Unsqueeze")
+
+
+def read(reader: Reader) -> nn.Module:
+    """The graph as one module, a Normalise first where it begins with one."""
+    from onnx import helper
+
+    output = reader.graph.output[0].name
+    for node in _needed(reader, output):
+        options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        LAYERS[node.op_type](reader, node, options)
+    if not reader.layers or reader.index(output) != len(reader.layers):
+        raise ModelError(f"output '{output}' is not the result of the last layer")
+    if all(source == (i,) for i, source in enumerate(reader.sources)):
+        first = [] if reader.normalise is None else [reader.normalise]
+        return nn.Sequential(*first, *reader.layers)
+    branches = Branches(reader.layers, reader.sources)
+    return branches if reader.normalise is None else nn.Sequential(reader.normalise, branches)
+
+
+def _needed(reader: Reader, output: str) -> list[onnx.NodeProto]:
+    """The nodes that ``output`` depends on, in order; what computes shapes is not needed."""
+    needed, nodes = {output}, []
+    for node in reversed(reader.nodes):
+        if node.output[0] not in needed or node.output[0] in reader.where:
+            continue
+        if kind(node) not in LAYERS:
+            known = ", ".join(LAYERS)
+            raise ModelError(f"operator {kind(node)} is not supported (known: {known})")
+        nodes.append(node)
+        needed.update(node.input[:1] if node.op_type in ONE_INPUT else node.input)
+    return nodes[::-1]

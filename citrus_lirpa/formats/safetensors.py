@@ -1,0 +1,80 @@
+"""A network's weights and configuration as one safetensors file, which holds no code.
+
+The configuration stands in the file's metadata, beside the SHA-256 of the weights, so that
+such a file is evaluated as a checkpoint is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import ModuleType
+
+from torch import Tensor, uint8
+
+from ..errors import CheckpointError, DependencyError
+from .atomic import write_atomically
+
+SUFFIX = ".safetensors"
+FORMAT = "citrus-lirpa weights 1"
+_KEYS = ("citrus-lirpa", "config", "sha256")
+
+
+def save(path: Path, config: str, weights: dict[str, Tensor]) -> None:
+    """Write ``weights`` and ``config``, the TOML of a run; the file appears once it is whole.
+
+    Raises:
+        DependencyError: the safetensors package is missing.
+        CheckpointError: the file cannot be written.
+    """
+    package = _package()
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+    values = (FORMAT, config, _digest(weights))
+    metadata = {"format": "pt", **dict(zip(_KEYS, values, strict=True))}
+    content = package.torch.save(weights, metadata)
+    write_atomically(Path(path), lambda file: file.write(content))
+
+
+def load(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """The configuration and the weights of a file that ``save`` wrote, on the CPU.
+
+    Raises:
+        DependencyError: the safetensors package is missing.
+        CheckpointError: the file is damaged, or of another program.
+    """
+    package = _package()
+    try:
+        with package.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+    except (package.SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+    found, config, digest = (metadata.get(key) for key in _KEYS)
+    if found != FORMAT or config is None:
+        raise CheckpointError(
+            f"{path} holds weights but no configuration (format {found!r}, expected '{FORMAT}'); "
+            "write it with: citrus-lirpa export RUN --out FILE.safetensors"
+        )
+    if digest != _digest(weights):
+        raise CheckpointError(f"{path} is damaged: the checksum of its weights does not match")
+    return config, weights
+
+
+def _digest(weights: dict[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().reshape(-1).view(uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _package() -> ModuleType:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise DependencyError(
+            f"safetensors files need the safetensors package, which cannot be imported ({error}): "
+            "pip install 'citrus-lirpa[safetensors]'"
+        ) from error
+    return safetensors

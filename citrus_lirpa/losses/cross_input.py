@@ -1,0 +1,116 @@
+"""Cross-input boxes of CITRUS, and which inputs of a batch are partners."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..bounds.box import PIXELS, Box
+from ..bounds.checks import Range, Scalar, check_count, check_tensor, is_count, shown
+from ..errors import InputError
+
+
+class Pairing(Protocol):
+    """Chooses, for each input of a batch, the others whose perturbations it sees."""
+
+    def __call__(self, batch: int) -> Tensor:
+        """(B, m) indices j; row i lists the partners of input i."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of k consecutive inputs, all ordered pairs within a group (Algorithm 1).
+
+    m = k - 1, or k with ``include_self`` (CITRUS+SI of Table 3). The batch must be
+    a multiple of k; a batch of k is the paper's own mode.
+    """
+
+    size: int = 5
+    include_self: bool = False
+
+    def __post_init__(self) -> None:
+        if not is_count(self.size, 2):
+            raise InputError(
+                f"group size is {shown(self.size)}; expected at least 2: "
+                "a cross-input box needs another input"
+            )
+
+    def __call__(self, batch: int) -> Tensor:
+        check_count(batch, "batch", 0)
+        k = self.size
+        if batch < k:
+            raise InputError(
+                f"group size {k} is larger than the batch of {batch}; "
+                f"use a batch of at least {k} or a smaller group"
+            )
+        if batch % k:
+            raise InputError(
+                f"a batch of {batch} cannot be split into groups of {k}; "
+                f"use a multiple of {k} such as {batch - batch % k}"
+            )
+        within = torch.arange(k).expand(k, k)
+        if not self.include_self:
+            within = within[~torch.eye(k, dtype=torch.bool)].view(k, k - 1)
+        first = torch.arange(0, batch, k).view(-1, 1, 1)
+        return (first + within).view(batch, -1)
+
+
+@dataclass(frozen=True)
+class Shifts:
+    """The m following inputs of the batch, cyclically: j = i+1, ..., i+m (mod B).
+
+    The same loss per input as groups of m + 1 at linear cost in the batch, for any
+    batch larger than m. ``include_self`` adds j = i (CITRUS+SI).
+    """
+
+    count: int = 4
+    include_self: bool = False
+
+    def __post_init__(self) -> None:
+        if not is_count(self.count):
+            raise InputError(f"number of shifts is {shown(self.count)}; expected at least 1")
+
+    def __call__(self, batch: int) -> Tensor:
+        check_count(batch, "batch", 0)
+        if batch <= self.count:
+            raise InputError(
+                f"{self.count} cyclic shifts need a batch of at least {self.count + 1}, "
+                f"got {batch}; use a larger batch or fewer shifts"
+            )
+        shift = torch.arange(0 if self.include_self else 1, self.count + 1)
+        return (torch.arange(batch).unsqueeze(1) + shift) % batch
+
+
+def cross_input_boxes(
+    x: Tensor, v: Tensor, radius: Scalar, partners: Tensor, clip: Range | None = PIXELS
+) -> Box:
+    """Boxes of ``radius`` τ around x_i + v_j for every partner j of every input i.
+
+    x: (B, ...) inputs; v: (P, ...) perturbations, the adversarial one of each input first;
+    partners: (B, m) rows of v, from a :class:`Pairing`. Returns a Box of (B·m, ...) grouped
+    by i: row i·m + p is the box of input i and its p-th partner (Xu & Singh, Algorithm 1
+    line 6).
+    """
+    check_tensor(x, "x")
+    check_tensor(v, "v")
+    if 0 in (x.ndim, v.ndim) or x.shape[1:] != v.shape[1:] or len(v) < len(x):
+        raise InputError(
+            f"x has shape {tuple(x.shape)} but v has {tuple(v.shape)}; expected a perturbation "
+            "of the same shape for each input"
+        )
+    if not isinstance(partners, Tensor) or partners.dtype != torch.int64 or partners.is_meta:
+        raise InputError(f"partners are {shown(partners)}; expected the indices of a Pairing")
+    if partners.ndim != 2 or len(partners) != len(x):
+        raise InputError(
+            f"partners has shape {tuple(partners.shape)}; expected ({len(x)}, m), one row an input"
+        )
+    if partners.numel() and not 0 <= int(partners.min()) <= int(partners.max()) < len(v):
+        raise InputError(
+            f"partners range from {int(partners.min())} to {int(partners.max())}; expected rows "
+            f"of v, 0 to {len(v) - 1}"
+        )
+    centre = x.unsqueeze(1) + v[partners.to(v.device)]
+    return Box.around(centre.flatten(0, 1), radius, clip)

@@ -1,0 +1,319 @@
+"""Trained and evaluated runs side by side: what their files say, as tables of a paper."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, InputError, unknown
+from ..formats.records import Record, read_text
+from ..training.setup import CONFIG_FILE, METRICS_FILE
+from ..training.toml import parse_toml
+from ..verify import STAGES
+
+#: Training methods by the name of their loss: name in papers, and the paper.
+METHODS = {
+    "citrus": ("CITRUS", "Xu & Singh 2024"),
+    "ibp": ("IBP", "Shi et al. 2021"),
+    "crown-ibp": ("CROWN-IBP", "Zhang et al. 2020"),
+    "sabr": ("SABR", "Müller et al. 2023"),
+    "taps": ("TAPS", "Mao et al. 2023"),
+    "staps": ("STAPS", "Mao et al. 2023"),
+    "mtl-ibp": ("MTL-IBP", "De Palma et al. 2024"),
+    "cc-ibp": ("CC-IBP", "De Palma et al. 2024"),
+    "exp-ibp": ("EXP-IBP", "De Palma et al. 2024"),
+    "pgd": ("PGD", "Madry et al. 2018"),
+    "uat": ("UAT", "Shafahi et al. 2020"),
+    "cw-uat": ("CW-UAT", "Benz et al. 2021"),
+    "ce": ("CE", "-"),
+}
+
+_RESTORE = "restore the file, or train again"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What two evaluations must share for their figures to be comparable.
+
+    data: name of the data set; eps: radius evaluated, in pixels; images: the first N test
+    images, or of those held out from training; group_size: consecutive images that share a
+    perturbation; clip: range that perturbed images are cut to, or None; held_out: which of
+    the two kinds of images.
+    """
+
+    data: str
+    eps: float
+    images: int
+    group_size: int
+    clip: tuple[float, float] | None
+    held_out: bool = False
+
+    def __str__(self) -> str:
+        clip = "clipped to [{:g}, {:g}]".format(*self.clip) if self.clip else "not clipped"
+        images = "held-out images" if self.held_out else "test images"
+        return (
+            f"{self.data}, ε = {radius(self.eps)}, {self.images} {images}, "
+            f"groups of {self.group_size}, {clip}"
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained network with one evaluation of it; accuracies are shares of all images.
+
+    run: path of the run below the folder that all runs have in common; method, source: of
+    the training; certified_accuracy: of single images, by the last stage tried, ``stage``;
+    certified_uap_accuracy (UCert) and attacked_uap_accuracy: proved lower and upper bound;
+    training_seconds: None where unknown; relational, time_limit: the evaluation's group stage
+    and seconds for a group.
+    """
+
+    run: str
+    method: str
+    source: str
+    setting: Setting
+    standard_accuracy: float
+    certified_accuracy: float
+    certified_uap_accuracy: float
+    attacked_uap_accuracy: float
+    training_seconds: float | None
+    stage: str
+    relational: str
+    time_limit: float
+
+
+def radius(eps: float) -> str:
+    """ε as people write it: 0.1, or 8/255 where that is what it is."""
+    short, levels = f"{eps:.4g}", round(255 * eps)
+    if float(short) != eps and math.isclose(levels / 255, eps, rel_tol=1e-6):
+        return f"{levels}/255"
+    return short
+
+
+# -- reading --------------------------------------------------------------------------
+
+
+def read_runs(folders: Sequence[str | Path], stage: str | None = None) -> list[Run]:
+    """The runs, each with its evaluation by ``stage``, or by the strongest stage it has.
+
+    Raises:
+        InputError: ``stage`` is unknown, or the same run is given twice.
+        CheckpointError: a folder is no run, has no such evaluation, or a file is damaged.
+    """
+    if stage is not None and stage not in STAGES:
+        raise InputError(unknown("method", stage, STAGES))
+    if isinstance(folders, (str, os.PathLike)):
+        raise InputError(f"folders is '{folders}'; expected a list of run folders")
+    paths = [Path(folder) for folder in folders]
+    names = short_names(paths)
+    return [_read_run(*run, stage) for run in zip(paths, names, strict=True)]
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """Each folder's path below what all have in common; InputError where one is given twice."""
+    seen: set[Path] = set()
+    for folder in folders:
+        if folder.resolve() in seen:
+            raise InputError(f"{folder} is given twice; name each run once")
+        seen.add(folder.resolve())
+    paths = [Path(os.path.abspath(folder)) for folder in folders]
+    common = os.path.commonpath([path.parent for path in paths])
+    return [path.relative_to(common).as_posix() for path in paths]
+
+
+def _read_run(folder: Path, name: str, stage: str | None) -> Run:
+    if not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(
+            f"{folder} is no run folder: it holds no {CONFIG_FILE}; expected a folder that "
+            "citrus-lirpa train made"
+        )
+    return run_of(
+        name, training_method(folder), training_seconds(folder), read_evaluation(folder, stage)
+    )
+
+
+def run_of(name: str, training: tuple[str, str], seconds: float | None, record: Record) -> Run:
+    """An evaluation's ``record`` as a run: ``training`` is the method and its source."""
+    *_, last = record.entry("certified_accuracy", expected="a table")
+    share = "a share from 0 to 1"
+    return Run(
+        run=name,
+        method=training[0],
+        source=training[1],
+        setting=read_setting(record),
+        standard_accuracy=record.entry("standard_accuracy", expected=share),
+        certified_accuracy=record.entry("certified_accuracy", last, expected=share),
+        certified_uap_accuracy=record.entry("uap_accuracy", "certified", expected=share),
+        attacked_uap_accuracy=record.entry("uap_accuracy", "attacked", expected=share),
+        training_seconds=seconds,
+        stage=record.entry("method", expected="a word"),
+        relational=record.entry("relational", expected="a word"),
+        time_limit=record.entry("time_limit", expected="a number >= 0"),
+    )
+
+
+def training_method(folder: Path) -> tuple[str, str]:
+    """Name in papers, and source, of a run folder."""
+    file = folder / CONFIG_FILE
+    config = Record.parse(
+        read_text(file, _RESTORE), lambda text: parse_toml(text, "it"), file, _RESTORE
+    )
+    if config.entry("loss", "name", expected="a word") == "ibp":
+        if "method" in config.values["loss"]:
+            config.entry("loss", "method", expected="a word")
+    return name_in_papers(config.values["loss"])
+
+
+def name_in_papers(loss: Mapping[str, Any]) -> tuple[str, str]:
+    """Name and source of a [loss] table; plain certified training is named after its bounds."""
+    name = loss.get("method", "ibp") if loss["name"] == "ibp" else loss["name"]
+    if name == "citrus" and loss.get("include_self") is True:
+        return "CITRUS+SI", METHODS[name][1]
+    return METHODS.get(name, (name, "-"))
+
+
+def training_seconds(folder: Path) -> float:
+    return sum(epoch.entry("seconds", expected="a number >= 0") for epoch in read_epochs(folder))
+
+
+def read_epochs(folder: Path) -> list[Record]:
+    """What training wrote of each epoch. CheckpointError where it is missing or damaged."""
+    file = folder / METRICS_FILE
+    lines = [line for line in read_text(file, _RESTORE).splitlines() if line.strip()]
+    if not lines:
+        raise CheckpointError(f"{file} is empty; expected a line for each epoch; {_RESTORE}")
+    return [Record.parse(line, json.loads, file, _RESTORE) for line in lines]
+
+
+def read_evaluation(folder: Path, stage: str | None) -> Record:
+    """The evaluation by ``stage``, or by the strongest stage that there is one of."""
+    found = [name for name in STAGES if (folder / f"eval-{name}.json").is_file()]
+    chosen = stage or (found[-1] if found else None)
+    option = f" --method {chosen}" if chosen else ""
+    remedy = f"evaluate with: citrus-lirpa eval {folder}{option}"
+    if chosen not in found:
+        missing = f"evaluation by {chosen}" if found else "evaluation"
+        there = f"only by {', '.join(found)}" if found else "no eval-METHOD.json"
+        raise CheckpointError(f"{folder} has no {missing}, {there}; {remedy}")
+    file = folder / f"eval-{chosen}.json"
+    return Record.parse(read_text(file, remedy), json.loads, file, remedy)
+
+
+def read_setting(record: Record) -> Setting:
+    clip = record.entry("clip", expected="null or a range [low, high]")
+    return Setting(
+        data=record.entry("data", expected="a word"),
+        eps=record.entry("eps", expected="a number >= 0"),
+        images=record.entry("images", expected="a whole number > 0"),
+        group_size=record.entry("group_size", expected="a whole number > 0"),
+        clip=None if clip is None else tuple(clip),
+        held_out=_held_out(record),
+    )
+
+
+def _held_out(record: Record) -> bool:
+    known = "held_out" in record.values  # earlier versions did not write it
+    return known and record.entry("held_out", expected="true or false")
+
+
+# -- comparing ------------------------------------------------------------------------
+
+
+def by_setting(runs: Sequence[Run]) -> dict[Setting, list[Run]]:
+    """The runs of each setting, highest UCert first."""
+    settings = sorted({run.setting for run in runs}, key=lambda s: (s.data, s.eps, str(s)))
+    best = sorted(runs, key=lambda r: (-r.certified_uap_accuracy, -r.standard_accuracy, r.run))
+    return {setting: [run for run in best if run.setting == setting] for setting in settings}
+
+
+def pareto_front(runs: Sequence[Run]) -> list[Run]:
+    """The runs that no other beats in standard accuracy or UCert without losing in the other.
+
+    In the order of standard accuracy, lowest first.
+    """
+
+    def beats(a: Run, b: Run) -> bool:
+        x = (a.standard_accuracy, a.certified_uap_accuracy)
+        y = (b.standard_accuracy, b.certified_uap_accuracy)
+        return x != y and x[0] >= y[0] and x[1] >= y[1]
+
+    front = [run for run in runs if not any(beats(other, run) for other in runs)]
+    return sorted(front, key=lambda run: run.standard_accuracy)
+
+
+def differences(runs: Sequence[Run]) -> str | None:
+    """How the evaluations of one setting differ, in one line; None where they do not."""
+    parts = []
+    for field, label in (
+        ("stage", "method"),
+        ("relational", "group stage"),
+        ("time_limit", "seconds a group"),
+    ):
+        values = {run.run: getattr(run, field) for run in runs}
+        usual, count = Counter(values.values()).most_common(1)[0]
+        others = [f"{value} for {name}" for name, value in values.items() if value != usual]
+        if count < len(runs):
+            parts.append(f"{label} is {usual}, but {', '.join(others)}")
+    return f"not evaluated alike: {'; '.join(parts)}" if parts else None
+
+
+def to_json(runs: Sequence[Run]) -> dict[str, Any]:
+    """The tables as plain values; accuracies are shares of all images."""
+    tables = []
+    for setting, rows in by_setting(runs).items():
+        front = pareto_front(rows)
+        records = [asdict(run) | {"on_pareto_front": run in front} for run in rows]
+        for record in records:
+            del record["setting"]
+        tables.append({**asdict(setting), "differences": differences(rows), "runs": records})
+    return {"tables": tables}
+
+
+# -- tables ---------------------------------------------------------------------------
+
+_TITLES = ("method", "source", "run", "Std", "certified", "UCert", "under attack", "minutes")
+_WORDS = 3  # columns of words, to the left; numbers stand to the right
+
+
+def format_tables(runs: Sequence[Run], *, markdown: bool = False) -> str:
+    """A table for each setting below a line that names it; accuracies in percent."""
+    blocks = []
+    for setting, rows in by_setting(runs).items():
+        cells = [_TITLES, *map(_cells, rows)]
+        lines = _markdown(cells) if markdown else _aligned(cells)
+        heading = [f"### {setting}", ""] if markdown else [str(setting)]
+        note = differences(rows)
+        notes = [] if note is None else ["", note] if markdown else [note]
+        blocks.append("\n".join([*heading, *lines, *notes]))
+    return "\n\n".join(blocks)
+
+
+def _cells(run: Run) -> tuple[str, ...]:
+    shares = (
+        run.standard_accuracy,
+        run.certified_accuracy,
+        run.certified_uap_accuracy,
+        run.attacked_uap_accuracy,
+    )
+    percents = [f"{100 * share:.2f}" for share in shares]
+    minutes = "-" if run.training_seconds is None else f"{run.training_seconds / 60:.1f}"
+    return (run.method, run.source, run.run, *percents, minutes)
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = "<" * _WORDS + ">" * (len(_TITLES) - _WORDS)
+    return [
+        "  ".join(f"{c:{s}{w}}" for c, s, w in zip(row, sides, widths, strict=True)) for row in rows
+    ]
+
+
+def _markdown(rows: list[tuple[str, ...]]) -> list[str]:
+    title, *rest = ("| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in rows)
+    return [title, "|" + "---|" * _WORDS + "--:|" * (len(_TITLES) - _WORDS), *rest]

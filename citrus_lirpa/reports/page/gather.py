@@ -1,0 +1,189 @@
+"""What a run folder holds for its page; what it lacks is said, what is damaged is refused."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...data.datasets import DATASETS
+from ...errors import CheckpointError
+from ...formats.onnx import SUFFIX
+from ...formats.records import Record, read_text
+from ...runs import networks as subjects
+from ...runs.perturbations import Effect
+from ...training import zoo
+from ...training.setup import CONFIG_FILE, METRICS_FILE
+from ...training.toml import parse_toml
+from ...verify import STAGES
+from .. import compare
+
+_ATTACK = "uap"
+#: Of an epoch, what may be null or absent.
+_OPTIONAL = ("accuracy", "certified", "kappa")
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """One run's files, as values; each is None where the folder has no such file.
+
+    config: tables of config.toml; epochs: lines of metrics.jsonl; record: eval-METHOD.json;
+    run: the same as ``compare`` reads it; found: the evaluation's perturbations; crafted:
+    those of ``citrus-lirpa attack``; missing: (what is missing, the command that makes it).
+    """
+
+    name: str
+    folder: Path
+    config: dict[str, Any] | None
+    epochs: list[dict[str, Any]] | None
+    record: dict[str, Any] | None
+    run: compare.Run | None
+    found: Effect | None
+    crafted: Effect | None
+    missing: tuple[tuple[str, str], ...]
+
+    @property
+    def data(self) -> str | None:
+        """Name of the data set."""
+        if self.record is not None:
+            return str(self.record["data"])
+        return None if self.config is None else self.config.get("data", {}).get("name")
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        spec = DATASETS.get(self.data or "")
+        return None if spec is None else spec.class_names
+
+
+def gather(folder: Path, name: str, stage: str | None) -> Material:
+    """The files of a run folder, or of one that ``eval`` made for an ONNX file.
+
+    Raises CheckpointError where it is no such folder, has no evaluation by ``stage`` though
+    one is asked for, or where a file of it is damaged.
+    """
+    if not folder.is_dir():
+        known = zoo.is_name(folder) or folder.suffix.lower() == SUFFIX
+        raise CheckpointError(
+            f"{folder} is a network, not its results; evaluate it with citrus-lirpa eval, then "
+            f"report {subjects.results_folder(folder)}"
+            if known
+            else f"{folder} does not exist or is no folder; expected a run folder"
+        )
+    trained = (folder / CONFIG_FILE).is_file()
+    evaluated = any((folder / f"eval-{method}.json").is_file() for method in STAGES)
+    if not (trained or evaluated):
+        raise CheckpointError(
+            f"{folder} is no run folder: it holds neither {CONFIG_FILE} nor eval-METHOD.json; "
+            "expected a folder that citrus-lirpa train or eval made"
+        )
+    missing: list[tuple[str, str]] = []
+    config, epochs = _training(folder, missing) if trained else (None, None)
+    if not trained:
+        missing.append(("training: the network comes from elsewhere", ""))
+    record = run = found = crafted = None
+    if evaluated or stage is not None:
+        evaluation = compare.read_evaluation(folder, stage)
+        training = compare.training_method(folder) if trained else ("-", "-")
+        seconds = None if epochs is None else sum(epoch["seconds"] for epoch in epochs)
+        run = compare.run_of(name, training, seconds, evaluation)
+        record = _checked(evaluation).values
+        network = network_arguments(folder, record, trained=trained)
+        found = _found(folder, record, network, missing)
+        crafted = _crafted(folder, record, network, missing)
+    else:
+        missing.append(("evaluation", f"citrus-lirpa eval {shlex.quote(str(folder))}"))
+    return Material(name, folder, config, epochs, record, run, found, crafted, tuple(missing))
+
+
+def _training(
+    folder: Path, missing: list[tuple[str, str]]
+) -> tuple[dict[str, Any], list[dict[str, Any]] | None]:
+    file, remedy = folder / CONFIG_FILE, "restore the file, or train again"
+    config = Record.parse(
+        read_text(file, remedy), lambda text: parse_toml(text, "it"), file, remedy
+    )
+    if not (folder / METRICS_FILE).is_file():
+        missing.append(
+            ("training curves", f"citrus-lirpa train --resume {shlex.quote(str(folder))}")
+        )
+        return config.values, None
+    epochs = compare.read_epochs(folder)
+    for epoch in epochs:
+        optional = [key for key in _OPTIONAL if epoch.values.get(key) is not None]
+        for key in ("epoch", "eps", "loss", "seconds", *optional):
+            epoch.entry(key, expected="a number >= 0")
+    return config.values, [epoch.values for epoch in epochs]
+
+
+def _checked(record: Record) -> Record:
+    """``record``, once it holds what the page shows and ``compare`` does not read."""
+    for key in ("shares", "seconds", "groups"):
+        record.entry(key, expected="a table")
+    for table in ("shares", "seconds", "certified_accuracy"):
+        for key in record.values[table]:
+            record.entry(table, key, expected="a number >= 0")
+    if record.values.get("accuracy_under_single_attacks") is not None:
+        record.entry("accuracy_under_single_attacks", expected="a share from 0 to 1")
+    images, size = record.values["images"], record.values["group_size"]
+    if size > images:
+        raise CheckpointError(f"{record.file}: group_size is {size}, of {images} images")
+    count = -(-images // size)
+    for key, kind in (("safe_at_least", int), ("safe_at_most", int), ("stage", str)):
+        found = record.values["groups"].get(key)
+        fits = isinstance(found, list) and len(found) == count
+        if not (fits and all(type(value) is kind for value in found)):
+            expected = f"{count} {'words' if kind is str else 'whole numbers'}"
+            raise CheckpointError(
+                f"{record.file}: groups.{key} is missing or wrong; expected {expected}; "
+                f"{record.remedy}"
+            )
+    return record
+
+
+def network_arguments(folder: Path, record: dict[str, Any], *, trained: bool) -> str:
+    """What ``eval`` and ``attack`` are given to find the network of an evaluation again."""
+    if trained:
+        return shlex.quote(str(folder))
+    words = [str(record.get("run", "FILE.onnx")), "--dataset", str(record["data"])]
+    return f"{shlex.join(words)} --out {shlex.quote(str(folder))}"
+
+
+def _found(
+    folder: Path, record: dict[str, Any], network: str, missing: list[tuple[str, str]]
+) -> Effect | None:
+    """The evaluation's perturbations, where the file is there and of this evaluation."""
+    file = folder / f"uap-{record['method']}.npz"
+    again = f"citrus-lirpa eval {network} --eps {record['eps']:.6g} --method {record['method']}"
+    if not file.is_file():
+        missing.append((f"the evaluation's perturbations and worst groups ({file.name})", again))
+        return None
+    effect = Effect.load(file)
+    groups = len(record["groups"]["stage"])
+    fits = len(effect.labels) == record["images"] and bool((effect.groups < groups).all())
+    if not (fits and _fits(effect, record)):
+        missing.append((f"perturbations of this evaluation: {file.name} is of another", again))
+        return None
+    return effect
+
+
+def _crafted(
+    folder: Path, record: dict[str, Any], network: str, missing: list[tuple[str, str]]
+) -> Effect | None:
+    """The attack's perturbations, where they are of the evaluation's ε and clipping."""
+    file = folder / f"{_ATTACK}.npz"
+    clip = " --clip" if record["clip"] else ""
+    command = f"citrus-lirpa attack {network} --eps {record['eps']:.6g}{clip}"
+    if not file.is_file():
+        missing.append(("an attack with one perturbation for the whole data set", command))
+        return None
+    effect = Effect.load(file)
+    if not _fits(effect, record):
+        missing.append((f"an attack of the evaluation's ε: {file.name} is of another", command))
+        return None
+    return effect
+
+
+def _fits(effect: Effect, record: dict[str, Any]) -> bool:
+    same_eps = abs(float(effect.eps) - record["eps"]) < 1e-9
+    return same_eps and bool(effect.clip) == bool(record["clip"])

@@ -1,0 +1,234 @@
+"""Pictures of training runs and evaluations, drawn on given or new Axes, which are returned.
+
+New Axes are made by pyplot, so that a notebook shows them below its cell. Given ones (of any
+figure) are drawn on as they are: that is how ``report`` writes files without a window system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..attacks import UapResult
+from ..bounds.checks import Range
+from ..data.types import DatasetSpec
+from ..errors import InputError
+from ..runs.perturbations import one_a_class_first
+from ..training.loop import History
+from ..verify import Evaluation
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_SHOWN = 6  # images in the picture of a perturbation
+_CLASSES = 10  # classes in that of one perturbation a class
+#: Rows and columns of Axes, and inches, of a new figure.
+CURVES, STAGES = (1, 2, (10, 3.8)), (2, 1, (9, 3.6))
+_GREYS = {"undecided": "0.8", "broken": "0.55", "wrong": "0.3"}
+
+
+def draw_curves(
+    history: History | Sequence[dict[str, Any]], axes: Sequence[Axes] | None = None
+) -> tuple[Axes, Axes]:
+    """Loss and ε over the epochs, and beside it the shares of the training batches.
+
+    history: of ``fit``, or its records, such as the lines of metrics.jsonl. axes: two Axes.
+    """
+    records = history.records if isinstance(history, History) else history
+    if not records:
+        raise InputError("there is no epoch to draw; train first")
+    left, right = _pair(axes, CURVES)
+    epochs = [r["epoch"] for r in records]
+    left.plot(epochs, [r["loss"] for r in records], color="C3", label="loss")
+    left.set(xlabel="epoch", ylabel="loss", title="Training loss and ε")
+    radius = left.twinx()
+    radius.plot(epochs, [r["eps"] for r in records], color="0.5", linestyle="--", label="ε")
+    radius.set(ylabel="ε (pixels in [0, 1])", ylim=(0, None))
+    lines = left.get_lines() + radius.get_lines()
+    left.legend(handles=lines, loc="center right")
+    for key, label, colour in (
+        ("accuracy", "clean accuracy", "C0"),
+        ("certified", "boxes certified", "C2"),
+    ):
+        points = [(r["epoch"], 100 * r[key]) for r in records if r[key] is not None]
+        if points:
+            right.plot(*zip(*points, strict=True), color=colour, label=label)
+    right.set(xlabel="epoch", ylabel="%", ylim=(0, 100), title="Training batches")
+    right.legend(loc="lower right")
+    for panel in (left, right):
+        panel.grid(alpha=0.3)
+    return left, right
+
+
+def draw_stages(result: Evaluation, axes: Sequence[Axes] | None = None) -> tuple[Axes, Axes]:
+    """What settled the images, and where the time went, as two stacked bars. axes: two Axes."""
+    shares = result.shares()
+    seconds = {**result.certificates.seconds, **result.uap.seconds}
+    proving = [name for name in shares if name not in _GREYS]
+    colours = {name: f"C{i % 10}" for i, name in enumerate(proving)} | _GREYS
+    colours |= {"attack": "0.55", "group attack": "0.7"}
+    panels = _pair(axes, STAGES)
+    for panel, values, unit in (
+        (panels[0], {k: 100 * v / len(result.y) for k, v in shares.items()}, "% of images"),
+        (panels[1], seconds, "seconds"),
+    ):
+        left, total = 0.0, sum(values.values())
+        for name, value in values.items():
+            if value:
+                panel.barh(0, value, left=left, color=colours[name], label=f"{name} {value:.3g}")
+                left += value
+        panel.set(xlabel=unit, yticks=[], xlim=(0, max(total, 1e-9)))
+        panel.legend(ncol=5, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, frameon=False)
+    return panels
+
+
+def draw_strongest(
+    result: Evaluation, spec: DatasetSpec, figure: Figure | None = None
+) -> Figure | None:
+    """The strongest perturbation beside images it breaks; None where it breaks none.
+
+    figure: to draw on, which is resized; None makes a new one.
+    """
+    before, after = result.predictions
+    hit = (result.certificates.correct & (after != result.y)).nonzero().flatten()[:_SHOWN].tolist()
+    if not hit:
+        return None
+    shown = [(result.x[i], spec.class_names[before[i]], spec.class_names[after[i]]) for i in hit]
+    title = (
+        f"Strongest universal perturbation found: breaks {result.fooling_rate:.1%} "
+        f"of {int(result.certificates.correct.sum())} correct images"
+    )
+    return _beside(result.strongest, result.protocol.eps, shown, title, figure)
+
+
+def draw_uap(
+    result: UapResult,
+    x: torch.Tensor,
+    eps: float,
+    clip: Range | None,
+    spec: DatasetSpec,
+    figure: Figure | None = None,
+) -> Figure | None:
+    """The perturbation beside images it breaks, or for each class its own above one of them.
+
+    x: the N images of ``result``. Of many classes those most fooled are shown. None, and no
+    picture, where no image is broken. figure: to draw on, which is resized; None makes one.
+    """
+    names, broken = spec.class_names, result.broken.nonzero().flatten()
+    if len(broken) == 0:
+        return None
+    start = f"ε = {eps:.4g}, {describe_range(clip)}: "
+    end = f"{result.fooling_rate:.1%} of {int(result.correct.sum())} correct images"
+    if len(result.u) > 1:
+        title = f"A universal perturbation for each class, {start}together they break {end}"
+        return _class_wise(result, x, eps, spec, title, figure)
+    hit = one_a_class_first(broken.tolist(), result.y.tolist())[:_SHOWN]
+    shown = [(x[i], names[result.clean[i]], names[result.moved[i]]) for i in hit]
+    title = f"Universal perturbation, {start}breaks {end}"
+    return _beside(result.u[0].cpu(), eps, shown, title, figure)
+
+
+def describe_range(clip: Range | None) -> str:
+    """Whether perturbed images are cut, in words."""
+    return "clipped to [0, 1]" if clip else "not clipped"
+
+
+def new_figure() -> Figure:
+    """A figure of pyplot, which a notebook shows below the cell."""
+    from matplotlib import pyplot
+
+    return pyplot.figure(layout="constrained")
+
+
+def plain_figure() -> Figure:
+    """A figure without pyplot: no global state, no window system."""
+    from matplotlib.figure import Figure
+
+    return Figure(layout="constrained")
+
+
+def plain_axes(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """Such a figure and its Axes, row by row; size: in inches."""
+    figure, axes = _grid(plain_figure(), rows, columns, size)
+    return figure, list(axes.flat)
+
+
+def _class_wise(
+    result: UapResult,
+    x: torch.Tensor,
+    eps: float,
+    spec: DatasetSpec,
+    title: str,
+    figure: Figure | None,
+) -> Figure:
+    """A column for each class: its perturbation, an image, and the image broken by it."""
+    parts = {k: result.of_class(k) for k in range(spec.classes)}
+    strongest = sorted(parts, key=lambda k: parts[k].fooling_rate, reverse=True)[:_CLASSES]
+    figure, axes = _grid(figure, 3, len(strongest), (1.45 * len(strongest) + 0.2, 5))
+    for column, k in enumerate(sorted(strongest)):
+        u = result.u[k].cpu()
+        _show(axes[0][column], _scaled(u, eps), f"u: breaks {parts[k].fooling_rate:.0%}")
+        hit = (result.broken & (result.y == k)).nonzero().flatten()[:1].tolist()
+        for i in hit:
+            _show(axes[1][column], x[i], spec.class_names[k])
+            moved = spec.class_names[result.moved[i]]
+            _show(axes[2][column], x[i] + u, f"with u: {moved}")
+        if not hit:
+            axes[1][column].axis("off")
+            axes[2][column].axis("off")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _beside(
+    u: torch.Tensor,
+    eps: float,
+    shown: list[tuple[torch.Tensor, str, str]],
+    title: str,
+    figure: Figure | None,
+) -> Figure:
+    """u (C, H, W) beside images, without and with it: (image, class, class with u) each."""
+    figure, axes = _grid(figure, 2, len(shown) + 1, (max(1.6 * (len(shown) + 1), 6), 3.9))
+    _show(axes[0][0], _scaled(u, eps), f"u, |u| ≤ {eps:.4g}")
+    axes[1][0].axis("off")
+    for column, (image, before, after) in enumerate(shown, start=1):
+        _show(axes[0][column], image, before)
+        _show(axes[1][column], image + u, f"with u: {after}")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _scaled(u: torch.Tensor, eps: float) -> torch.Tensor:
+    """u as pixels: -ε is black, 0 grey, +ε white."""
+    return u / (2 * eps) + 0.5 if eps else torch.full_like(u, 0.5)
+
+
+def _show(axes: Axes, image: torch.Tensor, title: str) -> None:
+    pixels = image.detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
+    axes.imshow(pixels.squeeze(), cmap="gray" if pixels.shape[2] == 1 else None, vmin=0, vmax=1)
+    axes.set_title(title, fontsize=8)
+    axes.axis("off")
+
+
+def _grid(
+    figure: Figure | None, rows: int, columns: int, size: tuple[float, float]
+) -> tuple[Figure, np.ndarray]:
+    """``figure`` or a new one of pyplot, in ``size``, and its rows of Axes."""
+    figure = new_figure() if figure is None else figure
+    figure.set_size_inches(size)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _pair(
+    axes: Sequence[Axes] | None, layout: tuple[int, int, tuple[float, float]]
+) -> tuple[Axes, Axes]:
+    """The two Axes given, or new ones."""
+    if axes is None:
+        axes = list(_grid(None, *layout)[1].flat)
+    if len(axes) != 2:
+        raise InputError(f"{len(axes)} Axes are given; expected two, or none for new ones")
+    return axes[0], axes[1]

@@ -1,0 +1,231 @@
+"""What universal perturbations do to a test set: plain arrays, kept for the report.
+
+``citrus-lirpa eval`` writes them as uap-METHOD.npz, ``citrus-lirpa attack`` as uap.npz. NumPy
+reads them without this package.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..attacks import UapResult
+from ..bounds.box import clamp
+from ..bounds.checks import Range
+from ..bounds.net import BoundedNet
+from ..errors import CheckpointError
+from ..formats.atomic import write_atomically
+from ..verify import Evaluation
+
+#: Worst groups, their images, and images broken by the strongest perturbation that are kept.
+GROUPS, MEMBERS, EXAMPLES = 6, 10, 8
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """What u does to N test images, and what the worst groups' own perturbations do to them.
+
+    u: (1, C, H, W) for all images, or (K, C, H, W) one a class; eps: radius in pixels; clip:
+    () whether images are cut to [0, 1]; labels, clean, perturbed: (N,) classes, true and
+    predicted without and with u; groups: (G,) numbers of the groups of which the fewest images
+    survive, worst first, without those whose correct images are all proved safe; group_u:
+    (G, C, H, W); members: (G, M) numbers of their images, -1 behind a group that has fewer;
+    member_classes: (G, M) predicted with the group's u; shown: (S,) numbers of the images whose
+    pixels are kept, ascending, as images (S, C, H, W), uint8.
+    """
+
+    u: np.ndarray
+    eps: np.ndarray
+    clip: np.ndarray
+    labels: np.ndarray
+    clean: np.ndarray
+    perturbed: np.ndarray
+    groups: np.ndarray
+    group_u: np.ndarray
+    members: np.ndarray
+    member_classes: np.ndarray
+    shown: np.ndarray
+    images: np.ndarray
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(N,): classified correctly without u."""
+        return self.clean == self.labels
+
+    @property
+    def broken(self) -> np.ndarray:
+        """(N,): classified correctly without u, and no longer with it."""
+        return self.correct & (self.perturbed != self.labels)
+
+    @property
+    def fooling_rate(self) -> float:
+        """Share of the correctly classified images that u breaks; 0 where there are none."""
+        return int(self.broken.sum()) / max(1, int(self.correct.sum()))
+
+    def examples(self) -> list[int]:
+        """Numbers of images that u breaks and whose pixels are kept, at most EXAMPLES."""
+        kept = set(self.shown.tolist())
+        broken = np.flatnonzero(self.broken).tolist()
+        return _examples([i for i in broken if i in kept], self.labels)
+
+    def image(self, number: int) -> np.ndarray:
+        """(C, H, W), uint8, of one of ``shown``."""
+        return self.images[int(np.searchsorted(self.shown, number))]
+
+    def save(self, path: Path) -> None:
+        write_atomically(path, lambda file: np.savez_compressed(file, **_fields(self)))
+
+    @staticmethod
+    def load(path: Path) -> Effect:
+        """Those of a file. CheckpointError where it is damaged or holds something else."""
+        remedy = "repeat the command that wrote it"
+        names = [field.name for field in fields(Effect)]
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                effect = Effect(**{name: arrays[name] for name in names})
+        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+            raise CheckpointError(f"{path} is damaged: {error}; {remedy}") from error
+        if problem := _problem(effect):
+            raise CheckpointError(f"{path} is damaged: {problem}; {remedy}")
+        return effect
+
+
+def of_evaluation(net: BoundedNet, result: Evaluation) -> Effect:
+    """Of the strongest perturbation of an evaluation, with its worst groups."""
+    uap, protocol = result.uap, result.protocol
+    survivors = uap.upper / uap.size
+    order = sorted(range(len(uap.size)), key=lambda g: (float(survivors[g]), int(uap.lower[g])))
+    proved = {g for g in order if uap.lower[g] == _correct(result, g)}
+    groups = [g for g in order if g not in proved][:GROUPS]
+    members = torch.full((len(groups), min(protocol.group_size, MEMBERS)), -1)
+    classes = members.clone()
+    for row, g in enumerate(groups):
+        mine = _members(result, g)
+        first = torch.argsort(~uap.broken[mine].cpu(), stable=True)[: members.shape[1]]
+        mine = mine[first].sort().values
+        with net.evaluating(), torch.no_grad():
+            logits = net(clamp(result.x[mine] + uap.u[g], protocol.clip))
+        members[row, : len(mine)], classes[row, : len(mine)] = mine, logits.argmax(1).cpu()
+    clean, perturbed = result.predictions
+    return _effect(
+        result.x,
+        result.strongest.unsqueeze(0),
+        protocol.eps,
+        protocol.clip,
+        (result.y, clean, perturbed),
+        (torch.tensor(groups, dtype=torch.long), uap.u[groups], members, classes),
+    )
+
+
+def _members(result: Evaluation, group: int) -> torch.Tensor:
+    begin = group * result.protocol.group_size
+    return torch.arange(begin, begin + int(result.uap.size[group]))
+
+
+def _correct(result: Evaluation, group: int) -> int:
+    return int(result.certificates.correct[_members(result, group)].sum())
+
+
+def of_attack(result: UapResult, x: torch.Tensor, eps: float, clip: Range | None) -> Effect:
+    """Of the perturbations of an attack on test images x (N, C, H, W)."""
+    none = torch.zeros(0, 1, dtype=torch.long)
+    groups = (none[:, 0], torch.zeros(0, *x.shape[1:]), none, none)
+    return _effect(x, result.u, eps, clip, (result.y, result.clean, result.moved), groups)
+
+
+def _effect(
+    x: torch.Tensor,
+    u: torch.Tensor,
+    eps: float,
+    clip: Range | None,
+    classes: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    groups: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+) -> Effect:
+    labels, clean, perturbed = (part.cpu().numpy().astype(np.int16) for part in classes)
+    numbers, group_u, members, member_classes = (part.detach().cpu().numpy() for part in groups)
+    broken = np.flatnonzero((clean == labels) & (perturbed != labels))
+    shown = {*_examples(broken.tolist(), labels), *members[members >= 0].tolist()}
+    rows = torch.tensor(sorted(shown), dtype=torch.long)
+    pixels = (x[rows.to(x.device)] * 255).round().to(torch.uint8)
+    return Effect(
+        u=u.detach().cpu().numpy(),
+        eps=np.array(eps),
+        clip=np.array(clip is not None),
+        labels=labels,
+        clean=clean,
+        perturbed=perturbed,
+        groups=numbers,
+        group_u=group_u,
+        members=members,
+        member_classes=member_classes,
+        shown=rows.numpy(),
+        images=pixels.cpu().numpy(),
+    )
+
+
+def one_a_class_first(numbers: Sequence[int], labels: Sequence[int]) -> list[int]:
+    """The images, an image of each class before a second one of any."""
+    first: dict[int, int] = {}
+    for i in numbers:
+        first.setdefault(int(labels[i]), i)
+    chosen = set(first.values())
+    return [*first.values(), *(i for i in numbers if i not in chosen)]
+
+
+def _examples(numbers: list[int], labels: np.ndarray) -> list[int]:
+    """At most EXAMPLES of the images, of as many classes as there are, ascending."""
+    return sorted(one_a_class_first(numbers, labels.tolist())[:EXAMPLES])
+
+
+def _fields(effect: Effect) -> dict[str, Any]:
+    return {field.name: getattr(effect, field.name) for field in fields(effect)}
+
+
+def _problem(effect: Effect) -> str | None:
+    """What does not fit together, in words."""
+    shape, count = effect.u.shape[1:], len(effect.labels)
+    if effect.u.ndim != 4 or len(effect.u) == 0:
+        return f"u has shape {effect.u.shape}"
+    expected = {
+        "eps": (),
+        "clip": (),
+        "labels": (count,),
+        "clean": (count,),
+        "perturbed": (count,),
+        "groups": (len(effect.groups),),
+        "group_u": (len(effect.groups), *shape),
+        "members": (len(effect.groups), *effect.members.shape[1:]),
+        "member_classes": effect.members.shape,
+        "shown": (len(effect.shown),),
+        "images": (len(effect.shown), *shape),
+    }
+    for name, wanted in expected.items():
+        found = getattr(effect, name)
+        if found.shape != wanted:
+            return f"{name} has shape {found.shape}, not {wanted}"
+    return _wrong_values(effect)
+
+
+def _wrong_values(effect: Effect) -> str | None:
+    """What is no number of the right kind, or outside its range, of arrays that fit together."""
+    for name, values in _fields(effect).items():
+        kind, known = ("f", "iub")[name not in ("u", "group_u", "eps")], values.dtype.kind
+        if known not in kind or not np.isfinite(values).all():
+            return f"{name} is {values.dtype}, or not finite"
+    count = len(effect.labels)
+    for name in ("labels", "clean", "perturbed", "groups", "shown"):
+        values = getattr(effect, name)
+        if len(values) and (values.min() < 0 or (name == "shown" and values.max() >= count)):
+            return f"{name} are out of range"
+    if effect.images.dtype != np.uint8 or effect.u.shape[1] not in (1, 3):
+        return f"images are {effect.images.dtype} of {effect.u.shape[1]} channels"
+    members = effect.members[effect.members >= 0]
+    if not set(members.tolist()) <= set(effect.shown.tolist()):
+        return "images of groups are missing"
+    return None

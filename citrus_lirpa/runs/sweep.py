@@ -1,0 +1,275 @@
+"""Sweeps: one TOML file to a matching group of runs.
+
+``read`` takes the file, ``expand`` makes the runs, each with a checked configuration and a
+name that depends on nothing but its own values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, InputError, unknown
+from ..losses import LOSSES
+from ..models import MODELS
+from ..training.config import RunConfig, resolve
+from ..training.toml import options_of, parse_override, parse_toml
+from ..verify import Protocol
+from .export import FORMATS
+
+#: Keys that are no TABLE.KEY.
+SPECIAL = ("preset", "method")
+_TABLES = ("set", "grid", "eval")
+_REGISTRIES: dict[str, Mapping[str, Any]] = {"model": MODELS, "loss": LOSSES}
+_LONGEST_NAME = 120
+
+Choice = Mapping[str, Any]  # values of preset, method and TABLE.KEY
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file. fixed: values that all runs share; grids: each the lists of values to
+    combine; evaluation: options of ``citrus-lirpa eval``, named as the fields of ``Protocol``."""
+
+    fixed: Choice
+    grids: tuple[Mapping[str, list[Any]], ...]
+    evaluation: Mapping[str, Any]
+
+    def eval_arguments(self) -> list[str]:
+        """``evaluation`` as arguments of the command line."""
+        flags = {True: "--", False: "--no-"}
+        off = {field.name for field in fields(Protocol) if field.default is False}
+        return [
+            f"{flags[value]}{_dashed(name)}"
+            if isinstance(value, bool)
+            else f"--{_dashed(name)}={value}"
+            for name, value in self.evaluation.items()
+            if not (value is False and name in off)  # such an option has no --no- form
+        ]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a sweep; ``config`` is what ``choice`` resolves to."""
+
+    name: str
+    choice: Choice
+    config: RunConfig
+
+    def arguments(self) -> list[str]:
+        """``choice`` as arguments of ``citrus-lirpa train``."""
+        special = [
+            f for key in SPECIAL if key in self.choice for f in (f"--{key}", self.choice[key])
+        ]
+        return special + [part for text in _overrides(self.choice) for part in ("--set", text)]
+
+
+def read(path: Path) -> Sweep:
+    """The sweep of a TOML file. Raises ConfigError, naming the file and the key."""
+    try:
+        tables = parse_toml(path.read_text("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the sweep file {path}: {error}") from error
+    try:
+        return _sweep(tables)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def expand(sweep: Sweep) -> list[Run]:
+    """The runs in the order of the file, each of them once.
+
+    Options that belong to a loss or a model are left out of the runs whose loss or model does
+    not know them. Raises ConfigError for a key that no run knows and for any configuration
+    that cannot be resolved.
+    """
+    combinations = [
+        ({**sweep.fixed, **dict(zip(grid, values, strict=True))}, grid)
+        for grid in sweep.grids
+        for values in itertools.product(*grid.values())
+    ]
+    options = [_options(choice) for choice, _ in combinations]
+    _check_options({key for choice, _ in combinations for key in choice}, options)
+    runs: list[Run] = []
+    for (choice, grid), known in zip(combinations, options, strict=True):
+        choice = {key: value for key, value in choice.items() if _fits(key, known)}
+        name = _name(choice, grid)
+        try:
+            run = Run(name, choice, _config(choice))
+        except InputError as error:
+            raise ConfigError(f"run {name}: {error}") from None
+        if all(run.config != other.config for other in runs):
+            runs.append(run)
+    return _distinct(runs)
+
+
+# -- the file -----------------------------------------------------------------------
+
+
+def _sweep(tables: dict[str, Any]) -> Sweep:
+    for key in tables:
+        if key not in (*SPECIAL, *_TABLES):
+            raise ConfigError(unknown("key", key, (*SPECIAL, *_TABLES)))
+    grids = tables.get("grid", {})
+    grids = grids if isinstance(grids, list) else [grids]
+    given = [("set", tables.get("set", {})), ("eval", tables.get("eval", {}))]
+    for name, table in [*given, *(("grid", grid) for grid in grids)]:
+        if not isinstance(table, dict):
+            raise ConfigError(f"'{name}' is not a table; write [{name}]")
+    top = {key: tables[key] for key in SPECIAL if key in tables}
+    fixed = _flat(tables.get("set", {}))
+    for key, value in top.items():
+        if not isinstance(value, str):
+            raise ConfigError(f"{key} is {value!r}; expected one name (a list goes into [grid])")
+    for key in fixed:
+        _check_key(key, "set")
+    for key, value in fixed.items():
+        _check_value(key, value)
+    grids = tuple(_grid(_flat(grid), {**top, **fixed}) for grid in grids)
+    return Sweep({**top, **fixed}, grids, _evaluation(tables.get("eval", {})))
+
+
+def _grid(grid: dict[str, Any], fixed: Choice) -> dict[str, list[Any]]:
+    """``grid`` itself, once every key has a list of usable values and is not fixed."""
+    for key, values in grid.items():
+        if key not in SPECIAL:
+            _check_key(key, "grid")
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"{key} in [grid] is {values!r}; expected a list of values")
+        if key in fixed:
+            raise ConfigError(f"{key} is given for all runs and in [grid] too; remove one of them")
+        for value in values:
+            _check_value(key, value)
+    if "preset" not in fixed and "preset" not in grid:
+        raise ConfigError('preset is missing; give it first, as preset = "mnist-0.1"')
+    return grid
+
+
+def _flat(table: dict[str, Any]) -> dict[str, Any]:
+    """``train.seed = 1`` without quotes, which TOML nests, as ``"train.seed" = 1``."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        inner = value if isinstance(value, dict) else None
+        flat.update({key: value} if inner is None else {f"{key}.{k}": v for k, v in inner.items()})
+    return flat
+
+
+def _check_key(key: str, table: str) -> None:
+    if key in SPECIAL:
+        raise ConfigError(f"{key} does not go into [{table}]; give it above all tables")
+    if key.count(".") != 1:
+        raise ConfigError(f"'{key}' in [{table}] is malformed; expected TABLE.KEY, as train.seed")
+
+
+def _check_value(key: str, value: Any) -> None:
+    for one in value if isinstance(value, list) else [value]:
+        if not isinstance(one, (str, int, float)):
+            raise ConfigError(
+                f"{key} is {value!r}; expected a number, a text, true, false or a list"
+            )
+
+
+def _evaluation(table: dict[str, Any]) -> dict[str, Any]:
+    known = [field.name for field in fields(Protocol)]
+    for key, value in table.items():
+        if key.replace("-", "_") not in known:
+            raise ConfigError(unknown("key in [eval]", key, [_dashed(name) for name in known]))
+        if not isinstance(value, (str, int, float)):
+            raise ConfigError(f"{key} in [eval] is {value!r}; expected one value for all runs")
+    return {key.replace("-", "_"): value for key, value in table.items()}
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+# -- configurations -----------------------------------------------------------------
+
+
+def _config(choice: Choice) -> RunConfig:
+    special = {key: choice[key] for key in SPECIAL if key in choice}
+    return resolve(**special, overrides=_overrides(choice))
+
+
+def _overrides(choice: Choice) -> list[str]:
+    """``choice`` without the special keys, as TABLE.KEY=VALUE, to be read back as it was."""
+    return [f"{key}={_written(v)}" for key, v in choice.items() if key not in SPECIAL]
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, str) and parse_override(f"a.b={value}")[1] == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _options(choice: Choice) -> dict[str, set[str]]:
+    """What the run's model and loss know."""
+    names = (*SPECIAL, *(f"{table}.name" for table in _REGISTRIES))
+    config = _config({key: choice[key] for key in names if key in choice})
+    return {
+        table: {"name", *options_of(registry[getattr(config, table)["name"]])}
+        for table, registry in _REGISTRIES.items()
+    }
+
+
+def _fits(key: str, options: dict[str, set[str]]) -> bool:
+    table, _, option = key.partition(".")
+    return table not in options or option in options[table]
+
+
+def _check_options(keys: set[str], options: list[dict[str, set[str]]]) -> None:
+    for key in sorted(keys):
+        if not any(_fits(key, known) for known in options):
+            table, _, option = key.partition(".")
+            every = sorted(set().union(*(known[table] for known in options)))
+            raise ConfigError(unknown(f"key in {table}", option, every))
+
+
+# -- names --------------------------------------------------------------------------
+
+
+def _name(choice: Choice, grid: Mapping[str, list[Any]]) -> str:
+    """Preset, method, then key and value of what the grid varies, sorted by key."""
+    times = Counter(_last(key) for key in grid)
+
+    def label(key: str) -> str:
+        short = _last(key) if times[_last(key)] == 1 else key.replace(".", "_")
+        return ("" if _last(key) == "name" else short) + _safe(choice[key])
+
+    special = [_safe(choice[key]) for key in SPECIAL if key in choice]
+    varied = [key for key in choice if key in grid and key not in SPECIAL]
+    return "-".join([*special, *map(label, sorted(varied, key=lambda key: (_last(key), key)))])
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _safe(value: Any) -> str:
+    """Letters, digits and ``_+.-`` only, for any file system."""
+    if isinstance(value, list):
+        return "_".join(map(_safe, value))
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return re.sub(r"[^A-Za-z0-9+.-]+", "_", text)
+
+
+def _distinct(runs: list[Run]) -> list[Run]:
+    """A digest behind names that are too long or a network file's, and where values differ only
+    in what a file name cannot hold."""
+    times = Counter(run.name.lower() for run in runs)
+
+    def unique(run: Run) -> Run:
+        alone = times[run.name.lower()] == 1 and len(run.name) <= _LONGEST_NAME
+        if alone and Path(run.name).suffix.lower() not in FORMATS:
+            return run
+        digest = hashlib.sha256(run.config.to_toml().encode()).hexdigest()[:8]
+        return replace(run, name=f"{run.name[:_LONGEST_NAME]}-{digest}")
+
+    return [unique(run) for run in runs]

@@ -1,0 +1,179 @@
+"""The runs of a sweep on the disk: what is done, what is still to do, and by which command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .. import data
+from ..bounds.box import PIXELS
+from ..errors import CheckpointError, InputError
+from ..training import checkpoint
+from ..training import loop as train
+from ..training import setup as runs
+from ..training.config import make_loss
+from ..verify import Protocol, fingerprint
+from .jobs import Job, Step
+from .sweep import Run
+
+PROGRAM = (sys.executable, "-m", "citrus_lirpa")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where data sets are read."""
+
+    data_dir: Path
+    download: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run of a sweep, its folder, and how it is evaluated.
+
+    eval_arguments: of the command line, which mean ``protocol``; shared: arguments of both
+    commands.
+    """
+
+    run: Run
+    folder: Path
+    protocol: Protocol
+    eval_arguments: tuple[str, ...]
+    shared: tuple[str, ...]
+    source: Source
+
+    def job(self) -> Job:
+        """The run as a job that continues where its folder stands."""
+        log = self.folder.parent / "logs" / f"{self.run.name}.log"
+        return Job(self.run.name, log, lambda: next(iter(self.pending()), None))
+
+    def pending(self) -> list[Step]:
+        """What the folder says is still to do."""
+        steps = []
+        trained = self._trained()
+        if not trained or not (self.folder / runs.CURVES_FILE).is_file():  # the last it writes
+            steps.append(Step("trained", (*PROGRAM, "train", *self._train_arguments())))
+        if not trained or not self._evaluated():
+            steps.append(Step("evaluated", (*PROGRAM, "eval", *self._eval_arguments())))
+        return steps
+
+    def check_folder(self) -> None:
+        """CheckpointError where the folder holds something else than this run."""
+        runs.is_begun(self.folder, self.run.config, f"{self.run.name} of this sweep")
+
+    def check_images(self) -> None:
+        """InputError where the images cannot be evaluated as ``protocol`` says."""
+        if self.protocol.held_out and not self.run.config.data.held_out:
+            raise InputError(
+                '[eval] says held-out, but data.held_out is 0; set "data.held_out" = 5000, say, '
+                "under [set]"
+            )
+        self.protocol.images(self._available())
+
+    def _train_arguments(self) -> list[str]:
+        if (self.folder / runs.CONFIG_FILE).is_file():
+            return ["--resume", str(self.folder), *self.shared]
+        return [*self.run.arguments(), "--out", str(self.folder), *self.shared]
+
+    def _eval_arguments(self) -> list[str]:
+        resume = ["--resume"] if self._of_this_evaluation(self._partial()) else []
+        return [str(self.folder), *self.eval_arguments, *resume, *self.shared]
+
+    def _trained(self) -> bool:
+        try:
+            return bool(checkpoint.load(self.folder)[1].get("finished"))
+        except CheckpointError:  # absent; or damaged, which the training that follows says
+            return False
+
+    def _evaluated(self) -> bool:
+        record = self.folder / f"eval-{self.protocol.method}.json"
+        return self._of_this_evaluation(record) and not self._of_this_evaluation(self._partial())
+
+    def _partial(self) -> Path:
+        return self.folder / f"eval-{self.protocol.method}.partial" / "settings.json"
+
+    def _available(self) -> int:
+        """The number of images that there are to evaluate."""
+        config = self.run.config
+        if self.protocol.held_out:
+            return config.data.held_out
+        return _test_images(config.data.name, self.source)
+
+    def _of_this_evaluation(self, file: Path) -> bool:
+        """Whether the file, a record of ``eval`` or the header of a partial one, is of
+        ``protocol``, of the network as it is now trained, and without another verifier's
+        verdicts."""
+        try:
+            found = dict(json.loads(file.read_text("utf-8")))
+        except (OSError, TypeError, ValueError, RecursionError):
+            return False
+        settings = json.loads(json.dumps(asdict(self.protocol)))
+        if "images" in found:  # which a finished evaluation says in place of its limit
+            del settings["limit"]
+            settings["images"] = self.protocol.images(self._available())
+            found = {"held_out": False, **found}  # earlier records do not say it
+        if found.get("imported") or any(found.get(key) != settings[key] for key in settings):
+            return False
+        try:
+            model, _, _ = checkpoint.load_model(self.folder)
+        except CheckpointError:  # absent or damaged: trained again, which says why it cannot be
+            return False
+        return found.get("weights") == fingerprint(model)
+
+
+def plan(
+    runs: Iterable[Run],
+    out: Path,
+    *,
+    settings: Mapping[str, Any],
+    eval_arguments: Iterable[str],
+    shared: Iterable[str],
+    source: Source,
+) -> list[Work]:
+    """The work of a sweep in ``out``, checked as far as that needs no data.
+
+    settings: fields of ``Protocol``, as the command line gives them (eps may be None, for the
+    run's own; clip is true or false). Raises InputError for a model that does not fit its
+    data and for settings that cannot be, and CheckpointError for a folder of something else.
+    """
+    works, models = [], []
+    for run in runs:
+        given = {**settings, "clip": PIXELS if settings["clip"] else None}
+        if given["eps"] is None:
+            given["eps"] = run.config.train.eps
+        work = Work(
+            run, out / run.name, Protocol(**given), tuple(eval_arguments), tuple(shared), source
+        )
+        work.check_folder()
+        if (run.config.data, run.config.model) not in models:
+            models.append((run.config.data, run.config.model))
+            checkpoint.make_model(run.config)
+        works.append(work)
+    return works
+
+
+def check_data(works: Iterable[Work]) -> None:
+    """Read each data set once, fetching what is missing, and see that batches can be made.
+
+    Raises DataError for an unusable data set, InputError for batches or groups that cannot be.
+    """
+    works = list(works)
+    for name in dict.fromkeys(work.run.config.data.name for work in works):
+        of_name = [work for work in works if work.run.config.data.name == name]
+        source = of_name[0].source
+        images = data.load(name, train=True, data_dir=source.data_dir, download=source.download)
+        for work in of_name:
+            config = work.run.config
+            loss = make_loss(config.loss, config.train)
+            train.check_batches(loss, train.training_part(images, config), config)
+            work.check_images()
+
+
+@lru_cache
+def _test_images(name: str, source: Source) -> int:
+    return len(data.load(name, train=False, data_dir=source.data_dir, download=source.download))

@@ -1,0 +1,1 @@
+"""CROWN, α-CROWN and β-CROWN bounds of several inputs under one perturbation."""

@@ -1,0 +1,263 @@
+"""Dual bounds: linear lower bounds of margins, for several inputs under one perturbation.
+
+For input i of a tuple and a margin c_i, the relaxed network gives L_i(u) = A_i·(x_i + u) + b_i
+<= margin for every |u| <= ε, where A_i and b_i depend on the lower slopes α of unstable ReLUs
+and on multipliers β of split ones (β-CROWN, Wang et al. 2021). For any weights w >= 0 that
+sum to one, min over u of Σ_i w_i L_i(u) > 0 proves that no u breaks all members of the tuple
+(RACoon, Banerjee & Singh 2024). α, β and w are ascended together. Their gradient needs no
+autograd: by the envelope theorem it is read off a forward pass of the relaxed network at the
+minimising u, so that an iteration costs one transposed and one plain pass.
+
+Shapes: D tuples of s members, R = D·s rows, row d·s + i; M unstable neurons of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from ...bounds.box import clamp
+from ...bounds.checks import Range
+from ...bounds.segments import INPUT, Piece
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """Bounds of ReLU inputs of n images (or rows), kept for the unstable neurons only.
+
+    active: per ReLU (n, neurons), 1 where it passes its input on, 0 where it is off or
+    unstable; index: per ReLU (n, M_k), places of its unstable neurons, padded with 0;
+    lower, upper: (n, M), M = ΣM_k, bounds of these in order, 0 in the padding.
+    """
+
+    active: list[Tensor]
+    index: list[Tensor]
+    lower: Tensor
+    upper: Tensor
+
+    @staticmethod
+    def of(bounds: Sequence[tuple[Tensor, Tensor]]) -> Relaxation:
+        """From (lower, upper), each (n, ...), of every ReLU's input."""
+        active, index, lowers, uppers = [], [], [], []
+        for lower, upper in bounds:
+            lower, upper = lower.flatten(1), upper.flatten(1)
+            unstable = (lower < 0) & (upper > 0)
+            count = int(unstable.sum(1).max()) if len(lower) else 0
+            real, places = unstable.to(torch.int8).topk(count, dim=1)
+            active.append(((lower >= 0) & (upper > 0)).to(lower.dtype))
+            index.append(places * real)
+            lowers.append(lower.gather(1, places) * real)
+            uppers.append(upper.gather(1, places) * real)
+        return Relaxation(active, index, torch.cat(lowers, 1), torch.cat(uppers, 1))
+
+    def rows(self, which: Tensor) -> Relaxation:
+        return Relaxation(
+            [a[which] for a in self.active],
+            [i[which] for i in self.index],
+            self.lower[which],
+            self.upper[which],
+        )
+
+    def split(self, signs: Tensor) -> Relaxation:
+        """With the neurons of sign +1 restricted to z >= 0, of sign -1 to z <= 0; (n, M)."""
+        return replace(
+            self,
+            lower=torch.where(signs > 0, 0.0, self.lower),
+            upper=torch.where(signs < 0, 0.0, self.upper),
+        )
+
+    def to(self, dtype: torch.dtype) -> Relaxation:
+        return Relaxation(
+            [a.to(dtype) for a in self.active],
+            self.index,
+            self.lower.to(dtype),
+            self.upper.to(dtype),
+        )
+
+    @property
+    def widths(self) -> list[int]:
+        """M_k of every ReLU."""
+        return [i.shape[1] for i in self.index]
+
+
+@dataclass
+class Point:
+    """One evaluation: value (D,); line (D, s) values of L_i at u (D, ...), which minimises;
+    slope, coefficients: (R, M) of the unstable neurons, the lower slopes and the bound's
+    coefficients on their outputs."""
+
+    value: Tensor
+    line: Tensor
+    u: Tensor
+    slope: Tensor
+    coefficients: Tensor
+
+
+class DualBound:
+    """The dual function of D tuples, for fixed bounds, as a function of (α or β, w).
+
+    x: (R, ...) inputs; c: (R, ...) coefficients on the outputs of ``pieces[-1]``;
+    relaxation: of the R rows, without splits; signs: (R, M) of the splits.
+    """
+
+    def __init__(
+        self,
+        pieces: Sequence[Piece],
+        relaxation: Relaxation,
+        x: Tensor,
+        c: Tensor,
+        eps: float,
+        *,
+        members: int = 1,
+        signs: Tensor | None = None,
+        clip: Range | None = None,
+    ):
+        self.pieces, self.x, self.c = pieces, x, c
+        self.eps, self.clip, self.members = eps, clip, members
+        self.signs = torch.zeros_like(relaxation.lower) if signs is None else signs.to(x.dtype)
+        self.relaxation = relaxation.split(self.signs)
+        lower, upper = self.relaxation.lower, self.relaxation.upper
+        self.up = upper / (upper - lower).clamp(min=torch.finfo(x.dtype).tiny)
+        self.offset = (-lower * self.up).split(relaxation.widths, dim=1)
+        self.unstable = (lower < 0) & (upper > 0)
+        self.adjoints = _adjoints(pieces, x)
+
+    def rows(self, which: Tensor, pieces: Sequence[Piece], dtype: torch.dtype) -> DualBound:
+        """The dual function of some rows (whole tuples), in another precision."""
+        return DualBound(
+            pieces,
+            self.relaxation.rows(which).to(dtype),
+            self.x[which].to(dtype),
+            self.c[which].to(dtype),
+            self.eps,
+            members=self.members,
+            signs=self.signs[which],
+            clip=self.clip,
+        )
+
+    def start(self) -> Tensor:
+        """(R, M) CROWN's slopes: the lower line that cuts off the smaller triangle."""
+        r = self.relaxation
+        return ((r.upper > -r.lower) & self.unstable).to(self.x.dtype)
+
+    def __call__(self, parameter: Tensor, weight: Tensor) -> Point:
+        """parameter: (R, M), α in [0, 1] of unstable, β >= 0 of split neurons; weight: (D, s)."""
+        slope = torch.where(self.unstable, parameter, self.up)
+        coefficients, a, bias = self._transposed(slope, self.signs * parameter)
+        shape = (-1, self.members, *self.x.shape[1:])
+        a, x = a.view(shape), self.x.view(shape)
+        u = worst_shared(a, weight, x, self.eps, self.clip)
+        moved = clamp(x + u.unsqueeze(1), self.clip)
+        line = bias.view(-1, self.members) + (a * moved).flatten(2).sum(2)
+        return Point((weight * line).sum(1), line, u, slope, torch.cat(coefficients, 1))
+
+    def planes(self, parameter: Tensor) -> tuple[Tensor, Tensor]:
+        """a (R, ...) and b (R,): margin >= a·input + b for each row, without splits."""
+        slope = torch.where(self.unstable, parameter, self.up)
+        _, a, bias = self._transposed(slope, self.signs * parameter)
+        return a.view_as(self.x), bias
+
+    def gradient(self, point: Point) -> Tensor:
+        """(R, M): of every row's L_i in its own α and β, by a forward pass at the minimum."""
+        inputs = self._forward(point)
+        slopes = point.coefficients.clamp(min=0) * inputs * self.unstable
+        return slopes - self.signs * inputs
+
+    def _transposed(self, slope: Tensor, multiplier: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Coefficients on the unstable outputs of every ReLU, on the input, and the bias (R,)."""
+        r, widths = self.relaxation, self.relaxation.widths
+        slopes, ups = slope.split(widths, 1), self.up.split(widths, 1)
+        multipliers = multiplier.split(widths, 1)
+        pending: dict[int, Tensor] = {len(widths): self.c}
+        seen = [torch.zeros_like(s) for s in slopes]
+        bias = torch.zeros(len(self.x), dtype=self.x.dtype, device=self.x.device)
+        for k in reversed(range(len(self.pieces))):
+            if k not in pending:
+                continue  # no path from this ReLU to the output
+            a = pending.pop(k).flatten(1)
+            if k < len(widths):
+                seen[k] = a.gather(1, r.index[k])
+                bias += (seen[k].clamp(max=0) * self.offset[k]).sum(1)
+                inner = seen[k] * torch.where(seen[k] > 0, slopes[k], ups[k]) - multipliers[k]
+                a = (a * r.active[k]).scatter_add_(1, r.index[k], inner)
+            bias += a @ self.adjoints[k].constant
+            for source, part in zip(self.pieces[k].sources, self.adjoints[k](a), strict=True):
+                pending[source] = pending[source] + part if source in pending else part
+        return seen, pending[INPUT], bias
+
+    def _forward(self, point: Point) -> Tensor:
+        """(R, M) inputs of the unstable neurons in the relaxed network at the minimum."""
+        r, widths = self.relaxation, self.relaxation.widths
+        slopes, ups = point.slope.split(widths, 1), self.up.split(widths, 1)
+        coefficients = point.coefficients.split(widths, 1)
+        x = self.x.view(-1, self.members, *self.x.shape[1:])
+        values = {INPUT: clamp(x + point.u.unsqueeze(1), self.clip).flatten(0, 1)}
+        inputs = []
+        for k, piece in enumerate(self.pieces[:-1]):
+            z = piece(values)
+            flat = z.flatten(1)
+            inputs.append(flat.gather(1, r.index[k]))
+            inner = torch.where(
+                coefficients[k] > 0, inputs[k] * slopes[k], inputs[k] * ups[k] + self.offset[k]
+            )
+            flat = (flat * r.active[k]).scatter_add_(1, r.index[k], inner)
+            values[k] = flat.view_as(z)
+        return torch.cat(inputs, 1)
+
+
+def worst_shared(a: Tensor, weight: Tensor, x: Tensor, eps: float, clip: Range | None) -> Tensor:
+    """(D, ...): the u, |u| <= ε, that minimises Σ_i w_i a_i·clamp(x_i + u).
+
+    a, x: (D, s, ...); weight: (D, s). Unclipped it is -ε sign(Σ_i w_i a_i). Clipped, the sum
+    is piecewise linear in each pixel's own u, and smallest at one of the ends ±ε or of the
+    kinks where some x_i + u meets the range.
+    """
+    weighted = weight.view(*weight.shape, *[1] * (a.ndim - 2)) * a
+    if clip is None:
+        return -eps * weighted.sum(1).sign()
+    kinks = [(clamp(torch.full_like(x, far), clip) - x).clamp(-eps, eps) for far in (-1e9, 1e9)]
+    ends = torch.full_like(x[:, :1], eps)
+    best = torch.full_like(x[:, 0], torch.inf)
+    u = torch.zeros_like(best)
+    for candidate in torch.cat([-ends, ends, *kinks], dim=1).unbind(1):
+        value = (weighted * clamp(x + candidate.unsqueeze(1), clip)).sum(1)
+        u = torch.where(value < best, candidate, u)
+        best = torch.minimum(best, value)
+    return u
+
+
+class _Adjoint:
+    """The transposed linear part of a piece for ``rows`` rows, and its value at zero."""
+
+    def __init__(self, piece: Piece, inputs: list[Tensor]):
+        with torch.enable_grad():
+            self.inputs = [value.requires_grad_(True) for value in inputs]
+            self.output = piece.function(*self.inputs)
+        self.constant = self.output[0].detach().flatten()
+
+    def __call__(self, a: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(
+            self.output, self.inputs, a.view_as(self.output), retain_graph=True
+        )
+
+
+#: Of each piece the last adjoint made: the next batch often has as many rows, and making one
+#: costs as much as using it.
+_LAST: WeakKeyDictionary[Piece, tuple[object, _Adjoint]] = WeakKeyDictionary()
+
+
+def _adjoints(pieces: Sequence[Piece], x: Tensor) -> list[_Adjoint]:
+    shapes = {INPUT: tuple(x.shape[1:]), **{k: p.shape for k, p in enumerate(pieces)}}
+    wanted = len(x), x.dtype, x.device
+    adjoints = []
+    for piece in pieces:
+        last, adjoint = _LAST.get(piece, (None, None))
+        if adjoint is None or last != wanted:
+            adjoint = _Adjoint(piece, [x.new_zeros(len(x), *shapes[s]) for s in piece.sources])
+            _LAST[piece] = wanted, adjoint
+        adjoints.append(adjoint)
+    return adjoints

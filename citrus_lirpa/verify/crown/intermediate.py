@@ -1,0 +1,80 @@
+"""CROWN bounds of ReLU inputs by the dual engine, for the neurons that IBP leaves unstable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...bounds.checks import Range
+from ...bounds.segments import Piece
+from .dual import DualBound, Relaxation
+
+#: Rounding of a bound, relative to its size; all bounds are widened by it.
+_ROUNDING = {torch.float32: 2e-6, torch.float64: 1e-9}
+
+#: (lower, upper), each (n, ...), of every ReLU's input.
+Bounds = list[tuple[Tensor, Tensor]]
+
+
+def widened(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds moved outward by what rounding in their own precision can make of them."""
+    slack = _ROUNDING[lower.dtype] * (1 + torch.maximum(lower.abs(), upper.abs()))
+    return lower - slack, upper + slack
+
+
+def in_float32(bounds: Bounds) -> Bounds:
+    """The same in float32, rounded outward."""
+    infinity = torch.tensor(torch.inf)
+    return [
+        (
+            torch.nextafter(lower.float(), -infinity.to(lower.device)),
+            torch.nextafter(upper.float(), infinity.to(upper.device)),
+        )
+        for lower, upper in bounds
+    ]
+
+
+def tighten(
+    pieces: Sequence[Piece],
+    x: Tensor,
+    eps: float,
+    bounds: Bounds,
+    *,
+    clip: Range | None = None,
+    rows: int = 256,
+    exact: Sequence[Piece] | None = None,
+) -> Bounds:
+    """Bounds of every ReLU's input on the ε-boxes around x (n, ...), cut with ``bounds``.
+
+    bounds: sound bounds of every ReLU's input, such as IBP's. Only neurons unstable in them
+    are bounded, in network order, each on the bounds already tightened, ``rows`` neurons at
+    once. With ``exact``, the pieces in float64, bounds are computed by them.
+    """
+    result: Bounds = []
+    for k, (low, up) in enumerate(bounds):
+        lower, upper = low.flatten(1).clone(), up.flatten(1).clone()
+        images, neurons = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
+        if k > 0 and len(images):
+            relaxation = Relaxation.of(result if exact is None else in_float32(result))
+            for part in torch.arange(len(images), device=x.device).split(rows):
+                i, j = images[part], neurons[part]
+                for sign, side in ((1.0, lower), (-1.0, upper)):
+                    c = x.new_zeros(len(i), lower.shape[1])
+                    c[torch.arange(len(i)), j] = sign
+                    dual = DualBound(pieces[: k + 1], relaxation.rows(i), x[i], c, eps, clip=clip)
+                    found = sign * _crown(dual, exact and exact[: k + 1])
+                    tighter = torch.fmax if sign > 0 else torch.fmin
+                    side[i, j] = tighter(side[i, j], found)
+        lower, upper = widened(lower, upper)
+        result.append((lower.view_as(low), upper.view_as(up)))
+    return result
+
+
+def _crown(dual: DualBound, exact: Sequence[Piece] | None) -> Tensor:
+    """(R,) CROWN's lower bound, in float64 where the pieces are."""
+    if exact is not None:
+        every = torch.arange(len(dual.x), device=dual.x.device)
+        dual = dual.rows(every, exact, torch.float64)
+    return dual(dual.start(), dual.x.new_ones(len(dual.x), 1)).value

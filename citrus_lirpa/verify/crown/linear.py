@@ -1,0 +1,152 @@
+"""Certificates over fixed linear bounds: no perturbation makes all lines of a tuple negative.
+
+A line is g·v + c <= margin, where v is what the shared perturbation u adds to its image: u
+itself, or clamp(x + u) - x under clipping. A tuple of lines is refuted by weights w >= 0 of
+sum one with min over u of Σ w (g·v(u) + c) > 0. That is evaluated in float64; where the
+weights come from does not matter for soundness, so the linear program that finds them (a
+cutting-plane master over a handful of weights) need not be trusted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...bounds.box import clamp
+from ...bounds.checks import Range
+from .dual import worst_shared
+
+_MOST_CUTS = 60
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Linear bounds of open margins, in float64.
+
+    image, row: (L,) which image's which margin a line bounds (several may bound one);
+    g: (L, ...) gradients; c: (L,) values without perturbation; x: (n, ...) images by number;
+    threshold: (n,) what rounding can make of an image's lines.
+    """
+
+    image: Tensor
+    row: Tensor
+    g: Tensor
+    c: Tensor
+    x: Tensor
+    eps: float
+    clip: Range | None
+    threshold: Tensor
+
+    def of(self, image: int, row: int) -> list[int]:
+        """Numbers of the lines that bound one margin."""
+        return ((self.image == image) & (self.row == row)).nonzero().flatten().tolist()
+
+
+@torch.no_grad()
+def refuted(lines: Lines, chosen: Sequence[int]) -> bool:
+    """Whether no |u| <= ε makes all ``chosen`` lines negative; exact up to float64.
+
+    Kelley's method on the concave dual: the master's value bounds what weights can reach, so
+    it ends with a certificate or with the proof that these lines hold none.
+    """
+    which = torch.tensor(chosen)
+    g, c, x = lines.g[which].unsqueeze(0), lines.c[which], lines.x[lines.image[which]].unsqueeze(0)
+    threshold = float(lines.threshold[lines.image[which]].max())
+    count = len(chosen)
+    weight = torch.full((1, count), 1 / count, dtype=torch.float64)
+    cuts: list[np.ndarray] = []
+    for _ in range(_MOST_CUTS):
+        u = worst_shared(g, weight, x, lines.eps, lines.clip)
+        line = (g * (clamp(x + u.unsqueeze(1), lines.clip) - x)).flatten(2).sum(2)[0] + c
+        if float(weight[0] @ line) > threshold:
+            return True
+        if bool((line <= 0).all()):
+            return False  # this u makes all of them negative
+        cuts.append(line.numpy())
+        answer = _master(np.stack(cuts))
+        if answer is None or answer[1] <= threshold:
+            return False
+        weight = torch.from_numpy(answer[0]).unsqueeze(0)
+    return False
+
+
+def _master(cuts: np.ndarray) -> tuple[np.ndarray, float] | None:
+    """Weights maximising the least of the cuts (k, s), and that value; None if it fails."""
+    from scipy.optimize import linprog  # its import alters the warning filters
+
+    k, s = cuts.shape
+    cost = np.r_[np.zeros(s), -1.0]
+    bound = linprog(
+        cost,
+        A_ub=np.c_[-cuts, np.ones(k)],
+        b_ub=np.zeros(k),
+        A_eq=np.r_[np.ones(s), 0.0][None],
+        b_eq=[1.0],
+        bounds=[(0, None)] * s + [(None, None)],
+    )
+    if bound.status != 0:
+        return None
+    weight = bound.x[:s].clip(min=0)
+    return weight / weight.sum(), float(bound.x[s])
+
+
+Chosen = tuple[tuple[int, int], ...]
+
+
+class Group:
+    """The open images of a group, and which sets of them one perturbation may still break.
+
+    rows: per open image, the margins that are not proved; ``blocked`` are sets proved not to
+    break together. The lines refute further ones, until ``deadline`` (time.perf_counter).
+    """
+
+    def __init__(self, rows: dict[int, list[int]], lines: Lines, deadline: float):
+        self.rows, self.lines, self.deadline = rows, lines, deadline
+        self.blocked: set[frozenset[int]] = set()
+        self._known: dict[Chosen, bool] = {}
+
+    def most(self, at_least: int) -> int:
+        """The size of the largest set that may break together; ``at_least`` is known to."""
+        for size in range(len(self.rows), at_least, -1):
+            if next(self.survivors(size), None) is not None:
+                return size
+        return at_least
+
+    def survivors(self, size: int) -> Iterator[Chosen]:
+        """Tuples of ``size`` (image, row) that neither lines nor ``blocked`` refute."""
+        for members in combinations(self.rows, size):
+            if not self.is_blocked(members):
+                yield from self._extended((), members)
+
+    def may_break(self, members: set[int]) -> bool:
+        """Whether nothing known contradicts a perturbation that breaks all of ``members``."""
+        ordered = tuple(i for i in self.rows if i in members)
+        return not self.is_blocked(ordered) and next(self._extended((), ordered), None) is not None
+
+    def is_blocked(self, members: tuple[int, ...]) -> bool:
+        return any(block.issubset(members) for block in self.blocked)
+
+    def _extended(self, chosen: Chosen, rest: tuple[int, ...]) -> Iterator[Chosen]:
+        """``chosen`` with a row for each image of ``rest``, no part of it refuted."""
+        if not rest:
+            yield chosen
+            return
+        for row in self.rows[rest[0]]:
+            new = (rest[0], row)
+            parts = (p for n in range(1, len(chosen) + 1) for p in combinations(chosen, n))
+            if not any(self._refuted((*part, new)) for part in parts):
+                yield from self._extended((*chosen, new), rest[1:])
+
+    def _refuted(self, chosen: Chosen) -> bool:
+        if chosen not in self._known:
+            if time.perf_counter() > self.deadline:
+                return False
+            numbers = [n for image, row in chosen for n in self.lines.of(image, row)]
+            self._known[chosen] = refuted(self.lines, numbers)
+        return self._known[chosen]

@@ -1,0 +1,341 @@
+"""The evaluation of a trained network on a test set, as one value."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .. import distributed
+from ..attacks import PGD
+from ..bounds.box import clamp
+from ..bounds.checks import (
+    Range,
+    check_count,
+    check_name,
+    check_one_radius,
+    check_range,
+    check_seconds,
+    is_count,
+    shown,
+)
+from ..bounds.net import BoundedNet, as_bounded_net
+from ..bounds.precision import full_precision
+from ..data.augmentation import centre_crop
+from ..data.types import DatasetSpec, Split, check_split
+from ..errors import InputError
+from ..frames import to_frame
+from .certificates import Certificates, check_soundness
+from .groups import RELATIONAL, UapBounds, certify_uap
+from .milp import SOLVERS
+from .resume import Saved, from_plain, to_plain
+from .single import certify, stages_up_to
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_log = logging.getLogger(__name__)
+
+#: Group perturbations tried on the whole test set, to show the strongest.
+_CANDIDATES = 20
+#: The attack on single images that comes before their certification.
+_STEPS, _RESTARTS = 30, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How images are evaluated: all that the figures depend on.
+
+    eps: radius in pixels; method: last stage tried on single images; relational: group
+    stage; group_size: consecutive images that share a perturbation; time_limit: seconds of
+    branch and bound and group stage for each group that is not settled before; solver: of
+    the mixed-integer programs of groups; limit: only the first images; clip: range that
+    perturbed images are cut to; batch_size: images that go through the stages together; seed:
+    of the attacks; held_out: whether the images are those held out from training rather than
+    the test set.
+    """
+
+    eps: float
+    method: str = "bab"
+    relational: str = "cross"
+    group_size: int = 5
+    time_limit: float = 10.0
+    solver: str = "highs"
+    limit: int | None = None
+    clip: Range | None = None
+    batch_size: int = 256
+    seed: int = 0
+    held_out: bool = False
+
+    def __post_init__(self) -> None:
+        check_one_radius(self.eps)
+        if self.limit is not None:
+            check_count(self.limit, "limit")
+        check_count(self.batch_size, "batch size")
+        check_count(self.seed, "seed", 0, 2**32 - 1)
+        check_range(self.clip)
+        check_name(self.relational, "relational stage", RELATIONAL)
+        check_name(self.solver, "solver", SOLVERS)
+        stages_up_to(self.method)
+        check_seconds(self.time_limit)
+
+    def images(self, available: int) -> int:
+        """How many of the images are evaluated."""
+        check_count(available, "number of images", 0)
+        count = available if self.limit is None else min(self.limit, available)
+        if not is_count(self.group_size, 2, count):
+            raise InputError(
+                f"group size is {shown(self.group_size)}; expected 2 to {count}, the number of "
+                "images"
+            )
+        return count
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Certificates and UAP bounds of N test images, and the strongest perturbation found.
+
+    strongest: (C, H, W), the group perturbation with the highest fooling rate on all N
+    images, the share of the correctly classified ones that it breaks; predictions: (N,)
+    classes without and with it; seconds: of the whole, those of an interrupted first part
+    included, added up over the processes that shared it.
+    """
+
+    x: Tensor
+    y: Tensor
+    protocol: Protocol
+    certificates: Certificates
+    uap: UapBounds
+    strongest: Tensor
+    fooling_rate: float
+    predictions: tuple[Tensor, Tensor]
+    seconds: float
+
+    def __repr__(self) -> str:
+        c, uap = self.certificates, self.uap
+        figures = {
+            "standard": _share(c.correct),
+            "certified alone": _share(c.certified),
+            "UCert": uap.certified_accuracy,
+            "under attack": uap.attacked_accuracy,
+        }
+        percents = ", ".join(f"{name} {100 * share:.2f} %" for name, share in figures.items())
+        return (
+            f"Evaluation({len(self.y)} images, ε = {self.protocol.eps:.4g}, groups of "
+            f"{self.protocol.group_size}: {percents})"
+        )
+
+    def to_frame(self) -> DataFrame:
+        """A pandas frame with a row for each image: its label, its group, the classes without
+        and with the strongest perturbation, and the columns of its certificate.
+
+        Raises DependencyError without pandas; ``uap.to_frame()`` has the groups.
+        """
+        clean, perturbed = self.predictions
+        images = torch.arange(len(self.y))
+        frame = to_frame(
+            {
+                "image": images,
+                "group": images // self.protocol.group_size,
+                "label": self.y,
+                "predicted": clean,
+                "with_strongest": perturbed,
+            }
+        )
+        return frame.join(self.certificates.to_frame())
+
+    def shares(self) -> dict[str, int]:
+        """How many of the N images were settled by what; the values add up to N."""
+        c, uap = self.certificates, self.uap
+        stages = {m: int((c.decided_by == i).sum()) for i, m in enumerate(c.methods)}
+        proved, possible = int(uap.lower.sum()), int(uap.upper.sum())
+        return {
+            **stages,
+            "group stage": proved - int(c.certified.sum()),
+            "undecided": possible - proved,
+            "broken": int(c.correct.sum()) - possible,
+            "wrong": int((~c.correct).sum()),
+        }
+
+    def record(self) -> dict[str, Any]:
+        """Plain numbers for JSON; accuracies are shares of all N images."""
+        c, uap = self.certificates, self.uap
+        settings = asdict(self.protocol)
+        del settings["limit"]
+        return {
+            "images": len(self.y),
+            **settings,
+            "clip": list(self.protocol.clip) if self.protocol.clip else None,
+            "standard_accuracy": _share(c.correct),
+            "certified_accuracy": {m: _share(c.certified_by(m)) for m in c.methods},
+            "accuracy_under_single_attacks": _share(c.correct & ~c.attacked),
+            "uap_accuracy": {
+                "certified": uap.certified_accuracy,
+                "attacked": uap.attacked_accuracy,
+                "gap": uap.attacked_accuracy - uap.certified_accuracy,
+            },
+            "strongest_fooling_rate": self.fooling_rate,
+            "seconds": {**c.seconds, **uap.seconds, "total": self.seconds},
+            "shares": self.shares(),
+            "not_fitting": c.not_fitting,
+            "unsupported": c.unsupported,
+            "verdicts": c.verdicts(),
+            "image_seconds": [round(s, 4) for s in c.took.tolist()],
+            "groups": {
+                "safe_at_least": uap.lower.tolist(),
+                "safe_at_most": uap.upper.tolist(),
+                "stage": list(uap.stage),
+                "seconds": [round(s, 4) for s in uap.took.tolist()],
+            },
+        }
+
+
+def evaluate(
+    net: BoundedNet,
+    data: Split,
+    spec: DatasetSpec,
+    protocol: Protocol,
+    *,
+    saved: Saved | None = None,
+    imported: Mapping[int, str] | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Certify the first images of ``data``, alone and in groups, a batch of groups at a time.
+
+    saved: keeps each finished batch on the disk and takes those that are there already;
+    imported: verdicts of another verifier by image number, ``certified`` or ``attacked``,
+    which are taken as they are (an attack that contradicts one raises SoundnessError).
+
+    Processes that came together (:mod:`.distributed`) share the batches, and all get the
+    whole: what one process finds, since each batch has a seed of its own (where no time limit
+    ends a proof earlier on one machine than on another).
+    """
+    check_split(data)
+    net = as_bounded_net(net)
+    count = protocol.images(len(data))
+    device = net.parameters()[0].device
+    x = centre_crop(data.pixels(slice(0, count)), spec).to(device)
+    y = data.labels[:count].to(device)
+    known = None if imported is None else _known(imported, count).to(device)
+    batches = _batches(count, protocol)
+    with tqdm(total=count, desc="certifying", unit="image", disable=not progress) as bar:
+
+        def bounded(number: int) -> dict[str, Any]:
+            rows = batches[number]
+            part = saved.load(number, device) if saved is not None else None
+            if part is None:
+                torch.manual_seed(protocol.seed + number)
+                begin = time.perf_counter()
+                given = None if known is None else known[rows]
+                found = _evaluate_batch(net, x[rows], y[rows], protocol, given, bar)
+                part = (*found, time.perf_counter() - begin)
+                if saved is not None:
+                    saved.store(number, *part)
+            _log.debug("images %d to %d: %.1f s", rows.start, rows.stop - 1, part[2])
+            bar.update(len(y[rows]))
+            return to_plain(*part)
+
+        def elsewhere(more: int) -> None:
+            bar.update(min(more * len(y[batches[0]]), count - bar.n))
+
+        parts = distributed.share(bounded, len(batches), device, elsewhere)
+    certificates, bounds, seconds = zip(*map(from_plain, parts), strict=True)
+    proofs, uap = Certificates.cat(certificates), UapBounds.cat(bounds)
+    begin = time.perf_counter()
+    strongest, rate, predictions = _strongest(net, x, y, protocol, proofs, uap)
+    total = sum(seconds) + time.perf_counter() - begin
+    return Evaluation(x, y, protocol, proofs, uap, strongest, rate, predictions, total)
+
+
+def _known(imported: Mapping[int, str], count: int) -> Tensor:
+    """(N,) 1 for certified, -1 for attacked, 0 for all else; images beyond N are left out."""
+    known = torch.zeros(count, dtype=torch.long)
+    for image, verdict in imported.items():
+        if image < count:
+            known[image] = {"certified": 1, "attacked": -1}.get(verdict, 0)
+    return known
+
+
+def _batches(count: int, protocol: Protocol) -> list[slice]:
+    """Whole groups, about ``batch_size`` images at a time; a rest too small for a group of
+    two or more inputs goes with the batch before it."""
+    step = max(1, protocol.batch_size // protocol.group_size) * protocol.group_size
+    ends = list(range(step, count, step))
+    if ends and count - ends[-1] < protocol.group_size:
+        ends.pop()
+    return [slice(a, b) for a, b in zip([0, *ends], [*ends, count], strict=True)]
+
+
+def _evaluate_batch(
+    net: BoundedNet, x: Tensor, y: Tensor, protocol: Protocol, known: Tensor | None, bar: tqdm
+) -> tuple[Certificates, UapBounds]:
+    shared: dict[str, Any] = dict(
+        clip=protocol.clip,
+        batch_size=protocol.batch_size,
+        group_size=protocol.group_size,
+        time_limit=protocol.time_limit / 2,
+    )
+    certificates = certify(
+        net,
+        x,
+        y,
+        protocol.eps,
+        method=protocol.method,
+        attack=PGD(_STEPS, restarts=_RESTARTS, clip=protocol.clip),
+        known=known,
+        announce=bar.set_description,
+        **shared,
+    )
+    bar.set_description("groups")
+    uap = certify_uap(
+        net,
+        x,
+        y,
+        protocol.eps,
+        certificates=certificates,
+        relational=protocol.relational,
+        solver=protocol.solver,
+        **shared,
+    )
+    return certificates, uap
+
+
+def _strongest(
+    net: BoundedNet,
+    x: Tensor,
+    y: Tensor,
+    protocol: Protocol,
+    certificates: Certificates,
+    uap: UapBounds,
+) -> tuple[Tensor, float, tuple[Tensor, Tensor]]:
+    """The group perturbation that fools most on all images, its rate, and predictions."""
+    candidates = (uap.size - uap.upper).topk(min(_CANDIDATES, len(uap.size))).indices
+    size = protocol.batch_size
+    with net.evaluating(), full_precision(x.device):
+        clean = _predictions(net, x, size)
+        moved = distributed.share(
+            lambda i: _predictions(net, clamp(x + uap.u[candidates[i]], protocol.clip), size),
+            len(candidates),
+            x.device,
+        )
+    wrong = torch.stack([p != y for p in moved])
+    check_soundness(certificates, wrong.any(dim=0))
+    fooled = (wrong & certificates.correct).sum(dim=1)
+    best = int(fooled.argmax())
+    rate = float(fooled[best]) / max(1, int(certificates.correct.sum()))
+    return uap.u[candidates[best]], rate, (clean, moved[best])
+
+
+@torch.no_grad()
+def _predictions(net: BoundedNet, x: Tensor, batch_size: int) -> Tensor:
+    return torch.cat([net(part).argmax(1) for part in x.split(batch_size)])
+
+
+def _share(mask: Tensor) -> float:
+    return int(mask.sum()) / len(mask)

@@ -1,0 +1,292 @@
+"""Robustness properties for other verifiers, and their verdicts read back.
+
+An export is a folder: ``model.onnx`` takes pixels in [0, 1], ``image_00012.vnnlib`` asks for a
+counterexample near test image 12, ``instances.csv`` lists (onnx, vnnlib, timeout) as VNN-COMP
+does, and ``export.json`` says what was asked. A verifier's answers belong in ``results.csv``.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..bounds.box import Box
+from ..bounds.checks import Range
+from ..data.augmentation import centre_crop
+from ..data.types import DatasetSpec, Split
+from ..errors import InputError
+from ..formats.atomic import write_text
+from ..formats.onnx import load_onnx, save_onnx
+from .properties import enclosing_box, property_text
+
+FORMAT = "citrus-lirpa export 1"
+MODEL, INSTANCES, EXPORT, RESULTS = "model.onnx", "instances.csv", "export.json", "results.csv"
+
+_CERTIFIED = ("unsat", "verified", "holds")
+_ATTACKED = ("sat", "falsified", "violated")
+_COLUMNS = {2: (0, 1), 4: (1, 2), 6: (2, 4)}  # row length: places of the property and the result
+_ROWS = "image,result or onnx,vnnlib,result,time or category,onnx,vnnlib,prepare_time,result,time"
+
+
+# -- writing --------------------------------------------------------------------------
+
+
+def export(
+    model: nn.Module,
+    data: Split,
+    spec: DatasetSpec,
+    folder: Path,
+    *,
+    images: Sequence[int],
+    eps: float,
+    clip: Range | None = None,
+    timeout: float = 100.0,
+) -> dict[str, Any]:
+    """Write the network and one property for each of ``images`` that it classifies correctly.
+
+    model: in eval mode, on the CPU, from pixels (N, *spec.shape) to logits; images: numbers in
+    ``data``, the test set; eps: radius in pixels; timeout: seconds for each. Returns the content
+    of export.json; ``left_out`` are the misclassified images.
+
+    Raises:
+        InputError: ``folder`` is in use, or an image or ``timeout`` is not usable.
+        and what ``save_onnx`` raises.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not empty; choose another --out")
+    if not 0 < timeout < float("inf"):
+        raise InputError(f"timeout is {timeout}; expected a positive number of seconds")
+    wrong = [i for i in images if not 0 <= i < len(data)]
+    if not images or wrong or len(set(images)) != len(images):
+        problem = f"{wrong[0]} is not one of them" if wrong else "none is given, or one twice"
+        raise InputError(f"images are numbers from 0 to {len(data) - 1}: {problem}")
+    x = centre_crop(data.pixels(list(images)), spec)
+    labels = data.labels[list(images)]
+    boxes = enclosing_box(x, eps, clip)
+    with torch.no_grad():
+        correct = torch.cat([model(part).argmax(1) for part in x.split(256)]) == labels
+    save_onnx(model, spec.shape, folder / MODEL)
+    kept = correct.nonzero().flatten().tolist()
+    for row in kept:
+        box = Box(boxes.lower[row], boxes.upper[row])
+        text = property_text(box, int(labels[row]), spec.classes)
+        write_text(folder / _property_name(images[row]), _comment(spec, images[row], eps) + text)
+    rows = (f"{MODEL},{_property_name(images[row])},{timeout:g}\n" for row in kept)
+    write_text(folder / INSTANCES, "".join(rows))
+    record = {
+        "format": FORMAT,
+        "dataset": spec.name,
+        "eps": eps,
+        "clip": list(clip) if clip else None,
+        "images": [images[row] for row in kept],
+        "labels": labels[kept].tolist(),
+        "left_out": [i for i, right in zip(images, correct.tolist(), strict=True) if not right],
+        "model_sha256": _sha256(folder / MODEL),
+    }
+    write_text(folder / EXPORT, json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def undecided_images(path: Path, *, dataset: str, eps: float, clip: Range | None) -> list[int]:
+    """The images whose entry of "verdicts" is "undecided" in an evaluation record (JSON).
+
+    Raises:
+        InputError: the file is no such record, is of another data set, radius or clipping or of
+            held-out images, or leaves no image undecided.
+    """
+    record = _read_json(Path(path))
+    verdicts = record.get("verdicts")
+    if not isinstance(verdicts, list) or not all(isinstance(v, str) for v in verdicts):
+        raise InputError(f'{path} holds no "verdicts", a list of words; expected a record of eval')
+    _check_settings(Path(path), record, {"data": dataset, "eps": eps, "clip": clip})
+    if record.get("held_out"):
+        raise InputError(f"{path} is of held-out training images; `export` writes test images")
+    images = [i for i, verdict in enumerate(verdicts) if verdict == "undecided"]
+    if not images:
+        raise InputError(f"{path} leaves none of its {len(verdicts)} images undecided")
+    return images
+
+
+# -- reading --------------------------------------------------------------------------
+
+
+def read_verdicts(csv_path: Path, folder: Path) -> dict[int, str]:
+    """What a verifier said of each image: "certified", "attacked" or "undecided".
+
+    csv_path: rows as VNN-COMP writes them, of four or six columns, or ``image,result``; a line
+    of titles may come first. folder: the export, which must hold the property of every row.
+
+    Raises:
+        InputError: the file cannot be read or is empty, a row is malformed or names what was not
+            exported, or an image stands in two rows.
+    """
+    csv_path, verdicts = Path(csv_path), {}
+    try:
+        with csv_path.open(encoding="utf-8", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{csv_path} cannot be read as CSV: {error}") from error
+    for place, (line, row) in enumerate(rows):
+        if not any(row) or (place == 0 and "result" in (cell.lower() for cell in row)):
+            continue
+        image, verdict = _read_row(f"{csv_path}, line {line}", row, Path(folder))
+        if image in verdicts:
+            raise InputError(f"{csv_path}, line {line}: image {image} stands there twice; keep one")
+        verdicts[image] = verdict
+    if not verdicts:
+        raise InputError(f"{csv_path} holds no results; expected rows of {_ROWS}")
+    return verdicts
+
+
+def check_matches(
+    folder: Path,
+    *,
+    dataset: str,
+    eps: float,
+    clip: Range | None,
+    model_outputs_match: Callable[[Path], bool],
+) -> dict[str, Any]:
+    """The content of export.json, once it is known to ask what an evaluation asks.
+
+    model_outputs_match: whether the network in the given ONNX file is the evaluated one, such
+    as ``same_outputs(model, ...)``.
+
+    Raises:
+        InputError: ``folder`` is no export, its model was changed, or its data set, radius,
+            clipping or model is not that of the evaluation.
+    """
+    path = Path(folder) / EXPORT
+    record = _read_json(path)
+    images = record.get("images")
+    if record.get("format") != FORMAT or not isinstance(images, list):
+        raise InputError(f"{path} is no record of citrus-lirpa export ('{FORMAT}')")
+    _check_settings(path, record, {"dataset": dataset, "eps": eps, "clip": clip})
+    model = path.with_name(MODEL)
+    if not model.is_file() or _sha256(model) != record.get("model_sha256"):
+        raise InputError(f"{model} is not the file that was exported; export again")
+    if not model_outputs_match(model):
+        raise InputError(f"{model} is not the network to be evaluated; export that one")
+    return record
+
+
+def import_verdicts(
+    folder: Path,
+    *,
+    dataset: str,
+    eps: float,
+    clip: Range | None,
+    model_outputs_match: Callable[[Path], bool],
+) -> dict[int, str]:
+    """``read_verdicts`` of results.csv in an export that passes ``check_matches``.
+
+    Returns "certified", "attacked" or "undecided" by number of the test image; images without
+    a row are left out. Raises InputError as these two do.
+    """
+    folder = Path(folder)
+    record = check_matches(
+        folder, dataset=dataset, eps=eps, clip=clip, model_outputs_match=model_outputs_match
+    )
+    verdicts = read_verdicts(folder / RESULTS, folder)
+    if foreign := sorted(verdicts.keys() - set(record["images"])):
+        raise InputError(f"{folder / RESULTS}: image {foreign[0]} is not in {EXPORT}")
+    return verdicts
+
+
+@torch.no_grad()
+def same_outputs(model: nn.Module, path: Path, x: Tensor) -> bool:
+    """Whether the network in ``path`` gives the logits of ``model`` on images ``x``, but for
+    float32 rounding; both on the CPU."""
+    other, shape = load_onnx(path)
+    if tuple(x.shape[1:]) != shape:
+        return False
+    here, there = model(x), other(x)
+    if here.shape != there.shape:
+        return False
+    return bool((here - there).abs().max() <= 1e-5 * (1 + here.abs().max()))
+
+
+def _read_row(where: str, row: list[str], folder: Path) -> tuple[int, str]:
+    if len(row) not in _COLUMNS:
+        raise InputError(f"{where}: {len(row)} columns; expected {_ROWS}")
+    at, result_at = _COLUMNS[len(row)]
+    place, result = row[at], row[result_at]
+    if len(row) == 2:
+        if not re.fullmatch(r"\d{1,9}", place, re.ASCII):
+            raise InputError(f"{where}: '{place[:80]}' is no image; expected its number")
+        name = _property_name(int(place))
+    else:
+        model, name = _file_name(row[at - 1]), _file_name(place)
+        times = [cell for column, cell in enumerate(row) if column > at and column != result_at]
+        if model != MODEL or not all(_is_time(time) for time in times):
+            raise InputError(
+                f"{where}: model '{model[:80]}' and times {', '.join(times)[:80]}; expected "
+                f"{MODEL} and seconds, in {_ROWS}"
+            )
+    match = re.fullmatch(r"image_(\d{5,9})\.vnnlib", name, re.ASCII)
+    if not match or not (folder / name).is_file():
+        raise InputError(f"{where}: '{name[:80]}' is no property in {folder}; export again")
+    if not result:
+        raise InputError(f"{where}: the result is empty; expected sat, unsat, timeout or the like")
+    return int(match[1]), _verdict(result.lower())
+
+
+def _verdict(result: str) -> str:
+    if result in _CERTIFIED or result.startswith("safe"):
+        return "certified"
+    if result in _ATTACKED or result.startswith("unsafe"):
+        return "attacked"
+    return "undecided"
+
+
+# -- small parts ----------------------------------------------------------------------
+
+
+def _property_name(image: int) -> str:
+    return f"image_{image:05d}.vnnlib"
+
+
+def _comment(spec: DatasetSpec, image: int, eps: float) -> str:
+    return f"; test image {image} of {spec.name}, all pixels within {eps:.9g}\n"
+
+
+def _file_name(cell: str) -> str:
+    return PurePosixPath(cell.replace("\\", "/")).name
+
+
+def _is_time(cell: str) -> bool:
+    return bool(re.fullmatch(r"\d*\.?\d+(e[+-]?\d+)?", cell, re.ASCII | re.IGNORECASE))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{path} holds a {type(record).__name__}; expected a JSON object")
+    return record
+
+
+def _check_settings(path: Path, record: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse a record whose entries differ from those ``wanted``; a clip may be a pair."""
+    for key, value in wanted.items():
+        value = list(value) if isinstance(value, tuple) else value
+        if key not in record or record[key] != value:
+            raise InputError(
+                f"{path} has {key} {json.dumps(record.get(key))}, but here it is "
+                f"{json.dumps(value)}; use the same data set, --eps and --clip"
+            )

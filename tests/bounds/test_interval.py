@@ -1,0 +1,295 @@
+"""The fast way through a network against auto_LiRPA's: values, bounds and gradients."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import MODELS as SMALL
+from reference import SHAPE, batch, model_names, wrapped
+from torch import nn
+
+from citrus_lirpa import PGD, BoundedNet, Box, data, fit, robust_cross_entropy
+from citrus_lirpa.bounds import lirpa as _compat
+from citrus_lirpa.bounds.box import Interval
+from citrus_lirpa.bounds.interval import laid_out, make_plan
+from citrus_lirpa.bounds.segments import INPUT
+from citrus_lirpa.errors import DependencyError
+from citrus_lirpa.training import setup as runs
+from citrus_lirpa.training.config import resolve
+
+EPS = 0.05
+
+
+class Residual(nn.Module):
+    """Two convolutions around a shortcut, BatchNorm before and behind the sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4))
+        self.norm = nn.BatchNorm2d(4)
+        self.second = nn.Conv2d(4, 4, 3, padding=1, groups=2)
+        self.last = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(100, 3))
+
+    def forward(self, x):
+        z = self.first(x).relu()
+        return self.last(self.norm(z) + self.second(z))
+
+
+class Shared(nn.Module):
+    """A convolution whose result is taken twice: its BatchNorm cannot be folded into it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 3, 3, dilation=2), nn.BatchNorm2d(3)
+        self.last = nn.Linear(3, 3)
+
+    def forward(self, x):
+        z = self.conv(x)
+        return self.last((self.norm(z) + z).relu().view(-1, 3))
+
+
+class Branches(nn.Module):
+    """Two branches with ReLUs, added in another order than they are computed in."""
+
+    def __init__(self):
+        super().__init__()
+        self.long = nn.Sequential(
+            *(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
+        )
+        self.short = nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU())
+        self.last = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(100, 3))
+
+    def forward(self, x):
+        first = self.long(x)
+        return self.last(self.short(x) + first)
+
+
+def averages():
+    """Pooling by averages, in windows and then of all that is left."""
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 2), nn.ReLU(), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(4, 3),
+    )  # fmt: skip
+
+
+MODELS = {
+    **SMALL,
+    "residual": Residual,
+    "shared": Shared,
+    "branches": Branches,
+    "averages": averages,
+}
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+def both_ways(name: str) -> list[BoundedNet]:
+    """The same network in eval mode, bounded by its plan and by auto_LiRPA alone."""
+    fast = wrapped(MODELS[name]()).eval()
+    slow = BoundedNet(fast.module, torch.rand(2, *SHAPE))
+    slow._plan = None
+    assert fast._plan is not None
+    return [fast, slow]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@every_model
+def test_bounds_are_auto_lirpas(name, training, double):
+    (x, y), seen = batch(), []
+    for net in both_ways(name):
+        net.module.zero_grad()
+        net.train(training)
+        net(x)
+        box = Box.around(x.repeat_interleave(2, 0), EPS)
+        margins = net.margins(box, y.repeat_interleave(2))
+        before = [end for bounds in net.preactivation_bounds(box) for end in bounds]
+        (margins.exp().sum() + sum(end.pow(2).mean() for end in before)).backward()
+        seen.append([margins, before, [p.grad for p in net.parameters()]])
+    torch.testing.assert_close(*seen, atol=1e-9, rtol=1e-7)
+
+
+@every_model
+def test_gradients_reach_the_ends_of_a_box(name, double):
+    """As TAPS and user code need them."""
+    (x, y), seen = batch(), []
+    for net in both_ways(name):
+        lower, upper = (x - EPS).requires_grad_(), (x + EPS).requires_grad_()
+        margins = net.margins(Box(lower, upper), y)
+        seen.append(torch.autograd.grad(margins.sum(), (lower, upper)))
+    torch.testing.assert_close(*seen, atol=1e-9, rtol=1e-7)
+
+
+@every_model
+def test_the_frozen_network_is_the_network_and_no_weight_gets_a_gradient(name, double):
+    net, (x, _) = wrapped(MODELS[name]()).eval(), batch()
+    x.requires_grad_()
+    logits, expected = net.frozen()(x), net.module(x)
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(v.square().sum(), x)[0] for v in (logits, expected))
+    )
+    assert not net.frozen()(x.detach()).requires_grad
+
+
+@pytest.mark.parametrize("name", ["residual", "branches"])
+def test_bounds_of_a_relu_are_those_of_its_affine_piece(name):
+    """The verifier takes the k-th bounds for the k-th piece."""
+    net, (x, _) = wrapped(MODELS[name]()).eval(), batch()
+    box = Box.around(x, EPS)
+    values = {INPUT: torch.lerp(box.lower, box.upper, torch.rand_like(x))}
+    with torch.no_grad():
+        for number, bounds in enumerate(net.preactivation_bounds(box)):
+            z = net.affine_pieces()[number](values)
+            assert bool((bounds.lower <= z + 1e-5).all() and (z <= bounds.upper + 1e-5).all())
+            values[number] = z.relu()
+    assert len(values) == net.relus + 1
+
+
+def test_points_of_a_box_lie_within_its_bounds_in_float32():
+    """Boxes around zero among them, and some that are points: the result loses no corner."""
+    net = wrapped(Residual()).eval()
+    x = torch.rand(200, *SHAPE)
+    for radius in (0.0, 1e-3, 0.3):
+        box = Box.around(x, radius)
+        share = torch.rand(8, *x.shape).round()  # corners
+        points = torch.lerp(box.lower, box.upper, share)
+        y = torch.randint(3, (200,))
+        bounds = net.margins(box, y).min(dim=1).values
+        with torch.no_grad():
+            logits = net(points.flatten(0, 1)).view(8, 200, 3)
+        own = logits.gather(2, y.expand(8, -1).unsqueeze(2))
+        others = logits.scatter(2, y.expand(8, -1).unsqueeze(2), -torch.inf)
+        margins = (own - others).min(dim=2).values
+        assert bool((bounds <= margins + 1e-5).all())
+
+
+UNSUITABLE = {
+    "a sigmoid": [nn.Flatten, lambda: nn.Linear(50, 4), nn.Sigmoid, lambda: nn.Linear(4, 3)],
+    "maxima": [lambda: nn.MaxPool2d(5), nn.Flatten, nn.ReLU, lambda: nn.Linear(2, 3)],
+    "no linear layer at the end": [nn.Flatten, lambda: nn.Linear(50, 3), nn.ReLU],
+}
+
+
+@pytest.mark.parametrize("what", UNSUITABLE)
+def test_other_layers_are_left_to_auto_lirpa(what):
+    model, (x, y) = nn.Sequential(*(layer() for layer in UNSUITABLE[what])), batch()
+    net = BoundedNet(model, torch.rand(2, *SHAPE)).eval()
+    assert net._plan is None
+    box = Box.around(x, EPS)
+    assert net.margins(box, y).shape == (len(x), 2)
+    torch.testing.assert_close(net.frozen()(x), net.module(x))
+
+
+def test_batchnorm_with_options_of_its_own_is_left_to_auto_lirpa():
+    example = torch.rand(2, *SHAPE)
+    with _compat.parsing():
+        bounded = _compat.load().BoundedModule(
+            SMALL["conv"](normalise=False).eval(), example, bound_opts={"bn": {"var": False}}
+        )
+    assert make_plan(bounded) is None
+
+
+def test_a_width_that_rounds_to_nothing_is_kept():
+    """Between a centre of 1e4 and its neighbours there is no float32."""
+    lower, upper = torch.tensor([9999.9990]), torch.tensor([10000.0010])
+    box = Interval.of(Box(lower, upper))
+    assert float(box.radius) > 0 and float(box.centre + box.radius) >= float(upper)
+
+
+def test_images_are_laid_out_channels_last_and_nothing_else_is():
+    assert laid_out(torch.rand(2, 3, 4, 4)).is_contiguous(memory_format=torch.channels_last)
+    flat = torch.rand(2, 3)
+    assert laid_out(flat) is flat
+
+
+@model_names
+def test_steps_of_a_sequential_network_free_what_is_done_with(name):
+    plan = wrapped(SMALL[name]())._plan
+    assert plan.last_uses == tuple((number,) for number in range(len(plan.steps)))
+
+
+# -- precision and compilation ----------------------------------------------------------
+
+
+def test_attacks_in_bfloat16_find_nearly_the_same_and_bounds_stay_as_they_are():
+    """Nine tenths of what the attack adds to the loss; v in float32, within ε and the pixels."""
+    net, (x, y) = wrapped(SMALL["conv"]()), batch(60)
+    box = Box.around(x, EPS)
+    found, bounds = {}, {}
+    for dtype in (None, torch.bfloat16):
+        net.attack_dtype = dtype
+        torch.manual_seed(0)
+        v = PGD()(net, x, y, 0.3)
+        assert v.dtype == torch.float32 and float(v.abs().max()) <= 0.3 + 1e-6
+        assert bool(((x + v >= -1e-6) & (x + v <= 1 + 1e-6)).all())
+        with torch.no_grad(), net.evaluating():
+            found[dtype] = float(F.cross_entropy(net(x + v), y))
+            bounds[dtype] = net.margins(box, y)
+    clean = float(F.cross_entropy(net.eval()(x), y).detach())
+    assert found[None] > clean + 0.05
+    assert found[torch.bfloat16] >= found[None] - 0.1 * (found[None] - clean)
+    assert torch.equal(*bounds.values())
+
+
+@pytest.mark.parametrize("what", UNSUITABLE)
+def test_networks_without_a_plan_are_attacked_in_bfloat16_too(what):
+    model = nn.Sequential(*(layer() for layer in UNSUITABLE[what]))
+    net, (x, _) = BoundedNet(model, torch.rand(2, *SHAPE)).eval(), batch()
+    exact = net.frozen()(x)
+    net.attack_dtype = torch.bfloat16
+    rounded = net.frozen()(x)
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns of its own code
+def test_compiled_and_not_are_the_same():
+    """Bounds and an attack's logits, with the gradients of both, within 1e-5."""
+    model, (x, y) = SMALL["conv"](), batch()
+    seen = []
+    wrapped(model)
+    for compiled in (False, True):
+        net = BoundedNet(copy.deepcopy(model), torch.rand(2, *SHAPE)).train()
+        if compiled:
+            net.compile()
+        z = x.clone().requires_grad_()
+        with net.evaluating():
+            logits = net.frozen()(z)
+        (slopes,) = torch.autograd.grad(F.cross_entropy(logits, y), z)
+        net(x)
+        margins = net.margins(Box.around(x, EPS), y)
+        before = net.preactivation_bounds(net._bounded_box)
+        (robust_cross_entropy(margins).mean() + before[0].upper.mean()).backward()
+        seen.append([logits, slopes, margins, *(p.grad.clone() for p in net.parameters())])
+    torch.testing.assert_close(*seen, atol=1e-5, rtol=1e-5)
+
+
+def test_without_a_compiler_there_is_one_clear_line(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no C++ compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
+    with pytest.raises(
+        DependencyError, match=r"no C\+\+ compiler and more\); it needs .* --compile$"
+    ):
+        wrapped(SMALL["mlp"]()).compile()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "tf32"])
+def test_training_on_a_gpu_is_training_on_the_cpu(precision, compiled):
+    settings = resolve(
+        preset="digits", overrides=["train.epochs=1", f"train.precision={precision}"]
+    )
+    settings = replace(settings, train=replace(settings.train, compile=compiled))
+    records = {}
+    for device in ("cpu", "cuda"):
+        train = settings.train if device == "cuda" else replace(settings.train, precision="float32")
+        config = replace(settings, train=replace(train, compile=compiled and device == "cuda"))
+        net, loss = runs.build(config, torch.device(device))
+        images = data.load("digits", train=True, data_dir=Path("unused"))
+        records[device] = fit(net, loss, images, config).records[-1]
+    assert records["cuda"]["loss"] == pytest.approx(records["cpu"]["loss"], rel=0.05)

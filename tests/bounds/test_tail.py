@@ -1,0 +1,98 @@
+"""The parts of a network behind its ReLUs, and points seen through the clean batch's statistics."""
+
+import copy
+
+import pytest
+import torch
+from reference import (
+    MODELS,
+    SHAPE,
+    at_points,
+    batch,
+    clean_statistics,
+    gradients,
+    model_names,
+    small_conv,
+    small_mlp,
+    wrapped,
+)
+from torch import nn
+
+from citrus_lirpa.bounds.net import BoundedNet
+from citrus_lirpa.errors import InputError
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@model_names
+def test_each_tail_is_the_rest_of_the_network(name, mode, double):
+    """Values, and gradients in the weights of both parts and through the clean statistics."""
+    model, (x, _) = MODELS[name](), batch()
+    net = wrapped(model).train(mode == "train")
+    relus = [at + 1 for at, layer in enumerate(model) if isinstance(layer, nn.ReLU)]
+    assert net.relus == len(relus)
+    for k, split in enumerate(relus):
+        z = at_points(model[:split], clean_statistics(model, x), x).detach()
+        z = (z + torch.rand_like(z)).requires_grad_()
+        before = copy.deepcopy(model.state_dict())
+        if mode == "train":
+            net(x)
+            before = copy.deepcopy(model.state_dict())
+            expected = at_points(model[split:], clean_statistics(model, x), z)
+        else:
+            expected = model[split:](z)
+        logits, weight = net.tail(k)(z), torch.rand(6, 3)
+        torch.testing.assert_close(logits, expected)
+        inputs = [z, *model[split:].parameters()]
+        if mode == "train" and name == "conv" and split < relus[-1]:
+            inputs += list(model[:split].parameters())
+        torch.testing.assert_close(
+            *(torch.autograd.grad((v * weight).sum(), inputs) for v in (logits, expected)),
+            atol=1e-10,
+            rtol=1e-6,
+        )
+        torch.testing.assert_close(model.state_dict(), before)  # nothing was updated
+
+
+def test_a_frozen_tail_is_differentiable_in_its_input_alone():
+    model, (x, _) = small_conv(), batch()
+    net = wrapped(model)
+    logits = net(x)
+    tail, z = net.tail(0), torch.rand(5, 3, 5, 5)
+    torch.testing.assert_close(tail.frozen()(z), tail(z))
+    assert not tail.frozen()(z).requires_grad and tail(z).requires_grad
+    z.requires_grad_()
+    (expected,) = torch.autograd.grad(tail(z).sum(), z, retain_graph=True)
+    tail.frozen()(z).sum().backward()  # frees the graph of nothing but itself
+    torch.testing.assert_close(z.grad, expected)
+    assert all(p.grad is None for p in model.parameters())
+    (logits.sum() + net.logits(x[:2]).sum()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_tail_without_layers_gives_the_values_back():
+    net = BoundedNet(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.rand(1, 2))
+    z = torch.rand(4, 3)
+    assert torch.equal(net.tail(0)(z), z)
+
+
+@model_names
+def test_other_points_see_the_clean_batch_and_change_nothing(name, double):
+    model, (x, _) = MODELS[name](), batch()
+    net = wrapped(model)
+    net(x)
+    before, points = copy.deepcopy(model.state_dict()), torch.rand(9, *SHAPE)
+    expected = at_points(model, clean_statistics(model, x), points)
+    logits, weight = net.logits(points), torch.rand(9, 3)
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(
+        gradients((logits * weight).sum(), model), gradients((expected * weight).sum(), model)
+    )
+    torch.testing.assert_close(model.state_dict(), before)
+    torch.testing.assert_close(net.logits(points), expected)  # nor does asking twice
+    torch.testing.assert_close(net.eval().logits(points), model(points))
+
+
+@pytest.mark.parametrize("relu", [-2, 2, 10])
+def test_no_tail_behind_a_relu_that_is_not_there(relu):
+    with pytest.raises(InputError, match=rf"there is no ReLU {relu}; the network has 2, from 0"):
+        wrapped(small_mlp()).tail(relu)

@@ -1,0 +1,124 @@
+"""citrus-lirpa attack: what it prints is what it writes, and one line for every mistake."""
+
+import json
+
+import pytest
+import torch
+from command_line import is_png, run, said, sets
+
+from citrus_lirpa import data
+from citrus_lirpa.attacks import SgdUap
+from citrus_lirpa.training.checkpoint import load_model
+
+FEW = ("--epochs", 2, "--quiet", "--eps", "0.2")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run folder of the demo, cut short."""
+    folder = tmp_path_factory.mktemp("attack") / "run"
+    few = sets("train.epochs=2", "train.lr=0.01", "loss.attack_steps=1", "data.limit=640")
+    status, output = run("train", "--preset", "digits", *few, "--out", folder, "--quiet")
+    assert status == 0, output
+    return folder
+
+
+@pytest.mark.parametrize("options", [[], ["--class-wise", "--clip", "--split", "test"]])
+def test_attack_prints_what_it_writes(trained, tmp_path, options):
+    status, output = run("attack", trained, *FEW, *options, "--limit", 300, "--out", tmp_path)
+    assert status == 0, output
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "uap.json",
+        "uap.npz",
+        "uap.png",
+        "uap.pt",
+    ]
+    assert is_png(tmp_path / "uap.png")
+    record = json.loads((tmp_path / "uap.json").read_text())
+    saved = torch.load(tmp_path / "uap.pt", weights_only=True)
+    assert set(saved) == {"u", "eps", "clip", "dataset", "fooling_rate"}
+    assert saved["u"].shape == (10 if options else 1, 1, 8, 8)
+    assert saved["u"].abs().max() <= 0.2 + 1e-6
+    for key in ("eps", "clip", "dataset", "fooling_rate"):
+        assert saved[key] == record[key]
+    assert record["clip"] == ([0.0, 1.0] if options else None)
+    crafted = {"split": "test" if options else "train", "images": 300}
+    assert crafted.items() <= record["crafted_on"].items()
+
+    model, _, _ = load_model(trained)
+    split = data.load("digits", train=False, data_dir=tmp_path)
+    x, y = split.pixels(slice(None)), split.labels
+    moved = x + (saved["u"][y] if options else saved["u"])
+    with torch.no_grad():
+        right = model(x).argmax(1) == y
+        after = model(moved.clamp(0, 1) if options else moved).argmax(1) == y
+    assert record["test_images"] == len(y)
+    assert record["accuracy"]["clean"] == pytest.approx(right.float().mean().item())
+    assert record["accuracy"]["perturbed"] == pytest.approx(after.float().mean().item())
+    rate = (right & ~after).sum().item() / right.sum().item()
+    assert rate > 0 and saved["fooling_rate"] == pytest.approx(rate)
+    rows = {line.split()[0]: line.split()[1:] for line in output.splitlines()}
+    shares = [right.float().mean().item(), after.float().mean().item(), rate]
+    assert rows["all"] == [str(len(y)), *(part for s in shares for part in (f"{100 * s:.2f}", "%"))]
+    if options:
+        assert list(record["classes"]) == [str(k) for k in range(10)]
+        for k, share in record["classes"].items():
+            assert rows[k][-2] == f"{100 * share:.2f}"
+    else:
+        assert record["classes"] is None and "0" not in rows
+
+
+def test_attack_by_default_writes_into_the_run_and_repeats_itself(trained):
+    found = []
+    for _ in range(2):
+        status, output = run("attack", trained, *FEW)
+        assert status == 0 and str(trained / "uap.pt") in output
+        found.append(torch.load(trained / "uap.pt", weights_only=True)["u"])
+    assert torch.equal(*found)
+
+
+def test_what_an_attack_of_other_settings_found_is_kept_aside(trained, tmp_path):
+    command = ("attack", trained, *FEW, "--limit", 300, "--out", tmp_path)
+    for _ in range(2):  # the same twice: nothing to keep
+        status, output = run(*command)
+        assert status == 0 and "earlier" not in output
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    status, output = run(*command, "--class-wise")
+    aside = tmp_path / "earlier-1"
+    assert status == 0 and f"earlier results, of other settings, are kept in {aside}" in output
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
+
+
+def test_an_attack_looks_where_it_writes_before_it_begins(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(SgdUap, "__call__", lambda *_, **__: pytest.fail("it began"))
+    (tmp_path / "file").touch()
+    line = said(*run("attack", trained, *FEW, "--out", tmp_path / "file"), 1)
+    assert f"cannot write {tmp_path / 'file'}" in line
+
+
+def test_an_attack_that_breaks_nothing_has_no_picture(trained, tmp_path):
+    status, output = run("attack", trained, *FEW[:3], "--eps", "0", "--out", tmp_path)
+    assert status == 0 and "no picture" in output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["uap.json", "uap.npz", "uap.pt"]
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "words"),
+    [
+        (["--eps", "-0.1"], 2, ["-0.1", "0"]),
+        (["--eps", "abc"], 2, ["'abc'", "8/255"]),
+        (["--limit", "0"], 2, ["limit is 0", "at least 1"]),
+        (["--epochs", "0"], 2, ["epochs", "0", "positive"]),
+        (["--split", "val"], 2, ["'val'", "'test'"]),
+        (["--device", "tpu"], 2, ["'tpu'", "--device cpu"]),
+    ],
+)
+def test_attack_refuses(trained, tmp_path, args, status, words):
+    line = said(*run("attack", trained, "--out", tmp_path / "out", *args), status)
+    assert all(word in line for word in words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_attack_refuses_what_is_no_checkpoint(tmp_path):
+    line = said(*run("attack", tmp_path / "none"), 1)
+    assert "does not exist" in line and str(tmp_path / "none") in line

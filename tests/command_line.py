@@ -1,0 +1,47 @@
+"""How tests run the command line, and read what it prints and draws."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from click.testing import CliRunner
+from PIL import Image
+
+from citrus_lirpa.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*args) -> tuple[int, str]:
+    """Exit status and everything printed; a traceback fails the test."""
+    result = CliRunner().invoke(main, [str(arg) for arg in args])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def sets(*overrides: str) -> list[str]:
+    return [part for override in overrides for part in ("--set", override)]
+
+
+def is_png(path: Path) -> bool:
+    with Image.open(path) as picture:
+        picture.load()
+        return picture.format == "PNG" and min(picture.size) > 100
+
+
+def said(status: int, output: str, expected: int) -> str:
+    """The one line of the error."""
+    assert status == expected, output
+    assert "Traceback" not in output
+    (line,) = [line for line in output.splitlines() if line.startswith("Error: ")]
+    assert output.endswith(f"{line}\n") and len(line) < 400
+    return line
+
+
+def process(*command) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip

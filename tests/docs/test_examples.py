@@ -1,0 +1,67 @@
+"""The examples run as they stand, and train: each prints what it reached."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(name: str, *options: str, strict: bool = True) -> str:
+    """What the example prints; strict: warnings are errors in it."""
+    words = [*(["-W", "error"] if strict else []), f"examples/{name}.py", *options]
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def accuracies(output: str) -> list[float]:
+    """Standard and certified accuracy, in percent."""
+    found = re.search(r"standard accuracy ([\d.]+)%, certified UAP accuracy ([\d.]+)%", output)
+    assert found, output
+    return [float(share) for share in found.groups()]
+
+
+@pytest.mark.parametrize("net", ["lirpa", "bounded"])
+def test_a_training_script_of_auto_lirpas(net: str) -> None:
+    accuracy, certified = accuracies(run("lirpa_training", "--net", net, "--epochs", "12"))
+    assert accuracy > 85 and certified > 10
+
+
+def test_the_interface_of_ctrains_wrappers() -> None:
+    accuracy, certified = accuracies(run("ctrain_wrapper", "--epochs", "12"))
+    assert accuracy > 80 and certified > 10
+
+
+def test_a_lightning_module() -> None:
+    if importlib.util.find_spec("lightning") is None:
+        pytest.skip("PyTorch Lightning is not installed")
+    output = run("lightning_module", "--epochs", "12", strict=False)  # lightning warns of itself
+    accuracy, certified = accuracies(output)
+    assert accuracy > 80 and certified > 10
+
+
+def test_images_of_hugging_face() -> None:
+    if importlib.util.find_spec("datasets") is None:
+        pytest.skip("Hugging Face datasets is not installed")
+    accuracy, certified = accuracies(run("huggingface_images", "--epochs", "10", strict=False))
+    assert accuracy > 80 and certified > 10
+
+
+def test_a_resnet_tightens_its_bounds() -> None:
+    output = run("resnet18", "--steps", "8")
+    before, after = re.search(r"([\d.e+]+) before, ([\d.e+]+) after", output).groups()
+    assert "11,172,810 weights, 17 ReLUs" in output
+    assert float(after) < 0.5 * float(before)

@@ -1,0 +1,422 @@
+"""onnx_files: what is read computes what the file says, and what cannot be trusted is refused."""
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import nn
+
+from citrus_lirpa import METHODS, BoundedNet, Box
+from citrus_lirpa.bounds.lirpa_import import onnx_globals
+from citrus_lirpa.errors import CheckpointError, DependencyError, InputError, ModelError
+from citrus_lirpa.formats import onnx as onnx_files
+from citrus_lirpa.formats.onnx import load_onnx, save_onnx
+from citrus_lirpa.models import Normalise, build_model
+
+ROOT = Path(__file__).parents[2]
+NETS = ROOT / ".." / "shared" / "data" / "nets"
+NODE = helper.make_node
+RNG = np.random.default_rng(0)
+
+
+def weights(*shape: int) -> np.ndarray:
+    return (0.3 * RNG.normal(size=shape)).astype(np.float32)
+
+
+def graph(nodes, constants, *, shape=(1, 2, 8, 8), out=(1, 4), opset=17, outputs=("y",)):
+    """A model from "x" to "y"; ``constants`` are its initialisers."""
+    return helper.make_model(
+        helper.make_graph(
+            nodes,
+            "net",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, out) for name in outputs],
+            [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=8,
+    )
+
+
+def head(source: str, width: int) -> tuple[list, dict]:
+    """Flattening and a linear layer from the value ``source``."""
+    nodes = [NODE("Flatten", [source], ["flat"]), NODE("Gemm", ["flat", "w", "b"], ["y"])]
+    return nodes, {"w": weights(width, 4), "b": weights(4)}
+
+
+def with_head(nodes, constants, width: int, **options):
+    more, values = head(nodes[-1].output[0], width)
+    return graph([*nodes, *more], {**constants, **values}, **options)
+
+
+def read(model, tmp_path: Path) -> nn.Module:
+    onnx.save(model, tmp_path / "net.onnx")
+    return load_onnx(tmp_path / "net.onnx")[0]
+
+
+CONV = {"k": weights(3, 2, 3, 3), "kb": weights(3)}
+BATCHNORM = {"s": 1 + weights(3), "o": weights(3), "m": weights(3), "v": 1 + weights(3) ** 2}
+
+
+def conv(source="x", target="c", names=("k", "kb"), **options):
+    return NODE("Conv", [source, *names], [target], kernel_shape=[3, 3], **options)
+
+
+CASES = {
+    "gemm": with_head([NODE("Relu", ["x"], ["r"])], {}, 128),
+    "gemm-scaled": graph(
+        [NODE("Flatten", ["x"], ["f"]),
+         NODE("Gemm", ["f", "w", "b"], ["y"], alpha=0.5, beta=2.0, transB=1)],
+        {"w": weights(4, 128), "b": weights(1, 4)},
+    ),
+    "matmul-add": graph(
+        [NODE("Flatten", ["x"], ["f"]), NODE("MatMul", ["f", "w"], ["h"]),
+         NODE("Add", ["b", "h"], ["r"]), NODE("Relu", ["r"], ["q"]),
+         NODE("MatMul", ["q", "w2"], ["z"]), NODE("Sub", ["z", "b2"], ["y"])],
+        {"w": weights(128, 9), "b": weights(9), "w2": weights(9, 4), "b2": weights(1, 4)},
+    ),
+    "reshape-one": graph(
+        [NODE("Reshape", ["x", "s"], ["f"]), NODE("Gemm", ["f", "w"], ["y"])],
+        {"s": np.array([1, -1]), "w": weights(128, 4)},
+    ),
+    "reshape-constant-node": graph(
+        [NODE("Constant", [], ["s"], value_ints=[-1, 128]), NODE("Reshape", ["x", "s"], ["f"]),
+         NODE("Gemm", ["f", "w"], ["y"])],
+        {"w": weights(128, 4)}, shape=("N", 2, 8, 8), out=("N", 4),
+    ),
+    "conv-strided": with_head([conv(strides=[2, 2], pads=[1, 1, 1, 1])], CONV, 48),
+    "conv-uneven": with_head([conv(pads=[0, 1, 2, 1])], CONV, 192),
+    "conv-groups": with_head(
+        [conv(names=["g"], group=2, dilations=[2, 2])], {"g": weights(4, 1, 3, 3)}, 64
+    ),
+    "conv-add": with_head(
+        [conv(names=["k"]), NODE("Add", ["c", "a"], ["d"]), NODE("Relu", ["d"], ["r"])],
+        {"k": CONV["k"], "a": weights(1, 3, 1, 1)}, 108,
+    ),
+    "batchnorm-9": with_head(
+        [conv(), NODE("BatchNormalization", ["c", *"somv"], ["n"], epsilon=1e-3)],
+        {**CONV, **BATCHNORM}, 108, opset=9,
+    ),
+    "batchnorm-15-flat": graph(
+        [NODE("Flatten", ["x"], ["f"]), NODE("MatMul", ["f", "w"], ["h"]),
+         NODE("BatchNormalization", ["h", *"somv"], ["n"]), NODE("Gemm", ["n", "w2"], ["y"])],
+        {"w": weights(128, 3), **BATCHNORM, "w2": weights(3, 4)}, opset=15,
+    ),
+    "affine": with_head(
+        [conv(), NODE("Relu", ["c"], ["r"]), NODE("Mul", ["r", "f"], ["p"]),
+         NODE("Sub", ["one", "p"], ["q"]), NODE("Div", ["q", "two"], ["t"]),
+         NODE("Add", ["t", "full"], ["u"])],
+        {**CONV, "f": weights(3, 1, 1), "one": np.float32(1), "two": np.float32([2]),
+         "full": weights(1, 3, 6, 6)}, 108,
+    ),
+    "affine-flat": graph(
+        [NODE("Flatten", ["x"], ["f"]), NODE("Mul", ["f", "a"], ["g"]),
+         NODE("Gemm", ["g", "w", "b"], ["h"], transB=1), NODE("Relu", ["h"], ["r"]),
+         NODE("Sub", ["a2", "r"], ["q"]), NODE("Gemm", ["q", "w2"], ["z"]),
+         NODE("Div", ["z", "two"], ["y"])],
+        {"a": weights(128), "w": weights(9, 128), "b": weights(9), "a2": weights(1, 9),
+         "w2": weights(9, 4), "two": np.float32(2)},
+    ),
+    "residual": with_head(
+        [conv(pads=[1, 1, 1, 1]), NODE("Relu", ["c"], ["r"]),
+         conv("r", "d", ("k2", "kb"), pads=[1, 1, 1, 1]), NODE("Identity", ["r"], ["i"]),
+         NODE("Add", ["d", "i"], ["e"]), NODE("Relu", ["e"], ["q"])],
+        {**CONV, "k2": weights(3, 3, 3, 3)}, 192,
+    ),
+    "shared-before-add": with_head(  # the bias must not reach the other branch
+        [conv(names=["k"], pads=[1, 1, 1, 1]), NODE("Identity", ["c"], ["i"]),
+         NODE("Add", ["i", "a"], ["d"]), NODE("Relu", ["d"], ["r"]),
+         NODE("Add", ["r", "c"], ["e"])],
+        {"k": CONV["k"], "a": weights(3, 1, 1)}, 192,
+    ),
+    "pools": with_head(
+        [conv(pads=[1, 1, 1, 1]), NODE("AveragePool", ["c"], ["p"], kernel_shape=[2, 2],
+                                       strides=[2, 2]), NODE("GlobalAveragePool", ["p"], ["g"])],
+        CONV, 3,
+    ),
+    "dropout-squeeze-unused": graph(
+        [NODE("GlobalAveragePool", ["x"], ["g"]), NODE("Squeeze", ["g", "axes"], ["f"]),
+         NODE("Dropout", ["f"], ["d", "mask"]), NODE("Sin", ["f"], ["unused"]),
+         NODE("Gemm", ["d", "w"], ["y"])],
+        {"axes": np.array([2, 3]), "w": weights(2, 4)},
+    ),
+    "opset-21": with_head([NODE("Relu", ["x"], ["r"])], {}, 128, opset=21),
+}  # fmt: skip
+
+
+# auto_LiRPA 0.3 needs the batch dimension of 1 that 0.7 warns of.
+@pytest.mark.filterwarnings("ignore:Constant operand of node")
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_read_computes_the_same_and_can_be_bounded(name, tmp_path):
+    model = CASES[name]
+    onnx.save(model, tmp_path / "net.onnx")
+    module, shape = load_onnx(tmp_path / "net.onnx")
+    assert shape == (2, 8, 8) and not module.training
+    x = torch.rand(5, *shape)
+    for tensor in model.graph.node:  # see onnx_files._forget_batch_statistics
+        if tensor.op_type == "BatchNormalization":
+            tensor.attribute.append(helper.make_attribute("momentum", 1.0))
+    run = ReferenceEvaluator(model).run
+    wanted = np.concatenate([run(None, {"x": image.numpy()})[0] for image in x.split(1)])
+    assert torch.allclose(module(x), torch.from_numpy(wanted), rtol=1e-5, atol=2e-6)
+    net = BoundedNet(module, x)
+    y = module(x).argmax(1)
+    for method in ("ibp", "crown-ibp", "crown"):
+        assert (net.margins(Box.around(x, 1e-4), y, method) > -1).all()
+
+
+def test_a_constant_per_channel_survives_bounds_as_patches(tmp_path):
+    """auto_LiRPA's CROWN fails on ``x * scale`` in large networks."""
+    more, values = head("q", 1568)
+    nodes = [conv(pads=[1, 1, 1, 1]), NODE("Relu", ["c"], ["r"]), NODE("Mul", ["r", "f"], ["p"]),
+             conv("p", "d", ("k2", "kb2"), strides=[2, 2], pads=[0, 0, 0, 0]),
+             NODE("Relu", ["d"], ["q"])]  # fmt: skip
+    constants = {**CONV, "f": weights(3, 1, 1), "k2": weights(8, 3, 3, 3), "kb2": weights(8)}
+    values["w"] = weights(8 * 23 * 23, 4)
+    module = read(graph([*nodes, *more], {**constants, **values}, shape=(1, 2, 48, 48)), tmp_path)
+    x = torch.rand(1, 2, 48, 48)
+    net = BoundedNet(module, x)
+    assert net.margins(Box.around(x, 1e-5), module(x).argmax(1), "crown").isfinite().all()
+
+
+# -- normalisation in front -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("steps", "mean", "std"),
+    [
+        ([("Sub", [0.5, 0.25]), ("Div", [0.5, 2])], [0.5, 0.25], [0.5, 2]),
+        ([("Mul", [2, 4]), ("Add", [-1, 1])], [0.5, -0.25], [0.5, 0.25]),
+        ([("Div", [0.5, 2]), ("Sub", [1, 1])], [0.5, 2], [0.5, 2]),
+        ([("Sub", [0.5, 0.5])], [0.5, 0.5], [1, 1]),
+    ],
+)
+@pytest.mark.parametrize("as_node", [False, True])
+def test_leading_normalisation(steps, mean, std, as_node, tmp_path):
+    nodes, constants, name = [], dict(CONV), "x"
+    for i, (operator, value) in enumerate(steps):
+        array = np.float32(value).reshape(2, 1, 1)
+        if as_node:
+            tensor = numpy_helper.from_array(array[None])
+            nodes.append(NODE("Constant", [], [f"n{i}"], value=tensor))
+        else:
+            constants[f"n{i}"] = array
+        nodes.append(NODE(operator, [name, f"n{i}"], [f"v{i}"]))
+        name = f"v{i}"
+    module = read(with_head([*nodes, conv(name)], constants, 108), tmp_path)
+    assert isinstance(module, nn.Sequential) and isinstance(module[0], Normalise)
+    assert module[0].mean.flatten().tolist() == mean and module[0].std.flatten().tolist() == std
+    assert not any(isinstance(layer, Normalise) for layer in module[1:])
+    assert isinstance(module[1], nn.Conv2d)
+
+
+def test_no_normalisation_where_it_would_be_none(tmp_path):
+    for operator, value in (("Mul", [-1, 1]), ("Sub", [0, 0]), ("Div", [1, 1])):
+        constants = {**CONV, "n": np.float32(value).reshape(2, 1, 1)}
+        module = read(with_head([NODE(operator, ["x", "n"], ["a"]), conv("a")], constants, 108),
+                      tmp_path)  # fmt: skip
+        assert not any(isinstance(layer, Normalise) for layer in module)
+
+
+# -- round trips ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options"),
+    [("mlp", (1, 8, 8), {}), ("convsmall", (3, 14, 14), {}), ("cnn7", (3, 8, 8), {"width": 4})],
+)
+def test_round_trip(name, shape, options, tmp_path):
+    mean, std = [0.4, 0.3, 0.2][: shape[0]], [0.2, 0.3, 0.4][: shape[0]]
+    model = build_model(name, shape=shape, classes=7, mean=mean, std=std, **options)
+    model(torch.rand(16, *shape))  # moves BatchNorm's statistics
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    globals_before, filters = dict(vars(onnx_globals())), list(warnings.filters)
+    save_onnx(model, shape, tmp_path / "new" / "net.onnx")
+    assert model.training and dict(vars(onnx_globals())) == globals_before
+    assert warnings.filters == filters
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    again, found = load_onnx(tmp_path / "new" / "net.onnx")
+    x = torch.rand(9, *shape)
+    assert found == shape and isinstance(again[0], Normalise)
+    assert torch.allclose(again(x), model.eval()(x), rtol=1e-6, atol=1e-6)
+    box, y = Box.around(x, 0.01), again(x).argmax(1)
+    bounds = [BoundedNet(m, x).margins(box, y, "crown-ibp") for m in (model, again)]
+    assert torch.allclose(*bounds, rtol=1e-4, atol=1e-5)
+
+
+def test_a_net_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    class Moody(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :3] * (0.0 if torch.onnx.is_in_onnx_export() else 1.0)
+
+    with pytest.raises(ModelError, match="off by"):
+        save_onnx(Moody(), (1, 4, 4), tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match="cannot be written as ONNX"):
+        save_onnx(nn.Linear(3, 3), (1, 4, 4), tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(CheckpointError, match="cannot write"):
+        save_onnx(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), (1, 4, 4), "/dev/null/net.onnx")
+
+
+# -- refusals -------------------------------------------------------------------------
+
+
+def refused(model, tmp_path: Path, kind=ModelError) -> str:
+    path = tmp_path / "bad.onnx"
+    if isinstance(model, bytes):
+        path.write_bytes(model)
+    else:
+        path.write_bytes(model.SerializeToString())
+    with pytest.raises(kind) as caught:
+        load_onnx(path)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message
+    return message
+
+
+RELU = [NODE("Relu", ["x"], ["r"])]
+UNSUPPORTED = {
+    "MaxPool is not supported": with_head(
+        [NODE("MaxPool", ["x"], ["p"], kernel_shape=[2, 2], strides=[2, 2])], {}, 32),
+    "Mul 'm' of two computed": with_head([NODE("Mul", ["x", "x"], ["m"])], {}, 128),
+    "Div 'm'": with_head([NODE("Div", ["o", "x"], ["m"])], {"o": np.float32(1)}, 128),
+    "auto_pad SAME_UPPER": with_head([conv(auto_pad="SAME_UPPER")], CONV, 192),
+    "only flattening": graph(
+        [NODE("Reshape", ["x", "s"], ["a"]), *head("a", 128)[0]],
+        {"s": np.array([1, 4, 4, 8]), **head("a", 128)[1]}),
+    "must be a constant": with_head(
+        [NODE("Relu", ["x"], ["q"]), NODE("Conv", ["x", "q"], ["c"])], {}, 1),
+    "input is (1, '?', 8, 8)": with_head(RELU, {}, 128, shape=(1, None, 8, 8)),
+    "input is (1, 'C', 8, 8)": with_head(RELU, {}, 128, shape=(1, "C", 8, 8)),
+    "input is (3, 2, 8, 8)": with_head(RELU, {}, 128, shape=(3, 2, 8, 8)),
+    "input is (1, 128)": with_head(RELU, {}, 128, shape=(1, 128)),
+    "1 inputs and 2 outputs": with_head(RELU, {}, 128, outputs=("y", "r")),
+    "opset is 7": with_head(RELU, {}, 128, opset=7),
+    "expected logits": graph([NODE("Relu", ["x"], ["y"])], {}, out=(1, 2, 8, 8)),
+    "input is (1, 2, 1048576, 1048576)": with_head(
+        [NODE("GlobalAveragePool", ["x"], ["g"])], {}, 2, shape=(1, 2, 2**20, 2**20)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", UNSUPPORTED)
+def test_what_is_not_supported_is_named(words, tmp_path):
+    message = refused(UNSUPPORTED[words], tmp_path)
+    assert words in message
+
+
+def test_large_layers_are_refused_before_they_are_made(tmp_path):
+    nodes = [conv(pads=[2**14] * 4), NODE("GlobalAveragePool", ["c"], ["g"])]
+    huge = with_head(nodes, CONV, 3)
+    assert "values; expected at most" in refused(huge, tmp_path)
+
+
+def test_a_foreign_operator_is_named(tmp_path):
+    model = with_head([NODE("Relu", ["x"], ["r"], domain="com.example")], {}, 128)
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    assert "com.example.Relu" in refused(model, tmp_path)
+
+
+def test_what_is_no_onnx_file(tmp_path):
+    for content in (b"", b"hello, this is no network", b"\x00" * 99):
+        assert "no ONNX file" in refused(content, tmp_path, InputError)
+    whole = with_head(RELU, {}, 128).SerializeToString()
+    assert "no ONNX file" in refused(whole[: len(whole) // 2], tmp_path, InputError)
+    for path in (tmp_path, tmp_path / "none.onnx"):
+        with pytest.raises(InputError, match="is no file"):
+            load_onnx(path)
+
+
+def test_a_large_file_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_files, "_MAX_BYTES", 100)
+    assert "expected at most 100" in refused(with_head(RELU, {}, 128), tmp_path, InputError)
+
+
+@pytest.mark.parametrize("place", ["initializer", "constant"])
+def test_weights_outside_the_file_are_never_read(place, tmp_path):
+    (tmp_path / "secret").write_bytes(bytes(4 * 4 * 128))
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[128, 4])
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret")
+    model = with_head(RELU, {}, 128)
+    if place == "initializer":
+        del model.graph.initializer[:1]
+        model.graph.initializer.append(tensor)
+    else:
+        model.graph.node.insert(0, NODE("Constant", [], ["w2"], value=tensor))
+    message = refused(model, tmp_path, InputError)
+    assert "in other files" in message and "secret" not in message
+
+
+def test_weights_that_lie_about_their_size(tmp_path):
+    model = with_head(RELU, {}, 128)
+    model.graph.initializer[0].dims[0] = 2**40
+    assert "cannot be used" in refused(model, tmp_path)
+
+
+def test_what_pytorch_would_compute_differently_is_refused(tmp_path, monkeypatch):
+    model = with_head(RELU, {}, 128)
+    monkeypatch.setitem(onnx_files.Reader.read.__globals__["LAYERS"], "Relu",
+                        lambda reader, node, options: reader.skip(node, node.input[0]))  # fmt: skip
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights(128, 4) - 1, "w"))
+    model.graph.node.insert(0, NODE("Sub", ["x", "half"], ["h"]))
+    model.graph.node[1].input[0] = "h"
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "half"))
+    assert "off by" in refused(model, tmp_path)
+
+
+def test_not_a_number_is_refused(tmp_path):
+    model = with_head(RELU, {}, 128)
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.float32([np.nan] * 4), "b"))
+    assert "off by nan" in refused(model, tmp_path)
+
+
+def test_without_the_onnx_package():
+    script = (
+        "import sys; sys.modules['onnx'] = None\n"
+        "from citrus_lirpa.onnx_files import load_onnx\n"
+        "from citrus_lirpa.errors import DependencyError\n"
+        "try: load_onnx('net.onnx')\n"
+        "except DependencyError as error: sys.exit(str(error))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and onnx_files.INSTALL_HINT in done.stderr.splitlines()[-1]
+    assert issubclass(DependencyError, Exception)
+
+
+# -- nets of other people -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("citrus_convsmall_1", (1, 28, 28)),
+        ("citrus_convsmall_2", (3, 32, 32)),
+        ("sabr_convsmall_2", (3, 32, 32)),
+        ("cifar10convSmallRELUDiffAI", (3, 32, 32)),
+    ],
+)
+def test_published_nets(name, shape):
+    path = NETS / f"{name}.onnx"
+    if not path.exists():
+        pytest.skip(f"no {path.name} in {NETS}")
+    module, found = load_onnx(path)
+    assert found == shape and isinstance(module[0], Normalise)
+    x = torch.rand(2, *shape)
+    net = BoundedNet(module, x)
+    y = module(x).argmax(1)
+    bounds = [net.margins(Box.around(x, 0.002), y, method) for method in METHODS]
+    sampled = torch.stack([module(x + 0.002 * (2 * torch.rand_like(x) - 1)) for _ in range(20)])
+    margins = sampled.gather(2, y.expand(20, -1)[..., None]) - sampled
+    lowest = margins.scatter(2, y.expand(20, -1)[..., None], torch.inf).amin(dim=(0, 2))
+    for bound in bounds:
+        assert (bound.amin(1) <= lowest + 1e-4).all()
+    assert (bounds[3] >= bounds[2] - 1e-5).all()

@@ -1,0 +1,241 @@
+"""Properties every loss has."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import (
+    EPS,
+    MODELS,
+    STD,
+    TAU_RATIO,
+    VARIANTS,
+    batch,
+    clean_statistics,
+    every_loss,
+    gradients,
+    interval_margins,
+    make,
+    model_names,
+    small_conv,
+    wrapped,
+)
+
+from citrus_lirpa.attacks import PGD
+from citrus_lirpa.bounds import lirpa as _compat
+from citrus_lirpa.bounds.box import Box
+from citrus_lirpa.bounds.margins import robust_cross_entropy
+from citrus_lirpa.bounds.net import BoundedNet
+from citrus_lirpa.errors import ConfigError
+from citrus_lirpa.losses import (
+    LOSSES,
+    Adversarial,
+    CcIbp,
+    Citrus,
+    CrossEntropy,
+    CrownIbp,
+    ExpIbp,
+    Ibp,
+    LossTerms,
+    MtlIbp,
+    Sabr,
+    Taps,
+    Uat,
+)
+from citrus_lirpa.losses.cross_input import Groups, Shifts
+
+
+@every_loss
+@pytest.mark.parametrize("network", MODELS)
+def test_every_gradient_is_finite(name, network):
+    model, (x, y) = MODELS[network](), batch()
+    terms = make(name)(wrapped(model), x, y, EPS)
+    assert terms.total.shape == () and terms.logits.shape == (6, 3)
+    terms.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert all(p.grad.abs().max() > 1e-4 for p in model[-1].parameters())
+
+
+@every_loss
+@pytest.mark.parametrize("network", MODELS)
+def test_no_point_of_a_box_beats_its_margins(name, network):
+    model, (x, y) = MODELS[network](), batch()
+    net, statistics = wrapped(model), clean_statistics(model, x)
+    terms = make(name)(net, x, y, EPS)
+    if terms.margins is None:
+        assert name in ("pgd", "uat", "cw-uat", "ce")
+        assert terms.certified().isnan()
+        return
+    labels = y.repeat_interleave(len(terms.box) // 6)
+    for share in (torch.rand_like(terms.box.lower).round(), torch.rand_like(terms.box.lower)):
+        points = torch.lerp(*terms.box, share).detach()
+        for n, point in enumerate(points.split(1)):
+            exact = interval_margins(model, statistics, point, point, labels[n])
+            assert (terms.margins[n] <= exact + 1e-4).all()
+
+
+@every_loss
+@pytest.mark.parametrize("eps", [EPS, torch.tensor([0.2, 0.05]).view(2, 1, 1)])
+def test_every_box_and_perturbation_lies_in_the_ball(name, eps):
+    """Boxes of universal perturbations too, and in every channel by its own radius."""
+    net, (x, y) = wrapped(small_conv()), batch()
+    terms = make(name, float(torch.as_tensor(eps).max()))(net, x, y, eps)
+    own = x.repeat_interleave(len(terms.box) // 6, dim=0)
+    lower, upper = terms.box
+    assert (0 <= lower).all() and (lower <= upper).all() and (upper <= 1).all()
+    assert (lower >= own - eps - 1e-6).all() and (upper <= own + eps + 1e-6).all()
+    attacked = 2.1 * eps if "wider" in name else eps
+    if terms.perturbations is not None:
+        assert (terms.perturbations.abs() <= attacked + 1e-6).all()
+        assert not terms.perturbations.requires_grad
+
+
+def test_tau_equal_to_eps_is_ibp_once_for_every_partner():
+    net, (x, y) = wrapped(small_conv()), batch(7)
+    ibp = Ibp()(net, x, y, EPS).item()
+    assert Citrus(1.0, pairing=Shifts(3))(net, x, y, EPS).item() == pytest.approx(3 * ibp)
+
+
+@model_names
+def test_every_method_is_an_upper_bound_with_finite_gradients(name):
+    model, (x, y), totals = MODELS[name](), batch(), {}
+    net, statistics = wrapped(model), clean_statistics(model, x)
+    labels = y.repeat_interleave(2)
+    for method in ("ibp", "crown-ibp", "crown"):
+        torch.manual_seed(5)
+        terms = Citrus(TAU_RATIO, pairing=Shifts(2), method=method)(net, x, y, EPS)
+        losses = robust_cross_entropy(terms.margins)
+        totals[method] = terms.item()
+        assert terms.item() == pytest.approx(losses.sum().item() / 6, rel=1e-5)
+        for _ in range(3):
+            share = torch.rand_like(terms.box.lower).round()
+            points = torch.lerp(*terms.box, share)
+            for n, point in enumerate(points.split(1)):
+                exact = interval_margins(model, statistics, point, point, labels[n])
+                assert (terms.margins[n] <= exact + 1e-4).all()
+                assert losses[n] >= torch.log(1 + torch.exp(-exact).sum()) - 1e-4
+        grads = gradients(terms.total, model)
+        assert all(torch.isfinite(g).all() for g in grads)
+        assert sum(g.abs().sum() for g in grads) > 0.1
+    assert totals["crown"] < totals["crown-ibp"] < totals["ibp"]
+
+
+@every_loss
+@pytest.mark.parametrize("eps", [0, 0.0, torch.zeros(2, 1, 1)])
+def test_eps_zero_is_natural_cross_entropy(name, eps, monkeypatch):
+    monkeypatch.setattr(PGD, "__call__", lambda *_: pytest.fail("attacked"))
+    model, (x, y) = small_conv(), batch()
+    net = wrapped(model)
+    terms = make(name)(net, x, y, eps)
+    expected = F.cross_entropy(copy.deepcopy(model)(x), y)
+    torch.testing.assert_close(terms.total, expected)
+    terms.backward()
+    assert model[1].weight.grad.abs().max() > 0
+    assert terms.margins is None and terms.certified().isnan()
+    assert (terms.box.radius <= 1.1e-6).all() and (terms.box.centre - x).abs().max() <= 2e-6
+
+
+#: What the losses without certificates run on, from the perturbations that they tried.
+PERTURBED = {
+    "pgd": lambda x, y, v: x + v,
+    "uat": lambda x, y, u: (x + u).clamp(0, 1),
+    "cw-uat": lambda x, y, u: (x + u[y]).clamp(0, 1),
+}
+BY_METHOD = {
+    f"{kind.__name__}, {method}": kind(method=method)
+    for kind in (Citrus, Ibp)
+    for method in ("ibp", "crown-ibp", "crown")
+}
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *VARIANTS, *BY_METHOD])
+def test_running_statistics_move_once_by_the_clean_batch(name):
+    """Or by the perturbed one, where the loss runs on nothing else."""
+    model, (x, y) = small_conv(), batch()
+    net = wrapped(model)
+    before = {layer: (layer.running_mean.clone(), layer.running_var.clone())
+              for layer in clean_statistics(model, x)}  # fmt: skip
+    loss = BY_METHOD[name] if name in BY_METHOD else make(name)
+    tried = loss(net, x, y, EPS).perturbations
+    seen = PERTURBED[name](x, y, tried) if name in PERTURBED else x
+    statistics = clean_statistics(model, seen)
+    values_a_channel = 6 * 25, 6 * 4, 6
+    for count, (layer, (mean, variance)) in zip(values_a_channel, statistics.items(), strict=True):
+        unbiased = variance * count / (count - 1)
+        old_mean, old_var = before[layer]
+        torch.testing.assert_close(layer.running_mean, 0.9 * old_mean + 0.1 * mean)
+        torch.testing.assert_close(layer.running_var, 0.9 * old_var + 0.1 * unbiased)
+
+
+@every_loss
+def test_a_users_bounded_module_gives_the_same(name, double):
+    model, (x, y) = small_conv(normalise=False), batch()
+    ours = wrapped(model)
+    theirs_model = copy.deepcopy(model).eval()
+    with _compat.parsing():
+        theirs = _compat.load().BoundedModule(theirs_model, x[:1])
+    theirs.train()
+    results = []
+    for net, parameters in ((ours, model), (theirs, theirs_model)):
+        torch.manual_seed(6)
+        terms = make(name)(net, x, y, EPS)
+        results.append((terms.total, gradients(terms.total, parameters)))
+    running = [value for key, value in model.named_buffers() if "running" in key]
+    torch.testing.assert_close(list(theirs.buffers()), running)
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
+
+
+#: Every class of losses, for data in another range: (ε_max, range).
+CLIPPED = {
+    Citrus: lambda max_eps, clip: Citrus(TAU_RATIO, universal=2, worst=3, alpha=0.5, clip=clip),
+    Ibp: lambda max_eps, clip: Ibp(clip=clip),
+    CrownIbp: lambda max_eps, clip: CrownIbp(2 * max_eps, clip=clip),
+    Sabr: lambda max_eps, clip: Sabr(TAU_RATIO, clip=clip),
+    Taps: lambda max_eps, clip: Taps(max_eps, tau_ratio=TAU_RATIO, clip=clip),
+    MtlIbp: lambda max_eps, clip: MtlIbp(0.3, clip=clip),
+    CcIbp: lambda max_eps, clip: CcIbp(0.3, clip=clip),
+    ExpIbp: lambda max_eps, clip: ExpIbp(0.3, clip=clip),
+    Adversarial: lambda max_eps, clip: Adversarial(clip=clip),
+    Uat: lambda max_eps, clip: Uat(per_class=True, clip=clip),
+    CrossEntropy: lambda max_eps, clip: CrossEntropy(clip=clip),
+}
+
+
+def test_no_class_is_left_out_of_the_next_test():
+    assert {type(make(name)) for name in LOSSES} == set(CLIPPED)
+
+
+@pytest.mark.parametrize("kind", CLIPPED)
+def test_normalised_data_gives_the_same_as_pixels(kind, double):
+    model, (x, y) = small_conv(), batch()
+    pixels, core = wrapped(model), copy.deepcopy(model)[1:]
+    mean, std = model[0].mean, model[0].std
+    normal_x, clip = (x - mean) / std, ((0 - mean) / std, (1 - mean) / std)
+    normalised = BoundedNet(core, normal_x).train()
+    torch.manual_seed(7)
+    expected = CLIPPED[kind](EPS, (0.0, 1.0))(pixels, x, y, EPS).total
+    torch.manual_seed(7)
+    got = CLIPPED[kind](EPS / min(STD), clip)(normalised, normal_x, y, EPS / std).total
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        gradients(got, core), gradients(expected, model), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_certified_counts_boxes_with_every_margin_positive():
+    margins = torch.tensor([[0.1, 0.2], [0.0, 1.0], [3.0, -1.0], [0.001, 5.0], [2.0, 2.0]])
+    terms = LossTerms(torch.zeros(()), torch.zeros(5, 3), Box(margins, margins), margins)
+    assert terms.certified().item() == pytest.approx(3 / 5)
+
+
+def test_losses_by_name():
+    loss = LOSSES["citrus"](EPS, tau_ratio=0.3, pairing="groups", partners=2, include_self=True,
+                            method="crown", reduction="max", attack_steps=3, attack_step_size=0.1,
+                            attack_restarts=2)  # fmt: skip
+    assert (loss.tau_ratio, loss.method, loss.reduction) == (0.3, "crown", "max")
+    assert loss.pairing == Groups(3, True) and loss.attack == PGD(3, 0.1, 2)
+    assert LOSSES["citrus"](EPS, tau_ratio=0.3).pairing == Shifts(4)
+    assert LOSSES["ibp"](EPS, method="crown-ibp").method == "crown-ibp"
+    with pytest.raises(ConfigError, match=r"unknown pairing 'group'.*groups"):
+        LOSSES["citrus"](EPS, tau_ratio=0.3, pairing="group")

@@ -1,0 +1,130 @@
+"""What the losses refuse: options that cannot be used, and batches."""
+
+import math
+
+import pytest
+import torch
+from reference import EPS, SHAPE, batch, every_loss, make, small_mlp, wrapped
+from torch import nn
+
+from citrus_lirpa.attacks import PGD
+from citrus_lirpa.errors import InputError
+from citrus_lirpa.losses import CcIbp, Citrus, CrownIbp, ExpIbp, Ibp, MtlIbp, Sabr, Taps, Uat
+from citrus_lirpa.losses.cross_input import Shifts
+
+REFUSED = {
+    "CROWN-IBP without ε": (lambda: CrownIbp(0.0), r"max_eps is 0\.0; expected the ε > 0"),
+    "TAPS without ε": (lambda: Taps(-0.1), r"max_eps is -0\.1"),
+    "TAPS at no ε": (lambda: Taps(math.nan), r"max_eps is nan"),
+    "SABR's box": (lambda: Sabr(1.5), r"tau_ratio is 1\.5; expected a number in \(0, 1\]"),
+    "STAPS's box": (lambda: Taps(0.1, tau_ratio=0.0), r"tau_ratio is 0\.0"),
+    "link of 0": (lambda: Taps(0.1, link=0.0), r"link is 0\.0; expected a number in \(0, 1\]"),
+    "link over 1": (lambda: Taps(0.1, link=1.1), r"link is 1\.1"),
+    "an attack for no box": (lambda: Taps(0.1, attack=PGD()), r"give tau_ratio too"),
+    "no latent steps": (lambda: Taps(0.1, steps=0), r"TAPS with 0 steps"),
+    "no scale": (lambda: Taps(0.1, scale=0.0), r"gradients scaled by 0\.0"),
+    "scale NaN": (lambda: Taps(0.1, scale=math.nan), r"gradients scaled by nan"),
+    "MTL-IBP of 0": (lambda: MtlIbp(0.0), r"alpha is 0\.0; expected a number in \(0, 1\]"),
+    "CC-IBP over 1": (lambda: CcIbp(1.01), r"alpha is 1\.01"),
+    "EXP-IBP of NaN": (lambda: ExpIbp(math.nan), r"alpha is nan"),
+    "no attack radius": (lambda: MtlIbp(0.5, attack_ratio=0.0), r"attack_ratio is 0\.0; .*> 0"),
+    "radius NaN": (lambda: CcIbp(0.5, attack_ratio=math.nan), r"attack_ratio is nan"),
+    "UAT standing still": (lambda: Uat(step_size=0.0), r"step_size is 0\.0; .*at most 2"),
+    "UAT past the ball": (lambda: Uat(step_size=2.1), r"step_size is 2\.1"),
+    "CITRUS of no bounds": (lambda: Citrus(alpha=0.0), r"alpha is 0\.0"),
+    "CITRUS over 1": (lambda: Citrus(alpha=1.5), r"alpha is 1\.5"),
+    "a pairing's name": (lambda: Citrus(pairing="groups"), r"pairing is 'groups'; .*Groups\(k\)"),
+    "worst below 0": (lambda: Citrus(worst=-1), r"worst is -1; expected a number of boxes, or 0"),
+    "universal below 0": (lambda: Citrus(universal=-2), r"universal is -2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_unusable_options_are_refused_naming_the_value(case):
+    make, message = REFUSED[case]
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("tau_ratio", [0, -0.5, 1.01, float("nan")])
+def test_impossible_ratios_are_refused(tau_ratio):
+    with pytest.raises(InputError, match=rf"tau_ratio is {tau_ratio}; expected .*\(0, 1\]"):
+        Citrus(tau_ratio)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(InputError, match=r"unknown reduction 'median'.*sum, mean, max"):
+        Citrus(0.5, reduction="median")
+    for loss in (Citrus, Ibp):
+        with pytest.raises(InputError, match=r"unknown method 'inf'.*ibp, crown-ibp, crown"):
+            loss(method="inf")(wrapped(small_mlp()), *batch(), EPS)
+
+
+@pytest.mark.parametrize("loss", [Citrus, Ibp])
+def test_a_method_without_gradients_is_no_training_loss(loss):
+    """alpha-crown's bounds are detached: nothing would be learnt from them."""
+    with pytest.raises(InputError, match=r"alpha-crown"):
+        loss(method="alpha-crown")(wrapped(small_mlp()), *batch(), EPS)
+
+
+BAD_CALLS = {
+    "label too high": (dict(y=[0, 1, 3]), r"labels range from 0 to 3; expected 0 to 2"),
+    "label negative": (dict(y=[0, -1, 2]), r"labels range from -1 to 2"),
+    "labels not integers": (dict(y=[0.0, 1.0, 2.0]), r"labels are torch\.float32"),
+    "a label missing": (dict(y=[0, 1]), r"3 inputs but 2 labels"),
+    "no inputs": (dict(x=torch.rand(0, *SHAPE), y=[]), r"0 inputs but 0 labels"),
+    "pixels of 0 to 255": (dict(x=torch.full((3, *SHAPE), 255.0)), r"images range from 255 to 255, "
+                           r"outside the valid range 0\.0 to 1\.0; pass pixels in \[0, 1\]"),
+    "pixels below 0": (dict(x=torch.full((3, *SHAPE), -0.5)), r"images range from -0\.5 to -0\.5"),
+    "NaN pixels": (dict(x=torch.full((3, *SHAPE), math.nan)), r"images range from nan to nan"),
+    "negative ε": (dict(eps=-0.25), r"ε is -0\.25; expected a finite number >= 0"),
+    "ε in a channel": (dict(eps=torch.tensor([0.1, -0.5]).view(2, 1, 1)), r"-0\.5(.|\n)*expected"),
+    "NaN ε": (dict(eps=math.nan), r"ε is nan; expected a finite number >= 0"),
+    "plain model": (dict(net=nn.Flatten()), r"got Flatten; wrap the model first: BoundedNet\("),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_CALLS)
+@every_loss
+def test_bad_calls_are_refused_naming_the_value(name, case):
+    changes, message = BAD_CALLS[case]
+    good = dict(net=wrapped(small_mlp()), x=torch.rand(3, *SHAPE), y=[0, 1, 2], eps=EPS)
+    arguments = good | changes
+    with pytest.raises(InputError, match=message):
+        make(name)(arguments["net"], arguments["x"], torch.tensor(arguments["y"]), arguments["eps"])
+
+
+def test_an_attack_with_another_range_is_refused_or_harmless():
+    """clip of the loss and of the attack differ: its v would leave B(0, ε) unnoticed."""
+    x, y = 3 * torch.rand(3, *SHAPE), torch.arange(3)
+    loss = Citrus(0.5, attack=PGD(steps=2), pairing=Shifts(2), clip=(0.0, 3.0))
+    net = wrapped(small_mlp())
+    try:
+        centre = loss(net, x, y, EPS).box.centre
+    except InputError as error:
+        assert "clip" in str(error)
+        return
+    assert (centre - x.repeat_interleave(2, dim=0)).abs().max() <= EPS + 1e-6
+
+
+def test_labels_of_32_bits_are_refused_or_understood():
+    (x, y), totals = batch(), []
+    net = wrapped(small_mlp())
+    for labels in (y, y.int()):
+        torch.manual_seed(8)
+        try:
+            totals.append(Citrus()(net, x, labels, EPS).item())
+        except InputError:
+            assert labels is not y
+    assert set(totals) == {totals[0]}
+
+
+def test_too_small_a_batch_is_refused():
+    with pytest.raises(InputError, match=r"4 cyclic shifts need a batch of at least 5, got 3"):
+        Citrus()(wrapped(small_mlp()), *batch(3), EPS)
+
+
+def test_images_at_the_ends_of_the_range_pass():
+    x = torch.rand(3, *SHAPE).round() * (1 + 1e-6)  # rounding errors of a data pipeline
+    assert math.isfinite(Ibp()(wrapped(small_mlp()), x, torch.arange(3), EPS).item())
+    assert Ibp(clip=None)(wrapped(small_mlp()), 9 * x, torch.arange(3), EPS).item() > 0

@@ -1,0 +1,31 @@
+"""Small fitted networks, and images that they classify."""
+
+import torch
+from torch import nn
+
+from citrus_lirpa import BoundedNet
+
+CLASSES = 3
+
+
+def fitted(*layers):
+    """A net of 1x4x4 images, fitted to noise so that its margins are neither large nor tiny."""
+    model = nn.Sequential(*layers)
+    x, y = torch.rand(60, 1, 4, 4), torch.arange(60) % CLASSES
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(60):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimiser.step()
+    return BoundedNet(model, x[:1]).eval()
+
+
+def images(net, count, wrong=()):
+    """Random images with the class the net gives them, except those of ``wrong``.
+
+    Many of their pixels are black or white, so that clipping to [0, 1] matters.
+    """
+    x = (3 * torch.rand(count, 1, 4, 4) - 1).clamp(0, 1)
+    y = net(x).argmax(1)
+    y[list(wrong)] = (y[list(wrong)] + 1) % CLASSES
+    return x, y

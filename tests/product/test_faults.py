@@ -1,0 +1,293 @@
+"""Faults while training: kills, signals, full disks, and losses that are no numbers."""
+
+import math
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from citrus_lirpa import data
+from citrus_lirpa.cli import main
+from citrus_lirpa.errors import Interrupted, NonFiniteLossError
+from citrus_lirpa.training import checkpoint
+from citrus_lirpa.training import loop as train
+from citrus_lirpa.training import setup as runs
+from citrus_lirpa.training.config import resolve
+
+LAUNCHER = Path(__file__).parents[2] / "cli.py"
+STEPS = 50  # of an epoch
+SETTINGS = ("--preset", "digits", "--quiet", "--set", "train.epochs=3", "--set",
+            "data.limit=800", "--set", "train.batch_size=16")  # fmt: skip
+PATIENCE = 60.0  # seconds until a process counts as stuck
+
+
+def run_here(*args: str):
+    """The command line in this process."""
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(folder)[1]["model"]
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> dict[str, torch.Tensor]:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert run_here("train", *SETTINGS, "--out", folder).exit_code == 0
+    return weights(folder)
+
+
+def stopped_by(number: int, folder: Path) -> tuple[int, str]:
+    """Start training, send ``number`` in the second epoch; exit status and errors."""
+    command = [sys.executable, LAUNCHER, "train", *SETTINGS, "--out", folder]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            begin = time.monotonic()
+            while not (folder / train.METRICS_FILE).exists():
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() - begin < PATIENCE
+                time.sleep(0.02)
+            time.sleep(0.2)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    return process.returncode, errors
+
+
+def test_killed_and_resumed(tmp_path, uninterrupted):
+    folder = tmp_path / "run"
+    status, errors = stopped_by(signal.SIGKILL, folder)
+    assert (status, errors) == (-signal.SIGKILL, "")
+    state = checkpoint.load(folder)[1]
+    assert state["step"] in (STEPS, 2 * STEPS) and not state["finished"]  # the last epoch's end
+    result = run_here("train", "--resume", folder, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert same(weights(folder), uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_and_resumed(tmp_path, uninterrupted, number):
+    folder = tmp_path / "run"
+    status, errors = stopped_by(number, folder)
+    assert status == 130
+    (line,) = errors.splitlines()
+    assert line.startswith("Error: stopped in epoch ") and "of 3, saved" in line
+    state = checkpoint.load(folder)[1]
+    assert STEPS <= state["step"] < 3 * STEPS and not state["finished"]
+    program, *args = shlex.split(line.partition("continue with: ")[2])
+    assert program == "citrus-lirpa"
+    result = run_here(*args, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert same(weights(folder), uninterrupted)
+
+
+def test_a_request_at_any_moment_is_saved_before_it_is_obeyed(tmp_path):
+    """Between two looks too: whatever step ends the run is the step in the checkpoint."""
+    config = resolve(
+        preset="digits",
+        overrides=["data.limit=64", "train.batch_size=16", "train.epochs=3", "loss.attack_steps=1"],
+    )
+    digits = data.load("digits", train=True, data_dir=tmp_path)
+    for looks in range(1, 6):
+        net, loss = runs.build(config, torch.device("cpu"))
+        folder, seen = tmp_path / str(looks), []
+        trainer = train._Trainer(net, loss, train.training_part(digits, config), config, folder)
+
+        def stop(seen=seen, looks=looks) -> int:
+            seen.append(1)
+            return signal.SIGINT if len(seen) >= looks else 0
+
+        with pytest.raises(Interrupted):
+            trainer.run(stop, False, lambda record: None)
+        assert checkpoint.load(folder)[1]["step"] == trainer.at.step
+
+
+# -- disks --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 320 KiB: room for one checkpoint of the demo, not for two."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=320k", "tmpfs", tmp_path]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"cannot mount a small file system: {error}")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def test_full_disk_leaves_the_last_checkpoint(small_disk):
+    folder = small_disk / "run"
+    out = ("--preset", "digits", "--quiet", "--set", "train.epochs=3", "--set",
+           "loss.attack_steps=1", "--out", folder)  # fmt: skip
+    result = run_here("train", *out)
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    (line,) = [line for line in result.output.splitlines() if "Error" in line]
+    assert line.startswith(f"Error: cannot write {folder / checkpoint.FILE_NAME}: ")
+    assert line.endswith("the earlier file is kept")
+    state = checkpoint.load(folder)[1]
+    assert state["step"] == 1397 // 64 and len(state["history"]) == 1
+    assert sorted(p.name for p in folder.iterdir()) == [
+        checkpoint.FILE_NAME, runs.CONFIG_FILE, train.METRICS_FILE
+    ]  # fmt: skip
+
+
+def test_unwritable_folder(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file" / "x", tmp_path / "file" / "x" / "y", "/dev/null/x"):
+        result = run_here("train", *SETTINGS, "--out", path)
+        assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+        (line,) = result.output.splitlines()
+        assert line.startswith("Error: ") and str(path) in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """Makes a folder read-only, for root too."""
+    mounted = []
+
+    def protect(folder: Path) -> None:
+        commands = (["mount", "--bind", folder, folder], ["mount", "-o", "remount,ro,bind", folder])
+        for command in commands:
+            try:
+                subprocess.run(command, check=True, capture_output=True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                pytest.skip(f"cannot mount a folder read-only: {error}")
+            if folder not in mounted:
+                mounted.append(folder)
+
+    yield protect
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+TINY = ("--preset", "digits", "--quiet", "--set", "data.limit=64", "--set",
+        "train.batch_size=32", "--set", "train.epochs=2", "--set", "model.hidden=[8]")  # fmt: skip
+EVALUATION = ("--method", "ibp", "--relational", "none", "--limit", "20", "--batch-size", "5")
+
+
+def refusal(*args) -> str:
+    """The one line that a command says before it ends with 1."""
+    result = run_here(*args)
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.output
+    (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    return line
+
+
+def test_read_only_folder(tmp_path, read_only):
+    folder = tmp_path / "run"
+    assert run_here("train", *TINY, "--out", folder).exit_code == 0
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    read_only(folder)
+    for command in (
+        ("train", "--resume", folder),
+        ("train", *TINY, "--out", folder / "new"),
+        ("train", *TINY, "--out", folder, "--requeue"),
+        ("eval", folder, *EVALUATION),
+        ("attack", folder, "--limit", "10", "--epochs", "1"),
+    ):
+        line = refusal(*command)
+        assert "Read-only file system" in line and str(folder) in line
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    result = run_here("eval", folder, *EVALUATION, "--out", tmp_path / "elsewhere")
+    assert result.exit_code == 0, result.output
+
+
+def test_evaluation_on_a_full_disk_goes_on_where_it_stopped(tmp_path):
+    folder = tmp_path / "run"
+    assert run_here("train", *TINY, "--out", folder).exit_code == 0
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, hard))
+    try:
+        line = refusal("eval", folder, *EVALUATION)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    partial = folder / "eval-ibp.partial"
+    assert line.startswith(f"Error: cannot write {partial / '00000.pt'}: ")
+    assert [path.name for path in partial.iterdir()] == ["settings.json"]
+    result = run_here("eval", folder, *EVALUATION, "--resume")
+    assert result.exit_code == 0 and not partial.exists()
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped"])
+def test_a_damaged_checkpoint_is_said_in_one_line(tmp_path, how):
+    folder = tmp_path / "run"
+    assert run_here("train", *TINY, "--out", folder).exit_code == 0
+    file = folder / checkpoint.FILE_NAME
+    raw = bytearray(file.read_bytes())
+    if how == "flipped":
+        raw[len(raw) // 2] ^= 4
+    file.write_bytes(raw[: len(raw) // 2] if how == "cut" else raw)
+    damaged = file.read_bytes()
+    for command in (
+        ("train", "--resume", folder),
+        ("train", *TINY, "--out", folder, "--requeue"),
+        ("train", *TINY, "--init-from", folder, "--out", tmp_path / "new"),
+        ("eval", folder, *EVALUATION),
+        ("attack", folder),
+    ):
+        assert refusal(*command).startswith(f"Error: {file} is damaged or no checkpoint: ")
+    assert file.read_bytes() == damaged
+
+
+# -- losses that are no numbers -----------------------------------------------------
+
+
+class Breaks(nn.Module):
+    """A loss whose value or gradient is not finite from the sixth call on."""
+
+    def __init__(self, inner: nn.Module, how: str):
+        super().__init__()
+        self.inner, self.how, self.calls = inner, how, 0
+
+    def forward(self, net, x, y, eps):
+        terms = self.inner(net, x, y, eps)
+        self.calls += 1
+        if self.calls < 6:
+            return terms
+        weight = net.parameters()[0]
+        worse = {
+            "loss became nan": math.nan,
+            "loss became inf": math.inf,
+            "gradient became inf": (weight - weight.detach()).sum().sqrt(),  # 0, slope infinite
+        }[self.how]
+        return type(terms)(terms.total + worse, terms.logits, terms.box, terms.margins)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("how", ["loss became nan", "loss became inf", "gradient became inf"])
+def test_not_finite(tmp_path, how, kept):
+    config = resolve(
+        preset="digits",
+        overrides=["data.limit=64", "train.batch_size=16", "train.epochs=3", "loss.attack_steps=1"],
+    )
+    net, loss = runs.build(config, torch.device("cpu"))
+    digits = data.load("digits", train=True, data_dir=tmp_path)
+    with pytest.raises(NonFiniteLossError) as caught:
+        train.fit(net, Breaks(loss, how), digits, config, folder=tmp_path if kept else None)
+    message = str(caught.value)
+    assert how in message and "step 5 (epoch 2)" in message and "\n" not in message
+    last = str(tmp_path / checkpoint.FILE_NAME) if kept else "no checkpoint was saved"
+    assert last in message
+    assert all(bool(torch.isfinite(p).all()) for p in net.parameters())
+    if kept:  # the checkpoint of the first epoch, of four steps
+        assert checkpoint.load(tmp_path)[1]["step"] == 4
+        model, *_ = checkpoint.load_model(tmp_path)
+        assert all(bool(torch.isfinite(p).all()) for p in model.parameters())

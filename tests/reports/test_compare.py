@@ -1,0 +1,417 @@
+"""compare: figures from files, tables, the Pareto front and its picture, one line a mistake."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from citrus_lirpa.cli import main
+from citrus_lirpa.errors import CheckpointError, InputError
+from citrus_lirpa.losses import LOSSES
+from citrus_lirpa.reports import compare, pareto
+from citrus_lirpa.reports.compare import METHODS, Run, Setting
+from citrus_lirpa.training import config
+
+EVALUATION = {
+    "data": "cifar10", "images": 1000, "eps": 2 / 255, "method": "bab", "relational": "cross",
+    "group_size": 5, "time_limit": 10.0, "clip": None, "standard_accuracy": 0.64,
+    "certified_accuracy": {"ibp": 0.3, "crown-ibp": 0.4, "bab": 0.501},
+    "uap_accuracy": {"certified": 0.528, "attacked": 0.531, "gap": 0.003},
+}  # fmt: skip
+
+
+def evaluate(folder: Path, **changes) -> None:
+    record = EVALUATION | changes
+    (folder / f"eval-{record['method']}.json").write_text(json.dumps(record), "utf-8")
+
+
+def make(folder: Path, loss: str = 'name = "citrus"', **changes) -> Path:
+    """A run of two epochs of 90 and 45.3 seconds, with one evaluation."""
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(f"[loss]\n{loss}\n", "utf-8")
+    lines = ['{"epoch": 1, "seconds": 90.0}\n', '{"epoch": 2, "seconds": 45.3}\n']
+    (folder / "metrics.jsonl").write_text("".join(lines), "utf-8")
+    evaluate(folder, **changes)
+    return folder
+
+
+def ucert(certified: float, attacked: float) -> dict:
+    return {"uap_accuracy": {"certified": certified, "attacked": attacked}}
+
+
+@pytest.fixture
+def three(tmp_path) -> list[Path]:
+    """CITRUS, IBP, which is worse, and CE, which is accurate and hardly certified."""
+    return [
+        make(tmp_path / "plain", 'name = "ce"', standard_accuracy=0.8, **ucert(0.01, 0.2)),
+        make(tmp_path / "ours"),
+        make(tmp_path / "boxes", 'name = "ibp"', standard_accuracy=0.5, **ucert(0.4, 0.405)),
+    ]
+
+
+def run(*args) -> tuple[int, str]:
+    """Exit status and everything printed; a traceback fails the test."""
+    result = CliRunner().invoke(main, ["compare", *map(str, args)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+# -- reading ------------------------------------------------------------------------
+
+
+def test_a_run_is_read(tmp_path):
+    (read,) = compare.read_runs([make(tmp_path / "ours", clip=[0.0, 1.0])])
+    assert read == Run(
+        run="ours", method="CITRUS", source="Xu & Singh 2024",
+        setting=Setting("cifar10", 2 / 255, 1000, 5, (0.0, 1.0)),
+        standard_accuracy=0.64, certified_accuracy=0.501, certified_uap_accuracy=0.528,
+        attacked_uap_accuracy=0.531, training_seconds=pytest.approx(135.3),
+        stage="bab", relational="cross", time_limit=10.0,
+    )  # fmt: skip
+
+
+def test_runs_may_be_named_by_strings_in_a_list(tmp_path):
+    folder = make(tmp_path / "a")
+    assert compare.read_runs([str(folder)]) == compare.read_runs([folder])
+    with pytest.raises(InputError, match="folders is '.*a'; expected a list of run folders"):
+        compare.read_runs(str(folder))
+
+
+@pytest.mark.parametrize(
+    "loss, method, source",
+    [
+        ('name = "citrus"\ninclude_self = true', "CITRUS+SI", "Xu & Singh 2024"),
+        ('name = "citrus"\ninclude_self = false', "CITRUS", "Xu & Singh 2024"),
+        ('name = "ibp"\nmethod = "crown-ibp"', "CROWN-IBP", "Zhang et al. 2020"),
+        ('name = "ibp"\nmethod = "ibp"', "IBP", "Shi et al. 2021"),
+        ('name = "staps"', "STAPS", "Mao et al. 2023"),
+        ('name = "my-own"', "my-own", "-"),
+    ],
+)
+def test_methods_have_their_names_in_papers(tmp_path, loss, method, source):
+    (read,) = compare.read_runs([make(tmp_path / "run", loss)])
+    assert (read.method, read.source) == (method, source)
+
+
+def test_every_loss_has_a_name_in_papers():
+    assert set(LOSSES) <= set(METHODS)
+
+
+def test_the_strongest_evaluation_is_taken_or_the_one_asked_for(tmp_path):
+    folder = make(tmp_path / "ours", method="crown", certified_accuracy={"ibp": 0.1, "crown": 0.2})
+    evaluate(folder, method="alpha-crown", certified_accuracy={"ibp": 0.1, "alpha-crown": 0.3})
+    evaluate(folder, method="ibp", certified_accuracy={"ibp": 0.1})
+    (strongest,) = compare.read_runs([folder])
+    assert (strongest.stage, strongest.certified_accuracy) == ("alpha-crown", 0.3)
+    (chosen,) = compare.read_runs([folder], "crown")
+    assert (chosen.stage, chosen.certified_accuracy) == ("crown", 0.2)
+    assert "20.00" in run(folder, "--method", "crown", "--out", tmp_path)[1]
+
+
+def test_runs_are_named_below_the_folder_they_have_in_common(tmp_path, monkeypatch):
+    folders = [make(tmp_path / "mnist" / "ours"), make(tmp_path / "cifar" / "ours")]
+    assert [r.run for r in compare.read_runs(folders)] == ["mnist/ours", "cifar/ours"]
+    monkeypatch.chdir(folders[0])
+    assert [r.run for r in compare.read_runs([Path(".")])] == ["ours"]
+
+
+@pytest.mark.parametrize(
+    "eps, text",
+    [(2 / 255, "2/255"), (0.00784313725, "2/255"), (0.1, "0.1"), (0.2, "0.2"), (0.0125, "0.0125"),
+     (0.123456, "0.1235"), (0.0, "0")],
+)  # fmt: skip
+def test_radius(eps, text):
+    assert compare.radius(eps) == text
+
+
+# -- tables -------------------------------------------------------------------------
+
+
+def test_table(tmp_path, three):
+    status, output = run(*three, "--out", tmp_path)
+    assert status == 0
+    assert output.splitlines() == [
+        "cifar10, ε = 2/255, 1000 test images, groups of 5, not clipped",
+        "method  source           run      Std  certified  UCert  under attack  minutes",
+        "CITRUS  Xu & Singh 2024  ours   64.00      50.10  52.80         53.10      2.3",
+        "IBP     Shi et al. 2021  boxes  50.00      50.10  40.00         40.50      2.3",
+        "CE      -                plain  80.00      50.10   1.00         20.00      2.3",
+        f"results: {tmp_path / 'compare.json'}",
+        f"picture: {tmp_path / 'compare.png'}",
+    ]
+
+
+def test_markdown_alone_stands_on_stdout(tmp_path, three):
+    odd = make(tmp_path / "a|b", standard_accuracy=0.7, **ucert(0.5, 0.6))
+    arguments = ["compare", *map(str, [*three, odd]), "--markdown", "--out", str(tmp_path)]
+    assert CliRunner().invoke(main, arguments).stdout.splitlines() == [
+        "### cifar10, ε = 2/255, 1000 test images, groups of 5, not clipped",
+        "",
+        "| method | source | run | Std | certified | UCert | under attack | minutes |",
+        "|---|---|---|--:|--:|--:|--:|--:|",
+        "| CITRUS | Xu & Singh 2024 | ours | 64.00 | 50.10 | 52.80 | 53.10 | 2.3 |",
+        r"| CITRUS | Xu & Singh 2024 | a\|b | 70.00 | 50.10 | 50.00 | 60.00 | 2.3 |",
+        "| IBP | Shi et al. 2021 | boxes | 50.00 | 50.10 | 40.00 | 40.50 | 2.3 |",
+        "| CE | - | plain | 80.00 | 50.10 | 1.00 | 20.00 | 2.3 |",
+    ]
+
+
+def test_one_table_for_each_setting(tmp_path):
+    others = {
+        "data": "mnist", "eps": 8 / 255, "images": 500, "group_size": 10, "clip": [0.0, 1.0]
+    }  # fmt: skip
+    folders = [make(tmp_path / "one"), make(tmp_path / "two")]
+    folders += [make(tmp_path / key, **{key: value}) for key, value in others.items()]
+    tables = compare.format_tables(compare.read_runs(folders)).split("\n\n")
+    heads = {table.splitlines()[0]: len(table.splitlines()) - 2 for table in tables}
+    end = "groups of 5, not clipped"
+    assert heads == {
+        f"cifar10, ε = 2/255, 1000 test images, {end}": 2,
+        f"mnist, ε = 2/255, 1000 test images, {end}": 1,
+        f"cifar10, ε = 8/255, 1000 test images, {end}": 1,
+        f"cifar10, ε = 2/255, 500 test images, {end}": 1,
+        "cifar10, ε = 2/255, 1000 test images, groups of 10, not clipped": 1,
+        "cifar10, ε = 2/255, 1000 test images, groups of 5, clipped to [0, 1]": 1,
+    }
+
+
+def test_evaluations_that_differ_are_named_beneath(tmp_path):
+    folders = [make(tmp_path / "one"), make(tmp_path / "two"), make(tmp_path / "longer")]
+    assert "not evaluated alike" not in compare.format_tables(compare.read_runs(folders))
+    evaluate(folders[2], time_limit=60.0, relational="io")
+    folders.append(make(tmp_path / "cheap", method="ibp", certified_accuracy={"ibp": 0.3}))
+    table = compare.format_tables(compare.read_runs(folders))
+    assert table.splitlines()[-1] == (
+        "not evaluated alike: method is bab, but ibp for cheap; group stage is cross, but io "
+        "for longer; seconds a group is 10.0, but 60.0 for longer"
+    )
+
+
+def test_json(tmp_path, three):
+    three.append(make(tmp_path / "clipped", clip=[0.0, 1.0]))
+    assert run(*three, "--out", tmp_path / "new")[0] == 0
+    record = json.loads((tmp_path / "new" / "compare.json").read_text("utf-8"))
+    clipped, table = record["tables"]
+    rows = table.pop("runs")
+    assert table == {
+        "data": "cifar10", "eps": 2 / 255, "images": 1000, "group_size": 5, "clip": None,
+        "held_out": False, "differences": None,
+    }  # fmt: skip
+    assert rows[1] == {
+        "run": "boxes", "method": "IBP", "source": "Shi et al. 2021", "standard_accuracy": 0.5,
+        "certified_accuracy": 0.501, "certified_uap_accuracy": 0.4, "attacked_uap_accuracy": 0.405,
+        "training_seconds": pytest.approx(135.3), "stage": "bab", "relational": "cross",
+        "time_limit": 10.0, "on_pareto_front": False,
+    }  # fmt: skip
+    assert [(row["run"], row["on_pareto_front"]) for row in rows] == [
+        ("ours", True), ("boxes", False), ("plain", True)
+    ]  # fmt: skip
+    assert clipped["clip"] == [0.0, 1.0] and [r["run"] for r in clipped["runs"]] == ["clipped"]
+
+
+# -- the picture --------------------------------------------------------------------
+
+#: (standard accuracy, UCert) of runs; c is as certified as b and less accurate, e equals d.
+POINTS = {"a": (0.5, 0.7), "b": (0.8, 0.6), "c": (0.7, 0.6), "d": (0.9, 0.1), "e": (0.9, 0.1),
+          "f": (0.6, 0.5)}  # fmt: skip
+
+
+@pytest.fixture
+def points(tmp_path) -> list[Run]:
+    folders = [
+        make(tmp_path / name, f'name = "{loss}"', standard_accuracy=x, **ucert(y, y + 0.05))
+        for loss, (name, (x, y)) in zip(
+            ["citrus", "citrus", "ibp", "pgd", "uat", "sabr"], POINTS.items(), strict=True
+        )
+    ]
+    return compare.read_runs(folders)
+
+
+def test_pareto_front(points):
+    assert [run.run for run in compare.pareto_front(points)] == ["a", "b", "d", "e"]
+    assert compare.pareto_front(points[2:3]) == points[2:3]
+
+
+def test_picture_is_written_whole(tmp_path, three):
+    out = tmp_path / "new"
+    assert run(*three, "--out", out)[0] == 0
+    assert {path.name for path in out.iterdir()} == {"compare.json", "compare.png"}
+    with Image.open(out / "compare.png") as picture:
+        picture.load()
+        assert picture.format == "PNG" and min(picture.size) > 400
+
+
+def test_picture_shows_points_bars_and_the_front(points):
+    (axes,) = pareto.draw_pareto(points).axes
+    assert axes.get_title() == "cifar10, ε = 2/255, 1000 test images, groups of 5, not clipped"
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
+    (left, _), (bottom, _) = axes.get_xlim(), axes.get_ylim()
+    corners = [(left, 70), (50, 70), (50, 60), (80, 60), (80, 10), (90, 10), (90, bottom)]
+    assert list(dict.fromkeys(map(tuple, drawn["Pareto front"]))) == [
+        pytest.approx(corner) for corner in corners
+    ]
+    markers = [
+        tuple(line.get_xydata()[0]) for line in axes.get_lines() if len(line.get_xydata()) == 1
+    ]
+    percents = [(100 * x, 100 * y) for x, y in POINTS.values()]
+    assert sorted(markers) == [pytest.approx(point) for point in sorted(percents)]
+    bars = [tuple(bar.get_segments()[0].flatten()) for bar in axes.collections]
+    assert sorted(bars) == [pytest.approx((x, y, x, y + 5)) for x, y in sorted(percents)]
+
+
+def test_labels_are_methods_with_names_where_a_method_has_several_runs(points):
+    (axes,) = pareto.draw_pareto(points).axes
+    labels = {text.get_text(): text for text in axes.texts if text.get_text()}
+    assert set(labels) == {"CITRUS (a)", "CITRUS (b)", "IBP", "PGD", "UAT", "SABR"}
+    colours = {name: text.get_color() for name, text in labels.items()}
+    assert colours["CITRUS (a)"] == colours["CITRUS (b)"] and len(set(colours.values())) == 5
+
+
+def test_labels_of_neighbours_do_not_overlap(tmp_path):
+    names = list(METHODS)[:9]
+    folders = [
+        make(tmp_path / name, f'name = "{name}"', standard_accuracy=0.6 + i % 3 / 100,
+             **ucert(0.5 + i // 3 / 100, 0.54))
+        for i, name in enumerate(names)
+    ]  # fmt: skip
+    folders.append(make(tmp_path / "far", 'name = "ce"', standard_accuracy=0.8, **ucert(0.2, 0.3)))
+    figure = pareto.draw_pareto(compare.read_runs(folders))
+    (axes,) = figure.axes
+    boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
+    assert len(boxes) == 10
+    assert all(box.count_overlaps(boxes) == 1 for box in boxes)  # with itself
+    assert all(axes.bbox.contains(*corner) for box in boxes for corner in (box.min, box.max))
+
+
+def test_one_axes_for_each_setting_with_the_same_colours(tmp_path):
+    folders = [make(tmp_path / "a"), make(tmp_path / "b", 'name = "ibp"')]
+    folders += [make(tmp_path / "c", 'name = "ibp"', eps=8 / 255), make(tmp_path / "d", eps=0.1)]
+    axes = pareto.draw_pareto(compare.read_runs(folders)).axes
+    starts = [panel.get_title().split(", ")[1] for panel in axes]
+    assert starts == ["ε = 2/255", "ε = 8/255", "ε = 0.1"]
+    colours = [
+        {text.get_text(): text.get_color() for text in panel.texts if text.get_text()}
+        for panel in axes
+    ]
+    assert colours[0] == {"CITRUS": "C0", "IBP": "C1"}
+    assert colours[1:] == [{"IBP": "C1"}, {"CITRUS": "C0"}]
+
+
+# -- mistakes -----------------------------------------------------------------------
+
+
+def mistake(*args) -> str:
+    """The one line that is printed."""
+    status, output = run(*args)
+    (line,) = output.splitlines()
+    assert status in (1, 2) and line.startswith("Error: ")
+    return line
+
+
+def test_no_run_folder(tmp_path):
+    line = mistake(tmp_path / "absent")
+    assert f"{tmp_path / 'absent'} is no run folder" in line and "citrus-lirpa train" in line
+
+
+def test_a_run_given_twice(tmp_path):
+    folder = make(tmp_path / "ours")
+    again = tmp_path / "ours" / ".." / "ours"
+    assert f"{again} is given twice; name each run once" in mistake(folder, again)
+    with pytest.raises(InputError):
+        compare.read_runs([folder, folder])
+
+
+def test_a_run_without_an_evaluation(tmp_path):
+    folder = make(tmp_path / "ours")
+    line = mistake(folder, "--method", "crown")
+    assert "no evaluation by crown, only by bab" in line
+    assert f"citrus-lirpa eval {folder} --method crown" in line
+    (folder / "eval-bab.json").unlink()
+    line = mistake(folder)
+    assert f"{folder} has no evaluation, " in line
+    assert line.endswith(f"citrus-lirpa eval {folder}")
+
+
+def test_an_unknown_stage(tmp_path):
+    with pytest.raises(InputError, match="unknown method 'crwn'; did you mean 'crown'"):
+        compare.read_runs([make(tmp_path / "ours")], "crwn")
+
+
+@pytest.mark.parametrize(
+    "file, text, expected",
+    [
+        ("config.toml", "[loss", "is damaged"),
+        ("config.toml", "", "loss is missing; expected a word"),
+        ("config.toml", "loss = 3", "loss.name is missing; expected a word"),
+        ("config.toml", "[loss]\nname = 3", "loss.name is 3; expected a word"),
+        ("config.toml", '[loss]\nname = "ibp"\nmethod = []', "loss.method is []; expected a word"),
+        ("metrics.jsonl", "", "is empty; expected a line for each epoch"),
+        ("metrics.jsonl", '{"seconds": 1.0}\n{"sec', "is damaged"),
+        ("metrics.jsonl", "[1]", "holds [1]; expected an object"),
+        ("metrics.jsonl", '{"seconds": -1}', "seconds is -1; expected a number >= 0"),
+        ("metrics.jsonl", '{"seconds": NaN}', "seconds is nan; expected a number >= 0"),
+        ("eval-bab.json", "{", "is damaged"),
+        ("eval-bab.json", "\udcff", "cannot be read"),
+    ],
+)
+def test_damaged_files(tmp_path, file, text, expected):
+    folder = make(tmp_path / "ours")
+    (folder / file).write_bytes(text.encode("utf-8", "surrogateescape"))
+    line = mistake(folder, "--out", tmp_path / "out")
+    assert str(folder / file) in line and expected in line
+    fix = "evaluate with: citrus-lirpa eval" if "eval" in file else "restore the file, or train"
+    assert fix in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_metrics(tmp_path):
+    folder = make(tmp_path / "ours")
+    (folder / "metrics.jsonl").unlink()
+    assert f"{folder / 'metrics.jsonl'} cannot be read" in mistake(folder)
+
+
+@pytest.mark.parametrize("key", sorted(EVALUATION))
+def test_missing_keys_of_an_evaluation(tmp_path, key):
+    folder = make(tmp_path / "ours")
+    record = {k: v for k, v in EVALUATION.items() if k != key}
+    (folder / "eval-bab.json").write_text(json.dumps(record))
+    assert f"{key} is missing; expected" in mistake(folder)
+
+
+@pytest.mark.parametrize(
+    "changes, problem",
+    [
+        ({"images": 0}, "images is 0; expected a whole number > 0"),
+        ({"images": True}, "images is True; expected a whole number > 0"),
+        ({"eps": "2/255"}, "eps is '2/255'; expected a number >= 0"),
+        ({"clip": [0]}, "clip is [0]; expected null or a range"),
+        ({"standard_accuracy": 64}, "standard_accuracy is 64; expected a share from 0 to 1"),
+        ({"certified_accuracy": {}}, "certified_accuracy is {}; expected a table"),
+        ({"certified_accuracy": {"a": None}}, "certified_accuracy.a is None; expected a share"),
+        ({"uap_accuracy": 0.5}, "uap_accuracy.certified is missing; expected a share"),
+        ({"uap_accuracy": {"certified": 0.5}}, "uap_accuracy.attacked is missing"),
+    ],
+)
+def test_impossible_values_of_an_evaluation(tmp_path, changes, problem):
+    folder = make(tmp_path / "ours", **changes)
+    line = mistake(folder)
+    assert str(folder / "eval-bab.json") in line and problem in line
+    assert f"evaluate with: citrus-lirpa eval {folder} --method bab" in line
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    folder = make(tmp_path / "ours")
+    (tmp_path / "file").write_text("in the way")
+    status, output = run(folder, "--out", tmp_path / "file")
+    assert status == 1 and "Error: cannot write" in output.splitlines()[-1]
+
+
+def test_a_real_configuration_is_read(tmp_path):
+    folder = make(tmp_path / "ours")
+    settings = config.resolve(preset="digits")
+    (folder / "config.toml").write_text(settings.to_toml(), "utf-8")
+    assert compare.read_runs([folder])[0].method == "CITRUS"
+    with pytest.raises(CheckpointError):
+        compare.read_runs([tmp_path])

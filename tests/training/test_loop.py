@@ -1,0 +1,510 @@
+"""train: determinism, resuming bit for bit, metrics by hand, and what stops a run."""
+
+import json
+import math
+import os
+import shlex
+import shutil
+import signal
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from citrus_lirpa import data
+from citrus_lirpa.bounds.box import Box
+from citrus_lirpa.data.types import Split
+from citrus_lirpa.errors import CheckpointError, InputError, Interrupted
+from citrus_lirpa.losses import LossTerms
+from citrus_lirpa.reports import tables as report
+from citrus_lirpa.runs.networks import load_subject
+from citrus_lirpa.training import checkpoint
+from citrus_lirpa.training import loop as train
+from citrus_lirpa.training import setup as runs
+from citrus_lirpa.training.batchnorm import precise_batchnorm, running_statistics
+from citrus_lirpa.training.config import TrainConfig, methods, resolve
+from citrus_lirpa.training.regularisers import shi_regulariser
+
+#: Three epochs of four steps, with ε from the first step on.
+SMALL = ("data.limit=64", "train.batch_size=16", "train.epochs=3", "train.ramp_start=1",
+         "train.ramp_length=1", "train.milestones=[2]", "loss.attack_steps=2",
+         "model.hidden=[12]")  # fmt: skip
+#: For every method: two epochs, ε rising in the first, and two ReLUs for TAPS.
+ANY = ("data.limit=64", "train.batch_size=16", "train.epochs=2", "train.ramp_start=1",
+       "train.ramp_length=1", "train.milestones=[]", "model.hidden=[12, 8]")  # fmt: skip
+#: SMALL with BatchNorm, whose buffers are part of the state.
+CNN = (*SMALL[:-1], "model.name=cnn7", "model.width=2", "model.linear=8", "train.precise_bn=true")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Split:
+    return data.load("digits", train=True, data_dir=tmp_path_factory.mktemp("none"))
+
+
+class Run:
+    """A configuration with a freshly built network, which ``fit`` trains."""
+
+    def __init__(self, digits, *overrides, method=None, folder=None, loss=None):
+        self.digits, self.folder = digits, folder
+        self.config = resolve(preset="digits", method=method, overrides=overrides)
+        self.net, own = runs.build(self.config, torch.device("cpu"))
+        self.loss = own if loss is None else loss
+
+    def fit(self, **more) -> list[dict]:
+        return train.fit(
+            self.net, self.loss, self.digits, self.config, folder=self.folder, **more
+        ).records
+
+    @property
+    def state(self) -> dict:
+        return {k: v.clone() for k, v in self.net.module.state_dict().items()}
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def timeless(records: list[dict]) -> list[dict]:
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+
+
+def lines_of(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / train.METRICS_FILE).read_text().splitlines()]
+
+
+def trained(digits, *overrides: str, **more) -> tuple[list[dict], dict]:
+    """Records and weights of an uninterrupted run."""
+    run = Run(digits, *overrides, **more)
+    return timeless(run.fit()), run.state
+
+
+@pytest.fixture(scope="module")
+def whole(digits) -> dict:
+    return {"mlp": trained(digits, *SMALL), "cnn": trained(digits, *CNN)}
+
+
+# -- determinism and metrics --------------------------------------------------------
+
+
+def test_one_seed_one_result(digits):
+    (records, state), again, other = (trained(digits, *SMALL, f"train.seed={s}") for s in (3, 3, 4))
+    assert same(state, again[1]) and records == again[0]
+    assert not same(state, other[1]) and records != other[0]
+
+
+def test_loss_decreases_on_the_digits(digits):
+    run = Run(digits, "train.epochs=4", "train.eps=0.02", "train.ramp_start=1",
+              "train.ramp_length=0", "train.milestones=[]", "train.lr=0.01", "loss.attack_steps=2",
+              "model.hidden=[32]")  # fmt: skip
+    records = run.fit()
+    losses = [r["loss"] for r in records]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.3 * losses[0]
+    assert records[-1]["accuracy"] > 0.8 > records[0]["accuracy"]
+    assert records[-1]["certified"] > 0.5 > records[0]["certified"]
+
+
+def test_learning_rate():
+    config = TrainConfig(eps=0.1, epochs=4, lr=8.0, lr_factor=0.5, milestones=(1.5, 3))
+    rates = {0: 8, 1.49: 8, 1.5: 4, 2.99: 4, 3: 2, 9: 2}
+    assert {at: train.learning_rate(config, at) for at in rates} == rates
+
+
+def test_records(digits, tmp_path):
+    run = Run(digits, *SMALL, "train.ramp_start=2", "train.lr=1e-3", "train.milestones=[2]",
+              folder=tmp_path)  # fmt: skip
+    seen = []
+    records = run.fit(on_epoch=seen.append)
+    assert seen == records == lines_of(tmp_path)
+    assert [r["epoch"] for r in records] == [1, 2, 3]
+    assert [r["step"] for r in records] == [4, 8, 12]  # 64 images in batches of 16
+    assert [r["eps"] for r in records] == [0, 0.1, 0.1]
+    assert [r["lr"] for r in records] == [1e-3, 1e-3, 1e-3 * 0.2]
+    assert records[0]["certified"] is None  # ε was zero: nothing was bounded
+    assert all(0 <= r["certified"] <= 1 for r in records[1:])
+    assert all(0 <= r["accuracy"] <= 1 and r["seconds"] > 0 and r["loss"] > 0 for r in records)
+    keys = {"epoch", "step", "eps", "lr", "loss", "regulariser", "accuracy", "certified", "kappa",
+            "seconds"}  # fmt: skip
+    assert all(set(r) == keys for r in records)
+
+
+@pytest.mark.parametrize(("shi", "l1"), [(0.0, 0.5), (0.25, 0.0)])
+def test_records_by_hand(digits, shi, l1):
+    """Epochs of one step over all images: a record is what the network said before it."""
+    run = Run(digits, *SMALL, "train.batch_size=64", "train.epochs=2", "train.eps=0",
+              "train.ramp_start=3", "train.initialisation=default", "train.lr=0.01",
+              f"train.shi={shi}", f"train.l1={l1}")  # fmt: skip
+    x, y = digits.pixels(slice(64)), digits.labels[:64]
+    expected = []
+
+    def measure(_record=None):
+        with torch.no_grad():
+            logits = run.net.module(x)
+            point = Box.around(x, 1e-6)
+            balance = shi_regulariser(point, run.net.preactivation_bounds(point))
+            size = sum(p.abs().sum() for p in run.net.parameters() if p.ndim > 1)
+        accuracy = float((logits.argmax(1) == y).float().mean())
+        regulariser = float(shi * balance + l1 * size)
+        expected.append((float(F.cross_entropy(logits, y)), accuracy, regulariser))
+
+    measure()
+    for record, values in zip(run.fit(on_epoch=measure), expected, strict=False):
+        found = [record[key] for key in ("loss", "accuracy", "regulariser")]
+        assert found == pytest.approx(values, rel=1e-3) and found[2] > 0.01
+    assert expected[0][0] != pytest.approx(expected[1][0], rel=1e-3)
+
+
+# -- every method -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", methods())
+def test_every_method_trains_the_same_twice(digits, method):
+    begun = Run(digits, *ANY, method=method).state
+    records, state = trained(digits, *ANY, method=method)
+    assert (records, same(state, begun)) == (trained(digits, *ANY, method=method)[0], False)
+    assert [r["eps"] for r in records] == [0.1, 0.1]
+    assert all(math.isfinite(r["loss"]) for r in records)
+    bounded = method not in ("ce", "pgd", "uat", "cw-uat")
+    assert all((r["certified"] is not None) == bounded for r in records)
+    attacked = method not in ("ce", "ibp", "crown-ibp", "taps")
+    assert all(isinstance(r["kappa"], int) if attacked else r["kappa"] is None for r in records)
+
+
+class Trying(nn.Module):
+    """Cross-entropy, with perturbations that it claims to have tried, at the ε it was given."""
+
+    def __init__(self, perturbations, clip=None):
+        super().__init__()
+        self.perturbations, self.clip, self.seen = perturbations, clip, []
+
+    def forward(self, net, x, y, eps):
+        self.seen.append(eps)
+        total = F.cross_entropy(logits := net(x), y)
+        return LossTerms(total, logits, Box.around(x, 1e-6), perturbations=self.perturbations)
+
+
+@pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
+def test_kappa_by_hand(digits, clip):
+    """Of the network that the epoch ends with, and of perturbations within ε."""
+    tried = torch.empty(9, 1, 8, 8).uniform_(-0.6, 0.6)
+    run = Run(digits, *SMALL, "train.batch_size=64", "train.epochs=12", "train.eps=0.2",
+              "train.ramp_length=8", "train.lr=0.02", loss=Trying(tried, clip))  # fmt: skip
+    x, y = digits.pixels(slice(64)), digits.labels[:64]
+    expected, unprojected = [], []
+
+    @torch.no_grad()
+    def measure(record):
+        def strongest(perturbations):
+            right = run.net.module(x).argmax(1) == y
+            points = (x + v if clip is None else (x + v).clamp(*clip) for v in perturbations)
+            return max(int((right & (run.net.module(p).argmax(1) != y)).sum()) for p in points)
+
+        # the ε of the epoch's last step: the record holds that of the next
+        expected.append(strongest(tried.clamp(-run.loss.seen[-1], run.loss.seen[-1])))
+        unprojected.append(strongest(tried))
+
+    records = run.fit(on_epoch=measure)
+    assert [r["kappa"] for r in records] == expected
+    assert len(set(expected)) > 2 and max(expected) > 2 and expected != unprojected
+    assert f"κ ≥ {expected[-1]}, " in report.epoch_line(records[-1])
+
+
+def test_without_perturbations_there_is_no_kappa(digits):
+    records = Run(digits, *ANY, loss=Trying(None)).fit()
+    assert [r["kappa"] for r in records] == [None, None]
+    assert "κ" not in report.epoch_line(records[-1])
+
+
+def test_eps_factor_is_of_the_training_alone(digits, tmp_path):
+    """Training ends with eps_factor·ε; a run is judged by ε."""
+    run = Run(digits, *ANY, "train.eps_factor=3/2", folder=tmp_path, loss=Trying(None))
+    records = run.fit()
+    assert [r["eps"] for r in records] == pytest.approx([0.15, 0.15])
+    assert run.loss.seen[0] == 0 and run.loss.seen[-1] == pytest.approx(0.15)
+    assert load_subject(tmp_path).eps == 0.1
+    taps = Run(digits, *ANY, "train.eps_factor=3/2", method="taps").loss
+    assert taps.max_eps == pytest.approx(0.15)
+
+
+# -- interrupting and resuming ------------------------------------------------------
+
+
+def at_step(monkeypatch, step: int, action) -> None:
+    """Have ``action`` called when ``step`` has been made."""
+    original = train._Trainer._step
+
+    def _step(self):
+        original(self)
+        if self.at.step == step:
+            action()
+
+    monkeypatch.setattr(train._Trainer, "_step", _step)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize("step", [1, 6, 8, 12])  # 4 and 8 end an epoch, 12 the run
+def test_interrupted_and_resumed_is_uninterrupted(
+    digits, whole, tmp_path, monkeypatch, step, model
+):
+    overrides = {"mlp": SMALL, "cnn": CNN}[model]
+    run = Run(digits, *overrides, folder=tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted) as caught:
+        at_step(patch, step, interrupt)
+        run.fit()
+    assert caught.value.exit_code == 130
+    assert checkpoint.load(tmp_path)[1]["step"] == step
+    resumed = Run(digits, *overrides, folder=tmp_path)
+    records = timeless(resumed.fit())
+    assert (records, same(resumed.state, whole[model][1])) == (whole[model][0], True)
+    assert timeless(lines_of(tmp_path)) == records
+    assert same(checkpoint.load(tmp_path)[1]["model"], resumed.state)
+
+
+@pytest.mark.parametrize("step", [3, 6])  # before and after the ramp's end
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [("uat", ()), ("cw-uat", ()), ("citrus", ("loss.universal=2",)), ("taps", ()), ("staps", ()),
+     ("mtl-ibp", ())],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_method_interrupted_and_resumed_is_uninterrupted(
+    digits, tmp_path, monkeypatch, method, more, step
+):
+    overrides = (*ANY, "train.lr=0.01", *more)
+    run = Run(digits, *overrides, method=method, folder=tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        at_step(patch, step, interrupt)
+        run.fit()
+    state = checkpoint.load(tmp_path)[1]
+    assert state["step"] == step and bool(state["loss"]) == (method in ("uat", "cw-uat", "citrus"))
+    resumed = Run(digits, *overrides, method=method, folder=tmp_path)
+    records, weights = trained(digits, *overrides, method=method)
+    assert timeless(resumed.fit()) == records and same(resumed.state, weights)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [("loss.name=ce", "loss.name=uat", ["'ce'", "'uat'"]),
+     ("loss.name=uat", "loss.name=cw-uat", ["'uat'", "'cw-uat'"]),
+     ("loss.universal=2", "loss.universal=0", ["does not fit the loss", "universal"]),
+     ("loss.universal=0", "loss.universal=2", ["does not fit the loss", "universal"])],
+)  # fmt: skip
+def test_state_of_another_loss_is_refused(digits, tmp_path, before, after, words):
+    Run(digits, *ANY, "train.epochs=1", before, folder=tmp_path).fit()
+    with pytest.raises(CheckpointError) as caught:
+        Run(digits, *ANY, after, folder=tmp_path).fit()
+    message = str(caught.value)
+    assert all(word in message for word in (str(tmp_path), *words)) and "\n" not in message
+
+
+def test_interrupt_from_a_callback(digits, whole, tmp_path):
+    run = Run(digits, *SMALL, folder=tmp_path)
+    with pytest.raises(Interrupted):
+        run.fit(on_epoch=lambda record: interrupt())
+    assert [r["epoch"] for r in lines_of(tmp_path)] == [1]
+    resumed = Run(digits, *SMALL, folder=tmp_path)
+    assert timeless(resumed.fit()) == whole["mlp"][0] and same(resumed.state, whole["mlp"][1])
+
+
+def test_crash_after_a_save_in_mid_epoch(digits, whole, tmp_path, monkeypatch):
+    def crash():
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(train, "_SAVE_EVERY_SECONDS", -1.0)
+        at_step(patch, 7, crash)
+        Run(digits, *SMALL, folder=tmp_path).fit()
+    assert checkpoint.load(tmp_path)[1]["step"] == 6
+    resumed = Run(digits, *SMALL, folder=tmp_path)
+    assert timeless(resumed.fit()) == whole["mlp"][0] and same(resumed.state, whole["mlp"][1])
+
+
+@pytest.mark.parametrize(("step", "epoch"), [(1, 1), (6, 2), (12, 3)])
+def test_interrupted_message(digits, tmp_path, monkeypatch, step, epoch):
+    folder = tmp_path / "my run"  # to be quoted for a shell
+    at_step(monkeypatch, step, interrupt)
+    with pytest.raises(Interrupted) as caught:
+        Run(digits, *SMALL, folder=folder).fit()
+    where, _, command = str(caught.value).partition("; continue with: ")
+    assert f"epoch {epoch} of 3" in where and "\n" not in command
+    assert shlex.split(command) == ["citrus-lirpa", "train", "--resume", str(folder)]
+
+
+def test_signal_handlers_are_put_back(digits, monkeypatch):
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    at_step(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        Run(digits, *SMALL).fit()
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_second_ctrl_c_stops_at_once(digits, tmp_path, monkeypatch):
+    at_step(monkeypatch, 2, lambda: [interrupt(), interrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        Run(digits, *SMALL, folder=tmp_path).fit()
+
+
+def test_trains_outside_the_main_thread(digits, whole):
+    run, records = Run(digits, *SMALL), []
+    thread = threading.Thread(target=lambda: records.extend(run.fit()))
+    thread.start()
+    thread.join()
+    assert timeless(records) == whole["mlp"][0]
+
+
+def test_a_finished_run_is_left_as_it_is(digits, tmp_path, monkeypatch):
+    run = Run(digits, *CNN, folder=tmp_path)
+    records = run.fit()
+    before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.iterdir()}
+    monkeypatch.setattr(train._Trainer, "_step", lambda self: pytest.fail("a step was made"))
+    again = Run(digits, *CNN, folder=tmp_path)
+    assert again.fit() == records and same(again.state, run.state)
+    assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.iterdir()} == before
+
+
+# -- warm starts --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def source(digits, tmp_path_factory) -> tuple:
+    """A run folder of a network with BatchNorm, and what it ended with."""
+    folder = tmp_path_factory.mktemp("source") / "run"
+    run = Run(digits, *CNN, folder=folder)
+    run.fit()
+    return folder, run.state
+
+
+@pytest.mark.parametrize("file", ["", checkpoint.FILE_NAME])
+def test_a_warm_start_begins_with_the_weights_of_the_other_run(digits, source, monkeypatch, file):
+    folder, weights = source
+    run = Run(digits, *CNN, f"train.init_from={folder / file}", "train.seed=1", method="sabr")
+    assert not same(run.state, weights)
+    seen = []
+    monkeypatch.setattr(train._Trainer, "run", lambda self, *_: seen.append(run.state))
+    run.fit()
+    assert same(seen[0], weights)  # statistics of BatchNorm among them
+
+
+def test_a_resumed_warm_start_needs_its_source_no_more(digits, source, tmp_path, monkeypatch):
+    moved = tmp_path / "source"
+    shutil.copytree(source[0], moved)
+    overrides = (*CNN, f"train.init_from={moved}", "train.seed=1")
+    records, weights = trained(digits, *overrides)
+    assert records != trained(digits, *CNN, "train.seed=1")[0]
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        at_step(patch, 6, interrupt)
+        Run(digits, *overrides, folder=tmp_path / "run").fit()
+    shutil.rmtree(moved)
+    resumed = Run(digits, *overrides, folder=tmp_path / "run")
+    assert timeless(resumed.fit()) == records and same(resumed.state, weights)
+
+
+def test_a_warm_start_that_is_none(digits, source, tmp_path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "foreign.pt")
+    for path, words in ((tmp_path / "none", "does not exist"), (tmp_path, "holds no"),
+                        (tmp_path / "foreign.pt", "not a citrus-lirpa checkpoint"),
+                        (source[0], "does not fit the network to be trained")):  # fmt: skip
+        folder = tmp_path / "run"
+        with pytest.raises(CheckpointError) as caught:
+            Run(digits, *SMALL, f"train.init_from={path}", folder=folder).fit()
+        message = str(caught.value)
+        assert str(path) in message and words in message and "\n" not in message
+        assert not folder.exists()
+
+
+# -- run folders --------------------------------------------------------------------
+
+
+def test_start_and_resumable(digits, tmp_path):
+    config = resolve(preset="digits", overrides=SMALL)
+    runs.start_run(tmp_path / "new" / "run", config)
+    assert runs.resumable(tmp_path / "new" / "run") == config  # without a checkpoint yet
+    (tmp_path / "empty").mkdir()
+    runs.start_run(tmp_path / "empty", config)
+    with pytest.raises(CheckpointError, match="no run folder"):
+        runs.resumable(tmp_path / "new")
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_start_refuses_what_is_in_use(tmp_path, kind):
+    path = tmp_path / "run"
+    file = path / "notes" if kind == "folder" else path
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    with pytest.raises(CheckpointError) as caught:
+        runs.start_run(path, resolve(preset="digits"))
+    assert str(path) in str(caught.value) and "another --out" in str(caught.value)
+    assert file.read_text() == "mine"
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [file]
+
+
+def test_batch_larger_than_the_data(digits):
+    with pytest.raises(InputError, match="batch_size is 65.* only 64 training images"):
+        Run(digits, *SMALL, "train.batch_size=65").fit()
+
+
+def test_a_network_that_the_loss_cannot_split_is_refused_when_it_is_built(digits):
+    with pytest.raises(InputError, match="split is 2, but the network has 2 ReLUs"):
+        Run(digits, "model.hidden=[12, 8]", "loss.split=2", method="taps")
+
+
+def test_choose_threads(digits):
+    net = Run(digits, *SMALL).net
+    assert (runs.choose_threads(net, 0), runs.choose_threads(net, 3)) == (1, 3)
+
+
+# -- BatchNorm ----------------------------------------------------------------------
+
+
+def test_precise_batchnorm_by_hand(digits):
+    """Means over two batches of equal size of the batch statistics, layer after layer."""
+    run = Run(digits, *CNN)
+    norms = [m for m in run.net.module if isinstance(m, nn.BatchNorm2d)]
+    norms[0].momentum = 0.3
+    run.net.module.train()(digits.pixels(slice(100)))  # statistics to be forgotten
+    run.net.train()
+    norms[1].eval()
+    some = Split(digits.images[:444], digits.labels[:444])
+    precise_batchnorm(run.net, some, checkpoint.data_spec(run.config))
+    assert run.net.module.training and norms[0].training and not norms[1].training
+    assert norms[0].momentum == 0.3
+    convolutions = [m for m in run.net.module if isinstance(m, nn.Conv2d)]
+    inputs = [digits.pixels(slice(0, 222)), digits.pixels(slice(222, 444))]
+    for convolution, norm in zip(convolutions[:2], norms[:2], strict=True):
+        outputs = [convolution(x) for x in inputs]
+        mean = sum(h.mean(dim=(0, 2, 3)) for h in outputs) / 2
+        variance = sum(h.var(dim=(0, 2, 3), unbiased=True) for h in outputs) / 2
+        assert torch.allclose(norm.running_mean, mean, atol=1e-6)
+        assert torch.allclose(norm.running_var, variance, rtol=1e-4)
+        inputs = [
+            F.relu(F.batch_norm(h, None, None, norm.weight, norm.bias, training=True, eps=norm.eps))
+            for h in outputs
+        ]
+
+
+def test_layers_without_running_statistics_have_none_to_average():
+    kept, none = nn.BatchNorm2d(3), nn.BatchNorm2d(3, track_running_stats=False)
+    mean, variance = running_statistics(nn.Sequential(kept, none))
+    assert mean is kept.running_mean and variance is kept.running_var
+
+
+def test_fit_takes_a_network_that_is_wrapped_and_a_split(digits):
+    run = Run(digits)
+    with pytest.raises(InputError, match="wrap the model first"):
+        train.fit(nn.Flatten(), run.loss, digits, run.config)
+    with pytest.raises(InputError, match=r"data is a tuple; expected a Split\(images, labels\)"):
+        train.fit(run.net, run.loss, (digits.images, digits.labels), run.config)
+
+
+def test_fit_ends_with_precise_batchnorm(digits, whole):
+    run = Run(digits, *CNN, "train.precise_bn=false")
+    run.fit()
+    assert not same(run.state, whole["cnn"][1])  # the running statistics
+    some = Split(digits.images[:64], digits.labels[:64])
+    precise_batchnorm(run.net, some, checkpoint.data_spec(run.config))
+    assert same(run.state, whole["cnn"][1])

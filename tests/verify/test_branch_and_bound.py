@@ -1,0 +1,274 @@
+"""Branch and bound on tuples of images, against the exact program of ``exact``."""
+
+import itertools
+import time
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from exact import KINDS, most_broken, random_images, random_net, smallest_margins
+from torch import nn
+
+from citrus_lirpa import BoundedNet, certify
+from citrus_lirpa.verify.crown import branch_and_bound as bab
+from citrus_lirpa.verify.crown.ascent import ascend_dual
+from citrus_lirpa.verify.crown.branch_and_bound import (
+    BROKEN,
+    GIVEN_UP,
+    OPEN,
+    PROVED,
+    Problems,
+    branch_and_bound,
+)
+from citrus_lirpa.verify.crown.engine import Engine
+
+
+def prepare(kind, seed, eps, clip, *, count=4, classes=3, engine=Engine):
+    torch.manual_seed(seed)
+    model, shape = random_net(kind, seed, classes)
+    x, y = random_images(model, shape, seed, count)
+    engine = engine(BoundedNet(model, x).eval(), eps, clip)
+    images, _ = engine.ibp(x, y)
+    return model, engine, engine.tightened(images)
+
+
+def every_combination(members, margins: int) -> Problems:
+    """All that could break these tuples: any wrong class for each member."""
+    rows = list(itertools.product(range(margins), repeat=len(members[0])))
+    return Problems(
+        torch.tensor(members),
+        torch.arange(len(members)).repeat_interleave(len(rows)),
+        torch.tensor(rows * len(members)),
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
+def test_tuples_are_proved_only_if_unbreakable_and_broken_by_a_perturbation(size, clip):
+    tally = Counter()
+    for seed in range(15):
+        kind = KINDS[seed % len(KINDS)]
+        eps = (0.1, 0.25, 0.4)[seed % 3]
+        model, engine, images = prepare(kind, 7 * seed, eps, clip, classes=2 + seed % 3)
+        members = list(itertools.combinations(range(4), size))
+        problems = every_combination(members, images.c.shape[1])
+        outcome = branch_and_bound(engine, images, problems, deadline=time.perf_counter() + 0.6)
+        for number, which in enumerate(members):
+            which = list(which)
+            x, y, state = images.x[which], images.y[which], int(outcome.state[number])
+            answer = most_broken(model, x, y, eps, clip=clip is not None)
+            tally[state, answer and answer[0] == size] += 1
+            if answer is None:
+                continue
+            assert state != (PROVED if answer[0] == size else BROKEN), (seed, which)
+            if state == BROKEN:
+                u = outcome.u[number]
+                assert (u.abs() <= eps * (1 + 1e-6)).all()
+                assert (smallest_margins(model, x, y, u, clip is not None) < 1e-5).all()
+            assert (number in outcome.u) == (state == BROKEN)
+    assert tally[PROVED, False] >= 8 and tally[BROKEN, True] >= 8, tally
+    assert sum(tally[OPEN, known] for known in (True, False)) <= 0.1 * tally.total(), tally
+
+
+@pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
+def test_without_time_the_roots_alone_decide_and_never_wrongly(clip):
+    tally = Counter()
+    for seed in range(12):
+        model, engine, images = prepare(KINDS[seed % 6], seed, 0.25, clip)
+        members = list(itertools.combinations(range(4), 2))
+        problems = every_combination(members, 2)
+        outcome = branch_and_bound(engine, images, problems, deadline=time.perf_counter())
+        assert outcome.bounded.tolist() == [4] * 6  # each combination of classes once
+        unsplit = branch_and_bound(
+            engine, images, problems, deadline=time.perf_counter() + 60, split=False
+        )
+        assert torch.equal(outcome.state, unsplit.state)
+        for which, state in zip(members, outcome.state.tolist(), strict=True):
+            pair = list(which)
+            answer = most_broken(model, images.x[pair], images.y[pair], 0.25, clip=clip is not None)
+            if answer is not None:
+                assert state != (PROVED if answer[0] == 2 else BROKEN)
+            tally[state] += 1
+    assert tally[PROVED] >= 5 and tally[BROKEN] >= 5
+
+
+def test_splitting_proves_what_the_roots_leave_open():
+    more = 0
+    for seed in range(20):
+        _, engine, images = prepare(("deep", "residual", "mlp")[seed % 3], seed, 0.25, None)
+        problems = every_combination(list(itertools.combinations(range(4), 2)), 2)
+        roots = branch_and_bound(engine, images, problems, deadline=0.0)
+        found = branch_and_bound(engine, images, problems, deadline=time.perf_counter() + 0.4)
+        decided = roots.state != OPEN
+        assert torch.equal(found.state[decided], roots.state[decided])
+        more += int(((found.state == PROVED) & ~decided).sum())
+        assert (found.bounded >= roots.bounded).all()
+    assert more >= 3
+
+
+class Stubborn(Engine):
+    """Nothing about image 0 is ever proved or broken."""
+
+    def proved(self, dual, found, images, members):
+        return super().proved(dual, found, images, members) & (members != 0).all(1)
+
+    def broken(self, images, members, u):
+        return super().broken(images, members, u) & (members != 0)
+
+
+def test_easy_problems_are_decided_although_a_hopeless_one_is_in_the_pool():
+    decided = 0
+    for seed in range(6):
+        _, engine, images = prepare("deep", seed, 0.3, None, engine=Stubborn, count=6)
+        engine.rows_at_once = 4  # so that the problems compete for every batch
+        members = [(i,) for i in range(6)]
+        problems = every_combination(members, 2)
+        alone = branch_and_bound(
+            engine, images, every_combination(members[1:], 2), deadline=time.perf_counter() + 0.4
+        )
+        outcome = branch_and_bound(engine, images, problems, deadline=time.perf_counter() + 1.0)
+        # given up where it is split to the end
+        assert outcome.state[0] in (OPEN, GIVEN_UP) and 0 not in outcome.u
+        settled = alone.state != OPEN
+        assert torch.equal(outcome.state[1:][settled], alone.state[settled])
+        decided += int(settled.sum())
+        spent = outcome.bounded[1:][settled]
+        assert int(outcome.bounded[0]) > int(spent.max())
+    assert decided >= 20
+
+
+def test_a_problem_no_longer_wanted_takes_no_time():
+    _, engine, images = prepare("deep", 0, 0.3, None, engine=Stubborn)
+    problems = every_combination([(0,), (1,), (2,), (3,)], 2)
+    roots = branch_and_bound(engine, images, problems, deadline=0.0)
+    outcome = branch_and_bound(
+        engine, images, problems, deadline=time.perf_counter() + 60,
+        wanted=lambda state: torch.zeros_like(state, dtype=torch.bool),
+    )  # fmt: skip
+    assert torch.equal(outcome.state, roots.state) and roots.state[0] == OPEN
+    assert torch.equal(outcome.bounded, roots.bounded)
+
+
+def test_a_pool_too_large_is_given_up_and_nothing_is_proved_by_it(monkeypatch):
+    _, engine, images = prepare("deep", 0, 0.3, None, engine=Stubborn)
+    problems = every_combination([(0,), (1,), (2,), (3,)], 2)
+    monkeypatch.setattr(bab, "_POOL_LIMIT", 0)
+    outcome = branch_and_bound(engine, images, problems, deadline=time.perf_counter() + 60)
+    assert outcome.state[0] == GIVEN_UP and 0 not in outcome.u
+    assert outcome.bounded[0] == 2  # at once, on the roots
+
+
+# ------------------------------------------------------------------------------ rounding
+
+
+def offset_by(model: nn.Module, x, y, shift: float):
+    """The dual of image 0, the margin moved so that its bound in float64 is ``shift``."""
+    with torch.no_grad():
+        for _ in range(2):
+            engine = Engine(BoundedNet(model, x).eval(), 0.1, None)
+            images = engine.refined(engine.ibp(x, y)[0])
+            member = torch.zeros(1, 1, dtype=torch.long)
+            dual = engine.dual(images, member, member)
+            found = ascend_dual(dual, 0)
+            again = dual.rows(torch.tensor([0]), engine.exact_pieces, torch.float64)
+            value = again(found.parameter.double(), found.logits.double().softmax(1)).value
+            model[-1].bias[int(y)] -= float(value) - shift
+    return engine, images, member, dual, found
+
+
+@pytest.mark.parametrize("shift", [-1e-5, 1e-5])
+def test_near_zero_float64_decides_whatever_float32_says(shift):
+    model, shape = random_net("mlp", 1, 2)
+    x, y = random_images(model, shape, 1, 1)
+    engine, images, member, dual, found = offset_by(model, x, y, shift)
+    threshold = float(images.threshold)
+    for claimed in (-0.5 * threshold, 0.0, threshold, 9 * threshold):
+        value = torch.tensor([claimed])
+        off = replace(found, value=value, point=replace(found.point, value=value))
+        assert engine.proved(dual, off, images, member).tolist() == [shift > 0]
+    hopeless = torch.tensor([-3 * threshold])
+    low = replace(found, value=hopeless, point=replace(found.point, value=hopeless))
+    assert not engine.proved(dual, low, images, member).any()
+    nan = replace(found, value=hopeless * torch.nan, point=replace(found.point, value=hopeless))
+    assert not engine.proved(dual, nan, images, member).any()
+
+
+@pytest.mark.parametrize("stage", ["ibp", "tightened", "refined without a twin"])
+def test_on_bounds_in_float32_a_bound_near_zero_proves_nothing(stage):
+    model, shape = random_net("mlp", 1, 2)
+    x, y = random_images(model, shape, 1, 1)
+    engine, images, member, dual, found = offset_by(model, x, y, 1e-5)
+    images, _ = engine.ibp(x, y)
+    if stage == "tightened":
+        images = engine.tightened(images)
+    if stage == "refined without a twin":
+        engine.twin = None
+        images = engine.refined(images)
+    assert not images.exact
+    value = 9 * images.threshold
+    near = replace(found, value=value, point=replace(found.point, value=value))
+    assert not engine.proved(dual, near, images, member).any()
+    value = 11 * images.threshold
+    far = replace(found, value=value, point=replace(found.point, value=value))
+    assert engine.proved(dual, far, images, member).all()
+
+
+def test_a_network_that_float32_gets_wrong_is_not_certified():
+    """Large weights cancel: in float32 the smallest margin is above zero, and is below it."""
+    misled = 0
+    for seed in range(60):
+        generator = torch.Generator().manual_seed(seed)
+        model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+        with torch.no_grad():
+            for layer in (model[0], model[2]):
+                layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator))
+                layer.bias.fill_(1000.0)  # logits of thousands, from active neurons
+        x = torch.rand(1, 6, generator=generator)
+        y = torch.zeros(1, dtype=torch.long)
+        with torch.no_grad():  # an exact minimum, as no neuron is unstable
+            slope = (model[2].weight[0] - model[2].weight[1]).double() @ model[0].weight.double()
+            margin = model.double()(x.double())
+            lowest = float(margin[0, 0] - margin[0, 1] - 1e-3 * slope.abs().sum())
+            model.float()[2].bias[0] -= lowest + 1e-5
+            exact = model.double()(x.double())
+            lowest = float(exact[0, 0] - exact[0, 1] - 1e-3 * slope.abs().sum())
+            model.float()
+        if lowest > -1e-7 or int(model(x).argmax(1)) != 0:
+            continue
+        engine = Engine(BoundedNet(model, x).eval(), 1e-3, None)
+        images, _ = engine.ibp(x, y)
+        member = torch.zeros(1, 1, dtype=torch.long)
+        found = ascend_dual(engine.dual(images, member, member), 0)
+        misled += float(found.value) > 0
+        proofs = certify(engine.net, x, y, 1e-3, method="bab", time_limit=0.05)
+        assert not proofs.certified.any()
+    assert misled >= 3
+
+
+def test_a_proof_in_float64_does_not_stand_on_rounded_bounds():
+    """The one unstable neuron's upper bound is rounded in float32, and the output enlarges it:
+    the margin at one corner is -3e-6 in float64, of logits below two."""
+    wrong, eps = [], 0.01
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        model = nn.Sequential(nn.Linear(6, 1), nn.ReLU(), nn.Linear(1, 2)).eval()
+        x = torch.rand(1, 6, generator=generator)
+        with torch.no_grad():
+            model[0].weight.copy_(torch.randn(1, 6, generator=generator))
+            weight = model[0].weight.double()
+            reach = eps * float(weight.abs().sum())
+            top = float(weight @ x[0].double()) + reach
+            model[0].bias.fill_(0.5 * reach - top)
+            top += float(model[0].bias)
+            model[2].weight.copy_(torch.tensor([[0.0], [1 / top]]))
+            model[2].bias.copy_(torch.tensor([1.0, 0.0]))
+            lowest = float(model[2].bias[0].double() - model[2].weight[1, 0].double() * top)
+            model[2].bias[0] -= lowest + 3e-6
+        y = torch.tensor([0])
+        u = eps * weight.sign()
+        if float(smallest_margins(model, x, y, u)) < -1e-6:
+            proofs = certify(BoundedNet(model, x), x, y, eps, method="bab", time_limit=0.01)
+            wrong.append(proofs.certified.item())
+    assert len(wrong) >= 20
+    assert not any(wrong), f"{sum(wrong)} of {len(wrong)} certified wrongly"

@@ -1,0 +1,340 @@
+"""Running out of memory: smaller batches, images left out, clean failures."""
+
+import gc
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from citrus_lirpa import METHODS, BoundedNet, Box, GroupAttack, certify, certify_uap
+from citrus_lirpa.bounds import lirpa as _compat
+from citrus_lirpa.cli import main
+from citrus_lirpa.errors import ModelError, is_out_of_memory, reason
+from citrus_lirpa.verify import memory
+from citrus_lirpa.verify import single as cascade
+from citrus_lirpa.verify.crown.engine import Engine
+from citrus_lirpa.verify.memory import allocations_fail_cleanly, in_batches
+
+CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB"
+CPU = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits are Linux's")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """A full collection of all that pytest holds takes long."""
+    monkeypatch.setattr(memory, "_release_memory", lambda: gc.collect(0))
+
+
+def limited(function, most, error):
+    """``function`` of rows, which raises ``error`` for more than ``most``; and its calls."""
+    calls = []
+
+    def run(rows):
+        calls.append(len(rows))
+        if len(rows) > most:
+            raise error
+        return function(rows)
+
+    return run, calls
+
+
+@pytest.mark.parametrize("error", [RuntimeError(CUDA), RuntimeError(CPU), MemoryError()])
+def test_batches_are_halved_for_good(error):
+    run, calls = limited(lambda rows: rows * 10, 3, error)
+    done, told = [], []
+    for rows, result in in_batches(run, torch.arange(12), 8, told.append):
+        assert torch.equal(result, rows * 10)
+        done += rows.tolist()
+    assert done == list(range(12))
+    assert calls == [8, 4, 2, 2, 2, 2, 2, 2]
+    assert sum(told) == 12
+    calls.clear()
+    list(in_batches(run, torch.arange(5), 64, told.append))
+    assert calls == [5, 2, 2, 1]
+
+
+def test_a_row_that_does_not_fit_is_left_out():
+    def run(rows):
+        if 2 in rows:
+            raise MemoryError
+        return rows
+
+    told = []
+    found = [(rows.tolist(), result) for rows, result in
+             in_batches(run, torch.arange(5), 5, told.append)]  # fmt: skip
+    assert [rows for rows, _ in found] == [[0, 1], [2], [3], [4]]
+    assert [rows for rows, result in found if result is None] == [[2]]
+    assert sum(told) == 5
+
+
+def test_other_errors_pass():
+    def run(_):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        list(in_batches(run, torch.arange(5), 5, lambda _: None))
+    assert list(in_batches(run, torch.arange(0), 5, lambda _: None)) == []
+
+
+def small_net():
+    model = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(),
+                          nn.Linear(8, 3))  # fmt: skip
+    for parameter in model.parameters():
+        parameter.data *= 3  # so that the methods differ
+    x = torch.rand(25, 4)
+    net = BoundedNet(model, x).eval()
+    return net, x, net(x).argmax(1)
+
+
+def without_engine(monkeypatch, net):
+    """Leave the bounds of ``net`` to auto_LiRPA."""
+
+    def affine_pieces():
+        raise ModelError("not read")
+
+    monkeypatch.setattr(net, "affine_pieces", affine_pieces)
+
+
+def fits(monkeypatch, net, most, error=None):
+    """Let ``net.margins`` run out of memory for more than ``most`` boxes of a method."""
+    margins = net.margins
+
+    def scarce(box, y, method="ibp"):
+        if len(box) > most.get(method, 10**6):
+            raise error or RuntimeError(CUDA)
+        return margins(box, y, method)
+
+    monkeypatch.setattr(net, "margins", scarce)
+
+
+@pytest.mark.parametrize("engine", [True, False])
+@pytest.mark.parametrize("most", [1, 3])
+def test_certificates_do_not_depend_on_the_memory(monkeypatch, most, engine):
+    net, x, y = small_net()
+    if not engine:
+        without_engine(monkeypatch, net)
+    expected = certify(net, x, y, 0.05, method="crown")
+    assert len(set(expected.decided_by.tolist())) >= 3
+    fits(monkeypatch, net, dict.fromkeys(METHODS, most))
+    found = certify(net, x, y, 0.05, method="crown")
+    assert torch.equal(found.decided_by, expected.decided_by)
+    assert torch.equal(found.rows, expected.rows)
+    assert torch.allclose(found.margin, expected.margin, atol=1e-5)
+    assert found.not_fitting == dict.fromkeys(expected.methods, 0)
+
+
+def test_what_does_not_fit_is_counted_and_left_to_the_other_methods(monkeypatch):
+    net, x, y = small_net()
+    without_engine(monkeypatch, net)
+    plenty = certify(net, x, y, 0.05)
+    fits(monkeypatch, net, {"crown": 0, "alpha-crown": 0}, MemoryError())
+    scarce = certify(net, x, y, 0.05)
+    left = int((~plenty.certified_by("crown-ibp")).sum())
+    assert left >= 3
+    assert scarce.not_fitting == {"ibp": 0, "crown-ibp": 0, "crown": left, "alpha-crown": left}
+    assert torch.equal(scarce.certified, plenty.certified_by("crown-ibp"))
+    assert (scarce.margin > -torch.inf).all()  # the cheaper methods' bounds are kept
+
+
+@pytest.mark.parametrize("stage", ["crown", "ibp"])
+def test_one_large_image_does_not_stop_the_others(monkeypatch, stage):
+    """A stage that has no memory for it, of auto_LiRPA; and the first one of the dual engine,
+    which gives it up."""
+    net, x, y = small_net()
+    if stage == "crown":
+        without_engine(monkeypatch, net)
+    margins = net.margins
+    undecided = certify(net, x, y, 0.05, method="crown-ibp").decided_by < 0
+    large = int(undecided.nonzero()[0])
+
+    def scarce(box, y, method="ibp"):
+        if method == stage and bool((box.centre - x[large]).abs().sum(1).lt(1e-5).any()):
+            raise RuntimeError(CPU)
+        return margins(box, y, method)
+
+    plenty = certify(net, x, y, 0.05)
+    monkeypatch.setattr(net, "margins", scarce)
+    found = certify(net, x, y, 0.05)
+    assert found.not_fitting == {**dict.fromkeys(METHODS, 0), stage: 1}
+    others = torch.arange(len(x)) != large
+    assert torch.equal(found.decided_by[others], plenty.decided_by[others])
+    # alpha-crown of auto_LiRPA had its turn; the engine has no bounds of the image to go on with
+    assert bool(found.certified[large]) == (stage == "crown" and bool(plenty.certified[large]))
+
+
+@pytest.mark.parametrize("name", ["tightened", "margins"])
+def test_a_lack_of_memory_in_the_dual_engine_is_counted(monkeypatch, name):
+    net, x, y = small_net()
+    plenty = certify(net, x, y, 0.05)
+
+    def scarce(*_):
+        raise RuntimeError(CUDA)
+
+    monkeypatch.setattr(Engine, name, scarce)
+    found = certify(net, x, y, 0.05)
+    assert found.not_fitting["crown"] > 0
+    assert torch.equal(found.certified_by("ibp"), plenty.certified_by("ibp"))
+
+
+def test_a_lack_of_memory_in_branch_and_bound_proves_nothing(monkeypatch):
+    net, x, y = small_net()
+    cheaper = certify(net, x, y, 0.3)
+    monkeypatch.setattr(cascade, "branch_and_bound", raising)
+    found = certify(net, x, y, 0.3, method="bab", time_limit=0.1)
+    assert torch.equal(found.certified, cheaper.certified)
+
+
+@pytest.mark.parametrize("name", ["ibp", "refined", "margins", "lines"])
+def test_a_lack_of_memory_in_the_group_stage_leaves_groups_as_they_are(monkeypatch, name):
+    net, x, y = small_net()
+    proofs = certify(net, x, y, 0.3, method="ibp")
+    monkeypatch.setattr(Engine, name, raising)
+    found = certify_uap(net, x, y, 0.3, certificates=proofs, attack=GroupAttack(5, restarts=1))
+    assert int(found.lower.sum()) == int(proofs.certified.sum())
+
+
+def raising(*_, **__):
+    raise RuntimeError(CUDA)
+
+
+def test_a_group_attack_that_does_not_fit():
+    net, x, y = small_net()
+    proofs = certify(net, x, y, 0.3, method="ibp")
+
+    def scarce(most):
+        def attack(net, x, *rest):
+            if len(x) > most:
+                raise RuntimeError(CUDA)
+            return GroupAttack(steps=10, restarts=1)(net, x, *rest)
+
+        return attack
+
+    found = certify_uap(net, x, y, 0.3, certificates=proofs, attack=scarce(1))
+    assert int(found.lower.sum()) <= int(found.upper.sum()) < 25
+    nothing = certify_uap(net, x, y, 0.3, certificates=proofs, attack=scarce(0))
+    assert nothing.upper.tolist() == [5] * 5
+    assert not nothing.u.any()
+
+
+def test_a_failure_while_optimising_leaves_the_net_usable(monkeypatch):
+    net, x, y = small_net()
+    small = Box.around(x[:2], 0.1)
+    expected = {method: net.margins(small, y[:2], method).detach() for method in METHODS}
+
+    def step(*_, **__):
+        raise RuntimeError(CUDA)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
+        patch.setattr(torch.optim.Adam, "step", step)
+        net.margins(Box.around(x, 0.1), y, "alpha-crown")
+    assert all(p.requires_grad for p in net.parameters())
+    for method in METHODS:
+        assert torch.allclose(net.margins(small, y[:2], method), expected[method], atol=1e-6)
+
+
+# ---------------------------------------------------------------------- the real thing
+
+
+@LINUX
+def test_the_limit_holds_inside_only(monkeypatch):
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises(KeyError), allocations_fail_cleanly(torch.device("cpu")):
+        inside = resource.getrlimit(resource.RLIMIT_DATA)
+        raise KeyError
+    assert inside[0] != before[0] and inside[1] == before[1]
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    with allocations_fail_cleanly(torch.device("cuda")):
+        assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+    net, x, y = small_net()
+    seen, margins = [], net.margins
+    monkeypatch.setattr(
+        net,
+        "margins",
+        lambda *args: (seen.append(resource.getrlimit(resource.RLIMIT_DATA)), margins(*args))[1],
+    )
+    certify(net, x, y, 0.1, method="ibp")
+    assert seen and all(limit[0] != before[0] for limit in seen)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+REALLY_RUN_OUT = """
+import sys, torch
+from pathlib import Path
+from citrus_lirpa.errors import is_out_of_memory
+from citrus_lirpa.verify import cascade, memory
+from citrus_lirpa.verify.memory import allocations_fail_cleanly
+
+lines = Path("/proc/meminfo").read_text().splitlines()
+free = next(int(l.split()[1]) for l in lines if l.startswith("MemAvailable")) * 1024
+
+def hoard(share, chunks=20):
+    # memory that is never written to: Linux would grant more of it than there is
+    kept = []
+    for _ in range(chunks):
+        kept.append(torch.empty(int(free * share / chunks), dtype=torch.uint8))
+
+hoard(1.8)  # not limited: granted
+with allocations_fail_cleanly(torch.device("cpu")):
+    hoard(0.5)
+    try:
+        hoard(1.8)
+    except RuntimeError as error:
+        print("raised", is_out_of_memory(error))
+    x = torch.rand(1000, 1000)  # and life goes on
+    print(float((x @ x).sum()) > 0)
+hoard(1.8)
+print("restored")
+"""
+
+
+@LINUX
+def test_allocating_more_than_there_is_raises_instead_of_killing():
+    if Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2":
+        pytest.skip("this kernel never promises more than there is")
+    done = subprocess.run(
+        [sys.executable, "-c", REALLY_RUN_OUT], cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.split()) == (0, ["raised", "True", "True", "restored"]), (
+        done.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (RuntimeError(CUDA), True),
+        (RuntimeError(CPU), True),
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("shape mismatch"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_errors_of_memory_are_told_from_others(error, is_memory):
+    assert is_out_of_memory(error) is is_memory
+
+
+@pytest.mark.parametrize("error", [MemoryError("no 9 GiB"), RuntimeError(CUDA)])
+def test_out_of_memory_is_one_line_on_the_command_line(error, monkeypatch):
+    def full() -> None:
+        raise error
+
+    monkeypatch.setattr(_compat, "load", full)
+    result = CliRunner().invoke(main, ["attack", "zoo:mnist-0.1-convsmall"])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert "out of memory; use a smaller batch" in result.output
+
+
+def test_a_reason_is_one_line_even_where_an_error_says_nothing():
+    assert reason(AssertionError()) == "AssertionError"
+    assert reason(RuntimeError(" \n ")) == "RuntimeError"
+    assert reason(RuntimeError("first\n\tsecond")) == "first second"
+    assert len(reason(RuntimeError("a" * 999))) == 200

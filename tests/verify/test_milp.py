@@ -1,0 +1,58 @@
+"""milp: both solvers against enumeration on the same lines, and what a solver is."""
+
+import time
+
+import pytest
+import torch
+
+from citrus_lirpa.errors import DependencyError, InputError
+from citrus_lirpa.verify.crown.linear import Group, Lines
+from citrus_lirpa.verify.milp import SOLVERS, most_broken
+
+
+def random_group(seed: int, images: int, rows: int = 2, pixels: int = 4) -> Group:
+    torch.manual_seed(seed)
+    count = images * rows
+    lines = Lines(
+        torch.arange(images).repeat_interleave(rows),
+        torch.arange(rows).repeat(images),
+        torch.randn(count, pixels, dtype=torch.double),
+        torch.rand(count, dtype=torch.double),
+        torch.rand(images, pixels, dtype=torch.double),
+        eps=0.3,
+        clip=None,
+        threshold=torch.full((images,), 1e-9),
+    )
+    return Group({i: list(range(rows)) for i in range(images)}, lines, time.perf_counter() + 600)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_solvers_agree_with_enumeration(solver):
+    counts = []
+    for seed in range(12):
+        group = random_group(seed, images=5)
+        for block in ([], [{0, 1}], [{0, 1}, {2, 3}, {1, 4}]):
+            group.blocked = {frozenset(b) for b in block}
+            try:
+                found = most_broken(group, time_limit=20, solver=solver)
+            except DependencyError as error:
+                pytest.skip(str(error))
+            assert found == group.most(0)
+            counts.append(found)
+    assert len(set(counts)) >= 3
+
+
+def test_both_solvers_bound_a_large_group_alike():
+    group = random_group(0, images=14)
+    group.blocked = {frozenset({i, i + 1}) for i in range(0, 14, 2)}
+    found = most_broken(group, time_limit=20)
+    assert found <= 7
+    try:
+        assert most_broken(group, time_limit=20, solver="gurobi") == found
+    except DependencyError as error:
+        pytest.skip(str(error))
+
+
+def test_a_solver_that_is_not_there_is_named():
+    with pytest.raises(InputError, match="unknown solver .higs.; did you mean .highs."):
+        most_broken(random_group(0, images=2), time_limit=1, solver="higs")

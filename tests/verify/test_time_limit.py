@@ -1,0 +1,158 @@
+"""What the time limit of a group leaves out, and in which order the rest is done."""
+
+import pytest
+import torch
+from networks import fitted, images
+from torch import nn
+
+from citrus_lirpa import GroupAttack, certify, certify_uap
+from citrus_lirpa.attacks import GroupAttackResult
+from citrus_lirpa.errors import SoundnessError
+from citrus_lirpa.verify import groups as uap
+from citrus_lirpa.verify import single as cascade
+from citrus_lirpa.verify.crown.engine import Engine
+
+EPS = 0.3
+
+
+@pytest.fixture
+def deep():
+    return fitted(
+        nn.Flatten(), nn.Linear(16, 14), nn.ReLU(), nn.Linear(14, 10), nn.ReLU(), nn.Linear(10, 3)
+    )
+
+
+@pytest.fixture
+def refined(monkeypatch):
+    """The images whose bounds are refined, in order."""
+    seen, original = [], Engine.refined
+
+    def watched(self, some):
+        seen.append(some.x.clone())
+        return original(self, some)
+
+    monkeypatch.setattr(Engine, "refined", watched)
+    return seen
+
+
+def test_without_time_the_most_hopeful_image_alone_is_refined(deep, refined, monkeypatch):
+    x, y = images(deep, 12)
+    before = certify(deep, x, y, EPS, method="alpha-crown")
+    open_ = before.open & ~before.attacked
+    assert int(open_.sum()) >= 3
+    monkeypatch.setattr(cascade, "_REFINING_SHARE", 0.0)
+    after = certify(deep, x, y, EPS, method="bab", batch_size=16)  # one image at a time
+    (only,) = refined
+    best = torch.where(open_, before.margin, -torch.inf).argmax()
+    torch.testing.assert_close(only, x[best : best + 1])
+    proved_now = (after.certified & ~before.certified).nonzero().flatten().tolist()
+    assert set(proved_now) <= {int(best)}
+
+
+def test_with_time_all_are_refined_best_first(deep, refined):
+    x, y = images(deep, 12)
+    before = certify(deep, x, y, EPS, method="alpha-crown")
+    open_ = before.open & ~before.attacked
+    certify(deep, x, y, EPS, method="bab", batch_size=16)
+    order = torch.where(open_, before.margin, -torch.inf).argsort(descending=True)
+    expected = x[order[: int(open_.sum())]]
+    torch.testing.assert_close(torch.cat(refined), expected)
+
+
+def test_without_time_the_most_hopeful_group_alone_is_prepared(deep, refined, monkeypatch):
+    x, y = images(deep, 16)
+    certificates = certify(deep, x, y, EPS, method="crown")
+    monkeypatch.setattr(uap, "_PREPARING_SHARE", 0.0)
+    attack = Attack(deep, [])
+    found = certify_uap(
+        deep, x, y, EPS, group_size=4, certificates=certificates, attack=attack, time_limit=60
+    )
+    groups = certificates.open.view(4, 4)
+    hope = [
+        float(certificates.margin.view(4, 4)[g][groups[g]].mean()) if groups[g].any() else -1e9
+        for g in range(4)
+    ]
+    best = max(range(4), key=hope.__getitem__)
+    assert sum(bool(row.any()) for row in groups) >= 2
+    (only,) = refined
+    torch.testing.assert_close(only, x.view(4, 4, 1, 4, 4)[best][groups[best]])
+    others = [g for g in range(4) if g != best]
+    alone = certificates.certified.view(4, 4).sum(1)
+    assert found.lower[others].tolist() == alone[others].tolist()
+
+
+class Attack:
+    """Gives zero perturbations, but for call ``n`` those of ``told[n]``; counts its calls."""
+
+    def __init__(self, net, told):
+        self.net, self.told, self.sizes = net, told, []
+
+    def __call__(self, net, x, y, eps, worth):
+        number = len(self.sizes)
+        self.sizes.append(len(x))
+        u = torch.zeros_like(x[:, :1])
+        if number < len(self.told):
+            u = self.told[number](x)
+        logits = self.net((x + u).flatten(0, 1))
+        return GroupAttackResult(u, logits.argmax(1).view(y.shape) != y)
+
+
+def test_unsettled_groups_are_attacked_again_and_the_best_is_kept(deep):
+    x, y = images(deep, 8)
+    certificates = certify(deep, x, y, EPS, method="ibp", attack=None)
+    strong = GroupAttack(steps=20, restarts=3)(deep, x.view(2, 4, 1, 4, 4), y.view(2, 4), EPS)
+    assert strong.broken.any(1).all()
+    late = Attack(deep, [lambda x: torch.zeros_like(x[:, :1]), lambda x: strong.u[: len(x)]])
+    found = certify_uap(
+        *(deep, x, y, EPS), group_size=4, certificates=certificates, attack=late, time_limit=1.0,
+        relational="io",  # which finds no perturbations of its own
+    )  # fmt: skip
+    assert late.sizes[:2] == [2, 2]
+    assert found.upper.tolist() == [4 - int(n) for n in strong.broken.sum(1)]
+    once = Attack(deep, [])
+    certify_uap(
+        deep, x, y, EPS, group_size=4, certificates=certificates, attack=once, relational="none"
+    )
+    assert once.sizes == [2]
+
+
+def test_a_weaker_perturbation_that_breaks_a_certified_input_is_not_overlooked(deep):
+    """It breaks fewer inputs than are known to break, so it is not adopted, but it is met."""
+    x, y = images(deep, 4)
+    certificates = certify(deep, x, y, EPS, method="ibp", attack=None)
+    strong = GroupAttack(steps=20, restarts=3)(deep, x.view(1, 4, 1, 4, 4), y.view(1, 4), EPS)
+    broken = strong.broken[0].nonzero().flatten().tolist()
+    assert len(broken) >= 1
+    certificates.decided_by[broken[0]] = 0  # a false certificate
+    with pytest.raises(SoundnessError, match="1 certified inputs"):
+        certify_uap(
+            deep, x, y, EPS, group_size=4, certificates=certificates, attack=Weak(strong),
+        )  # fmt: skip
+
+
+class Weak:
+    """Says of one input that it breaks, with a perturbation that breaks none."""
+
+    def __init__(self, strong):
+        self.strong = strong
+
+    def __call__(self, net, x, y, eps, worth):
+        first = torch.zeros_like(self.strong.broken)
+        first[0, self.strong.broken[0].nonzero()[0]] = True
+        return GroupAttackResult(torch.zeros_like(self.strong.u), first)
+
+
+@pytest.mark.parametrize("method", ["alpha-crown", "bab"])
+def test_a_single_open_input_is_not_searched_twice(deep, refined, method):
+    """The group stage has nothing to relate it to; without branch and bound it may still help."""
+    x, y = images(deep, 40)
+    known = certify(deep, x, y, 0.1, method=method)
+    open_, proved = known.open.nonzero()[:1], known.certified.nonzero()[:3]
+    chosen = torch.cat([open_, proved]).flatten()
+    x, y = x[chosen], y[chosen]
+    certificates = certify(deep, x, y, 0.1, method=method)
+    assert certificates.open.tolist() == [True, False, False, False]
+    refined.clear()
+    stub = Attack(deep, [])
+    certify_uap(deep, x, y, 0.1, group_size=4, certificates=certificates, attack=stub, time_limit=1)
+    assert len(refined) == (method != "bab")
