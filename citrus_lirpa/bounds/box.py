@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -105,3 +106,28 @@ def clamp(x: Tensor, limits: Range | None) -> Tensor:
         return x.clamp(low, high)
     lower, upper = (torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in limits)
     return torch.minimum(torch.maximum(x, lower), upper)
+
+
+@dataclass(frozen=True)
+class Ball:
+    """The threat model: an input x may become x + u with |u| <= ε, cut to ``clip``.
+
+    Args:
+        eps: ε in pixels, a number or a tensor that broadcasts to the inputs.
+        clip: Valid range that x + u is cut to; None for no cut.
+    """
+
+    eps: Scalar
+    clip: Range | None = None
+
+    def box(self, x: Tensor) -> Box:
+        """The boxes of all perturbed inputs, one for each of ``x`` (N, ...)."""
+        return Box.around(x, self.eps, self.clip)
+
+    def project(self, u: Tensor) -> Tensor:
+        """``u`` cut to |u| <= ε."""
+        return clamp(u, (-self.eps, self.eps))
+
+    def cut(self, x: Tensor) -> Tensor:
+        """Perturbed inputs ``x`` cut to the valid range."""
+        return clamp(x, self.clip)
