@@ -29,7 +29,7 @@ import click
 import torch
 
 from citrus_lirpa.errors import CitrusError
-from citrus_lirpa.formats import sealed
+from citrus_lirpa.formats import tensors
 from citrus_lirpa.formats.atomic import is_leftover
 from citrus_lirpa.training import checkpoint
 from citrus_lirpa.training.config import RunConfig
@@ -96,7 +96,7 @@ def saved_evaluation(folder: Path) -> dict[str, int]:
     """Finished batches; all of them where the results are there."""
     for table in folder.glob("*.json"):
         json.loads(table.read_text("utf-8"))
-    batches = [sealed.load(file) for file in folder.glob("eval-*.partial/*.pt")]
+    batches = [tensors.load(file) for file in folder.glob("eval-*.partial/*.pt")]
     if any(folder.glob("eval-*.partial")):
         json.loads(next(folder.glob("eval-*.partial/settings.json")).read_text("utf-8"))
     if any(folder.glob("eval-*.json")):

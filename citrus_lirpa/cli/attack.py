@@ -17,7 +17,7 @@ from ..bounds.box import PIXELS
 from ..bounds.net import BoundedNet
 from ..errors import InputError
 from ..formats import atomic as files
-from ..formats import sealed
+from ..formats import tensors
 from ..formats.locks import locked
 from ..reports import tables as report
 from ..runs import networks as subjects
@@ -174,7 +174,7 @@ def attack_command(
     }
     if saved.results_of(written["results"], settings) is None:
         set_aside(*written.values())
-    sealed.save(written["perturbation"], {"u": result.u.cpu(), **shared})
+    tensors.save(written["perturbation"], {"u": result.u.cpu(), **shared})
     files.write_text(written["results"], json.dumps(record, indent=2) + "\n")
     effects.of_attack(result, x, eps, limits).save(written["effects"])
     if report.plot_try(result, x, eps, limits, spec, written["picture"]) is None:

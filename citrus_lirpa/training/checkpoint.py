@@ -14,7 +14,7 @@ from ..data.datasets import find_spec
 from ..data.types import DatasetSpec
 from ..errors import CheckpointError, InputError, reason
 from ..formats import safetensors as safetensors_files
-from ..formats import sealed
+from ..formats import tensors
 from ..models import build_model
 from . import zoo
 from .config import RunConfig
@@ -30,7 +30,7 @@ _FOREIGN = {".onnx": "an ONNX file", ".pt2": "a program of torch.export"}
 
 def save(path: Path, config: RunConfig, state: dict[str, Any]) -> None:
     """Write ``state`` (tensors, numbers, strings, lists, dicts) with its configuration."""
-    sealed.save(path, {"format": FORMAT, "config": config.to_toml(), **state})
+    tensors.save(path, {"format": FORMAT, "config": config.to_toml(), **state})
 
 
 def find(path: Path) -> Path:
@@ -62,7 +62,7 @@ def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
             "run, or a .safetensors file of it by citrus-lirpa export"
         )
     try:
-        state = sealed.load(path)
+        state = tensors.load(path)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; restore it from a copy, or train again") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:

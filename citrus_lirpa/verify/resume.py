@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..data.types import Split
 from ..errors import CheckpointError
-from ..formats import sealed
+from ..formats import tensors
 from ..formats.atomic import remove_leftovers, write_text
 from .certificates import Certificates
 from .groups import UapBounds
@@ -86,7 +86,7 @@ class Saved:
         if not path.is_file():
             return None
         try:
-            return from_plain(sealed.load(path, device))
+            return from_plain(tensors.load(path, device))
         except (CheckpointError, KeyError, TypeError) as error:
             reason = error if isinstance(error, CheckpointError) else f"{path} is damaged: {error}"
             raise CheckpointError(f"{reason}; remove it to bound its images again") from error
@@ -94,7 +94,7 @@ class Saved:
     def store(
         self, number: int, certificates: Certificates, uap: UapBounds, seconds: float
     ) -> None:
-        sealed.save(self._path(number), to_plain(certificates, uap, seconds))
+        tensors.save(self._path(number), to_plain(certificates, uap, seconds))
 
     def count(self) -> int:
         """Batches on the disk."""

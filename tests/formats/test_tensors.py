@@ -9,7 +9,7 @@ import torch
 
 from citrus_lirpa.errors import CheckpointError
 from citrus_lirpa.formats import atomic as files
-from citrus_lirpa.formats import sealed
+from citrus_lirpa.formats import tensors
 from citrus_lirpa.training import checkpoint, zoo
 from citrus_lirpa.training.config import resolve
 
@@ -18,7 +18,7 @@ CONTENT = {"weights": torch.arange(7.0), "step": 3, "names": ["a", "ε"]}
 
 @pytest.fixture
 def path(tmp_path):
-    sealed.save(tmp_path / "file.pt", CONTENT)
+    tensors.save(tmp_path / "file.pt", CONTENT)
     return tmp_path / "file.pt"
 
 
@@ -28,14 +28,14 @@ def same(found) -> bool:
 
 def refusal(path) -> str:
     with pytest.raises(CheckpointError) as caught:
-        sealed.load(path)
+        tensors.load(path)
     message = str(caught.value)
     assert message.startswith(f"{path} is damaged or no checkpoint: ") and "\n" not in message
     return message
 
 
 def test_it_is_an_archive_that_torch_reads_and_its_comment_is_the_sum(path):
-    assert same(sealed.load(path)) and same(torch.load(path, weights_only=True))
+    assert same(tensors.load(path)) and same(torch.load(path, weights_only=True))
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
         comment = archive.comment
@@ -52,7 +52,7 @@ def test_any_flipped_byte_is_found(path):
         path.write_bytes(damaged)
         refusal(path)
     path.write_bytes(raw)
-    assert same(sealed.load(path))
+    assert same(tensors.load(path))
 
 
 def test_any_cut_and_any_addition_is_found(path):
@@ -79,7 +79,7 @@ def test_the_sum_cannot_be_mistaken_for_a_file_without_one(path):
 def test_a_file_of_an_earlier_version_is_read_and_its_members_are_checked(tmp_path):
     path = tmp_path / "old.pt"
     torch.save(CONTENT, path)
-    assert same(sealed.load(path))
+    assert same(tensors.load(path))
     raw = bytearray(path.read_bytes())
     raw[raw.find(CONTENT["weights"].numpy().tobytes()) + 5] ^= 1
     path.write_bytes(raw)
@@ -106,5 +106,5 @@ def test_an_interruption_while_saving_is_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files.os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        sealed.save(tmp_path / "file.pt", CONTENT)
+        tensors.save(tmp_path / "file.pt", CONTENT)
     assert list(tmp_path.iterdir()) == []
