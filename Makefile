@@ -28,6 +28,7 @@ coverage: .venv/lint
 lint: .venv/lint audit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --recursive citrus_lirpa cli.py tools
 
@@ -37,7 +38,7 @@ audit: .venv/lint
 
 # The sdist and the wheel made from it, once a test has installed both in clean environments.
 dist: .venv/ready
-	$(BIN)/python -m pytest tests/test_dist.py
+	$(BIN)/python -m pytest tests/product/test_dist.py
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist
 

@@ -1,10 +1,10 @@
-"""auto_LiRPA repaired when anybody imports it, so that this package need not import it itself."""
+"""Repair auto_LiRPA whenever anybody imports it; this package need not import it first."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -19,16 +19,16 @@ class _Repairer(MetaPathFinder, Loader):
     """Finds auto_LiRPA by calling ``load``, which imports and repairs it."""
 
     def __init__(self, load: Callable[[], object]):
-        self.load, self.resting = load, False
+        self.load, self.bypassed = load, False
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if name != _NAME or self.resting:
+        if name != _NAME or self.bypassed:
             return None
         try:
             self.load()
         except DependencyError:
-            return None  # the import goes on, and says itself what it lacks
-        module = sys.modules.pop(name)  # which else would be run again
+            return None  # the usual import follows, and reports what is missing
+        module = sys.modules.pop(name)  # or it would be executed again
         return ModuleSpec(name, self, loader_state=(module, module.__spec__))
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -36,22 +36,25 @@ class _Repairer(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         spec: Any = module.__spec__
-        module.__spec__ = spec.loader_state[1]  # its own again; it has run already
+        module.__spec__ = spec.loader_state[1]  # restored; the module was executed by ``load``
 
 
 def install(load: Callable[[], object]) -> None:
-    """Let ``load`` import auto_LiRPA whenever anybody does."""
+    """Let ``load`` import and repair auto_LiRPA whenever anybody imports it."""
     sys.meta_path.insert(0, _Repairer(load))
+    if _NAME in sys.modules:  # imported before this package
+        with suppress(DependencyError):
+            load()
 
 
 @contextmanager
-def resting() -> Iterator[None]:
-    """Inside the block auto_LiRPA is imported as any other package."""
+def bypassed() -> Iterator[None]:
+    """Import auto_LiRPA like any other package inside the block."""
     ours = [finder for finder in sys.meta_path if isinstance(finder, _Repairer)]
     for finder in ours:
-        finder.resting = True
+        finder.bypassed = True
     try:
         yield
     finally:
         for finder in ours:
-            finder.resting = False
+            finder.bypassed = False
