@@ -26,7 +26,7 @@ from ..bounds.checks import (
 from ..bounds.inputs import check_inputs, check_labelled
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..errors import InputError
-from ..frames import to_frame
+from ..optional import to_frame
 from .pgd import ascend, uniform_start
 
 if TYPE_CHECKING:

@@ -19,14 +19,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError, DependencyError
+from ..errors import DataError
+from ..optional import import_torchvision
 from .types import Arrays, DatasetSpec
 
 _DIGITS_TRAIN = 1397  # the first samples of digits.npz; the other 400 are the test set
@@ -82,7 +82,7 @@ def _read_with_torchvision(
     kind: str, spec: DatasetSpec, folder: Path, train: bool, download: bool
 ) -> Any:
     """torchvision's data set ``kind`` from ``folder``, downloaded first if absent."""
-    reader = getattr(_torchvision_datasets(), kind)
+    reader = getattr(import_torchvision().datasets, kind)
     missing = missing_files(spec, folder)
     if missing and not download:
         raise _absent(spec, folder, missing)
@@ -131,17 +131,6 @@ def _network_manners() -> Iterator[None]:
             yield
     finally:
         socket.setdefaulttimeout(timeout)
-
-
-def _torchvision_datasets() -> ModuleType:
-    try:
-        from torchvision import datasets
-    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
-        raise DependencyError(
-            f"torchvision cannot be imported ({_last_line(error)}); install the release "
-            f"that belongs to torch {torch.__version__}"
-        ) from error
-    return datasets
 
 
 def load_tinyimagenet(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:

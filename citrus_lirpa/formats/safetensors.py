@@ -12,7 +12,8 @@ from types import ModuleType
 
 from torch import Tensor, uint8
 
-from ..errors import CheckpointError, DependencyError
+from ..errors import CheckpointError
+from ..optional import import_optional
 from .atomic import write_atomically
 
 SUFFIX = ".safetensors"
@@ -70,11 +71,6 @@ def _digest(weights: dict[str, Tensor]) -> str:
 
 
 def _package() -> ModuleType:
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise DependencyError(
-            f"safetensors files need the safetensors package, which cannot be imported ({error}): "
-            "pip install 'citrus-lirpa[safetensors]'"
-        ) from error
-    return safetensors
+    fix = "pip install 'citrus-lirpa[safetensors]'"
+    import_optional("safetensors.torch", fix)
+    return import_optional("safetensors", fix)

@@ -17,8 +17,9 @@ from ..bounds.box import Box
 from ..bounds.margins import logit_margins
 from ..bounds.net import METHODS, BoundedNet
 from ..data.datasets import find_datasets
-from ..errors import DependencyError, SoundnessError, reason
+from ..errors import SoundnessError
 from ..losses import Ibp
+from ..optional import import_torchvision
 
 #: The last line, where no check failed.
 PASSED = "all checks passed"
@@ -26,10 +27,10 @@ PASSED = "all checks passed"
 
 def run_checks(data_dir: Path) -> Iterator[str]:
     """Lines to print, one at a time; raises CitrusError naming the first fault."""
-    lirpa = _compat.load()
+    lirpa, torchvision = _compat.load(), import_torchvision()
     yield f"citrus-lirpa {__version__}, Python {platform.python_version()}, {platform.system()}"
     yield f"torch {torch.__version__} (tested {' to '.join(_compat.TESTED_TORCH)})"
-    yield f"auto_LiRPA {lirpa.version}, NumPy {numpy.__version__}, torchvision {_torchvision()}"
+    yield f"auto_LiRPA {lirpa.version}, NumPy {numpy.__version__}, torchvision {torchvision.__version__}"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     yield f"GPU: {device}; CPU threads: {torch.get_num_threads()}"
     for name, status in find_datasets(data_dir).items():
@@ -49,23 +50,12 @@ def facts(data_dir: Path) -> dict[str, Any]:
         "torch": torch.__version__,
         "auto_lirpa": _compat.load().version,
         "numpy": numpy.__version__,
-        "torchvision": _torchvision(),
+        "torchvision": import_torchvision().__version__,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "data_sets": find_datasets(data_dir),
         "passed": True,
     }
-
-
-def _torchvision() -> str:
-    try:
-        import torchvision
-    except (ImportError, RuntimeError) as error:
-        raise DependencyError(
-            f"torchvision cannot be imported ({reason(error)}); install the version that matches "
-            f"torch {torch.__version__}, for torch 2.11.0: pip install torchvision==0.26.0"
-        ) from error
-    return torchvision.__version__
 
 
 def _small_net() -> tuple[BoundedNet, Box, torch.Tensor]:

@@ -12,7 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import DependencyError, InputError
+from ..errors import InputError
+from ..optional import import_optional
 from .config import RunConfig
 
 Record = dict[str, Any]
@@ -30,11 +31,10 @@ class TensorBoard:
     """Scalars over epochs, as events in ``folder``/tensorboard."""
 
     def __init__(self, folder: Path, config: RunConfig):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise DependencyError(_advice("TensorBoard", "tensorboard", error)) from error
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        package = import_optional(
+            "torch.utils.tensorboard", "pip install 'citrus-lirpa[tensorboard]'"
+        )
+        self.writer = package.SummaryWriter(str(folder / "tensorboard"))
 
     def log(self, record: Record) -> None:
         for key, value in _scalars(record).items():
@@ -53,10 +53,7 @@ class WeightsAndBiases:
     """
 
     def __init__(self, folder: Path, config: RunConfig):
-        try:
-            import wandb
-        except ImportError as error:
-            raise DependencyError(_advice("Weights & Biases", "wandb", error)) from error
+        wandb = import_optional("wandb", "pip install 'citrus-lirpa[wandb]'")
         settings = wandb.Settings(
             console="off",
             disable_code=True,
@@ -119,7 +116,3 @@ def opened(
 def _scalars(record: Record) -> dict[str, float]:
     """What is plotted over epochs; None stands for what the loss does not have."""
     return {k: v for k, v in record.items() if k not in ("epoch", "step") and v is not None}
-
-
-def _advice(what: str, extra: str, error: ImportError) -> str:
-    return f"{what} is not installed ({error}): pip install 'citrus-lirpa[{extra}]'"

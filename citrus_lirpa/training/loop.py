@@ -29,8 +29,8 @@ from ..data.types import Split, check_split, divide
 from ..errors import CheckpointError, InputError, NonFiniteLossError
 from ..formats import atomic as files
 from ..formats.records import Record
-from ..frames import to_frame
 from ..losses import LossTerms
+from ..optional import to_frame
 from . import checkpoint
 from .batchnorm import precise_batchnorm, running_statistics
 from .config import RunConfig, TrainConfig

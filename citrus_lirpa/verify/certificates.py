@@ -13,7 +13,7 @@ from torch import Tensor
 from ..bounds.box import same_range
 from ..bounds.checks import Range, shown
 from ..errors import InputError, SoundnessError
-from ..frames import to_frame
+from ..optional import to_frame
 
 if TYPE_CHECKING:
     from pandas import DataFrame

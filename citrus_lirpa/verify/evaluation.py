@@ -30,7 +30,7 @@ from ..bounds.precision import full_precision
 from ..data.augmentation import centre_crop
 from ..data.types import DatasetSpec, Split, check_split
 from ..errors import InputError
-from ..frames import to_frame
+from ..optional import to_frame
 from .certificates import Certificates, check_soundness
 from .groups import RELATIONAL, UapBounds, certify_uap
 from .milp import SOLVERS

@@ -18,7 +18,7 @@ from ..bounds.checks import Range, check_count, check_name, is_count, shown
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
 from ..errors import InputError
-from ..frames import to_frame
+from ..optional import to_frame
 from .certificates import Certificates, check_soundness
 from .crown.engine import ALPHA_STEPS, Engine, Images
 from .memory import allocations_fail_cleanly, in_batches, in_less_memory

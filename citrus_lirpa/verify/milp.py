@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DependencyError, InputError, unknown
+from ..optional import import_optional
 from .crown.linear import Group
 
 #: Solvers work to feasibilities of 1e-6: what a bound may be off by, per binary.
@@ -98,10 +99,7 @@ def _highs(program: Program, time_limit: float) -> float | None:
 
 def _gurobi(program: Program, time_limit: float) -> float | None:
     """The dual bound of Gurobi; None where it has none."""
-    try:
-        import gurobipy
-    except ImportError as error:
-        raise DependencyError("Gurobi is not installed: pip install gurobipy") from error
+    gurobipy = import_optional("gurobipy", "pip install gurobipy")
     width, pixels = len(program.value), program.pixels
     try:
         with gurobipy.Env(params={"OutputFlag": 0}) as env, gurobipy.Model(env=env) as made:

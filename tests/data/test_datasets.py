@@ -122,11 +122,11 @@ def test_load_checks_what_a_loader_returns(monkeypatch, tmp_path, images, labels
 
 
 def test_digits_asset_is_the_documented_one():
-    asset = resources.files("citrus_lirpa") / "assets" / "digits.npz"
-    content = asset.read_bytes()
+    assets = resources.files("citrus_lirpa.data") / "assets"
+    content = (assets / "digits.npz").read_bytes()
     assert len(content) < 100_000
     digest = hashlib.sha256(content).hexdigest()
-    assert digest in (resources.files("citrus_lirpa") / "assets" / "README.md").read_text("utf-8")
+    assert digest in (assets / "README.md").read_text("utf-8")
 
 
 def test_digits_content(tmp_path):

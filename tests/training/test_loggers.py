@@ -76,8 +76,8 @@ def test_a_run_reports_to_both(tmp_path, offline):
 @pytest.mark.parametrize(
     ("name", "module", "words"),
     [
-        ("tensorboard", "torch.utils.tensorboard", "TensorBoard is not installed"),
-        ("wandb", "wandb", "Weights & Biases is not installed"),
+        ("tensorboard", "torch.utils.tensorboard", "torch.utils.tensorboard cannot be imported"),
+        ("wandb", "wandb", "wandb cannot be imported"),
     ],
 )
 def test_what_is_not_installed(tmp_path, settings, monkeypatch, name, module, words):
