@@ -27,10 +27,10 @@ PASSED = "all checks passed"
 
 def run_checks(data_dir: Path) -> Iterator[str]:
     """Lines to print, one at a time; raises CitrusError naming the first fault."""
-    lirpa, torchvision = _compat.load(), import_torchvision()
+    lirpa, torchvision = _compat.load().version, import_torchvision().__version__
     yield f"citrus-lirpa {__version__}, Python {platform.python_version()}, {platform.system()}"
     yield f"torch {torch.__version__} (tested {' to '.join(_compat.TESTED_TORCH)})"
-    yield f"auto_LiRPA {lirpa.version}, NumPy {numpy.__version__}, torchvision {torchvision.__version__}"
+    yield f"auto_LiRPA {lirpa}, NumPy {numpy.__version__}, torchvision {torchvision}"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     yield f"GPU: {device}; CPU threads: {torch.get_num_threads()}"
     for name, status in find_datasets(data_dir).items():
