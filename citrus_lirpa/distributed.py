@@ -1,7 +1,7 @@
-"""Several processes as one job, as torchrun starts them. Alone, nothing here does anything.
+"""Several processes as one job, as torchrun starts them; without it, nothing here does anything.
 
-Every process makes the same calls in the same order; gloo carries tensors on the CPU, NCCL
-those on GPUs.
+Every process makes the same calls in the same order. gloo carries tensors on the CPU, NCCL those
+on GPUs.
 """
 
 from __future__ import annotations
@@ -24,16 +24,23 @@ from torch.utils._pytree import tree_map_only
 from .errors import DependencyError, DistributedError, InputError, reason
 
 Result = TypeVar("Result")
-#: How long a process waits for the others within a step of training, or to come together.
+#: How long a process waits for the others within a step of training, or at the start.
 TIMEOUT = timedelta(minutes=10)
-#: How long for another's share of an evaluation; its end is noticed at once nevertheless.
+#: How long it waits for another's share of an evaluation; the end of a process is noticed at once.
 _PATIENCE = timedelta(days=30)
 _POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class _Job:
-    """store: shared counters; patient: the group that waits without a limit."""
+    """The processes that work together.
+
+    Attributes:
+        rank: The number of this process.
+        size: How many processes there are.
+        store: Counters that all processes share.
+        patient: The group whose exchanges wait without a limit.
+    """
 
     rank: int
     size: int
@@ -47,7 +54,11 @@ _numbers = itertools.count()
 
 
 def launched() -> int:
-    """How many processes the launcher started, by its environment; 1 without one."""
+    """Return how many processes the launcher started, 1 without a launcher.
+
+    Raises:
+        InputError: WORLD_SIZE is not a positive integer.
+    """
     size = os.environ.get("WORLD_SIZE", "1") if "RANK" in os.environ else "1"
     if not size.isdecimal() or int(size) < 1:
         raise InputError(
@@ -57,10 +68,14 @@ def launched() -> int:
 
 
 def start(*, cuda: bool = False) -> None:
-    """Join the processes that the launcher started; they compute on GPUs where ``cuda``.
+    """Join the processes that the launcher started.
 
-    Raises DependencyError where torch lacks the means, DistributedError where they do not
-    find each other.
+    Args:
+        cuda: Whether they compute on GPUs.
+
+    Raises:
+        DependencyError: torch lacks gloo or NCCL.
+        DistributedError: The processes do not find each other.
     """
     global _job
     if _job is not None or launched() == 1:
@@ -91,7 +106,7 @@ def start(*, cuda: bool = False) -> None:
 
 
 def leave() -> None:
-    """Part from the other processes."""
+    """Leave the other processes."""
     global _job
     if _job is not None:
         _job = None
@@ -99,26 +114,26 @@ def leave() -> None:
 
 
 def size() -> int:
-    """Processes in the job."""
+    """Return the number of processes in the job."""
     return 1 if _job is None else _job.size
 
 
 def size_here() -> int:
-    """Of them, those on this machine."""
+    """Return the number of processes of the job on this machine."""
     return 1 if _job is None else int(os.environ.get("LOCAL_WORLD_SIZE", _job.size))
 
 
 def leads() -> bool:
-    """Whether this is the process that writes files and talks."""
+    """Return whether this is the process that writes files and prints."""
     return _job is None or _job.rank == 0
 
 
-def said(message: str) -> bool:
-    """Whether another process has claimed to say ``message``; else it is this one's to say."""
+def claimed(message: str) -> bool:
+    """Return whether another process prints ``message``; if not, this process is to print it."""
     if _job is None:
         return False
     try:
-        return _job.store.add(f"said {message}", 1) > 1
+        return _job.store.add(f"claimed {message}", 1) > 1
     except RuntimeError:
         return False  # the launcher is gone
 
@@ -126,8 +141,19 @@ def said(message: str) -> bool:
 # -- one batch in several parts -----------------------------------------------------------
 
 
-def own_part(total: int, what: str) -> slice:
-    """The rows of ``total`` that are this process's; InputError where parts would differ."""
+def rank_slice(total: int, what: str) -> slice:
+    """Return the rows of a batch that belong to this process.
+
+    Args:
+        total: The number of rows of the whole batch.
+        what: What the number is, for the error.
+
+    Returns:
+        A slice of ``total`` / ``size()`` rows.
+
+    Raises:
+        InputError: ``total`` is not a multiple of the number of processes.
+    """
     if _job is None:
         return slice(0, total)
     if total % _job.size:
@@ -142,7 +168,7 @@ def own_part(total: int, what: str) -> slice:
 
 @contextlib.contextmanager
 def shared_batch() -> Iterator[None]:
-    """Inside the block, each process works on its own part of one batch."""
+    """Let each process work on its own part of one batch inside the block."""
     global _sharing
     before, _sharing = _sharing, _job is not None
     try:
@@ -151,16 +177,26 @@ def shared_batch() -> Iterator[None]:
         _sharing = before
 
 
-def own_rows(draw: Callable[[int], Tensor], rows: int) -> Tensor:
-    """``draw(rows)``: random values of ``rows`` inputs; of a shared batch, this process's rows of
-    the draw for all of it, so that the numbers do not depend on how many share it."""
+def draw_rows(draw: Callable[[int], Tensor], rows: int) -> Tensor:
+    """Draw random values for the inputs of this process.
+
+    In a shared batch every process draws for the whole batch and keeps its own rows, so that
+    the values do not depend on the number of processes.
+
+    Args:
+        draw: Returns random values (n, ...) for a number n of inputs.
+        rows: The number of inputs of this process.
+
+    Returns:
+        Random values (rows, ...).
+    """
     if _job is None or not _sharing:
         return draw(rows)
     return draw(rows * _job.size)[_job.rank * rows : (_job.rank + 1) * rows]
 
 
 def averaged(gradient: Tensor) -> Tensor:
-    """The mean of the processes' gradients of a shared batch."""
+    """Return the mean of the processes' gradients of a shared batch."""
     if not _sharing:
         return gradient
     mean = gradient.clone()
@@ -182,7 +218,7 @@ def average(tensors: list[Tensor]) -> None:
 
 
 def means(values: Mapping[str, float]) -> dict[str, float]:
-    """The mean of each over the processes; NaN where one of them has NaN."""
+    """Return the mean of each value over the processes; NaN where one of them has NaN."""
     if _job is None:
         return dict(values)
     stacked = torch.tensor(list(values.values()), dtype=torch.float64)
@@ -191,7 +227,7 @@ def means(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def highest(*values: float) -> list[float]:
-    """The largest of each over the processes; of truths, whether one has it."""
+    """Return the maximum of each value over the processes."""
     if _job is None:
         return list(values)
     stacked = torch.tensor(values, dtype=torch.float64)
@@ -201,7 +237,7 @@ def highest(*values: float) -> list[float]:
 
 
 def copy_from_leader(tensors: list[Tensor]) -> None:
-    """Replace tensors by the first process's, in place."""
+    """Replace tensors by those of the first process, in place."""
     if _job is not None:
         with _reaching_others(), torch.no_grad():
             for tensor in tensors:
@@ -215,12 +251,18 @@ def share(
     work: Callable[[int], Result],
     count: int,
     device: torch.device,
-    elsewhere: Callable[[int], object] = lambda finished: None,
+    on_remote_progress: Callable[[int], object] = lambda finished: None,
 ) -> list[Result]:
-    """[work(0), ..., work(count - 1)], each done by a process that is free; all get all.
+    """Distribute ``work(0)``, ..., ``work(count - 1)`` to the processes; each takes the next.
 
-    Results are tensors, plain values and containers of them; tensors come back on ``device``.
-    ``elsewhere`` is told how many more the other processes have finished.
+    Args:
+        work: Returns tensors, plain values, or containers of them.
+        count: The number of calls.
+        device: Where the tensors of all results are put.
+        on_remote_progress: Called with how many more calls the other processes have finished.
+
+    Returns:
+        All results in order, in every process.
     """
     if _job is None:
         return [work(number) for number in range(count)]
@@ -229,27 +271,27 @@ def share(
     mine: dict[int, Result] = {}
     known = 0
 
-    def look() -> None:
+    def report() -> None:
         nonlocal known
         finished = job.store.add(done, 0) - len(mine)
-        elsewhere(finished - known)
+        on_remote_progress(finished - known)
         known = finished
 
     with _reaching_others(only=dist.DistError):
         while (number := job.store.add(taken, 1) - 1) < count:
             mine[number] = work(number)
             job.store.add(done, 1)
-            look()
-    _wait(look)
-    found = {
-        number: result for part in _gather(job, mine, device) for number, result in part.items()
-    }
+            report()
+    _wait(report)
+    found: dict[int, Result] = {}
+    for part in _gather(job, mine, device):
+        found.update(part)
     return [found[number] for number in range(count)]
 
 
 @contextlib.contextmanager
 def leader_first() -> Iterator[None]:
-    """The block runs in the first process, and then in all the others at once."""
+    """Run the block in the first process, and then in all the others at once."""
     if not leads():
         _wait()
     yield
@@ -258,26 +300,28 @@ def leader_first() -> Iterator[None]:
 
 
 def agreed(value: Result) -> Result:
-    """The first process's ``value``."""
+    """Return the ``value`` of the first process."""
     return value if _job is None else _gather(_job, value, torch.device("cpu"))[0]
 
 
-def _wait(look: Callable[[], object] = lambda: None) -> None:
-    """Until every process is here, however long that takes. Signals are heard meanwhile, and
-    the end of a process too."""
+def _wait(report: Callable[[], object] = lambda: None) -> None:
+    """Wait until every process is here, however long that takes.
+
+    Signals are handled meanwhile, and the end of another process is noticed.
+    """
     if _job is None:
         return
     with _reaching_others():
         everybody = dist.all_reduce(torch.zeros(1), group=_job.patient, async_op=True)
         while not everybody.is_completed():
-            look()
+            report()
             time.sleep(_POLL_SECONDS)
         everybody.wait()
-        look()
+        report()
 
 
 def _gather(job: _Job, value: Any, device: torch.device) -> list[Any]:
-    """The ``value`` of every process, in their order, with tensors on ``device``."""
+    """Return the ``value`` of every process, in order, with tensors on ``device``."""
     parts: list[Any] = [None] * job.size
     with _reaching_others():
         dist.all_gather_object(parts, _moved(value, torch.device("cpu")), group=job.patient)
@@ -285,13 +329,13 @@ def _gather(job: _Job, value: Any, device: torch.device) -> list[Any]:
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """``value`` with its tensors on ``device``."""
+    """Return ``value`` with its tensors on ``device``."""
     return tree_map_only(Tensor, lambda tensor: tensor.to(device), value)
 
 
 @contextlib.contextmanager
 def _reaching_others(only: type[RuntimeError] = RuntimeError) -> Iterator[None]:
-    """Failures to reach the other processes become one line."""
+    """Turn failures to reach the other processes into one line."""
     try:
         yield
     except only as error:

@@ -151,30 +151,30 @@ def exchanges() -> dict:
     mine = [torch.tensor([1.0, 3.0]) * (rank + 1), torch.tensor([[float(rank)]])]
     distributed.average(mine)
     with distributed.shared_batch():
-        part = distributed.own_rows(lambda rows: torch.arange(rows) * 10.0, 3)
+        part = distributed.draw_rows(lambda rows: torch.arange(rows) * 10.0, 3)
         mean = distributed.averaged(torch.tensor([rank * 2.0]))
-    told = []
+    remote = []
     results = distributed.share(
-        lambda i: {"i": i, "of": torch.tensor(i * 1.0)}, 7, torch.device("cpu"), told.append
+        lambda i: {"i": i, "of": torch.tensor(i * 1.0)}, 7, torch.device("cpu"), remote.append
     )
     value = torch.tensor([rank + 5.0])
     distributed.copy_from_leader([value])
     return {
         "average": mine,
         "rows": part,
-        "rows of a batch that is not shared": distributed.own_rows(torch.zeros, 3),
+        "rows of a batch that is not shared": distributed.draw_rows(torch.zeros, 3),
         "averaged": mean,
         "means": distributed.means({"a": float(rank), "b": float("nan") if rank else 1.0}),
         "highest": distributed.highest(rank == 1, -rank),
         "agreed": distributed.agreed([f"of {rank}", rank]),
         "copied": value,
         "share": [one["i"] for one in results] + [float(one["of"]) for one in results],
-        "told": sum(told),
+        "remote": sum(remote),
         "none": distributed.share(lambda i: i, 0, torch.device("cpu")),
-        "refused": refusal(lambda: distributed.own_part(41, "train.batch_size")),
-        "part": [*range(10)[distributed.own_part(10, "it")]],
+        "refused": refusal(lambda: distributed.rank_slice(41, "train.batch_size")),
+        "part": [*range(10)[distributed.rank_slice(10, "it")]],
         "leads": distributed.leads(),
-        "said": distributed.said("this"),
+        "claimed": distributed.claimed("this"),
         "refused pairs": refusal(
             lambda: Run("citrus", (*SMALL, "loss.pairing=groups", "train.batch_size=10",
                                    "loss.partners=9")).fit()

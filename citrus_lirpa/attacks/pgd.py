@@ -89,7 +89,7 @@ class PGD:
         lower, upper = Box.around(x, eps, self.clip)
 
         def start() -> Tensor:
-            shares = distributed.own_rows(
+            shares = distributed.draw_rows(
                 lambda rows: uniform_start(torch.Size([rows, *x.shape[1:]]), 1.0, x), len(x)
             )
             return x + shares * eps

@@ -116,7 +116,7 @@ class _Line(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         distributed = sys.modules.get("citrus_lirpa.distributed")
-        if distributed is None or not distributed.said(self.message):
+        if distributed is None or not distributed.claimed(self.message):
             line = f"{click.style('Error:', fg='red', bold=True)} {self.format_message()}"
             click.echo(line, file=file, err=file is None, color=self.show_color)
 

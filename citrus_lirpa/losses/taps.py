@@ -106,7 +106,7 @@ class Taps(Loss):
         """(B, K-1, ...) for every wrong class a point in its own box, of the same shape."""
         width = inside.upper - inside.lower
         # not rand_like, whose draws depend on how the images are laid out
-        share = distributed.own_rows(
+        share = distributed.draw_rows(
             lambda rows: torch.rand(
                 (rows, *width.shape[1:]), dtype=width.dtype, device=width.device
             ),

@@ -105,7 +105,7 @@ def check_batches(loss: nn.Module, data: Split, config: RunConfig) -> None:
             f"train.batch_size is {size}, but there are only {len(data)} "
             "training images; use a smaller batch"
         )
-    part = distributed.own_part(size, "train.batch_size")
+    part = distributed.rank_slice(size, "train.batch_size")
     if callable(check := getattr(loss, "check_batch_size", None)):
         try:
             check(part.stop - part.start)
@@ -177,7 +177,7 @@ class _Trainer:
         self.data = Split(data.images.to(self.device), data.labels.to(self.device))
         self.optimiser = torch.optim.Adam(self.weights, lr=self.train.lr, fused=True)
         self.per_epoch = len(data) // self.train.batch_size
-        self.rows = distributed.own_part(self.train.batch_size, "train.batch_size")
+        self.rows = distributed.rank_slice(self.train.batch_size, "train.batch_size")
         self.order: Tensor | None = None  # this epoch's batches
         self.at = _Progress()
         self.kappa: int | None = None

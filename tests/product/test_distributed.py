@@ -204,8 +204,8 @@ def test_exchanges_between_two(two):
         )
     assert [part["rows"].tolist() for part in (first, second)] == [[0, 10, 20], [30, 40, 50]]
     assert [part["part"] for part in (first, second)] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
-    assert first["told"] + second["told"] == 7  # each item is another's for one of them
-    assert sorted([first["said"], second["said"]]) == [False, True]
+    assert first["remote"] + second["remote"] == 7  # each item is another's for one of them
+    assert sorted([first["claimed"], second["claimed"]]) == [False, True]
     assert (first["leads"], second["leads"]) == (True, False)
 
 
@@ -214,9 +214,9 @@ def test_alone_nothing_is_exchanged(alone):
     assert [t.tolist() for t in found["average"]] == [[1, 3], [[0]]]
     assert found["rows"].tolist() == [0, 10, 20] and found["averaged"].tolist() == [0]
     assert found["means"] == {"a": 0, "b": 1} and found["highest"] == [False, 0]
-    assert found["share"] == [*range(7), *range(7)] and found["told"] == 0
+    assert found["share"] == [*range(7), *range(7)] and found["remote"] == 0
     assert found["part"] == [*range(10)] and found["refused"] == found["refused pairs"] == ""
-    assert found["leads"] and not found["said"]
+    assert found["leads"] and not found["claimed"]
 
 
 # -- the command line ---------------------------------------------------------------------
