@@ -1,4 +1,4 @@
-"""One perturbation for a whole group of inputs: the upper bound of UAP accuracy."""
+"""One perturbation for a whole group of inputs: what it breaks at most, and at least."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..bounds.box import clamp
+from ..bounds.box import Ball, clamp
 from ..bounds.checks import (
     Range,
     Scalar,
@@ -28,7 +28,12 @@ from .pgd import ascend, uniform_start
 
 
 class GroupAttackResult(NamedTuple):
-    """u: (G, 1, ...) one perturbation a group; broken: (G, N) inputs it misclassifies."""
+    """The outcome of an attack on G groups of N inputs.
+
+    Args:
+        u: (G, 1, ...) one perturbation for each group.
+        broken: (G, N) whether the input is misclassified with it.
+    """
 
     u: Tensor
     broken: Tensor
@@ -36,14 +41,23 @@ class GroupAttackResult(NamedTuple):
 
 @dataclass(frozen=True)
 class GroupAttack:
-    """Joint L∞ attack: for each group, one u, |u| <= ε, that breaks many inputs at once.
+    """Joint L∞ attack: one u for each group, |u| <= ε, that breaks many inputs at once.
 
-    Each restart begins at a random corner of the ball, weights the inputs anew (those
-    pulling in opposite directions would hold each other still) and pushes each until it is
-    broken by ``overshoot`` (in logits): every other restart by its smallest margin, the
-    rest by its cross-entropy, for each finds what the other misses. Kept is the u of the
-    step that broke most; groups with nothing left to break take no more restarts. A
-    lower bound of the damage one perturbation can do, so an upper bound of UAP accuracy.
+    Each restart begins at a random corner of the ball and draws new weights of the inputs, as
+    inputs that pull in opposite directions would hold each other still. It pushes each input
+    until that is broken by ``overshoot``: every other restart by its smallest margin, the rest
+    by its cross-entropy, because each finds what the other misses. The attack keeps the u of the
+    step that broke most. Groups with nothing left to break take no more restarts. The result is
+    a lower bound of the damage that one perturbation can do, hence an upper bound of UAP
+    accuracy.
+
+    Args:
+        steps: Gradient steps of a restart.
+        step_size: First step as a share of ε; it shrinks as in :class:`PGD`.
+        restarts: Random starts.
+        overshoot: Margin, in logits, by which an input must be broken to be pushed no further.
+        momentum: Share of the earlier direction that is added to each gradient.
+        clip: Range that perturbed inputs are cut to; None for no cut.
     """
 
     steps: int = 50
@@ -71,13 +85,28 @@ class GroupAttack:
     def __call__(
         self, net: object, x: Tensor, y: Tensor, eps: Scalar, open_: Tensor | None = None
     ) -> GroupAttackResult:
-        """x: (G, N, ...) groups of inputs; y: (G, N); open_: (G, N) inputs worth attacking.
+        """Attack every group.
 
-        u is zero for a group of which it breaks no open input.
+        The network runs in eval mode, and its mode is restored.
+
+        Args:
+            net: BoundedNet, or an auto_LiRPA BoundedModule.
+            x: Groups of inputs (G, N, ...).
+            y: Labels (G, N).
+            eps: Radius ε in pixels, a number or a tensor that broadcasts to an input.
+            open_: (G, N) inputs that are worth attacking; None for all.
+
+        Returns:
+            The perturbations, zero for a group of which no open input breaks, and what they
+            break.
+
+        Raises:
+            InputError: A value cannot be used.
         """
         eps = check_radius(eps, "ε")
         net = as_bounded_net(net)
         self._check(net, x, y, eps, open_)
+        ball = Ball(eps, self.clip)
         worth = torch.ones_like(y, dtype=torch.bool) if open_ is None else open_
         u = torch.zeros_like(x[:, 0])
         most = torch.zeros_like(y[:, 0])
@@ -91,7 +120,7 @@ class GroupAttack:
                     net,
                     x[unfinished][now],
                     y[unfinished][now],
-                    eps,
+                    ball,
                     group=now.nonzero()[:, 0],
                     by_margin=restart % 2 == 0,
                 )
@@ -99,7 +128,7 @@ class GroupAttack:
                 u[unfinished[better]] = found[better]
                 most[unfinished[better]] = count[better]
             with torch.no_grad():
-                logits = net(clamp(x + u.unsqueeze(1), self.clip).flatten(0, 1))
+                logits = net(ball.cut(x + u.unsqueeze(1)).flatten(0, 1))
         return GroupAttackResult(u.unsqueeze(1), logits.argmax(dim=1).view(y.shape) != y)
 
     def _check(
@@ -122,22 +151,22 @@ class GroupAttack:
             )
 
     def _ascend(
-        self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, *, group: Tensor, by_margin: bool
+        self, net: BoundedNet, x: Tensor, y: Tensor, ball: Ball, *, group: Tensor, by_margin: bool
     ) -> tuple[Tensor, Tensor]:
-        """One ascent on inputs (M, ...), labels (M,) and groups (M,) in ascending order.
+        """Ascend once on inputs (M, ...) with labels (M,) and groups (M,) in ascending order.
 
-        Returns for each group the u of the step that broke most, and how many it broke.
+        Return the u of the step that broke most, and how many it broke, for each group.
         """
         logits = net.frozen()
         weight = torch.empty(len(x), dtype=x.dtype, device=x.device).exponential_()
         shape = torch.Size([int(group[-1]) + 1, *x.shape[1:]])
-        start = uniform_start(shape, 1.0, x).sign() * eps
+        start = uniform_start(shape, 1.0, x).sign() * ball.eps
         best = torch.zeros_like(start)
         most = group.new_zeros(len(start))
 
         def objective(u: Tensor) -> Tensor:
             nonlocal best, most
-            margins = logit_margins(logits(clamp(x + u[group], self.clip)), y)
+            margins = logit_margins(logits(ball.cut(x + u[group])), y)
             smallest = margins.min(dim=1).values
             broken = (smallest.detach() < 0).to(most.dtype)
             count = torch.zeros_like(most).index_add(0, group, broken)
@@ -147,14 +176,31 @@ class GroupAttack:
             loss = -smallest if by_margin else robust_cross_entropy(margins)
             return (loss * weight)[smallest > -self.overshoot].sum()
 
-        last = ascend(
-            objective,
-            lambda u: clamp(u, (-eps, eps)),
-            start,
-            self.step_size * eps,
-            self.steps,
-            self.momentum,
-        )
+        step = self.step_size * ball.eps
+        last = ascend(objective, ball.project, start, step, self.steps, self.momentum)
         with torch.no_grad():
             objective(last)
         return best, most
+
+
+@torch.no_grad()
+def kappa(net: object, x: Tensor, y: Tensor, v: Tensor, clip: Range | None) -> int:
+    """Count the inputs that the most harmful one of several perturbations breaks.
+
+    The count is a lower bound of κ (Xu & Singh 2024, Definition 2): perturbations that break k
+    inputs are k-common, and where κ >= 2 the worst universal perturbation is among the 2-common
+    ones, for which cross-input boxes are drawn. Inputs that are misclassified without any
+    perturbation do not count. The network runs in eval mode, and its mode is restored.
+
+    Args:
+        net: BoundedNet, or an auto_LiRPA BoundedModule.
+        x: Inputs (B, ...).
+        y: Labels (B,).
+        v: Perturbations (P, ...).
+        clip: Range that perturbed inputs are cut to; None for no cut.
+    """
+    net = as_bounded_net(net)
+    with net.evaluating():
+        correct = net(x).argmax(1) == y
+        broken = [(correct & (net(clamp(x + one, clip)).argmax(1) != y)).sum() for one in v]
+    return int(torch.stack(broken).max())

@@ -1,10 +1,10 @@
-"""Projected gradient ascent: the one loop every attack uses, and PGD on inputs."""
+"""Projected gradient ascent: the one loop that every attack uses, and PGD on inputs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,18 @@ from torch import Tensor
 
 from .. import distributed
 from ..bounds.box import PIXELS, Box
-from ..bounds.checks import Range, Scalar, check_radius, check_range, is_count, is_number, shown
+from ..bounds.checks import (
+    Range,
+    Scalar,
+    check_fits,
+    check_radius,
+    check_range,
+    is_count,
+    is_number,
+    shown,
+)
 from ..bounds.inputs import check_labelled
-from ..bounds.net import as_bounded_net
+from ..bounds.net import BoundedNet, as_bounded_net
 from ..errors import InputError
 
 #: Shares of the steps after which an attack's step shrinks tenfold.
@@ -30,10 +39,19 @@ def ascend(
     momentum: float = 0.0,
     decay: Sequence[float] = DECAY_AT,
 ) -> Tensor:
-    """``steps`` sign-gradient ascent steps on a scalar objective, projecting after each.
+    """Ascend a scalar objective by the signs of its gradient, projecting after every step.
 
-    momentum: the share of the earlier direction that each gradient is added to; decay: the
-    step shrinks tenfold after each of these shares of the steps.
+    Args:
+        objective: Function of the variable, of the shape of ``start``, to a scalar.
+        project: Projection onto the set that the variable stays in.
+        start: First value; it is projected too.
+        step: Length of the first step, a number or a tensor that broadcasts to ``start``.
+        steps: Number of gradient steps.
+        momentum: Share of the earlier direction that is added to each gradient.
+        decay: Shares of the steps; after each of them the step shrinks tenfold.
+
+    Returns:
+        The last value, detached.
     """
     decay_at = [math.ceil(share * steps) for share in decay]
     v = project(start)
@@ -49,17 +67,29 @@ def ascend(
 
 
 def uniform_start(shape: torch.Size, eps: Scalar, like: Tensor) -> Tensor:
-    """Uniform in [-eps, eps]^shape from torch's global generator, as ``like`` is."""
+    """Draw from [-eps, eps]^shape uniformly, by torch's global generator.
+
+    Args:
+        shape: Shape of the draw.
+        eps: Largest absolute value, in pixels.
+        like: A tensor whose type and device the draw gets.
+    """
     return torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(-1, 1) * eps
 
 
 @dataclass(frozen=True)
 class PGD:
-    """Untargeted L∞ PGD on the cross-entropy, each input its own perturbation.
+    """Untargeted L∞ PGD on the cross-entropy, with a perturbation for each input.
 
-    steps: gradient steps; step_size: first step as a share of ε, shrunk tenfold
-    after 50, 80 and 90 % of the steps; restarts: random starts, of which the one
-    with the highest loss is kept per input; clip: range that x + v stays in.
+    Source: Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks.
+
+    Args:
+        steps: Gradient steps.
+        step_size: First step as a share of ε; it shrinks tenfold after 50, 80 and 90 % of the
+            steps.
+        restarts: Random starts; each input keeps the one with its highest loss.
+        clip: Range that x + v stays in; None for no limits. A loss that is given a PGD replaces
+            it by its own range.
     """
 
     steps: int = 20
@@ -77,15 +107,37 @@ class PGD:
             )
         check_range(self.clip)
 
-    def __call__(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
-        """Perturbations v, shaped as x (N, ...), with |v| <= eps and x + v in range, up to the
-        rounding of x.
+    def within(self, clip: Range | None) -> PGD:
+        """Return the same attack with another valid range of the inputs."""
+        return replace(self, clip=clip)
 
-        The network runs in eval mode and its mode is restored; v is detached.
+    def __call__(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
+        """Find a perturbation for each input.
+
+        The network runs in eval mode, and its mode is restored.
+
+        Args:
+            net: BoundedNet, or an auto_LiRPA BoundedModule.
+            x: Inputs (N, ...).
+            y: Labels (N,).
+            eps: Radius ε in pixels, a number or a tensor that broadcasts to ``x``.
+
+        Returns:
+            Perturbations v, shaped as ``x`` and detached, with |v| <= eps and x + v in the
+            range, up to the rounding of x.
+
+        Raises:
+            InputError: A value cannot be used.
         """
         eps = check_radius(eps, "ε")
         net = as_bounded_net(net)
         check_labelled(net, x, y)
+        check_fits(eps, x, "ε")
+        check_fits(self.clip, x, "clip")
+        return self.perturb(net, x, y, eps)
+
+    def perturb(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
+        """Find the same perturbations for a batch that was checked before, as losses do."""
         lower, upper = Box.around(x, eps, self.clip)
 
         def start() -> Tensor:
@@ -105,11 +157,7 @@ class PGD:
 
             runs = [
                 ascend(
-                    lambda z: losses(z).sum(),
-                    project,
-                    start(),
-                    self.step_size * eps,
-                    self.steps,
+                    lambda z: losses(z).sum(), project, start(), self.step_size * eps, self.steps
                 )
                 for _ in range(self.restarts)
             ]

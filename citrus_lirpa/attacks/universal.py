@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import distributed
-from ..bounds.box import clamp
+from ..bounds.box import Ball, clamp
 from ..bounds.checks import (
     Range,
     Scalar,
@@ -38,10 +39,13 @@ _AT_ONCE = 512
 
 @dataclass(frozen=True)
 class UapResult:
-    """What universal perturbations do to N images.
+    """The effect of universal perturbations on N images.
 
-    u: (1, ...) for all images or (K, ...) one a class; y: (N,) labels; clean, moved: (N,)
-    predicted classes without and with the perturbation.
+    Args:
+        u: Perturbations, (1, ...) for all images or (K, ...) with one for each class.
+        y: (N,) labels.
+        clean: (N,) predicted classes without the perturbation.
+        moved: (N,) predicted classes with it.
     """
 
     u: Tensor
@@ -51,17 +55,17 @@ class UapResult:
 
     @property
     def correct(self) -> Tensor:
-        """(N,): whether the image is classified correctly without a perturbation."""
+        """Whether each image (N,) is classified correctly without a perturbation."""
         return self.clean == self.y
 
     @property
     def broken(self) -> Tensor:
-        """(N,): whether it is, and no longer with the perturbation."""
+        """Whether each image (N,) is classified correctly, but not with the perturbation."""
         return self.correct & (self.moved != self.y)
 
     @property
     def fooling_rate(self) -> float:
-        """Share of the correctly classified images that are broken; 0 where there are none."""
+        """The share of the correctly classified images that are broken; 0 if there are none."""
         return int(self.broken.sum()) / max(1, int(self.correct.sum()))
 
     def __repr__(self) -> str:
@@ -73,13 +77,19 @@ class UapResult:
         )
 
     def to_frame(self) -> DataFrame:
-        """A pandas frame with a row for each image: label, clean and moved (the classes without
-        and with the perturbation), broken. Raises DependencyError without pandas."""
+        """Make a pandas frame with a row for each image.
+
+        Its columns are label, clean and moved (the classes without and with the perturbation),
+        and broken.
+
+        Raises:
+            DependencyError: pandas is not installed.
+        """
         columns = {"label": self.y, "clean": self.clean, "moved": self.moved}
         return to_frame({**columns, "broken": self.broken})
 
     def of_class(self, label: int) -> UapResult:
-        """The same for the images of one class."""
+        """Select the images of one class."""
         mine = self.y == label
         u = self.u if len(self.u) == 1 else self.u[label : label + 1]
         return UapResult(u, self.y[mine], self.clean[mine], self.moved[mine])
@@ -90,13 +100,21 @@ class SgdUap:
     """Universal L∞ perturbation of a data set by stochastic gradient ascent.
 
     Every step adds ``step_size`` · ε times the sign of the gradient of a batch's mean
-    cross-entropy, each image's clamped from above at ``beta``, so that images already
-    broken do not dominate; the step shrinks as PGD's. Each restart begins at a random
-    corner of the ball. Kept is the u with the highest fooling rate after an epoch, on all
-    the images. ``per_class`` makes one u for each class, from its images alone.
+    cross-entropy. The cross-entropy of each image is clamped from above, so that images that are
+    broken already do not dominate. Each restart begins at a random corner of the ball. The
+    attack keeps the u with the highest fooling rate on all the images after an epoch.
 
-    Source: Mummadi et al., Defending Against Universal Perturbations With Shared Adversarial
-    Training (2019); Shafahi et al., Universal Adversarial Training (2020).
+    Source: Mummadi et al. 2019, Defending Against Universal Perturbations With Shared
+    Adversarial Training; Shafahi et al. 2020, Universal Adversarial Training.
+
+    Args:
+        epochs: Passes over the images.
+        step_size: First step as a share of ε; it shrinks as in :class:`PGD`.
+        beta: Largest cross-entropy of an image that counts.
+        batch_size: Images of a step.
+        restarts: Random starts.
+        clip: Range that perturbed images are cut to; None for no cut.
+        per_class: Make one u for each class, from the images of this class alone.
     """
 
     epochs: int = 10
@@ -118,36 +136,44 @@ class SgdUap:
     def __call__(
         self, net: object, x: Tensor, y: Tensor, eps: Scalar, *, progress: bool = False
     ) -> UapResult:
-        """x: (N, ...) images in [0, 1], on any device; y: (N,). Torch's seed decides all.
+        """Find the perturbation, or one for each class.
 
-        Only images classified correctly without u are used. Processes that came together
-        (:mod:`.distributed`) share the restarts, and all get what one process finds. Raises
-        InputError on bad values.
+        Only images that are classified correctly without u are used. Torch's seed decides the
+        result. Processes that came together (:mod:`.distributed`) share the restarts, and all
+        of them get what one process finds.
+
+        Args:
+            net: BoundedNet, or an auto_LiRPA BoundedModule.
+            x: Images (N, ...) in [0, 1], on any device.
+            y: Labels (N,).
+            eps: Radius ε in pixels, a number or a tensor that broadcasts to ``x``.
+            progress: Show a progress bar.
+
+        Raises:
+            InputError: A value cannot be used.
         """
         eps = check_radius(eps, "ε")
         net = as_bounded_net(net)
         check_labelled(net, x, y, anywhere=True)
         check_fits(eps, x, "ε")
         check_fits(self.clip, x, "clip")
-        clean = predictions(net, x)
-        groups = torch.arange(net.classes).unsqueeze(1) == y.cpu()
-        groups = groups if self.per_class else torch.ones_like(groups[:1])
-        rows = [(group & (clean == y).cpu()).nonzero().squeeze(1).to(x.device) for group in groups]
+        rows = self._images(net, x, y)
         steps = [self._steps(len(r)) for r in rows for _ in range(self.restarts)]
         device = net.parameters()[0].device
-        shown_bar = tqdm(total=sum(steps), desc="sgd-uap", unit="step", disable=not progress)
+        progress_bar = tqdm(total=sum(steps), desc="sgd-uap", unit="step", disable=not progress)
         seeds = distributed.agreed(torch.randint(2**62, (len(steps),)).tolist())
         generators = [device] if device.type == "cuda" else []
-        with net.evaluating(), shown_bar as bar, torch.random.fork_rng(generators):
+        with net.evaluating(), progress_bar as bar, torch.random.fork_rng(generators):
 
-            def begun_anew(number: int) -> tuple[Tensor, int]:
+            def restart(number: int) -> tuple[Tensor, int]:
                 torch.manual_seed(seeds[number])
-                return self._craft(net, x, y, rows[number // self.restarts], eps, bar)
+                ball = Ball(eps, self.clip)
+                return self._craft(net, x, y, rows[number // self.restarts], ball, bar.update)
 
-            def elsewhere(more: int) -> None:
-                bar.update(min(more * max(steps), sum(steps) - bar.n))
+            def on_remote_progress(finished: int) -> None:
+                bar.update(min(finished * max(steps), sum(steps) - bar.n))
 
-            found = distributed.share(begun_anew, len(steps), device, elsewhere)
+            found = distributed.share(restart, len(steps), device, on_remote_progress)
         best = [
             max(found[i : i + self.restarts], key=lambda one: one[1])[0]  # the first of equals
             for i in range(0, len(found), self.restarts)
@@ -155,17 +181,32 @@ class SgdUap:
         return try_uap(net, x, y, torch.stack(best), clip=self.clip)
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Mean over the batch of min(cross-entropy, β): logits (N, K), labels (N,)."""
+        """Return the mean of min(cross-entropy, β) over logits (N, K) and labels (N,)."""
         return F.cross_entropy(logits, y, reduction="none").clamp(max=self.beta).mean()
+
+    def _images(self, net: BoundedNet, x: Tensor, y: Tensor) -> list[Tensor]:
+        """List the correctly classified images that each perturbation is made from."""
+        correct = (predictions(net, x) == y).cpu()
+        groups = torch.arange(net.classes).unsqueeze(1) == y.cpu()
+        groups = groups if self.per_class else torch.ones_like(groups[:1])
+        return [(group & correct).nonzero().squeeze(1).to(x.device) for group in groups]
 
     def _steps(self, images: int) -> int:
         return self.epochs * -(-images // self.batch_size)
 
     def _craft(
-        self, net: BoundedNet, x: Tensor, y: Tensor, rows: Tensor, eps: Scalar, bar: tqdm
+        self,
+        net: BoundedNet,
+        x: Tensor,
+        y: Tensor,
+        rows: Tensor,
+        ball: Ball,
+        on_step: Callable[[], object],
     ) -> tuple[Tensor, int]:
-        """The best u (...) of one restart for the images ``rows``, and how many it breaks; zero
-        where none."""
+        """Find the best u (...) of one restart for the images ``rows``.
+
+        Return it with the number of images that it breaks; zero where it breaks none.
+        """
         device = net.parameters()[0].device
         best, most = torch.zeros(x.shape[1:], dtype=x.dtype, device=device), 0
         queue: list[Tensor] = []
@@ -178,23 +219,19 @@ class SgdUap:
                 best, most = u.detach(), int(wrong.sum())
 
         def objective(u: Tensor) -> Tensor:
-            if not queue:  # an epoch is over, or the first begins
+            if not queue:  # between two epochs, and before the first
                 measure(u)
                 order = torch.randperm(len(rows)).to(rows.device)
                 queue.extend(rows[order].split(self.batch_size))
             batch = queue.pop()
-            bar.update()
-            moved = clamp(x[batch].to(device) + u, self.clip)
+            on_step()
+            moved = ball.cut(x[batch].to(device) + u)
             return self.loss(logits(moved), y[batch].to(device))
 
         if len(rows):
-            last = ascend(
-                objective,
-                lambda u: clamp(u, (-eps, eps)),
-                uniform_start(best.shape, 1.0, best).sign() * eps,
-                self.step_size * eps,
-                self._steps(len(rows)),
-            )
+            corner = uniform_start(best.shape, 1.0, best).sign() * ball.eps
+            step = self.step_size * ball.eps
+            last = ascend(objective, ball.project, corner, step, self._steps(len(rows)))
             measure(last)
         return best, most
 
@@ -209,9 +246,18 @@ def predictions(
     clip: Range | None = None,
     rows: Tensor | None = None,
 ) -> Tensor:
-    """(N,) predicted classes of images x (of ``rows`` alone if given), on x's device.
+    """Predict the classes of images, with a perturbation if one is given.
 
-    With u of one perturbation (1, ...) or one a class (K, ...), of x + u; ``y`` says which.
+    Args:
+        net: The network.
+        x: Images (N, ...), on any device.
+        u: One perturbation (1, ...), or one for each class (K, ...); None for none.
+        y: Labels (N,), which choose among the perturbations of the classes.
+        clip: Range that perturbed images are cut to; None for no cut.
+        rows: Indices of the images to predict; None for all.
+
+    Returns:
+        Classes of the images, on the device of ``x``.
     """
     device = net.parameters()[0].device
     rows = torch.arange(len(x), device=x.device) if rows is None else rows
@@ -229,7 +275,18 @@ def predictions(
 def try_uap(
     net: object, x: Tensor, y: Tensor, u: Tensor, *, clip: Range | None = None
 ) -> UapResult:
-    """What perturbations u, (1, ...) or one a class (K, ...), do to images x (N, ...)."""
+    """Measure what universal perturbations do to images.
+
+    Args:
+        net: BoundedNet, or an auto_LiRPA BoundedModule.
+        x: Images (N, ...), on any device.
+        y: Labels (N,).
+        u: One perturbation (1, ...), or one for each class (K, ...).
+        clip: Range that perturbed images are cut to; None for no cut.
+
+    Raises:
+        InputError: A value cannot be used.
+    """
     net = as_bounded_net(net)
     check_labelled(net, x, y, anywhere=True)
     check_range(clip)

@@ -1,4 +1,4 @@
-"""Losses without certificates: plain cross-entropy, PGD training, universal training."""
+"""Losses that bound nothing: plain cross-entropy, PGD training, universal training."""
 
 from __future__ import annotations
 
@@ -9,39 +9,56 @@ from ..attacks import PGD
 from ..bounds.box import PIXELS, Box, clamp
 from ..bounds.checks import Range, Scalar
 from ..bounds.net import BoundedNet
-from .base import POINT_RADIUS, Attack, Loss, LossTerms, natural, with_range
+from .base import POINT_RADIUS, Attack, Loss, LossTerms, natural, perturb
 from .universal import Universal
 
 
 class CrossEntropy(Loss):
-    """Plain cross-entropy on the clean inputs, whatever ε is."""
+    """Plain cross-entropy on the clean inputs, at every ε.
+
+    Args:
+        clip: Valid range of the inputs; None for no limits.
+    """
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         return natural(net, x, y, self.clip)
 
 
 class Adversarial(Loss):
-    """Cross-entropy on each input's own adversarial example (Madry et al. 2018).
+    """Cross-entropy on each input's own adversarial example.
 
-    attack: PGD of 10 steps by default.
+    Source: Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks,
+    equation 2.1.
+
+    Args:
+        attack: Finds the perturbations; PGD of 10 steps by default.
+        clip: Valid range of the inputs; None for no limits.
     """
+
+    default_attack = PGD(steps=10)
 
     def __init__(self, *, attack: Attack | None = None, clip: Range | None = PIXELS):
         super().__init__(clip)
-        self.attack = with_range(PGD(steps=10) if attack is None else attack, clip)
+        self.attack = self.choose_attack(attack)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
-        v = self.attack(net, x, y, eps)
+        v = perturb(self.attack, net, x, y, eps)
         return _at_points(net, x, x + v, y, self.clip, v)
 
 
 class Uat(Loss):
     """Cross-entropy on inputs that share a perturbation, which is kept from batch to batch.
 
-    One backward pass gives the gradient that the weights descend and the one by whose sign
-    the perturbation ascends (Shafahi et al. 2020, Universal Adversarial Training).
-    per_class: one perturbation for each class, moved by its own class's inputs (Benz et al.
-    2021, CW-UAT); step_size: of the perturbation, as a share of ε.
+    One backward pass gives both the gradient that the weights descend and the gradient by whose
+    sign the perturbation ascends.
+
+    Source: Shafahi et al. 2020, Universal Adversarial Training; Benz et al. 2021, Universal
+    Adversarial Training with Class-Wise Perturbations.
+
+    Args:
+        per_class: Keep one perturbation for each class, which its own inputs alone move (CW-UAT).
+        step_size: Step of the perturbation, as a share of ε.
+        clip: Valid range of the inputs; None for no limits.
     """
 
     def __init__(

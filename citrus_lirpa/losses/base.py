@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +31,7 @@ POINT_RADIUS = 1e-6
 #: The bounds that are differentiable in the weights.
 TRAINABLE = ("ibp", "crown-ibp", "crown")
 
-
-#: (net, x, y, eps) -> perturbations v, shaped as x
+#: An attack: (net, x, y, eps) -> perturbations v, shaped as x.
 Attack = Callable[[BoundedNet, Tensor, Tensor, Scalar], Tensor]
 
 
@@ -39,10 +39,13 @@ Attack = Callable[[BoundedNet, Tensor, Tensor, Scalar], Tensor]
 class LossTerms:
     """A loss and what it was computed from.
 
-    total: scalar to minimise, with graph; logits: (B, K) of the batch's forward pass, on the
-    clean inputs, or on the perturbed ones for methods that train on nothing else; box: the
-    boxes bounded; margins: (boxes, K-1) lower bounds on them, None where none were needed;
-    perturbations: (P, ...) those tried on the batch, None without an attack.
+    Args:
+        total: Scalar to minimise, with graph.
+        logits: (B, K) of the batch's forward pass, on the clean inputs, or on the perturbed ones
+            for methods that train on nothing else.
+        box: The boxes that were bounded, or tiny ones around the inputs.
+        margins: (boxes, K-1) lower bounds of the margins on them; None where the loss needs none.
+        perturbations: (P, ...) those tried on the batch; None without an attack.
     """
 
     total: Tensor
@@ -52,10 +55,11 @@ class LossTerms:
     perturbations: Tensor | None = None
 
     def backward(self) -> None:
-        """Gradients of ``total``, so that the terms stand where a loss tensor stood."""
+        """Add the gradients of ``total`` to those of the weights, as a loss tensor would."""
         self.total.backward()
 
     def item(self) -> float:
+        """Return ``total`` as a number."""
         return self.total.item()
 
     def __repr__(self) -> str:
@@ -66,7 +70,7 @@ class LossTerms:
         )
 
     def certified(self) -> Tensor:
-        """Share of the boxes on which every margin is proved positive; NaN without margins."""
+        """Return the share of boxes whose margins are all proved positive; NaN without margins."""
         if self.margins is None:
             return torch.full((), float("nan"))
         return (self.margins.detach().min(dim=1).values > 0).float().mean()
@@ -75,9 +79,16 @@ class LossTerms:
 class Loss(nn.Module):
     """Base of all losses: ``loss(net, x, y, eps)`` checks the batch, then asks ``terms``.
 
-    clip: valid range of the inputs, (0, 1) for pixels, tensors broadcastable to x for
-    normalised data, None for no limits.
+    A loss with an attack takes any function (net, x, y, eps) -> v. It gives a :class:`PGD` its
+    own valid range, whatever the ``clip`` of this PGD was (:meth:`choose_attack`).
+
+    Args:
+        clip: Valid range of the inputs: (0, 1) for pixels, tensors that broadcast to the inputs
+            for normalised data, None for no limits.
     """
+
+    #: The attack of a loss that has one and is given none.
+    default_attack: ClassVar[PGD] = PGD()
 
     def __init__(self, clip: Range | None = PIXELS):
         super().__init__()
@@ -85,54 +96,88 @@ class Loss(nn.Module):
         self.clip = clip
 
     def forward(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
-        """x: (B, ...) inputs; y: (B,) labels; eps: radius ε, a number or per-channel tensor.
+        """Compute the loss of a batch: plain cross-entropy while ``eps`` is 0, then ``terms``.
 
-        ``net`` is a BoundedNet or the user's own BoundedModule, in train mode. Plain
-        cross-entropy while eps is 0. Call ``.backward()`` on the result, once. Raises
-        InputError on values that cannot be used.
+        Args:
+            net: BoundedNet or the user's own BoundedModule, in train mode.
+            x: Inputs (B, ...).
+            y: Labels (B,).
+            eps: Radius ε in pixels, a number or one value a channel as (C, 1, 1).
+
+        Returns:
+            The loss; call its ``backward()`` once.
+
+        Raises:
+            InputError: A value cannot be used.
         """
         net = as_bounded_net(net)
         eps = check_batch(net, x, y, eps, self.clip)
-        if is_zero(eps):
+        if not bool(torch.as_tensor(eps).any()):
             return natural(net, x, y, self.clip)
         return self.terms(net, x, y, eps)
 
     def extra_repr(self) -> str:
-        """The hyper-parameters, for ``repr``."""
+        """List the hyper-parameters, for ``repr``."""
         public = {k: v for k, v in vars(self).items() if not k.startswith("_") and k != "training"}
         return ", ".join(f"{key}={value!r}" for key, value in public.items())
 
+    def choose_attack(self, attack: Attack | None) -> Attack:
+        """Return the attack of this loss: ``attack``, or the default of its class.
+
+        A PGD gets the loss's ``clip`` in place of its own: what it finds in another range could
+        leave the ball once the loss has cut it. Any other function stays as it is.
+
+        Raises:
+            InputError: The attack is not a function.
+        """
+        attack = self.default_attack if attack is None else attack
+        if not callable(attack):
+            raise InputError(f"the attack is {shown(attack)}; expected PGD() or another function")
+        return attack.within(self.clip) if isinstance(attack, PGD) else attack
+
     def check_net(self, net: BoundedNet) -> None:
-        """InputError or ModelError where this loss cannot train ``net``; called before it does."""
+        """Raise InputError or ModelError if this loss cannot train ``net``."""
 
     def check_batch_size(self, size: int) -> None:
-        """InputError where this loss cannot use batches of ``size``; called before it has to."""
+        """Raise InputError if this loss cannot use batches of ``size`` inputs."""
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
-        """The loss at a positive ε."""
+        """Compute the loss of a batch that was checked, at a positive ε."""
         raise NotImplementedError
 
 
-def with_range(attack: Attack, clip: Range | None) -> Attack:
-    """A PGD gets the loss's valid range; any other attack stays as it is."""
-    if not callable(attack):
-        raise InputError(f"the attack is {shown(attack)}; expected PGD() or another function")
-    return replace(attack, clip=clip) if isinstance(attack, PGD) else attack
+def perturb(attack: Attack, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
+    """Run ``attack`` on a batch that the loss has checked; a PGD does not check it again."""
+    return attack.perturb(net, x, y, eps) if type(attack) is PGD else attack(net, x, y, eps)
 
 
 def check_method(method: str) -> None:
-    """Refuse bounds that are unknown or cannot be trained on."""
+    """Raise InputError for bounds that are unknown or that cannot be trained on."""
     check_name(method, "method", TRAINABLE)
 
 
 def check_share(value: float, name: str, meaning: str) -> None:
-    """Refuse a value outside (0, 1]."""
+    """Raise InputError unless ``value`` is in (0, 1]."""
     if not (is_number(value) and 0 < value <= 1):
         raise InputError(f"{name} is {shown(value)}; expected a number in (0, 1]: {meaning}")
 
 
+def check_max_eps(max_eps: float) -> None:
+    """Raise InputError unless ``max_eps`` is a number > 0."""
+    if not (is_number(max_eps) and max_eps > 0):
+        raise InputError(
+            f"max_eps is {shown(max_eps)}; expected the ε > 0 that the ramp ends with "
+            "(of a run: train.eps times train.eps_factor)"
+        )
+
+
+def largest(eps: Scalar) -> float:
+    """Return the largest radius of any channel."""
+    return float(torch.as_tensor(eps).max())
+
+
 def check_batch(net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, clip: Range | None) -> Scalar:
-    """ε; refuses what a training loss cannot use, each by one line that names the value."""
+    """Return ε; raise InputError for a batch that a training loss cannot use."""
     eps = check_radius(eps, "ε")
     check_labelled(net, x, y, finite=clip is None)
     check_fits(eps, x, "ε")
@@ -141,7 +186,8 @@ def check_batch(net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, clip: Range 
     check_fits(clip, x, "clip")
     lower, upper = (torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in clip)
     tolerance = 1e-5
-    if not bool(((x >= lower - tolerance) & (x <= upper + tolerance)).all()):
+    inside = (x >= lower - tolerance) & (x <= upper + tolerance) & x.isfinite()
+    if not bool(inside.all()):
         raise InputError(
             f"images range from {float(x.detach().min()):.4g} to "
             f"{float(x.detach().max()):.4g}, outside the valid range "
@@ -152,10 +198,6 @@ def check_batch(net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, clip: Range 
 
 
 def natural(net: BoundedNet, x: Tensor, y: Tensor, clip: Range | None) -> LossTerms:
-    """Plain cross-entropy, the loss until the ε ramp begins."""
+    """Compute plain cross-entropy, the loss before the ε ramp begins."""
     logits = net(x)
     return LossTerms(F.cross_entropy(logits, y), logits, Box.around(x, POINT_RADIUS, clip))
-
-
-def is_zero(eps: Scalar) -> bool:
-    return not bool(torch.as_tensor(eps).any())

@@ -1,20 +1,16 @@
-"""CITRUS: certified training on boxes around other inputs' perturbations.
-
-Xu & Singh, "Cross-Input Certified Training for Universal Perturbations".
-"""
+"""CITRUS: certified training on boxes around the perturbations of other inputs."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..attacks import PGD
 from ..bounds.box import PIXELS
 from ..bounds.checks import Range, Scalar, check_name, is_count, shown
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet
 from ..errors import InputError
-from .base import Attack, Loss, LossTerms, check_method, check_share, with_range
+from .base import Attack, Loss, LossTerms, check_method, check_share, perturb
 from .cross_input import Pairing, Shifts, cross_input_boxes
 from .universal import Universal
 
@@ -23,27 +19,34 @@ REDUCTIONS = {
     "mean": lambda losses: losses.mean(dim=1),
     "max": lambda losses: losses.max(dim=1).values,
 }
-#: Of universal perturbations, as a share of their radius.
+#: Step of the universal perturbations, as a share of their radius.
 _UNIVERSAL_STEP = 0.25
 
 
 class Citrus(Loss):
-    """The CITRUS loss (Definition 4), over all partners j of every input i.
+    """The CITRUS loss, a sum over all partners j of every input i.
 
-    1/B Σ_i Σ_j robust_CE(net on the box of radius τ around x_i + v_j), where v_j is
-    found by ``attack`` on x_j in B(0, ε - τ) and the partners j come from
-    ``pairing``: ``Groups(5)`` is Algorithm 1, ``Shifts(4)`` the same loss per input
-    on batches of any size. τ = tau_ratio·ε.
+    1/B Σ_i Σ_j robust_CE(net on the box of radius τ around x_i + v_j), where τ = tau_ratio·ε,
+    ``attack`` finds v_j on x_j in B(0, ε - τ), and ``pairing`` gives the partners j:
+    ``Groups(5)`` is Algorithm 1, ``Shifts(4)`` is the same loss per input for any batch.
 
-    tau_ratio: in (0, 1]; attack: (net, x, y, eps) -> v, whose range, for a PGD, becomes the
-    loss's; method: bounds on the boxes (``ibp``, ``crown-ibp``, ``crown``); reduction over
-    j: ``sum`` (the paper's), ``mean`` or ``max``; clip: valid range of the inputs.
+    Source: Xu & Singh 2024, Cross-Input Certified Training for Universal Perturbations,
+    Definition 4. The paper has no ``worst``, ``universal`` and ``alpha``.
 
-    Beyond the paper: worst = m trains on the m boxes of each input with the highest loss,
-    chosen without gradient (0: on all); universal = n adds to the partners n perturbations
-    that are common to all inputs, kept from batch to batch, and ascend what the weights descend
-    (:class:`Universal`); alpha < 1 mixes α·L_CITRUS + (1 - α)·L_adv in MTL-IBP's way, where
-    L_adv is the same sum of the cross-entropy at the centres of the boxes.
+    Args:
+        tau_ratio: τ/ε, in (0, 1].
+        attack: (net, x, y, eps) -> v; PGD() by default. A PGD gets the range ``clip``.
+        pairing: The partners of each input; Shifts(4) by default.
+        method: Bounds on the boxes: ``ibp``, ``crown-ibp`` or ``crown``.
+        reduction: Over j: ``sum`` (the paper's), ``mean`` or ``max``.
+        worst: Train on so many boxes of each input, those with the highest loss, which are
+            chosen without gradient; 0 for all.
+        universal: Number of further partners, perturbations that are common to all inputs, are
+            kept from batch to batch and ascend the loss that the weights descend
+            (:class:`Universal`).
+        alpha: Weight α in α·L_CITRUS + (1 - α)·L_adv, as in MTL-IBP. L_adv is the same sum of
+            the cross-entropy at the centres of the boxes.
+        clip: Valid range of the inputs; None for no limits.
     """
 
     def __init__(
@@ -71,12 +74,12 @@ class Citrus(Loss):
                 raise InputError(f"{name} is {shown(count)}; expected a number of boxes, or 0")
         self.tau_ratio, self.method, self.reduction = tau_ratio, method, reduction
         self.worst, self.alpha, self.universal_count = worst, alpha, universal
-        self.attack = with_range(PGD() if attack is None else attack, clip)
+        self.attack = self.choose_attack(attack)
         self.pairing = Shifts() if pairing is None else pairing
         self.universal = Universal(_UNIVERSAL_STEP) if universal else None
 
     def check_batch_size(self, size: int) -> None:
-        """InputError where batches of ``size`` cannot be paired, or have too few partners."""
+        """Raise InputError if ``size`` inputs cannot be paired, or have too few partners."""
         boxes = self.pairing(size).shape[1] + self.universal_count
         if self.worst > boxes:
             raise InputError(f"worst is {self.worst}, but each input has {boxes} boxes")
@@ -85,7 +88,7 @@ class Citrus(Loss):
         self.check_batch_size(len(x))
         tau = self.tau_ratio * eps
         partners = self.pairing(len(x))
-        v = self.attack(net, x, y, eps - tau)
+        v = perturb(self.attack, net, x, y, eps - tau)
         logits = net(x)
         if self.universal is not None:
             u = self.universal(self.universal_count, x, eps - tau)
@@ -108,7 +111,7 @@ class Citrus(Loss):
     def _worst(
         self, net: BoundedNet, x: Tensor, labels: Tensor, v: Tensor, tau: Scalar, partners: Tensor
     ) -> Tensor:
-        """(B, worst): of the partners (B, m) those with the highest loss."""
+        """Select from the partners (B, m) those with the highest loss, (B, worst)."""
         box = cross_input_boxes(x, v, tau, partners, self.clip)
         margins = net.margins(box, labels.expand(partners.shape).flatten(), self.method)
         losses = robust_cross_entropy(margins).view_as(partners)

@@ -1,4 +1,4 @@
-"""Cross-input boxes of CITRUS, and which inputs of a batch are partners."""
+"""The cross-input boxes of CITRUS, and the inputs of a batch that are partners."""
 
 from __future__ import annotations
 
@@ -10,22 +10,27 @@ from torch import Tensor
 
 from ..bounds.box import PIXELS, Box
 from ..bounds.checks import Range, Scalar, check_count, check_tensor, is_count, shown
-from ..errors import InputError
+from ..errors import ConfigError, InputError, unknown
 
 
 class Pairing(Protocol):
     """Chooses, for each input of a batch, the others whose perturbations it sees."""
 
     def __call__(self, batch: int) -> Tensor:
-        """(B, m) indices j; row i lists the partners of input i."""
+        """Return indices j (B, m); row i lists the partners of input i."""
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups of k consecutive inputs, all ordered pairs within a group (Algorithm 1).
+    """Groups of k consecutive inputs, with all ordered pairs within a group.
 
-    m = k - 1, or k with ``include_self`` (CITRUS+SI of Table 3). The batch must be
-    a multiple of k; a batch of k is the paper's own mode.
+    A batch must be a multiple of k; the paper's own batches are of k inputs.
+
+    Source: Xu & Singh 2024, Algorithm 1.
+
+    Args:
+        size: Inputs k of a group, at least 2.
+        include_self: Pair each input with itself too (CITRUS+SI of the paper's Table 3).
     """
 
     size: int = 5
@@ -60,10 +65,14 @@ class Groups:
 
 @dataclass(frozen=True)
 class Shifts:
-    """The m following inputs of the batch, cyclically: j = i+1, ..., i+m (mod B).
+    """The m inputs that follow in the batch, cyclically: j = i+1, ..., i+m (mod B).
 
-    The same loss per input as groups of m + 1 at linear cost in the batch, for any
-    batch larger than m. ``include_self`` adds j = i (CITRUS+SI).
+    The loss per input is that of groups of m + 1, its cost is linear in the batch, and any batch
+    larger than m will do.
+
+    Args:
+        count: Partners m of each input, at least 1.
+        include_self: Pair each input with itself too (CITRUS+SI).
     """
 
     count: int = 4
@@ -84,15 +93,40 @@ class Shifts:
         return (torch.arange(batch).unsqueeze(1) + shift) % batch
 
 
+PAIRINGS = ("shifts", "groups")
+
+
+def make_pairing(
+    *, pairing: str = "shifts", partners: int = Shifts.count, include_self: bool = False
+) -> Pairing:
+    """Make a pairing from plain values: ``shifts``, or ``groups`` of partners + 1 inputs."""
+    if pairing not in PAIRINGS:
+        raise ConfigError(unknown("pairing", pairing, PAIRINGS))
+    check_count(partners, "partners")
+    if pairing == "groups":
+        return Groups(partners + 1, include_self)
+    return Shifts(partners, include_self)
+
+
 def cross_input_boxes(
     x: Tensor, v: Tensor, radius: Scalar, partners: Tensor, clip: Range | None = PIXELS
 ) -> Box:
-    """Boxes of ``radius`` τ around x_i + v_j for every partner j of every input i.
+    """Draw the boxes around x_i + v_j for every partner j of every input i.
 
-    x: (B, ...) inputs; v: (P, ...) perturbations, the adversarial one of each input first;
-    partners: (B, m) rows of v, from a :class:`Pairing`. Returns a Box of (B·m, ...) grouped
-    by i: row i·m + p is the box of input i and its p-th partner (Xu & Singh, Algorithm 1
-    line 6).
+    Source: Xu & Singh 2024, Algorithm 1, line 6.
+
+    Args:
+        x: Inputs (B, ...).
+        v: Perturbations (P, ...), the adversarial one of each input first.
+        radius: τ in pixels, a number or one value a channel as (C, 1, 1).
+        partners: Rows of ``v`` (B, m), from a :class:`Pairing`.
+        clip: Valid range of the inputs; None for no limits.
+
+    Returns:
+        (B·m, ...) boxes, grouped by i: row i·m + p is that of input i and its p-th partner.
+
+    Raises:
+        InputError: A value cannot be used.
     """
     check_tensor(x, "x")
     check_tensor(v, "v")

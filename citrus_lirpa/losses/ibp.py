@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..bounds.box import PIXELS, Box
-from ..bounds.checks import Range, Scalar, is_number, shown
+from ..bounds.checks import Range, Scalar
 from ..bounds.margins import robust_cross_entropy
 from ..bounds.net import BoundedNet
-from ..errors import InputError
-from .base import Loss, LossTerms, check_method
+from .base import Loss, LossTerms, check_max_eps, check_method, largest
 
 
 class Ibp(Loss):
-    """Robust cross-entropy on B(x_i, ε), mean over the batch: the baseline of Shi et al. 2021.
+    """Robust cross-entropy on B(x_i, ε), as a mean over the batch.
 
-    method: bounds on the box, ``ibp`` (default), ``crown-ibp`` or ``crown``.
+    Source: Gowal et al. 2018, On the Effectiveness of Interval Bound Propagation; the recipe
+    around it is that of Shi et al. 2021, Fast Certified Robust Training with Short Warmup.
+
+    Args:
+        method: Bounds on the box: ``ibp``, ``crown-ibp`` or ``crown``.
+        clip: Valid range of the inputs; None for no limits.
     """
 
     def __init__(self, *, method: str = "ibp", clip: Range | None = PIXELS):
@@ -32,10 +35,16 @@ class Ibp(Loss):
 
 
 class CrownIbp(Loss):
-    """CROWN-IBP's bounds while ε rises, fading into IBP's (Zhang et al. 2020).
+    """Robust cross-entropy of CROWN-IBP's bounds, which fade into IBP's while ε rises.
 
     margins = β·CROWN-IBP + (1 - β)·IBP with β = (ε_max - ε)/ε_max.
-    max_eps: ε_max, the radius that the ramp ends with.
+
+    Source: Zhang et al. 2020, Towards Stable and Efficient Training of Verifiably Robust Neural
+    Networks.
+
+    Args:
+        max_eps: ε_max, the radius that the ramp ends with.
+        clip: Valid range of the inputs; None for no limits.
     """
 
     def __init__(self, max_eps: float, *, clip: Range | None = PIXELS):
@@ -51,15 +60,3 @@ class CrownIbp(Loss):
         if beta > 0:
             margins = beta * net.margins(box, y, "crown-ibp") + (1 - beta) * margins
         return LossTerms(robust_cross_entropy(margins).mean(), logits, box, margins)
-
-
-def check_max_eps(max_eps: float) -> None:
-    if not (is_number(max_eps) and max_eps > 0):
-        raise InputError(
-            f"max_eps is {shown(max_eps)}; expected the ε > 0 that the ramp ends with "
-            "(of a run: train.eps times train.eps_factor)"
-        )
-
-
-def largest(eps: Scalar) -> float:
-    return float(torch.as_tensor(eps).max())

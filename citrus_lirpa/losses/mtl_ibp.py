@@ -11,16 +11,23 @@ from ..bounds.checks import Range, Scalar, is_number, shown
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet
 from ..errors import InputError
-from .base import Attack, Loss, LossTerms, check_share, with_range
+from .base import Attack, Loss, LossTerms, check_share, perturb
 
 
 class MtlIbp(Loss):
-    """α·L_IBP + (1 - α)·L_adv (De Palma et al. 2024, Expressive Losses for Verified
-    Robustness via Convex Combinations).
+    """α·L_IBP + (1 - α)·L_adv.
 
-    alpha: in (0, 1]; attack: one step to the border of the ball by default; attack_ratio: the
-    attack's radius as a multiple of ε, which that of the boxes is.
+    Source: De Palma et al. 2024, Expressive Losses for Verified Robustness via Convex
+    Combinations, section 4.2.
+
+    Args:
+        alpha: Weight α of the bounds, in (0, 1].
+        attack: Finds the adversarial examples; one step to the border of the ball by default.
+        attack_ratio: Radius of the attack as a multiple of ε, the radius of the boxes.
+        clip: Valid range of the inputs; None for no limits.
     """
+
+    default_attack = PGD(steps=1, step_size=10.0)
 
     def __init__(
         self,
@@ -35,11 +42,10 @@ class MtlIbp(Loss):
         if not (is_number(attack_ratio) and attack_ratio > 0):
             raise InputError(f"attack_ratio is {shown(attack_ratio)}; expected a number > 0")
         self.alpha, self.attack_ratio = alpha, attack_ratio
-        attack = PGD(steps=1, step_size=10.0) if attack is None else attack
-        self.attack = with_range(attack, clip)
+        self.attack = self.choose_attack(attack)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
-        v = self.attack(net, x, y, self.attack_ratio * eps)
+        v = perturb(self.attack, net, x, y, self.attack_ratio * eps)
         logits = net(x)
         attacked = logit_margins(net.logits(x + v), y)
         box = Box.around(x, eps, self.clip)
@@ -47,20 +53,26 @@ class MtlIbp(Loss):
         return LossTerms(self.combine(margins, attacked).mean(), logits, box, margins, v)
 
     def combine(self, bounds: Tensor, attacked: Tensor) -> Tensor:
-        """(B,): the loss from lower bounds of the margins and the margins under attack."""
+        """Combine lower bounds of margins (B, K-1) and margins under attack into losses (B,)."""
         ibp, adversarial = robust_cross_entropy(bounds), robust_cross_entropy(attacked)
         return self.alpha * ibp + (1 - self.alpha) * adversarial
 
 
 class CcIbp(MtlIbp):
-    """The loss of α·bounds + (1 - α)·margins under attack; otherwise as :class:`MtlIbp`."""
+    """The loss at α·bounds + (1 - α)·margins under attack; otherwise as :class:`MtlIbp`.
+
+    Source: De Palma et al. 2024, section 4.1.
+    """
 
     def combine(self, bounds: Tensor, attacked: Tensor) -> Tensor:
         return robust_cross_entropy(self.alpha * bounds + (1 - self.alpha) * attacked)
 
 
 class ExpIbp(MtlIbp):
-    """L_IBP^α · L_adv^(1 - α), input by input; otherwise as :class:`MtlIbp`."""
+    """L_IBP^α · L_adv^(1 - α) for each input; otherwise as :class:`MtlIbp`.
+
+    Source: De Palma et al. 2024, section 4.3.
+    """
 
     def combine(self, bounds: Tensor, attacked: Tensor) -> Tensor:
         # a power has no gradient at 0, which the loss of a confident network rounds to

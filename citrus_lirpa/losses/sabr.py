@@ -9,22 +9,29 @@ from ..bounds.box import PIXELS, Box, clamp
 from ..bounds.checks import Range, Scalar
 from ..bounds.margins import robust_cross_entropy
 from ..bounds.net import BoundedNet
-from .base import Attack, Loss, LossTerms, check_share, with_range
+from .base import Attack, Loss, LossTerms, check_share, perturb
 
 
 class Sabr(Loss):
-    """Robust cross-entropy on a box of radius τ inside B(x_i, ε), as near as it can be to the
-    adversarial example that ``attack`` finds (Müller et al. 2023, Certified Training: Small
-    Boxes are All You Need).
+    """Robust cross-entropy on a small box near each input's own adversarial example.
 
-    tau_ratio: τ/ε, in (0, 1]; attack: of 8 steps by default.
+    The box of radius τ lies inside B(x_i, ε), as near as it can to the example.
+
+    Source: Müller et al. 2023, Certified Training: Small Boxes are All You Need, section 3.
+
+    Args:
+        tau_ratio: τ/ε, in (0, 1].
+        attack: Finds the adversarial examples; PGD of 8 steps by default.
+        clip: Valid range of the inputs; None for no limits.
     """
+
+    default_attack = PGD(steps=8)
 
     def __init__(
         self, tau_ratio: float, *, attack: Attack | None = None, clip: Range | None = PIXELS
     ):
         super().__init__(clip)
-        self.small_box = SmallBox(tau_ratio, attack, clip)
+        self.small_box = SmallBox(tau_ratio, self.choose_attack(attack), clip)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         box, v = self.small_box(net, x, y, eps)
@@ -34,23 +41,22 @@ class Sabr(Loss):
 
 
 class SmallBox:
-    """The boxes of SABR for a batch, which STAPS starts from too."""
+    """Finds the boxes of SABR, on which STAPS trains too."""
 
-    def __init__(self, tau_ratio: float, attack: Attack | None, clip: Range | None):
+    def __init__(self, tau_ratio: float, attack: Attack, clip: Range | None):
         check_share(tau_ratio, "tau_ratio", "the box radius τ cannot exceed ε")
-        self.tau_ratio, self.clip = tau_ratio, clip
-        self.attack = with_range(PGD(steps=8) if attack is None else attack, clip)
+        self.tau_ratio, self.attack, self.clip = tau_ratio, attack, clip
 
     def __repr__(self) -> str:
         return f"SmallBox(tau_ratio={self.tau_ratio!r}, attack={self.attack!r})"
 
     def __call__(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> tuple[Box, Tensor]:
-        """The boxes (B, ...), inside the ε-boxes, and the perturbations they are drawn to.
+        """Find the boxes (B, ...) of a batch, and the perturbations that they are drawn to.
 
         centre = clamp(x + v, LB + τ, UB - τ), where [LB, UB] is the ε-box in the valid range.
         """
         tau = self.tau_ratio * eps
-        v = self.attack(net, x, y, eps)
+        v = perturb(self.attack, net, x, y, eps)
         whole = Box.around(x, eps, self.clip)
         centre = clamp(x + v, (whole.lower + tau, whole.upper - tau))
         return Box.around(centre, tau, whole), v

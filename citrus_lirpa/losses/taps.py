@@ -1,5 +1,4 @@
-"""TAPS and STAPS: IBP through the first part of a network, an attack inside its bounds through
-the rest."""
+"""TAPS and STAPS: IBP through the first part of a network, an attack through the rest."""
 
 from __future__ import annotations
 
@@ -14,33 +13,42 @@ from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.tail import Tail
 from ..errors import InputError
-from .base import Attack, Loss, LossTerms, check_share
-from .ibp import check_max_eps, largest
-from .sabr import SmallBox
+from .base import Attack, Loss, LossTerms, check_max_eps, check_share, largest
+from .sabr import Sabr, SmallBox
 
-#: Reach of a gradient below which both ends of a box are taken to be one.
+#: Steps of the attack between the two parts.
+LATENT_STEPS = 20
+#: Reach of a gradient below which both ends of a box count as one.
 _TINY = 1e-12
 _DECAY = (0.7,)
 
 
 class Taps(Loss):
-    """L_TAPS · L_IBP, with the gradient of L_TAPS scaled (Mao et al. 2023, Connecting
-    Certified and Adversarial Training).
+    """L_TAPS · L_IBP, with the gradient of L_TAPS scaled.
 
-    IBP bounds the values z between the two parts. For each wrong class c an attack inside
-    these bounds maximises logit_c - logit_y through the second part; L_TAPS is the robust
-    cross-entropy of the margins there, and a straight-through gradient links each point
-    found to the ends of the bounds (:func:`linked`). IBP alone until ε is max_eps.
-
-    max_eps: the radius that the ramp ends with; split: how many ReLUs stand before the split,
-    counted from the end where negative (-1, with one ReLU behind it, is the end of the
-    convolutions of cnn7 and convsmall); scale: of the gradient of L_TAPS; steps: of the attack;
-    link: the share c of the width that a point's gradient reaches over; tau_ratio: None bounds
-    the whole ε-box, a number SABR's box of radius τ (STAPS), found by ``attack``.
+    IBP bounds the values z between the two parts of the network. For each wrong class c an
+    attack inside these bounds maximises logit_c - logit_y through the second part. L_TAPS is the
+    robust cross-entropy of the margins there, and a straight-through gradient links each point
+    found to the ends of the bounds (:func:`linked`). The loss is that of IBP until ε is max_eps.
 
     A network without that many ReLUs, or with a connection around the split, raises InputError
     or ModelError at the first call.
+
+    Source: Mao et al. 2023, Connecting Certified and Adversarial Training, section 3.
+
+    Args:
+        max_eps: The radius that the ramp ends with.
+        split: ReLUs before the split, counted from the end if negative: -1 leaves one ReLU
+            behind the split, the end of the convolutions of cnn7 and convsmall.
+        scale: Factor of the gradient of L_TAPS.
+        steps: Steps of the attack between the parts.
+        link: The share c of the width that the gradient of a point reaches over.
+        tau_ratio: None to bound the whole ε-box; τ/ε to bound SABR's box of radius τ (STAPS).
+        attack: Finds SABR's box; PGD of 8 steps by default.
+        clip: Valid range of the inputs; None for no limits.
     """
+
+    default_attack = Sabr.default_attack
 
     def __init__(
         self,
@@ -48,7 +56,7 @@ class Taps(Loss):
         *,
         split: int = -1,
         scale: float = 5.0,
-        steps: int = 20,
+        steps: int = LATENT_STEPS,
         link: float = 0.5,
         tau_ratio: float | None = None,
         attack: Attack | None = None,
@@ -68,15 +76,18 @@ class Taps(Loss):
             raise InputError("an attack finds SABR's box; give tau_ratio too, its radius over ε")
         self.max_eps, self.split, self.scale = max_eps, split, scale
         self.steps, self.link = steps, link
-        self.small_box = None if tau_ratio is None else SmallBox(tau_ratio, attack, clip)
+        self.small_box = None
+        if tau_ratio is not None:
+            self.small_box = SmallBox(tau_ratio, self.choose_attack(attack), clip)
 
     def check_net(self, net: BoundedNet) -> None:
-        """InputError or ModelError where the network has no such split."""
+        """Raise InputError or ModelError if the network has no such split."""
         net.tail(self._cut(net))
 
     def forward(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        """Compute the loss of a batch as :meth:`Loss.forward`, after a check of the split."""
         net = as_bounded_net(net)
-        self.check_net(net)  # before ε rises
+        self.check_net(net)  # at the first call, while ε may still be 0
         return super().forward(net, x, y, eps)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
@@ -92,8 +103,10 @@ class Taps(Loss):
         return LossTerms(total, logits, box, margins, v)
 
     def margins_inside(self, net: BoundedNet, box: Box, y: Tensor) -> Tensor:
-        """(B, K-1) margins at the points found between the parts, with graph; needs ``box``
-        to be the one that ``net`` bounded last."""
+        """Find margins (B, K-1) at the points between the parts, with graph.
+
+        ``box`` must be the one that ``net`` bounded last.
+        """
         cut = self._cut(net)
         before = net.preactivation_bounds(box)[cut]
         z = Box(before.lower.relu().unsqueeze(1), before.upper.relu().unsqueeze(1))
@@ -103,9 +116,9 @@ class Taps(Loss):
         return _own_margins(tail, linked(z, points, self.link), y)
 
     def _attack(self, tail: Tail, inside: Box, y: Tensor) -> Tensor:
-        """(B, K-1, ...) for every wrong class a point in its own box, of the same shape."""
+        """Find a point for every wrong class in its own box, all of them (B, K-1, ...)."""
         width = inside.upper - inside.lower
-        # not rand_like, whose draws depend on how the images are laid out
+        # not rand_like, whose draws depend on the memory layout of the images
         share = distributed.draw_rows(
             lambda rows: torch.rand(
                 (rows, *width.shape[1:]), dtype=width.dtype, device=width.device
@@ -122,7 +135,7 @@ class Taps(Loss):
         )
 
     def _cut(self, net: BoundedNet) -> int:
-        """The number of the ReLU that the split is behind."""
+        """Return the number of the ReLU that the split is behind."""
         before = self.split if self.split >= 0 else net.relus + self.split
         if not 0 < before < net.relus:
             raise InputError(
@@ -133,11 +146,18 @@ class Taps(Loss):
 
 
 def linked(z: Box, points: Tensor, link: float) -> Tensor:
-    """``points`` as they are, with gradients to the ends of the boxes z that they lie in.
+    """Give points the gradients of the rectified linear estimator; their values stay.
 
     With width w and c = link, ∂point/∂upper = (point - (upper - c·w))/(c·w) within c·w of the
-    upper end and 0 elsewhere; likewise for the lower end (TAPS, section 3.3). A point that is
-    all of its box follows both ends by half.
+    upper end and 0 elsewhere; likewise for the lower end. A point in a box without width follows
+    both ends by half.
+
+    Source: Mao et al. 2023, section 3.3.
+
+    Args:
+        z: Boxes with graph.
+        points: Points in them, of the same shape.
+        link: The share c.
     """
     lower, upper = z.lower.detach(), z.upper.detach()
     reach = link * (upper - lower)
@@ -151,12 +171,12 @@ def linked(z: Box, points: Tensor, link: float) -> Tensor:
 
 
 def _own_margins(tail: Tail, points: Tensor, y: Tensor) -> Tensor:
-    """(B, K-1): of the point (B, K-1, ...) for each wrong class, the margin over that class."""
+    """Return the margin of each point (B, K-1, ...) over the wrong class it was found for."""
     batch, wrong = points.shape[:2]
     margins = logit_margins(tail(points.flatten(0, 1)), y.repeat_interleave(wrong))
     return margins.view(batch, wrong, wrong).diagonal(dim1=1, dim2=2)
 
 
 def _scaled(value: Tensor, scale: float) -> Tensor:
-    """``value``, with its gradient times ``scale``."""
+    """Return ``value`` with its gradient multiplied by ``scale``."""
     return value.detach() + scale * (value - value.detach())

@@ -1,4 +1,4 @@
-"""Perturbations common to all inputs, kept from batch to batch and part of the loss's state."""
+"""Perturbations common to all inputs, which a loss keeps from batch to batch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from ..errors import InputError
 
 
 class Universal(nn.Module):
-    """Perturbations that ascend the loss they appear in while the weights descend it.
+    """Perturbations that ascend a loss while the weights descend it.
 
     The backward pass that differentiates the loss in the weights gives the gradient of the
-    perturbations as well; each then moves by step_size · ε along its sign, within the ball
-    (Shafahi et al. 2020). They are held as shares of ε, so that they grow with its ramp.
+    perturbations as well; each then moves by step_size · ε along its sign, within the ball. They
+    are kept as shares of ε, so that they grow with its ramp, and are part of the loss's state.
+
+    Source: Shafahi et al. 2020, Universal Adversarial Training.
+
+    Args:
+        step_size: Step as a share of ε, in (0, 2].
     """
 
     def __init__(self, step_size: float):
@@ -30,8 +35,18 @@ class Universal(nn.Module):
         self.shares: Tensor | None = None
 
     def forward(self, count: int, x: Tensor, eps: Scalar) -> Tensor:
-        """(count, ...) perturbations of inputs like x (B, ...), with |u| <= eps; they begin
-        at random corners of the ball. The backward pass of what is made of them moves them."""
+        """Return the perturbations (count, ...) with graph, at first random corners of the ball.
+
+        The backward pass of a loss that contains them moves them.
+
+        Args:
+            count: Number of perturbations.
+            x: Inputs (B, ...) that they are made for.
+            eps: Radius ε.
+
+        Raises:
+            InputError: The perturbations are kept from inputs of another shape.
+        """
         if self.shares is None:
             self.shares = uniform_start(torch.Size([count, *x.shape[1:]]), 1.0, x).sign()
         if self.shares.shape != (count, *x.shape[1:]):
@@ -45,15 +60,17 @@ class Universal(nn.Module):
 
     def _ascend(self, gradient: Tensor) -> None:
         gradient = distributed.averaged(gradient)
-        if self.shares is None:  # forgotten since, by a state that held none
+        if self.shares is None:  # a state without perturbations was loaded since
             return
         moved = self.shares.to(gradient) + self.step_size * gradient.sign()
         self.shares = moved.clamp(-1, 1)
 
     def get_extra_state(self) -> dict[str, Tensor]:
+        """Return the perturbations as shares of ε, for ``state_dict``."""
         return {} if self.shares is None else {"shares": self.shares}
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        """Load the perturbations; TypeError unless they are shares of ε."""
         shares = state.get("shares")
         if not (shares is None or (isinstance(shares, Tensor) and bool((shares.abs() <= 1).all()))):
             raise TypeError("perturbations are shares of ε, from -1 to 1")

@@ -13,26 +13,10 @@ from typing import Any
 
 from ..errors import CheckpointError, InputError, unknown
 from ..formats.records import Record, read_text
+from ..losses import TRAINING_METHODS
 from ..training.setup import CONFIG_FILE, METRICS_FILE
 from ..training.toml import parse_toml
 from ..verify import STAGES
-
-#: Training methods by the name of their loss: name in papers, and the paper.
-METHODS = {
-    "citrus": ("CITRUS", "Xu & Singh 2024"),
-    "ibp": ("IBP", "Shi et al. 2021"),
-    "crown-ibp": ("CROWN-IBP", "Zhang et al. 2020"),
-    "sabr": ("SABR", "Müller et al. 2023"),
-    "taps": ("TAPS", "Mao et al. 2023"),
-    "staps": ("STAPS", "Mao et al. 2023"),
-    "mtl-ibp": ("MTL-IBP", "De Palma et al. 2024"),
-    "cc-ibp": ("CC-IBP", "De Palma et al. 2024"),
-    "exp-ibp": ("EXP-IBP", "De Palma et al. 2024"),
-    "pgd": ("PGD", "Madry et al. 2018"),
-    "uat": ("UAT", "Shafahi et al. 2020"),
-    "cw-uat": ("CW-UAT", "Benz et al. 2021"),
-    "ce": ("CE", "-"),
-}
 
 _RESTORE = "restore the file, or train again"
 
@@ -174,8 +158,12 @@ def name_in_papers(loss: Mapping[str, Any]) -> tuple[str, str]:
     """Name and source of a [loss] table; plain certified training is named after its bounds."""
     name = loss.get("method", "ibp") if loss["name"] == "ibp" else loss["name"]
     if name == "citrus" and loss.get("include_self") is True:
-        return "CITRUS+SI", METHODS[name][1]
-    return METHODS.get(name, (name, "-"))
+        return "CITRUS+SI", TRAINING_METHODS[name].source
+    return (
+        (TRAINING_METHODS[name].title, TRAINING_METHODS[name].source)
+        if name in TRAINING_METHODS
+        else (name, "-")
+    )
 
 
 def training_seconds(folder: Path) -> float:
