@@ -77,7 +77,7 @@ def call(*command: object) -> None:
 def versions(python: Path, environment: dict[str, str]) -> str:
     code = (
         "import sys, torch, numpy, torchvision; from importlib import metadata as m\n"
-        "from citrus_lirpa import _compat; _compat.load(); import auto_LiRPA\n"
+        "import citrus_lirpa, auto_LiRPA\n"
         "found = getattr(auto_LiRPA, '__version__', None) or m.version('auto-LiRPA')\n"
         "print('%d.%d' % sys.version_info[:2], torch.__version__, torchvision.__version__, "
         "numpy.__version__, found, sep=' | ')"
