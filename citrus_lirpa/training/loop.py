@@ -7,119 +7,45 @@ one after the other, are a function of configuration and data alone.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import shlex
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .. import distributed
-from ..attacks import kappa
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import check_device, float32_products
-from ..data.augmentation import augment, batches
-from ..data.types import Split, check_split, divide
-from ..errors import CheckpointError, InputError, NonFiniteLossError
-from ..formats import atomic as files
-from ..formats.records import Record
+from ..data.types import Split, check_split
+from ..errors import NonFiniteLossError
 from ..losses import LossTerms
-from ..optional import to_frame
 from . import checkpoint
+from .batches import Batches, check_batches, training_part
 from .batchnorm import precise_batchnorm, running_statistics
 from .config import RunConfig, TrainConfig
 from .interrupts import interrupted_by, stop_requests
+from .metrics import EpochMeans, History, highest_kappa, measure
 from .regularisers import l1_norm, shi_regulariser
-from .resuming import restore_adam, restore_generator
 from .schedules import ramp
-from .setup import METRICS_FILE
+from .state import TrainingState
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
+#: Gets the record of each epoch.
+OnEpoch = Callable[[dict[str, Any]], object]
 
-_SAVE_EVERY_SECONDS = 300.0
-#: Perturbations of an epoch's last batch that are tried on all its inputs.
-_KAPPA_PERTURBATIONS = 64
-
-
-@dataclass
-class History:
-    """One record per epoch: means over the epoch of what the loss reports.
-
-    Keys: epoch, step, eps (in pixels, at the end), lr, loss, accuracy and certified
-    (shares of the training batches; certified: of the boxes bounded), regulariser, kappa
-    (:func:`attacks.kappa` of the last batch and the perturbations found for it, within ε; the
-    highest of its parts where processes share it), seconds. None stands for what the loss does
-    not have.
-    """
-
-    records: list[dict[str, Any]] = field(default_factory=list)
-
-    def __repr__(self) -> str:
-        if not self.records:
-            return "History(no epochs)"
-        last = self.records[-1]
-        shares = [
-            f"{key} {100 * last[key]:.2f} %"
-            for key in ("accuracy", "certified")
-            if last[key] is not None
-        ]
-        numbers = [f"ε = {last['eps']:.4g}", f"loss {last['loss']:.4g}", *shares]
-        epochs = f"{len(self.records)} epoch{'' if len(self.records) == 1 else 's'}"
-        return f"History({epochs}; the last: {', '.join(numbers)})"
-
-    def to_frame(self) -> DataFrame:
-        """A pandas frame with a row for each epoch and a column for each key; what the loss
-        does not have is missing. Raises DependencyError without pandas."""
-        keys = self.records[0] if self.records else {}
-        return to_frame({key: [record.get(key) for record in self.records] for key in keys})
-
-
-@dataclass
-class _Progress:
-    """Where a run stands: everything but weights, optimiser and random numbers."""
-
-    step: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
-def training_part(data: Split, config: RunConfig) -> Split:
-    """The images to train on: those not held out, or the first ``data.limit`` of them."""
-    part, _ = divide(data, config.data.held_out)
-    limit = config.data.limit or len(part)
-    return Split(part.images[:limit], part.labels[:limit])
-
-
-def check_batches(loss: nn.Module, data: Split, config: RunConfig) -> None:
-    """Refuse, before anything is trained or written, batches that cannot be made or paired."""
-    size = config.train.batch_size
-    if len(data) < size:
-        raise InputError(
-            f"train.batch_size is {size}, but there are only {len(data)} "
-            "training images; use a smaller batch"
-        )
-    part = distributed.rank_slice(size, "train.batch_size")
-    if callable(check := getattr(loss, "check_batch_size", None)):
-        try:
-            check(part.stop - part.start)
-        except InputError as error:
-            if distributed.size() == 1:
-                raise
-            raise InputError(
-                f"train.batch_size is {size}, so each of {distributed.size()} processes takes "
-                f"{part.stop - part.start} inputs a step: {error}"
-            ) from error
+SAVE_EVERY_SECONDS = 300.0
 
 
 def warm_start(net: BoundedNet, config: RunConfig) -> None:
-    """Give ``net`` the weights of ``train.init_from``, if there is one."""
+    """Give ``net`` the weights of ``train.init_from``, if there is one.
+
+    Raises:
+        CheckpointError: It holds no weights of this network.
+    """
     if config.train.init_from:
         source = Path(config.train.init_from)
         weights = checkpoint.load(source)[1]["model"]
@@ -134,21 +60,38 @@ def fit(
     *,
     folder: Path | None = None,
     progress: bool = False,
-    on_epoch: Callable[[dict[str, Any]], object] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> History:
     """Train ``net`` in place to the end of ``config``, resuming ``folder`` if it was begun.
 
-    Saves a checkpoint after every epoch and every five minutes, and one JSON line of
-    metrics an epoch. On the CPU a run that was interrupted and resumed ends with the
-    very weights of one that was not. Raises Interrupted on Ctrl-C, and Terminated on
-    SIGTERM, after saving, and NonFiniteLossError, keeping the last good checkpoint.
-    ``on_epoch`` gets each record as it is made.
+    It saves a checkpoint after every epoch and every five minutes, and a JSON line of metrics
+    for each epoch. On the CPU, a run that was interrupted and resumed ends with the very weights
+    of one that was not.
 
-    Processes that came together (:mod:`.distributed`) share each batch: every one takes its
-    rows, pairs inputs among them and has BatchNorm statistics of its own; gradients, running
+    Processes that came together (:mod:`.distributed`) share each batch: each takes its rows,
+    pairs inputs among them and has BatchNorm statistics of its own. Gradients, running
     statistics and metrics are averaged every step. Where the loss is a mean over inputs and
-    partners lie within the rows, and without BatchNorm, the weights are those of one process
-    up to rounding. The first one alone writes and calls ``on_epoch``.
+    partners lie within the rows, and without BatchNorm, the weights are those of one process up
+    to rounding. Only the first process writes and calls ``on_epoch``.
+
+    Args:
+        net: The network.
+        loss: ``loss(net, x, y, eps)`` returns :class:`LossTerms`.
+        data: Images of the training set.
+        config: The configuration of the training.
+        folder: The run folder to save to and to resume from; None to save nothing.
+        progress: Show a progress bar.
+        on_epoch: Function that gets the record of each epoch when it ends.
+
+    Returns:
+        The record of each epoch.
+
+    Raises:
+        InputError: The data or the batches cannot be used.
+        CheckpointError: ``folder`` holds something else than this training.
+        Interrupted: Ctrl-C stopped the training, or, as Terminated, SIGTERM; it was saved.
+        NonFiniteLossError: The loss or its gradient became infinite or NaN; the last good
+            checkpoint is kept.
     """
     check_split(data)
     net = as_bounded_net(net)
@@ -157,128 +100,74 @@ def fit(
     trainer = _Trainer(net, loss, data, config, folder)
     trainer.resume()
     distributed.copy_from_leader([*net.parameters(), *net.module.buffers()])
-    with stop_requests() as stop, trainer.precision():
+    with stop_requests() as stop, _precision(net, config.train.precision):
         trainer.run(stop, progress, on_epoch or (lambda record: None))
-    return trainer.history
+    return trainer.state.history
 
 
 class _Trainer:
-    """The state of one run and the steps that change it."""
+    """One run: its state, and the steps that change it."""
 
     def __init__(
         self, net: BoundedNet, loss: nn.Module, data: Split, config: RunConfig, folder: Path | None
     ):
         self.net, self.loss = net, loss
-        self.spec = checkpoint.data_spec(config)
         self.config, self.train, self.folder = config, config.train, folder
         self.weights = [p for p in net.parameters() if p.requires_grad]
         self.statistics = running_statistics(net.module)
-        self.device = self.weights[0].device
-        self.data = Split(data.images.to(self.device), data.labels.to(self.device))
-        self.optimiser = torch.optim.Adam(self.weights, lr=self.train.lr, fused=True)
-        self.per_epoch = len(data) // self.train.batch_size
-        self.rows = distributed.rank_slice(self.train.batch_size, "train.batch_size")
-        self.order: Tensor | None = None  # this epoch's batches
-        self.at = _Progress()
+        self.batches = Batches(data, config, self.weights[0].device)
+        optimiser = torch.optim.Adam(self.weights, lr=self.train.lr, fused=True)
+        self.state = TrainingState(net, loss, optimiser)
         self.kappa: int | None = None
-        self.history = History()
-        self.finished = False
 
-    @contextlib.contextmanager
-    def precision(self) -> Iterator[None]:
-        """Training's precision inside the block."""
-        name = self.train.precision
-        check_device(name, self.device)
-        before = self.net.attack_dtype
-        self.net.attack_dtype = None if name == "float32" else torch.bfloat16
-        try:
-            with float32_products(tf32=name == "tf32"):
-                yield
-        finally:
-            self.net.attack_dtype = before
-
-    # -- the loop --
-
-    def run(
-        self, stop: Callable[[], int], progress: bool, on_epoch: Callable[[dict[str, Any]], object]
-    ) -> None:
-        total = self.train.epochs * self.per_epoch
+    def run(self, stop: Callable[[], int], progress: bool, on_epoch: OnEpoch) -> None:
+        """Make the steps that are left, then the precise statistics of BatchNorm."""
         self.net.train()
         saved = time.monotonic()
-        bar = tqdm(
-            total=total,
-            initial=self.at.step,
-            disable=not (progress and distributed.leads()),
-            unit="step",
-            desc=self.config.loss["name"],
-            dynamic_ncols=True,
-        )
-        with bar:
-            while self.at.step < total:
+        with self._bar(progress) as bar:
+            while self.state.step < self.train.epochs * self.batches.an_epoch:
                 begin = time.monotonic()
                 self._step()
-                self.at.seconds += time.monotonic() - begin
+                self.state.epoch.seconds += time.monotonic() - begin
                 bar.update()
                 bar.set_postfix_str(self._summary(), refresh=False)
-                ended = self.at.step % self.per_epoch == 0
-                if ended:
+                if ended := self._epoch_ended():
                     record = self._end_epoch()
                     if distributed.leads():
                         on_epoch(record)
                 (asked,) = distributed.highest(stop())
-                if ended or asked or time.monotonic() - saved > _SAVE_EVERY_SECONDS:
-                    self.save()
+                if ended or asked or time.monotonic() - saved > SAVE_EVERY_SECONDS:
+                    self._save()
                     saved = time.monotonic()
                 if asked:
                     raise interrupted_by(int(asked), self._resume_hint())
-        if not self.finished:
+        if not self.state.finished:
             if self.train.precise_bn:
-                precise_batchnorm(self.net, self.data, self.spec)
-            self.finished = True
-            self.save()
+                precise_batchnorm(self.net, self.batches.data, self.batches.spec)
+            self.state.finished = True
+            self._save()
 
     def _step(self) -> None:
-        epoch, batch = divmod(self.at.step, self.per_epoch)
-        if batch == 0 or self.order is None:
-            self.order = batches(
-                len(self.data), self.train.batch_size, seed=self.train.seed, epoch=epoch
-            )
-        x, y = self._batch(self.order[batch])
-        eps = self.train.max_eps * self._ramp()
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.train, self.at.step / self.per_epoch)
+        x, y = self.batches[self.state.step]
+        eps = self._eps()
+        for group in self.state.optimiser.param_groups:
+            group["lr"] = learning_rate(self.train, self.state.step / self.batches.an_epoch)
         with distributed.shared_batch():
             terms = self.loss(self.net, x, y, eps)
             penalty = self._penalty(terms)
-            self.optimiser.zero_grad(set_to_none=True)
+            self.state.optimiser.zero_grad(set_to_none=True)
             (terms.total + penalty).backward()
-        distributed.average([p.grad for p in self.weights if p.grad is not None])
-        distributed.average(self.statistics)
+        self._average_over_processes()
         norm = nn.utils.clip_grad_norm_(self.weights, self.train.grad_clip)
-        values = distributed.means(_measure(terms, penalty, norm, y))
+        values = measure(terms, penalty, norm, y)
         self._check_finite(values["loss"] + values["regulariser"], "loss")
         self._check_finite(values.pop("gradient"), "gradient")
-        self.optimiser.step()
-        self.at.step += 1
-        self._note(values)
-        if self.at.step % self.per_epoch == 0:
-            self.kappa = self._kappa(terms, x, y, eps)
-
-    def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        # seeded by the step, so that a resumed run draws what the whole run draws
-        generator = torch.Generator().manual_seed(self.train.seed * 1_000_003 + self.at.step)
-        index = index.to(self.device)
-        x = augment(self.data.pixels(index), self.spec, generator)  # as for one process
-        return x[self.rows], self.data.labels[index[self.rows]]
-
-    def _ramp(self) -> float:
-        return ramp(
-            self.train.schedule,
-            self.at.step,
-            batches=self.per_epoch,
-            start=self.train.ramp_start,
-            length=self.train.ramp_length,
-        )
+        self.state.optimiser.step()
+        self.state.step += 1
+        self.state.epoch.add(values)
+        if self._epoch_ended():
+            clip = getattr(self.loss, "clip", None)
+            self.kappa = highest_kappa(self.net, terms, x, y, eps, clip)
 
     def _penalty(self, terms: LossTerms) -> Tensor:
         penalty = terms.total.new_zeros(())
@@ -291,6 +180,10 @@ class _Trainer:
             penalty = penalty + self.train.l1 * l1_norm(self.weights)
         return penalty
 
+    def _average_over_processes(self) -> None:
+        distributed.average([p.grad for p in self.weights if p.grad is not None])
+        distributed.average(self.statistics)
+
     def _check_finite(self, value: float, what: str) -> None:
         if math.isfinite(value):
             return
@@ -298,132 +191,89 @@ class _Trainer:
         if self.folder is not None and (self.folder / checkpoint.FILE_NAME).exists():
             last = f"the last good checkpoint is {self.folder / checkpoint.FILE_NAME}"
         raise NonFiniteLossError(
-            f"the {what} became {value} at step {self.at.step} (epoch "
-            f"{self.at.step // self.per_epoch + 1}); {last}; a lower train.lr, a longer "
+            f"the {what} became {value} at step {self.state.step} (epoch "
+            f"{self.state.step // self.batches.an_epoch + 1}); {last}; a lower train.lr, a longer "
             "train.ramp_length or a smaller train.eps usually helps"
         )
 
-    # -- metrics --
+    def _epoch_ended(self) -> bool:
+        return self.state.step % self.batches.an_epoch == 0
 
-    def _note(self, values: dict[str, float]) -> None:
-        for key, value in values.items():
-            if math.isfinite(value):
-                for name, more in ((key, value), (f"{key} count", 1.0)):
-                    self.at.sums[name] = self.at.sums.get(name, 0.0) + more
-
-    def _kappa(self, terms: LossTerms, x: Tensor, y: Tensor, eps: float) -> int | None:
-        if terms.perturbations is None:
-            return None
-        v = terms.perturbations[:_KAPPA_PERTURBATIONS].clamp(-eps, eps)  # attacks may reach further
-        own = kappa(self.net, x, y, v, getattr(self.loss, "clip", None))
-        return int(distributed.highest(own)[0])
-
-    def _means(self) -> dict[str, float | None]:
-        sums = self.at.sums
-        keys = ("loss", "regulariser", "accuracy", "certified")
-        return {k: sums[k] / sums[f"{k} count"] if k in sums else None for k in keys}
-
-    def _summary(self) -> str:
-        means = self._means()
-        certified = "-" if means["certified"] is None else f"{means['certified']:.1%}"
-        return (
-            f"epoch {math.ceil(self.at.step / self.per_epoch)}/{self.train.epochs} "
-            f"ε {self.train.max_eps * self._ramp():.4f} loss {means['loss']:.3f} "
-            f"clean {means['accuracy']:.1%} robust {certified}"
+    def _ramp(self) -> float:
+        return ramp(
+            self.train.schedule,
+            self.state.step,
+            batches=self.batches.an_epoch,
+            start=self.train.ramp_start,
+            length=self.train.ramp_length,
         )
+
+    def _eps(self) -> float:
+        return self.train.max_eps * self._ramp()
+
+    # -- what it reports and saves --
 
     def _end_epoch(self) -> dict[str, Any]:
-        epoch = self.at.step // self.per_epoch
         record = {
-            "epoch": epoch,
-            "step": self.at.step,
-            "eps": self.train.max_eps * self._ramp(),
-            "lr": self.optimiser.param_groups[0]["lr"],
-            **self._means(),
+            "epoch": self.state.step // self.batches.an_epoch,
+            "step": self.state.step,
+            "eps": self._eps(),
+            "lr": self.state.optimiser.param_groups[0]["lr"],
+            **self.state.epoch.means(),
             "kappa": self.kappa,
-            "seconds": round(self.at.seconds, 3),
+            "seconds": round(self.state.epoch.seconds, 3),
         }
-        self.history.records.append(record)
-        self.at.sums, self.at.seconds = {}, 0.0
+        self.state.history.records.append(record)
+        self.state.epoch = EpochMeans()
         return record
 
-    # -- saving and resuming --
-
-    def save(self) -> None:
-        if self.folder is None or not distributed.leads():
-            return
-        rng = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        checkpoint.save(
-            self.folder / checkpoint.FILE_NAME,
-            self.config,
-            {
-                "model": self.net.module.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
-                "loss": self.loss.state_dict(),
-                "rng": rng,
-                "step": self.at.step,
-                "sums": self.at.sums,
-                "seconds": self.at.seconds,
-                "history": self.history.records,
-                "finished": self.finished,
-            },
+    def _bar(self, progress: bool) -> tqdm:
+        return tqdm(
+            total=self.train.epochs * self.batches.an_epoch,
+            initial=self.state.step,
+            disable=not (progress and distributed.leads()),
+            unit="step",
+            desc=self.config.loss["name"],
+            dynamic_ncols=True,
         )
-        lines = "".join(json.dumps(record) + "\n" for record in self.history.records)
-        files.write_text(self.folder / METRICS_FILE, lines)
 
-    def resume(self) -> None:
-        """Continue from the folder's checkpoint, or begin with the weights of init_from."""
-        if self.folder is None or not (self.folder / checkpoint.FILE_NAME).exists():
-            warm_start(self.net, self.config)
-            return
-        begun, state = checkpoint.load(self.folder)
-        name, wanted = begun.loss["name"], self.config.loss["name"]
-        if name != wanted:
-            raise CheckpointError(
-                f"{self.folder} was begun with loss.name '{name}', not '{wanted}'"
-            )
-        checkpoint.restore(self.net.module, state["model"], self.folder)
-        record = Record(self.folder / checkpoint.FILE_NAME, state, "train again")
-        loss = record.entry("loss", expected="a table or {}")
-        checkpoint.restore(self.loss, loss, self.folder, "the loss of the run")
-        averages = record.entry("optimiser", "state", expected="a table or {}")
-        restore_adam(self.optimiser, averages, self.folder)
-        rng = record.entry("rng", expected="a table")
-        restore_generator(torch.device("cpu"), rng.get("cpu"), self.folder)
-        if self.device.type == "cuda" and "cuda" in rng:
-            restore_generator(self.device, rng["cuda"], self.folder)
-        self.at = _Progress(
-            record.entry("step", expected="a whole number >= 0"),
-            record.entry("sums", expected="a table of numbers"),
-            record.entry("seconds", expected="a number >= 0"),
-        )
-        self.history.records = record.entry("history", expected="a list of epochs")
-        self.finished = record.entry("finished", expected="true or false")
+    def _summary(self) -> str:
+        epoch = math.ceil(self.state.step / self.batches.an_epoch)
+        return f"epoch {epoch}/{self.train.epochs} ε {self._eps():.4f} {self.state.epoch}"
 
     def _resume_hint(self) -> str:
-        epoch = -(-self.at.step // self.per_epoch)
+        epoch = math.ceil(self.state.step / self.batches.an_epoch)
         where = f"stopped in epoch {epoch} of {self.train.epochs}"
         if self.folder is None:
             return where
         folder = shlex.quote(str(self.folder))
         return f"{where}, saved; continue with: citrus-lirpa train --resume {folder}"
 
+    def _save(self) -> None:
+        if self.folder is not None and distributed.leads():
+            self.state.save(self.folder, self.config)
 
-def _measure(terms: LossTerms, penalty: Tensor, norm: Tensor, y: Tensor) -> dict[str, float]:
-    """What a step reports, in one transfer from the device; NaN where the loss has none."""
-    values = {
-        "loss": terms.total,
-        "regulariser": penalty,
-        "gradient": norm,
-        "accuracy": (terms.logits.argmax(1) == y).float().mean(),
-        "certified": terms.certified(),
-    }
-    stacked = torch.stack([value.detach().to(y.device, torch.float64) for value in values.values()])
-    return dict(zip(values, stacked.tolist(), strict=True))
+    def resume(self) -> None:
+        """Continue from the folder's checkpoint, or begin with the weights of init_from."""
+        if self.folder is not None and (self.folder / checkpoint.FILE_NAME).exists():
+            self.state.restore(self.folder, self.config)
+        else:
+            warm_start(self.net, self.config)
+
+
+@contextlib.contextmanager
+def _precision(net: BoundedNet, name: str) -> Iterator[None]:
+    """Compute in the precision ``name`` inside the block."""
+    check_device(name, net.parameters()[0].device)
+    before = net.attack_dtype
+    net.attack_dtype = None if name == "float32" else torch.bfloat16
+    try:
+        with float32_products(tf32=name == "tf32"):
+            yield
+    finally:
+        net.attack_dtype = before
 
 
 def learning_rate(train: TrainConfig, epochs_done: float) -> float:
-    """lr times lr_factor for each milestone (in epochs) already passed."""
+    """Return lr times lr_factor for each milestone (in epochs) that is passed already."""
     return train.lr * train.lr_factor ** sum(epochs_done >= m for m in train.milestones)

@@ -14,7 +14,6 @@ from click.testing import CliRunner
 from citrus_lirpa.cli import main
 from citrus_lirpa.errors import CheckpointError
 from citrus_lirpa.formats import locks
-from citrus_lirpa.training import loop as train
 
 HOLDER = """
 import subprocess, sys, time
@@ -145,7 +144,7 @@ def test_each_command_refuses_a_folder_in_use(tmp_path):
     with locks.locked(folder, "train"):
         status, output = run("train", *SETTINGS, "--out", folder)
         assert status == 1 and f"{folder} is in use by process {os.getpid()} " in output
-        assert not (folder / train.METRICS_FILE).exists()
+        assert not (folder / "metrics.jsonl").exists()
     assert run("train", *SETTINGS, "--out", folder)[0] == 0
     before = files_of(folder)
     evaluation = ("eval", folder, "--method", "ibp", "--relational", "none", "--limit", 10)

@@ -19,7 +19,6 @@ from citrus_lirpa import data, distributed
 from citrus_lirpa.cli import COMMANDS, main, options
 from citrus_lirpa.errors import DependencyError, DistributedError, InputError
 from citrus_lirpa.training import checkpoint
-from citrus_lirpa.training import loop as train
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0  # seconds until a process counts as stuck
@@ -228,7 +227,7 @@ TRAIN = ("train", "--preset", "digits", "--quiet", "--set", "data.limit=800", "-
 def test_a_killed_process_ends_the_other_and_leaves_a_checkpoint(tmp_path):
     run = tmp_path / "run"
     with Processes(ROOT / "cli.py", *TRAIN, "--out", run) as processes:
-        processes.wait_for(run / train.METRICS_FILE)
+        processes.wait_for(run / "metrics.jsonl")
         processes.all[1].kill()
         (status, output, errors), (killed, talk, noise) = processes.wait()
     assert killed == -signal.SIGKILL and (talk, noise) == ("", "")

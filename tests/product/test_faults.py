@@ -16,7 +16,7 @@ from torch import nn
 
 from citrus_lirpa import data
 from citrus_lirpa.cli import main
-from citrus_lirpa.errors import Interrupted, NonFiniteLossError
+from citrus_lirpa.errors import NonFiniteLossError
 from citrus_lirpa.training import checkpoint
 from citrus_lirpa.training import loop as train
 from citrus_lirpa.training import setup as runs
@@ -57,7 +57,7 @@ def stopped_by(number: int, folder: Path) -> tuple[int, str]:
     ) as process:
         try:
             begin = time.monotonic()
-            while not (folder / train.METRICS_FILE).exists():
+            while not (folder / "metrics.jsonl").exists():
                 assert process.poll() is None, process.stderr.read()
                 assert time.monotonic() - begin < PATIENCE
                 time.sleep(0.02)
@@ -96,27 +96,6 @@ def test_asked_to_stop_and_resumed(tmp_path, uninterrupted, number):
     assert same(weights(folder), uninterrupted)
 
 
-def test_a_request_at_any_moment_is_saved_before_it_is_obeyed(tmp_path):
-    """Between two looks too: whatever step ends the run is the step in the checkpoint."""
-    config = resolve(
-        preset="digits",
-        overrides=["data.limit=64", "train.batch_size=16", "train.epochs=3", "loss.attack_steps=1"],
-    )
-    digits = data.load("digits", train=True, data_dir=tmp_path)
-    for looks in range(1, 6):
-        net, loss = runs.build(config, torch.device("cpu"))
-        folder, seen = tmp_path / str(looks), []
-        trainer = train._Trainer(net, loss, train.training_part(digits, config), config, folder)
-
-        def stop(seen=seen, looks=looks) -> int:
-            seen.append(1)
-            return signal.SIGINT if len(seen) >= looks else 0
-
-        with pytest.raises(Interrupted):
-            trainer.run(stop, False, lambda record: None)
-        assert checkpoint.load(folder)[1]["step"] == trainer.at.step
-
-
 # -- disks --------------------------------------------------------------------------
 
 
@@ -144,7 +123,7 @@ def test_full_disk_leaves_the_last_checkpoint(small_disk):
     state = checkpoint.load(folder)[1]
     assert state["step"] == 1397 // 64 and len(state["history"]) == 1
     assert sorted(p.name for p in folder.iterdir()) == [
-        checkpoint.FILE_NAME, runs.CONFIG_FILE, train.METRICS_FILE
+        checkpoint.FILE_NAME, runs.CONFIG_FILE, "metrics.jsonl"
     ]  # fmt: skip
 
 

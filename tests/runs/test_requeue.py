@@ -120,7 +120,7 @@ def test_a_start_that_was_killed_before_its_first_file_is_begun_again(tmp_path):
     assert run("train", *SETTINGS, "--set", "data.limit=32", "--out", folder)[0] == 0
     assert sorted(p.name for p in folder.iterdir()) == [
         ".eval-bab.json.abcd.tmp", checkpoint.FILE_NAME, runs.CONFIG_FILE, runs.CURVES_FILE,
-        train.METRICS_FILE,
+        "metrics.jsonl",
     ]  # fmt: skip
 
 
@@ -233,7 +233,7 @@ def test_sweep(tmp_path):
 
     def terminate() -> None:
         begin = time.monotonic()
-        while not (folder / train.METRICS_FILE).exists() and time.monotonic() - begin < 120:
+        while not (folder / "metrics.jsonl").exists() and time.monotonic() - begin < 120:
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -23,7 +23,6 @@ from citrus_lirpa.runs import sweep
 from citrus_lirpa.runs import sweep_plan as workplan
 from citrus_lirpa.runs.export import FORMATS
 from citrus_lirpa.training import checkpoint
-from citrus_lirpa.training import loop as train
 from citrus_lirpa.training import setup as runs
 from citrus_lirpa.training.config import resolve
 from citrus_lirpa.verify import Protocol, fingerprint
@@ -689,7 +688,7 @@ def test_a_sweep_is_interrupted_continued_and_then_finished(tmp_path):
     names = ["digits-ibp-seed0", "digits-ibp-seed1"]
     logs = [out / "logs" / f"{name}.log" for name in names]
 
-    status, errors = interrupted_sweep(file, out, out / names[0] / train.METRICS_FILE)
+    status, errors = interrupted_sweep(file, out, out / names[0] / "metrics.jsonl")
     assert status == 130 and errors.count("\n") == 1 and "repeat the command" in errors
     state = checkpoint.load(out / names[0])[1]
     assert state["step"] > 0 and not state["finished"]

@@ -71,7 +71,7 @@ def timeless(records: list[dict]) -> list[dict]:
 
 
 def lines_of(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / train.METRICS_FILE).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def trained(digits, *overrides: str, **more) -> tuple[list[dict], dict]:
@@ -230,16 +230,17 @@ def test_eps_factor_is_of_the_training_alone(digits, tmp_path):
 # -- interrupting and resuming ------------------------------------------------------
 
 
-def at_step(monkeypatch, step: int, action) -> None:
-    """Have ``action`` called when ``step`` has been made."""
-    original = train._Trainer._step
+def at_step(run: Run, step: int, action) -> Run:
+    """The run, with ``action`` called in its step number ``step``."""
+    steps = []
 
-    def _step(self):
-        original(self)
-        if self.at.step == step:
+    def count(*_):
+        steps.append(1)
+        if len(steps) == step:
             action()
 
-    monkeypatch.setattr(train._Trainer, "_step", _step)
+    run.loss.register_forward_hook(count)
+    return run
 
 
 def interrupt() -> None:
@@ -248,14 +249,11 @@ def interrupt() -> None:
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 @pytest.mark.parametrize("step", [1, 6, 8, 12])  # 4 and 8 end an epoch, 12 the run
-def test_interrupted_and_resumed_is_uninterrupted(
-    digits, whole, tmp_path, monkeypatch, step, model
-):
+def test_interrupted_and_resumed_is_uninterrupted(digits, whole, tmp_path, step, model):
     overrides = {"mlp": SMALL, "cnn": CNN}[model]
     run = Run(digits, *overrides, folder=tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(Interrupted) as caught:
-        at_step(patch, step, interrupt)
-        run.fit()
+    with pytest.raises(Interrupted) as caught:
+        at_step(run, step, interrupt).fit()
     assert caught.value.exit_code == 130
     assert checkpoint.load(tmp_path)[1]["step"] == step
     resumed = Run(digits, *overrides, folder=tmp_path)
@@ -272,14 +270,11 @@ def test_interrupted_and_resumed_is_uninterrupted(
      ("mtl-ibp", ())],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_a_method_interrupted_and_resumed_is_uninterrupted(
-    digits, tmp_path, monkeypatch, method, more, step
-):
+def test_a_method_interrupted_and_resumed_is_uninterrupted(digits, tmp_path, method, more, step):
     overrides = (*ANY, "train.lr=0.01", *more)
     run = Run(digits, *overrides, method=method, folder=tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        at_step(patch, step, interrupt)
-        run.fit()
+    with pytest.raises(Interrupted):
+        at_step(run, step, interrupt).fit()
     state = checkpoint.load(tmp_path)[1]
     assert state["step"] == step and bool(state["loss"]) == (method in ("uat", "cw-uat", "citrus"))
     resumed = Run(digits, *overrides, method=method, folder=tmp_path)
@@ -316,37 +311,34 @@ def test_crash_after_a_save_in_mid_epoch(digits, whole, tmp_path, monkeypatch):
         raise MemoryError
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(train, "_SAVE_EVERY_SECONDS", -1.0)
-        at_step(patch, 7, crash)
-        Run(digits, *SMALL, folder=tmp_path).fit()
+        patch.setattr(train, "SAVE_EVERY_SECONDS", -1.0)
+        at_step(Run(digits, *SMALL, folder=tmp_path), 7, crash).fit()
     assert checkpoint.load(tmp_path)[1]["step"] == 6
     resumed = Run(digits, *SMALL, folder=tmp_path)
     assert timeless(resumed.fit()) == whole["mlp"][0] and same(resumed.state, whole["mlp"][1])
 
 
 @pytest.mark.parametrize(("step", "epoch"), [(1, 1), (6, 2), (12, 3)])
-def test_interrupted_message(digits, tmp_path, monkeypatch, step, epoch):
+def test_interrupted_message(digits, tmp_path, step, epoch):
     folder = tmp_path / "my run"  # to be quoted for a shell
-    at_step(monkeypatch, step, interrupt)
     with pytest.raises(Interrupted) as caught:
-        Run(digits, *SMALL, folder=folder).fit()
+        at_step(Run(digits, *SMALL, folder=folder), step, interrupt).fit()
     where, _, command = str(caught.value).partition("; continue with: ")
     assert f"epoch {epoch} of 3" in where and "\n" not in command
     assert shlex.split(command) == ["citrus-lirpa", "train", "--resume", str(folder)]
 
 
-def test_signal_handlers_are_put_back(digits, monkeypatch):
+def test_signal_handlers_are_put_back(digits):
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    at_step(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted):
-        Run(digits, *SMALL).fit()
+        at_step(Run(digits, *SMALL), 1, lambda: os.kill(os.getpid(), signal.SIGTERM)).fit()
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_second_ctrl_c_stops_at_once(digits, tmp_path, monkeypatch):
-    at_step(monkeypatch, 2, lambda: [interrupt(), interrupt()])
+def test_second_ctrl_c_stops_at_once(digits, tmp_path):
+    run = at_step(Run(digits, *SMALL, folder=tmp_path), 2, lambda: [interrupt(), interrupt()])
     with pytest.raises(KeyboardInterrupt):
-        Run(digits, *SMALL, folder=tmp_path).fit()
+        run.fit()
 
 
 def test_trains_outside_the_main_thread(digits, whole):
@@ -357,12 +349,12 @@ def test_trains_outside_the_main_thread(digits, whole):
     assert timeless(records) == whole["mlp"][0]
 
 
-def test_a_finished_run_is_left_as_it_is(digits, tmp_path, monkeypatch):
+def test_a_finished_run_is_left_as_it_is(digits, tmp_path):
     run = Run(digits, *CNN, folder=tmp_path)
     records = run.fit()
     before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.iterdir()}
-    monkeypatch.setattr(train._Trainer, "_step", lambda self: pytest.fail("a step was made"))
     again = Run(digits, *CNN, folder=tmp_path)
+    at_step(again, 1, lambda: pytest.fail("a step was made"))
     assert again.fit() == records and same(again.state, run.state)
     assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.iterdir()} == before
 
@@ -380,25 +372,24 @@ def source(digits, tmp_path_factory) -> tuple:
 
 
 @pytest.mark.parametrize("file", ["", checkpoint.FILE_NAME])
-def test_a_warm_start_begins_with_the_weights_of_the_other_run(digits, source, monkeypatch, file):
+def test_a_warm_start_begins_with_the_weights_of_the_other_run(digits, source, file):
     folder, weights = source
     run = Run(digits, *CNN, f"train.init_from={folder / file}", "train.seed=1", method="sabr")
     assert not same(run.state, weights)
     seen = []
-    monkeypatch.setattr(train._Trainer, "run", lambda self, *_: seen.append(run.state))
+    run.loss.register_forward_pre_hook(lambda *_: seen.append(run.state))
     run.fit()
     assert same(seen[0], weights)  # statistics of BatchNorm among them
 
 
-def test_a_resumed_warm_start_needs_its_source_no_more(digits, source, tmp_path, monkeypatch):
+def test_a_resumed_warm_start_needs_its_source_no_more(digits, source, tmp_path):
     moved = tmp_path / "source"
     shutil.copytree(source[0], moved)
     overrides = (*CNN, f"train.init_from={moved}", "train.seed=1")
     records, weights = trained(digits, *overrides)
     assert records != trained(digits, *CNN, "train.seed=1")[0]
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        at_step(patch, 6, interrupt)
-        Run(digits, *overrides, folder=tmp_path / "run").fit()
+    with pytest.raises(Interrupted):
+        at_step(Run(digits, *overrides, folder=tmp_path / "run"), 6, interrupt).fit()
     shutil.rmtree(moved)
     resumed = Run(digits, *overrides, folder=tmp_path / "run")
     assert timeless(resumed.fit()) == records and same(resumed.state, weights)
