@@ -11,34 +11,70 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from filelock import lock_descriptor
+
 from ..errors import CheckpointError
 from .atomic import is_leftover, make_folder
 
 _SUFFIX = ".lock"
-#: Of file systems that know no locks.
-_UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+#: Errors of file systems that have no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+#: Where the name of the holder begins: on Windows nobody else can read the byte that is locked.
+_HOLDER_AT = 1
 
 
 @contextlib.contextmanager
 def locked(folder: Path, work: str) -> Iterator[None]:
-    """Do ``work`` (as train) in ``folder``, which is made, as the only process that does it.
+    """Do a piece of work in a folder as the only process that does it.
 
-    The lock ends with the process, however that ends, and is not inherited by processes that it
-    starts. Where the file system knows no locks, a warning says so. Raises CheckpointError, with
-    the id of the other process, where there is one, and where nothing can be written.
+    The lock ends with the process, however that ends, and is not inherited by the processes that
+    it starts. A file system without locks is a warning.
+
+    Args:
+        folder: Where the work is done; it is made.
+        work: What the work is, such as "train".
+
+    Raises:
+        CheckpointError: Another process does this work here, and the message names it; or the
+            folder cannot be written.
     """
     path = folder / f".{work}{_SUFFIX}"
     file = _take(path, work)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # a free lock that stays behind does no harm
+        with contextlib.suppress(OSError):  # a file that stays behind unlocked does no harm
             path.unlink()
         file.close()
 
 
+def try_lock(file: IO[bytes]) -> bool:
+    """Lock an open file until it is closed, also by all processes that inherited it.
+
+    Args:
+        file: A file that is open for writing.
+
+    Returns:
+        False where another process has locked the file. True where it is locked now, or, with a
+        warning, where the file system has no locks.
+
+    Raises:
+        CheckpointError: The file cannot be locked.
+    """
+    try:
+        return lock_descriptor(file.fileno(), blocking=False)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise CheckpointError(f"cannot lock {file.name}: {error}") from error
+        warnings.warn(
+            f"{file.name} cannot be locked ({error}): see that nothing else uses its folder",
+            stacklevel=2,
+        )
+        return True
+
+
 def is_vacant(folder: Path) -> bool:
-    """Whether nothing stands in ``folder`` but locks and what a killed start left."""
+    """Return whether ``folder`` holds nothing but locks and what a killed start left."""
     if not folder.is_dir():
         return not folder.exists()
     return all(is_leftover(path) or _is_lock(path) for path in folder.iterdir())
@@ -48,51 +84,30 @@ def _is_lock(path: Path) -> bool:
     return path.name.startswith(".") and path.suffix == _SUFFIX
 
 
-def _take(path: Path, work: str) -> IO[str]:
-    """The lock file, locked; it names this process."""
+def _take(path: Path, work: str) -> IO[bytes]:
+    """Return the lock file, locked, with the name of this process in it."""
     while True:
         try:
             make_folder(path.parent)
-            file = open(path, "a+", encoding="utf-8")
+            file = open(path, "a+b", buffering=0)
         except OSError as error:
             raise CheckpointError(f"cannot write {path.parent}: {error}") from error
-        if not _lock(file):
-            file.seek(0)
-            other = file.read().strip() or "another process"
+        if not try_lock(file):
+            file.seek(_HOLDER_AT)
+            holder = file.read().decode().strip() or "another process"
             file.close()
             raise CheckpointError(
-                f"{path.parent} is in use by {other} ({work}); wait until it ends, or choose "
+                f"{path.parent} is in use by {holder} ({work}); wait until it ends, or choose "
                 "another folder"
             )
         if _is_at(path, file):
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
+            file.write(f"\nprocess {os.getpid()} on {socket.gethostname()}\n".encode())
             return file
-        file.close()  # its owner removed it in between
+        file.close()  # its owner removed it after it was opened here
 
 
-def _lock(file: IO[str]) -> bool:
-    """Lock ``file``; False where another process has it."""
-    if os.name == "nt":  # no such locks there
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _UNKNOWN:
-            raise CheckpointError(f"cannot lock {file.name}: {error}") from error
-        warnings.warn(
-            f"{file.name} cannot be locked ({error}): see that nothing else uses its folder",
-            stacklevel=2,
-        )
-    return True
-
-
-def _is_at(path: Path, file: IO[str]) -> bool:
+def _is_at(path: Path, file: IO[bytes]) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:

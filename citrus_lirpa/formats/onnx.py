@@ -1,20 +1,18 @@
 """Networks in ONNX files: read into PyTorch layers, and written for other tools.
 
-Files are data of strangers: nothing is read but the file itself, sizes are checked before
-anything of that size is allocated, and a network is used only if it computes, on random
-inputs, what ONNX's reference evaluator says it should.
+Files may come from anybody: only the file itself is read, costs are checked before anything is
+allocated or computed, and a network is used only if it computes, on random inputs, what ONNX's
+reference evaluator computes.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
 import io
 import itertools
 import math
 import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +22,12 @@ from torch import nn
 
 from ..bounds import lirpa as _compat
 from ..bounds.tracing import modes_restored
-from ..errors import DependencyError, InputError, ModelError, is_out_of_memory, reason
+from ..errors import InputError, ModelError, is_out_of_memory, reason
 from ..models import Shape
+from ..optional import import_optional
 from .atomic import write_atomically
-from .onnx_graph import Reader, graph_inputs
-from .onnx_limits import check_costs, forget_unused
-from .onnx_operators import read
+from .onnx_graph import Reader, Shapes, graph_inputs, kind, remove_unused, tensors_of
+from .onnx_operators import LAYERS, read
 
 if TYPE_CHECKING:
     import onnx
@@ -37,33 +35,45 @@ if TYPE_CHECKING:
 SUFFIX = ".onnx"
 INSTALL_HINT = "pip install 'citrus-lirpa[onnx]'"
 
-#: Largest file in bytes, and most values in all layers for one input.
+#: Largest file in bytes; most values in all layers, and most multiplications, for one input. A
+#: large network for ImageNet needs as many.
 _MAX_BYTES = 2**30
 _MAX_VALUES = 2**26
+_MAX_PRODUCTS = 2**34
+#: What a value of a pooling layer costs: the reference evaluator computes it in a Python loop.
+_POOLING = 256
+#: Operators that may compute shapes, such as that of a Reshape; none of them takes long.
+_SHAPE_OPERATORS = ("Cast", "Concat", "Constant", "Gather", "Shape", "Slice")
 #: Written for other verifiers, some of which read nothing newer.
 _OPSET = 13
 _MIN_OPSET = 9  # BatchNormalization, Add and others meant something else before
 
 
 def load_onnx(path: Path) -> tuple[nn.Module, Shape]:
-    """The network of an ONNX file in eval mode, on the CPU, and its input shape (C, H, W).
+    """Read the network of an ONNX file.
 
-    The module maps images (N, C, H, W), as the file's own input wants them, to logits (N, K),
-    for any N. Subtraction of a mean and division by a standard deviation at the input become
-    a leading :class:`~.models.Normalise`.
+    Subtraction of a mean and division by a standard deviation at the input become a leading
+    :class:`~.models.Normalise`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The network in eval mode, on the CPU, and its input shape (C, H, W). It maps images
+        (N, C, H, W), scaled as the file expects them, to logits (N, K), for any N.
 
     Raises:
-        InputError: the file is missing, too large, no ONNX, or keeps its weights elsewhere.
-        ModelError: it has no single image input and logits output, fixed but for the batch, an
-            operator is not supported, or PyTorch and the reference evaluator disagree.
-        DependencyError: the onnx package is missing.
+        InputError: The file is missing, too large, no ONNX, or keeps its weights elsewhere.
+        ModelError: It has no single image input and logits output, fixed but for the batch; an
+            operator is not supported; or PyTorch and the reference evaluator disagree.
+        DependencyError: The onnx package is missing.
     """
-    package = _package()
+    package = import_optional("onnx", INSTALL_HINT)
     proto = _parse(package, Path(path))
     try:
-        forget_unused(proto.graph)
+        remove_unused(proto.graph)
         shapes = _shapes(package, proto)
-        check_costs(proto.graph, shapes)
+        _check_costs(proto.graph, shapes)
         module = read(Reader(proto.graph, shapes)).eval()
         shape = _check_ends(proto, shapes)
         _check_same(module, proto, shape)
@@ -79,16 +89,21 @@ def load_onnx(path: Path) -> tuple[nn.Module, Shape]:
 
 
 def save_onnx(model: nn.Module, shape: Sequence[int], path: Path) -> None:
-    """Write ``model``, in eval mode, for one image of ``shape`` (C, H, W): "input" to "output".
+    """Write a network, in eval mode, as an ONNX file from "input" (1, C, H, W) to "output".
 
-    The file appears once it is whole and computes what the model does.
+    The file appears once it is whole and known to compute what the model does.
+
+    Args:
+        model: A network from images (N, C, H, W) to logits.
+        shape: (C, H, W) of one image.
+        path: The file.
 
     Raises:
-        ModelError: the model cannot be exported, or the file would compute something else.
-        CheckpointError: the file cannot be written.
-        DependencyError: the onnx package or auto_LiRPA is missing.
+        ModelError: The model cannot be exported, or the file would compute something else.
+        CheckpointError: The file cannot be written.
+        DependencyError: The onnx package or auto_LiRPA is missing.
     """
-    package = _package()
+    package = import_optional("onnx", INSTALL_HINT)
     example = torch.zeros(1, *shape, dtype=torch.float32, device=_device(model))
     file: Any = io.BytesIO()
     with modes_restored(model), _compat.parsing(), warnings.catch_warnings(), torch.no_grad():
@@ -113,20 +128,8 @@ def save_onnx(model: nn.Module, shape: Sequence[int], path: Path) -> None:
     write_atomically(Path(path), lambda out: out.write(file.getvalue()))
 
 
-@functools.cache
-def _package() -> types.ModuleType:
-    try:
-        for name in ("onnx.checker", "onnx.reference", "onnx.shape_inference"):
-            importlib.import_module(name)
-    except ImportError as error:
-        raise DependencyError(
-            f"ONNX files need the onnx package, which cannot be imported ({error}): {INSTALL_HINT}"
-        ) from error
-    return importlib.import_module("onnx")
-
-
 def _parse(package: types.ModuleType, path: Path) -> onnx.ModelProto:
-    """The content of the file and of nothing else."""
+    """Return the content of the file, without reading any other."""
     if not path.is_file():
         raise InputError(f"{path} is no file; expected an ONNX file")
     if (size := path.stat().st_size) > _MAX_BYTES:
@@ -137,7 +140,7 @@ def _parse(package: types.ModuleType, path: Path) -> onnx.ModelProto:
         raise InputError(f"{path} is no ONNX file: {str(error)[:160]}") from error
     if not proto.graph.node or not proto.opset_import:
         raise InputError(f"{path} is no ONNX file: it holds no graph")
-    if any(t.external_data or t.data_location for t in _tensors(proto.graph)):
+    if any(t.external_data or t.data_location for t in tensors_of(proto.graph)):
         raise InputError(
             f"{path} keeps weights in other files, which are not read; save it as one file: "
             "onnx.save(onnx.load(FILE), FILE)"
@@ -145,33 +148,39 @@ def _parse(package: types.ModuleType, path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor of the graph and of the graphs within its nodes."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for attribute in (a for node in graph.node for a in node.attribute):
-        yield from (attribute.t, *attribute.tensors)
-        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-            yield from (sparse.values, sparse.indices)
-        for inner in (attribute.g, *attribute.graphs):
-            yield from _tensors(inner)
+def _shapes(package: types.ModuleType, proto: onnx.ModelProto) -> Shapes:
+    """Return the shape of every value whose shape can be inferred, for a batch of one.
 
-
-def _shapes(package: types.ModuleType, proto: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """The shape of every value whose shape can be told, for a batch of one.
-
-    Makes the batch of ``proto``'s input 1 where it is open.
+    The batch of ``proto``'s input becomes 1 where it is open.
     """
     opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if opset < _MIN_OPSET:
         raise ModelError(f"opset is {opset}; expected {_MIN_OPSET} or newer: convert the file")
     if len(proto.functions) or len(proto.graph.sparse_initializer):
         raise ModelError("functions and sparse weights are not supported; inline them")
-    inputs = graph_inputs(proto.graph)
-    if len(inputs) != 1 or len(proto.graph.output) != 1:
+    name, shape = _input(package, proto.graph)
+    package.checker.check_model(proto)
+    del proto.graph.value_info[:]  # inferred anew: a file may state other shapes than it has
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    inferred = package.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    shapes = {name: shape}
+    for value in (*inferred.graph.value_info, *inferred.graph.output):
+        tensor = value.type.tensor_type
+        sides = tuple(axis.dim_value for axis in tensor.shape.dim)
+        if tensor.HasField("shape") and all(side > 0 for side in sides):
+            shapes[value.name] = sides
+    values = sum(math.prod(sides) for sides in shapes.values())
+    if values > _MAX_VALUES:
+        raise ModelError(f"its layers have {values} values; expected at most {_MAX_VALUES}")
+    return shapes
+
+
+def _input(package: types.ModuleType, graph: onnx.GraphProto) -> tuple[str, tuple[int, ...]]:
+    """Return the name and the shape (1, C, H, W) of the input, whose batch becomes 1 if open."""
+    inputs = graph_inputs(graph)
+    if len(inputs) != 1 or len(graph.output) != 1:
         raise ModelError(
-            f"it has {len(inputs)} inputs and {len(proto.graph.output)} outputs; expected one each"
+            f"it has {len(inputs)} inputs and {len(graph.output)} outputs; expected one each"
         )
     axes = inputs[0].type.tensor_type.shape.dim
     if len(axes) == 4 and not axes[0].dim_value:
@@ -184,29 +193,42 @@ def _shapes(package: types.ModuleType, proto: onnx.ModelProto) -> dict[str, tupl
         )
     if inputs[0].type.tensor_type.elem_type != package.TensorProto.FLOAT:
         raise ModelError("its input is not float32; convert the file")
-    package.checker.check_model(proto)
-    del proto.graph.value_info[:]  # inferred anew: what a file says of its own values is no proof
-    proto.graph.output[0].type.tensor_type.ClearField("shape")
-    inferred = package.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
-    shapes: dict[str, tuple[int, ...]] = {inputs[0].name: shape}
-    for value in (*inferred.graph.value_info, *inferred.graph.output):
-        tensor = value.type.tensor_type
-        sides = tuple(axis.dim_value for axis in tensor.shape.dim)
-        if tensor.HasField("shape") and all(side > 0 for side in sides):
-            shapes[value.name] = sides
-    values = sum(math.prod(sides) for sides in shapes.values())
-    if values > _MAX_VALUES:
-        raise ModelError(f"its layers have {values} values; expected at most {_MAX_VALUES}")
-    return shapes
+    return inputs[0].name, shape
 
 
-def _check_ends(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> Shape:
-    """The input's (C, H, W), once the output is known to be logits (1, K)."""
+def _check_ends(proto: onnx.ModelProto, shapes: Shapes) -> Shape:
+    """Return the input's (C, H, W), once the output is known to be logits (1, K)."""
     logits = shapes.get(proto.graph.output[0].name, ())
     if len(logits) != 2 or logits[0] != 1 or logits[1] < 2:
         raise ModelError(f"its output is {logits}; expected logits (1, K) or (N, K), K >= 2")
     _, channels, height, width = shapes[graph_inputs(proto.graph)[0].name]
     return channels, height, width
+
+
+def _check_costs(graph: onnx.GraphProto, shapes: Shapes) -> None:
+    """Refuse operators that may not end, and more multiplications than a network needs."""
+    known = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer} | shapes
+    products = 0
+    for node in graph.node:
+        if kind(node) not in (*LAYERS, *_SHAPE_OPERATORS):
+            raise ModelError(f"operator {kind(node)} is not supported (known: {', '.join(LAYERS)})")
+        products += _products(node, known)
+    if products > _MAX_PRODUCTS:
+        raise ModelError(f"it takes {products} multiplications; expected at most {_MAX_PRODUCTS}")
+
+
+def _products(node: onnx.NodeProto, known: Shapes) -> int:
+    """Return about how many multiplications ``node`` takes for one input."""
+    if node.output[0] not in known:
+        raise ModelError(
+            f"the shape of {node.op_type} '{node.output[0]}' cannot be told; "
+            "export with shapes fixed but for the batch"
+        )
+    values = math.prod(known[node.output[0]])
+    if node.op_type in ("Conv", "Gemm", "MatMul"):
+        weight = known.get(node.input[1], ()) if len(node.input) > 1 else ()
+        return values * (math.prod(weight[1:]) if node.op_type == "Conv" else max((1, *weight)))
+    return values * (_POOLING if node.op_type == "AveragePool" else 1)
 
 
 @torch.no_grad()

@@ -1,12 +1,13 @@
 """An ONNX graph as PyTorch layers that auto_LiRPA can bound.
 
 Feed-forward graphs on images only: each operation is one layer, and a graph without branches
-becomes a flat ``nn.Sequential``. The operators are in ``onnx_layers``.
+becomes a flat ``nn.Sequential``. The operators are in ``onnx_operators``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,14 +20,21 @@ from ..models import Normalise
 if TYPE_CHECKING:
     import onnx
 
+Shapes = dict[str, tuple[int, ...]]  # of values, by name, for a batch of one
+
 
 def kind(node: onnx.NodeProto) -> str:
-    """The operator's name, with its domain where that is not ONNX's own."""
+    """Return the operator's name, with its domain where that is not ONNX's own."""
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
 
 
 def per_channel(array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
-    """``array`` as one float64 for each of the channels ``shape[1]``, None if it is not that."""
+    """Return ``array`` as float64 values (C,) where it has one for each channel, else None.
+
+    Args:
+        array: A constant that is combined with a value of ``shape``; None is returned as it is.
+        shape: (1, C, ...).
+    """
     if array is None or array.dtype != np.float32 or array.ndim > len(shape):
         return None
     padded = (1,) * (len(shape) - array.ndim) + array.shape
@@ -38,8 +46,11 @@ def per_channel(array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray 
 
 
 class Branches(nn.Module):
-    """Layers that form no chain. Layer i takes the values ``sources[i]``: 0 is the input,
-    k the output of layer k - 1; the last layer's output is the result."""
+    """Layers that form no chain.
+
+    Layer i takes the values ``sources[i]``, where 0 is the input and k the output of layer k - 1;
+    the output of the last layer is the result.
+    """
 
     def __init__(self, layers: list[nn.Module], sources: list[tuple[int, ...]]) -> None:
         super().__init__()
@@ -56,14 +67,43 @@ class Branches(nn.Module):
         return values[-1]
 
 
+class Affine(nn.Module):
+    """``x * scale + shift`` with constants of the shape of one input; None leaves a part out."""
+
+    scale: Tensor | None
+    shift: Tensor | None
+
+    def __init__(self, scale: Tensor | None, shift: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if self.scale is None else x * self.scale
+        return x if self.shift is None else x + self.shift
+
+
+class Sum(nn.Module):
+    """The sum of two computed values, where a residual connection ends."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+
 class Reader:
     """Collects the layers of one graph in network order.
 
-    constants: the arrays of the file by name; shapes: the shape of every value for a batch of
-    one. ``where`` says which layer computes a value (0: the input), ``uses`` who takes it.
+    Attributes:
+        shapes: The shape of every value, for a batch of one.
+        constants: The arrays of the file, by name.
+        nodes: The nodes that compute something.
+        uses: How many nodes and outputs take a value.
+        where: Which layer computes a value; 0 is the input.
+        layers: The layers so far, and in ``sources`` and ``names`` what each takes and computes.
+        normalise: The leading layer, where the graph begins with one.
     """
 
-    def __init__(self, graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]]) -> None:
+    def __init__(self, graph: onnx.GraphProto, shapes: Shapes) -> None:
         from onnx import numpy_helper
 
         self.graph, self.shapes = graph, shapes
@@ -78,27 +118,28 @@ class Reader:
         self.where = {entry: 0}
 
     def index(self, name: str) -> int:
+        """Return which layer computes the value ``name``."""
         if name not in self.where:
             raise ModelError(f"value '{name}' is used but not computed from the input")
         return self.where[name]
 
     def add(self, node: onnx.NodeProto, layer: nn.Module, *names: str) -> None:
-        """Append ``layer``, fed by the values ``names``, as what computes ``node``'s output."""
+        """Append ``layer``, which takes the values ``names`` and computes ``node``'s output."""
         self.sources.append(tuple(self.index(name) for name in names))
         self.layers.append(layer)
         self.names.append(node.output[0])
         self.where[node.output[0]] = len(self.layers)
 
     def skip(self, node: onnx.NodeProto, name: str) -> None:
-        """``node``'s output is the value ``name`` unchanged."""
+        """Note that ``node``'s output is the value ``name`` unchanged."""
         self.where[node.output[0]] = self.index(name)
 
     def given(self, node: onnx.NodeProto, index: int) -> bool:
-        """Whether ``node`` has input ``index``; trailing ones may be left out."""
+        """Return whether ``node`` has input ``index``; trailing ones may be left out."""
         return len(node.input) > index and bool(node.input[index])
 
     def constant(self, node: onnx.NodeProto, index: int) -> Tensor:
-        """The input ``index`` of ``node``, a float32 array of the file."""
+        """Return the input ``index`` of ``node``, a float32 array of the file."""
         if not self.given(node, index) or node.input[index] not in self.constants:
             raise ModelError(
                 f"{kind(node)} '{node.output[0]}': input {index} must be a constant of the file"
@@ -109,13 +150,13 @@ class Reader:
         return torch.from_numpy(array.copy())
 
     def before(self, name: str) -> nn.Module | None:
-        """The layer that computes value ``name`` if nobody else takes that value."""
+        """Return the layer that computes value ``name`` if nothing else takes that value."""
         index = self.index(name)
         alone = index > 0 and self.names[index - 1] == name and self.uses[name] == 1
         return self.layers[index - 1] if alone else None
 
     def _without_constants(self) -> list[onnx.NodeProto]:
-        """The nodes that compute; Constant and Identity of a constant join the constants."""
+        """Return the nodes that compute; Constant and Identity of constants become constants."""
         nodes = []
         for node in self.graph.node:
             if node.op_type == "Identity" and node.input[0] in self.constants:
@@ -127,7 +168,7 @@ class Reader:
         return nodes
 
     def _leading_normalise(self, name: str) -> tuple[Normalise | None, str]:
-        """The per-channel operations at the input as one layer, and the value after them.
+        """Return the per-channel operations at the input as one layer, and the value after them.
 
         BoundedNet applies a leading Normalise itself: auto_LiRPA fails on such constants.
         """
@@ -157,13 +198,38 @@ class Reader:
 
 
 def graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """The inputs that are to be given: old files list their weights among the inputs."""
+    """Return the inputs that are not weights, which old files list among the inputs."""
     constants = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in constants]
 
 
+def remove_unused(graph: onnx.GraphProto) -> None:
+    """Remove the nodes that the output does not depend on."""
+    wanted = {value.name for value in graph.output}
+    used = []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            used.append(node)
+    del graph.node[:]
+    graph.node.extend(used[::-1])
+
+
+def tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor of the graph and of the graphs within its nodes."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for attribute in (a for node in graph.node for a in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from tensors_of(inner)
+
+
 def _constant_value(node: onnx.NodeProto) -> np.ndarray:
-    """The array of a Constant node."""
+    """Return the array of a Constant node."""
     from onnx import helper, numpy_helper
 
     (value,) = node.attribute

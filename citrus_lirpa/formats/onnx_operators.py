@@ -1,7 +1,7 @@
 """The ONNX operators that can be read, each as layers that auto_LiRPA can bound.
 
 A new operator is one function ``(reader, node, options)``, which adds layers to the reader, and
-one entry of ``LAYERS``; ``options`` are the node's attributes.
+one entry in ``LAYERS``; ``options`` are the node's attributes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from ..errors import ModelError
-from .onnx_graph import Branches, Reader, kind, per_channel
+from .onnx_graph import Affine, Branches, Reader, Sum, kind, per_channel
 
 if TYPE_CHECKING:
     import onnx
@@ -23,34 +23,11 @@ if TYPE_CHECKING:
 Options = dict[str, Any]
 
 
-class Affine(nn.Module):
-    """``x * scale + shift`` with constants of the shape of one input; None leaves a part out."""
-
-    scale: Tensor | None
-    shift: Tensor | None
-
-    def __init__(self, scale: Tensor | None, shift: Tensor | None) -> None:
-        super().__init__()
-        self.register_buffer("scale", scale)
-        self.register_buffer("shift", shift)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x if self.scale is None else x * self.scale
-        return x if self.shift is None else x + self.shift
-
-
-class Sum(nn.Module):
-    """The sum of two computed values, where a residual connection ends."""
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return a + b
-
-
 # -- what every operator needs --------------------------------------------------------
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """Always with a bias: without one, auto_LiRPA sees a product that it cannot bound."""
+    """Return a layer with a bias: without one, auto_LiRPA sees a product that it cannot bound."""
     linear: Any = skip_init(nn.Linear, weight.shape[1], weight.shape[0])
     return _set(linear, weight, torch.zeros(len(weight)) if bias is None else bias)
 
@@ -63,8 +40,10 @@ def _set(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
 
 
 def _depthwise(scales: Tensor, shifts: Tensor) -> nn.Conv2d:
-    """A factor and a summand for each channel; auto_LiRPA bounds it as patches too, which it
-    cannot ``x * scale``."""
+    """Return a layer of a factor and a summand for each channel.
+
+    auto_LiRPA bounds it as patches too, unlike ``x * scale``.
+    """
     channels = len(scales)
     conv: Any = skip_init(nn.Conv2d, channels, channels, 1, groups=channels)
     return _set(conv, scales.reshape(-1, 1, 1, 1), shifts)
@@ -73,7 +52,7 @@ def _depthwise(scales: Tensor, shifts: Tensor) -> nn.Conv2d:
 def _padding(
     reader: Reader, node: onnx.NodeProto, options: Options
 ) -> tuple[tuple[int, int], nn.Module | None]:
-    """What a window layer pads itself, and a layer in front of it for uneven padding."""
+    """Return what a window layer pads itself, and a layer before it for uneven padding."""
     shape = reader.shapes[node.input[0]]
     auto = options.get("auto_pad", b"NOTSET").decode()
     top, left, bottom, right = pads = tuple(options.get("pads", (0, 0, 0, 0)))
@@ -135,7 +114,7 @@ def _matmul(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
 
 
 def _arithmetic(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    """Add, Sub, Mul, Div: of a value and a constant, or the sum of two values."""
+    """Read Add, Sub, Mul, Div of a value and a constant, or the sum of two values."""
     first, second = node.input
     shapes = [reader.shapes.get(name, ()) for name in (first, second, node.output[0])]
     if first in reader.where and second in reader.where:
@@ -168,7 +147,7 @@ def _arithmetic(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
 def _affine(
     reader: Reader, node: onnx.NodeProto, name: str, scale: Tensor | None, shift: Tensor | None
 ) -> None:
-    """``scale * value + shift`` as the kind of layer that auto_LiRPA bounds best."""
+    """Add ``scale * value + shift`` as the kind of layer that auto_LiRPA bounds best."""
     shape, before = reader.shapes[name], reader.before(name)
     if not all(_channelwise(constant, shape) for constant in (scale, shift)):
         full = (t if t is None else t.expand(shape).clone() for t in (scale, shift))
@@ -229,7 +208,7 @@ def _global_average_pool(reader: Reader, node: onnx.NodeProto, options: Options)
 
 
 def _reshape(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    """Flattening, however it is written; the shapes are those of a batch of one."""
+    """Read flattening, however it is written; the shapes are those of a batch of one."""
     before, after = (reader.shapes.get(name, ()) for name in (node.input[0], node.output[0]))
     if before == after:
         reader.skip(node, node.input[0])
@@ -247,7 +226,7 @@ def _relu(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
 
 
 def _nothing(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    """Identity, and Dropout outside training."""
+    """Skip Identity, and Dropout outside training."""
     reader.skip(node, node.input[0])
 
 
@@ -271,12 +250,16 @@ LAYERS: dict[str, Callable[..., None]] = {
     "Sub": _arithmetic,
     "Unsqueeze": _reshape,
 }
-#: Those of which only the first input is a value; the others are shapes and the like.
+#: Operators whose first input is a value, and whose other inputs are shapes and the like.
 ONE_INPUT = ("Dropout", "Reshape", "Squeeze", "Unsqueeze")
 
 
 def read(reader: Reader) -> nn.Module:
-    """The graph as one module, a Normalise first where it begins with one."""
+    """Return the graph as one module, with a leading Normalise where it begins with one.
+
+    Raises:
+        ModelError: An operator is not supported.
+    """
     from onnx import helper
 
     output = reader.graph.output[0].name
@@ -293,7 +276,7 @@ def read(reader: Reader) -> nn.Module:
 
 
 def _needed(reader: Reader, output: str) -> list[onnx.NodeProto]:
-    """The nodes that ``output`` depends on, in order; what computes shapes is not needed."""
+    """Return the nodes that ``output`` depends on, in order, without those for shapes."""
     needed, nodes = {output}, []
     for node in reversed(reader.nodes):
         if node.output[0] not in needed or node.output[0] in reader.where:

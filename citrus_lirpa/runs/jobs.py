@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, several at once; each is a row of steps and one log file."""
+"""Jobs in processes of their own, several at once; each is a series of steps and one log file."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import os
 import shlex
 import signal
 import subprocess  # of commands as lists, never of a shell  # nosec B404
+import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from ..errors import CitrusError
+from ..formats.locks import try_lock
 from ..training.interrupts import interrupted_by, stop_requests
 
 _POLL_SECONDS = 0.1
@@ -20,7 +23,12 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Step:
-    """A command to run, and what a job has been once it succeeded, as ``trained``."""
+    """A command of a job.
+
+    Attributes:
+        done: What the job has been once the command succeeded, such as "trained".
+        command: The command and its arguments.
+    """
 
     done: str
     command: tuple[str, ...]
@@ -28,8 +36,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Job:
-    """Steps that run one after another. ``next_step`` says which is due, None after the last;
-    it is asked only while no other process, of this program or an earlier one, runs the job."""
+    """Steps that run one after another.
+
+    Attributes:
+        name: The name of the job.
+        log: The file that receives the commands and their output.
+        next_step: Returns the step that is due, None after the last one. It is called only
+            while no other process, of this program or of an earlier one, runs the job.
+    """
 
     name: str
     log: Path
@@ -44,138 +58,161 @@ def run_jobs(
     say: Callable[[Job, str], object],
     ended: Callable[[], object],
 ) -> dict[str, str]:
-    """Run all jobs, ``processes`` at once; the reasons of those that failed, by name.
+    """Run all jobs, several at once.
 
-    say: gets a job and each event of it, in words; ended: called after each job that was not
-    interrupted. On Ctrl-C or SIGTERM nothing more is started, each process gets one SIGINT
-    and is waited for, then Interrupted or Terminated is raised; a second Ctrl-C kills them. A
-    process outlives this program where that is killed; its job is then waited for by the next
-    start, not begun a second time.
+    On Ctrl-C or SIGTERM nothing more is started, and each process gets one SIGINT and is waited
+    for; a second Ctrl-C kills them. A process outlives this program where that is killed; the
+    next start then waits for it instead of beginning its job a second time.
+
+    Args:
+        jobs: The jobs, in the order in which they begin.
+        processes: How many run at once.
+        environment: The environment variables of the processes.
+        say: Called with a job and each of its events, in words.
+        ended: Called after each job that was not interrupted.
+
+    Returns:
+        Why jobs failed, by their names.
+
+    Raises:
+        Interrupted: Ctrl-C stopped the jobs; Terminated where it was SIGTERM.
     """
-    waiting, failures = deque(jobs), {}
-    active: list[_Active] = []
-    with stop_requests() as stop:
+    with stop_requests() as stop, ThreadPoolExecutor(processes) as pool:
+        runner = _Runner(environment, say, ended, stop)
+        waiting = {pool.submit(runner.run, job) for job in jobs}
         try:
-            while active or (waiting and not stop()):
-                while waiting and len(active) < processes and not stop():
-                    active.append(_Active(waiting.popleft(), environment, say))
-                for one in list(active):
-                    if one.goes_on(stopping=bool(stop())):
-                        continue
-                    active.remove(one)
-                    one.close()
-                    if not stop():
-                        ended()
-                    if one.failure is not None:
-                        failures[one.job.name] = one.failure
-                if active and (len(active) == processes or not waiting):
-                    time.sleep(_POLL_SECONDS)
-        finally:
-            for one in active:
-                one.close()
+            while waiting:
+                finished, waiting = wait(waiting, _POLL_SECONDS, FIRST_EXCEPTION)
+                for one in finished:
+                    one.result()  # which raises what is no failure of a job, but of this program
+                if stop():
+                    runner.interrupt()
+        except BaseException:
+            runner.kill()
+            raise
         if stop():
             message = "interrupted; all is saved: repeat the command to continue"
             raise interrupted_by(stop(), message)
-    return failures
+    return runner.failures
 
 
-class _Active:
-    """A job in hand.
+class _Runner:
+    """Runs jobs, each in the thread that asks for it; the callbacks run one at a time."""
 
-    Its log is locked, and a process inherits the lock with its output: the lock ends with the
-    last of them, whatever becomes of this program.
-    """
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        say: Callable[[Job, str], object],
+        ended: Callable[[], object],
+        stop: Callable[[], int],
+    ):
+        self.failures: dict[str, str] = {}
+        self._environment, self._say, self._ended, self._stop = environment, say, ended, stop
+        self._callbacks = threading.Lock()
+        self._processes = threading.Lock()  # of the three below
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._interrupted = self._killed = False
 
-    def __init__(self, job: Job, environment: Mapping[str, str], say: Callable[[Job, str], object]):
-        self.job, self.environment, self.say = job, environment, say
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        self.log = open(job.log, "ab")
-        self.locked = self.warned = self.interrupted = False
-        self.child: subprocess.Popen[bytes] | None = None
-        self.step: Step | None = None
-        self.done: set[str] = set()
-        self.begin, self.output_begins = 0.0, 0
-        self.failure: str | None = None
-
-    def goes_on(self, *, stopping: bool) -> bool:
-        """One look at the job: start what is due, note what ended; False after its end."""
-        if self.child is None:
-            return not stopping and self._start()
-        if stopping and not self.interrupted:
-            self.interrupted = True
-            self.child.send_signal(signal.SIGINT)
-        status = self.child.poll()
-        if status is None:
-            return True
-        self.child = None
-        if status == 0 and self.step is not None:
-            self.done.add(self.step.done)
-            self.say(self.job, f"{self.step.done} in {_duration(time.monotonic() - self.begin)}")
-            return not stopping
-        if not stopping:
-            self._fail(self._reason(status))
-        return False
-
-    def close(self) -> None:
-        """End the process, if one still runs, and give up the lock."""
-        if self.child is not None:
-            self.child.kill()
-            self.child.wait()
-        self.log.close()
-
-    def _start(self) -> bool:
-        if not self._lock():
-            return True
+    def run(self, job: Job) -> None:
+        """Run the steps of ``job`` until the last one, a failure or a stop."""
+        failure = None
         try:
-            self.step = self.job.next_step()
+            self._run_steps(job)
         except CitrusError as error:
-            self._fail(str(error))
-            return False
-        if self.step is None:
-            if not self.done:
-                self.say(self.job, "was finished before")
-            return False
-        if self.step.done in self.done:
-            self._fail(f"was {self.step.done}, but the files that should say so do not")
-            return False
-        self.log.write(f"$ {shlex.join(self.step.command)}\n".encode())
-        self.log.flush()
-        self.output_begins = self.log.tell()
-        self.begin = time.monotonic()
-        self.child = subprocess.Popen(  # this program's own commands  # nosec B603
-            self.step.command,
-            stdin=subprocess.DEVNULL,
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            env=self.environment,
-            start_new_session=True,  # a terminal's Ctrl-C reaches this program only
-        )
-        return True
+            failure = str(error)
+        if self._stopping():
+            return
+        with self._callbacks:
+            if failure is not None:
+                self.failures[job.name] = failure
+                self._say(job, f"failed: {failure}")
+            self._ended()
 
-    def _lock(self) -> bool:
-        """Whether the job is ours; where a process of an earlier program has it, say so once."""
-        import fcntl  # not on Windows
+    def interrupt(self) -> None:
+        """Send SIGINT to each process, once; after a request to stop, none is started."""
+        with self._processes:
+            if not self._interrupted:
+                self._interrupted = True
+                for child in self._running:
+                    child.send_signal(signal.SIGINT)
 
-        if not self.locked:
-            try:
-                fcntl.flock(self.log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.locked = True
-            except BlockingIOError:
-                if not self.warned:
-                    self.say(self.job, "still runs since an earlier start; waiting for it")
-                self.warned = True
-        return self.locked
+    def kill(self) -> None:
+        """Start nothing more, and kill all processes."""
+        with self._processes:
+            self._killed = True
+            for child in self._running:
+                child.kill()
 
-    def _reason(self, status: int) -> str:
-        """The last line of the output; the name of the signal, where one ended the process."""
-        if status < 0:
-            return f"ended by {signal.Signals(-status).name}"
-        output = self.job.log.read_bytes()[self.output_begins :].decode("utf-8", "replace")
-        return output.strip().rpartition("\n")[2].strip() or f"status {status}"
+    def _stopping(self) -> bool:
+        return self._killed or bool(self._stop())
 
-    def _fail(self, reason: str) -> None:
-        self.failure = reason
-        self.say(self.job, f"failed: {reason}")
+    def _run_steps(self, job: Job) -> None:
+        if self._stopping():
+            return
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with open(job.log, "ab") as log:
+            self._lock(job, log)
+            done: set[str] = set()
+            while not self._stopping():
+                with self._callbacks:
+                    step = job.next_step()
+                    if step is None and not done:
+                        self._say(job, "was finished before")
+                if step is None:
+                    return
+                if step.done in done:
+                    raise CitrusError(f"was {step.done}, but the files that should say so do not")
+                self._run_step(job, step, log)
+                done.add(step.done)
+
+    def _lock(self, job: Job, log: IO[bytes]) -> None:
+        """Wait until no process of an earlier program runs the job.
+
+        A process inherits the lock with its output, so that the lock ends with the last of them,
+        whatever becomes of this program.
+        """
+        warned = False
+        while not try_lock(log) and not self._stopping():
+            if not warned:
+                with self._callbacks:
+                    self._say(job, "still runs since an earlier start; waiting for it")
+            warned = True
+            time.sleep(_POLL_SECONDS)
+
+    def _run_step(self, job: Job, step: Step, log: IO[bytes]) -> None:
+        """Run the command; raise CitrusError where it fails, unless it was asked to stop."""
+        begin = time.monotonic()
+        with self._processes:
+            if self._stopping():
+                return
+            log.write(f"$ {shlex.join(step.command)}\n".encode())
+            log.flush()
+            output_begins = log.tell()
+            child = subprocess.Popen(  # this program's own commands  # nosec B603
+                step.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                start_new_session=True,  # a terminal's Ctrl-C reaches this program only
+            )
+            self._running.add(child)
+        status = child.wait()
+        with self._processes:
+            self._running.remove(child)
+        if status == 0:
+            with self._callbacks:
+                self._say(job, f"{step.done} in {_duration(time.monotonic() - begin)}")
+        elif not self._stopping():
+            raise CitrusError(_reason(status, job.log, output_begins))
+
+
+def _reason(status: int, log: Path, output_begins: int) -> str:
+    """Return the last line of the output, or the signal that ended the process."""
+    if status < 0:
+        return f"ended by {signal.Signals(-status).name}"
+    output = log.read_bytes()[output_begins:].decode("utf-8", "replace")
+    return output.strip().rpartition("\n")[2].strip() or f"status {status}"
 
 
 def _duration(seconds: float) -> str:
@@ -183,6 +220,6 @@ def _duration(seconds: float) -> str:
 
 
 def environment_for(processes: int) -> dict[str, str]:
-    """This process's environment, with the cores shared among ``processes``."""
+    """Return this process's environment, with the cores shared among ``processes``."""
     share = max(1, (os.cpu_count() or 1) // processes)
     return {"OMP_NUM_THREADS": str(share), **os.environ}

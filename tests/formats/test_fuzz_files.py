@@ -4,8 +4,6 @@ Each is refused in one line, or means what it says; nothing hangs, nothing outsi
 """
 
 import copy
-import importlib
-import io
 import json
 import shutil
 import sys
@@ -23,19 +21,19 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from citrus_lirpa import data
-from citrus_lirpa.errors import CitrusError, DataError, ModelError
+from citrus_lirpa.errors import CitrusError, DataError, InputError, ModelError
 from citrus_lirpa.formats.onnx import load_onnx, save_onnx
-from citrus_lirpa.formats.onnx_limits import forget_unused
+from citrus_lirpa.formats.onnx_graph import remove_unused
 from citrus_lirpa.reports.compare import format_tables, read_runs
 from citrus_lirpa.runs import sweep
-from citrus_lirpa.training import checkpoint
+from citrus_lirpa.training import checkpoint, config
 from citrus_lirpa.training import loop as train
 from citrus_lirpa.training import setup as runs
 from citrus_lirpa.training.config import RunConfig, resolve
-from citrus_lirpa.training.toml import parse_override
-from citrus_lirpa.verify import Saved, vnnlib
+from citrus_lirpa.training.toml import parse_override, parse_toml
+from citrus_lirpa.verify import vnnlib
 
-PRESETS = Path(importlib.import_module("citrus_lirpa").__file__).parent / "presets"
+PRESETS = Path(config.__file__).parent / "presets"
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8),
@@ -118,6 +116,7 @@ def use(config: RunConfig) -> None:
 @sizes(60, 500)
 def test_configurations_of_other_bytes(cases, tmp_path):
     texts = [file.read_bytes() for file in sorted(PRESETS.glob("*.toml"))]
+    assert texts
     texts += [resolve(preset="digits", method=m).to_toml().encode() for m in ("taps", "ibp")]
 
     def check(case) -> None:
@@ -131,9 +130,7 @@ def test_configurations_of_other_bytes(cases, tmp_path):
 
 @sizes(80, 600)
 def test_configurations_of_other_values(cases, tmp_path):
-    import tomllib
-
-    good = tomllib.loads(resolve(preset="digits").to_toml())
+    good = parse_toml(resolve(preset="digits").to_toml(), "digits")
 
     def check(changed) -> None:
         tables = copy.deepcopy(good)
@@ -282,21 +279,6 @@ def use_checkpoint(path: Path) -> None:
     assert model(torch.rand(2, *spec.shape)).shape == (2, spec.classes)
 
 
-@sizes(60, 500)
-def test_checkpoints_of_other_bytes(cases, evaluated, tmp_path):
-    raw, path = (evaluated / checkpoint.FILE_NAME).read_bytes(), tmp_path / "c.pt"
-    good = checkpoint.load(evaluated)[1]["model"]
-
-    def check(changed) -> None:
-        path.write_bytes(edited(raw, changed))
-        found = {}
-        if not refused(lambda: found.update(checkpoint.load(path)[1]["model"])):
-            assert all(torch.equal(found[name], value) for name, value in good.items())
-            use_checkpoint(path)
-
-    explore(cases, check, edits(3))
-
-
 ODD = {
     "nan": lambda t: t * float("nan"), "double": lambda t: t.double(), "int": lambda t: t.long(),
     "complex": lambda t: t.to(torch.complex64), "empty": lambda t: t[:0], "flat": torch.flatten,
@@ -352,20 +334,6 @@ def test_a_checkpoint_that_unpacks_to_more_than_it_is(evaluated, tmp_path):
         checkpoint.load(bomb)
 
 
-@sizes(25, 150)
-def test_finished_batches_of_other_bytes(cases, tmp_path):
-    saved = Saved(tmp_path / "batches", {"eps": 0.1}, resume=False)
-    path = saved.folder / "00000.pt"
-    buffer = io.BytesIO()
-    torch.save({"certificates": {"v": torch.rand(3)}, "uap": {}, "seconds": 1.0}, buffer)
-
-    def check(changed) -> None:
-        path.write_bytes(edited(buffer.getvalue(), changed))
-        refused(lambda: saved.load(0, torch.device("cpu")))
-
-    explore(cases, check, edits(3))
-
-
 # -- ONNX ---------------------------------------------------------------------------
 
 
@@ -384,7 +352,7 @@ def use_onnx(path: Path) -> None:
     x = torch.rand(1, *shape)
     with np.errstate(all="ignore"), torch.no_grad():
         proto = onnx.load(path)
-        forget_unused(proto.graph)  # what stands beside the network need not be right
+        remove_unused(proto.graph)  # what stands beside the network need not be right
         (wanted,) = ReferenceEvaluator(proto).run(None, {proto.graph.input[0].name: x.numpy()})
         found = module(x).numpy()
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3 * (1 + np.abs(wanted).max()))
@@ -555,9 +523,7 @@ sys.addaudithook(_note_opened)
 
 
 @pytest.mark.parametrize("place", ["initialiser", "constant", "inner graph"])
-@pytest.mark.parametrize(
-    "location", ["weights.bin", "../secret", "/etc/hostname", "a/../../secret"]
-)
+@pytest.mark.parametrize("location", ["weights.bin", "../secret", "/etc/hostname"])
 def test_nothing_outside_an_onnx_file_is_opened(tmp_path, place, location):
     global _watching
     folder = tmp_path / "folder"
@@ -583,7 +549,8 @@ def test_nothing_outside_an_onnx_file_is_opened(tmp_path, place, location):
     _opened.clear()
     _watching = True
     try:
-        assert refused(lambda: load_onnx(path))
+        with pytest.raises(InputError, match="keeps weights in other files"):
+            load_onnx(path)
     finally:
         _watching = False
     mine = [name for name in _opened if name.startswith((str(tmp_path), "/etc/host"))]
@@ -628,31 +595,15 @@ def test_a_broken_image(cases, tiny):
         image.write_bytes(raw)
 
 
-@pytest.mark.parametrize("size", [(65, 64), (1, 1), (14_000, 14_000)])
-def test_an_image_of_another_size_is_refused_before_it_is_decoded(tiny, size):
+def test_a_large_image_is_refused_before_it_is_decoded(tiny):
     image = tiny / "tiny-imagenet-200" / "val" / "images" / "val_9.JPEG"
     raw = image.read_bytes()
     try:
-        Image.new("L", size).save(image, quality=1)
+        Image.new("L", (14_000, 14_000)).save(image, quality=1)
         with pytest.raises(DataError, match="val_9"):
             load_tiny(tiny)
     finally:
         image.write_bytes(raw)
-
-
-@sizes(25, 300)
-def test_broken_annotations(cases, tiny):
-    file = tiny / "tiny-imagenet-200" / "val" / "val_annotations.txt"
-    raw = file.read_bytes()
-
-    def check(changed) -> None:
-        file.write_bytes(edited(raw, changed))
-        refused(lambda: load_tiny(tiny))
-
-    try:
-        explore(cases, check, edits(5))
-    finally:
-        file.write_bytes(raw)
 
 
 def idx(array: np.ndarray) -> bytes:
