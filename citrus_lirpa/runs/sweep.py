@@ -1,7 +1,7 @@
-"""Sweeps: one TOML file to a matching group of runs.
+"""Sweeps: a TOML file that describes a group of runs.
 
-``read`` takes the file, ``expand`` makes the runs, each with a checked configuration and a
-name that depends on nothing but its own values.
+``read`` reads the file, ``expand`` makes the runs, each with a checked configuration and a name
+that depends only on its own values.
 """
 
 from __future__ import annotations
@@ -24,26 +24,31 @@ from ..training.toml import options_of, parse_override, parse_toml
 from ..verify import Protocol
 from .export import FORMATS
 
-#: Keys that are no TABLE.KEY.
+#: Keys that do not have the form TABLE.KEY.
 SPECIAL = ("preset", "method")
 _TABLES = ("set", "grid", "eval")
 _REGISTRIES: dict[str, Mapping[str, Any]] = {"model": MODELS, "loss": LOSSES}
 _LONGEST_NAME = 120
 
-Choice = Mapping[str, Any]  # values of preset, method and TABLE.KEY
+Choice = Mapping[str, Any]  # the values of preset, method and TABLE.KEY
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file. fixed: values that all runs share; grids: each the lists of values to
-    combine; evaluation: options of ``citrus-lirpa eval``, named as the fields of ``Protocol``."""
+    """A sweep file.
+
+    Attributes:
+        fixed: The values that all runs share.
+        grids: Lists of values; each grid makes a run of every combination.
+        evaluation: Options of ``citrus-lirpa eval``, by the names of the fields of ``Protocol``.
+    """
 
     fixed: Choice
     grids: tuple[Mapping[str, list[Any]], ...]
     evaluation: Mapping[str, Any]
 
     def eval_arguments(self) -> list[str]:
-        """``evaluation`` as arguments of the command line."""
+        """Return ``evaluation`` as arguments of the command line."""
         flags = {True: "--", False: "--no-"}
         off = {field.name for field in fields(Protocol) if field.default is False}
         return [
@@ -57,14 +62,20 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep; ``config`` is what ``choice`` resolves to."""
+    """One run of a sweep.
+
+    Attributes:
+        name: The name of its folder.
+        choice: Its values.
+        config: What they resolve to.
+    """
 
     name: str
     choice: Choice
     config: RunConfig
 
     def arguments(self) -> list[str]:
-        """``choice`` as arguments of ``citrus-lirpa train``."""
+        """Return ``choice`` as arguments of ``citrus-lirpa train``."""
         special = [
             f for key in SPECIAL if key in self.choice for f in (f"--{key}", self.choice[key])
         ]
@@ -72,7 +83,17 @@ class Run:
 
 
 def read(path: Path) -> Sweep:
-    """The sweep of a TOML file. Raises ConfigError, naming the file and the key."""
+    """Read a sweep file.
+
+    Args:
+        path: A TOML file.
+
+    Returns:
+        The sweep.
+
+    Raises:
+        ConfigError: The file cannot be read, or a key or value in it is not usable.
+    """
     try:
         tables = parse_toml(path.read_text("utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -84,11 +105,18 @@ def read(path: Path) -> Sweep:
 
 
 def expand(sweep: Sweep) -> list[Run]:
-    """The runs in the order of the file, each of them once.
+    """Make the runs of a sweep.
 
-    Options that belong to a loss or a model are left out of the runs whose loss or model does
-    not know them. Raises ConfigError for a key that no run knows and for any configuration
-    that cannot be resolved.
+    Options of a loss or a model are left out of the runs whose loss or model does not have them.
+
+    Args:
+        sweep: The sweep.
+
+    Returns:
+        The runs in the order of the file, each of them once.
+
+    Raises:
+        ConfigError: No run has a key, or a configuration cannot be resolved.
     """
     combinations = [
         ({**sweep.fixed, **dict(zip(grid, values, strict=True))}, grid)
@@ -137,7 +165,7 @@ def _sweep(tables: dict[str, Any]) -> Sweep:
 
 
 def _grid(grid: dict[str, Any], fixed: Choice) -> dict[str, list[Any]]:
-    """``grid`` itself, once every key has a list of usable values and is not fixed."""
+    """Return ``grid``, once every key has a list of usable values and is not fixed."""
     for key, values in grid.items():
         if key not in SPECIAL:
             _check_key(key, "grid")
@@ -153,7 +181,7 @@ def _grid(grid: dict[str, Any], fixed: Choice) -> dict[str, list[Any]]:
 
 
 def _flat(table: dict[str, Any]) -> dict[str, Any]:
-    """``train.seed = 1`` without quotes, which TOML nests, as ``"train.seed" = 1``."""
+    """Turn ``train.seed = 1`` without quotes, which TOML nests, into ``"train.seed" = 1``."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
         inner = value if isinstance(value, dict) else None
@@ -199,7 +227,7 @@ def _config(choice: Choice) -> RunConfig:
 
 
 def _overrides(choice: Choice) -> list[str]:
-    """``choice`` without the special keys, as TABLE.KEY=VALUE, to be read back as it was."""
+    """Return ``choice`` without the special keys, as TABLE.KEY=VALUE."""
     return [f"{key}={_written(v)}" for key, v in choice.items() if key not in SPECIAL]
 
 
@@ -210,7 +238,7 @@ def _written(value: Any) -> str:
 
 
 def _options(choice: Choice) -> dict[str, set[str]]:
-    """What the run's model and loss know."""
+    """Return the options of the run's model and loss."""
     names = (*SPECIAL, *(f"{table}.name" for table in _REGISTRIES))
     config = _config({key: choice[key] for key in names if key in choice})
     return {
@@ -236,7 +264,7 @@ def _check_options(keys: set[str], options: list[dict[str, set[str]]]) -> None:
 
 
 def _name(choice: Choice, grid: Mapping[str, list[Any]]) -> str:
-    """Preset, method, then key and value of what the grid varies, sorted by key."""
+    """Join preset, method, and key and value of what the grid varies, sorted by key."""
     times = Counter(_last(key) for key in grid)
 
     def label(key: str) -> str:
@@ -253,7 +281,7 @@ def _last(key: str) -> str:
 
 
 def _safe(value: Any) -> str:
-    """Letters, digits and ``_+.-`` only, for any file system."""
+    """Return ``value`` with letters, digits and ``_+.-`` only, for any file system."""
     if isinstance(value, list):
         return "_".join(map(_safe, value))
     text = str(value).lower() if isinstance(value, bool) else str(value)
@@ -261,8 +289,7 @@ def _safe(value: Any) -> str:
 
 
 def _distinct(runs: list[Run]) -> list[Run]:
-    """A digest behind names that are too long or a network file's, and where values differ only
-    in what a file name cannot hold."""
+    """Append a digest to names that are too long, equal, or like that of a network's file."""
     times = Counter(run.name.lower() for run in runs)
 
     def unique(run: Run) -> Run:

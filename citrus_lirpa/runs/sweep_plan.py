@@ -1,4 +1,4 @@
-"""The runs of a sweep on the disk: what is done, what is still to do, and by which command."""
+"""The runs of a sweep on disk: what is done, what is left to do, and by which command."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROGRAM = (sys.executable, "-m", "citrus_lirpa")
 
 @dataclass(frozen=True)
 class Source:
-    """Where data sets are read."""
+    """Where data sets are read, and whether they may be downloaded."""
 
     data_dir: Path
     download: bool
@@ -36,8 +36,13 @@ class Source:
 class Work:
     """A run of a sweep, its folder, and how it is evaluated.
 
-    eval_arguments: of the command line, which mean ``protocol``; shared: arguments of both
-    commands.
+    Attributes:
+        run: The run.
+        folder: Its run folder.
+        protocol: How it is evaluated.
+        eval_arguments: ``protocol`` as arguments of ``citrus-lirpa eval``.
+        shared: Arguments of both ``train`` and ``eval``.
+        source: Where the data is.
     """
 
     run: Run
@@ -48,12 +53,12 @@ class Work:
     source: Source
 
     def job(self) -> Job:
-        """The run as a job that continues where its folder stands."""
+        """Return the run as a job that continues from what its folder holds."""
         log = self.folder.parent / "logs" / f"{self.run.name}.log"
         return Job(self.run.name, log, lambda: next(iter(self.pending()), None))
 
     def pending(self) -> list[Step]:
-        """What the folder says is still to do."""
+        """Return the steps that the folder says are left."""
         steps = []
         trained = self._trained()
         if not trained or not (self.folder / runs.CURVES_FILE).is_file():  # the last it writes
@@ -63,11 +68,11 @@ class Work:
         return steps
 
     def check_folder(self) -> None:
-        """CheckpointError where the folder holds something else than this run."""
+        """Raise CheckpointError where the folder holds something else than this run."""
         runs.is_begun(self.folder, self.run.config, f"{self.run.name} of this sweep")
 
     def check_images(self) -> None:
-        """InputError where the images cannot be evaluated as ``protocol`` says."""
+        """Raise InputError where the images cannot be evaluated as ``protocol`` says."""
         if self.protocol.held_out and not self.run.config.data.held_out:
             raise InputError(
                 '[eval] says held-out, but data.held_out is 0; set "data.held_out" = 5000, say, '
@@ -87,7 +92,7 @@ class Work:
     def _trained(self) -> bool:
         try:
             return bool(checkpoint.load(self.folder)[1].get("finished"))
-        except CheckpointError:  # absent; or damaged, which the training that follows says
+        except CheckpointError:  # absent; or damaged, and the training that follows says so
             return False
 
     def _evaluated(self) -> bool:
@@ -98,30 +103,32 @@ class Work:
         return self.folder / f"eval-{self.protocol.method}.partial" / "settings.json"
 
     def _available(self) -> int:
-        """The number of images that there are to evaluate."""
+        """Return the number of images that can be evaluated."""
         config = self.run.config
         if self.protocol.held_out:
             return config.data.held_out
         return _test_images(config.data.name, self.source)
 
     def _of_this_evaluation(self, file: Path) -> bool:
-        """Whether the file, a record of ``eval`` or the header of a partial one, is of
-        ``protocol``, of the network as it is now trained, and without another verifier's
-        verdicts."""
+        """Return whether ``file`` is of this protocol and of the network as it is trained now.
+
+        It is a record of ``eval`` or the header of an unfinished evaluation; one with another
+        verifier's verdicts does not count.
+        """
         try:
             found = dict(json.loads(file.read_text("utf-8")))
         except (OSError, TypeError, ValueError, RecursionError):
             return False
         settings = json.loads(json.dumps(asdict(self.protocol)))
-        if "images" in found:  # which a finished evaluation says in place of its limit
+        if "images" in found:  # a finished evaluation states it instead of its limit
             del settings["limit"]
             settings["images"] = self.protocol.images(self._available())
-            found = {"held_out": False, **found}  # earlier records do not say it
+            found = {"held_out": False, **found}  # which records of earlier versions lack
         if found.get("imported") or any(found.get(key) != settings[key] for key in settings):
             return False
         try:
             model, _, _ = checkpoint.load_model(self.folder)
-        except CheckpointError:  # absent or damaged: trained again, which says why it cannot be
+        except CheckpointError:  # absent or damaged: it is trained again
             return False
         return found.get("weights") == fingerprint(model)
 
@@ -135,11 +142,23 @@ def plan(
     shared: Iterable[str],
     source: Source,
 ) -> list[Work]:
-    """The work of a sweep in ``out``, checked as far as that needs no data.
+    """Plan a sweep, and check it as far as that needs no data.
 
-    settings: fields of ``Protocol``, as the command line gives them (eps may be None, for the
-    run's own; clip is true or false). Raises InputError for a model that does not fit its
-    data and for settings that cannot be, and CheckpointError for a folder of something else.
+    Args:
+        runs: The runs.
+        out: The folder of their run folders.
+        settings: Fields of ``Protocol`` as the command line gives them: eps may be None, for the
+            run's own, and clip is true or false.
+        eval_arguments: ``settings`` as arguments of ``citrus-lirpa eval``.
+        shared: Arguments of both ``train`` and ``eval``.
+        source: Where the data is.
+
+    Returns:
+        The work for each run.
+
+    Raises:
+        InputError: A model does not fit its data, or a setting is not usable.
+        CheckpointError: A folder holds something else than its run.
     """
     works, models = [], []
     for run in runs:
@@ -158,9 +177,14 @@ def plan(
 
 
 def check_data(works: Iterable[Work]) -> None:
-    """Read each data set once, fetching what is missing, and see that batches can be made.
+    """Read each data set once, and check that batches can be made.
 
-    Raises DataError for an unusable data set, InputError for batches or groups that cannot be.
+    Args:
+        works: The planned runs; data sets that are missing are downloaded where they allow it.
+
+    Raises:
+        DataError: A data set is not usable.
+        InputError: Batches or groups of the wanted size cannot be made.
     """
     works = list(works)
     for name in dict.fromkeys(work.run.config.data.name for work in works):

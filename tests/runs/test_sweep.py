@@ -1,6 +1,5 @@
 """sweep: what a file means, what is left to do in a folder, and whole sweeps with faults."""
 
-import importlib
 import json
 import os
 import re
@@ -18,16 +17,17 @@ from click.testing import CliRunner
 from citrus_lirpa.bounds.box import PIXELS
 from citrus_lirpa.cli import main
 from citrus_lirpa.errors import CheckpointError, ConfigError, InputError, Interrupted
-from citrus_lirpa.runs import jobs as processes
 from citrus_lirpa.runs import sweep
 from citrus_lirpa.runs import sweep_plan as workplan
 from citrus_lirpa.runs.export import FORMATS
+from citrus_lirpa.runs.jobs import Job, Step, environment_for
+from citrus_lirpa.runs.jobs import run_jobs as run_all
 from citrus_lirpa.training import checkpoint
 from citrus_lirpa.training import setup as runs
 from citrus_lirpa.training.config import resolve
+from citrus_lirpa.training.toml import parse_override
 from citrus_lirpa.verify import Protocol, fingerprint
 
-command = importlib.import_module("citrus_lirpa.cli.sweep")
 PATIENCE = 120.0  # seconds until a process counts as stuck
 
 
@@ -144,14 +144,14 @@ def test_values_that_a_file_name_cannot_tell_apart_get_a_digest(tmp_path):
     assert len(set(same)) == 2 and other == "digits-milestones5"
 
 
-def test_the_example_of_the_readme(tmp_path):
-    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-    (text,) = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+def test_the_example_of_the_documentation(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "sweeps.md").read_text("utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     names = [run.name for run in expanded(tmp_path, text)]
-    assert len(names) == 6 and "makes six runs" in readme
-    assert f"`{names[0]}`" in readme
-    group = sweep.read(tmp_path / "group.toml")
-    assert command._eval_settings(group.eval_arguments())["time_limit"] == 5
+    assert len(names) == 6 and "makes six runs" in page
+    assert f"`{names[0]}`" in page
+    status, output = run(tmp_path / "group.toml", "--dry-run")
+    assert status == 0 and "--time-limit=5" in output
 
 
 def test_equal_configurations_are_run_once(tmp_path):
@@ -163,8 +163,9 @@ def test_equal_configurations_are_run_once(tmp_path):
     "value", ["a b", "1", "true", '"', "8/255", 0.1, 1e-7, [1, 2], True, ["x"]]
 )
 def test_values_survive_the_command_line(value):
-    (text,) = sweep._overrides({"preset": "digits", "a.b": value})
-    assert sweep.parse_override(text) == ("a.b", value)
+    one = sweep.Run("one", {"preset": "digits", "a.b": value}, resolve(preset="digits"))
+    *_, option, text = one.arguments()
+    assert option == "--set" and parse_override(text) == ("a.b", value)
 
 
 def test_arguments_are_those_of_the_train_command(tmp_path):
@@ -178,13 +179,10 @@ def test_arguments_are_those_of_the_train_command(tmp_path):
 def test_arguments_of_the_evaluation(tmp_path):
     text = 'preset = "digits"\n[eval]\nlimit = 9\n"time-limit" = 5\nclip = true\neps = "8/255"'
     text += '\n"held-out" = false'
-    group = sweep.read(written(tmp_path, text))
     expected = ["--limit=9", "--time-limit=5", "--clip", "--eps=8/255"]
-    assert group.eval_arguments() == expected
-    settings = command._eval_settings(expected)
-    assert (settings["limit"], settings["time_limit"], settings["clip"]) == (9, 5.0, True)
-    assert settings["eps"] == 8 / 255 and settings["method"] == Protocol.method
-    assert settings["held_out"] is False
+    assert sweep.read(written(tmp_path, text)).eval_arguments() == expected
+    status, output = run(tmp_path / "group.toml", "--dry-run")
+    assert status == 0 and f" {' '.join(expected)} --data-dir" in output
 
 
 # -- mistakes -------------------------------------------------------------------------
@@ -478,29 +476,27 @@ def test_a_folder_of_another_configuration_stops_the_sweep_before_it_starts(tmp_
 # -- processes ------------------------------------------------------------------------
 
 
-def job(folder: Path, name: str, *codes: str) -> processes.Job:
+def job(folder: Path, name: str, *codes: str) -> Job:
     """Steps of Python code that each, once they succeed, leave a file behind."""
     files = [folder / f"{name}.{i}" for i in range(len(codes))]
     program = "import signal, sys, time, os\nfrom pathlib import Path\n"
 
-    def next_step() -> processes.Step | None:
+    def next_step() -> Step | None:
         for i, (code, file) in enumerate(zip(codes, files, strict=True)):
             if not file.exists():
                 text = f"{program}{code}\nPath({str(file)!r}).touch()"
-                return processes.Step(f"done {i}", (sys.executable, "-c", text))
+                return Step(f"done {i}", (sys.executable, "-c", text))
         return None
 
-    return processes.Job(name, folder / f"{name}.log", next_step)
+    return Job(name, folder / f"{name}.log", next_step)
 
 
 def run_jobs(jobs, count: int, said: list, react=lambda job, event: None) -> dict[str, str]:
-    def say(one: processes.Job, event: str) -> None:
+    def say(one: Job, event: str) -> None:
         said.append((one.name, event))
         react(one, event)
 
-    return processes.run_jobs(
-        jobs, count, environment=processes.environment_for(count), say=say, ended=lambda: None
-    )
+    return run_all(jobs, count, environment=environment_for(count), say=say, ended=lambda: None)
 
 
 def appears(file: Path) -> None:
@@ -549,8 +545,8 @@ def test_a_failure_leaves_the_others_alone(tmp_path):
 
 
 def test_a_step_that_is_due_again_after_it_succeeded_is_a_failure(tmp_path):
-    step = processes.Step("trained", (sys.executable, "-c", ""))
-    endless = processes.Job("endless", tmp_path / "log", lambda: step)
+    step = Step("trained", (sys.executable, "-c", ""))
+    endless = Job("endless", tmp_path / "log", lambda: step)
     failures = run_jobs([endless], 1, [])
     assert list(failures) == ["endless"] and "was trained" in failures["endless"]
 
@@ -559,7 +555,7 @@ def test_an_error_in_the_plan_of_a_job_is_its_failure(tmp_path):
     def refuse() -> None:
         raise InputError("cannot say")
 
-    jobs = [processes.Job("odd", tmp_path / "odd.log", refuse), job(tmp_path, "good", "")]
+    jobs = [Job("odd", tmp_path / "odd.log", refuse), job(tmp_path, "good", "")]
     assert run_jobs(jobs, 1, []) == {"odd": "cannot say"}
     assert (tmp_path / "good.0").exists()
 
@@ -629,10 +625,10 @@ def test_a_process_that_outlived_its_sweep_is_waited_for(tmp_path):
 def test_cores_are_shared_unless_the_user_said_otherwise(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    threads = [processes.environment_for(n)["OMP_NUM_THREADS"] for n in (1, 3, 8, 20)]
+    threads = [environment_for(n)["OMP_NUM_THREADS"] for n in (1, 3, 8, 20)]
     assert threads == ["8", "2", "1", "1"]
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert processes.environment_for(3)["OMP_NUM_THREADS"] == "5"
+    assert environment_for(3)["OMP_NUM_THREADS"] == "5"
 
 
 # -- whole sweeps ---------------------------------------------------------------------
