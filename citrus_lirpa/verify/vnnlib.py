@@ -1,8 +1,8 @@
-"""Robustness properties for other verifiers, and their verdicts read back.
+"""Robustness properties for other verifiers, and the verdicts of these verifiers.
 
 An export is a folder: ``model.onnx`` takes pixels in [0, 1], ``image_00012.vnnlib`` asks for a
 counterexample near test image 12, ``instances.csv`` lists (onnx, vnnlib, timeout) as VNN-COMP
-does, and ``export.json`` says what was asked. A verifier's answers belong in ``results.csv``.
+does, and ``export.json`` holds the settings. A verifier's answers belong in ``results.csv``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,11 +26,11 @@ from ..data.types import DatasetSpec, Split
 from ..errors import InputError
 from ..formats.atomic import write_text
 from ..formats.onnx import load_onnx, save_onnx
-from .properties import enclosing_box, property_text
 
 FORMAT = "citrus-lirpa export 1"
 MODEL, INSTANCES, EXPORT, RESULTS = "model.onnx", "instances.csv", "export.json", "results.csv"
 
+_PLACES = Decimal("1e-12")  # far below the spacing of float32 pixels
 _CERTIFIED = ("unsat", "verified", "holds")
 _ATTACKED = ("sat", "falsified", "violated")
 _COLUMNS = {2: (0, 1), 4: (1, 2), 6: (2, 4)}  # row length: places of the property and the result
@@ -50,38 +51,40 @@ def export(
     clip: Range | None = None,
     timeout: float = 100.0,
 ) -> dict[str, Any]:
-    """Write the network and one property for each of ``images`` that it classifies correctly.
+    """Write a network and one property for each image that it classifies correctly.
 
-    model: in eval mode, on the CPU, from pixels (N, *spec.shape) to logits; images: numbers in
-    ``data``, the test set; eps: radius in pixels; timeout: seconds for each. Returns the content
-    of export.json; ``left_out`` are the misclassified images.
+    Args:
+        model: A network in eval mode, on the CPU, from pixels (N, *spec.shape) to logits.
+        data: The test set.
+        spec: What the test set is.
+        folder: Where to write; it must be empty or not exist.
+        images: Numbers of images in ``data``.
+        eps: The radius, in pixels.
+        clip: The range of pixels, None for no limits.
+        timeout: What verifiers get for each property, in seconds.
+
+    Returns:
+        The content of export.json; ``left_out`` are the misclassified images.
 
     Raises:
         InputError: ``folder`` is in use, or an image or ``timeout`` is not usable.
-        and what ``save_onnx`` raises.
+        ModelError: ``save_onnx`` refuses the network.
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and is not empty; choose another --out")
-    if not 0 < timeout < float("inf"):
-        raise InputError(f"timeout is {timeout}; expected a positive number of seconds")
-    wrong = [i for i in images if not 0 <= i < len(data)]
-    if not images or wrong or len(set(images)) != len(images):
-        problem = f"{wrong[0]} is not one of them" if wrong else "none is given, or one twice"
-        raise InputError(f"images are numbers from 0 to {len(data) - 1}: {problem}")
-    x = centre_crop(data.pixels(list(images)), spec)
-    labels = data.labels[list(images)]
+    folder, images = Path(folder), list(images)
+    _check_export(folder, images, len(data), timeout)
+    x, labels = centre_crop(data.pixels(images), spec), data.labels[images]
     boxes = enclosing_box(x, eps, clip)
     with torch.no_grad():
         correct = torch.cat([model(part).argmax(1) for part in x.split(256)]) == labels
     save_onnx(model, spec.shape, folder / MODEL)
     kept = correct.nonzero().flatten().tolist()
+    instances = ""
     for row in kept:
-        box = Box(boxes.lower[row], boxes.upper[row])
-        text = property_text(box, int(labels[row]), spec.classes)
-        write_text(folder / _property_name(images[row]), _comment(spec, images[row], eps) + text)
-    rows = (f"{MODEL},{_property_name(images[row])},{timeout:g}\n" for row in kept)
-    write_text(folder / INSTANCES, "".join(rows))
+        name, box = _property_name(images[row]), Box(boxes.lower[row], boxes.upper[row])
+        comment = f"; test image {images[row]} of {spec.name}, all pixels within {eps:.9g}\n"
+        write_text(folder / name, comment + property_text(box, int(labels[row]), spec.classes))
+        instances += f"{MODEL},{name},{timeout:g}\n"
+    write_text(folder / INSTANCES, instances)
     record = {
         "format": FORMAT,
         "dataset": spec.name,
@@ -96,12 +99,87 @@ def export(
     return record
 
 
+def _check_export(folder: Path, images: list[int], count: int, timeout: float) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not empty; choose another --out")
+    if not 0 < timeout < float("inf"):
+        raise InputError(f"timeout is {timeout}; expected a positive number of seconds")
+    wrong = [i for i in images if not 0 <= i < count]
+    if not images or wrong or len(set(images)) != len(images):
+        problem = f"{wrong[0]} is not one of them" if wrong else "none is given, or one twice"
+        raise InputError(f"images are numbers from 0 to {count - 1}: {problem}")
+
+
+def property_text(box: Box, label: int, classes: int) -> str:
+    """Write the robustness property of one image as VNN-LIB.
+
+    A counterexample ("sat") is an input in the box for which another logit is at least the
+    label's. Bounds are rounded outwards.
+
+    Args:
+        box: The inputs, (C, H, W); X_0, X_1, ... in that order.
+        label: The image's class.
+        classes: The number of logits Y_0, Y_1, ....
+
+    Returns:
+        The text of a VNN-LIB file.
+    """
+    lower, upper = (side.flatten().tolist() for side in box)
+    lines = [f"(declare-const X_{i} Real)" for i in range(len(lower))]
+    lines += [f"(declare-const Y_{j} Real)" for j in range(classes)]
+    for i, (low, high) in enumerate(zip(lower, upper, strict=True)):
+        lines.append(f"(assert (>= X_{i} {_decimal(low, ROUND_FLOOR)}))")
+        lines.append(f"(assert (<= X_{i} {_decimal(high, ROUND_CEILING)}))")
+    others = (c for c in range(classes) if c != label)
+    lines += ["(assert (or", *(f"    (and (>= Y_{c} Y_{label}))" for c in others), "))"]
+    return "\n".join(lines) + "\n"
+
+
+def enclosing_box(x: Tensor, eps: float, clip: Range | None) -> Box:
+    """Return boxes that contain the exact ones around ``x`` and those of ``Box.around``.
+
+    Args:
+        x: Images (N, C, H, W), float32.
+        eps: The radius, in pixels.
+        clip: The range of pixels, None for no limits.
+
+    Returns:
+        Boxes in float64.
+    """
+    rounded, exact = Box.around(x, eps, clip), Box.around(x.double(), eps, clip)
+    return Box(
+        torch.minimum(rounded.lower.double(), exact.lower),
+        torch.maximum(rounded.upper.double(), exact.upper),
+    )
+
+
+def _decimal(value: float, rounding: str) -> str:
+    """Write ``value`` with twelve decimal places; some parsers cannot read exponents."""
+    return format(Decimal(value).quantize(_PLACES, rounding=rounding), "f")
+
+
+def _property_name(image: int) -> str:
+    return f"image_{image:05d}.vnnlib"
+
+
+# -- reading --------------------------------------------------------------------------
+
+
 def undecided_images(path: Path, *, dataset: str, eps: float, clip: Range | None) -> list[int]:
-    """The images whose entry of "verdicts" is "undecided" in an evaluation record (JSON).
+    """Read which images an evaluation left undecided.
+
+    Args:
+        path: The record of ``eval`` (JSON).
+        dataset: The data set that it must be of.
+        eps: The radius that it must be of.
+        clip: The range of pixels that it must be of.
+
+    Returns:
+        The numbers of the images whose entry of "verdicts" is "undecided".
 
     Raises:
-        InputError: the file is no such record, is of another data set, radius or clipping or of
-            held-out images, or leaves no image undecided.
+        InputError: The file is no such record, is of something else or of held-out images, or
+            leaves no image undecided.
     """
     record = _read_json(Path(path))
     verdicts = record.get("verdicts")
@@ -116,18 +194,20 @@ def undecided_images(path: Path, *, dataset: str, eps: float, clip: Range | None
     return images
 
 
-# -- reading --------------------------------------------------------------------------
-
-
 def read_verdicts(csv_path: Path, folder: Path) -> dict[int, str]:
-    """What a verifier said of each image: "certified", "attacked" or "undecided".
+    """Read the verdicts of a verifier.
 
-    csv_path: rows as VNN-COMP writes them, of four or six columns, or ``image,result``; a line
-    of titles may come first. folder: the export, which must hold the property of every row.
+    Args:
+        csv_path: Rows as VNN-COMP writes them, of four or six columns, or ``image,result``; a
+            line of titles may come first.
+        folder: The export, which must hold the property of every row.
+
+    Returns:
+        "certified", "attacked" or "undecided" by number of the image.
 
     Raises:
-        InputError: the file cannot be read or is empty, a row is malformed or names what was not
-            exported, or an image stands in two rows.
+        InputError: The file cannot be read or is empty, a row is malformed or names what was not
+            exported, or two rows are of one image.
     """
     csv_path, verdicts = Path(csv_path), {}
     try:
@@ -148,37 +228,6 @@ def read_verdicts(csv_path: Path, folder: Path) -> dict[int, str]:
     return verdicts
 
 
-def check_matches(
-    folder: Path,
-    *,
-    dataset: str,
-    eps: float,
-    clip: Range | None,
-    model_outputs_match: Callable[[Path], bool],
-) -> dict[str, Any]:
-    """The content of export.json, once it is known to ask what an evaluation asks.
-
-    model_outputs_match: whether the network in the given ONNX file is the evaluated one, such
-    as ``same_outputs(model, ...)``.
-
-    Raises:
-        InputError: ``folder`` is no export, its model was changed, or its data set, radius,
-            clipping or model is not that of the evaluation.
-    """
-    path = Path(folder) / EXPORT
-    record = _read_json(path)
-    images = record.get("images")
-    if record.get("format") != FORMAT or not isinstance(images, list):
-        raise InputError(f"{path} is no record of citrus-lirpa export ('{FORMAT}')")
-    _check_settings(path, record, {"dataset": dataset, "eps": eps, "clip": clip})
-    model = path.with_name(MODEL)
-    if not model.is_file() or _sha256(model) != record.get("model_sha256"):
-        raise InputError(f"{model} is not the file that was exported; export again")
-    if not model_outputs_match(model):
-        raise InputError(f"{model} is not the network to be evaluated; export that one")
-    return record
-
-
 def import_verdicts(
     folder: Path,
     *,
@@ -187,30 +236,55 @@ def import_verdicts(
     clip: Range | None,
     model_outputs_match: Callable[[Path], bool],
 ) -> dict[int, str]:
-    """``read_verdicts`` of results.csv in an export that passes ``check_matches``.
+    """Read the verdicts in an export, once it is known to ask what an evaluation asks.
 
-    Returns "certified", "attacked" or "undecided" by number of the test image; images without
-    a row are left out. Raises InputError as these two do.
+    Args:
+        folder: The export, with the verdicts in results.csv.
+        dataset: The data set of the evaluation.
+        eps: Its radius.
+        clip: Its range of pixels.
+        model_outputs_match: Returns whether the network in an ONNX file is the evaluated one,
+            such as ``same_outputs`` does.
+
+    Returns:
+        "certified", "attacked" or "undecided" by number of the test image; images without a row
+        are left out.
+
+    Raises:
+        InputError: ``folder`` is no export, its model was changed, or its data set, radius,
+            clipping or model is not that of the evaluation; or as by ``read_verdicts``.
     """
     folder = Path(folder)
-    record = check_matches(
-        folder, dataset=dataset, eps=eps, clip=clip, model_outputs_match=model_outputs_match
-    )
+    path, model = folder / EXPORT, folder / MODEL
+    record = _read_json(path)
+    images = record.get("images")
+    if record.get("format") != FORMAT or not isinstance(images, list):
+        raise InputError(f"{path} is no record of citrus-lirpa export ('{FORMAT}')")
+    _check_settings(path, record, {"dataset": dataset, "eps": eps, "clip": clip})
+    if not model.is_file() or _sha256(model) != record.get("model_sha256"):
+        raise InputError(f"{model} is not the file that was exported; export again")
+    if not model_outputs_match(model):
+        raise InputError(f"{model} is not the network to be evaluated; export that one")
     verdicts = read_verdicts(folder / RESULTS, folder)
-    if foreign := sorted(verdicts.keys() - set(record["images"])):
+    if foreign := sorted(verdicts.keys() - set(images)):
         raise InputError(f"{folder / RESULTS}: image {foreign[0]} is not in {EXPORT}")
     return verdicts
 
 
 @torch.no_grad()
 def same_outputs(model: nn.Module, path: Path, x: Tensor) -> bool:
-    """Whether the network in ``path`` gives the logits of ``model`` on images ``x``, but for
-    float32 rounding; both on the CPU."""
+    """Compare a network with that of an ONNX file.
+
+    Args:
+        model: A network on the CPU.
+        path: The ONNX file.
+        x: Images (N, C, H, W) on the CPU.
+
+    Returns:
+        Whether both give the same logits, up to float32 rounding.
+    """
     other, shape = load_onnx(path)
-    if tuple(x.shape[1:]) != shape:
-        return False
-    here, there = model(x), other(x)
-    if here.shape != there.shape:
+    if tuple(x.shape[1:]) != shape or (here := model(x)).shape != (there := other(x)).shape:
         return False
     return bool((here - there).abs().max() <= 1e-5 * (1 + here.abs().max()))
 
@@ -246,17 +320,6 @@ def _verdict(result: str) -> str:
     if result in _ATTACKED or result.startswith("unsafe"):
         return "attacked"
     return "undecided"
-
-
-# -- small parts ----------------------------------------------------------------------
-
-
-def _property_name(image: int) -> str:
-    return f"image_{image:05d}.vnnlib"
-
-
-def _comment(spec: DatasetSpec, image: int, eps: float) -> str:
-    return f"; test image {image} of {spec.name}, all pixels within {eps:.9g}\n"
 
 
 def _file_name(cell: str) -> str:

@@ -17,9 +17,10 @@ from citrus_lirpa.errors import InputError
 from citrus_lirpa.formats.onnx import load_onnx, save_onnx
 from citrus_lirpa.models import build_model
 from citrus_lirpa.verify import vnnlib
-from citrus_lirpa.verify.properties import enclosing_box, property_text
 from citrus_lirpa.verify.vnnlib import (
+    enclosing_box,
     import_verdicts,
+    property_text,
     read_verdicts,
     same_outputs,
     undecided_images,
