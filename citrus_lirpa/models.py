@@ -1,8 +1,8 @@
-"""The networks of the papers, each a flat ``nn.Sequential`` with normalisation in front.
+"""The networks of the papers, each a flat ``nn.Sequential`` that begins with normalisation.
 
-Pixels outside a model lie in [0, 1]; its first layer normalises them, so every radius
-given to an attack or a bound is in pixels. A new architecture is one function and one
-line in ``MODELS``.
+The pixels that a model takes lie in [0, 1], and its first layer normalises them, so the radius
+of an attack or a bound is always in pixels. A new architecture is one function and one line in
+``MODELS``.
 """
 
 import inspect
@@ -16,20 +16,23 @@ from torch import Tensor, nn
 from .errors import ConfigError, InputError, unknown
 
 Shape = tuple[int, int, int]
-#: Of the sizes of a layer; larger ones overflow where they are multiplied.
+#: The largest size of a layer; the product of larger ones may overflow.
 _LARGEST = 2**20
 
 
 class Normalise(nn.Module):
-    """Map pixels in [0, 1] to ``(x - mean) / std``, channel by channel.
+    """Maps pixels in [0, 1] to ``(x - mean) / std``, channel by channel.
 
-    ``mean`` and ``std`` hold one number per channel. They become persistent buffers of
-    shape (C, 1, 1), so a ``state_dict`` carries them and needs no data set to be used.
-    (``BoundedNet`` applies this layer to a box itself: CROWN of auto_LiRPA fails on such
-    constants where images have three channels.)
+    ``BoundedNet`` applies this layer to a box itself: auto_LiRPA's CROWN fails on such constants
+    where images have three channels.
+
+    Args:
+        mean: One number for each channel. It becomes a persistent buffer (C, 1, 1), so that a
+            ``state_dict`` holds it; ``std`` likewise.
+        std: One positive number for each channel.
 
     Raises:
-        InputError: the lengths differ, a value is not finite, or a std is not positive.
+        InputError: The lengths differ, a value is not finite, or a std is not positive.
     """
 
     mean: Tensor
@@ -54,20 +57,32 @@ class Normalise(nn.Module):
         return (x - self.mean) / self.std
 
     def extra_repr(self) -> str:
+        """Return what the layer's repr shows."""
         return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
 
 
 def cnn7(
     shape: Shape, classes: int, *, width: int = 64, linear: int = 512, last_stride: int = 1
 ) -> nn.Sequential:
-    """The seven-layer network of Shi et al. 2021, which the CITRUS paper trains.
+    """Build the seven-layer network of Shi et al. 2021, which the CITRUS paper trains.
 
-    Five times 3x3 convolution (padding 1), BatchNorm, ReLU, with ``width, width``,
-    then three times ``2 * width`` channels and strides 1, 1, 2, 1, ``last_stride``;
-    then Linear ``linear``, BatchNorm, ReLU; then Linear ``classes``. ``last_stride=2`` keeps
-    the first linear layer of 64x64 images as small as that of 32x32 ones.
+    Five 3x3 convolutions (padding 1, strides 1, 1, 2, 1, ``last_stride``) and two linear layers,
+    with BatchNorm and ReLU after all but the last one.
 
-    Maps normalised images (B, C, H, W) to logits (B, classes).
+    Args:
+        shape: (C, H, W) of the images.
+        classes: The number of logits.
+        width: The channels of the first two convolutions; the other three have twice as many.
+        linear: The width of the first linear layer.
+        last_stride: The stride of the last convolution; 2 keeps the first linear layer of 64x64
+            images as small as that of 32x32 images.
+
+    Returns:
+        A network from normalised images (B, C, H, W) to logits (B, classes).
+
+    Raises:
+        InputError: ``shape`` or ``classes`` is not usable.
+        ConfigError: Another argument is not usable.
     """
     _check_sizes("cnn7", shape, classes, width=width, linear=linear, last_stride=last_stride)
     channels, height, breadth = shape
@@ -89,9 +104,20 @@ def cnn7(
 
 
 def convsmall(shape: Shape, classes: int) -> nn.Sequential:
-    """Two 4x4 convolutions of stride 2 (16 and 32 channels, no padding) and Linear 100.
+    """Build a network of two 4x4 convolutions and two linear layers, without BatchNorm.
 
-    No BatchNorm. Maps normalised images (B, C, H, W), at least 10x10, to logits (B, classes).
+    The convolutions have stride 2, no padding, 16 and 32 channels; the first linear layer has
+    width 100.
+
+    Args:
+        shape: (C, H, W) of the images, at least 10x10 pixels.
+        classes: The number of logits.
+
+    Returns:
+        A network from normalised images (B, C, H, W) to logits (B, classes).
+
+    Raises:
+        InputError: ``shape`` or ``classes`` is not usable.
     """
     _check_sizes("convsmall", shape, classes)
     height, breadth = (_conv_size(_conv_size(side, 4, 2, 0), 4, 2, 0) for side in shape[1:])
@@ -113,10 +139,19 @@ def convsmall(shape: Shape, classes: int) -> nn.Sequential:
 
 
 def mlp(shape: Shape, classes: int, *, hidden: Sequence[int] = (100, 100)) -> nn.Sequential:
-    """Fully connected: a Linear and a ReLU for each entry of ``hidden``, then Linear ``classes``.
+    """Build a fully connected network, small enough for the digits on a CPU.
 
-    Small enough for the digits on a CPU. Maps normalised images (B, C, H, W) to logits
-    (B, classes).
+    Args:
+        shape: (C, H, W) of the images.
+        classes: The number of logits.
+        hidden: The widths of the hidden layers, each a Linear and a ReLU.
+
+    Returns:
+        A network from normalised images (B, C, H, W) to logits (B, classes).
+
+    Raises:
+        InputError: ``shape`` or ``classes`` is not usable.
+        ConfigError: ``hidden`` is not a list of widths.
     """
     if isinstance(hidden, str) or not isinstance(hidden, Sequence):
         raise ConfigError(
@@ -148,15 +183,24 @@ def build_model(
     std: Sequence[float],
     **options: object,
 ) -> nn.Sequential:
-    """Build network ``name`` of ``MODELS`` behind a ``Normalise`` layer, as one flat Sequential.
+    """Build a network of ``MODELS`` behind a ``Normalise`` layer, as one flat Sequential.
 
-    ``shape`` is (C, H, W); ``mean`` and ``std`` hold C numbers; ``options`` are the keyword
-    arguments of the network's function. The model maps pixels in [0, 1], (B, C, H, W), to
-    logits (B, classes). Weights are drawn by PyTorch's defaults from the global generator.
+    PyTorch's defaults draw the weights from the global generator.
+
+    Args:
+        name: The name of the network.
+        shape: (C, H, W) of the images.
+        classes: The number of logits.
+        mean: C numbers for ``Normalise``.
+        std: C numbers for ``Normalise``.
+        **options: Keyword arguments of the network's function.
+
+    Returns:
+        A network from pixels in [0, 1], (B, C, H, W), to logits (B, classes).
 
     Raises:
-        ConfigError: the name or an option is unknown, or an option has an unusable value.
-        InputError: ``shape``, ``classes``, ``mean`` or ``std`` is unusable.
+        ConfigError: The name or an option is unknown, or the value of an option is not usable.
+        InputError: ``shape``, ``classes``, ``mean`` or ``std`` is not usable.
     """
     if name not in MODELS:
         raise ConfigError(unknown("model", name, list(MODELS)))
@@ -179,12 +223,12 @@ def build_model(
 
 
 def _conv_size(size: int, kernel: int, stride: int, padding: int) -> int:
-    """Side length after a convolution."""
+    """Return the side length after a convolution."""
     return (size + 2 * padding - kernel) // stride + 1
 
 
 def _check_sizes(model: str, shape: Shape, classes: int, **sizes: Any) -> None:
-    """Refuse an unusable shape or number of classes, and any size which is no positive integer."""
+    """Refuse an unusable shape or number of classes, and a size that is not a positive integer."""
     if len(shape) != 3 or not all(_is_positive_integer(side) for side in shape):
         raise InputError(
             f"{model}: shape is {shape!r}; expected (C, H, W), three positive integers"

@@ -11,15 +11,21 @@ from .types import DatasetSpec
 
 
 def augment(x: Tensor, spec: DatasetSpec, generator: torch.Generator) -> Tensor:
-    """Crop each image at random to ``spec.shape`` after edge padding, then flip half of them.
+    """Crop each image at random after edge padding, then flip half of them.
 
-    ``x`` is (B, C, H0, W0), the result (B, C, H, W), both on the device of ``x`` and in its
-    dtype. Every shift of the crop within the padded image is equally likely. The result is a
-    function of ``x`` and the state of ``generator`` (on any device). Where the spec has
-    neither flip nor crop, ``x`` itself is returned and nothing is drawn.
+    Every shift of the crop within the padded image is equally likely. Where the spec has neither
+    flip nor crop, ``x`` itself is returned and nothing is drawn.
+
+    Args:
+        x: Images (B, C, H0, W0).
+        spec: The data set; its shape is (C, H, W).
+        generator: The source of randomness, on any device.
+
+    Returns:
+        Images (B, C, H, W) on the device of ``x``, of its dtype.
 
     Raises:
-        InputError: an image of ``x``, padded, is smaller than ``spec.shape``.
+        InputError: A padded image is smaller than (H, W).
     """
     spare_rows, spare_columns = _spare(x, spec, spec.pad)
     if not (spec.flip or spare_rows or spare_columns):
@@ -42,12 +48,19 @@ def augment(x: Tensor, spec: DatasetSpec, generator: torch.Generator) -> Tensor:
 
 
 def centre_crop(x: Tensor, spec: DatasetSpec) -> Tensor:
-    """The middle H x W pixels of each image: ``x`` (B, C, H0, W0) to (B, C, H, W), a view.
+    """Crop each image to its centre.
 
-    Where an odd number of pixels is cut off, the larger part goes at the bottom and right.
+    Where an odd number of pixels is cut off, more are cut off at the bottom and the right.
+
+    Args:
+        x: Images (B, C, H0, W0).
+        spec: The data set; its shape is (C, H, W).
+
+    Returns:
+        A view of the middle pixels, (B, C, H, W).
 
     Raises:
-        InputError: the images of ``x`` are smaller than ``spec.shape``.
+        InputError: The images are smaller than (H, W).
     """
     spare_rows, spare_columns = _spare(x, spec, 0)
     top, left = spare_rows // 2, spare_columns // 2
@@ -55,7 +68,7 @@ def centre_crop(x: Tensor, spec: DatasetSpec) -> Tensor:
 
 
 def _spare(x: Tensor, spec: DatasetSpec, pad: int) -> tuple[int, int]:
-    """Rows and columns which a crop of the padded (B, C, H, W) images to ``spec.shape`` drops."""
+    """Return how many rows and columns of padded images a crop to ``spec.shape`` drops."""
     if x.ndim != 4 or x.shape[1] != spec.shape[0]:
         raise InputError(f"images are {tuple(x.shape)}; {spec.name} has (B, {spec.shape[0]}, H, W)")
     rows = x.shape[2] + 2 * pad - spec.shape[1]
@@ -69,13 +82,22 @@ def _spare(x: Tensor, spec: DatasetSpec, pad: int) -> tuple[int, int]:
 
 
 def batches(n: int, batch_size: int, *, seed: int, epoch: int) -> Tensor:
-    """The samples of each batch of one epoch: int64 indices, (num_batches, batch_size).
+    """Draw the batches of one epoch.
 
-    A random permutation of 0 .. n-1, cut into rows. It is a function of the arguments alone, so
-    a run can be resumed within an epoch. What does not fill a batch is dropped.
+    They depend on the arguments alone, so a run can be resumed within an epoch. Samples that do
+    not fill a batch are dropped.
+
+    Args:
+        n: The number of samples.
+        batch_size: The number of samples in a batch, from 1 to n.
+        seed: The seed of the run, at least 0.
+        epoch: The number of the epoch, at least 0.
+
+    Returns:
+        Numbers of samples, int64 (n // batch_size, batch_size), from a random permutation.
 
     Raises:
-        InputError: ``batch_size`` is not within 1 and ``n``, or seed or epoch is negative.
+        InputError: An argument is out of range.
     """
     if not 1 <= batch_size <= n:
         raise InputError(f"batch size {batch_size} does not fit {n} samples; give 1 to {max(n, 1)}")

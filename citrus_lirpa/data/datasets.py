@@ -1,8 +1,8 @@
 """Data sets as whole tensors of bytes, and what a training loop draws from them.
 
-``load`` returns a ``Split`` (all images of a training or test set, uint8);
-``batches`` says which samples form which batch, ``augment`` flips and crops a batch. A new
-data set is one loader and one entry of ``DATASETS``.
+``load`` returns a ``Split``: all images of a training or test set, uint8. ``batches`` draws the
+batches of an epoch, ``augment`` flips and crops a batch. A new data set is one loader and one
+entry in ``DATASETS``.
 """
 
 import logging
@@ -23,14 +23,21 @@ _log = logging.getLogger(__name__)
 
 
 def load(name: str, *, train: bool, data_dir: Path, download: bool = True) -> Split:
-    """Read the training or test set ``name`` of ``DATASETS`` into memory, in a fixed order.
+    """Read a training or test set into memory, in a fixed order.
 
-    Absent files are downloaded if ``download`` is true and torchvision knows where from. A
-    download appears below ``data_dir`` only once it is complete and verified.
+    Args:
+        name: A name in ``DATASETS``.
+        train: Whether to read the training set.
+        data_dir: The folder of the data sets. A download appears there only once it is complete
+            and verified.
+        download: Whether to download files that are missing, where torchvision can.
+
+    Returns:
+        The images and their labels.
 
     Raises:
-        ConfigError: the name is unknown.
-        DataError: the data is absent and cannot be downloaded, damaged, or not as expected.
+        ConfigError: The name is unknown.
+        DataError: The data is missing and cannot be downloaded, damaged, or not as expected.
         DependencyError: torchvision is needed and cannot be imported.
     """
     spec = find_spec(name)
@@ -52,16 +59,27 @@ def load(name: str, *, train: bool, data_dir: Path, download: bool = True) -> Sp
 
 
 def find_spec(name: str) -> DatasetSpec:
-    """The entry ``name`` of ``DATASETS``; ConfigError, with the nearest name, if there is none."""
+    """Return an entry of ``DATASETS``.
+
+    Args:
+        name: Its name.
+
+    Raises:
+        ConfigError: The name is unknown; the message has the nearest one.
+    """
     if name in DATASETS:
         return DATASETS[name]
     raise ConfigError(unknown("data set", name, DATASETS))
 
 
 def find_datasets(data_dir: Path) -> dict[str, str]:
-    """For each data set one short line: embedded, found in ..., or not found in ....
+    """Look for the files of each data set, without reading or downloading them.
 
-    Looks for names of files only: reads no contents, downloads nothing.
+    Args:
+        data_dir: The folder of the data sets.
+
+    Returns:
+        By name, one short line: embedded, found in ..., or not found in ....
     """
     folder = Path(data_dir).expanduser().absolute()
     status = {}

@@ -1,7 +1,7 @@
 """Reading data sets from disk, and downloading them through torchvision.
 
-A loader takes (spec, folder, train, download) and returns images uint8 (N, C, H, W) and
-labels int64 (N,), or raises DataError in one line. torchvision is imported when needed.
+A loader takes (spec, folder, train, download) and returns images uint8 (N, C, H, W) and labels
+int64 (N,); it raises DataError. torchvision is imported when it is needed.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from .types import Arrays, DatasetSpec
 
 _DIGITS_TRAIN = 1397  # the first samples of digits.npz; the other 400 are the test set
 _NETWORK_TIMEOUT = 30.0  # seconds without an answer before a download counts as failed
-# What torchvision's readers and downloaders are known to raise on damaged files and bad networks.
+# What torchvision's readers and downloaders raise on damaged files and bad networks.
 _READ_ERRORS = (OSError, RuntimeError, ValueError, TypeError, LookupError, AssertionError,
                 EOFError, pickle.UnpicklingError)  # fmt: skip
 _FETCH_ERRORS = (*_READ_ERRORS, http.client.HTTPException, tarfile.TarError)
 
 
 def missing_files(spec: DatasetSpec, folder: Path) -> list[str]:
-    """Those of the data set's files which are not below ``folder``."""
+    """Return the files of the data set that are not below ``folder``."""
     return [file for file in spec.files if not (folder / file).exists()]
 
 
 def _absent(spec: DatasetSpec, folder: Path, missing: list[str], reason: str = "") -> DataError:
-    """The one line for data which is not there: where, what was expected, the fix."""
+    """Return the error for data that is missing: where, what was expected, the fix."""
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     unpack = " and unpack it there" if spec.archive.endswith(".zip") else ""
     return DataError(
@@ -53,7 +53,7 @@ def _absent(spec: DatasetSpec, folder: Path, missing: list[str], reason: str = "
 
 
 def load_digits(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:
-    """The embedded digits; see ``assets/README.md`` for their source, licence and split."""
+    """Read the embedded digits; ``assets/README.md`` has their source, licence and split."""
     part = slice(None, _DIGITS_TRAIN) if train else slice(_DIGITS_TRAIN, None)
     try:
         asset = resources.files(__package__) / "assets" / "digits.npz"
@@ -68,11 +68,13 @@ def load_digits(spec: DatasetSpec, folder: Path, train: bool, download: bool) ->
 
 
 def load_mnist(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:
+    """Read MNIST, which is downloaded if need be."""
     data = _read_with_torchvision("MNIST", spec, folder, train, download)
     return data.data[:, None], data.targets
 
 
 def load_cifar10(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:
+    """Read CIFAR-10, which is downloaded if need be."""
     data = _read_with_torchvision("CIFAR10", spec, folder, train, download)
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
     return images, torch.tensor(data.targets)
@@ -81,7 +83,7 @@ def load_cifar10(spec: DatasetSpec, folder: Path, train: bool, download: bool) -
 def _read_with_torchvision(
     kind: str, spec: DatasetSpec, folder: Path, train: bool, download: bool
 ) -> Any:
-    """torchvision's data set ``kind`` from ``folder``, downloaded first if absent."""
+    """Return the data set ``kind`` of torchvision from ``folder``, downloaded first if missing."""
     reader = getattr(import_torchvision().datasets, kind)
     missing = missing_files(spec, folder)
     if missing and not download:
@@ -90,7 +92,7 @@ def _read_with_torchvision(
         try:
             _download(reader, spec, folder)
         except _FETCH_ERRORS as error:
-            if isinstance(error, http.client.InvalidURL):  # which quotes a proxy's password
+            if isinstance(error, http.client.InvalidURL):  # its text has the proxy's password
                 error = OSError("a malformed address; look at http_proxy and https_proxy")
             reason = f" (the download failed: {_last_line(error)})"
             raise _absent(spec, folder, missing, reason) from error
@@ -114,7 +116,7 @@ def _download(reader: Callable[..., object], spec: DatasetSpec, folder: Path) ->
             copy = Path(scratch, archive.relative_to(folder))
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(archive, copy)
-        with _network_manners():
+        with _quiet_download():
             reader(scratch, download=True)
         for file in spec.files:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -122,8 +124,8 @@ def _download(reader: Callable[..., object], spec: DatasetSpec, folder: Path) ->
 
 
 @contextlib.contextmanager
-def _network_manners() -> Iterator[None]:
-    """Send what a downloader prints to stderr, and let no connection hang for ever."""
+def _quiet_download() -> Iterator[None]:
+    """Send what a downloader prints to stderr, and let no connection wait for ever."""
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_NETWORK_TIMEOUT)
     try:
@@ -134,10 +136,10 @@ def _network_manners() -> Iterator[None]:
 
 
 def load_tinyimagenet(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:
-    """``tiny-imagenet-200/train`` or ``/val``; val as unpacked or as one folder for each class.
+    """Read TinyImageNet's train or val folder, the latter as unpacked or with a folder a class.
 
-    Samples are in the order of their class and number (train) or of their number (val), so the
-    layout of val does not matter, and neighbours in it are of mixed classes.
+    Samples are in the order of their class and number (train) or of their number (val), so that
+    the layout of val does not matter, and its neighbours are of mixed classes.
     """
     part = spec.files[0] if train else spec.files[1]
     if not (folder / part).is_dir():
@@ -168,7 +170,7 @@ def load_tinyimagenet(spec: DatasetSpec, folder: Path, train: bool, download: bo
 
 
 def _annotated(annotations: Path) -> list[tuple[Path, str]]:
-    """The (image file, class) pairs of ``val_annotations.txt``."""
+    """Return the (image file, class) pairs of ``val_annotations.txt``."""
     try:
         rows = [line.split("\t") for line in annotations.read_text("utf-8").splitlines()]
         return [(annotations.parent / "images" / row[0], row[1]) for row in rows]
@@ -180,13 +182,13 @@ def _annotated(annotations: Path) -> list[tuple[Path, str]]:
 
 
 def _decode(path: Path, shape: tuple[int, int, int]) -> Tensor:
-    """One image file as uint8 (3, H, W); grey ones are repeated over the channels."""
+    """Return one image file as uint8 (3, H, W); a grey image is repeated over the channels."""
     from PIL import Image
 
     size = (shape[2], shape[1])
     try:
         with Image.open(path) as image:
-            if image.size == size:  # said by the first bytes; nothing is decoded yet
+            if image.size == size:  # as the first bytes state; nothing is decoded yet
                 return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
             found = image.size
     except (
@@ -200,10 +202,11 @@ def _decode(path: Path, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _last_line(error: BaseException) -> str:
-    """What an exception says, cut to its last line; its type if it says nothing."""
+    """Return the last line of an exception's text, its type where the text is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def wnids() -> tuple[str, ...]:
+    """Return the names of TinyImageNet's classes."""
     asset = resources.files(__package__) / "assets" / "tiny_imagenet_wnids.txt"
     return tuple(asset.read_text("ascii").split())

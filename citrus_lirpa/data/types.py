@@ -18,11 +18,17 @@ Arrays = tuple[Tensor, Tensor]
 class DatasetSpec:
     """What a model, an augmentation and a loader need to know of a data set.
 
-    ``shape`` is the (C, H, W) which a model sees; ``mean`` and ``std`` are per channel, for
-    pixels in [0, 1]. ``flip`` allows horizontal flips in training, ``pad`` is the number of
-    edge pixels repeated around an image before a random crop to H x W. ``loader(spec,
-    data_dir, train, download)`` returns images and labels. Below ``data_dir`` lie ``files``,
-    which the loader reads; ``archive`` (a glob pattern) is what one downloads to get them.
+    Attributes:
+        name: Its name.
+        shape: (C, H, W) of the images that a model takes.
+        class_names: The names of the classes, in the order of the labels.
+        loader: A function of (spec, data_dir, train, download) that returns images and labels.
+        mean: The mean of each channel, for pixels in [0, 1].
+        std: The standard deviation of each channel.
+        flip: Whether training may flip images horizontally.
+        pad: How many edge pixels are repeated around an image before a random crop to H x W.
+        files: What the loader reads, below ``data_dir``.
+        archive: What one downloads to get ``files``, a glob pattern.
     """
 
     name: str
@@ -38,16 +44,19 @@ class DatasetSpec:
 
     @property
     def classes(self) -> int:
-        """The number of classes, K."""
+        """Return the number of classes, K."""
         return len(self.class_names)
 
     def with_crop(self, size: int) -> DatasetSpec:
-        """The same data set seen through unpadded ``size`` x ``size`` crops.
+        """Return the same data set with unpadded square crops.
 
-        Random ones in ``augment``, the middle one in ``centre_crop``; ``load`` is unaffected.
+        The crops are random in ``augment`` and central in ``centre_crop``; ``load`` is unaffected.
+
+        Args:
+            size: The side of the crops, in pixels.
 
         Raises:
-            InputError: ``size`` is not within 1 and the images' height and width.
+            InputError: ``size`` is less than 1 or more than the images' height or width.
         """
         channels, height, width = self.shape
         if not 1 <= size <= min(height, width):
@@ -59,10 +68,14 @@ class DatasetSpec:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A training or test set: ``images`` uint8 (N, C, H, W) and ``labels`` int64 (N,).
+    """A training or test set.
+
+    Attributes:
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,).
 
     Raises:
-        DataError: on any other dtype or shape.
+        DataError: A dtype or shape is another.
     """
 
     images: Tensor
@@ -84,21 +97,28 @@ class Split:
         return len(self.images)
 
     def pixels(self, index: Tensor | slice | list[int]) -> Tensor:
-        """The images at ``index`` as float32 pixels in [0, 1], (B, C, H, W)."""
+        """Return the images at ``index`` as float32 pixels in [0, 1], (B, C, H, W)."""
         return self.images[index].to(torch.float32) / 255
 
 
 def check_split(data: object) -> None:
-    """Refuse what is no Split, as a pair of tensors."""
+    """Raise InputError unless ``data`` is a Split."""
     if not isinstance(data, Split):
         raise InputError(f"data is a {type(data).__name__}; expected a Split(images, labels)")
 
 
 def divide(split: Split, held_out: int) -> tuple[Split, Split]:
-    """All but the last ``held_out`` images, and those.
+    """Split off the last images of a training set.
+
+    Args:
+        split: The training set.
+        held_out: How many images to split off.
+
+    Returns:
+        The first images, and the last ``held_out`` ones.
 
     Raises:
-        InputError: that leaves no image in the first part.
+        InputError: ``held_out`` is negative, or no image would remain.
     """
     rest = len(split) - held_out
     if not 0 <= held_out < len(split):

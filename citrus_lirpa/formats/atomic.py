@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,15 +15,22 @@ from ..errors import CheckpointError
 _log = logging.getLogger(__name__)
 
 _SUFFIX = ".tmp"  # of a file that is still being written; its name begins with a dot
-#: Some network file systems cannot put a folder on the disk, and one may be hidden from us.
+#: Errors of network file systems that cannot sync a folder, and of folders that cannot be read.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call ``write`` on a temporary file and move it to ``path`` once it is on the disk.
+    """Write a temporary file, and move it to ``path`` once it is on the disk.
 
-    A crash, a full disk, a power cut or a kill leaves the earlier file whole; a kill leaves the
-    temporary one too, for ``remove_leftovers``. Raises CheckpointError.
+    A crash, a full disk, a power cut or a kill leaves the earlier file whole. A kill also leaves
+    the temporary file, for ``remove_leftovers``.
+
+    Args:
+        path: The file; its folder is made.
+        write: Writes the content to the open file that it gets.
+
+    Raises:
+        CheckpointError: The file cannot be written.
     """
     temporary = None
     try:
@@ -48,11 +55,27 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8 as ``write_atomically`` does.
+
+    Args:
+        path: The file; its folder is made.
+        text: Its content.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+    """
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def make_folder(folder: Path) -> None:
-    """Make ``folder`` and those above it, to outlast a power cut. Raises OSError."""
+    """Make a folder and those above it, so that they outlast a power cut.
+
+    Args:
+        folder: The folder; it may exist.
+
+    Raises:
+        OSError: It cannot be made.
+    """
     if folder.is_dir():
         return
     if folder.parent != folder:
@@ -62,9 +85,13 @@ def make_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path, *names: str) -> None:
-    """Remove what killed writers of ``names`` (or of a pattern, as ``*``) left in ``folder``.
+    """Remove the temporary files of killed writers.
 
-    Only for who writes these files alone, under a lock.
+    The caller must be the only one that writes these files, as under a lock.
+
+    Args:
+        folder: Where to look.
+        *names: The files that were written, or patterns such as ``*``.
     """
     for name in names:
         for file in folder.glob(f".{name}.*{_SUFFIX}"):
@@ -72,9 +99,16 @@ def remove_leftovers(folder: Path, *names: str) -> None:
 
 
 def set_aside(*paths: Path) -> Path | None:
-    """Move what exists of ``paths``, all of one folder, into its first free ``earlier-N``.
+    """Move earlier results into the first folder ``earlier-N`` that does not exist.
 
-    Returns that folder, or None where nothing exists. Raises CheckpointError.
+    Args:
+        *paths: Files and folders, all in one folder; those that do not exist are left out.
+
+    Returns:
+        The new folder, None where none of the paths exists.
+
+    Raises:
+        CheckpointError: They cannot be moved.
     """
     there = [path for path in paths if path.exists()]
     if not there:
@@ -95,12 +129,12 @@ def set_aside(*paths: Path) -> Path | None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a killed writer left ``path``, or one still writes it."""
+    """Return whether ``path`` is a temporary file of a writer that was killed or still writes."""
     return path.name.startswith(".") and path.suffix == _SUFFIX
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put the names of a folder on the disk; without it, a power cut may undo a move."""
+    """Put the names in a folder on the disk; otherwise a power cut may undo a move."""
     if os.name == "nt":  # folders cannot be opened there
         return
     try:

@@ -58,9 +58,11 @@ class Branches(nn.Module):
         self.sources = sources
 
     def extra_repr(self) -> str:
+        """Return what the layer's repr shows."""
         return f"sources={self.sources}"
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (N, K) of images ``x`` (N, C, H, W)."""
         values = [x]
         for layer, sources in zip(self.layers, self.sources, strict=True):
             values.append(layer(*(values[i] for i in sources)))
@@ -79,6 +81,7 @@ class Affine(nn.Module):
         self.register_buffer("shift", shift)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return ``x * scale + shift``."""
         x = x if self.scale is None else x * self.scale
         return x if self.shift is None else x + self.shift
 
@@ -87,6 +90,7 @@ class Sum(nn.Module):
     """The sum of two computed values, where a residual connection ends."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the sum."""
         return a + b
 
 

@@ -1,7 +1,7 @@
 """A network's weights and configuration as one safetensors file, which holds no code.
 
-The configuration stands in the file's metadata, beside the SHA-256 of the weights, so that
-such a file is evaluated as a checkpoint is.
+The metadata holds the configuration and the SHA-256 of the weights, so that such a file can be
+evaluated like a checkpoint.
 """
 
 from __future__ import annotations
@@ -22,11 +22,16 @@ _KEYS = ("citrus-lirpa", "config", "sha256")
 
 
 def save(path: Path, config: str, weights: dict[str, Tensor]) -> None:
-    """Write ``weights`` and ``config``, the TOML of a run; the file appears once it is whole.
+    """Write the weights and the configuration of a network.
+
+    Args:
+        path: The file; it appears once it is whole.
+        config: The configuration of the run, as TOML.
+        weights: The tensors of the network, by name, on any device.
 
     Raises:
-        DependencyError: the safetensors package is missing.
-        CheckpointError: the file cannot be written.
+        DependencyError: The safetensors package is missing.
+        CheckpointError: The file cannot be written.
     """
     package = _package()
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
@@ -37,11 +42,17 @@ def save(path: Path, config: str, weights: dict[str, Tensor]) -> None:
 
 
 def load(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """The configuration and the weights of a file that ``save`` wrote, on the CPU.
+    """Read a file that ``save`` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The configuration as TOML, and the tensors by name, on the CPU.
 
     Raises:
-        DependencyError: the safetensors package is missing.
-        CheckpointError: the file is damaged, or of another program.
+        DependencyError: The safetensors package is missing.
+        CheckpointError: The file is damaged, or another program wrote it.
     """
     package = _package()
     try:
@@ -62,7 +73,7 @@ def load(path: Path) -> tuple[str, dict[str, Tensor]]:
 
 
 def _digest(weights: dict[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and bytes."""
+    """Return the SHA-256 of names, types, shapes and bytes."""
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())

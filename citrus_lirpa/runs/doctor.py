@@ -1,4 +1,4 @@
-"""What ``citrus-lirpa doctor`` reports and checks."""
+"""The report and the checks of ``citrus-lirpa doctor``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,17 @@ PASSED = "all checks passed"
 
 
 def run_checks(data_dir: Path) -> Iterator[str]:
-    """Lines to print, one at a time; raises CitrusError naming the first fault."""
+    """Check versions, data sets and bounds on this machine.
+
+    Args:
+        data_dir: The folder of the data sets.
+
+    Yields:
+        Lines to print.
+
+    Raises:
+        CitrusError: A check failed; the message names the fault.
+    """
     lirpa, torchvision = _compat.load().version, import_torchvision().__version__
     yield f"citrus-lirpa {__version__}, Python {platform.python_version()}, {platform.system()}"
     yield f"torch {torch.__version__} (tested {' to '.join(_compat.TESTED_TORCH)})"
@@ -42,7 +52,11 @@ def run_checks(data_dir: Path) -> Iterator[str]:
 
 
 def facts(data_dir: Path) -> dict[str, Any]:
-    """What was reported, once all checks have passed, for machines."""
+    """Return what the lines of ``run_checks`` state, once all checks have passed.
+
+    Args:
+        data_dir: The folder of the data sets.
+    """
     return {
         "citrus_lirpa": __version__,
         "python": platform.python_version(),
@@ -59,7 +73,7 @@ def facts(data_dir: Path) -> dict[str, Any]:
 
 
 def _small_net() -> tuple[BoundedNet, Box, torch.Tensor]:
-    """A fixed ReLU network with many unstable neurons, 8 boxes and their classes."""
+    """Return a fixed ReLU network with many unstable neurons, 8 boxes and their classes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = nn.Sequential(
@@ -77,7 +91,14 @@ def _small_net() -> tuple[BoundedNet, Box, torch.Tensor]:
 
 
 def check_containment() -> str:
-    """Bounds of every method contain the margins of sampled points."""
+    """Check that the bounds of every method contain the margins of sampled points.
+
+    Returns:
+        A line to print.
+
+    Raises:
+        SoundnessError: The bounds of a method are unsound.
+    """
     net, wide, y = _small_net()
     generator = torch.Generator().manual_seed(2)
     share = torch.rand((200, *wide.lower.shape), generator=generator).round(decimals=1)
@@ -96,7 +117,14 @@ def check_containment() -> str:
 
 
 def check_alpha() -> str:
-    """α-CROWN is strictly tighter than CROWN: on some torch versions it silently is not."""
+    """Check that α-CROWN is tighter than CROWN: with some versions of torch it is not.
+
+    Returns:
+        A line to print.
+
+    Raises:
+        SoundnessError: It is not.
+    """
     net, box, y = _small_net()
     with torch.no_grad():
         gain = float((net.margins(box, y, "alpha-crown") - net.margins(box, y, "crown")).mean())
@@ -109,7 +137,14 @@ def check_alpha() -> str:
 
 
 def check_gradients() -> str:
-    """Weight gradients through IBP agree with central differences."""
+    """Check that weight gradients through IBP agree with central differences.
+
+    Returns:
+        A line to print.
+
+    Raises:
+        SoundnessError: They do not.
+    """
     net, box, y = _small_net()
     net.module.double()
     net = BoundedNet(net.module, box.lower.double())
