@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class CitrusError(Exception):
@@ -88,3 +89,35 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     guess = f"; did you mean '{near[0]}'?" if near else ""
     return f"unknown {kind} '{name}'{guess} (known: {', '.join(known) or 'none'})"
+
+
+def expect(
+    holds: object,
+    name: str,
+    value: object,
+    expected: str,
+    error: type[CitrusError] = InputError,
+) -> None:
+    """Raise ``error`` unless ``holds``: "NAME is VALUE; expected EXPECTED"."""
+    if not holds:
+        raise error(f"{name} is {shown(value)}; expected {expected}")
+
+
+def expect_known(
+    kind: str, name: object, known: Iterable[str], error: type[CitrusError] = ConfigError
+) -> None:
+    """Raise ``error`` unless ``name`` is one of the ``known`` names of things of this kind."""
+    known = list(known)
+    if not isinstance(name, str) or name not in known:
+        raise error(unknown(kind, name if isinstance(name, str) else shown(name), known))
+
+
+def shown(value: Any) -> str:
+    """Return ``value`` on one short line, strings in quotes; a large tensor by its shape."""
+    if isinstance(value, str):
+        return repr(value[:80])
+    if hasattr(value, "numel"):  # a tensor; this module does not import torch
+        if value.is_meta or value.numel() > 8 or value.is_sparse:
+            return f"a tensor {tuple(value.shape)} of {value.dtype} on {value.device}"
+        value = value.flatten().tolist()
+    return " ".join(str(value).split())[:80]

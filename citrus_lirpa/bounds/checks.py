@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError, unknown
+from ..errors import InputError, expect, expect_known
+from ..errors import shown as shown
 
 #: A number, or a tensor broadcastable to the images (one value per channel as (C, 1, 1)).
 Scalar = float | Tensor
@@ -38,27 +39,15 @@ def is_count(value: object, least: int = 1, most: int = _MOST) -> bool:
     return bool(least <= number <= most)
 
 
-def shown(value: object) -> str:
-    """``value`` on one short line; strings in quotes."""
-    if isinstance(value, Tensor) and (value.is_meta or value.numel() > 8 or value.is_sparse):
-        return f"a tensor {tuple(value.shape)} of {value.dtype} on {value.device}"
-    if isinstance(value, str):
-        return repr(value[:80])
-    value = value.flatten().tolist() if isinstance(value, Tensor) else value
-    return " ".join(str(value).split())[:80]
-
-
 def check_count(value: object, name: str, least: int = 1, most: int = _MOST) -> None:
     """Refuse what is no whole number from ``least`` to ``most``."""
-    if not is_count(value, least, most):
-        limits = f"at least {least}" if most == _MOST else f"{least} to {most}"
-        raise InputError(f"{name} is {shown(value)}; expected {limits}, a whole number")
+    limits = f"at least {least}" if most == _MOST else f"{least} to {most}"
+    expect(is_count(value, least, most), name, value, f"{limits}, a whole number")
 
 
 def check_name(value: object, kind: str, known: Iterable[str]) -> None:
     """Refuse what is not one of the ``known`` names."""
-    if not isinstance(value, str) or value not in list(known):
-        raise InputError(unknown(kind, value if isinstance(value, str) else shown(value), known))
+    expect_known(kind, value, known, InputError)
 
 
 def check_radius(radius: Scalar, name: str = "radius") -> Scalar:
