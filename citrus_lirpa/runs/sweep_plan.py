@@ -14,8 +14,8 @@ from .. import data
 from ..bounds.box import PIXELS
 from ..errors import CheckpointError, InputError
 from ..training import checkpoint
-from ..training import loop as train
 from ..training import setup as runs
+from ..training.batches import check_batches, training_part
 from ..training.config import make_loss
 from ..verify import Protocol, fingerprint
 from .jobs import Job, Step
@@ -117,7 +117,7 @@ class Work:
         """
         try:
             found = dict(json.loads(file.read_text("utf-8")))
-        except (OSError, TypeError, ValueError, RecursionError):
+        except (OSError, TypeError, ValueError):
             return False
         settings = json.loads(json.dumps(asdict(self.protocol)))
         if "images" in found:  # a finished evaluation states it instead of its limit
@@ -194,7 +194,7 @@ def check_data(works: Iterable[Work]) -> None:
         for work in of_name:
             config = work.run.config
             loss = make_loss(config.loss, config.train)
-            train.check_batches(loss, train.training_part(images, config), config)
+            check_batches(loss, training_part(images, config), config)
             work.check_images()
 
 

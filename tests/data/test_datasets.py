@@ -29,7 +29,6 @@ def generator(seed: int = 0) -> torch.Generator:
 @pytest.fixture
 def offline(monkeypatch):
     """torchvision's downloader, without a network."""
-    pytest.importorskip("torchvision")
 
     def fail(*args, **kwargs):
         print("Downloading something")  # as older releases of torchvision do
@@ -173,7 +172,6 @@ def test_absent_data_is_one_clear_line(offline, capsys, tmp_path, name, download
 
 
 def test_a_half_finished_download_is_not_taken_for_data(monkeypatch, tmp_path):
-    mnist = pytest.importorskip("torchvision.datasets.mnist")
     calls = []
 
     def half(url, download_root, filename, md5):
@@ -183,7 +181,7 @@ def test_a_half_finished_download_is_not_taken_for_data(monkeypatch, tmp_path):
         with open(f"{download_root}/{filename.removesuffix('.gz')}", "wb") as file:
             file.write(b"half")
 
-    monkeypatch.setattr(mnist, "download_and_extract_archive", half)
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", half)
     with pytest.raises(DataError, match="lost connection"):
         load("mnist", train=True, data_dir=tmp_path)
     assert not list(tmp_path.iterdir())
@@ -191,7 +189,6 @@ def test_a_half_finished_download_is_not_taken_for_data(monkeypatch, tmp_path):
 
 
 def test_archives_laid_by_hand_are_used(monkeypatch, tmp_path):
-    cifar = pytest.importorskip("torchvision.datasets.cifar")
     (tmp_path / CIFAR.archive).write_bytes(b"archive")
 
     def unpack(url, download_root, filename, md5):
@@ -199,7 +196,7 @@ def test_archives_laid_by_hand_are_used(monkeypatch, tmp_path):
             assert file.read() == b"archive"
         raise URLError("stop here")
 
-    monkeypatch.setattr(cifar, "download_and_extract_archive", unpack)
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", unpack)
     with pytest.raises(DataError, match="stop here"):
         load("cifar10", train=True, data_dir=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [CIFAR.archive]
@@ -224,14 +221,12 @@ def test_damaged_files(offline, tmp_path, name, content):
 
 
 def test_mnist_images_and_labels_must_match(tmp_path):
-    pytest.importorskip("torchvision")
     write_mnist(tmp_path, images=3, labels=2)
     with pytest.raises(DataError, match="one for each image"):
         load("mnist", train=True, data_dir=tmp_path)
 
 
 def test_mnist_layout(tmp_path):
-    pytest.importorskip("torchvision")
     write_mnist(tmp_path, images=3, labels=3)
     split = load("mnist", train=False, data_dir=tmp_path, download=False)
     assert split.images.shape == (3, 1, 28, 28)
@@ -278,7 +273,6 @@ def write_tinyimagenet(folder, *, layout, size=(64, 64)):
 
 @pytest.mark.parametrize("layout", ["original", "flat", "nested"])
 def test_tinyimagenet_val_layouts_agree(tmp_path, layout):
-    pytest.importorskip("torchvision")
     write_tinyimagenet(tmp_path, layout=layout)
     split = load("tinyimagenet", train=False, data_dir=tmp_path)
     assert split.labels.tolist() == list(range(199, -1, -1))
@@ -288,7 +282,6 @@ def test_tinyimagenet_val_layouts_agree(tmp_path, layout):
 
 
 def test_tinyimagenet_missing_class_is_named(tmp_path):
-    pytest.importorskip("torchvision")
     val = write_tinyimagenet(tmp_path, layout="flat")
     (val / "images").mkdir()  # left behind by whoever sorted the images into folders
     assert len(load("tinyimagenet", train=False, data_dir=tmp_path)) == 200
@@ -298,7 +291,6 @@ def test_tinyimagenet_missing_class_is_named(tmp_path):
 
 
 def test_tinyimagenet_train_is_ordered_by_class_and_number(tmp_path):
-    pytest.importorskip("torchvision")
     for wnid in WNIDS:
         folder = tmp_path / "tiny-imagenet-200" / "train" / wnid / "images"
         folder.mkdir(parents=True)
@@ -310,7 +302,6 @@ def test_tinyimagenet_train_is_ordered_by_class_and_number(tmp_path):
 
 
 def test_tinyimagenet_corrupt_image_is_named(tmp_path):
-    pytest.importorskip("torchvision")
     val = write_tinyimagenet(tmp_path, layout="original")
     broken = val / "images" / "val_7.JPEG"
     for content in (broken.read_bytes()[:60], b"", b"no image at all"):
@@ -323,7 +314,6 @@ def test_tinyimagenet_corrupt_image_is_named(tmp_path):
 
 
 def test_tinyimagenet_wrong_size_is_named(tmp_path):
-    pytest.importorskip("torchvision")
     write_tinyimagenet(tmp_path, layout="flat", size=(32, 64))
     with pytest.raises(DataError, match=r"val_\d+\.JPEG is \(3, 64, 32\)"):
         load("tinyimagenet", train=False, data_dir=tmp_path)
@@ -331,7 +321,6 @@ def test_tinyimagenet_wrong_size_is_named(tmp_path):
 
 @pytest.mark.parametrize("damage", ["no file", "no tab", "binary", "a class less"])
 def test_tinyimagenet_annotations(tmp_path, damage):
-    pytest.importorskip("torchvision")
     annotations = write_tinyimagenet(tmp_path, layout="original") / "val_annotations.txt"
     lines = annotations.read_text().splitlines(keepends=True)
     if damage == "no file":

@@ -113,7 +113,6 @@ def sabotage(monkeypatch, change):
 
 
 def test_all_checks_pass_and_the_versions_are_told(tmp_path):
-    pytest.importorskip("torchvision")
     state = torch.get_rng_state()
     lines = list(doctor.run_checks(tmp_path))
     assert all("\n" not in line for line in lines)
@@ -152,7 +151,6 @@ def test_wrong_gradients_are_found(monkeypatch, factor):
 
 
 def test_a_fault_stops_the_doctor_before_it_says_passed(monkeypatch, tmp_path):
-    pytest.importorskip("torchvision")
     sabotage(monkeypatch, lambda margins, how: margins(how) + 1)
     lines = []
     with pytest.raises(SoundnessError, match="ibp bounds are unsound"):
