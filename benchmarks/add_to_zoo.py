@@ -17,7 +17,6 @@ import click
 from citrus_lirpa import data
 from citrus_lirpa.training import checkpoint, zoo
 
-FOLDER = Path(zoo.__file__).parent / "zoo_files"
 LARGEST = 1_000_000  # bytes
 
 
@@ -34,7 +33,7 @@ def main(run, name, data_dir) -> None:
             f"{run} was evaluated on {evaluation['images']} images; expected all {images} of the "
             "test set"
         )
-    file = FOLDER / f"{name}.pt"
+    file = zoo.FOLDER / f"{name}.pt"
     config = replace(config, train=replace(config.train, init_from=""))  # a path of one machine
     checkpoint.save(file, config, {"model": state["model"]})
     if file.stat().st_size > LARGEST:
@@ -43,8 +42,8 @@ def main(run, name, data_dir) -> None:
     for of_single_images in ("verdicts", "image_seconds", "groups"):
         del evaluation[of_single_images]
     evaluation["run"] = f"{zoo.PREFIX}{name}"
-    (FOLDER / f"{name}.json").write_text(json.dumps(evaluation, indent=2) + "\n", "utf-8")
-    index = FOLDER / zoo.INDEX
+    (zoo.FOLDER / f"{name}.json").write_text(json.dumps(evaluation, indent=2) + "\n", "utf-8")
+    index = zoo.FOLDER / zoo.INDEX
     sums = json.loads(index.read_text("utf-8")) if index.exists() else {}
     sums[name] = hashlib.sha256(file.read_bytes()).hexdigest()
     index.write_text(json.dumps(dict(sorted(sums.items())), indent=2) + "\n", "utf-8")

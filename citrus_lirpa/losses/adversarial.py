@@ -21,6 +21,7 @@ class CrossEntropy(Loss):
     """
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        """Compute the loss of the clean inputs."""
         return natural(net, x, y, self.clip)
 
 
@@ -42,6 +43,7 @@ class Adversarial(Loss):
         self.attack = self.choose_attack(attack)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        """Compute the loss of the attacked inputs."""
         v = perturb(self.attack, net, x, y, eps)
         return _at_points(net, x, x + v, y, self.clip, v)
 
@@ -73,6 +75,7 @@ class Uat(Loss):
         self.universal = Universal(step_size)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        """Compute the loss of the inputs under the perturbation that they share."""
         u = self.universal(net.classes if self.per_class else 1, x, eps)
         points = clamp(x + (u[y] if self.per_class else u), self.clip)
         return _at_points(net, x, points, y, self.clip, u.detach())

@@ -85,6 +85,7 @@ class Citrus(Loss):
             raise InputError(f"worst is {self.worst}, but each input has {boxes} boxes")
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        """Compute the loss of the cross-input boxes."""
         self.check_batch_size(len(x))
         tau = self.tau_ratio * eps
         partners = self.pairing(len(x))

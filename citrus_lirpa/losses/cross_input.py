@@ -44,6 +44,7 @@ class Groups:
             )
 
     def __call__(self, batch: int) -> Tensor:
+        """Return the partners (B, k-1) of each input, or (B, k) with itself."""
         check_count(batch, "batch", 0)
         k = self.size
         if batch < k:
@@ -83,6 +84,7 @@ class Shifts:
             raise InputError(f"number of shifts is {shown(self.count)}; expected at least 1")
 
     def __call__(self, batch: int) -> Tensor:
+        """Return the partners (B, m) of each input, or (B, m+1) with itself."""
         check_count(batch, "batch", 0)
         if batch <= self.count:
             raise InputError(

@@ -28,6 +28,7 @@ class Ibp(Loss):
         self.method = method
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        """Compute the loss of the ε-boxes."""
         logits = net(x)
         box = Box.around(x, eps, self.clip)
         margins = net.margins(box, y, self.method)
@@ -53,6 +54,7 @@ class CrownIbp(Loss):
         self.max_eps = max_eps
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        """Compute the loss of the ε-boxes, by bounds of both kinds."""
         beta = max(0.0, 1 - largest(eps) / self.max_eps)
         logits = net(x)
         box = Box.around(x, eps, self.clip)

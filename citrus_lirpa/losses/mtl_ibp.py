@@ -45,6 +45,7 @@ class MtlIbp(Loss):
         self.attack = self.choose_attack(attack)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        """Compute the loss of the ε-boxes and of the attacked inputs."""
         v = perturb(self.attack, net, x, y, self.attack_ratio * eps)
         logits = net(x)
         attacked = logit_margins(net.logits(x + v), y)
@@ -65,6 +66,7 @@ class CcIbp(MtlIbp):
     """
 
     def combine(self, bounds: Tensor, attacked: Tensor) -> Tensor:
+        """Take the loss of the mixed margins."""
         return robust_cross_entropy(self.alpha * bounds + (1 - self.alpha) * attacked)
 
 
@@ -75,6 +77,7 @@ class ExpIbp(MtlIbp):
     """
 
     def combine(self, bounds: Tensor, attacked: Tensor) -> Tensor:
+        """Multiply powers of the two losses."""
         # a power has no gradient at 0, which the loss of a confident network rounds to
         smallest = torch.finfo(bounds.dtype).eps ** 2
         ibp, adversarial = (

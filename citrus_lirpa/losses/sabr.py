@@ -34,6 +34,7 @@ class Sabr(Loss):
         self.small_box = SmallBox(tau_ratio, self.choose_attack(attack), clip)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        """Compute the loss of the small boxes."""
         box, v = self.small_box(net, x, y, eps)
         logits = net(x)
         margins = net.margins(box, y, "ibp")

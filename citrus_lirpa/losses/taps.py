@@ -91,6 +91,7 @@ class Taps(Loss):
         return super().forward(net, x, y, eps)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        """Compute the loss of the boxes and, at full ε, of the points between the parts."""
         box, v = Box.around(x, eps, self.clip), None
         if self.small_box is not None:
             box, v = self.small_box(net, x, y, eps)

@@ -1,4 +1,4 @@
-"""BatchNorm statistics over a whole training set."""
+"""The running statistics of BatchNorm, and their mean over a whole training set."""
 
 from __future__ import annotations
 
@@ -15,18 +15,23 @@ _LARGEST_BATCH = 250
 
 
 def running_statistics(module: nn.Module) -> list[Tensor]:
-    """Running means and variances of all BatchNorm layers, as they are shared with ``module``."""
+    """List the running means and variances of all BatchNorm layers, which stay the layers'."""
     both = [value for m in _norms(module) for value in (m.running_mean, m.running_var)]
-    return [value for value in both if value is not None]  # None: the layer keeps none
+    return [value for value in both if value is not None]  # None: the layer has no statistics
 
 
 @torch.no_grad()
 def precise_batchnorm(net: BoundedNet, data: Split, spec: DatasetSpec) -> None:
     """Replace BatchNorm's running statistics by their mean over the training set, in place.
 
-    The mean is of equal batches of at most 250 images, in order. Statistics gathered five
-    inputs at a time, as in the paper's batches, are too noisy to evaluate with. Every layer
-    keeps its training mode.
+    The mean is over equal batches of at most 250 images, in order. Statistics of five inputs at
+    a time, as in the paper's batches, are too noisy for an evaluation. Every layer keeps its
+    training mode.
+
+    Args:
+        net: The network.
+        data: The images that it was trained on.
+        spec: Their data set, which says how they are cropped.
     """
     norms = _norms(net.module)
     if not norms:

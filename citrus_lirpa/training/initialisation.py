@@ -1,4 +1,4 @@
-"""Weight initialisation under which interval bounds keep their width (Shi et al. 2021)."""
+"""Weight initialisation under which interval bounds keep their width."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from ..bounds.net import BoundedNet, as_bounded_net
 def shi_initialise(net: BoundedNet) -> None:
     """Draw every weight matrix but the last from N(0, √(2π)/fan_in), in place.
 
-    Biases and one-dimensional parameters (BatchNorm) keep what they have. Weights of
-    layers fed by a residual addition are halved, as their input is twice as wide.
-    Uses torch's global generator.
+    Biases and one-dimensional parameters (BatchNorm) keep their values. Weights of layers that a
+    residual addition feeds are halved, as their input is twice as wide. The draws are from
+    torch's global generator.
+
+    Source: Shi et al. 2021, Fast Certified Robust Training with Short Warmup, section 4.1.
+
+    Args:
+        net: BoundedNet, or an auto_LiRPA BoundedModule.
     """
     net = as_bounded_net(net)
     for weight in net.parameters():

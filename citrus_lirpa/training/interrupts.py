@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests, so that the step in hand is finished and saved."""
+"""Ctrl-C and SIGTERM as requests, so that the current step is finished and saved."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Termination(KeyboardInterrupt):
-    """SIGTERM, raised as Ctrl-C is."""
+    """SIGTERM as an exception, as Ctrl-C is one."""
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], int]]:
-    """A function that gives the signal of Ctrl-C or SIGTERM once one came, and 0 before; the
-    step in hand is finished."""
+    """Take Ctrl-C and SIGTERM as requests to stop inside the block.
+
+    A second Ctrl-C stops at once. Outside the main thread nothing changes.
+
+    Yields:
+        A function that returns the number of the first signal, and 0 before it.
+    """
     requests: list[int] = []
     if not _in_main_thread():
         yield lambda: 0
@@ -41,7 +46,10 @@ def stop_requests() -> Iterator[Callable[[], int]]:
 
 @contextlib.contextmanager
 def terminations() -> Iterator[None]:
-    """SIGTERM raises Termination inside the block; what comes behind it is ignored."""
+    """Raise Termination at SIGTERM inside the block, and ignore all signals after it.
+
+    Outside the main thread nothing changes.
+    """
     if not _in_main_thread():
         yield
         return
@@ -60,12 +68,12 @@ def terminations() -> Iterator[None]:
 
 
 def interrupted_by(number: int, message: str) -> Interrupted:
-    """The error of work that a signal stopped, and which was saved."""
+    """Make the error of work that a signal stopped and that was saved."""
     return (Terminated if number == signal.SIGTERM else Interrupted)(message)
 
 
 def _in_main_thread() -> bool:
-    """Only it may handle signals."""
+    """Tell whether this thread may handle signals."""
     return threading.current_thread() is threading.main_thread()
 
 

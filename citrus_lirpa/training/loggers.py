@@ -1,7 +1,7 @@
-"""Where else a training run may report to: TensorBoard, Weights & Biases.
+"""Further places that a training reports to: TensorBoard, Weights & Biases.
 
-A new one is a class with the two methods of ``Logger`` and a line in ``LOGGERS``. All get the
-record of each epoch that metrics.jsonl gets, and nothing else of the machine or its user.
+To add one, write a class with the two methods of ``Logger`` and a line in ``LOGGERS``. All of
+them get the record of each epoch, as metrics.jsonl does, and nothing of the machine or its user.
 """
 
 from __future__ import annotations
@@ -20,15 +20,22 @@ Record = dict[str, Any]
 
 
 class Logger(Protocol):
-    """Takes the record of each epoch (see ``History``), then is closed once."""
+    """A receiver of the record of each epoch (see ``History``)."""
 
-    def log(self, record: Record) -> None: ...
+    def log(self, record: Record) -> None:
+        """Take the record of an epoch."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Take note that there are no more records."""
 
 
 class TensorBoard:
-    """Scalars over epochs, as events in ``folder``/tensorboard."""
+    """Scalars over epochs, as events in a folder "tensorboard" of the run folder.
+
+    Args:
+        folder: The run folder.
+        config: The configuration of the training.
+    """
 
     def __init__(self, folder: Path, config: RunConfig):
         package = import_optional(
@@ -37,19 +44,29 @@ class TensorBoard:
         self.writer = package.SummaryWriter(str(folder / "tensorboard"))
 
     def log(self, record: Record) -> None:
+        """Plot the values of an epoch."""
         for key, value in _scalars(record).items():
             self.writer.add_scalar(key, value, record["epoch"])
         self.writer.flush()
 
     def close(self) -> None:
+        """End the events."""
         self.writer.close()
 
 
 class WeightsAndBiases:
     """Scalars over epochs and the configuration, as a run of the project "citrus-lirpa".
 
-    Whether they are sent or kept in ``folder``/wandb is W&B's to decide (``WANDB_MODE``). Not
-    recorded: the command line, the environment, the terminal, code, git, packages and hardware.
+    W&B decides (by ``WANDB_MODE``) whether to send them or to keep them in a folder "wandb" of
+    the run folder. It does not record the command line, the environment, the terminal, code, git,
+    packages or hardware.
+
+    Args:
+        folder: The run folder, whose name the run gets.
+        config: The configuration of the training.
+
+    Raises:
+        InputError: It cannot be started, as without a login.
     """
 
     def __init__(self, folder: Path, config: RunConfig):
@@ -80,9 +97,11 @@ class WeightsAndBiases:
             ) from error
 
     def log(self, record: Record) -> None:
+        """Plot the values of an epoch."""
         self.run.log(_scalars(record), step=record["epoch"])
 
     def close(self) -> None:
+        """End the run."""
         self.run.finish()
 
 
@@ -96,9 +115,19 @@ LOGGERS: dict[str, Callable[[Path, RunConfig], Logger]] = {
 def opened(
     names: Iterable[str], folder: Path, config: RunConfig
 ) -> Iterator[Callable[[Record], None]]:
-    """A function that gives a record to each of the ``names`` of LOGGERS; closed at the end.
+    """Open loggers, and close them at the end of the block.
 
-    Raises DependencyError where one is not installed, InputError where it cannot be started.
+    Args:
+        names: Names of ``LOGGERS``.
+        folder: The run folder.
+        config: The configuration of the training.
+
+    Yields:
+        A function that gives a record to each of them.
+
+    Raises:
+        DependencyError: One of them is not installed.
+        InputError: One of them cannot be started.
     """
     with ExitStack() as stack:
         active = []
@@ -114,5 +143,5 @@ def opened(
 
 
 def _scalars(record: Record) -> dict[str, float]:
-    """What is plotted over epochs; None stands for what the loss does not have."""
+    """Select what is plotted over epochs; None stands for what the loss does not have."""
     return {k: v for k, v in record.items() if k not in ("epoch", "step") and v is not None}

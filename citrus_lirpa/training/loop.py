@@ -34,6 +34,8 @@ from .regularisers import l1_norm, shi_regulariser
 from .schedules import ramp
 from .state import TrainingState
 
+__all__ = ["History", "check_batches", "fit", "learning_rate", "training_part", "warm_start"]
+
 #: Gets the record of each epoch.
 OnEpoch = Callable[[dict[str, Any]], object]
 

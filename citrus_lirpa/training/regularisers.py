@@ -1,4 +1,4 @@
-"""Regularisers of IBP training (Shi et al. 2021, section 4.2), and L1."""
+"""Regularisers of IBP training, and L1."""
 
 from __future__ import annotations
 
@@ -12,16 +12,27 @@ from ..bounds.box import Box, Interval
 from ..bounds.checks import check_tensor
 from ..errors import InputError
 
-#: Ratios above this share need no correction.
+#: Ratios above this share cost nothing.
 TOLERANCE = 0.5
 _TINY = 1e-12
 
 
 def shi_regulariser(inputs: Box | Interval, preactivations: Sequence[Box | Interval]) -> Tensor:
-    """Tightness plus ReLU-balance term, averaged over the ReLUs; a scalar >= 0.
+    """Compute the sum of tightness and ReLU-balance terms, as a mean over the ReLUs.
 
-    inputs: the boxes as the first layer sees them (normalised); preactivations: the
-    bounds before every ReLU on these boxes, with graph. Multiply by λ₀(1 - ε/ε_max).
+    Multiply it by λ₀(1 - ε/ε_max).
+
+    Source: Shi et al. 2021, Fast Certified Robust Training with Short Warmup, section 4.2.
+
+    Args:
+        inputs: The boxes as the first layer sees them (normalised).
+        preactivations: The bounds before every ReLU on these boxes, with graph.
+
+    Returns:
+        A scalar >= 0; 0 without ReLUs.
+
+    Raises:
+        InputError: These are no bounds.
     """
     if not all(isinstance(box, (Box, Interval)) for box in (inputs, *preactivations)):
         raise InputError("regularisers take a Box or Interval, and a list of them: bounds of a net")
@@ -38,14 +49,14 @@ def shi_regulariser(inputs: Box | Interval, preactivations: Sequence[Box | Inter
 
 
 def _tightness(input_radius: Tensor, radius: Tensor) -> Tensor:
-    """relu(tol - r₀/r)/tol: bounds should not be wider than 1/tol times the input's."""
+    """relu(tol - r₀/r)/tol: bounds should be at most 1/tol times as wide as the inputs."""
     return torch.relu(TOLERANCE - input_radius / radius.clamp(min=_TINY)) / TOLERANCE
 
 
 def _balance(box: Box | Interval) -> Tensor:
     """Active and inactive ReLUs should weigh alike, in mean and in variance of centres."""
     active, inactive, active_spread, inactive_spread = _Sums.apply(box.centre, box.radius)
-    defined = (inactive < 0) & (inactive_spread > 0)  # else no ReLU is inactive
+    defined = (inactive < 0) & (inactive_spread > 0)  # otherwise no ReLU is inactive
     # a second choice keeps 0/0 out of the gradient of the first
     mean_ratio = active / torch.where(defined, -inactive, 1.0)
     spread_ratio = active_spread / torch.where(defined, inactive_spread, 1.0)
@@ -54,10 +65,10 @@ def _balance(box: Box | Interval) -> Tensor:
 
 
 class _Sums(torch.autograd.Function):
-    """Of boxes around ReLU inputs: Σ centre and Σ (centre - mean)² over the active ReLUs (lower
-    end > 0) and over the inactive ones (upper end < 0): two sums, then two sums of squares.
+    """Sums over the active ReLUs (lower end > 0) and over the inactive ones (upper end < 0).
 
-    In few passes over the values, which are many; differentiable once.
+    The four results are Σ centre of both, then Σ (centre - mean)² of both. The values are many,
+    so it takes few passes over them. It can be differentiated once.
     """
 
     @staticmethod
@@ -89,5 +100,5 @@ def _ratio_penalty(ratio: Tensor) -> Tensor:
 
 
 def l1_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """Σ|w| over all weights of two or more dimensions."""
+    """Sum |w| over all weights of two or more dimensions."""
     return torch.stack([torch.linalg.vector_norm(p, 1) for p in parameters if p.ndim > 1]).sum()

@@ -11,7 +11,7 @@ Schedule = Callable[[int, float, float], float]
 
 
 def linear(step: int, first: float, last: float) -> float:
-    """0 up to step ``first``, 1 from step ``last``, a straight line between."""
+    """Rise in a straight line from 0 at step ``first`` to 1 at step ``last``."""
     if step >= last:
         return 1.0
     if step <= first:
@@ -20,9 +20,16 @@ def linear(step: int, first: float, last: float) -> float:
 
 
 def smoothed(step: int, first: float, last: float) -> float:
-    """Quartic for the first quarter of the ramp, then linear, with a continuous slope.
+    """Rise from 0 to 1 as a quartic for a quarter of the ramp, then linearly.
 
-    The schedule of Shi et al. 2021 (auto_LiRPA's SmoothedScheduler, β = 4, mid 0.25).
+    The slope is continuous. This is auto_LiRPA's SmoothedScheduler with β = 4 and mid = 0.25.
+
+    Source: Shi et al. 2021, Fast Certified Robust Training with Short Warmup.
+
+    Args:
+        step: The step.
+        first: Last step at 0.
+        last: First step at 1.
     """
     if step >= last:
         return 1.0
@@ -43,8 +50,21 @@ SCHEDULES: dict[str, Schedule] = {"smoothed": smoothed, "linear": linear}
 
 
 def ramp(name: str, step: int, *, batches: int, start: float, length: float) -> float:
-    """Share of ε_max at ``step``: the ramp begins with epoch ``start`` (counted from 1)
-    and takes ``length`` epochs of ``batches`` steps each; length 0 is full ε at once."""
+    """Compute the share of ε_max at a step.
+
+    Args:
+        name: Name of the schedule.
+        step: The step, from 0.
+        batches: Steps of an epoch.
+        start: The epoch that the ramp begins with, counted from 1; it may be a fraction.
+        length: Epochs of the ramp; 0 for the full ε at once.
+
+    Returns:
+        A share in [0, 1].
+
+    Raises:
+        ConfigError: There is no such schedule.
+    """
     if name not in SCHEDULES:
         raise ConfigError(unknown("ε schedule", name, SCHEDULES))
     first = (start - 1) * batches

@@ -4,49 +4,52 @@ from __future__ import annotations
 
 import hashlib
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, InputError, unknown
 
 PREFIX = "zoo:"
-#: Sums of all files, by name of the network: SHA-256 of NAME.pt, a checkpoint of weights alone.
+#: Holds NAME.pt, a checkpoint of weights alone, and NAME.json, its evaluation, for each network.
+FOLDER = Path(__file__).with_name("zoo_files")
+#: The SHA-256 sum of NAME.pt, by name of the network.
 INDEX = "index.json"
 
 
 def is_name(path: Path) -> bool:
-    """Whether ``path`` names a network of the zoo and no file."""
+    """Tell whether ``path`` names a network of the zoo, and no file."""
     return str(path).startswith(PREFIX)
 
 
 def names() -> list[str]:
+    """List the networks."""
     return sorted(_index())
 
 
 def find(path: Path) -> Path:
-    """The checkpoint of ``zoo:NAME``, its checksum compared.
+    """Find the checkpoint of a network, and compare its checksum.
 
-    Raises InputError for an unknown name, CheckpointError for a file that was changed.
+    Args:
+        path: ``zoo:NAME``.
+
+    Raises:
+        InputError: There is no such network.
+        CheckpointError: The file was changed.
     """
     name = str(path).removeprefix(PREFIX)
     index = _index()
     if name not in index:
         raise InputError(unknown("network of the zoo", name, index))
-    file = _folder() / f"{name}.pt"
+    file = FOLDER / f"{name}.pt"
     if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != index[name]:
         raise CheckpointError(f"{file} is missing or damaged; install citrus-lirpa again")
     return file
 
 
 def evaluation(name: str) -> dict[str, Any]:
-    """What ``citrus-lirpa eval`` said of a network on the whole test set."""
-    return json.loads((_folder() / f"{name}.json").read_text("utf-8"))
-
-
-def _folder() -> Path:
-    return Path(str(resources.files(__package__) / "zoo_files"))
+    """Return the record of ``citrus-lirpa eval`` on the whole test set."""
+    return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
 
 
 def _index() -> dict[str, str]:
-    return json.loads((_folder() / INDEX).read_text("utf-8"))
+    return json.loads((FOLDER / INDEX).read_text("utf-8"))

@@ -18,8 +18,8 @@ every_network = pytest.mark.parametrize("name", zoo.names())
 @pytest.fixture
 def copied(tmp_path, monkeypatch):
     """The zoo's folder, to be changed."""
-    folder = shutil.copytree(zoo._folder(), tmp_path / "zoo")
-    monkeypatch.setattr(zoo, "_folder", lambda: folder)
+    folder = shutil.copytree(zoo.FOLDER, tmp_path / "zoo")
+    monkeypatch.setattr(zoo, "FOLDER", folder)
     return folder
 
 
