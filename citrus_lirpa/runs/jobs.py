@@ -211,8 +211,9 @@ def _reason(status: int, log: Path, output_begins: int) -> str:
     """Return the last line of the output, or the signal that ended the process."""
     if status < 0:
         return f"ended by {signal.Signals(-status).name}"
-    output = log.read_bytes()[output_begins:].decode("utf-8", "replace")
-    return output.strip().rpartition("\n")[2].strip() or f"status {status}"
+    with open(log, encoding="utf-8", errors="replace") as file:
+        file.seek(output_begins)
+        return file.read().strip().rpartition("\n")[2].strip() or f"status {status}"
 
 
 def _duration(seconds: float) -> str:

@@ -69,6 +69,21 @@ def edited(raw: bytes, changes) -> bytes:
     return bytes(out)
 
 
+def explore_bytes(cases: int, files: list[Path], use, most: int = 8) -> None:
+    """``use(file)`` refuses, or makes sense of, each of the ``files`` with other bytes."""
+    whole = {file: file.read_bytes() for file in files}
+
+    def check(case) -> None:
+        file, changed = case
+        file.write_bytes(edited(whole[file], changed))
+        try:
+            refused(lambda: use(file))
+        finally:
+            file.write_bytes(whole[file])
+
+    explore(cases, check, st.tuples(st.sampled_from(files), edits(most)))
+
+
 def put(tree, path: list, value) -> None:
     """Set the entry of nested tables and lists that ``path`` (shares) leads to."""
     for depth, share in enumerate(path):
@@ -115,17 +130,14 @@ def use(config: RunConfig) -> None:
 
 @sizes(60, 500)
 def test_configurations_of_other_bytes(cases, tmp_path):
-    texts = [file.read_bytes() for file in sorted(PRESETS.glob("*.toml"))]
-    assert texts
-    texts += [resolve(preset="digits", method=m).to_toml().encode() for m in ("taps", "ibp")]
-
-    def check(case) -> None:
-        number, changed = case
-        file = tmp_path / "c.toml"
-        file.write_bytes(edited(texts[number], changed))
-        refused(lambda: use(resolve(file=file)))
-
-    explore(cases, check, st.tuples(st.integers(0, len(texts) - 1), edits()))
+    for preset in PRESETS.glob("*.toml"):
+        shutil.copyfile(preset, tmp_path / preset.name)
+    for method in ("taps", "ibp"):
+        text = resolve(preset="digits", method=method).to_toml()
+        (tmp_path / f"{method}.toml").write_text(text)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) > 2
+    explore_bytes(cases, files, lambda file: use(resolve(file=file)))
 
 
 @sizes(80, 600)
@@ -163,11 +175,9 @@ def test_overrides(cases):
 
 @sizes(60, 500)
 def test_sweeps(cases, tmp_path):
-    def check(changed) -> None:
-        (tmp_path / "s.toml").write_bytes(edited(SWEEP.encode(), changed))
-        refused(lambda: sweep.expand(sweep.read(tmp_path / "s.toml")))
-
-    explore(cases, check, edits(4))
+    file = tmp_path / "s.toml"
+    file.write_text(SWEEP)
+    explore_bytes(cases, [file], lambda file: sweep.expand(sweep.read(file)), 4)
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "[a" + ".a" * 100_000 + "]"])
@@ -208,9 +218,6 @@ def fresh(evaluated: Path, tmp_path: Path) -> Path:
     return folder
 
 
-RECORDS = ("eval-ibp.json", "metrics.jsonl", "config.toml")
-
-
 def use_records(folder: Path) -> None:
     refused(lambda: format_tables(read_runs([folder])).encode())
     settings = dict(dataset="digits", eps=0.1, clip=None)
@@ -221,15 +228,8 @@ def use_records(folder: Path) -> None:
 @sizes(30, 500)
 def test_records_of_other_bytes(cases, evaluated, tmp_path):
     folder = fresh(evaluated, tmp_path)
-
-    def check(case) -> None:
-        name, changed = case
-        for other in RECORDS:
-            shutil.copyfile(evaluated / other, folder / other)
-        (folder / name).write_bytes(edited((evaluated / name).read_bytes(), changed))
-        use_records(folder)
-
-    explore(cases, check, st.tuples(st.sampled_from(RECORDS), edits()))
+    files = [folder / name for name in ("eval-ibp.json", "metrics.jsonl", "config.toml")]
+    explore_bytes(cases, files, lambda file: use_records(folder))
 
 
 @sizes(30, 500)
@@ -255,20 +255,16 @@ def test_verdicts(cases, evaluated, tmp_path):
     vnnlib.export(model, images, spec, exported, images=range(12), eps=0.1)
     names = sorted(p.name for p in exported.glob("*.vnnlib"))
     rows = [f"{vnnlib.MODEL},{name},unsat,1.0" for name in names]
-    csv, record = "\n".join(rows).encode(), (exported / vnnlib.EXPORT).read_bytes()
-    numbers = {int(name[6:11]) for name in names}
+    files = [exported / vnnlib.RESULTS, exported / vnnlib.EXPORT]
+    files[0].write_text("\n".join(rows))
+    settings = dict(dataset="digits", eps=0.1, clip=None, model_outputs_match=lambda _: True)
 
-    def check(case) -> None:
-        in_csv, changed = case
-        (exported / vnnlib.RESULTS).write_bytes(edited(csv, changed) if in_csv else csv)
-        (exported / vnnlib.EXPORT).write_bytes(record if in_csv else edited(record, changed))
-        found = {}
-        settings = dict(dataset="digits", eps=0.1, clip=None, model_outputs_match=lambda _: True)
-        refused(lambda: found.update(vnnlib.import_verdicts(exported, **settings)))
-        assert set(found) <= numbers
+    def use_verdicts(_file) -> None:
+        found = vnnlib.import_verdicts(exported, **settings)
+        assert set(found) <= {int(name[6:11]) for name in names}
         assert set(found.values()) <= {"certified", "attacked", "undecided"}
 
-    explore(cases, check, st.tuples(st.booleans(), edits(4)))
+    explore_bytes(cases, files, use_verdicts, 4)
 
 
 # -- checkpoints --------------------------------------------------------------------
@@ -359,14 +355,8 @@ def use_onnx(path: Path) -> None:
 
 
 @sizes(60, 500)
-def test_onnx_of_other_bytes(cases, network, tmp_path):
-    raw, path = network.read_bytes(), tmp_path / "n.onnx"
-
-    def check(changed) -> None:
-        path.write_bytes(edited(raw, changed))
-        refused(lambda: use_onnx(path))
-
-    explore(cases, check, edits(4))
+def test_onnx_of_other_bytes(cases, network):
+    explore_bytes(cases, [network], use_onnx, 4)
 
 
 @st.composite
@@ -560,11 +550,10 @@ def test_nothing_outside_an_onnx_file_is_opened(tmp_path, place, location):
 # -- data sets ----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
+@pytest.fixture
+def tiny(tmp_path) -> Path:
     """TinyImageNet's validation set with one image of each class."""
-    folder = tmp_path_factory.mktemp("tiny")
-    images = folder / "tiny-imagenet-200" / "val" / "images"
+    images = tmp_path / "tiny-imagenet-200" / "val" / "images"
     images.mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
     lines = []
@@ -572,7 +561,7 @@ def tiny(tmp_path_factory) -> Path:
         Image.fromarray(pixels).save(images / f"val_{number}.JPEG")
         lines.append(f"val_{number}.JPEG\t{wnid}\t0\t0\t1\t1\n")
     (images.parent / "val_annotations.txt").write_text("".join(lines))
-    return folder
+    return tmp_path
 
 
 def load_tiny(folder: Path) -> data.Split:
@@ -582,28 +571,15 @@ def load_tiny(folder: Path) -> data.Split:
 @sizes(10, 200)
 def test_a_broken_image(cases, tiny):
     image = tiny / "tiny-imagenet-200" / "val" / "images" / "val_7.JPEG"
-    raw = image.read_bytes()
     assert len(load_tiny(tiny)) == 200
-
-    def check(changed) -> None:
-        image.write_bytes(edited(raw, changed))
-        refused(lambda: load_tiny(tiny))
-
-    try:
-        explore(cases, check, edits(5))
-    finally:
-        image.write_bytes(raw)
+    explore_bytes(cases, [image], lambda _: load_tiny(tiny), 5)
 
 
 def test_a_large_image_is_refused_before_it_is_decoded(tiny):
     image = tiny / "tiny-imagenet-200" / "val" / "images" / "val_9.JPEG"
-    raw = image.read_bytes()
-    try:
-        Image.new("L", (14_000, 14_000)).save(image, quality=1)
-        with pytest.raises(DataError, match="val_9"):
-            load_tiny(tiny)
-    finally:
-        image.write_bytes(raw)
+    Image.new("L", (14_000, 14_000)).save(image, quality=1)
+    with pytest.raises(DataError, match="val_9"):
+        load_tiny(tiny)
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -615,18 +591,13 @@ def idx(array: np.ndarray) -> bytes:
 def test_broken_mnist(cases, tmp_path):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    spec = data.DATASETS["mnist"]
-    contents = {
-        Path(name).name: idx(np.zeros((20, 28, 28)) if "images" in name else np.arange(20) % 10)
-        for name in spec.files
-    }
+    files = [tmp_path / name for name in data.DATASETS["mnist"].files]
+    for file in files:
+        images = "images" in file.name
+        file.write_bytes(idx(np.zeros((20, 28, 28)) if images else np.arange(20) % 10))
 
-    def check(case) -> None:
-        number, changed = case
-        for k, (name, content) in enumerate(sorted(contents.items())):
-            (raw / name).write_bytes(edited(content, changed) if k == number else content)
-        settings = dict(data_dir=tmp_path, download=False)
-        refused(lambda: data.load("mnist", train=True, **settings))
-        refused(lambda: data.load("mnist", train=False, **settings))
+    def use_mnist(file) -> None:
+        train = file.name.startswith("train")
+        data.load("mnist", train=train, data_dir=tmp_path, download=False)
 
-    explore(cases, check, st.tuples(st.integers(0, 3), edits(4)))
+    explore_bytes(cases, files, use_mnist, 4)
