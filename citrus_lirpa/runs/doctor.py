@@ -37,9 +37,10 @@ def run_checks(data_dir: Path) -> Iterator[str]:
     Raises:
         CitrusError: A check failed; the message names the fault.
     """
-    lirpa, torchvision = _compat.load().version, import_torchvision().__version__
+    lirpa = _compat.load().version
     yield f"citrus-lirpa {__version__}, Python {platform.python_version()}, {platform.system()}"
     yield f"torch {torch.__version__} (tested {' to '.join(_compat.TESTED_TORCH)})"
+    torchvision = import_torchvision().__version__
     yield f"auto_LiRPA {lirpa}, NumPy {numpy.__version__}, torchvision {torchvision}"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     yield f"GPU: {device}; CPU threads: {torch.get_num_threads()}"
