@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
+# Tests at a time, each on one thread.
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 .PHONY: demo test test-nightly test-matrix coverage lint audit docs dist clean
 
@@ -10,10 +13,10 @@ demo: .venv/ready
 	$(BIN)/citrus-lirpa eval $(RUN)
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-nightly: .venv/ready
-	$(BIN)/python -m pytest -m nightly
+	$(PYTEST) -m nightly
 
 # The oldest and newest versions that setup.cfg allows; put auto_LiRPA's checkout on PYTHONPATH to
 # have it tested too. `make test-matrix ROWS="oldest newest"` runs these rows only.

@@ -1,4 +1,4 @@
-"""The figures of the documentation, drawn by citrus_lirpa itself.
+"""Draw the figures of the documentation with citrus_lirpa itself.
 
     python docs/figures.py               # all of them, about five minutes on one CPU core
     python docs/figures.py boxes groups  # some of them
@@ -34,16 +34,16 @@ from citrus_lirpa import (
     SgdUap,
     Shifts,
     certify_uap,
+    config,
     cross_input_boxes,
     data,
     evaluate,
     fit,
+    plots,
     robust_cross_entropy,
+    runs,
     try_uap,
 )
-from citrus_lirpa.reports import plots
-from citrus_lirpa.training import config
-from citrus_lirpa.training import setup as runs
 
 IMAGES = Path(__file__).parent / "images"
 EPS, TAU_RATIO = 0.11, 0.35  # of the figures in two dimensions
@@ -55,7 +55,7 @@ _DIGITS = data.DATASETS["digits"]
 
 
 def blobs(count: int) -> tuple[Tensor, Tensor]:
-    """Points (count, 2) of three classes around the middle of the unit square, and labels."""
+    """Draw points (count, 2) of three classes around the middle of the unit square, and labels."""
     y = torch.arange(count) % 3
     angle = y * 2 * torch.pi / 3 + 0.6
     middle = 0.5 + 0.25 * torch.stack([angle.cos(), angle.sin()], dim=1)
@@ -63,7 +63,7 @@ def blobs(count: int) -> tuple[Tensor, Tensor]:
 
 
 def spiral(count: int) -> tuple[Tensor, Tensor]:
-    """Points (count, 2) of two classes, each an arm of a spiral, and labels."""
+    """Draw points (count, 2) of two classes, each an arm of a spiral, and labels."""
     y = torch.arange(count) % 2
     turn = 0.7 + 2.2 * torch.pi * torch.rand(count)
     angle = turn + y * torch.pi
@@ -79,7 +79,7 @@ def train_in_two_dimensions(
     epochs: int = 200,
     seed: int = 0,
 ) -> BoundedNet:
-    """A small network trained on 600 points, plainly for a quarter of the time; then ε rises."""
+    """Train a small network on 600 points: a quarter of the time with ε = 0, then ε rises."""
     torch.manual_seed(seed)
     x, y = draw(600)
     model = nn.Sequential(
@@ -97,13 +97,13 @@ def train_in_two_dimensions(
 
 
 def five_points() -> tuple[Tensor, Tensor]:
-    """A group of five inputs near the borders, where perturbations matter."""
+    """Return five inputs near the borders, where perturbations matter, and their labels."""
     x = [[0.41, 0.78], [0.56, 0.67], [0.47, 0.35], [0.78, 0.47], [0.24, 0.41]]
     return torch.tensor(x), torch.tensor([1, 0, 2, 0, 1])
 
 
 def show_regions(axes: Axes, net: BoundedNet) -> None:
-    """What the network says in the unit square."""
+    """Show the classes that the network predicts in the unit square."""
     side = torch.linspace(0, 1, 300)
     grid = torch.stack(torch.meshgrid(side, side, indexing="xy"), dim=-1)
     with torch.no_grad():
@@ -114,13 +114,13 @@ def show_regions(axes: Axes, net: BoundedNet) -> None:
 
 
 def show_square(axes: Axes, low: Tensor, high: Tensor, **style) -> None:
-    """The rectangle from ``low`` to ``high``, (2,) each."""
+    """Draw the rectangle from ``low`` to ``high``, (2,) each."""
     width, height = (high - low).tolist()
     axes.add_patch(Rectangle(low.tolist(), width, height, **style))
 
 
 def bound(net: BoundedNet, x: Tensor, y: Tensor, v: Tensor, partners: Tensor) -> tuple[Box, Tensor]:
-    """The boxes that the partners give, and lower bounds of the margins on them."""
+    """Return the boxes that the partners give, and lower bounds of the margins on them."""
     box = cross_input_boxes(x, v, TAU_RATIO * EPS, partners, clip=None)
     with torch.no_grad():
         return box, net.margins(box, y.repeat_interleave(partners.shape[1]))
@@ -129,7 +129,7 @@ def bound(net: BoundedNet, x: Tensor, y: Tensor, v: Tensor, partners: Tensor) ->
 def draw_boxes(
     axes: Axes, net: BoundedNet, x: Tensor, y: Tensor, v: Tensor, partners: Tensor
 ) -> None:
-    """The boxes that the partners give: green where they are proved, else red."""
+    """Draw the boxes that the partners give: green where they are proved, else red."""
     show_regions(axes, net)
     box, margins = bound(net, x, y, v, partners)
     for low, high, proved in zip(box.lower, box.upper, margins.amin(1) > 0, strict=True):
@@ -147,7 +147,7 @@ def draw_boxes(
 
 
 def boxes() -> Figure:
-    """The boxes that CITRUS trains on, and the one for each input that it leaves out."""
+    """Draw the boxes that CITRUS trains on, and the one for each input that it leaves out."""
     net = train_in_two_dimensions(Citrus(TAU_RATIO, clip=None))
     x, y = five_points()
     v = PGD(clip=None)(net, x, y, (1 - TAU_RATIO) * EPS)
@@ -168,7 +168,7 @@ def boxes() -> Figure:
 
 
 def count_broken(net: BoundedNet, x: Tensor, y: Tensor) -> Tensor:
-    """(301, 301): how many of the inputs each u of a grid over the ε-ball breaks."""
+    """Return which inputs each u of a grid over the ε-ball breaks, (301, 301, n)."""
     side = torch.linspace(-EPS, EPS, 301)
     u = torch.stack(torch.meshgrid(side, side, indexing="xy"), dim=-1).view(-1, 1, 2)
     with torch.no_grad():
@@ -177,7 +177,7 @@ def count_broken(net: BoundedNet, x: Tensor, y: Tensor) -> Tensor:
 
 
 def groups() -> Figure:
-    """For each perturbation u, how many of a group it breaks: what UCert bounds."""
+    """Draw, for each perturbation u, how many of a group it breaks: what UCert bounds."""
     net = train_in_two_dimensions(Citrus(TAU_RATIO, clip=None))
     x, y = five_points()
     broken = count_broken(net, x, y)
@@ -203,7 +203,7 @@ def groups() -> Figure:
 
 
 def show_counts(axes: Axes, broken: Tensor) -> None:
-    """A map of the ε-ball: how many inputs each u breaks, with the border of each input's set."""
+    """Map the ε-ball: how many inputs each u breaks, with the border of each input's set."""
     count = broken.sum(-1).numpy()
     colours = ListedColormap(["#f5f5f5", "#f4c9a4", "#dd8452", "#a23b2a", "#5d1a1a", "#000000"])
     extent = (-EPS, EPS, -EPS, EPS)
@@ -225,7 +225,7 @@ def show_counts(axes: Axes, broken: Tensor) -> None:
 
 
 def own_box() -> Figure:
-    """Networks trained on the boxes of others, on both kinds, on the own, and on the ε-box."""
+    """Draw networks trained on the boxes of others, on both kinds, on the own, and on the ε-box."""
     eps, seeds = 0.04, range(3)
     losses = {
         "CITRUS: boxes of the others": Citrus(TAU_RATIO, clip=None),
@@ -261,7 +261,7 @@ def own_box() -> Figure:
 
 
 def train_digits(method: str = "citrus") -> tuple[BoundedNet, History]:
-    """A run of the digits preset: the net in eval mode, and its history."""
+    """Train the digits preset; return the net in eval mode, and its history."""
     settings = config.resolve(preset="digits", method=method)
     net, loss = runs.build(settings, torch.device("cpu"))
     train = data.load("digits", train=True, data_dir=Path("data"))
@@ -270,7 +270,7 @@ def train_digits(method: str = "citrus") -> tuple[BoundedNet, History]:
 
 
 def uap() -> Figure:
-    """One perturbation of all images, crafted against a network trained without defence."""
+    """Draw one perturbation of all images, crafted against a network trained without defence."""
     net, _ = train_digits(method="ce")
     train, test = (data.load("digits", train=part, data_dir=Path("data")) for part in (True, False))
     torch.manual_seed(0)
@@ -283,7 +283,7 @@ def uap() -> Figure:
 
 
 def training() -> Figure:
-    """The curves of the digits preset."""
+    """Draw the curves of the digits preset."""
     _, history = train_digits()
     figure, axes = plots.plain_axes(*plots.CURVES)
     plots.draw_curves(history, axes)
@@ -291,7 +291,7 @@ def training() -> Figure:
 
 
 def stages() -> Figure:
-    """What settled the images of the digits, stage by stage."""
+    """Draw which stage settled the images of the digits."""
     test = data.load("digits", train=False, data_dir=Path("data"))
     result = evaluate(train_digits()[0], test, _DIGITS, Protocol(eps=0.1, time_limit=1.0))
     print(f"stages: {result!r}")

@@ -14,8 +14,8 @@ import citrus_lirpa  # before auto_LiRPA: makes it work with current torch and N
 import torch
 from auto_LiRPA import BoundedModule
 from citrus_lirpa import BoundedNet, Citrus, certify_uap, shi_initialise, shi_regulariser
-from citrus_lirpa.bounds.net import as_bounded_net
-from citrus_lirpa.data.datasets import load
+from citrus_lirpa.bounds import as_bounded_net
+from citrus_lirpa.data import load
 from citrus_lirpa.models import Normalise
 from citrus_lirpa.training.schedules import ramp
 from torch import nn

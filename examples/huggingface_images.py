@@ -13,7 +13,7 @@ import citrus_lirpa  # before auto_LiRPA: makes it work with current torch and N
 import datasets
 import torch
 from citrus_lirpa import BoundedNet, Citrus, certify_uap
-from citrus_lirpa.data.datasets import load
+from citrus_lirpa.data import load
 from torch import nn
 from torch.utils.data import DataLoader
 

@@ -15,7 +15,7 @@ import torch
 from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 from auto_LiRPA.eps_scheduler import SmoothedScheduler
 from citrus_lirpa import BoundedNet, Citrus, certify_uap
-from citrus_lirpa.data.datasets import load
+from citrus_lirpa.data import load
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 

@@ -12,7 +12,7 @@ import argparse
 import citrus_lirpa  # before auto_LiRPA: makes it work with current torch and NumPy
 import torch
 from citrus_lirpa import PGD, BoundedNet, Citrus, shi_initialise, shi_regulariser
-from citrus_lirpa.data.datasets import load
+from citrus_lirpa.data import load
 from torch import nn
 from torchvision.models import resnet18
 

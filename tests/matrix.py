@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / ".matrix"
 RELEASE = "auto-LiRPA==0.3"
 UPSTREAM_NEEDS = ("graphviz", "sortedcontainers")
+PARALLEL = ("--numprocesses", "2", "--dist", "worksteal")
 #: torchvision of the oldest torch; those of the others are in constraints.txt, or found by pip.
 OLDEST_TORCHVISION = "torchvision==0.20.*"
 
@@ -97,7 +98,7 @@ def test(name: str, row: Row) -> tuple[str, bool]:
     log = FOLDER / f"{name}.log"
     with log.open("w", encoding="utf-8") as file:
         status = subprocess.run(
-            [python, "-m", "pytest"], cwd=ROOT, env=environment, stdout=file, stderr=file
+            [python, "-m", "pytest", *PARALLEL], cwd=ROOT, env=environment, stdout=file, stderr=file
         ).returncode
     last = log.read_text("utf-8").strip().splitlines()[-1].strip("= ")
     return f"| {name} | {versions(python, environment)} | {last} |", status == 0
