@@ -1,7 +1,7 @@
-"""Every error this package raises on purpose.
+"""Every error that this package raises on purpose.
 
-Messages name the value, what was expected and the fix, on one line. The
-command line prints the message alone and leaves with ``exit_code``.
+A message names the value, what was expected and the fix, on one line. The command line prints
+the message alone and exits with ``exit_code``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from typing import Any
 
 
 class CitrusError(Exception):
-    """Base of all errors raised on purpose; ``exit_code`` is the shell's status."""
+    """Base of all errors raised on purpose.
+
+    Attributes:
+        exit_code: Status with which a command exits.
+    """
 
     exit_code = 1
 
@@ -21,7 +25,7 @@ class CitrusError(Exception):
 
 
 class InputError(CitrusError, ValueError):
-    """A value passed to a function or a command is not usable."""
+    """A value passed to a function or a command cannot be used."""
 
     exit_code = 2
 
@@ -47,7 +51,7 @@ class DependencyError(CitrusError):
 
 
 class DistributedError(CitrusError):
-    """The processes of one job did not find each other, or lost one of them."""
+    """The processes of one job did not find each other, or one of them was lost."""
 
 
 class NonFiniteLossError(CitrusError):
@@ -55,21 +59,21 @@ class NonFiniteLossError(CitrusError):
 
 
 class SoundnessError(CitrusError):
-    """A certificate contradicts an attack: a defect that must never be hidden."""
+    """A certificate contradicts an attack, a defect that must never be hidden."""
 
 
 class Interrupted(CitrusError):
-    """Work was asked to stop, and did after saving."""
+    """Work stopped on request, after saving."""
 
     exit_code = 130
 
 
 class Terminated(Interrupted):
-    """The same by SIGTERM, as a scheduler sends it before it kills."""
+    """Work stopped after SIGTERM, which a scheduler sends before it kills."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that the device or the host ran out of memory."""
+    """Return whether ``error`` reports that the device or the host ran out of memory."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError)
@@ -78,13 +82,25 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """What another library's exception says, on one line of at most 200 characters; its type
-    where it says nothing."""
+    """Return the message of another library's exception, or its type if the message is empty.
+
+    Args:
+        error: The exception.
+
+    Returns:
+        One line of at most 200 characters.
+    """
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:
-    """One line for an unknown name: the nearest known one, then all of them."""
+    """Return a message for an unknown name: the nearest known one, then all of them.
+
+    Args:
+        kind: What the name is of, such as "preset".
+        name: The unknown name.
+        known: All known names.
+    """
     known = list(known)
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     guess = f"; did you mean '{near[0]}'?" if near else ""
