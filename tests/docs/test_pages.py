@@ -22,7 +22,9 @@ from matplotlib.figure import Figure
 import citrus_lirpa
 from citrus_lirpa import config, data
 from citrus_lirpa.cli import COMMANDS, EXIT_STATUS, main
+from citrus_lirpa.losses import TRAINING_METHODS
 from citrus_lirpa.runs import sweep
+from citrus_lirpa.verify import STAGES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -147,6 +149,14 @@ def test_reference_of_the_command_line_is_complete():
     assert all(f"`{preset}`" in page for preset in config.presets())
     rows = re.findall(r"^\| (\d+) \| (.*) \|$", page, re.MULTILINE)
     assert {int(status): text.replace("`", "") for status, text in rows} == EXIT_STATUS
+
+
+def test_every_method_and_stage_has_a_row():
+    for method in TRAINING_METHODS.values():
+        row = rf"^\| .*`{method.name}`.* \| .* \| .*{'' if method.source == '-' else method.source}"
+        assert re.search(row, TEXT["docs/methods.md"], re.MULTILINE), method.name
+    for stage in (*STAGES, "io", "cross"):
+        assert re.search(rf"^\| `{stage}` \|", TEXT["docs/verifier.md"], re.MULTILINE), stage
 
 
 def figures(row: str) -> set[str]:
@@ -289,5 +299,6 @@ def test_site_builds_without_a_warning(tmp_path):
     assert not [page for page, html in pages.items() if ":class:" in html or "$$" in html]
     reference = "".join(html for page, html in pages.items() if "/reference/" in page)
     assert all(f'id="{path}"' in reference for path in documented())
+    assert reference.count("Parameters:") > 20
     for command in COMMANDS:
         assert f"Usage: citrus-lirpa {command} " in pages["docs/reference/cli.md"]
