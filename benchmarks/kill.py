@@ -31,9 +31,9 @@ import torch
 from citrus_lirpa.errors import CitrusError
 from citrus_lirpa.formats import tensors
 from citrus_lirpa.formats.atomic import is_leftover
+from citrus_lirpa.runs.folder import CONFIG_FILE
 from citrus_lirpa.training import checkpoint
 from citrus_lirpa.training.config import RunConfig
-from citrus_lirpa.training.setup import CONFIG_FILE
 
 PROGRAM = (sys.executable, "-m", "citrus_lirpa")
 SMALL = {"data.limit": 40, "train.batch_size": 20, "model.hidden": [30]}  # two steps an epoch

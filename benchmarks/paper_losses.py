@@ -20,6 +20,7 @@ from citrus_lirpa.bounds.margins import robust_cross_entropy
 from citrus_lirpa.formats import atomic as files
 from citrus_lirpa.losses import Citrus, LossTerms
 from citrus_lirpa.losses.cross_input import cross_input_boxes
+from citrus_lirpa.runs.folder import RunFolder
 from citrus_lirpa.training import config
 from citrus_lirpa.training import loop as train
 from citrus_lirpa.training import setup as runs
@@ -71,7 +72,7 @@ def run(preset: str, fixed: Mapping[str, Any], *, data_dir: Path, out: Path) -> 
     settings = config.resolve(preset=preset, method="citrus", overrides=overrides)
     folder = out / "runs" / "figure4"
     if not folder.exists():
-        runs.start_run(folder, settings)
+        RunFolder(folder).begin(settings)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net, loss = runs.build(settings, device)
     seen: list[dict[str, float]] = []

@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 
 from citrus_lirpa import BoundedNet, Protocol, SgdUap, UapResult, data, evaluate, fit
-from citrus_lirpa.runs.networks import load_subject
+from citrus_lirpa.runs.networks import load_network
 from citrus_lirpa.training import config, zoo
 from citrus_lirpa.training.setup import build
 
@@ -57,7 +57,7 @@ def main(data_dir: Path, out: Path) -> None:
     torch.set_num_threads(1)
     train, test = (data.load("mnist", train=part, data_dir=data_dir) for part in (True, False))
     x, y = test.pixels(slice(None)), test.labels
-    subject = load_subject(f"{zoo.PREFIX}{NETWORK}")
+    subject = load_network(f"{zoo.PREFIX}{NETWORK}")
     net, eps, said = BoundedNet(subject.model, x[:2]), subject.eps, zoo.evaluation(NETWORK)
     proved, judged = said["uap_accuracy"]["certified"], said["images"]
     rows = [

@@ -27,8 +27,7 @@ import torch
 
 from citrus_lirpa import BoundedNet, data, distributed
 from citrus_lirpa.data.types import Split
-from citrus_lirpa.runs.networks import load_subject
-from citrus_lirpa.training import allocator
+from citrus_lirpa.runs.networks import load_network
 from citrus_lirpa.training import loop as train
 from citrus_lirpa.training import setup as runs
 from citrus_lirpa.training.config import resolve
@@ -85,7 +84,7 @@ def timed(
 
 def working(data_dir: Path, share: int) -> None:
     torch.set_num_threads(1)
-    allocator.keep_freed_memory()
+    runs.keep_freed_memory()
     distributed.start()
     seconds = dict(zip(WHATS, (training(share), certification(data_dir, share)), strict=True))
     if distributed.leads():
@@ -105,7 +104,7 @@ def training(share: int) -> float:
 
 
 def certification(data_dir: Path, share: int) -> float:
-    subject = load_subject(Path("zoo:mnist-0.1-convsmall"), None, None)
+    subject = load_network(Path("zoo:mnist-0.1-convsmall"), None, None)
     test = data.load("mnist", train=False, data_dir=data_dir, download=False)
     net = BoundedNet(subject.model, torch.zeros(2, *subject.spec.shape))
     shared = dict(eps=0.1, method="alpha-crown", relational="none", batch_size=IMAGES_AT_ONCE)

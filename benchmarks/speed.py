@@ -42,7 +42,7 @@ from citrus_lirpa import (
 )
 from citrus_lirpa.bounds import lirpa as _compat
 from citrus_lirpa.models import build_model
-from citrus_lirpa.training import allocator
+from citrus_lirpa.training import setup
 
 EPS, RATIO, PARTNERS, STEPS = 8 / 255, 0.7, 4, 20
 SHAPE = (3, 32, 32)
@@ -269,7 +269,7 @@ def peak_gib(kind: str, name: str, mode: str, batch: int, device: str, threads: 
 
 def _peak(kind: str, name: str, mode: str, batch: int, device: str, threads: int) -> float:
     torch.set_num_threads(threads)
-    allocator.keep_freed_memory()
+    setup.keep_freed_memory()
     before = highest_memory()
     x, y = images(batch, device)
     if kind == "floor":
@@ -361,7 +361,7 @@ def markdown(rows: list[dict]) -> str:
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the rows here.")
 def main(models, modes, rounds, threads, device, large_batch, compiled, quick, file) -> None:
     torch.set_num_threads(threads)
-    allocator.keep_freed_memory()  # as citrus-lirpa train does
+    setup.keep_freed_memory()  # as citrus-lirpa train does
     if quick:
         models, rounds, large_batch = "convsmall", 1, 16
     names = models.split(",")

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 import click
-import torch
 
-from .. import data, distributed
-from ..attacks import SgdUap, UapResult, try_uap
-from ..bounds import lirpa as _compat
+from ..attacks import SgdUap
+from ..bounds import lirpa
 from ..bounds.box import PIXELS
-from ..bounds.net import BoundedNet
-from ..errors import InputError
-from ..formats import atomic as files
-from ..formats import tensors
-from ..formats.locks import locked
-from ..reports import tables as report
-from ..runs import networks as subjects
-from ..runs import perturbations as effects
-from ..training import config
-from ..verify import fingerprint, fingerprint_of_images
-from ..verify import resume as saved
+from ..reports import tables
+from ..runs.attacking import Attack, AttackProtocol, attack_images, attack_run
+from ..runs.folder import Outcome, ResultFiles
+from ..runs.networks import Network, load_network, results_folder
+from ..runs.observer import Observer
+from ..training.setup import join_processes
 from .options import (
     clip,
     data_dir,
@@ -32,12 +20,13 @@ from .options import (
     device,
     download,
     eps,
-    join,
+    path,
     quiet,
+    results_out,
+    seed,
     show_bars,
-    use_threads,
 )
-from .output import Results, examples, results, set_aside
+from .output import Results, echo_set_aside, examples, results
 
 
 @click.command(
@@ -55,7 +44,7 @@ from .output import Results, examples, results, set_aside
         ("for a script", "citrus-lirpa attack runs/digits --json --quiet | jq .fooling_rate"),
     ),
 )
-@click.argument("path", type=click.Path(path_type=Path))
+@path
 @eps
 @dataset
 @click.option("--class-wise", is_flag=True, help="One perturbation for each class.")
@@ -71,38 +60,15 @@ from .output import Results, examples, results, set_aside
     "--epochs", default=SgdUap.epochs, show_default=True, help="Passes over the images, a restart."
 )
 @clip
-@click.option(
-    "--seed",
-    type=click.IntRange(0, config.MAX_SEED),
-    default=0,
-    show_default=True,
-    help="Of the random starts and of the batches.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Folder of the results.  [default: the run's; NAME-eval for zoo:NAME and beside files]",
-)
+@seed("Of the random starts and of the batches.")
+@results_out
 @data_dir
 @download
 @device
 @quiet
 @results
 def attack_command(
-    path,
-    eps,
-    dataset,
-    class_wise,
-    split,
-    limit,
-    epochs,
-    clip,
-    seed,
-    out,
-    data_dir,
-    download,
-    device,
-    quiet,
+    path, dataset, out, data_dir, download, device, quiet, eps, clip, **options
 ) -> Results:
     """Craft a universal perturbation: PATH is a run folder, a checkpoint, zoo:NAME or an ONNX
     file.
@@ -111,93 +77,45 @@ def attack_command(
     many test images it breaks. Writes uap.pt (the perturbation), uap.json, uap.png, and uap.npz
     for the report. What it found there with other settings it keeps, in the folder earlier-N.
     """
-    _compat.load()
-    where = join(device)
-    if limit is not None and limit < 1:
-        raise InputError(f"limit is {limit}; expected at least 1")
-    limits = PIXELS if clip else None
-    attack = SgdUap(epochs=epochs, clip=limits, per_class=class_wise)
-    subject = subjects.load_subject(path, dataset, eps)
-    spec, eps = subject.spec, subject.eps
-    with distributed.leader_first():
-        test = data.load(spec.name, train=False, data_dir=data_dir, download=download)
-        crafted_on = test
-        if split == "train":
-            crafted_on = data.load(spec.name, train=True, data_dir=data_dir, download=download)
-    folder = out or subjects.results_folder(path)
-    if distributed.leads():
-        click.get_current_context().with_resource(locked(folder, "uap"))
-    net = BoundedNet(subject.model.to(where), torch.zeros(2, *spec.shape, device=where))
-    use_threads(subject.threads)
-    torch.manual_seed(seed)
-    settings = {
-        "weights": fingerprint(subject.model),
-        "pixels": [fingerprint_of_images(images) for images in (crafted_on, test)],
-        "eps": eps,
-        "clip": limits,
-        "class_wise": class_wise,
-        "limit": limit,
-        "epochs": epochs,
-        "seed": seed,
-    }
-    x = data.centre_crop(crafted_on.pixels(slice(0, limit)), spec)
-    crafted = attack(net, x, crafted_on.labels[:limit], eps, progress=show_bars(quiet))
-    if not distributed.leads():
-        return None
-    x = data.centre_crop(test.pixels(slice(None)), spec)
-    result = try_uap(net, x, test.labels, crafted.u, clip=limits)
-    click.echo(report.uap_table(result, eps, limits, spec))
-    shared = {
-        "eps": eps,
-        "clip": list(limits) if limits else None,
-        "dataset": spec.name,
-        "fooling_rate": result.fooling_rate,
-    }
-    record = {
-        "run": str(path),
-        **shared,
-        "crafted_on": {
-            "split": split,
-            "images": len(crafted.y),
-            "fooling_rate": crafted.fooling_rate,
-        },
-        **_shares(result, spec.class_names if class_wise else None),
-        "epochs": epochs,
-        "seed": seed,
-        "identity": saved.identity(settings),
-    }
-    written = {
-        "perturbation": folder / "uap.pt",
-        "results": folder / "uap.json",
-        "picture": folder / "uap.png",
-        "effects": folder / "uap.npz",
-    }
-    if saved.results_of(written["results"], settings) is None:
-        set_aside(*written.values())
-    tensors.save(written["perturbation"], {"u": result.u.cpu(), **shared})
-    files.write_text(written["results"], json.dumps(record, indent=2) + "\n")
-    effects.of_attack(result, x, eps, limits).save(written["effects"])
-    if report.plot_try(result, x, eps, limits, spec, written["picture"]) is None:
-        del written["picture"]
+    lirpa.load()
+    where = join_processes(device)
+    network = load_network(path, dataset, eps)
+    protocol = AttackProtocol(eps=network.eps, clip=PIXELS if clip else None, **options)
+    images = attack_images(network, protocol.split, data_dir, download=download)
+    outcome = attack_run(
+        network,
+        images,
+        protocol,
+        out or results_folder(path),
+        device=where,
+        observer=_observer(network, quiet),
+    )
+    return None if outcome is None else _answer(outcome)
+
+
+def _observer(network: Network, quiet: bool) -> Observer:
+    def show(attack: Attack) -> None:
+        protocol = attack.protocol
+        click.echo(tables.uap_table(attack.result, protocol.eps, protocol.clip, network.spec))
+
+    def draw(attack: Attack, files: ResultFiles) -> None:
+        protocol, picture = attack.protocol, files.paths["picture"]
+        tables.plot_try(attack.result, attack.x, protocol.eps, protocol.clip, network.spec, picture)
+
+    return Observer(
+        progress=show_bars(quiet), on_set_aside=echo_set_aside, on_result=show, draw=draw
+    )
+
+
+def _answer(outcome: Outcome) -> Results:
+    """Print what was written where; the record, and the files."""
+    files = outcome.files.written()
     click.echo(
-        f"perturbation: {written['perturbation']}\nresults: {written['results']}\n"
+        f"perturbation: {files['perturbation']}\nresults: {files['results']}\n"
         + (
-            f"picture: {written['picture']}"
-            if "picture" in written
+            f"picture: {files['picture']}"
+            if "picture" in files
             else "no image was broken: no picture"
         )
     )
-    return {**record, "files": {name: str(path) for name, path in written.items()}}
-
-
-def _shares(result: UapResult, classes: Sequence[str] | None) -> dict[str, Any]:
-    """What the perturbation does to the test images, of each class too where they are named."""
-    return {
-        "test_images": len(result.y),
-        "accuracy": {
-            "clean": int(result.correct.sum()) / len(result.y),
-            "perturbed": int((result.moved == result.y).sum()) / len(result.y),
-        },
-        "classes": classes
-        and {name: result.of_class(k).fooling_rate for k, name in enumerate(classes)},
-    }
+    return {**outcome.record, "files": files}

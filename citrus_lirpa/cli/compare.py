@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from ..formats import atomic as files
+from ..formats import atomic
 from ..reports import compare, pareto
-from .options import evaluated_runs
+from .options import FILE, evaluated_runs
 from .output import Results, examples, results
 
 FIGURES, PICTURE = "compare.json", "compare.png"
@@ -33,7 +33,7 @@ FIGURES, PICTURE = "compare.json", "compare.png"
 @click.option("--markdown", is_flag=True, help="Print Markdown.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FILE,
     default=".",
     help="Folder of compare.json and compare.png.  [default: the current one]",
 )
@@ -51,11 +51,11 @@ def compare_command(folders, method, markdown, out) -> Results:
 def show(
     folders: Sequence[Path], out: Path, *, method: str | None = None, markdown: bool = False
 ) -> dict[str, Any]:
-    """Print the tables of the runs; compare.json and compare.png go into ``out``. The results."""
+    """Print the tables of runs and write compare.json and compare.png into ``out``."""
     runs = compare.read_runs(folders, method)
     click.echo(compare.format_tables(runs, markdown=markdown))
     figures, record = out / FIGURES, compare.to_json(runs)
-    files.write_text(figures, json.dumps(record, indent=2) + "\n")
+    atomic.write_text(figures, json.dumps(record, indent=2) + "\n")
     picture = pareto.plot_pareto(runs, out / PICTURE)
     click.echo(f"results: {figures}\npicture: {picture}", err=markdown)
     return {**record, "files": {"results": str(figures), "picture": str(picture)}}

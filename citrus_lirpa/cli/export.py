@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from .. import data
-from ..bounds import lirpa as _compat
+from ..bounds import lirpa
 from ..bounds.box import PIXELS
 from ..errors import InputError
-from ..runs import export as networks
-from ..runs import networks as subjects
+from ..runs.networks import FORMATS, load_network, save_network
 from ..verify import vnnlib
-from .options import clip, data_dir, dataset, download, eps
+from .options import FILE, clip, data_dir, dataset, download, eps, path
 from .output import examples
 
 
@@ -55,10 +56,10 @@ class Images(click.ParamType):
         ),
     ),
 )
-@click.argument("path", type=click.Path(path_type=Path))
+@path
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FILE,
     required=True,
     help="Folder to write, new or empty; or FILE.onnx, .pt2 or .safetensors: the network alone.",
 )
@@ -67,7 +68,7 @@ class Images(click.ParamType):
 @click.option("--images", type=Images(), help="These test images, as 0,5,7.")
 @click.option(
     "--undecided",
-    type=click.Path(path_type=Path),
+    type=FILE,
     metavar="EVAL.json",
     help="The images that this evaluation left undecided.",
 )
@@ -76,9 +77,7 @@ class Images(click.ParamType):
 @click.option("--timeout", default=100.0, show_default=True, help="Seconds for each image.")
 @data_dir
 @download
-def export_command(
-    path, out, dataset, eps, images, undecided, limit, clip, timeout, data_dir, download
-) -> None:
+def export_command(path, out, dataset, eps, clip, timeout, data_dir, download, **which) -> None:
     """Write a network for other programs, or its images' robustness for other verifiers.
 
     PATH is a run folder, a checkpoint, zoo:NAME or an ONNX file. A folder given as --out
@@ -90,41 +89,50 @@ def export_command(
     torch.export, which PyTorch runs without this package; or FILE.safetensors, weights and
     configuration, which eval takes as it takes a run.
     """
-    _compat.load()
-    if out.suffix.lower() in networks.FORMATS:
-        given = click.get_current_context().get_parameter_source
-        for name in ("eps", "images", "undecided", "limit", "clip", "timeout"):
-            if given(name) is not ParameterSource.DEFAULT:
-                raise InputError(
-                    f"--out {out} is a file, for the network alone; --{name} is of images, which "
-                    "need a folder"
-                )
-        networks.save_network(subjects.load_subject(path, dataset, eps=0.0), out)
+    lirpa.load()
+    if out.suffix.lower() in FORMATS:
+        _check_alone(out)
+        save_network(load_network(path, dataset, eps=0.0), out)
         click.echo(f"network: {out}")
         return
-    if sum(choice is not None for choice in (images, undecided, limit)) != 1:
-        raise InputError(
-            "say which images: one of --images 0,5,7, --undecided FILE and --limit N; or give a "
-            f"file as --out ({', '.join(networks.FORMATS)}) for the network alone"
-        )
-    subject = subjects.load_subject(path, dataset, eps)
-    spec, limits = subject.spec, PIXELS if clip else None
-    if undecided is not None:
-        images = vnnlib.undecided_images(undecided, dataset=spec.name, eps=subject.eps, clip=limits)
-    split = data.load(spec.name, train=False, data_dir=data_dir, download=download)
+    _check_images(**which)
+    network = load_network(path, dataset, eps)
+    box: dict[str, Any] = dict(eps=network.eps, clip=PIXELS if clip else None)
+    split = data.load(network.spec.name, train=False, data_dir=data_dir, download=download)
+    images = _chosen(**which, available=len(split), dataset=network.spec.name, **box)
     record = vnnlib.export(
-        subject.model,
-        split,
-        spec,
-        out,
-        images=images or range(min(limit, len(split))),
-        eps=subject.eps,
-        clip=limits,
-        timeout=timeout,
+        network.model, split, network.spec, out, images=images, timeout=timeout, **box
     )
     click.echo(
-        f"{len(record['images'])} properties, ε = {subject.eps:.4g}, in {out}; "
+        f"{len(record['images'])} properties, ε = {network.eps:.4g}, in {out}; "
         f"{len(record['left_out'])} misclassified images left out\n"
         f"run a verifier on {out / vnnlib.INSTANCES} and put its results into "
         f"{out / vnnlib.RESULTS}"
     )
+
+
+def _check_alone(out: Path) -> None:
+    """Refuse options of images where the network alone is written."""
+    given = click.get_current_context().get_parameter_source
+    for name in ("eps", "images", "undecided", "limit", "clip", "timeout"):
+        if given(name) is not ParameterSource.DEFAULT:
+            raise InputError(
+                f"--out {out} is a file, for the network alone; --{name} is of images, which "
+                "need a folder"
+            )
+
+
+def _check_images(**which: object) -> None:
+    """Refuse anything but one choice of images."""
+    if sum(choice is not None for choice in which.values()) != 1:
+        raise InputError(
+            "say which images: one of --images 0,5,7, --undecided FILE and --limit N; or give a "
+            f"file as --out ({', '.join(FORMATS)}) for the network alone"
+        )
+
+
+def _chosen(*, images, undecided, limit, available, **box) -> Sequence[int]:
+    """Numbers of the images to export."""
+    if undecided is not None:
+        return vnnlib.undecided_images(undecided, **box)
+    return images or range(min(limit, available))

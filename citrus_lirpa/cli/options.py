@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from .. import distributed
+from ..bounds.box import PIXELS
 from ..data.datasets import DATASETS
-from ..errors import ConfigError, InputError, Terminated, reason
-from ..training import toml as tables
+from ..errors import ConfigError, Terminated
+from ..training.config import MAX_SEED
 from ..training.interrupts import Termination, terminations
-from ..verify import STAGES
+from ..training.toml import parse_number
+from ..verify import RELATIONAL, SOLVERS, STAGES, Protocol
 
-_log = logging.getLogger(__name__)
+Command = Callable[..., Any]
 
 
 class Number(click.ParamType):
@@ -30,14 +31,17 @@ class Number(click.ParamType):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         try:
-            return tables.parse_number(value)
+            return parse_number(value)
         except ConfigError as error:
             self.fail(str(error), param, ctx)
 
 
+FILE = click.Path(path_type=Path)
+
+path = click.argument("path", type=FILE)
 data_dir = click.option(
     "--data-dir",
-    type=click.Path(path_type=Path),
+    type=FILE,
     default="data",
     envvar="CITRUS_DATA_DIR",
     show_default=True,
@@ -75,22 +79,94 @@ quiet = click.option(
     is_flag=True,
     help="Results and errors only: no bar, and no line for each epoch where there is no terminal.",
 )
+results_out = click.option(
+    "--out",
+    type=FILE,
+    help="Folder of the results.  [default: the run's; NAME-eval for zoo:NAME and beside files]",
+)
 
 
-def evaluated_runs(command: Callable[..., Any]) -> Callable[..., Any]:
+def seed(help: str) -> Callable[[Command], Command]:
+    """Give a command --seed."""
+    kind = click.IntRange(0, MAX_SEED)
+    return click.option("--seed", type=kind, default=0, show_default=True, help=help)
+
+
+#: The options of ``eval`` that are fields of ``Protocol``, which holds their defaults: what
+#: click is to know of each beside its name.
+_PROTOCOL: dict[str, Callable[[Command], Command] | dict[str, Any]] = {
+    "method": dict(
+        type=click.Choice(list(STAGES)),
+        help="Last stage to try on single images; the cheaper ones always run before it. "
+        "bab is branch and bound.",
+    ),
+    "relational": dict(
+        type=click.Choice(list(RELATIONAL)),
+        help="Group stage: none, io (fixed linear bounds), or cross (bounds of several images "
+        "optimised together; with --method bab also split).",
+    ),
+    "time_limit": dict(
+        type=click.FloatRange(min=0),
+        help="Seconds of branch and bound and group stage for each group still open.",
+    ),
+    "solver": dict(
+        type=click.Choice(list(SOLVERS)),
+        help="Of the mixed-integer programs of groups with many open images.",
+    ),
+    "eps": eps,
+    "group_size": dict(type=int, help="Inputs sharing one perturbation."),
+    "limit": dict(type=int, help="Only the first N images."),
+    "held_out": dict(
+        is_flag=True,
+        help="The training images held out by data.held_out, rather than the test set.",
+    ),
+    "clip": clip,
+    "batch_size": dict(
+        type=int, help="Images that go through the stages together, and are saved together."
+    ),
+    "seed": seed("Of the attack's random starts."),
+}
+
+
+def protocol_options(command: Command) -> Command:
+    """Give a command an option for each field of ``Protocol``; see ``protocol_of``."""
+    defaults = {field.name: field.default for field in fields(Protocol)}
+    for name, option in reversed(_PROTOCOL.items()):
+        if isinstance(option, dict):
+            flag, default = f"--{name.replace('_', '-')}", defaults[name]
+            option = click.option(flag, default=default, show_default=True, **option)
+        command = option(command)
+    return command
+
+
+def protocol_of(options: Mapping[str, Any], eps: float) -> Protocol:
+    """Make the protocol of the options that ``protocol_options`` gave a command.
+
+    Args:
+        options: Their values, perhaps among others.
+        eps: The radius where --eps is not given.
+
+    Raises:
+        InputError: If there can be no such protocol.
+    """
+    given = {name: options[name] for name in _PROTOCOL}
+    given["eps"] = eps if given["eps"] is None else given["eps"]
+    given["clip"] = PIXELS if given["clip"] else None
+    return Protocol(**given)
+
+
+def evaluated_runs(command: Command) -> Command:
     """Give a command RUN..., evaluated run folders, and --method, which evaluation of each."""
     method = click.option(
         "--method",
         type=click.Choice(list(STAGES)),
         help="Use eval-METHOD.json of each run.  [default: of the strongest method it has]",
     )
-    runs = click.argument(
-        "folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path)
-    )
+    runs = click.argument("folders", metavar="RUN...", nargs=-1, required=True, type=FILE)
     return runs(method(command))
 
 
-def requeue(command: Callable[..., Any]) -> Callable[..., Any]:
+def requeue(command: Command) -> Command:
     """Give a command --requeue, which also decides about its exit status after SIGTERM."""
 
     @click.option(
@@ -115,50 +191,12 @@ def requeue(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def show_bars(quiet: bool) -> bool:
-    """Whether to draw bars: on a terminal, unless the lines of --verbose would tear them."""
-    told = logging.getLogger("citrus_lirpa").isEnabledFor(logging.DEBUG)
-    return not (quiet or told) and sys.stderr.isatty() and distributed.leads()
+    """Tell whether to draw bars: on a terminal, unless the lines of --verbose would tear them."""
+    verbose = logging.getLogger("citrus_lirpa").isEnabledFor(logging.DEBUG)
+    return not (quiet or verbose) and sys.stderr.isatty() and distributed.leads()
 
 
-def say(text: str, *, err: bool = False) -> None:
-    """Print, where several processes work as one, once."""
+def echo_once(text: str, *, err: bool = False) -> None:
+    """Print, where several processes work as one, in the first of them."""
     if distributed.leads():
         click.echo(text, err=err)
-
-
-def join(name: str) -> torch.device:
-    """The device of this process, which joins the others where torchrun started several; then
-    each takes the GPU of its number."""
-    where = choose_device(name)
-    if where.type == "cuda" and distributed.launched() > 1:
-        here, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-        if where.index is not None or here >= gpus:
-            raise InputError(
-                f"process {here} of this machine cannot take a GPU of its own (--device {name}, "
-                f"{gpus} found); use --device cuda and torchrun --nproc_per_node={gpus}, or "
-                "--device cpu"
-            )
-        where = torch.device("cuda", here)
-        torch.cuda.set_device(where)
-    distributed.start(cuda=where.type == "cuda")
-    return where
-
-
-def use_threads(wanted: int) -> None:
-    """Compute on ``wanted`` CPU threads, at most as many as cores; on torch's choice for 0."""
-    if wanted:
-        torch.set_num_threads(min(wanted, os.cpu_count() or wanted))
-
-
-def choose_device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        wanted = torch.device(name)
-        torch.zeros(1, device=wanted).item()  # meta has no values
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"device '{name}' cannot be used: {reason(error)}; try --device cpu"
-        ) from error
-    _log.debug("device %s, %d CPU threads", wanted, torch.get_num_threads())
-    return wanted

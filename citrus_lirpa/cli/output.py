@@ -16,7 +16,6 @@ from typing import Any
 import click
 
 from .._version import __version__
-from ..formats import atomic as files
 
 #: How every command is asked for help.
 HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
@@ -54,7 +53,7 @@ def results(command: Callable[..., Results]) -> Callable[..., None]:
     def printing(*, as_json: bool, verbose: bool, **options: Any) -> None:
         if verbose and options.get("quiet"):
             raise click.UsageError("--quiet and --verbose exclude each other; drop one")
-        with _told() if verbose else contextlib.nullcontext():
+        with _log_to_stderr() if verbose else contextlib.nullcontext():
             if not as_json:
                 command(**options)
                 return
@@ -79,8 +78,8 @@ def highlight(table: str, colours: Mapping[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def _told():
-    """What the package logs goes to stderr, inside the block."""
+def _log_to_stderr():
+    """Send what the package logs to stderr, inside the block."""
     import logging
     import platform
 
@@ -103,8 +102,6 @@ def _told():
         logger.propagate = propagates
 
 
-def set_aside(*paths: Path) -> None:
-    """Keep earlier results that new ones of other settings would replace, and say where."""
-    folder = files.set_aside(*paths)
-    if folder is not None:
-        click.echo(f"earlier results, of other settings, are kept in {folder}", err=True)
+def echo_set_aside(folder: Path) -> None:
+    """Say where earlier results are kept, which new ones of other settings replace."""
+    click.echo(f"earlier results, of other settings, are kept in {folder}", err=True)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from ..formats import atomic as files
+from ..formats import atomic
 from ..reports.page import make_page
-from .options import evaluated_runs
+from ..runs.folder import RunFolder
+from .options import FILE, evaluated_runs
 from .output import Results, examples, results
 
 
@@ -27,7 +28,7 @@ from .output import Results, examples, results
 @evaluated_runs
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="File to write.  [default: report.html, in the run or, of several, in the current folder]",
 )
 @results
@@ -41,7 +42,7 @@ def report_command(folders, method, out) -> Results:
     lacks is left out, with the command that makes it.
     """
     page = make_page(folders, method)
-    out = out or (folders[0] if len(folders) == 1 else Path()) / "report.html"
-    files.write_text(out, page)
+    out = out or RunFolder(folders[0] if len(folders) == 1 else Path()).report
+    atomic.write_text(out, page)
     click.echo(f"report: {out}")
     return {"runs": [str(folder) for folder in folders], "files": {"report": str(out)}}

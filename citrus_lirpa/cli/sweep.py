@@ -12,17 +12,18 @@ from typing import Any
 import click
 from tqdm.auto import tqdm
 
-from ..bounds import lirpa as _compat
+from ..bounds import lirpa
 from ..errors import CitrusError, InputError
 from ..formats import atomic as files
 from ..formats.locks import locked
 from ..runs import jobs as processes
 from ..runs import sweep
 from ..runs import sweep_plan as workplan
+from ..training.setup import choose_device
 from ..verify import Protocol
 from .compare import FIGURES, PICTURE, show
 from .evaluate import eval_command
-from .options import choose_device, data_dir, device, download, requeue, show_bars
+from .options import FILE, data_dir, device, download, requeue, show_bars
 from .output import HELP, examples
 
 
@@ -37,10 +38,8 @@ from .output import HELP, examples
         ("then look at it", "citrus-lirpa report runs/methods/mnist-0.1-*"),
     ),
 )
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of the runs.  [default: runs/FILE]"
-)
+@click.argument("file", type=FILE)
+@click.option("--out", type=FILE, help="Folder of the runs.  [default: runs/FILE]")
 @click.option(
     "--processes",
     "count",
@@ -61,7 +60,7 @@ def sweep_command(file, out, count, dry_run, data_dir, download, device, requeue
     the same command continues, and skips what is finished. Output goes to OUT/logs, the
     comparison to OUT/compare.json and OUT/compare.png.
     """
-    _compat.load()
+    lirpa.load()
     out = out or Path("runs") / file.stem
     group = sweep.read(file)
     works = workplan.plan(

@@ -13,22 +13,24 @@ import click
 import torch
 
 from .. import data, distributed
-from ..bounds import lirpa as _compat
-from ..bounds.precision import PRECISIONS, check_device
+from ..bounds import lirpa
+from ..bounds.precision import PRECISIONS
 from ..errors import InputError
-from ..reports import tables as report
-from ..runs import export as networks
-from ..training import allocator, config, loggers, zoo
-from ..training import loop as train
-from ..training import setup as runs
+from ..reports import tables
+from ..runs.folder import RunFolder
+from ..runs.networks import FORMATS
+from ..runs.observer import Observer
+from ..runs.training import train_run
+from ..training import config, loggers, zoo
 from ..training.config import RunConfig
-from ..training.loop import History
-from .options import data_dir, device, download, join, quiet, requeue, say, show_bars, use_threads
+from ..training.metrics import History
+from ..training.setup import join_processes
+from .options import FILE, data_dir, device, download, quiet, requeue, show_bars
 from .output import Results, examples, results
 
 
 def _complete(names: Callable[[], list[str]]) -> Callable[..., list[str]]:
-    """Completion of a name in the shell."""
+    """Complete a name in the shell."""
     return lambda ctx, param, incomplete: [n for n in names() if n.startswith(incomplete)]
 
 
@@ -61,7 +63,7 @@ def _complete(names: Callable[[], list[str]]) -> Callable[..., list[str]]:
 @click.option(
     "--config",
     "file",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="A TOML file, such as the config.toml of a run.",
 )
 @click.option(
@@ -83,17 +85,17 @@ def _complete(names: Callable[[], list[str]]) -> Callable[..., list[str]]:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Run folder, new or empty.  [default: runs/PRESET-DATE-TIME]",
 )
 @click.option(
     "--resume",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Continue this run folder; takes no other configuration.",
 )
 @click.option(
     "--init-from",
-    type=click.Path(path_type=Path),
+    type=FILE,
     metavar="RUN",
     help="Begin with the weights of this run, checkpoint or zoo:NAME.",
 )
@@ -120,22 +122,7 @@ def _complete(names: Callable[[], list[str]]) -> Callable[..., list[str]]:
 @results
 @requeue
 def train_command(
-    preset,
-    file,
-    method,
-    overrides,
-    mode,
-    out,
-    resume,
-    init_from,
-    precision,
-    compile,
-    log,
-    data_dir,
-    download,
-    device,
-    quiet,
-    requeue,
+    resume, out, log, data_dir, download, device, quiet, requeue, **options
 ) -> Results:
     """Train a network.
 
@@ -145,80 +132,56 @@ def train_command(
     train.epochs is overridden, milestones and ramp that are not shrink or grow with it. With
     --requeue and --out, the same command begins the run and continues it.
     """
-    _compat.load()
-    where = join(device)
-    if resume is not None:
-        given = (preset, file, method, overrides, mode, out, init_from, precision, requeue)
-        if any(given) or compile is not None:
-            raise InputError("--resume continues a run as it was begun; drop the other options")
-        settings, folder = runs.resumable(resume), resume
-    else:
-        if requeue and out is None:
-            raise InputError("--requeue needs --out RUN, the same folder at every start")
-        settings = config.resolve(
-            preset=preset, file=file, method=method, mode=mode, overrides=overrides
-        )
-        settings = _with_options(settings, init_from, precision, compile)
-        name = f"{preset or file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-        folder = out or Path("runs") / distributed.agreed(name)
-        _check_name(folder)
-    allocator.keep_freed_memory()
-    check_device(settings.train.precision, where)
+    lirpa.load()
+    where = join_processes(device)
+    settings, run = _requested(resume, out, requeue, options)
     with distributed.leader_first():
         images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)
-    net, loss = runs.build(settings, where)
-    train.check_batches(loss, train.training_part(images, settings), settings)
-    begun = resume is not None or (
-        requeue and distributed.agreed(runs.is_begun(folder, settings, "this command's"))
+    epochs: list[dict[str, Any]] = []
+    history = train_run(
+        settings,
+        images,
+        run.path,
+        device=where,
+        resume=resume is not None,
+        requeue=requeue,
+        log=log,
+        observer=_observer(_first_line(settings, where, run), epochs, quiet),
     )
-    if not begun:
-        train.warm_start(net, settings)
-    if distributed.leads():
-        click.get_current_context().with_resource(runs.held(folder))
-        if not begun:
-            runs.start_run(folder, settings)
-    use_threads(runs.choose_threads(net, settings.train.threads))
-    say(_first_line(settings, where, folder))
-    bars = show_bars(quiet)
-    trained = 0
-    with loggers.opened(log if distributed.leads() else (), folder, settings) as note:
-
-        def on_epoch(record: dict[str, Any]) -> None:
-            nonlocal trained
-            trained += 1
-            note(record)
-            if not (bars or quiet):
-                click.echo(report.epoch_line(record))
-
-        history = train.fit(
-            net, loss, images, settings, folder=folder, progress=bars, on_epoch=on_epoch
-        )
-    if not distributed.leads():
+    if history is None:
         return None
-    curves = report.plot_curves(history.records, folder / runs.CURVES_FILE)
-    if not trained:
-        click.echo("nothing was left to train")
-    if bars or quiet or not trained:
-        click.echo(report.epoch_line(history.records[-1]))
-    click.echo(
-        f"run folder: {folder}\ncurves: {curves}\n"
-        f"certify it with: citrus-lirpa eval {shlex.quote(str(folder))} --method crown-ibp"
-    )
-    return _summary(settings, folder, history, curves)
+    _print_end(run, history, trained=len(epochs), last_line=quiet or show_bars(quiet))
+    return _summary(settings, run, history)
 
 
-def _check_name(folder: Path) -> None:
-    """Refuse a run folder that other commands would take for something else."""
-    if zoo.is_name(folder) or folder.suffix.lower() in networks.FORMATS:
+def _requested(
+    resume: Path | None, out: Path | None, requeue: bool, options: dict[str, Any]
+) -> tuple[RunConfig, RunFolder]:
+    """Resolve what to train and where, from the options."""
+    if resume is not None:
+        if requeue or any(value not in (None, ()) for value in (out, *options.values())):
+            raise InputError("--resume continues a run as it was begun; drop the other options")
+        run = RunFolder(resume)
+        return run.begun_config(), run
+    if requeue and out is None:
+        raise InputError("--requeue needs --out RUN, the same folder at every start")
+    names = ("preset", "file", "method", "mode", "overrides")
+    settings = config.resolve(**{name: options[name] for name in names})
+    over = {name: value for name, value in options.items() if name not in names}
+    source = options["preset"] or options["file"].stem
+    name = distributed.agreed(f"{source}-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = out or Path("runs") / name
+    if zoo.is_name(folder) or folder.suffix.lower() in FORMATS:
         raise InputError(
             f"--out {folder} is a name for a network of the zoo or in a file; choose another folder"
         )
+    return _overridden(settings, **over), RunFolder(folder)
 
 
-def _with_options(
+def _overridden(
     settings: RunConfig, init_from: Path | None, precision: str | None, compile: bool | None
 ) -> RunConfig:
-    """What was given on the command line, over what ``settings`` say."""
+    """Replace what was given on the command line."""
     if init_from is not None and not zoo.is_name(init_from):
         init_from = init_from.resolve()
     options: dict[str, Any] = {
@@ -230,18 +193,47 @@ def _with_options(
     return replace(settings, train=replace(settings.train, **given))
 
 
-def _first_line(settings: RunConfig, device: torch.device, folder: Path) -> str:
+def _observer(first_line: str, epochs: list[dict[str, Any]], quiet: bool) -> Observer:
+    """Print the first line and the epochs, which ``epochs`` collects, and draw the curves."""
+    bars = show_bars(quiet)
+
+    def on_epoch(record: dict[str, Any]) -> None:
+        epochs.append(record)
+        if not (bars or quiet):
+            click.echo(tables.epoch_line(record))
+
+    return Observer(
+        progress=bars,
+        on_start=lambda: click.echo(first_line),
+        on_epoch=on_epoch,
+        draw=lambda history, run: tables.plot_curves(history.records, run.curves),
+    )
+
+
+def _first_line(settings: RunConfig, device: torch.device, run: RunFolder) -> str:
     shared = f" over {distributed.size()} processes" if distributed.size() > 1 else ""
     return (
         f"{settings.loss['name']} on {settings.data.name}: {settings.model['name']}, "
         f"ε = {settings.train.eps:.4g}, {settings.train.epochs} epochs, "
-        f"batch {settings.train.batch_size}{shared}, {device}; run folder {folder}"
+        f"batch {settings.train.batch_size}{shared}, {device}; run folder {run.path}"
     )
 
 
-def _summary(settings: RunConfig, folder: Path, history: History, curves: Path) -> Results:
+def _print_end(run: RunFolder, history: History, *, trained: int, last_line: bool) -> None:
+    """Print what was written where; the last epoch where its line was not printed before."""
+    if not trained:
+        click.echo("nothing was left to train")
+    if last_line or not trained:
+        click.echo(tables.epoch_line(history.records[-1]))
+    click.echo(
+        f"run folder: {run.path}\ncurves: {run.curves}\n"
+        f"certify it with: citrus-lirpa eval {shlex.quote(str(run.path))} --method crown-ibp"
+    )
+
+
+def _summary(settings: RunConfig, run: RunFolder, history: History) -> Results:
     return {
-        "run": str(folder),
+        "run": str(run.path),
         "method": settings.loss["name"],
         "data": settings.data.name,
         "model": settings.model["name"],
@@ -249,5 +241,5 @@ def _summary(settings: RunConfig, folder: Path, history: History, curves: Path) 
         "epochs": len(history.records),
         "seconds": round(sum(record["seconds"] for record in history.records), 3),
         "last_epoch": history.records[-1],
-        "files": {"curves": str(curves)},
+        "files": {"curves": str(run.curves)},
     }

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import CheckpointError, InputError, unknown
 from ..formats.records import Record, read_text
 from ..losses import TRAINING_METHODS
-from ..training.setup import CONFIG_FILE, METRICS_FILE
+from ..runs.folder import RunFolder
 from ..training.toml import parse_toml
 from ..verify import STAGES
 
@@ -112,11 +112,7 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _read_run(folder: Path, name: str, stage: str | None) -> Run:
-    if not (folder / CONFIG_FILE).is_file():
-        raise CheckpointError(
-            f"{folder} is no run folder: it holds no {CONFIG_FILE}; expected a folder that "
-            "citrus-lirpa train made"
-        )
+    RunFolder(folder).check_begun()
     return run_of(
         name, training_method(folder), training_seconds(folder), read_evaluation(folder, stage)
     )
@@ -144,7 +140,7 @@ def run_of(name: str, training: tuple[str, str], seconds: float | None, record: 
 
 def training_method(folder: Path) -> tuple[str, str]:
     """Name in papers, and source, of a run folder."""
-    file = folder / CONFIG_FILE
+    file = RunFolder(folder).config
     config = Record.parse(
         read_text(file, _RESTORE), lambda text: parse_toml(text, "it"), file, _RESTORE
     )
@@ -172,7 +168,7 @@ def training_seconds(folder: Path) -> float:
 
 def read_epochs(folder: Path) -> list[Record]:
     """What training wrote of each epoch. CheckpointError where it is missing or damaged."""
-    file = folder / METRICS_FILE
+    file = RunFolder(folder).metrics
     lines = [line for line in read_text(file, _RESTORE).splitlines() if line.strip()]
     if not lines:
         raise CheckpointError(f"{file} is empty; expected a line for each epoch; {_RESTORE}")
@@ -181,7 +177,7 @@ def read_epochs(folder: Path) -> list[Record]:
 
 def read_evaluation(folder: Path, stage: str | None) -> Record:
     """The evaluation by ``stage``, or by the strongest stage that there is one of."""
-    found = [name for name in STAGES if (folder / f"eval-{name}.json").is_file()]
+    found = RunFolder(folder).evaluated()
     chosen = stage or (found[-1] if found else None)
     option = f" --method {chosen}" if chosen else ""
     remedy = f"evaluate with: citrus-lirpa eval {folder}{option}"
@@ -189,7 +185,7 @@ def read_evaluation(folder: Path, stage: str | None) -> Record:
         missing = f"evaluation by {chosen}" if found else "evaluation"
         there = f"only by {', '.join(found)}" if found else "no eval-METHOD.json"
         raise CheckpointError(f"{folder} has no {missing}, {there}; {remedy}")
-    file = folder / f"eval-{chosen}.json"
+    file = RunFolder(folder).evaluation(chosen).record
     return Record.parse(read_text(file, remedy), json.loads, file, remedy)
 
 

@@ -16,7 +16,7 @@ from ..bounds.checks import Range
 from ..data.types import DatasetSpec
 from ..errors import InputError
 from ..runs.perturbations import one_a_class_first
-from ..training.loop import History
+from ..training.metrics import History
 from ..verify import Evaluation
 
 if TYPE_CHECKING:

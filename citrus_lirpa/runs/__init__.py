@@ -1,3 +1,3 @@
-"""Runs on the disk: trained networks, sweeps, what is evaluated of them."""
+"""Runs on the disk: trained, evaluated, attacked and swept, and what is in their folders."""
 
 from ..training.setup import build as build

@@ -1,29 +1,41 @@
-"""What a command is pointed at: a trained run or an ONNX file, as one value."""
+"""Trained networks on the disk: read from runs and ONNX files, written for other programs."""
 
 from __future__ import annotations
 
+import io
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from .. import distributed
 from ..bounds.checks import check_one_radius
+from ..bounds.net import BoundedNet
+from ..bounds.tracing import modes_restored
 from ..data.datasets import DATASETS, find_spec, load
 from ..data.types import DatasetSpec, Split, divide
-from ..errors import InputError
-from ..formats import safetensors as safetensors_files
-from ..formats.onnx import SUFFIX, load_onnx
+from ..errors import InputError, ModelError, is_out_of_memory, reason
+from ..formats import onnx, safetensors
+from ..formats.atomic import write_atomically
 from ..training import checkpoint, zoo
+from ..training.setup import use_threads
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """A network, in eval mode on the CPU, with what is needed to evaluate it.
+class Network:
+    """A trained network with what is needed to evaluate it.
 
-    model maps pixels in [0, 1], (N, *spec.shape), to logits (N, spec.classes). eps: radius in
-    pixels. threads: CPU threads to use, 0 for as many as torch chooses. name: the path.
-    held_out: how many of the last training images it was not trained on.
+    Attributes:
+        model: Module in eval mode that maps pixels in [0, 1], (N, *spec.shape), to logits
+            (N, spec.classes).
+        spec: The data set it was trained for.
+        eps: Radius in pixels.
+        threads: CPU threads to use; 0 for as many as torch chooses.
+        name: The path it was read from.
+        held_out: How many of the last training images it was not trained on.
     """
 
     model: nn.Module
@@ -33,68 +45,57 @@ class Subject:
     name: str
     held_out: int = 0
 
+    def bounded(self, device: torch.device, seed: int) -> BoundedNet:
+        """Wrap the model for bounds and make the process ready to use it.
 
-def load_subject(path: Path, dataset: str | None = None, eps: float | None = None) -> Subject:
-    """The network of a run folder, a checkpoint, a safetensors file of ``export``, zoo:NAME or,
-    if it ends in .onnx, an ONNX file.
+        Args:
+            device: Where the model is moved to.
+            seed: Of the random numbers that follow.
 
-    dataset, eps: of a run, its own by default; required for an ONNX file, which holds neither.
+        Returns:
+            The bounded network. The process computes on ``threads`` CPU threads from now on.
+        """
+        example = torch.zeros(2, *self.spec.shape, device=device)
+        net = BoundedNet(self.model.to(device), example)
+        use_threads(self.threads)
+        torch.manual_seed(seed)
+        return net
+
+
+# -- reading --------------------------------------------------------------------------
+
+
+def load_network(path: Path, dataset: str | None = None, eps: float | None = None) -> Network:
+    """Read the network of a run or of a file.
+
+    Args:
+        path: A run folder, a checkpoint, a safetensors file of ``export``, zoo:NAME or, if it
+            ends in .onnx, an ONNX file.
+        dataset: Name of the data set; the run's by default. An ONNX file, which holds none,
+            needs it.
+        eps: Radius in pixels; the run's by default. An ONNX file needs it too.
+
+    Returns:
+        The network, on the CPU.
 
     Raises:
-        InputError: ``dataset`` or ``eps`` is missing, ``eps`` is no radius, or ``dataset`` does
-            not fit the network.
-        CheckpointError: there is no usable run at ``path``.
-        and what ``load_onnx`` raises.
+        InputError: If ``dataset`` or ``eps`` is missing, ``eps`` is no radius, or ``dataset``
+            does not fit the network; also what ``load_onnx`` raises.
+        CheckpointError: If there is no usable run at ``path``.
     """
     path = Path(path)
     if eps is not None:
         check_one_radius(eps)
-    if path.suffix.lower() == SUFFIX:
-        return _load_onnx_subject(path, dataset, eps)
-    model, spec, settings = checkpoint.load_model(path)
+    if path.suffix.lower() == onnx.SUFFIX:
+        return _load_onnx(path, dataset, eps)
+    model, spec, config = checkpoint.load_model(path)
     if dataset not in (None, spec.name):
         raise InputError(f"{path} was trained on {spec.name}, not {dataset}; drop --dataset")
-    radius = settings.train.eps if eps is None else eps
-    return Subject(model, spec, radius, settings.train.threads, str(path), settings.data.held_out)
+    radius = config.train.eps if eps is None else eps
+    return Network(model, spec, radius, config.train.threads, str(path), config.data.held_out)
 
 
-def evaluation_images(subject: Subject, data_dir: Path, *, held_out: bool, download: bool) -> Split:
-    """The test set, or with ``held_out`` the training images kept from the run's training.
-
-    Raises:
-        InputError: there are no such training images.
-        and what ``data.load`` raises.
-    """
-    if held_out and not subject.held_out:
-        raise InputError(
-            f"{subject.name} was trained without held-out images; train with --set "
-            "data.held_out=5000, or drop --held-out"
-        )
-    images = load(subject.spec.name, train=held_out, data_dir=data_dir, download=download)
-    return divide(images, subject.held_out)[1] if held_out else images
-
-
-def is_trained(path: Path) -> bool:
-    """Whether ``path`` is a run that was trained to its end, or no run of this package.
-
-    Raises CheckpointError for a damaged one.
-    """
-    path = Path(path)
-    return path.suffix.lower() == SUFFIX or checkpoint.load(path)[1].get("finished", True)
-
-
-def results_folder(path: Path) -> Path:
-    """Where results go unless a user says otherwise: the run, a folder beside an ONNX or
-    safetensors file, or one in the current folder for a network of the zoo."""
-    path = Path(path)
-    if zoo.is_name(path):
-        return Path(f"{zoo.find(path).stem}-eval")
-    if path.suffix.lower() in (SUFFIX, safetensors_files.SUFFIX):
-        return path.parent / f"{path.stem}-eval"
-    return checkpoint.find(path).parent
-
-
-def _load_onnx_subject(path: Path, dataset: str | None, eps: float | None) -> Subject:
+def _load_onnx(path: Path, dataset: str | None, eps: float | None) -> Network:
     if dataset is None or eps is None:
         missing = "--dataset" if dataset is None else "--eps"
         example = "--dataset mnist" if dataset is None else "--eps 8/255"
@@ -103,19 +104,135 @@ def _load_onnx_subject(path: Path, dataset: str | None, eps: float | None) -> Su
             f"add for example {example}"
         )
     spec = find_spec(dataset)
-    model, shape = load_onnx(path)
+    model, shape = onnx.load_onnx(path)
     if shape != spec.shape:
         fitting = [name for name, other in DATASETS.items() if other.shape == shape]
         raise InputError(
             f"{path} takes images {shape}, but those of {dataset} are {spec.shape}; data sets "
             f"that fit: {', '.join(fitting) or 'none'}"
         )
-    classes = _classes(model, shape)
+    with torch.no_grad():
+        classes = model(torch.zeros(1, *shape)).shape[1]
     if classes != spec.classes:
         raise InputError(f"{path} knows {classes} classes, but {dataset} has {spec.classes}")
-    return Subject(model, spec, eps, 0, str(path))
+    return Network(model, spec, eps, 0, str(path))
 
 
-@torch.no_grad()
-def _classes(model: nn.Module, shape: tuple[int, ...]) -> int:
-    return model(torch.zeros(1, *shape)).shape[1]
+def evaluation_images(network: Network, data_dir: Path, *, held_out: bool, download: bool) -> Split:
+    """Read the images that a network is evaluated on; the first process of a job reads first.
+
+    Args:
+        network: What is evaluated.
+        data_dir: Folder of the data sets.
+        held_out: Whether to take the training images that its training left out, rather than
+            the test set.
+        download: Whether to fetch a missing data set.
+
+    Raises:
+        InputError: If its training left out no images.
+        DataError: If the data set is missing or damaged.
+    """
+    if held_out and not network.held_out:
+        raise InputError(
+            f"{network.name} was trained without held-out images; train with --set "
+            "data.held_out=5000, or drop --held-out"
+        )
+    with distributed.leader_first():
+        images = load(network.spec.name, train=held_out, data_dir=data_dir, download=download)
+    return divide(images, network.held_out)[1] if held_out else images
+
+
+def is_trained(path: Path) -> bool:
+    """Tell whether ``path`` is a run trained to its end, or a network from elsewhere.
+
+    Raises:
+        CheckpointError: If it is damaged.
+    """
+    path = Path(path)
+    return path.suffix.lower() == onnx.SUFFIX or checkpoint.load(path)[1].get("finished", True)
+
+
+def results_folder(path: Path) -> Path:
+    """Choose where results go unless a user says otherwise.
+
+    Returns:
+        The folder of a run, NAME-eval beside an ONNX or safetensors file, or NAME-eval in the
+        current folder for a network of the zoo.
+    """
+    path = Path(path)
+    if zoo.is_name(path):
+        return Path(f"{zoo.find(path).stem}-eval")
+    if path.suffix.lower() in (onnx.SUFFIX, safetensors.SUFFIX):
+        return path.parent / f"{path.stem}-eval"
+    return checkpoint.find(path).parent
+
+
+# -- writing --------------------------------------------------------------------------
+
+
+def save_network(network: Network, out: Path) -> None:
+    """Write a network alone, in the format that the suffix of ``out`` names.
+
+    Raises:
+        InputError: If ``out`` exists, or is .safetensors and the network is no run's.
+        ModelError: If the network cannot be written, or what was written computes something
+            else.
+        DependencyError: If the package for this format is missing.
+    """
+    if out.exists():
+        raise InputError(f"{out} exists; choose another --out")
+    FORMATS[out.suffix.lower()](network, out)
+
+
+def save_program(model: nn.Module, shape: Sequence[int], path: Path) -> None:
+    """Write a model as a program of torch.export, which appears once it is whole and correct.
+
+    Args:
+        model: Is exported in eval mode.
+        shape: Of one image, (C, H, W).
+        path: The file.
+
+    Raises:
+        ModelError: If torch.export cannot export the model, or computes other logits.
+    """
+    device = next(model.parameters()).device
+    example = torch.zeros(2, *shape, device=device)
+    batch = torch.export.Dim("batch", min=1)
+    file = io.BytesIO()
+    with modes_restored(model), torch.no_grad():
+        model.eval()
+        try:
+            program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+            torch.export.save(program, file)
+        except Exception as error:  # torch.export names no common class for what can go wrong
+            if is_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"this model cannot be exported by torch.export: {reason(error)}"
+            ) from error
+        file.seek(0)
+        with warnings.catch_warnings():  # torch reads its own file so
+            for message in ("The given buffer is not writable", "You are using `torch.load`"):
+                warnings.filterwarnings("ignore", message=message)
+            written = torch.export.load(file).module()
+        x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+        if not torch.allclose(written(x), model(x), rtol=1e-4, atol=1e-5):
+            raise ModelError("the program of torch.export computes other logits than the model")
+    write_atomically(path, lambda out: out.write(file.getvalue()))
+
+
+def _save_weights(network: Network, out: Path) -> None:
+    if Path(network.name).suffix.lower() == onnx.SUFFIX:
+        raise InputError(
+            f"{network.name} is an ONNX file; {out.suffix} holds a run's weights and configuration"
+        )
+    config, state = checkpoint.load(Path(network.name))
+    safetensors.save(out, config.to_toml(), state["model"])
+
+
+#: By suffix: the whole network for other frameworks, for PyTorch, and weights for this package.
+FORMATS: dict[str, Callable[[Network, Path], None]] = {
+    onnx.SUFFIX: lambda network, out: onnx.save_onnx(network.model, network.spec.shape, out),
+    ".pt2": lambda network, out: save_program(network.model, network.spec.shape, out),
+    safetensors.SUFFIX: _save_weights,
+}

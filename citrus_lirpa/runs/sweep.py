@@ -22,7 +22,7 @@ from ..models import MODELS
 from ..training.config import RunConfig, resolve
 from ..training.toml import options_of, parse_override, parse_toml
 from ..verify import Protocol
-from .export import FORMATS
+from .networks import FORMATS
 
 #: Keys that do not have the form TABLE.KEY.
 SPECIAL = ("preset", "method")

@@ -14,10 +14,10 @@ from .. import data
 from ..bounds.box import PIXELS
 from ..errors import CheckpointError, InputError
 from ..training import checkpoint
-from ..training import setup as runs
 from ..training.batches import check_batches, training_part
 from ..training.config import make_loss
 from ..verify import Protocol, fingerprint
+from .folder import RunFolder
 from .jobs import Job, Step
 from .sweep import Run
 
@@ -54,14 +54,14 @@ class Work:
 
     def job(self) -> Job:
         """Return the run as a job that continues from what its folder holds."""
-        log = self.folder.parent / "logs" / f"{self.run.name}.log"
+        log = RunFolder(self.folder).log
         return Job(self.run.name, log, lambda: next(iter(self.pending()), None))
 
     def pending(self) -> list[Step]:
         """Return the steps that the folder says are left."""
         steps = []
-        trained = self._trained()
-        if not trained or not (self.folder / runs.CURVES_FILE).is_file():  # the last it writes
+        trained = RunFolder(self.folder).is_trained()
+        if not trained or not RunFolder(self.folder).curves.is_file():  # the last it writes
             steps.append(Step("trained", (*PROGRAM, "train", *self._train_arguments())))
         if not trained or not self._evaluated():
             steps.append(Step("evaluated", (*PROGRAM, "eval", *self._eval_arguments())))
@@ -69,7 +69,7 @@ class Work:
 
     def check_folder(self) -> None:
         """Raise CheckpointError where the folder holds something else than this run."""
-        runs.is_begun(self.folder, self.run.config, f"{self.run.name} of this sweep")
+        RunFolder(self.folder).is_begun(self.run.config, f"{self.run.name} of this sweep")
 
     def check_images(self) -> None:
         """Raise InputError where the images cannot be evaluated as ``protocol`` says."""
@@ -81,7 +81,7 @@ class Work:
         self.protocol.images(self._available())
 
     def _train_arguments(self) -> list[str]:
-        if (self.folder / runs.CONFIG_FILE).is_file():
+        if RunFolder(self.folder).config.is_file():
             return ["--resume", str(self.folder), *self.shared]
         return [*self.run.arguments(), "--out", str(self.folder), *self.shared]
 
@@ -89,18 +89,12 @@ class Work:
         resume = ["--resume"] if self._of_this_evaluation(self._partial()) else []
         return [str(self.folder), *self.eval_arguments, *resume, *self.shared]
 
-    def _trained(self) -> bool:
-        try:
-            return bool(checkpoint.load(self.folder)[1].get("finished"))
-        except CheckpointError:  # absent; or damaged, and the training that follows says so
-            return False
-
     def _evaluated(self) -> bool:
-        record = self.folder / f"eval-{self.protocol.method}.json"
+        record = RunFolder(self.folder).evaluation(self.protocol.method).record
         return self._of_this_evaluation(record) and not self._of_this_evaluation(self._partial())
 
     def _partial(self) -> Path:
-        return self.folder / f"eval-{self.protocol.method}.partial" / "settings.json"
+        return RunFolder(self.folder).evaluation(self.protocol.method).partial / "settings.json"
 
     def _available(self) -> int:
         """Return the number of images that can be evaluated."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.datasets import find_spec
 from ..data.types import DatasetSpec
@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 FORMAT = "citrus-lirpa checkpoint 1"
 FILE_NAME = "checkpoint.pt"
+#: Beside it: a JSON line for each epoch.
+METRICS_FILE = "metrics.jsonl"
 
 #: What `export` writes too, and is no run.
 _FOREIGN = {".onnx": "an ONNX file", ".pt2": "a program of torch.export"}
@@ -117,7 +119,7 @@ def load_model(path: Path) -> tuple[nn.Module, DatasetSpec, RunConfig]:
 
 def restore(
     module: nn.Module,
-    weights: dict[str, torch.Tensor],
+    weights: dict[str, Tensor],
     path: Path,
     what: str = "the model it names",
 ) -> None:
@@ -128,9 +130,48 @@ def restore(
     try:
         for name, own in module.state_dict().items():
             given = weights.get(name)
-            if isinstance(own, torch.Tensor) and isinstance(given, torch.Tensor):
+            if isinstance(own, Tensor) and isinstance(given, Tensor):
                 if own.dtype != given.dtype:
                     raise TypeError(f"{name} is {given.dtype}, not {own.dtype}")
         module.load_state_dict(weights)
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{path} does not fit {what}: {reason(error)}") from error
+
+
+def restore_adam(optimiser: torch.optim.Adam, averages: dict[int, Any], path: Path) -> None:
+    """Restore Adam's averages, in place; its options are those that the configuration gives.
+
+    Args:
+        optimiser: Of the weights of the network.
+        averages: What Adam keeps, by the number of the weight.
+        path: Where they come from.
+
+    Raises:
+        CheckpointError: If they do not fit the weights.
+    """
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    try:
+        for number, kept in averages.items():
+            shapes = {name: value.shape for name, value in kept.items()}
+            shape = weights[number].shape
+            if shapes != {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}:
+                raise TypeError(f"those of weight {number} are of another shape")
+        groups = optimiser.state_dict()["param_groups"]
+        optimiser.load_state_dict({"state": averages, "param_groups": groups})
+    except (AttributeError, IndexError, TypeError) as error:
+        raise CheckpointError(f"{path} holds no averages of Adam that fit: {error}") from error
+
+
+def restore_generator(device: torch.device, state: Tensor, path: Path) -> None:
+    """Restore the random numbers of a device.
+
+    Raises:
+        CheckpointError: If ``state`` is none.
+    """
+    try:
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state, device)
+        else:
+            torch.set_rng_state(state)
+    except (RuntimeError, TypeError) as error:
+        raise CheckpointError(f"{path} holds no state of random numbers: {error}") from error

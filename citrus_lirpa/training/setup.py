@@ -1,97 +1,41 @@
-"""Run folders, and what a run needs before its first step."""
+"""What a run needs before its first step: device, threads, memory, network and loss."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
+import ctypes
+import logging
+import os
+import sys
 
 import torch
 from torch import nn
 
+from .. import distributed
 from ..bounds.net import BoundedNet
-from ..errors import CheckpointError, InputError
-from ..formats import atomic as files
-from ..formats.locks import is_vacant, locked
+from ..errors import InputError, reason
 from . import checkpoint
-from .config import RunConfig, make_loss, resolve
+from .config import RunConfig, make_loss
 from .initialisation import shi_initialise
 
-CONFIG_FILE = "config.toml"
-METRICS_FILE = "metrics.jsonl"
-CURVES_FILE = "curves.png"
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Train in ``folder`` as the only process that does; CheckpointError where another does."""
-    with locked(folder, "train"):
-        files.remove_leftovers(folder, CONFIG_FILE, checkpoint.FILE_NAME, METRICS_FILE, CURVES_FILE)
-        yield
-
-
-def start_run(folder: Path, config: RunConfig) -> None:
-    """Make the run folder and write its configuration; refuse one that is in use."""
-    if not is_vacant(folder):
-        raise CheckpointError(
-            f"{folder} exists and is not empty; resume it with --resume, or choose another --out"
-        )
-    files.write_text(folder / CONFIG_FILE, config.to_toml())
-
-
-def resumable(folder: Path) -> RunConfig:
-    """The configuration of a run folder that was begun, with or without a checkpoint yet."""
-    if (folder / checkpoint.FILE_NAME).is_file():
-        return checkpoint.load(folder)[0]
-    file = folder / CONFIG_FILE
-    if not file.is_file():
-        raise CheckpointError(
-            f"{folder} is no run folder: it holds no {CONFIG_FILE}; expected a folder that "
-            "citrus-lirpa train made"
-        )
-    return resolve(file=file)
-
-
-def is_begun(folder: Path, config: RunConfig, what: str) -> bool:
-    """Whether ``folder`` holds the run of ``config``, which is ``what``; False where it is empty.
-
-    CheckpointError where it holds something else.
-    """
-    if is_vacant(folder):
-        return False
-    file, fix = folder / CONFIG_FILE, "choose another --out, or remove the folder"
-    try:
-        found = RunConfig.from_toml(file.read_text("utf-8"), str(file))
-    except (OSError, UnicodeDecodeError, InputError) as error:
-        raise CheckpointError(f"{folder} is no run folder: {error}; {fix}") from error
-    if found != config:
-        raise CheckpointError(
-            f"{folder} is of another configuration than {what} ({_difference(found, config)}); "
-            f"{fix}"
-        )
-    return True
-
-
-def _difference(found: RunConfig, wanted: RunConfig) -> str:
-    """Every key whose values differ, with both."""
-    mine, other = (
-        {
-            f"{table}.{key}": value
-            for table, values in asdict(config).items()
-            for key, value in values.items()
-        }
-        for config in (wanted, found)
-    )
-    return ", ".join(
-        f"{key}: {other.get(key)} there, {mine.get(key)} here"
-        for key in sorted(mine.keys() | other.keys())
-        if mine.get(key) != other.get(key)
-    )
+_log = logging.getLogger(__name__)
+#: Of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def build(config: RunConfig, device: torch.device) -> tuple[BoundedNet, nn.Module]:
-    """Seed torch, then make the bounded network, initialised, and a loss that can use it."""
+    """Seed torch, then make the network and the loss of a configuration.
+
+    Args:
+        config: What to train.
+        device: Where to train.
+
+    Returns:
+        The bounded network, initialised, and a loss that can use it.
+
+    Raises:
+        InputError: If the loss cannot use the network.
+        ModelError: If the network cannot be bounded.
+    """
     torch.manual_seed(config.train.seed)
     model, spec = checkpoint.make_model(config)
     net = BoundedNet(model.to(device), torch.zeros(2, *spec.shape, device=device))
@@ -105,9 +49,88 @@ def build(config: RunConfig, device: torch.device) -> tuple[BoundedNet, nn.Modul
     return net, loss
 
 
+def choose_device(name: str) -> torch.device:
+    """Find a device by its name.
+
+    Args:
+        name: cpu, cuda, cuda:N, or auto for a GPU where there is one.
+
+    Raises:
+        InputError: If it cannot be used.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # meta has no values
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device '{name}' cannot be used: {reason(error)}; try --device cpu"
+        ) from error
+    _log.debug("device %s, %d CPU threads", device, torch.get_num_threads())
+    return device
+
+
+def join_processes(name: str) -> torch.device:
+    """Join the other processes of the job, where torchrun started several.
+
+    Args:
+        name: Of the device, as for ``choose_device``; each of several processes takes the GPU
+            of its number.
+
+    Returns:
+        The device of this process.
+
+    Raises:
+        InputError: If the device cannot be used, or there is no GPU for this process.
+        DistributedError: If the processes do not find each other.
+    """
+    device = choose_device(name)
+    if device.type == "cuda" and distributed.launched() > 1:
+        here, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if device.index is not None or here >= gpus:
+            raise InputError(
+                f"process {here} of this machine cannot take a GPU of its own (--device {name}, "
+                f"{gpus} found); use --device cuda and torchrun --nproc_per_node={gpus}, or "
+                "--device cpu"
+            )
+        device = torch.device("cuda", here)
+        torch.cuda.set_device(device)
+    distributed.start(cuda=device.type == "cuda")
+    return device
+
+
 def choose_threads(net: BoundedNet, wanted: int) -> int:
-    """CPU threads to use: small networks lose by more than one (measured: up to 20 times)."""
+    """Choose the number of CPU threads; more than one slow down a small network (up to 20x).
+
+    Args:
+        net: What is computed.
+        wanted: What the configuration asks for, 0 for a number that suits the network.
+    """
     if wanted:
         return wanted
     parameters = sum(p.numel() for p in net.parameters())
     return 1 if parameters < 1_000_000 else torch.get_num_threads()
+
+
+def use_threads(wanted: int) -> None:
+    """Compute on ``wanted`` CPU threads, at most one a core; 0 leaves the choice to torch."""
+    if wanted:
+        torch.set_num_threads(min(wanted, os.cpu_count() or wanted))
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep freed memory for the next block of its size.
+
+    By default it gives blocks above 32 MiB back to the kernel, which clears every page of the
+    next one anew: half the time of a training step with large boxes.
+
+    Returns:
+        Whether it does; other C libraries stay as they are.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # not glibc
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))

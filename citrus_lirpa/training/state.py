@@ -16,8 +16,6 @@ from ..formats.records import Record
 from . import checkpoint
 from .config import RunConfig
 from .metrics import EpochMeans, History
-from .resuming import restore_adam, restore_generator
-from .setup import METRICS_FILE
 
 
 @dataclass
@@ -68,7 +66,7 @@ class TrainingState:
             },
         )
         lines = "".join(json.dumps(record) + "\n" for record in self.history.records)
-        atomic.write_text(folder / METRICS_FILE, lines)
+        atomic.write_text(folder / checkpoint.METRICS_FILE, lines)
 
     def restore(self, folder: Path, config: RunConfig) -> None:
         """Read the checkpoint of a run folder.
@@ -85,11 +83,11 @@ class TrainingState:
         loss = record.entry("loss", expected="a table or {}")
         checkpoint.restore(self.loss, loss, folder, "the loss of the run")
         averages = record.entry("optimiser", "state", expected="a table or {}")
-        restore_adam(self.optimiser, averages, folder)
+        checkpoint.restore_adam(self.optimiser, averages, folder)
         rng = record.entry("rng", expected="a table")
-        restore_generator(torch.device("cpu"), rng.get("cpu"), folder)
+        checkpoint.restore_generator(torch.device("cpu"), rng.get("cpu"), folder)
         if self.device.type == "cuda" and "cuda" in rng:
-            restore_generator(self.device, rng["cuda"], folder)
+            checkpoint.restore_generator(self.device, rng["cuda"], folder)
         self.step = record.entry("step", expected="a whole number >= 0")
         self.epoch = EpochMeans(
             record.entry("sums", expected="a table of numbers"),

@@ -15,9 +15,10 @@ from command_line import is_png, process, run, said, sets
 from citrus_lirpa import __version__
 from citrus_lirpa.bounds import lirpa as _compat
 from citrus_lirpa.cli import COMMANDS as TABLE
-from citrus_lirpa.cli import main, options
+from citrus_lirpa.cli import main
 from citrus_lirpa.errors import CheckpointError
 from citrus_lirpa.training import checkpoint, config
+from citrus_lirpa.training.setup import use_threads
 
 evaluation = importlib.import_module("citrus_lirpa.verify.evaluation")
 ROOT = Path(__file__).parents[2]
@@ -321,7 +322,7 @@ def test_more_threads_than_cores_are_never_used(monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     for wanted in (0, 3, 100_000):
-        options.use_threads(wanted)
+        use_threads(wanted)
     assert asked == [3, 4]
 
 

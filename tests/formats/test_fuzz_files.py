@@ -26,6 +26,7 @@ from citrus_lirpa.formats.onnx import load_onnx, save_onnx
 from citrus_lirpa.formats.onnx_graph import remove_unused
 from citrus_lirpa.reports.compare import format_tables, read_runs
 from citrus_lirpa.runs import sweep
+from citrus_lirpa.runs.folder import RunFolder
 from citrus_lirpa.training import checkpoint, config
 from citrus_lirpa.training import loop as train
 from citrus_lirpa.training import setup as runs
@@ -222,7 +223,7 @@ def use_records(folder: Path) -> None:
     refused(lambda: format_tables(read_runs([folder])).encode())
     settings = dict(dataset="digits", eps=0.1, clip=None)
     refused(lambda: vnnlib.undecided_images(folder / "eval-ibp.json", **settings))
-    refused(lambda: runs.resumable(folder))
+    refused(lambda: RunFolder(folder).begun_config())
 
 
 @sizes(30, 500)
@@ -307,7 +308,7 @@ def test_checkpoints_of_other_values(cases, evaluated, tmp_path):
         refused(lambda: use_checkpoint(folder))
 
         def resume() -> None:
-            config = runs.resumable(folder)
+            config = RunFolder(folder).begun_config()
             net, loss = runs.build(config, torch.device("cpu"))
             train.fit(net, loss, images, config, folder=folder)
 

@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from torch.nn import functional as F
 
 from citrus_lirpa import data, distributed
-from citrus_lirpa.cli import COMMANDS, main, options
+from citrus_lirpa.cli import COMMANDS, main
 from citrus_lirpa.errors import DependencyError, DistributedError, InputError
-from citrus_lirpa.training import checkpoint
+from citrus_lirpa.training import checkpoint, setup
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0  # seconds until a process counts as stuck
@@ -349,14 +349,14 @@ def test_without_nccl(monkeypatch):
 @pytest.mark.parametrize(("name", "rank", "gpu"), [("cuda", "1", 1), ("auto", "0", 0)])
 def test_each_process_takes_the_gpu_of_its_number(two_gpus, name, rank, gpu):
     two_gpus.setenv("LOCAL_RANK", rank)
-    assert options.join(name) == torch.device("cuda", gpu)
+    assert setup.join_processes(name) == torch.device("cuda", gpu)
 
 
 @pytest.mark.parametrize(("name", "rank"), [("cuda:1", "0"), ("cuda", "2")])
 def test_two_processes_never_share_a_gpu(two_gpus, name, rank):
     two_gpus.setenv("LOCAL_RANK", rank)
     with pytest.raises(InputError, match=f"^process {rank} of this machine .*--device {name}, 2 "):
-        options.join(name)
+        setup.join_processes(name)
 
 
 @pytest.fixture
@@ -367,6 +367,6 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     named = {"auto": "cuda"}
-    monkeypatch.setattr(options, "choose_device", lambda name: torch.device(named.get(name, name)))
+    monkeypatch.setattr(setup, "choose_device", lambda name: torch.device(named.get(name, name)))
     monkeypatch.setattr(distributed, "start", lambda *, cuda: None)
     return monkeypatch

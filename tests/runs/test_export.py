@@ -13,8 +13,7 @@ from citrus_lirpa.cli import main
 from citrus_lirpa.errors import CheckpointError, DependencyError, ModelError
 from citrus_lirpa.formats import safetensors as safetensors_files
 from citrus_lirpa.formats.onnx import load_onnx
-from citrus_lirpa.runs import export as networks
-from citrus_lirpa.runs.networks import load_subject, results_folder
+from citrus_lirpa.runs.networks import load_network, results_folder, save_program
 from citrus_lirpa.training import checkpoint
 
 
@@ -68,7 +67,7 @@ def test_training_begins_with_safetensors(run, tmp_path):
 
 
 def test_programs_of_torch_export_run_without_this_package(run, tmp_path):
-    file, model = tmp_path / "net.pt2", load_subject(run).model
+    file, model = tmp_path / "net.pt2", load_network(run).model
     assert export(run, "--out", file)[0] == 0
     x = torch.rand(5, 1, 8, 8)
     torch.save(x, tmp_path / "x.pt")
@@ -90,7 +89,7 @@ def test_onnx_alone(run, tmp_path):
     assert export(run, "--out", tmp_path / "net.onnx")[0] == 0
     again, shape = load_onnx(tmp_path / "net.onnx")
     x = torch.rand(3, *shape)
-    torch.testing.assert_close(again(x), load_subject(run).model(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(again(x), load_network(run).model(x), rtol=1e-4, atol=1e-5)
     code, output = export(
         *(tmp_path / "net.onnx", "--dataset", "digits"),
         *("--out", tmp_path / "net.safetensors"),
@@ -127,7 +126,7 @@ def test_a_program_that_computes_something_else_is_not_written(tmp_path):
             return super().forward(x) + int(torch.compiler.is_compiling())
 
     with pytest.raises(ModelError, match="other logits"):
-        networks.save_program(Tracing(3, 2), (3,), tmp_path / "net.pt2")
+        save_program(Tracing(3, 2), (3,), tmp_path / "net.pt2")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -154,7 +153,7 @@ def test_damaged_safetensors(run, tmp_path, spoil, words):
     assert checkpoint.load(file)[0].loss["tau_ratio"] == 0.5
     file.write_bytes(spoil(file.read_bytes()))
     with pytest.raises(CheckpointError, match=words):
-        load_subject(file)
+        load_network(file)
 
 
 def test_safetensors_of_other_programs(tmp_path):

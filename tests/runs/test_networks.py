@@ -11,10 +11,10 @@ from citrus_lirpa.cli import main
 from citrus_lirpa.errors import CheckpointError, InputError
 from citrus_lirpa.formats.onnx import save_onnx
 from citrus_lirpa.models import build_model
-from citrus_lirpa.runs.networks import Subject, evaluation_images, load_subject, results_folder
+from citrus_lirpa.runs.folder import RunFolder
+from citrus_lirpa.runs.networks import Network, evaluation_images, load_network, results_folder
 from citrus_lirpa.training import checkpoint, config
 from citrus_lirpa.training import loop as train
-from citrus_lirpa.training import setup as runs
 
 
 def network(shape=(1, 8, 8), classes=10):
@@ -28,7 +28,7 @@ def network(shape=(1, 8, 8), classes=10):
 def run_folder(tmp_path):
     overrides = ("train.eps=0.07", "train.threads=2", "model.hidden=[12]")
     settings = config.resolve(preset="digits", overrides=overrides)
-    runs.start_run(tmp_path / "run", settings)
+    RunFolder(tmp_path / "run").begin(settings)
     torch.manual_seed(3)
     model, _ = checkpoint.make_model(settings)
     checkpoint.save(
@@ -48,20 +48,20 @@ def test_a_run_knows_its_settings(run_folder):
     folder, model = run_folder
     x = torch.rand(3, 1, 8, 8)
     for path in (folder, folder / checkpoint.FILE_NAME, str(folder)):
-        subject = load_subject(path)
+        subject = load_network(path)
         assert (subject.spec.name, subject.eps, subject.threads) == ("digits", 0.07, 2)
         assert subject.name == str(path) and not subject.model.training
         assert torch.equal(subject.model(x), model(x))
         assert results_folder(path) == folder
-    assert load_subject(folder, "digits", 0.5).eps == 0.5
-    assert load_subject(folder, eps=0.0).eps == 0.0
+    assert load_network(folder, "digits", 0.5).eps == 0.5
+    assert load_network(folder, eps=0.0).eps == 0.0
     with pytest.raises(InputError, match="was trained on digits, not mnist; drop --dataset"):
-        load_subject(folder, "mnist")
+        load_network(folder, "mnist")
 
 
 def test_an_onnx_file_is_told_its_settings(onnx_file):
     path, model = onnx_file
-    subject = load_subject(path, "digits", 0.1)
+    subject = load_network(path, "digits", 0.1)
     assert (subject.spec.name, subject.eps, subject.threads) == ("digits", 0.1, 0)
     x = torch.rand(3, 1, 8, 8)
     assert torch.allclose(subject.model(x), model(x), atol=1e-6)
@@ -79,20 +79,20 @@ def test_an_onnx_file_is_told_its_settings(onnx_file):
 )
 def test_an_onnx_file_that_does_not_fit(onnx_file, dataset, eps, words):
     with pytest.raises(InputError, match=words):
-        load_subject(onnx_file[0], dataset, eps)
+        load_network(onnx_file[0], dataset, eps)
 
 
 def test_other_numbers_of_classes(tmp_path):
     save_onnx(network(classes=7), (1, 8, 8), tmp_path / "net.onnx")
     with pytest.raises(InputError, match="knows 7 classes, but digits has 10"):
-        load_subject(tmp_path / "net.onnx", "digits", 0.1)
+        load_network(tmp_path / "net.onnx", "digits", 0.1)
 
 
 def test_nothing_there(tmp_path):
     with pytest.raises(InputError, match="is no file"):
-        load_subject(tmp_path / "none.onnx", "digits", 0.1)
+        load_network(tmp_path / "none.onnx", "digits", 0.1)
     with pytest.raises(CheckpointError, match="does not exist"):
-        load_subject(tmp_path / "none")
+        load_network(tmp_path / "none")
 
 
 def test_eval_of_a_run_and_of_its_onnx_file_agree(run_folder, tmp_path):
@@ -120,12 +120,12 @@ def test_held_out_images_are_those_that_training_did_not_see(tmp_path):
     part = train.training_part(whole, settings)
     assert torch.equal(part.images, whole.images[:40])
     model, spec = checkpoint.make_model(settings)
-    subject = Subject(model, spec, 0.1, 1, "run", settings.data.held_out)
+    subject = Network(model, spec, 0.1, 1, "run", settings.data.held_out)
     seen = evaluation_images(subject, tmp_path, held_out=True, download=False)
     assert torch.equal(seen.images, whole.images[-30:])
     assert torch.equal(seen.labels, whole.labels[-30:])
     test = evaluation_images(subject, tmp_path, held_out=False, download=False)
     assert torch.equal(test.images, data.load("digits", train=False, data_dir=tmp_path).images)
-    everything = Subject(model, spec, 0.1, 1, "run")
+    everything = Network(model, spec, 0.1, 1, "run")
     with pytest.raises(InputError, match="run was trained without held-out images"):
         evaluation_images(everything, tmp_path, held_out=True, download=False)

@@ -11,10 +11,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from citrus_lirpa import data
 from citrus_lirpa.cli import main
+from citrus_lirpa.runs.folder import CONFIG_FILE, CURVES_FILE
 from citrus_lirpa.training import checkpoint
 from citrus_lirpa.training import loop as train
-from citrus_lirpa.training import setup as runs
 from citrus_lirpa.verify import Saved
 
 SETTINGS = ("--preset", "digits", "--quiet", "--set", "data.limit=128", "--set",
@@ -102,7 +103,7 @@ def test_otherwise_a_stopped_training_is_no_success(tmp_path, monkeypatch, numbe
 
 @pytest.mark.parametrize("options", [["--requeue"], []])
 def test_sigterm_before_the_first_step(tmp_path, monkeypatch, options):
-    monkeypatch.setattr(runs, "build", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(data, "load", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     status, output = run("train", *SETTINGS, "--out", tmp_path / "run", *options)
     assert status == (0 if options else 130) and "stopped by SIGTERM" in output
@@ -119,7 +120,7 @@ def test_a_start_that_was_killed_before_its_first_file_is_begun_again(tmp_path):
     (folder / ".eval-bab.json.abcd.tmp").write_bytes(b"of an evaluation, which may be running")
     assert run("train", *SETTINGS, "--set", "data.limit=32", "--out", folder)[0] == 0
     assert sorted(p.name for p in folder.iterdir()) == [
-        ".eval-bab.json.abcd.tmp", checkpoint.FILE_NAME, runs.CONFIG_FILE, runs.CURVES_FILE,
+        ".eval-bab.json.abcd.tmp", checkpoint.FILE_NAME, CONFIG_FILE, CURVES_FILE,
         "metrics.jsonl",
     ]  # fmt: skip
 

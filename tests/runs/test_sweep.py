@@ -19,11 +19,11 @@ from citrus_lirpa.cli import main
 from citrus_lirpa.errors import CheckpointError, ConfigError, InputError, Interrupted
 from citrus_lirpa.runs import sweep
 from citrus_lirpa.runs import sweep_plan as workplan
-from citrus_lirpa.runs.export import FORMATS
+from citrus_lirpa.runs.folder import RunFolder
 from citrus_lirpa.runs.jobs import Job, Step, environment_for
 from citrus_lirpa.runs.jobs import run_jobs as run_all
+from citrus_lirpa.runs.networks import FORMATS
 from citrus_lirpa.training import checkpoint
-from citrus_lirpa.training import setup as runs
 from citrus_lirpa.training.config import resolve
 from citrus_lirpa.training.toml import parse_override
 from citrus_lirpa.verify import Protocol, fingerprint
@@ -288,11 +288,11 @@ def work(tmp_path) -> workplan.Work:
 
 def begin(work: workplan.Work, finished: bool | None) -> None:
     """The folder of a run that was begun; with a checkpoint unless ``finished`` is None."""
-    runs.start_run(work.folder, work.run.config)
+    RunFolder(work.folder).begin(work.run.config)
     if finished is not None:
         save(work, finished)
     if finished:
-        (work.folder / runs.CURVES_FILE).touch()
+        RunFolder(work.folder).curves.touch()
 
 
 def save(work: workplan.Work, finished: bool) -> None:
@@ -349,7 +349,7 @@ def test_a_trained_run_is_only_evaluated(work):
 def test_a_run_that_was_killed_before_its_curves_only_draws_them(work):
     begin(work, True)
     record(work)
-    (work.folder / runs.CURVES_FILE).unlink()
+    RunFolder(work.folder).curves.unlink()
     assert due(work) == [f"train --resume {work.folder} --device cpu"]
 
 
@@ -447,7 +447,7 @@ def test_a_run_is_not_called_like_a_file_of_a_network(tmp_path):
 
 def test_a_folder_of_another_configuration_is_refused(work):
     other = resolve(preset="digits", overrides=["train.epochs=3", "train.milestones=[]"])
-    runs.start_run(work.folder, other)
+    RunFolder(work.folder).begin(other)
     with pytest.raises(CheckpointError) as caught:
         work.check_folder()
     message = str(caught.value)
@@ -467,7 +467,7 @@ def test_a_folder_that_is_no_run_is_refused(work):
 def test_a_folder_of_another_configuration_stops_the_sweep_before_it_starts(tmp_path):
     file = written(tmp_path, GROUP)
     folder = tmp_path / "out" / "digits-ibp-seed1"
-    runs.start_run(folder, resolve(preset="digits"))
+    RunFolder(folder).begin(resolve(preset="digits"))
     status, output = run(file, "--out", tmp_path / "out")
     assert status == 1 and str(folder) in output and "citrus there, ibp here" in output
     assert list((tmp_path / "out").iterdir()) == [folder]

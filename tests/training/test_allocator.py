@@ -7,9 +7,9 @@ import pytest
 
 COUNT = """
 import resource, sys, torch
-from citrus_lirpa import allocator
+from citrus_lirpa.training.setup import keep_freed_memory
 if sys.argv[1] == "keep":
-    assert allocator.keep_freed_memory()
+    assert keep_freed_memory()
 def fill():
     return torch.ones(2**24)  # 64 MiB, which glibc gives back by default
 fill()

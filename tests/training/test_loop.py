@@ -19,7 +19,8 @@ from citrus_lirpa.data.types import Split
 from citrus_lirpa.errors import CheckpointError, InputError, Interrupted
 from citrus_lirpa.losses import LossTerms
 from citrus_lirpa.reports import tables as report
-from citrus_lirpa.runs.networks import load_subject
+from citrus_lirpa.runs.folder import RunFolder
+from citrus_lirpa.runs.networks import load_network
 from citrus_lirpa.training import checkpoint
 from citrus_lirpa.training import loop as train
 from citrus_lirpa.training import setup as runs
@@ -222,7 +223,7 @@ def test_eps_factor_is_of_the_training_alone(digits, tmp_path):
     records = run.fit()
     assert [r["eps"] for r in records] == pytest.approx([0.15, 0.15])
     assert run.loss.seen[0] == 0 and run.loss.seen[-1] == pytest.approx(0.15)
-    assert load_subject(tmp_path).eps == 0.1
+    assert load_network(tmp_path).eps == 0.1
     taps = Run(digits, *ANY, "train.eps_factor=3/2", method="taps").loss
     assert taps.max_eps == pytest.approx(0.15)
 
@@ -413,12 +414,12 @@ def test_a_warm_start_that_is_none(digits, source, tmp_path):
 
 def test_start_and_resumable(digits, tmp_path):
     config = resolve(preset="digits", overrides=SMALL)
-    runs.start_run(tmp_path / "new" / "run", config)
-    assert runs.resumable(tmp_path / "new" / "run") == config  # without a checkpoint yet
+    RunFolder(tmp_path / "new" / "run").begin(config)
+    assert RunFolder(tmp_path / "new" / "run").begun_config() == config  # without a checkpoint yet
     (tmp_path / "empty").mkdir()
-    runs.start_run(tmp_path / "empty", config)
+    RunFolder(tmp_path / "empty").begin(config)
     with pytest.raises(CheckpointError, match="no run folder"):
-        runs.resumable(tmp_path / "new")
+        RunFolder(tmp_path / "new").begun_config()
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
@@ -428,7 +429,7 @@ def test_start_refuses_what_is_in_use(tmp_path, kind):
     file.parent.mkdir(exist_ok=True)
     file.write_text("mine")
     with pytest.raises(CheckpointError) as caught:
-        runs.start_run(path, resolve(preset="digits"))
+        RunFolder(path).begin(resolve(preset="digits"))
     assert str(path) in str(caught.value) and "another --out" in str(caught.value)
     assert file.read_text() == "mine"
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [file]

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from citrus_lirpa import BoundedNet, certify, data
 from citrus_lirpa.cli import main
 from citrus_lirpa.errors import CheckpointError, InputError
-from citrus_lirpa.runs.networks import load_subject, results_folder
+from citrus_lirpa.runs.networks import load_network, results_folder
 from citrus_lirpa.training import checkpoint, zoo
 
 every_network = pytest.mark.parametrize("name", zoo.names())
@@ -29,7 +29,7 @@ def test_a_network_is_small_weights_alone_and_evaluated_on_all_images(name):
     assert file.stat().st_size < 1_000_000
     config, state = checkpoint.load(file)
     assert set(state) == {"format", "config", "model"}
-    found, spec = zoo.evaluation(name), load_subject(f"zoo:{name}").spec
+    found, spec = zoo.evaluation(name), load_network(f"zoo:{name}").spec
     assert (found["run"], found["data"]) == (f"zoo:{name}", spec.name)
     assert found["images"] == 10_000 and found["eps"] == config.train.eps
     bounds = found["uap_accuracy"]
@@ -38,7 +38,7 @@ def test_a_network_is_small_weights_alone_and_evaluated_on_all_images(name):
 
 @every_network
 def test_a_network_certifies_what_its_evaluation_says(name, real_data):
-    subject, found = load_subject(f"zoo:{name}"), zoo.evaluation(name)
+    subject, found = load_network(f"zoo:{name}"), zoo.evaluation(name)
     images = data.load(subject.spec.name, train=False, data_dir=real_data, download=False)
     net = BoundedNet(subject.model, torch.zeros(2, *subject.spec.shape))
     x, y = images.pixels(slice(None)), images.labels
@@ -68,7 +68,7 @@ def test_what_is_not_there(copied):
         zoo.find(f"zoo:{name}")
     file.unlink()
     with pytest.raises(CheckpointError, match="missing"):
-        load_subject(f"zoo:{name}")
+        load_network(f"zoo:{name}")
 
 
 @every_network

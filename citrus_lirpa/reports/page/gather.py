@@ -11,15 +11,13 @@ from ...data.datasets import DATASETS
 from ...errors import CheckpointError
 from ...formats.onnx import SUFFIX
 from ...formats.records import Record, read_text
-from ...runs import networks as subjects
+from ...runs.folder import CONFIG_FILE, RunFolder
+from ...runs.networks import results_folder
 from ...runs.perturbations import Effect
 from ...training import zoo
-from ...training.setup import CONFIG_FILE, METRICS_FILE
 from ...training.toml import parse_toml
-from ...verify import STAGES
 from .. import compare
 
-_ATTACK = "uap"
 #: Of an epoch, what may be null or absent.
 _OPTIONAL = ("accuracy", "certified", "kappa")
 
@@ -66,12 +64,12 @@ def gather(folder: Path, name: str, stage: str | None) -> Material:
         known = zoo.is_name(folder) or folder.suffix.lower() == SUFFIX
         raise CheckpointError(
             f"{folder} is a network, not its results; evaluate it with citrus-lirpa eval, then "
-            f"report {subjects.results_folder(folder)}"
+            f"report {results_folder(folder)}"
             if known
             else f"{folder} does not exist or is no folder; expected a run folder"
         )
-    trained = (folder / CONFIG_FILE).is_file()
-    evaluated = any((folder / f"eval-{method}.json").is_file() for method in STAGES)
+    run_folder = RunFolder(folder)
+    trained, evaluated = run_folder.config.is_file(), bool(run_folder.evaluated())
     if not (trained or evaluated):
         raise CheckpointError(
             f"{folder} is no run folder: it holds neither {CONFIG_FILE} nor eval-METHOD.json; "
@@ -99,11 +97,11 @@ def gather(folder: Path, name: str, stage: str | None) -> Material:
 def _training(
     folder: Path, missing: list[tuple[str, str]]
 ) -> tuple[dict[str, Any], list[dict[str, Any]] | None]:
-    file, remedy = folder / CONFIG_FILE, "restore the file, or train again"
+    file, remedy = RunFolder(folder).config, "restore the file, or train again"
     config = Record.parse(
         read_text(file, remedy), lambda text: parse_toml(text, "it"), file, remedy
     )
-    if not (folder / METRICS_FILE).is_file():
+    if not RunFolder(folder).metrics.is_file():
         missing.append(
             ("training curves", f"citrus-lirpa train --resume {shlex.quote(str(folder))}")
         )
@@ -153,7 +151,7 @@ def _found(
     folder: Path, record: dict[str, Any], network: str, missing: list[tuple[str, str]]
 ) -> Effect | None:
     """The evaluation's perturbations, where the file is there and of this evaluation."""
-    file = folder / f"uap-{record['method']}.npz"
+    file = RunFolder(folder).evaluation(record["method"]).paths["perturbations"]
     again = f"citrus-lirpa eval {network} --eps {record['eps']:.6g} --method {record['method']}"
     if not file.is_file():
         missing.append((f"the evaluation's perturbations and worst groups ({file.name})", again))
@@ -171,7 +169,7 @@ def _crafted(
     folder: Path, record: dict[str, Any], network: str, missing: list[tuple[str, str]]
 ) -> Effect | None:
     """The attack's perturbations, where they are of the evaluation's ε and clipping."""
-    file = folder / f"{_ATTACK}.npz"
+    file = RunFolder(folder).attack().paths["effects"]
     clip = " --clip" if record["clip"] else ""
     command = f"citrus-lirpa attack {network} --eps {record['eps']:.6g}{clip}"
     if not file.is_file():

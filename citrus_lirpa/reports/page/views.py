@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from ...runs.folder import CONFIG_FILE
 from .. import compare
 from . import charts, perturbations
 from .gather import Material, network_arguments
@@ -252,7 +253,7 @@ def _commands(material: Material) -> list[str]:
     """The commands that make it again."""
     folder, commands = shlex.quote(str(material.folder)), []
     if material.config is not None:
-        commands.append(f"citrus-lirpa train --config {folder}/config.toml --out NEW")
+        commands.append(f"citrus-lirpa train --config {folder}/{CONFIG_FILE} --out NEW")
     record = material.record
     if record is not None:
         trained = material.config is not None

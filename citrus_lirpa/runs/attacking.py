@@ -1,0 +1,173 @@
+"""The attack on one network with universal perturbations, and its files in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import distributed
+from ..attacks import SgdUap, UapResult, try_uap
+from ..bounds.checks import Range, check_count
+from ..data import centre_crop, load
+from ..data.types import Split
+from ..formats import tensors
+from ..verify import fingerprint, fingerprint_of_images
+from ..verify.resume import identity
+from . import perturbations
+from .folder import Outcome, RunFolder
+from .networks import Network
+from .observer import Observer
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackProtocol:
+    """How universal perturbations are crafted: all that they depend on.
+
+    Attributes:
+        eps: Radius in pixels.
+        class_wise: Whether each class gets a perturbation of its own.
+        split: Images that they are crafted on, train or test.
+        limit: How many of these images, from the first; None for all.
+        epochs: Passes over the images, a restart.
+        clip: Range that perturbed images are cut to.
+        seed: Of the random starts and of the batches.
+    """
+
+    eps: float
+    class_wise: bool = False
+    split: str = "train"
+    limit: int | None = None
+    epochs: int = SgdUap.epochs
+    clip: Range | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            check_count(self.limit, "limit")
+
+    def attack(self) -> SgdUap:
+        """Make the attack."""
+        return SgdUap(epochs=self.epochs, clip=self.clip, per_class=self.class_wise)
+
+
+@dataclass(frozen=True, eq=False)
+class Attack:
+    """Crafted perturbations, tried on the test images.
+
+    Attributes:
+        x: (N, C, H, W), the test images.
+        result: What the perturbations do to them.
+        crafted: What they do to the images that they were crafted on.
+        protocol: How they were crafted.
+    """
+
+    x: torch.Tensor
+    result: UapResult
+    crafted: UapResult
+    protocol: AttackProtocol
+
+
+def attack_images(
+    network: Network, split: str, data_dir: Path, *, download: bool
+) -> tuple[Split, Split]:
+    """Read the images to craft on and the test images; the first process of a job reads first.
+
+    Raises:
+        DataError: If the data set is missing or damaged.
+    """
+    with distributed.leader_first():
+        test, crafted_on = (
+            load(network.spec.name, train=train, data_dir=data_dir, download=download)
+            for train in (False, split == "train")
+        )
+    return crafted_on, test
+
+
+def attack_run(
+    network: Network,
+    images: tuple[Split, Split],
+    protocol: AttackProtocol,
+    folder: Path,
+    *,
+    device: torch.device,
+    observer: Observer | None = None,
+) -> Outcome | None:
+    """Craft universal perturbations of a network and write everything into a folder.
+
+    Results of other settings that are there are moved into earlier-N.
+
+    Args:
+        network: What to attack.
+        images: To craft on, and to try on; see ``attack_images``.
+        protocol: How.
+        folder: Where to write; see ``results_folder``.
+        device: Where to compute.
+        observer: What to call meanwhile; ``on_result`` gets the ``Attack``, ``draw`` also the
+            ``ResultFiles``.
+
+    Returns:
+        The record and its files; None in a process that is not the first of its job.
+
+    Raises:
+        InputError: If the protocol cannot be.
+        CheckpointError: If the folder is in use or cannot be written.
+    """
+    observer = observer or Observer()
+    craft = protocol.attack()
+    crafted_on, test = images
+    files = RunFolder(folder).attack()
+    with files.locked():
+        net = network.bounded(device, protocol.seed)
+        settings = asdict(protocol)
+        del settings["split"]  # whose pixels say it
+        settings["weights"] = fingerprint(network.model)
+        settings["pixels"] = [fingerprint_of_images(part) for part in images]
+        x = centre_crop(crafted_on.pixels(slice(0, protocol.limit)), network.spec)
+        y = crafted_on.labels[: protocol.limit]
+        crafted = craft(net, x, y, protocol.eps, progress=observer.progress)
+        if not distributed.leads():
+            return None
+        x = centre_crop(test.pixels(slice(None)), network.spec)
+        result = try_uap(net, x, test.labels, crafted.u, clip=protocol.clip)
+        attack = Attack(x, result, crafted, protocol)
+        observer.on_result(attack)
+        record = {**_record(attack, network), "identity": identity(settings)}
+        files.set_aside_results(settings, observer)
+        shared = {key: record[key] for key in ("eps", "clip", "dataset", "fooling_rate")}
+        tensors.save(files.paths["perturbation"], {"u": result.u.cpu(), **shared})
+        files.write_record(record)
+        effects = perturbations.of_attack(result, x, protocol.eps, protocol.clip)
+        effects.save(files.paths["effects"])
+        observer.draw(attack, files)
+    return Outcome(record, files)
+
+
+def _record(attack: Attack, network: Network) -> dict[str, Any]:
+    """Plain numbers for JSON; accuracies and rates are shares of images."""
+    protocol, result, crafted = attack.protocol, attack.result, attack.crafted
+    classes: Sequence[str] | None = network.spec.class_names if protocol.class_wise else None
+    return {
+        "run": network.name,
+        "eps": protocol.eps,
+        "clip": list(protocol.clip) if protocol.clip else None,
+        "dataset": network.spec.name,
+        "fooling_rate": result.fooling_rate,
+        "crafted_on": {
+            "split": protocol.split,
+            "images": len(crafted.y),
+            "fooling_rate": crafted.fooling_rate,
+        },
+        "test_images": len(result.y),
+        "accuracy": {
+            "clean": int(result.correct.sum()) / len(result.y),
+            "perturbed": int((result.moved == result.y).sum()) / len(result.y),
+        },
+        "classes": classes
+        and {name: result.of_class(k).fooling_rate for k, name in enumerate(classes)},
+        "epochs": protocol.epochs,
+        "seed": protocol.seed,
+    }

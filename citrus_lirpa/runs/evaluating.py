@@ -1,0 +1,162 @@
+"""The evaluation of one network in a folder, from its begin or its last batch to its files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import distributed
+from ..data.types import Split
+from ..errors import InputError, Interrupted, Terminated
+from ..training.interrupts import Termination
+from ..verify import Protocol, Saved, evaluate, fingerprint, fingerprint_of_images, vnnlib
+from ..verify.resume import identity, is_saved
+from . import perturbations
+from .folder import Outcome, ResultFiles, RunFolder
+from .networks import Network
+from .observer import Observer
+
+
+def evaluate_run(
+    network: Network,
+    images: Split,
+    protocol: Protocol,
+    folder: Path,
+    *,
+    device: torch.device,
+    imported: Mapping[int, str] | None = None,
+    resume: bool = False,
+    requeue: bool = False,
+    observer: Observer | None = None,
+) -> Outcome | None:
+    """Evaluate a network and write everything into a folder.
+
+    Finished batches are kept in the folder until the end. Results of other settings that are
+    there are moved into earlier-N.
+
+    Args:
+        network: What to evaluate.
+        images: On what; see ``evaluation_images``.
+        protocol: How.
+        folder: Where to write; see ``results_folder``.
+        device: Where to compute.
+        imported: Verdicts of another verifier by image number; see ``import_verdicts``.
+        resume: Whether to continue an evaluation that was interrupted.
+        requeue: Whether to begin, to continue or to take what is finished, as the folder is
+            found.
+        observer: What to call meanwhile; ``on_result`` gets the ``Evaluation``, ``draw`` also
+            the ``ResultFiles``.
+
+    Returns:
+        The record and its files; None in a process that is not the first of its job.
+
+    Raises:
+        InputError: If the protocol does not fit the images.
+        CheckpointError: If the folder is in use, cannot be written, or holds batches that do
+            not fit.
+        Interrupted: If Ctrl-C or, as Terminated, SIGTERM stopped it.
+        SoundnessError: If an attack contradicts a certificate.
+    """
+    observer = observer or Observer()
+    protocol.images(len(images))
+    net = network.bounded(device, protocol.seed)
+    settings = {
+        **asdict(protocol),
+        "data": network.spec.name,
+        "weights": fingerprint(network.model),
+        "pixels": fingerprint_of_images(images),
+        "imported": sorted((imported or {}).items()),
+    }
+    files = RunFolder(folder).evaluation(protocol.method)
+    with files.locked():
+        finished = files.finished(settings) if requeue else None
+        if distributed.agreed(finished is not None):
+            return Outcome(finished, files, new=False) if finished else None
+        resume = resume or (requeue and is_saved(files.partial, settings))
+        batches = _open_batches(files, settings, resume, observer)
+        hint = "repeat the command" + ("" if requeue else " with --resume")
+        with _interruptible(batches, hint):
+            result = evaluate(
+                net,
+                images,
+                network.spec,
+                protocol,
+                saved=batches,
+                imported=imported,
+                progress=observer.progress,
+            )
+        if not distributed.leads():
+            return None
+        record = {
+            "run": network.name,
+            "data": network.spec.name,
+            **result.record(),
+            "weights": settings["weights"],
+            "imported": len(settings["imported"]),
+            "identity": identity(settings),
+        }
+        observer.on_result(result)
+        files.write_record(record)
+        observer.draw(result, files)
+        perturbations.of_evaluation(net, result).save(files.paths["perturbations"])
+        batches.discard()
+    return Outcome(record, files)
+
+
+def import_verdicts(folder: Path, network: Network, protocol: Protocol) -> dict[int, str]:
+    """Read another verifier's verdicts on this network and these boxes.
+
+    Args:
+        folder: What ``export`` wrote, with the results.csv of the verifier.
+        network: What was exported.
+        protocol: How it is evaluated.
+
+    Returns:
+        ``certified``, ``attacked`` or ``undecided`` by image number.
+
+    Raises:
+        InputError: If they are of another network, of other boxes, or cannot be read.
+    """
+    if protocol.held_out:
+        raise InputError(
+            "--import-verdicts are of test images, as `export` writes them; leave out --held-out"
+        )
+    x = torch.rand(8, *network.spec.shape)
+    return vnnlib.import_verdicts(
+        folder,
+        dataset=network.spec.name,
+        eps=protocol.eps,
+        clip=protocol.clip,
+        model_outputs_match=lambda file: vnnlib.same_outputs(network.model, file, x),
+    )
+
+
+def _open_batches(
+    files: ResultFiles, settings: dict[str, Any], resume: bool, observer: Observer
+) -> Saved:
+    """Open the folder of finished batches: the first process begins it, the others join."""
+    with distributed.leader_first():
+        leads = distributed.leads()
+        if leads and not resume:
+            files.set_aside_batches(settings, observer)
+        batches = Saved(files.partial, settings, resume=resume, joining=not leads)
+        if leads:
+            files.set_aside_results(settings, observer)
+    return batches
+
+
+@contextlib.contextmanager
+def _interruptible(batches: Saved, hint: str) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into an error that says what is kept and how to continue."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        kind = Terminated if isinstance(stop, Termination) else Interrupted
+        raise kind(
+            f"interrupted; {batches.count()} finished batches are kept in {batches.folder}: {hint}"
+        ) from None

@@ -1,0 +1,34 @@
+"""How the caller of a training, an evaluation or an attack hears of it while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observer:
+    """What to call at which point. Of several processes of a job, only the first one calls.
+
+    Attributes:
+        progress: Whether to draw bars of the progress on stderr.
+        on_start: Called without arguments before the first step of a training.
+        on_epoch: Gets the record of each epoch of a training.
+        on_set_aside: Gets the folder that earlier results were moved to.
+        on_result: Gets the result before anything is written, so that it is not lost where
+            nothing can be written.
+        draw: Gets the result and the files, to write their pictures while the folder is locked.
+    """
+
+    progress: bool = False
+    on_start: Callable[[], object] = _ignore
+    on_epoch: Callable[[dict[str, Any]], object] = _ignore
+    on_set_aside: Callable[[Path], object] = _ignore
+    on_result: Callable[[Any], object] = _ignore
+    draw: Callable[[Any, Any], object] = _ignore
