@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -77,93 +77,78 @@ def run_jobs(
     Raises:
         Interrupted: Ctrl-C stopped the jobs; Terminated where it was SIGTERM.
     """
+    interrupted = False
     with stop_requests() as stop, ThreadPoolExecutor(processes) as pool:
         runner = _Runner(environment, say, ended, stop)
         waiting = {pool.submit(runner.run, job) for job in jobs}
         try:
             while waiting:
                 finished, waiting = wait(waiting, _POLL_SECONDS, FIRST_EXCEPTION)
-                for one in finished:
-                    one.result()  # which raises what is no failure of a job, but of this program
-                if stop():
+                for job in finished:
+                    job.result()  # raises what is not a failure of the job, but of this program
+                if stop() and not interrupted:
+                    interrupted = True
                     runner.interrupt()
         except BaseException:
             runner.kill()
             raise
-        if stop():
-            message = "interrupted; all is saved: repeat the command to continue"
-            raise interrupted_by(stop(), message)
+    if stop():
+        raise interrupted_by(stop(), "interrupted; all is saved: repeat the command to continue")
     return runner.failures
 
 
+@dataclass
 class _Runner:
-    """Runs jobs, each in the thread that asks for it; the callbacks run one at a time."""
+    """Runs jobs, each in the thread that asks for it; the callbacks are called one at a time."""
 
-    def __init__(
-        self,
-        environment: Mapping[str, str],
-        say: Callable[[Job, str], object],
-        ended: Callable[[], object],
-        stop: Callable[[], int],
-    ):
-        self.failures: dict[str, str] = {}
-        self._environment, self._say, self._ended, self._stop = environment, say, ended, stop
-        self._callbacks = threading.Lock()
-        self._processes = threading.Lock()  # of the three below
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._interrupted = self._killed = False
+    environment: Mapping[str, str]
+    say: Callable[[Job, str], object]
+    ended: Callable[[], object]
+    stop: Callable[[], int]
+    failures: dict[str, str] = field(default_factory=dict)
+    killed: bool = False
+    callbacks: threading.Lock = field(default_factory=threading.Lock)
+    processes: threading.Lock = field(default_factory=threading.Lock)
+    running: set[subprocess.Popen[bytes]] = field(default_factory=set)
 
     def run(self, job: Job) -> None:
         """Run the steps of ``job`` until the last one, a failure or a stop."""
-        failure = None
-        try:
-            self._run_steps(job)
-        except CitrusError as error:
-            failure = str(error)
-        if self._stopping():
-            return
-        with self._callbacks:
-            if failure is not None:
-                self.failures[job.name] = failure
-                self._say(job, f"failed: {failure}")
-            self._ended()
-
-    def interrupt(self) -> None:
-        """Send SIGINT to each process, once; after a request to stop, none is started."""
-        with self._processes:
-            if not self._interrupted:
-                self._interrupted = True
-                for child in self._running:
-                    child.send_signal(signal.SIGINT)
-
-    def kill(self) -> None:
-        """Start nothing more, and kill all processes."""
-        with self._processes:
-            self._killed = True
-            for child in self._running:
-                child.kill()
-
-    def _stopping(self) -> bool:
-        return self._killed or bool(self._stop())
-
-    def _run_steps(self, job: Job) -> None:
         if self._stopping():
             return
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(job.log, "ab") as log:
-            self._lock(job, log)
-            done: set[str] = set()
-            while not self._stopping():
-                with self._callbacks:
-                    step = job.next_step()
-                    if step is None and not done:
-                        self._say(job, "was finished before")
-                if step is None:
-                    return
-                if step.done in done:
-                    raise CitrusError(f"was {step.done}, but the files that should say so do not")
-                self._run_step(job, step, log)
-                done.add(step.done)
+        try:
+            with open(job.log, "ab") as log:
+                self._lock(job, log)
+                done: set[str] = set()
+                while step := self._next_step(job, done):
+                    self._run_step(job, step, log)
+                    done.add(step.done)
+        except CitrusError as error:
+            self.failures[job.name] = str(error)
+            self._say(job, f"failed: {error}")
+        if not self._stopping():
+            with self.callbacks:
+                self.ended()
+
+    def interrupt(self) -> None:
+        """Send SIGINT to all processes; after a request to stop, none is started."""
+        with self.processes:
+            for child in self.running:
+                child.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Kill all processes, and start none."""
+        with self.processes:
+            self.killed = True
+            for child in self.running:
+                child.kill()
+
+    def _stopping(self) -> bool:
+        return self.killed or bool(self.stop())
+
+    def _say(self, job: Job, event: str) -> None:
+        with self.callbacks:
+            self.say(job, event)
 
     def _lock(self, job: Job, log: IO[bytes]) -> None:
         """Wait until no process of an earlier program runs the job.
@@ -171,38 +156,45 @@ class _Runner:
         A process inherits the lock with its output, so that the lock ends with the last of them,
         whatever becomes of this program.
         """
-        warned = False
-        while not try_lock(log) and not self._stopping():
-            if not warned:
-                with self._callbacks:
-                    self._say(job, "still runs since an earlier start; waiting for it")
-            warned = True
-            time.sleep(_POLL_SECONDS)
+        if not try_lock(log):
+            self._say(job, "still runs since an earlier start; waiting for it")
+            while not self._stopping() and not try_lock(log):
+                time.sleep(_POLL_SECONDS)
+
+    def _next_step(self, job: Job, done: set[str]) -> Step | None:
+        if self._stopping():
+            return None
+        with self.callbacks:
+            step = job.next_step()
+        if step is None and not done:
+            self._say(job, "was finished before")
+        if step is not None and step.done in done:
+            raise CitrusError(f"was {step.done}, but the files that should say so do not")
+        return step
 
     def _run_step(self, job: Job, step: Step, log: IO[bytes]) -> None:
         """Run the command; raise CitrusError where it fails, unless it was asked to stop."""
         begin = time.monotonic()
-        with self._processes:
+        log.write(f"$ {shlex.join(step.command)}\n".encode())
+        log.flush()
+        output_begins = log.tell()
+        with self.processes:
             if self._stopping():
                 return
-            log.write(f"$ {shlex.join(step.command)}\n".encode())
-            log.flush()
-            output_begins = log.tell()
             child = subprocess.Popen(  # this program's own commands  # nosec B603
                 step.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._environment,
+                env=self.environment,
                 start_new_session=True,  # a terminal's Ctrl-C reaches this program only
             )
-            self._running.add(child)
+            self.running.add(child)
         status = child.wait()
-        with self._processes:
-            self._running.remove(child)
+        with self.processes:
+            self.running.remove(child)
         if status == 0:
-            with self._callbacks:
-                self._say(job, f"{step.done} in {_duration(time.monotonic() - begin)}")
+            self._say(job, f"{step.done} in {_duration(time.monotonic() - begin)}")
         elif not self._stopping():
             raise CitrusError(_reason(status, job.log, output_begins))
 
