@@ -7,7 +7,7 @@ import click
 from ..attacks import SgdUap
 from ..bounds import lirpa
 from ..bounds.box import PIXELS
-from ..reports import tables
+from ..reports import pictures, tables
 from ..runs.attacking import Attack, AttackProtocol, attack_images, attack_run
 from ..runs.folder import Outcome, ResultFiles
 from ..runs.networks import Network, load_network, results_folder
@@ -99,8 +99,8 @@ def _observer(network: Network, quiet: bool) -> Observer:
         click.echo(tables.uap_table(attack.result, protocol.eps, protocol.clip, network.spec))
 
     def draw(attack: Attack, files: ResultFiles) -> None:
-        protocol, picture = attack.protocol, files.paths["picture"]
-        tables.plot_try(attack.result, attack.x, protocol.eps, protocol.clip, network.spec, picture)
+        eps, clip, picture = attack.protocol.eps, attack.protocol.clip, files.paths["picture"]
+        pictures.plot_try(attack.result, attack.x, eps, clip, network.spec, picture)
 
     return Observer(
         progress=show_bars(quiet), on_set_aside=echo_set_aside, on_result=show, draw=draw

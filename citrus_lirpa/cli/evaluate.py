@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from ..bounds import lirpa
-from ..reports import tables
+from ..reports import pictures, tables
 from ..runs.evaluating import evaluate_run, import_verdicts
 from ..runs.folder import Outcome, ResultFiles
 from ..runs.networks import (
@@ -130,8 +130,8 @@ def _imported(folder: Path | None, network: Network, protocol: Protocol) -> dict
 
 def _observer(network: Network, quiet: bool) -> Observer:
     def draw(result: Evaluation, files: ResultFiles) -> None:
-        tables.plot_stages(result, files.paths["stages"])
-        tables.plot_uap(result, network.spec, files.paths["picture"])
+        pictures.plot_stages(result, files.paths["stages"])
+        pictures.plot_uap(result, network.spec, files.paths["picture"])
 
     return Observer(
         progress=show_bars(quiet),

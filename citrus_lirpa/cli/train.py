@@ -16,7 +16,7 @@ from .. import data, distributed
 from ..bounds import lirpa
 from ..bounds.precision import PRECISIONS
 from ..errors import InputError
-from ..reports import tables
+from ..reports import pictures, tables
 from ..runs.folder import RunFolder
 from ..runs.networks import FORMATS
 from ..runs.observer import Observer
@@ -206,7 +206,7 @@ def _observer(first_line: str, epochs: list[dict[str, Any]], quiet: bool) -> Obs
         progress=bars,
         on_start=lambda: click.echo(first_line),
         on_epoch=on_epoch,
-        draw=lambda history, run: tables.plot_curves(history.records, run.curves),
+        draw=lambda history, run: pictures.plot_curves(history.records, run.curves),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from ..losses import TRAINING_METHODS
 from ..runs.folder import RunFolder
 from ..training.toml import parse_toml
 from ..verify import STAGES
+from .tables import clipping, count_images, percent, radius, table
 
 _RESTORE = "restore the file, or train again"
 
@@ -39,11 +39,10 @@ class Setting:
     held_out: bool = False
 
     def __str__(self) -> str:
-        clip = "clipped to [{:g}, {:g}]".format(*self.clip) if self.clip else "not clipped"
-        images = "held-out images" if self.held_out else "test images"
+        images = count_images(self.images, "held-out" if self.held_out else "test")
         return (
-            f"{self.data}, ε = {radius(self.eps)}, {self.images} {images}, "
-            f"groups of {self.group_size}, {clip}"
+            f"{self.data}, ε = {radius(self.eps)}, {images}, "
+            f"groups of {self.group_size}, {clipping(self.clip)}"
         )
 
 
@@ -70,14 +69,6 @@ class Run:
     stage: str
     relational: str
     time_limit: float
-
-
-def radius(eps: float) -> str:
-    """ε as people write it: 0.1, or 8/255 where that is what it is."""
-    short, levels = f"{eps:.4g}", round(255 * eps)
-    if float(short) != eps and math.isclose(levels / 255, eps, rel_tol=1e-6):
-        return f"{levels}/255"
-    return short
 
 
 # -- reading --------------------------------------------------------------------------
@@ -262,19 +253,17 @@ def to_json(runs: Sequence[Run]) -> dict[str, Any]:
 # -- tables ---------------------------------------------------------------------------
 
 _TITLES = ("method", "source", "run", "Std", "certified", "UCert", "under attack", "minutes")
-_WORDS = 3  # columns of words, to the left; numbers stand to the right
 
 
 def format_tables(runs: Sequence[Run], *, markdown: bool = False) -> str:
-    """A table for each setting below a line that names it; accuracies in percent."""
+    """Tabulate the runs of each setting below a line that names it; accuracies in percent."""
     blocks = []
-    for setting, rows in by_setting(runs).items():
-        cells = [_TITLES, *map(_cells, rows)]
-        lines = _markdown(cells) if markdown else _aligned(cells)
-        heading = [f"### {setting}", ""] if markdown else [str(setting)]
-        note = differences(rows)
-        notes = [] if note is None else ["", note] if markdown else [note]
-        blocks.append("\n".join([*heading, *lines, *notes]))
+    for setting, members in by_setting(runs).items():
+        lines = table([_TITLES, *map(_cells, members)], (*3 * "<", *5 * ">"), markdown=markdown)
+        heading = f"### {setting}\n" if markdown else str(setting)
+        note = differences(members)
+        notes = [] if note is None else [f"\n{note}" if markdown else note]
+        blocks.append("\n".join([heading, lines, *notes]))
     return "\n\n".join(blocks)
 
 
@@ -285,19 +274,5 @@ def _cells(run: Run) -> tuple[str, ...]:
         run.certified_uap_accuracy,
         run.attacked_uap_accuracy,
     )
-    percents = [f"{100 * share:.2f}" for share in shares]
     minutes = "-" if run.training_seconds is None else f"{run.training_seconds / 60:.1f}"
-    return (run.method, run.source, run.run, *percents, minutes)
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    sides = "<" * _WORDS + ">" * (len(_TITLES) - _WORDS)
-    return [
-        "  ".join(f"{c:{s}{w}}" for c, s, w in zip(row, sides, widths, strict=True)) for row in rows
-    ]
-
-
-def _markdown(rows: list[tuple[str, ...]]) -> list[str]:
-    title, *rest = ("| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in rows)
-    return [title, "|" + "---|" * _WORDS + "--:|" * (len(_TITLES) - _WORDS), *rest]
+    return (run.method, run.source, run.run, *map(percent, shares), minutes)

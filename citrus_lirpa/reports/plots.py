@@ -1,14 +1,15 @@
 """Pictures of training runs and evaluations, drawn on given or new Axes, which are returned.
 
-New Axes are made by pyplot, so that a notebook shows them below its cell. Given ones (of any
-figure) are drawn on as they are: that is how ``report`` writes files without a window system.
+New Axes are made by pyplot, so that a notebook shows them below its cell. Given ones, of any
+figure, are drawn on as they are: that is how files and pages are made without a window system.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 
 from ..attacks import UapResult
@@ -18,9 +19,9 @@ from ..errors import InputError
 from ..runs.perturbations import one_a_class_first
 from ..training.metrics import History
 from ..verify import Evaluation
+from .tables import clipping, radius
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -29,43 +30,74 @@ _CLASSES = 10  # classes in that of one perturbation a class
 #: Rows and columns of Axes, and inches, of a new figure.
 CURVES, STAGES = (1, 2, (10, 3.8)), (2, 1, (9, 3.6))
 _GREYS = {"undecided": "0.8", "broken": "0.55", "wrong": "0.3"}
+_Pixels = TypeVar("_Pixels", torch.Tensor, np.ndarray)
+
+
+# -- charts ---------------------------------------------------------------------------
 
 
 def draw_curves(
     history: History | Sequence[dict[str, Any]], axes: Sequence[Axes] | None = None
 ) -> tuple[Axes, Axes]:
-    """Loss and ε over the epochs, and beside it the shares of the training batches.
+    """Draw loss and ε over the epochs, and beside it the shares of the training batches.
 
-    history: of ``fit``, or its records, such as the lines of metrics.jsonl. axes: two Axes.
+    Args:
+        history: Of :func:`fit`, or its records, such as the lines of metrics.jsonl.
+        axes: Two Axes to draw on; None makes new ones.
+
+    Returns:
+        The two Axes.
+
+    Raises:
+        InputError: There is no epoch, or not two Axes.
     """
     records = history.records if isinstance(history, History) else history
     if not records:
         raise InputError("there is no epoch to draw; train first")
     left, right = _pair(axes, CURVES)
     epochs = [r["epoch"] for r in records]
-    left.plot(epochs, [r["loss"] for r in records], color="C3", label="loss")
+    _line(left, epochs, [r["loss"] for r in records], "loss", "C3")
     left.set(xlabel="epoch", ylabel="loss", title="Training loss and ε")
-    radius = left.twinx()
-    radius.plot(epochs, [r["eps"] for r in records], color="0.5", linestyle="--", label="ε")
-    radius.set(ylabel="ε (pixels in [0, 1])", ylim=(0, None))
-    lines = left.get_lines() + radius.get_lines()
-    left.legend(handles=lines, loc="center right")
+    ramp, eps = left.twinx(), [r["eps"] for r in records]
+    _line(ramp, epochs, eps, "ε", "0.5", linestyle="--")
+    area = [epochs[0], *epochs, epochs[-1]], [0, *eps, 0]
+    ramp.fill(*area, color="0.5", alpha=0.15, linewidth=0)
+    ramp.set(ylabel="ε (pixels in [0, 1])", ylim=(0, None))
+    left.set_zorder(ramp.get_zorder() + 1)  # the loss above the area below ε
+    left.patch.set_visible(False)
+    left.legend(handles=left.get_lines() + ramp.get_lines(), loc="center right")
+    lowest = 90.0
     for key, label, colour in (
         ("accuracy", "clean accuracy", "C0"),
         ("certified", "boxes certified", "C2"),
     ):
-        points = [(r["epoch"], 100 * r[key]) for r in records if r[key] is not None]
+        points = [(r["epoch"], 100 * r[key]) for r in records if r.get(key) is not None]
         if points:
-            right.plot(*zip(*points, strict=True), color=colour, label=label)
-    right.set(xlabel="epoch", ylabel="%", ylim=(0, 100), title="Training batches")
-    right.legend(loc="lower right")
+            _line(right, *zip(*points, strict=True), label, colour)
+            lowest = min(lowest, *(share for _, share in points))
+    right.set(xlabel="epoch", ylabel="%", title="Training batches")
+    right.set_ylim(10 * (lowest // 10) if right.get_lines() else 0, 101)  # a dot at 100 is whole
+    if right.get_lines():
+        right.legend(loc="lower right")
     for panel in (left, right):
-        panel.grid(alpha=0.3)
+        panel.grid(color="0.9")
+        panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     return left, right
 
 
 def draw_stages(result: Evaluation, axes: Sequence[Axes] | None = None) -> tuple[Axes, Axes]:
-    """What settled the images, and where the time went, as two stacked bars. axes: two Axes."""
+    """Draw what settled the images, and where the time went, as two stacked bars.
+
+    Args:
+        result: The evaluation.
+        axes: Two Axes to draw on; None makes new ones.
+
+    Returns:
+        The two Axes.
+
+    Raises:
+        InputError: There are not two Axes.
+    """
     shares = result.shares()
     seconds = {**result.certificates.seconds, **result.uap.seconds}
     proving = [name for name in shares if name not in _GREYS]
@@ -86,12 +118,21 @@ def draw_stages(result: Evaluation, axes: Sequence[Axes] | None = None) -> tuple
     return panels
 
 
+# -- perturbations --------------------------------------------------------------------
+
+
 def draw_strongest(
     result: Evaluation, spec: DatasetSpec, figure: Figure | None = None
 ) -> Figure | None:
-    """The strongest perturbation beside images it breaks; None where it breaks none.
+    """Draw the strongest perturbation of an evaluation beside images that it breaks.
 
-    figure: to draw on, which is resized; None makes a new one.
+    Args:
+        result: The evaluation.
+        spec: Its data set.
+        figure: To draw on, which is resized; None makes a new one.
+
+    Returns:
+        The figure, or None where no image is broken.
     """
     before, after = result.predictions
     hit = (result.certificates.correct & (after != result.y)).nonzero().flatten()[:_SHOWN].tolist()
@@ -113,15 +154,25 @@ def draw_uap(
     spec: DatasetSpec,
     figure: Figure | None = None,
 ) -> Figure | None:
-    """The perturbation beside images it breaks, or for each class its own above one of them.
+    """Draw the perturbation beside images it breaks, or for each class its own above one of them.
 
-    x: the N images of ``result``. Of many classes those most fooled are shown. None, and no
-    picture, where no image is broken. figure: to draw on, which is resized; None makes one.
+    Of many classes those most fooled are shown.
+
+    Args:
+        result: Of the attack.
+        x: The images attacked, (N, C, H, W).
+        eps: Radius of the perturbation, in pixels.
+        clip: Range that perturbed images are cut to, or None.
+        spec: The data set.
+        figure: To draw on, which is resized; None makes a new one.
+
+    Returns:
+        The figure, or None where no image is broken.
     """
     names, broken = spec.class_names, result.broken.nonzero().flatten()
     if len(broken) == 0:
         return None
-    start = f"ε = {eps:.4g}, {describe_range(clip)}: "
+    start = f"ε = {radius(eps)}, {clipping(clip)}: "
     end = f"{result.fooling_rate:.1%} of {int(result.correct.sum())} correct images"
     if len(result.u) > 1:
         title = f"A universal perturbation for each class, {start}together they break {end}"
@@ -132,29 +183,47 @@ def draw_uap(
     return _beside(result.u[0].cpu(), eps, shown, title, figure)
 
 
-def describe_range(clip: Range | None) -> str:
-    """Whether perturbed images are cut, in words."""
-    return "clipped to [0, 1]" if clip else "not clipped"
+def as_pixels(u: _Pixels, eps: float) -> _Pixels:
+    """Turn a perturbation into pixels: -ε is black, 0 grey, +ε white."""
+    return u / (2 * eps) + 0.5 if eps else 0 * u + 0.5
+
+
+# -- figures and axes -----------------------------------------------------------------
 
 
 def new_figure() -> Figure:
-    """A figure of pyplot, which a notebook shows below the cell."""
+    """Make a figure of pyplot, which a notebook shows below the cell."""
     from matplotlib import pyplot
 
     return pyplot.figure(layout="constrained")
 
 
 def plain_figure() -> Figure:
-    """A figure without pyplot: no global state, no window system."""
+    """Make a figure without pyplot: no global state, no window system."""
     from matplotlib.figure import Figure
 
     return Figure(layout="constrained")
 
 
 def plain_axes(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """Such a figure and its Axes, row by row; size: in inches."""
+    """Make such a figure and its Axes, row by row; ``size`` is in inches."""
     figure, axes = _grid(plain_figure(), rows, columns, size)
     return figure, list(axes.flat)
+
+
+def _line(
+    axes: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    label: str,
+    colour: str,
+    linestyle: str = "-",
+) -> None:
+    """Draw a line with a dot at its end, so that a single point is seen."""
+    axes.plot(
+        x, y, color=colour, linestyle=linestyle, label=label,
+        marker="o", markersize=4, markevery=[len(x) - 1],
+    )  # fmt: skip
 
 
 def _class_wise(
@@ -165,21 +234,18 @@ def _class_wise(
     title: str,
     figure: Figure | None,
 ) -> Figure:
-    """A column for each class: its perturbation, an image, and the image broken by it."""
+    """Draw a column for each class: its perturbation, an image, and the image broken by it."""
     parts = {k: result.of_class(k) for k in range(spec.classes)}
     strongest = sorted(parts, key=lambda k: parts[k].fooling_rate, reverse=True)[:_CLASSES]
     figure, axes = _grid(figure, 3, len(strongest), (1.45 * len(strongest) + 0.2, 5))
+    for panel in axes.flat:
+        panel.axis("off")
     for column, k in enumerate(sorted(strongest)):
         u = result.u[k].cpu()
-        _show(axes[0][column], _scaled(u, eps), f"u: breaks {parts[k].fooling_rate:.0%}")
-        hit = (result.broken & (result.y == k)).nonzero().flatten()[:1].tolist()
-        for i in hit:
+        _show(axes[0][column], as_pixels(u, eps), f"u: breaks {parts[k].fooling_rate:.0%}")
+        for i in (result.broken & (result.y == k)).nonzero().flatten()[:1].tolist():
             _show(axes[1][column], x[i], spec.class_names[k])
-            moved = spec.class_names[result.moved[i]]
-            _show(axes[2][column], x[i] + u, f"with u: {moved}")
-        if not hit:
-            axes[1][column].axis("off")
-            axes[2][column].axis("off")
+            _show(axes[2][column], x[i] + u, f"with u: {spec.class_names[result.moved[i]]}")
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -191,20 +257,15 @@ def _beside(
     title: str,
     figure: Figure | None,
 ) -> Figure:
-    """u (C, H, W) beside images, without and with it: (image, class, class with u) each."""
+    """Draw u (C, H, W) beside images without and with it: (image, class, class with u) each."""
     figure, axes = _grid(figure, 2, len(shown) + 1, (max(1.6 * (len(shown) + 1), 6), 3.9))
-    _show(axes[0][0], _scaled(u, eps), f"u, |u| ≤ {eps:.4g}")
+    _show(axes[0][0], as_pixels(u, eps), f"u, |u| ≤ {radius(eps)}")
     axes[1][0].axis("off")
     for column, (image, before, after) in enumerate(shown, start=1):
         _show(axes[0][column], image, before)
         _show(axes[1][column], image + u, f"with u: {after}")
     figure.suptitle(title, fontsize=10)
     return figure
-
-
-def _scaled(u: torch.Tensor, eps: float) -> torch.Tensor:
-    """u as pixels: -ε is black, 0 grey, +ε white."""
-    return u / (2 * eps) + 0.5 if eps else torch.full_like(u, 0.5)
 
 
 def _show(axes: Axes, image: torch.Tensor, title: str) -> None:
@@ -217,7 +278,7 @@ def _show(axes: Axes, image: torch.Tensor, title: str) -> None:
 def _grid(
     figure: Figure | None, rows: int, columns: int, size: tuple[float, float]
 ) -> tuple[Figure, np.ndarray]:
-    """``figure`` or a new one of pyplot, in ``size``, and its rows of Axes."""
+    """Give ``figure`` or a new one of pyplot the size and rows of Axes."""
     figure = new_figure() if figure is None else figure
     figure.set_size_inches(size)
     return figure, figure.subplots(rows, columns, squeeze=False)
@@ -226,7 +287,7 @@ def _grid(
 def _pair(
     axes: Sequence[Axes] | None, layout: tuple[int, int, tuple[float, float]]
 ) -> tuple[Axes, Axes]:
-    """The two Axes given, or new ones."""
+    """Take the two Axes given, or make new ones."""
     if axes is None:
         axes = list(_grid(None, *layout)[1].flat)
     if len(axes) != 2:

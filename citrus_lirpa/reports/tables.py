@@ -1,154 +1,148 @@
-"""Tables of training runs and evaluations, and files of their pictures."""
+"""Tables of training runs and evaluations, and the words that all reports share."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ..attacks import UapResult
-from ..bounds.checks import Range
-from ..data.types import DatasetSpec
-from ..formats.atomic import write_atomically
-from ..verify import Evaluation
-from .plots import (
-    CURVES,
-    STAGES,
-    describe_range,
-    draw_curves,
-    draw_stages,
-    draw_strongest,
-    draw_uap,
-    plain_axes,
-    plain_figure,
-)
-
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from ..attacks import UapResult
+    from ..bounds.checks import Range
+    from ..data.types import DatasetSpec
+    from ..verify import Evaluation
+
+
+# -- words ----------------------------------------------------------------------------
+
+
+def percent(share: float | None, unit: str = "") -> str:
+    """Write a share in percent, with two decimals; "-" for None."""
+    return "-" if share is None else f"{100 * share:.2f}{unit}"
+
+
+def radius(eps: float) -> str:
+    """Write ε as people do: 0.1, or 8/255 where it is that."""
+    short, levels = f"{eps:.4g}", round(255 * eps)
+    if float(short) != eps and math.isclose(levels / 255, eps, rel_tol=1e-6):
+        return f"{levels}/255"
+    return short
+
+
+def clipping(clip: Sequence[float] | None) -> str:
+    """Say whether perturbed images are cut, and to which range."""
+    return "clipped to [{:g}, {:g}]".format(*clip) if clip else "not clipped"
+
+
+def count_images(count: int, kind: str = "") -> str:
+    """Say how many images there are, of a kind such as "test"."""
+    return " ".join([str(count), *kind.split(), "image" if count == 1 else "images"])
+
+
+# -- tables ---------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Sequence[str]], columns: Sequence[str], *, markdown: bool = False) -> str:
+    """Lay out rows of cells as a table.
+
+    Args:
+        rows: The cells of each row. In Markdown the first row is the heading.
+        columns: "<" or ">" for each column, the side to which its cells are moved, and its
+            least width where it has one, such as ">8".
+        markdown: Whether to write Markdown instead of aligned text.
+
+    Returns:
+        The lines, without a newline at the end.
+    """
+    if markdown:
+        title, *rest = (
+            "| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in rows
+        )
+        sides = "".join("---|" if column[0] == "<" else "--:|" for column in columns)
+        return "\n".join([title, f"|{sides}", *rest])
+    widths = [
+        max(int(column[1:] or 0), *map(len, cells))
+        for column, cells in zip(columns, zip(*rows, strict=True), strict=True)
+    ]
+    forms = [f"{column[0]}{width}" for column, width in zip(columns, widths, strict=True)]
+    return "\n".join("  ".join(map(format, row, forms)).rstrip() for row in rows)
 
 
 def epoch_line(record: dict[str, Any]) -> str:
-    """One epoch of training in one line."""
+    """Describe an epoch of training in one line.
+
+    Args:
+        record: A line of metrics.jsonl.
+    """
     kappa = record.get("kappa")  # runs of earlier versions have none
     common = "" if kappa is None else f"κ ≥ {kappa}, "
     return (
         f"epoch {record['epoch']}: ε {record['eps']:.4f}, loss {record['loss']:.3f}, training "
-        f"accuracy {_percent(record['accuracy'])}, boxes certified "
-        f"{_percent(record['certified'])}, {common}{record['seconds']:.1f} s"
+        f"accuracy {percent(record['accuracy'], ' %')}, boxes certified "
+        f"{percent(record['certified'], ' %')}, {common}{record['seconds']:.1f} s"
     )
 
 
 def evaluation_table(result: Evaluation) -> str:
-    """Accuracies in percent of all images, with the seconds each stage took."""
+    """Tabulate the accuracies of an evaluation, in percent of all images, and its times."""
     certificates, uap, protocol = result.certificates, result.uap, result.protocol
-    rows = [("standard accuracy", _percent(_mean(certificates.correct)), "")]
+    rows = [("standard accuracy", percent(_mean(certificates.correct), " %"), "")]
     for method in certificates.methods:
         note = f"{certificates.seconds[method]:.1f} s"
         if method in certificates.unsupported:
             note = f"not possible: {certificates.unsupported[method]}"
-        if certificates.not_fitting[method]:
-            note += f", {certificates.not_fitting[method]} images did not fit into memory"
-        rows.append(
-            (f"certified by {method}", _percent(_mean(certificates.certified_by(method))), note)
-        )
-    spent = sum(uap.seconds.values())
+        if left := certificates.not_fitting[method]:
+            note += f", {count_images(left)} did not fit into memory"
+        share = percent(_mean(certificates.certified_by(method)), " %")
+        rows.append((f"certified by {method}", share, note))
+    proving = sum(uap.seconds.values())
     gap = int((uap.upper - uap.lower).sum())
     rows += [
         (
             "UCert (certified average UAP accuracy)",
-            _percent(uap.certified_accuracy),
-            f"lower bound, proved; group stage {spent:.1f} s",
+            percent(uap.certified_accuracy, " %"),
+            f"lower bound, proved; group stage {proving:.1f} s",
         ),
         (
             "UAP accuracy under attack",
-            _percent(uap.attacked_accuracy),
-            f"upper bound; {gap} images between the two",
+            percent(uap.attacked_accuracy, " %"),
+            f"upper bound; {count_images(gap)} between the two",
         ),
     ]
-    kind = "held-out" if protocol.held_out else "test"
-    width = max(len(name) for name, _, _ in rows)
-    lines = [f"{name:<{width}}  {value:>8}  {note}".rstrip() for name, value, note in rows]
     head = (
-        f"{len(result.y)} {kind} images, ε = {protocol.eps:.4g}, groups of {protocol.group_size}, "
-        f"{describe_range(protocol.clip)}, {result.seconds:.1f} s"
+        f"{count_images(len(result.y), 'held-out' if protocol.held_out else 'test')}, "
+        f"ε = {radius(protocol.eps)}, groups of {protocol.group_size}, "
+        f"{clipping(protocol.clip)}, {result.seconds:.1f} s"
     )
-    return "\n".join([head, *lines])
-
-
-def plot_curves(records: list[dict[str, Any]], path: Path) -> Path:
-    """Loss, accuracies and ε over the epochs, as a PNG."""
-    figure, axes = plain_axes(*CURVES)
-    draw_curves(records, axes)
-    return _write(figure, path)
-
-
-def plot_stages(result: Evaluation, path: Path) -> Path:
-    """What settled the images, and where the time went, as two stacked bars; a PNG."""
-    figure, axes = plain_axes(*STAGES)
-    draw_stages(result, axes)
-    figure.suptitle(
-        f"UCert {_percent(result.uap.certified_accuracy)}, under attack "
-        f"{_percent(result.uap.attacked_accuracy)}, ε = {result.protocol.eps:.4g}",
-        fontsize=10,
-    )
-    return _write(figure, path)
-
-
-def plot_uap(result: Evaluation, spec: DatasetSpec, path: Path) -> Path | None:
-    """The strongest perturbation beside images it breaks, as a PNG; None where it breaks none."""
-    return _write_or_remove(draw_strongest(result, spec, plain_figure()), path)
-
-
-def plot_try(
-    result: UapResult,
-    x: torch.Tensor,
-    eps: float,
-    clip: Range | None,
-    spec: DatasetSpec,
-    path: Path,
-) -> Path | None:
-    """The perturbation beside images it breaks (see :func:`plots.draw_uap`), as a PNG.
-
-    None, and no picture, where no image is broken.
-    """
-    return _write_or_remove(draw_uap(result, x, eps, clip, spec, plain_figure()), path)
+    return f"{head}\n{table(rows, ('<', '>8', '<'))}"
 
 
 def uap_table(result: UapResult, eps: float, clip: Range | None, spec: DatasetSpec) -> str:
-    """Accuracy without and with u and the fooling rate, in percent; per class if it is."""
+    """Tabulate what universal perturbations do, for each class where each has its own.
+
+    Args:
+        result: Of an attack on N images.
+        eps: Radius of the perturbations, in pixels.
+        clip: Range that perturbed images are cut to, or None.
+        spec: The data set.
+    """
+    class_wise = len(result.u) > 1
     parts = [("all", result)]
-    if len(result.u) > 1:
+    if class_wise:
         parts += [(name, result.of_class(k)) for k, name in enumerate(spec.class_names)]
-    width = max(len(name) for name, _ in parts)
-    lines = [f"{'class':<{max(width, 5)}}    images     clean    with u    fooled"]
+    rows = [("class", "images", "clean", "with u", "fooled")]
     for name, part in parts:
-        shares = [(part.clean == part.y), (part.moved == part.y)]
-        percents = [_percent(_mean(share) if len(share) else None) for share in shares]
-        percents.append(_percent(part.fooling_rate))
-        cells = "".join(f"  {cell:>8}" for cell in [str(len(part.y)), *percents])
-        lines.append(f"{name:<{max(width, 5)}}{cells}")
-    kind = "one perturbation a class" if len(result.u) > 1 else "one perturbation"
-    head = f"{len(result.y)} test images, ε = {eps:.4g}, {kind}, {describe_range(clip)}"
-    return "\n".join([head, *lines])
+        clean, moved = (
+            percent(_mean(predicted == part.y) if len(part.y) else None, " %")
+            for predicted in (part.clean, part.moved)
+        )
+        rows.append((name, str(len(part.y)), clean, moved, percent(part.fooling_rate, " %")))
+    kind = "one perturbation a class" if class_wise else "one perturbation"
+    head = f"{count_images(len(result.y), 'test')}, ε = {radius(eps)}, {kind}, {clipping(clip)}"
+    return f"{head}\n{table(rows, ('<', *4 * ('>8',)))}"
 
 
-def _mean(mask: torch.Tensor) -> float:
+def _mean(mask: Tensor) -> float:
     return float(mask.float().mean())
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"
-
-
-def _write_or_remove(figure: Figure | None, path: Path) -> Path | None:
-    """Without a figure there is no file, not even an earlier one."""
-    if figure is None:
-        path.unlink(missing_ok=True)
-        return None
-    return _write(figure, path)
-
-
-def _write(figure: Figure, path: Path) -> Path:
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
-    return path

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from PIL import Image
+from command_line import is_png
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import to_hex
 
 from citrus_lirpa.cli import main
 from citrus_lirpa.errors import CheckpointError, InputError
@@ -111,15 +113,6 @@ def test_runs_are_named_below_the_folder_they_have_in_common(tmp_path, monkeypat
     assert [r.run for r in compare.read_runs(folders)] == ["mnist/ours", "cifar/ours"]
     monkeypatch.chdir(folders[0])
     assert [r.run for r in compare.read_runs([Path(".")])] == ["ours"]
-
-
-@pytest.mark.parametrize(
-    "eps, text",
-    [(2 / 255, "2/255"), (0.00784313725, "2/255"), (0.1, "0.1"), (0.2, "0.2"), (0.0125, "0.0125"),
-     (0.123456, "0.1235"), (0.0, "0")],
-)  # fmt: skip
-def test_radius(eps, text):
-    assert compare.radius(eps) == text
 
 
 # -- tables -------------------------------------------------------------------------
@@ -234,65 +227,76 @@ def test_picture_is_written_whole(tmp_path, three):
     out = tmp_path / "new"
     assert run(*three, "--out", out)[0] == 0
     assert {path.name for path in out.iterdir()} == {"compare.json", "compare.png"}
-    with Image.open(out / "compare.png") as picture:
-        picture.load()
-        assert picture.format == "PNG" and min(picture.size) > 400
+    assert is_png(out / "compare.png")
+
+
+def legend(axes) -> dict[str, str]:
+    """The entries of the legend and their colours."""
+    handles, texts = axes.get_legend().legend_handles, axes.get_legend().get_texts()
+    return {
+        text.get_text(): to_hex(dot.get_facecolor()[0])
+        for text, dot in zip(texts, handles, strict=True)
+    }
 
 
 def test_picture_shows_points_bars_and_the_front(points):
-    (axes,) = pareto.draw_pareto(points).axes
+    figure = pareto.draw_pareto(points)
+    (axes,) = figure.axes
     assert axes.get_title() == "cifar10, ε = 2/255, 1000 test images, groups of 5, not clipped"
-    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
+    front = axes.get_lines()[0].get_xydata().tolist()
     (left, _), (bottom, _) = axes.get_xlim(), axes.get_ylim()
     corners = [(left, 70), (50, 70), (50, 60), (80, 60), (80, 10), (90, 10), (90, bottom)]
-    assert list(dict.fromkeys(map(tuple, drawn["Pareto front"]))) == [
-        pytest.approx(corner) for corner in corners
+    assert list(dict.fromkeys(map(tuple, front))) == [pytest.approx(corner) for corner in corners]
+    percents = sorted((100 * x, 100 * y) for x, y in POINTS.values())
+    dots = [d for d in axes.collections if isinstance(d, PathCollection) and len(d.get_offsets())]
+    assert sorted(tuple(dot.get_offsets()[0]) for dot in dots) == [
+        pytest.approx(point) for point in percents
     ]
-    markers = [
-        tuple(line.get_xydata()[0]) for line in axes.get_lines() if len(line.get_xydata()) == 1
+    bars = [b.get_segments()[0] for b in axes.collections if isinstance(b, LineCollection)]
+    assert sorted(tuple(bar.flatten()) for bar in bars) == [
+        pytest.approx((x, y, x, y + 5)) for x, y in percents
     ]
-    percents = [(100 * x, 100 * y) for x, y in POINTS.values()]
-    assert sorted(markers) == [pytest.approx(point) for point in sorted(percents)]
-    bars = [tuple(bar.get_segments()[0].flatten()) for bar in axes.collections]
-    assert sorted(bars) == [pytest.approx((x, y, x, y + 5)) for x, y in sorted(percents)]
 
 
-def test_labels_are_methods_with_names_where_a_method_has_several_runs(points):
+def test_runs_are_numbered_and_named_beside_the_axes(points):
     (axes,) = pareto.draw_pareto(points).axes
-    labels = {text.get_text(): text for text in axes.texts if text.get_text()}
-    assert set(labels) == {"CITRUS (a)", "CITRUS (b)", "IBP", "PGD", "UAT", "SABR"}
-    colours = {name: text.get_color() for name, text in labels.items()}
-    assert colours["CITRUS (a)"] == colours["CITRUS (b)"] and len(set(colours.values())) == 5
+    names = legend(axes)
+    assert list(names) == [
+        "1  CITRUS (a)", "2  CITRUS (b)", "3  IBP", "4  SABR", "5  PGD", "6  UAT"
+    ]  # fmt: skip
+    assert names["1  CITRUS (a)"] == names["2  CITRUS (b)"] and len(set(names.values())) == 5
+    numbers = {text.get_text(): text.xy for text in axes.texts}
+    assert numbers["1"] == pytest.approx((50, 70)) and numbers["3"] == pytest.approx((70, 60))
+    assert numbers["5, 6"] == pytest.approx((90, 10))  # d and e lie on each other
+    assert len(numbers) == 5
 
 
-def test_labels_of_neighbours_do_not_overlap(tmp_path):
-    names = list(TRAINING_METHODS)[:9]
+def test_numbers_of_neighbours_do_not_cover_each_other(tmp_path):
     folders = [
         make(tmp_path / name, f'name = "{name}"', standard_accuracy=0.6 + i % 3 / 100,
              **ucert(0.5 + i // 3 / 100, 0.54))
-        for i, name in enumerate(names)
+        for i, name in enumerate(list(TRAINING_METHODS)[:9])
     ]  # fmt: skip
     folders.append(make(tmp_path / "far", 'name = "ce"', standard_accuracy=0.8, **ucert(0.2, 0.3)))
     figure = pareto.draw_pareto(compare.read_runs(folders))
+    figure.draw_without_rendering()
     (axes,) = figure.axes
-    boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
-    assert len(boxes) == 10
+    boxes = [text.get_window_extent() for text in axes.texts]
     assert all(box.count_overlaps(boxes) == 1 for box in boxes)  # with itself
-    assert all(axes.bbox.contains(*corner) for box in boxes for corner in (box.min, box.max))
+    shown = [number for text in axes.texts for number in text.get_text().split(", ")]
+    assert sorted(map(int, shown)) == list(range(1, 11))
 
 
 def test_one_axes_for_each_setting_with_the_same_colours(tmp_path):
-    folders = [make(tmp_path / "a"), make(tmp_path / "b", 'name = "ibp"')]
+    folders = [make(tmp_path / "a"), make(tmp_path / "b", 'name = "ibp"', **ucert(0.1, 0.2))]
     folders += [make(tmp_path / "c", 'name = "ibp"', eps=8 / 255), make(tmp_path / "d", eps=0.1)]
     axes = pareto.draw_pareto(compare.read_runs(folders)).axes
     starts = [panel.get_title().split(", ")[1] for panel in axes]
     assert starts == ["ε = 2/255", "ε = 8/255", "ε = 0.1"]
-    colours = [
-        {text.get_text(): text.get_color() for text in panel.texts if text.get_text()}
-        for panel in axes
-    ]
-    assert colours[0] == {"CITRUS": "C0", "IBP": "C1"}
-    assert colours[1:] == [{"IBP": "C1"}, {"CITRUS": "C0"}]
+    blue, orange = map(to_hex, ("C0", "C1"))
+    assert [legend(panel) for panel in axes] == [
+        {"1  CITRUS": blue, "2  IBP": orange}, {"1  IBP": orange}, {"1  CITRUS": blue}
+    ]  # fmt: skip
 
 
 # -- mistakes -----------------------------------------------------------------------

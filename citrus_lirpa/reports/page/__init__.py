@@ -13,6 +13,7 @@ from typing import Any
 
 from ..._version import __version__
 from .. import compare
+from ..tables import percent
 from . import charts, views
 from .gather import Material, gather
 from .images import Album
@@ -59,26 +60,29 @@ def _comparison(materials: Sequence[Material]) -> list[dict[str, Any]]:
     """A table and a chart for each setting that evaluated runs share."""
     numbers = {material.name: number for number, material in enumerate(materials, 1)}
     runs = [material.run for material in materials if material.run is not None]
+    settings = compare.by_setting(runs)
     return [
         {
             "setting": str(setting),
             "differences": compare.differences(members),
-            "chart": charts.pareto(members, numbers) if len(members) > 1 else None,
+            "chart": charts.pareto(members, numbers, f"front-{place}")
+            if len(members) > 1
+            else None,
             "rows": [
                 {
                     "number": numbers[run.run],
                     "name": run.run,
                     "method": "trained elsewhere" if run.method == "-" else run.method,
-                    "standard": views.percent(run.standard_accuracy),
-                    "alone": views.percent(run.certified_accuracy),
-                    "lower": views.percent(run.certified_uap_accuracy),
-                    "upper": views.percent(run.attacked_uap_accuracy),
-                    "gap": views.percent(run.attacked_uap_accuracy - run.certified_uap_accuracy),
+                    "standard": percent(run.standard_accuracy),
+                    "alone": percent(run.certified_accuracy),
+                    "lower": percent(run.certified_uap_accuracy),
+                    "upper": percent(run.attacked_uap_accuracy),
+                    "gap": percent(run.attacked_uap_accuracy - run.certified_uap_accuracy),
                     "time": views.seconds(run.training_seconds),
                     "front": run in compare.pareto_front(members),
                 }
                 for run in members
             ],
         }
-        for setting, members in compare.by_setting(runs).items()
+        for place, (setting, members) in enumerate(settings.items())
     ]

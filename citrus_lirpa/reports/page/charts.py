@@ -1,172 +1,130 @@
-"""Where the lines, points and ticks of a chart lie, in the units of its SVG."""
+"""Charts of a page: what plots and pareto draw, as SVG in the page's colours.
+
+Matplotlib's SVG names its colours, fonts and sources for a file of its own. Inside a page the
+colours are variables of the style sheet, so that they follow light and dark mode, the font is
+the page's, and nothing but the page is referred to.
+"""
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
 
-from ..compare import Run, pareto_front, radius
+from ..compare import Run
+from ..pareto import draw_runs
+from ..plots import draw_curves, plain_axes
+from ..tables import percent
 
-Points = Sequence[tuple[float, float]]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 360, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 38
-
-
-@dataclass(frozen=True)
-class Line:
-    """A polyline and its last point; ``kind`` is its CSS class, ``closed`` a path to fill."""
-
-    label: str
-    kind: str
-    points: str
-    end: tuple[float, float]
-    closed: str = ""
-
-
-@dataclass(frozen=True)
-class Dot:
-    """A run: its point, the end of the bar above it, its number, and what it is."""
-
-    x: float
-    y: float
-    top: float
-    number: int
-    title: str
+#: Matplotlib's own style, and what the page has different.
+_STYLE: tuple[Any, ...] = (
+    "default",
+    {
+        "svg.fonttype": "none",
+        "axes.spines.left": False,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "legend.frameon": False,
+        "axes.facecolor": "none",
+        "figure.facecolor": "none",
+    },
+)
+#: The drawers' colours, and the variables of style.css in their places.
+_COLOURS = {
+    "#000000": "soft",
+    "#ffffff": "card",
+    "#e6e6e6": "line",
+    "#808080": "wrong",
+    "#1f77b4": "soft",  # C0
+    "#2ca02c": "p4",  # C2
+    "#d62728": "accent",  # C3
+}
+#: What a page has no use for: sources, styles that would hold for the whole page, names of all
+#: parts, a size in print, fonts, rotations by nothing, links to a new window, empty parts.
+_USELESS = re.compile(
+    r"<metadata>.*?</metadata>|<style.*?</style>| xmlns(:\w+)?=\"[^\"]*\"| id=\"[\w.]+_\d+\""
+    r"| (width|height)=\"[\d.]+pt\"| version=\"[\d.]+\"| font-family: [^;\"]*;?"
+    r"| transform=\"rotate\(-0 [^\"]*\"| target=\"_blank\"|<g id=\"[\w.]+\" ?/>"
+)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Ticks are (position, text)."""
+    """A title, and the SVG element below it."""
 
     title: str
-    x_label: str
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    lines: list[Line] = field(default_factory=list)
-    dots: list[Dot] = field(default_factory=list)
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = _LEFT
-    right: int = WIDTH - _RIGHT
-    top: int = _TOP
-    bottom: int = HEIGHT - _BOTTOM
+    svg: str
 
 
-def curves(epochs: Sequence[dict[str, Any]]) -> list[Chart]:
-    """Loss with ε, and accuracies in percent, over the epochs of a training."""
-    losses = _series(epochs, "loss")
-    radii = _series(epochs, "eps")
-    x = _Axis(_ends([e["epoch"] for e in epochs]), (_LEFT, WIDTH - _RIGHT))
-    y = _Axis((0, max(v for _, v in losses) * 1.05 or 1.0), (HEIGHT - _BOTTOM, _TOP))
-    ramp = _Axis((0, max(v for _, v in radii) * 1.05 or 1.0), (HEIGHT - _BOTTOM, _TOP))
-    x_ticks = x.ticks(whole=True)
-    loss = Chart(
-        "Training loss, and the ε it is trained at",
-        "epoch",
-        x_ticks,
-        y.ticks(),
-        [
-            _line(
-                f"ε, up to {radius(max(v for _, v in radii))}", "ramp", radii, x, ramp, fill=True
-            ),
-            _line("loss", "loss", losses, x, y),
-        ],
-    )
-    shares = [
-        (label, kind, [(a, 100 * b) for a, b in _series(epochs, key)])
-        for key, label, kind in (
-            ("accuracy", "accuracy on clean batches", "clean"),
-            ("certified", "boxes certified", "proved"),
-        )
-    ]
-    shares = [series for series in shares if series[2]]
-    lowest = min((v for _, _, points in shares for _, v in points), default=0.0)
-    y = _Axis((max(0, 10 * (lowest // 10)), 100), (HEIGHT - _BOTTOM, _TOP))
-    lines = [_line(label, kind, points, x, y) for label, kind, points in shares]
-    return [loss, Chart("On training batches, in percent", "epoch", x_ticks, y.ticks(), lines)]
+def curves(epochs: Sequence[dict[str, Any]], name: str) -> list[Chart]:
+    """Draw loss with ε, and accuracies in percent, over the epochs of a training.
 
-
-def pareto(runs: Sequence[Run], numbers: dict[str, int]) -> Chart:
-    """Standard accuracy against UCert of runs of one setting, with the front; in percent.
-
-    numbers: by which a run is known, by its name.
+    Args:
+        epochs: The lines of metrics.jsonl.
+        name: Of the run inside the page.
     """
-    width, height = 480, 300
-    points = {run.run: _point(run) for run in runs}
-    x = _Axis(_margin([p[0] for p in points.values()]), (_LEFT, width - _RIGHT))
-    tops = [100 * run.attacked_uap_accuracy for run in runs]
-    y = _Axis(_margin([*(p[1] for p in points.values()), *tops]), (height - _BOTTOM, _TOP))
-    corners, left = [], x.low
-    for run in pareto_front(runs):
-        corners += [(left, points[run.run][1]), points[run.run]]
-        left = points[run.run][0]
-    corners.append((left, y.low))
-    dots = [
-        Dot(
-            x(points[run.run][0]),
-            y(points[run.run][1]),
-            y(100 * run.attacked_uap_accuracy),
-            numbers[run.run],
-            f"{run.run}: standard {points[run.run][0]:.2f} %, UCert {points[run.run][1]:.2f} %",
-        )
-        for run in runs
-    ]
-    return Chart(
-        "UCert (vertical) against standard accuracy, in percent",
-        "standard accuracy",
-        x.ticks(),
-        y.ticks(),
-        [_line("Pareto front", "front", corners, x, y)],
-        dots,
-        width,
-        height,
-        right=width - _RIGHT,
-        bottom=height - _BOTTOM,
-    )
+    from matplotlib import style
+
+    with style.context(_STYLE):
+        pairs = [plain_axes(1, 1, (4.8, 2.9)) for _ in range(2)]
+        draw_curves(epochs, [axes for _, (axes,) in pairs])
+        return [_chart(figure, f"{name}-{i}") for i, (figure, _) in enumerate(pairs)]
 
 
-class _Axis:
-    """Values to positions: ``ends`` (low, high) lie at ``places``."""
+def pareto(runs: Sequence[Run], numbers: dict[str, int], name: str) -> Chart:
+    """Draw standard accuracy against UCert of the runs of a setting, with the front.
 
-    def __init__(self, ends: tuple[float, float], places: tuple[float, float]):
-        (self.low, self.high), self.places = ends, places
+    Args:
+        runs: Of one setting.
+        numbers: By which each run is known, by its name.
+        name: Of the setting inside the page.
+    """
+    from matplotlib import style
 
-    def __call__(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return round(self.places[0] + share * (self.places[1] - self.places[0]), 1)
-
-    def ticks(self, *, whole: bool = False) -> list[tuple[float, str]]:
-        from matplotlib.ticker import MaxNLocator
-
-        values = MaxNLocator(5, integer=whole).tick_values(self.low, self.high)
-        return [(self(v), f"{v:.6g}") for v in values if self.low <= v <= self.high]
-
-
-def _series(epochs: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
-    """(epoch, value) of the epochs that have one."""
-    return [(e["epoch"], e[key]) for e in epochs if e.get(key) is not None]
-
-
-def _ends(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    return (low, high) if low < high else (low - 0.5, high + 0.5)
-
-
-def _margin(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    room = 0.15 * (high - low) or 1.0
-    return max(0.0, low - room), min(100.0 + room / 3, high + room)
+    with style.context(_STYLE):
+        figure, (axes,) = plain_axes(1, 1, (4.8, 3.2))
+        colours = {run.method: {"color": "C3", "s": 60} for run in runs}
+        dots = draw_runs(axes, runs, [numbers[run.run] for run in runs], colours)
+        axes.set_title("UCert against standard accuracy")
+        for dot, run in zip(dots, runs, strict=True):
+            dot.set_urls([f"#run-{numbers[run.run]}"])
+        chart = _chart(figure, name)
+    svg = chart.svg
+    for run in runs:
+        link = f'<a href="#run-{numbers[run.run]}">'
+        shares = [percent(s, " %") for s in (run.standard_accuracy, run.certified_uap_accuracy)]
+        what = f"{run.run}: standard {shares[0]}, UCert {shares[1]}"
+        svg = svg.replace(link, f"{link}<title>{escape(what)}</title>")
+    return Chart(chart.title, svg)
 
 
-def _point(run: Run) -> tuple[float, float]:
-    return 100 * run.standard_accuracy, 100 * run.certified_uap_accuracy
+def _rounded(number: re.Match[str]) -> str:
+    value = float(number[0])
+    return f"{value:.2g}" if value < 1 else f"{value:.1f}".removesuffix(".0")
 
 
-def _line(label: str, kind: str, points: Points, x: _Axis, y: _Axis, *, fill: bool = False) -> Line:
-    path = " ".join(f"{x(a)},{y(b)}" for a, b in points)
-    floor = y.places[0]
-    closed = f"{x(points[0][0])},{floor} {path} {x(points[-1][0])},{floor}" if fill else ""
-    end = (x(points[-1][0]), y(points[-1][1]))
-    return Line(label, kind, path, end, closed)
+def _chart(figure: Figure, name: str) -> Chart:
+    """Take the title of the first axes away, and draw the figure; ``name`` keeps its ids apart."""
+    import matplotlib
+
+    axes = figure.axes[0]
+    title = axes.get_title()
+    axes.set_title("")
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    svg = file.getvalue()
+    svg = re.sub(r"\s+", " ", svg[svg.index("<svg") :]).replace("> <", "><")
+    svg = _USELESS.sub("", svg).replace("<defs></defs>", "").replace("xlink:href", "href")
+    svg = re.sub(r"(?<![>\d.])\d+\.\d{2,}", _rounded, svg)
+    for colour, variable in _COLOURS.items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    return Chart(title, svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1))

@@ -7,6 +7,8 @@ import io
 
 import numpy as np
 
+from ..plots import as_pixels
+
 #: What all pictures of a page may take together, as text in the page.
 BUDGET = 1_500_000
 
@@ -33,9 +35,8 @@ class Album:
         return uri
 
     def perturbation(self, u: np.ndarray, eps: float) -> str | None:
-        """u (C, H, W): -ε is black, 0 grey, +ε white."""
-        share = u / (2 * eps) + 0.5 if eps else np.full_like(u, 0.5)
-        return self.pixels(_bytes(share))
+        """u (C, H, W), as :func:`as_pixels` shows it."""
+        return self.pixels(_bytes(as_pixels(u, eps)))
 
     def moved(self, image: np.ndarray, u: np.ndarray) -> str | None:
         """An image with a perturbation, cut to [0, 1] to be seen."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...runs.perturbations import Effect
+from ..tables import percent
 from .gather import Material
 from .images import Album
 
@@ -45,7 +46,7 @@ def universal(material: Material, album: Album) -> dict[str, Any] | None:
     return {
         "source": source,
         "tried": rows,
-        "rate": f"{100 * effect.fooling_rate:.2f}",
+        "rate": percent(effect.fooling_rate),
         "broken": f"{int(effect.broken.sum()):,}",
         "correct": f"{int(effect.correct.sum()):,}",
         "picture": album.perturbation(effect.u[0], float(effect.eps)) if known else None,
@@ -91,7 +92,7 @@ def _rates(effect: Effect) -> tuple[str, str, str]:
     return (
         f"{len(effect.labels):,}",
         f"{broken:,} of {correct:,}",
-        f"{100 * effect.fooling_rate:.2f}",
+        percent(effect.fooling_rate),
     )
 
 
@@ -141,10 +142,10 @@ def _classes(effect: Effect, own: Effect | None, names: list[str]) -> dict[str, 
             {
                 "name": name,
                 "images": f"{int(mine.sum()):,}",
-                "clean": f"{100 * effect.correct[mine].mean():.2f}",
-                "moved": f"{100 * (effect.perturbed == effect.labels)[mine].mean():.2f}",
+                "clean": percent(effect.correct[mine].mean()),
+                "moved": percent((effect.perturbed == effect.labels)[mine].mean()),
                 "fooled": _fooled(effect, k),
-                "own": None if own is None else f"{100 * _fooled(own, k):.2f}",
+                "own": None if own is None else percent(_fooled(own, k)),
             }
         )
     most = max((row["fooled"] for row in rows), default=0.0) or 1.0
@@ -152,7 +153,7 @@ def _classes(effect: Effect, own: Effect | None, names: list[str]) -> dict[str, 
         rows.sort(key=lambda row: -row["fooled"])
     for row in rows:
         row["bar"] = round(100 * row["fooled"] / most, 1)
-        row["fooled"] = f"{100 * row['fooled']:.2f}"
+        row["fooled"] = percent(row["fooled"])
     return {"rows": rows[:_CLASSES], "more": len(rows[_CLASSES:]), "own": own is not None}
 
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ...runs.folder import CONFIG_FILE
+from ...verify import Protocol
 from .. import compare
+from ..tables import clipping, count_images, percent, radius
 from . import charts, perturbations
 from .gather import Material, network_arguments
 from .images import Album
+
+#: What ``eval`` is given as it stands in the record.
+_OPTIONS = tuple(
+    field.name
+    for field in fields(Protocol)
+    if field.name not in ("eps", "limit", "clip", "held_out")
+)
 
 #: Verdicts in ``shares`` that are no stage of a proof.
 _UNPROVED = {"undecided": "undecided", "broken": "broken by an attack", "wrong": "wrong without u"}
@@ -42,7 +51,7 @@ def view(material: Material, number: int, album: Album, *, groups: int) -> dict[
         "result": None if record is None else _result(record),
         "stages": [] if record is None else _stages(record),
         "groups": None if record is None else _groups(record),
-        "curves": _curves(material),
+        "curves": charts.curves(material.epochs, f"run-{number}") if material.epochs else [],
         "training": _training(material),
         "uap": perturbations.universal(material, album),
         "worst": perturbations.worst_groups(material, album, groups),
@@ -51,17 +60,14 @@ def view(material: Material, number: int, album: Album, *, groups: int) -> dict[
     }
 
 
-def percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.2f}"
-
-
-def count(number: int) -> str:
+def _count(number: int) -> str:
     return f"{number:,}"
 
 
 def seconds(time: float | None) -> str:
+    """Write a time in its unit."""
     if time is None:
-        return "–"
+        return "-"
     if time >= 3600:
         return f"{time / 3600:.1f} h"
     if time >= 120:
@@ -84,107 +90,114 @@ def _chips(material: Material) -> list[str]:
         chips.append(str(material.config.get("model", {}).get("name", "")))
     record = material.record
     if record is not None:
-        clip = "clipped to [0, 1]" if record["clip"] else "not clipped"
         chips += [
-            f"ε = {compare.radius(record['eps'])}",
-            f"{count(record['images'])} {'held-out' if record.get('held_out') else 'test'} images",
+            f"ε = {radius(record['eps'])}",
+            count_images(record["images"], "held-out" if record.get("held_out") else "test"),
             f"groups of {record['group_size']}",
-            clip,
+            clipping(record["clip"]),
         ]
     elif material.config is not None:
         eps = material.config.get("train", {}).get("eps")
-        chips += [f"ε = {compare.radius(eps)}"] if isinstance(eps, (int, float)) else []
+        chips += [f"ε = {radius(eps)}"] if isinstance(eps, (int, float)) else []
     return [chip for chip in chips if chip]
 
 
 def _result(record: dict[str, Any]) -> dict[str, Any]:
-    uap, shares, images = record["uap_accuracy"], record["shares"], record["images"]
-    proving = [name for name in shares if name not in _UNPROVED]
-    parts = [
-        Part(name, f"p{min(i, _TINTS - 1)}", shares[name], 100 * shares[name] / images)
-        for i, name in enumerate(proving)
-    ] + [
-        Part(label, name, shares.get(name, 0), 100 * shares.get(name, 0) / images)
-        for name, label in _UNPROVED.items()
-    ]
-    *_, last = record["certified_accuracy"]
-    gap = uap["attacked"] - uap["certified"]
-    rows = [
-        ("Standard accuracy", record["standard_accuracy"], "without a perturbation", ""),
-        ("UCert", uap["certified"], "lower bound on the UAP accuracy of groups: proved", "lower"),
-        ("UAP accuracy under attack", uap["attacked"], "upper bound: attacks on groups", "upper"),
-        ("Gap", gap, "between the two bounds: neither proved nor broken", ""),
-        (
-            f"Certified alone, up to {last}",
-            record["certified_accuracy"][last],
-            "proved for each image by itself, any perturbation",
-            "",
-        ),
-        (
-            "Accuracy under single attacks",
-            record.get("accuracy_under_single_attacks"),
-            "each image attacked by itself (PGD)",
-            "",
-        ),
-    ]
+    uap, images = record["uap_accuracy"], record["images"]
+    undecided = record["shares"].get("undecided", 0)
     return {
         "certified": percent(uap["certified"]),
         "attacked": percent(uap["attacked"]),
         "standard": percent(record["standard_accuracy"]),
-        "gap": percent(gap),
-        "gap_images": count(shares.get("undecided", 0)),
-        "settled": shares.get("undecided", 0) == 0,
-        "images": count(images),
+        "gap": percent(uap["attacked"] - uap["certified"]),
+        "gap_images": _count(undecided),
+        "settled": undecided == 0,
+        "images": _count(images),
         "group_size": record["group_size"],
-        "eps": compare.radius(record["eps"]),
+        "eps": radius(record["eps"]),
         "time": seconds(record["seconds"].get("total")),
-        "parts": [part for part in parts if part.count],
+        "parts": _parts(record["shares"], images),
         "rows": [
-            (name, percent(share), "" if share is None else count(round(share * images)), *rest)
-            for name, share, *rest in rows
+            (name, percent(share), "" if share is None else _count(round(share * images)), *rest)
+            for name, share, *rest in _accuracies(record)
         ],
     }
 
 
+def _parts(shares: dict[str, int], images: int) -> list[Part]:
+    """The parts of the bar that are not empty: stages that proved, then the rest."""
+    proving = [name for name in shares if name not in _UNPROVED]
+    named = [(name, name, f"p{min(i, _TINTS - 1)}") for i, name in enumerate(proving)]
+    named += [(name, label, name) for name, label in _UNPROVED.items()]
+    return [
+        Part(label, kind, shares[name], 100 * shares[name] / images)
+        for name, label, kind in named
+        if shares.get(name)
+    ]
+
+
+def _accuracies(record: dict[str, Any]) -> list[tuple[str, float | None, str, str]]:
+    """Rows of the table of results: name, share, what it is, and its CSS class."""
+    uap, alone = record["uap_accuracy"], record["certified_accuracy"]
+    single = record.get("accuracy_under_single_attacks")
+    *_, last = alone
+    return [
+        ("Standard accuracy", record["standard_accuracy"], "without a perturbation", ""),
+        (
+            "UCert",
+            uap["certified"],
+            "lower bound on the UAP accuracy of groups: proved",
+            "lower",
+        ),
+        ("UAP accuracy under attack", uap["attacked"], "upper bound: attacks on groups", "upper"),
+        (
+            "Gap",
+            uap["attacked"] - uap["certified"],
+            "between the two bounds: neither proved nor broken",
+            "",
+        ),
+        (
+            f"Certified alone, up to {last}",
+            alone[last],
+            "proved for each image by itself, any perturbation",
+            "",
+        ),
+        ("Accuracy under single attacks", single, "each image attacked by itself (PGD)", ""),
+    ]
+
+
 def _stages(record: dict[str, Any]) -> list[dict[str, Any]]:
     """What settled how many images in what time, in the order of the evaluation."""
-    shares, times, images = record["shares"], record["seconds"], record["images"]
-    longest = max([t for name, t in times.items() if name != "total"], default=0) or 1
-    attacked = shares.get("broken", 0)
+    shares, images = record["shares"], record["images"]
+    times = {name: time for name, time in record["seconds"].items() if name != "total"}
+    longest = max(times.values(), default=0) or 1
     rows, proved = [], 0
     for name, time in times.items():
-        if name == "total":
-            continue
         settled = shares.get(name)
-        note = record.get("unsupported", {}).get(name)
-        if not_fitting := record.get("not_fitting", {}).get(name):
-            note = f"{count(not_fitting)} images did not fit into memory"
-        if settled is not None:
-            proved += settled
+        proved += settled or 0
         rows.append(
             {
                 "name": name,
                 "proves": settled is not None,
-                "settled": "" if settled is None else count(settled),
+                "settled": "" if settled is None else _count(settled),
                 "proved": "" if settled is None else percent(proved / images),
                 "seconds": f"{time:,.1f}",
                 "bar": round(100 * time / longest, 1),
-                "note": f"not possible: {note}" if name in record.get("unsupported", {}) else note,
+                "note": _note(record, name),
             }
         )
-    if rows and attacked:
-        rows.append(
-            {
-                "name": "broken",
-                "proves": False,
-                "settled": count(attacked),
-                "proved": "",
-                "seconds": "",
-                "bar": 0,
-                "note": None,
-            }
-        )
+    if rows and shares.get("broken"):
+        broken = {"name": "broken", "proves": False, "settled": _count(shares["broken"])}
+        rows.append({**broken, "proved": "", "seconds": "", "bar": 0, "note": None})
     return rows
+
+
+def _note(record: dict[str, Any], stage: str) -> str | None:
+    """Why a stage proves less than it could."""
+    if (reason := record.get("unsupported", {}).get(stage)) is not None:
+        return f"not possible: {reason}"
+    left = record.get("not_fitting", {}).get(stage)
+    return f"{count_images(left)} did not fit into memory" if left else None
 
 
 def _groups(record: dict[str, Any]) -> dict[str, Any]:
@@ -197,17 +210,11 @@ def _groups(record: dict[str, Any]) -> dict[str, Any]:
     undecided = [g for g, (low, up) in enumerate(zip(lower, upper, strict=False)) if low < up]
     return {
         "size": record["group_size"],
-        "count": count(len(lower)),
-        "rows": [(k, count(low), count(up), round(100 * low / most, 1)) for k, low, up in tally],
+        "count": _count(len(lower)),
+        "rows": [(k, _count(low), _count(up), round(100 * low / most, 1)) for k, low, up in tally],
         "undecided": undecided[:20],
         "more": max(0, len(undecided) - 20),
     }
-
-
-def _curves(material: Material) -> list[charts.Chart]:
-    if not material.epochs or material.config is None:
-        return []
-    return charts.curves(material.epochs)
 
 
 def _training(material: Material) -> list[tuple[str, str]]:
@@ -219,8 +226,8 @@ def _training(material: Material) -> list[tuple[str, str]]:
         ("epochs", str(last["epoch"])),
         ("training time", seconds(total)),
         ("loss", f"{last['loss']:.4g}"),
-        ("accuracy", f"{percent(last.get('accuracy'))} %"),
-        ("boxes certified", f"{percent(last.get('certified'))} %"),
+        ("accuracy", percent(last.get("accuracy"), " %")),
+        ("boxes certified", percent(last.get("certified"), " %")),
     ]
     if last.get("kappa") is not None:
         rows.append(("κ", f"≥ {last['kappa']}"))
@@ -246,7 +253,7 @@ def _value(value: Any) -> str:
         return ", ".join(map(_value, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "–" if value in (None, "") else str(value)
+    return "-" if value in (None, "") else str(value)
 
 
 def _commands(material: Material) -> list[str]:
@@ -267,6 +274,3 @@ def _commands(material: Material) -> list[str]:
         ]
         commands.append(f"citrus-lirpa eval {network} {' '.join(options)}")
     return commands
-
-
-_OPTIONS = ("method", "relational", "group_size", "time_limit", "solver", "batch_size", "seed")
