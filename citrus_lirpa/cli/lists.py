@@ -10,6 +10,7 @@ import click
 
 from ..models import MODELS
 from ..reports import compare
+from ..reports.tables import percent, radius, table
 from ..training import config, zoo
 from .output import Results, examples, results
 
@@ -64,9 +65,9 @@ def models_command() -> Results:
     rows = [
         (
             n["name"],
-            f"{n['data']}, ε = {compare.radius(n['eps'])}: standard accuracy "
-            f"{100 * n['standard_accuracy']:.2f} %, UCert "
-            f"{100 * n['certified_uap_accuracy']:.2f} %",
+            f"{n['data']}, ε = {radius(n['eps'])}: standard accuracy "
+            f"{percent(n['standard_accuracy'], ' %')}, UCert "
+            f"{percent(n['certified_uap_accuracy'], ' %')}",
         )
         for n in trained
     ]
@@ -88,7 +89,7 @@ def _preset(name: str) -> dict[str, Any]:
 
 def _in_words(preset: dict[str, Any]) -> str:
     return (
-        f"{preset['data']}, ε = {compare.radius(preset['eps'])}, {preset['model']}, "
+        f"{preset['data']}, ε = {radius(preset['eps'])}, {preset['model']}, "
         f"{preset['epochs']} epochs, batch {preset['batch_size']}"
     )
 
@@ -128,8 +129,5 @@ def _trained(name: str) -> dict[str, Any]:
 
 
 def _print(title: str, option: str, rows: Iterable[Row]) -> None:
-    rows = list(rows)
-    width = max(len(name) for name, _ in rows)
-    click.echo(f"{title} ({option}):")
-    for name, line in rows:
-        click.echo(f"  {click.style(f'{name:<{width}}', bold=True)}  {line}")
+    bold = [(f"  {click.style(name, bold=True)}", line) for name, line in rows]
+    click.echo(f"{title} ({option}):\n{table(bold, ('<', '<'))}")

@@ -51,37 +51,18 @@ def draw_curves(
     Raises:
         InputError: There is no epoch, or not two Axes.
     """
+    from matplotlib.ticker import MaxNLocator
+
     records = history.records if isinstance(history, History) else history
     if not records:
         raise InputError("there is no epoch to draw; train first")
     left, right = _pair(axes, CURVES)
-    epochs = [r["epoch"] for r in records]
-    _line(left, epochs, [r["loss"] for r in records], "loss", "C3")
-    left.set(xlabel="epoch", ylabel="loss", title="Training loss and ε")
-    ramp, eps = left.twinx(), [r["eps"] for r in records]
-    _line(ramp, epochs, eps, "ε", "0.5", linestyle="--")
-    area = [epochs[0], *epochs, epochs[-1]], [0, *eps, 0]
-    ramp.fill(*area, color="0.5", alpha=0.15, linewidth=0)
-    ramp.set(ylabel="ε (pixels in [0, 1])", ylim=(0, None))
-    left.set_zorder(ramp.get_zorder() + 1)  # the loss above the area below ε
-    left.patch.set_visible(False)
-    left.legend(handles=left.get_lines() + ramp.get_lines(), loc="center right")
-    lowest = 90.0
-    for key, label, colour in (
-        ("accuracy", "clean accuracy", "C0"),
-        ("certified", "boxes certified", "C2"),
-    ):
-        points = [(r["epoch"], 100 * r[key]) for r in records if r.get(key) is not None]
-        if points:
-            _line(right, *zip(*points, strict=True), label, colour)
-            lowest = min(lowest, *(share for _, share in points))
-    right.set(xlabel="epoch", ylabel="%", title="Training batches")
-    right.set_ylim(10 * (lowest // 10) if right.get_lines() else 0, 101)  # a dot at 100 is whole
-    if right.get_lines():
-        right.legend(loc="lower right")
+    _draw_losses(left, records)
+    _draw_shares(right, records)
     for panel in (left, right):
+        panel.set_xlabel("epoch")
         panel.grid(color="0.9")
-        panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        panel.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     return left, right
 
 
@@ -209,6 +190,39 @@ def plain_axes(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figu
     """Make such a figure and its Axes, row by row; ``size`` is in inches."""
     figure, axes = _grid(plain_figure(), rows, columns, size)
     return figure, list(axes.flat)
+
+
+def _draw_losses(axes: Axes, records: Sequence[dict[str, Any]]) -> None:
+    """Draw the loss, and ε with its own scale to the right, the area below it shaded."""
+    epochs, eps = [r["epoch"] for r in records], [r["eps"] for r in records]
+    _line(axes, epochs, [r["loss"] for r in records], "loss", "C3")
+    axes.set(ylabel="loss", title="Training loss and ε")
+    ramp = axes.twinx()
+    _line(ramp, epochs, eps, "ε", "0.5", linestyle="--")
+    area = [epochs[0], *epochs, epochs[-1]], [0, *eps, 0]
+    ramp.fill(*area, color="0.5", alpha=0.15, linewidth=0)
+    ramp.set(ylabel="ε (pixels in [0, 1])", ylim=(0, None))
+    axes.set_zorder(ramp.get_zorder() + 1)  # the loss above the area
+    axes.patch.set_visible(False)
+    axes.legend(handles=axes.get_lines() + ramp.get_lines(), loc="center right")
+
+
+def _draw_shares(axes: Axes, records: Sequence[dict[str, Any]]) -> None:
+    """Draw the shares that are known, from the multiple of ten below the lowest one."""
+    lowest = 100.0
+    for key, label, colour in (
+        ("accuracy", "clean accuracy", "C0"),
+        ("certified", "boxes certified", "C2"),
+    ):
+        points = [(r["epoch"], 100 * r[key]) for r in records if r.get(key) is not None]
+        if points:
+            epochs, shares = zip(*points, strict=True)
+            _line(axes, epochs, shares, label, colour)
+            lowest = min(lowest, *shares)
+    axes.set(ylabel="%", title="Training batches")
+    axes.set_ylim(min(90, 10 * (lowest // 10)), 101)  # a dot at 100 is whole
+    if axes.get_lines():
+        axes.legend(loc="lower right")
 
 
 def _line(

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
+if TYPE_CHECKING:
     from ..attacks import UapResult
     from ..bounds.checks import Range
     from ..data.types import DatasetSpec
@@ -31,9 +31,13 @@ def radius(eps: float) -> str:
     return short
 
 
-def clipping(clip: Sequence[float] | None) -> str:
+def clipping(clip: Range | None) -> str:
     """Say whether perturbed images are cut, and to which range."""
-    return "clipped to [{:g}, {:g}]".format(*clip) if clip else "not clipped"
+    if clip is None:
+        return "not clipped"
+    if any(isinstance(end, Tensor) for end in clip):
+        return "clipped channel by channel"
+    return "clipped to [{:g}, {:g}]".format(*clip)
 
 
 def count_images(count: int, kind: str = "") -> str:
