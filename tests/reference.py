@@ -218,13 +218,17 @@ REQUIRED = {"tau_ratio": TAU_RATIO, "alpha": 0.3}
 VARIANTS = {
     "citrus, worst of universal": ("citrus", dict(worst=2, universal=3, alpha=0.5)),
     "citrus, groups": ("citrus", dict(pairing="groups", partners=2, include_self=True)),
+    "citrus, crown-ibp": ("citrus", dict(method="crown-ibp", partners=2)),
+    "citrus, crown": ("citrus", dict(method="crown", partners=2)),
+    "ibp, crown-ibp": ("ibp", dict(method="crown-ibp")),
+    "ibp, crown": ("ibp", dict(method="crown")),
     "mtl-ibp, wider attack": ("mtl-ibp", dict(attack_ratio=2.1)),
 }
 every_loss = pytest.mark.parametrize("name", [*LOSSES, *VARIANTS])
 
 
 def make(name, max_eps=EPS):
-    """A loss as a configuration makes it; for CROWN-IBP in the middle of its ramp."""
+    """Make a loss as a configuration does; for CROWN-IBP in the middle of its ramp."""
     name, options = VARIANTS.get(name, (name, {}))
     for key, parameter in inspect.signature(LOSSES[name]).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from citrus_lirpa.attacks import PGD, GroupAttack
-from citrus_lirpa.attacks import group as uap
+from citrus_lirpa.attacks import PGD, GroupAttack, group, kappa
 from citrus_lirpa.attacks.pgd import ascend
 from citrus_lirpa.bounds import lirpa as _compat
 from citrus_lirpa.bounds.net import BoundedNet
@@ -53,20 +52,20 @@ def batch(n=8):
 
 
 @pytest.mark.parametrize(
-    ("steps", "reach"),
+    ("steps", "counts"),
     # tenfold smaller after 50, 80 and 90 % of the steps, rounded up
-    [(20, 10.622), (10, 5.311), (8, 4.31), (7, 4.21), (1, 1.0), (0, 0.0)],
-)
-def test_the_step_shrinks_as_scheduled(steps, reach):
-    end = ascend(lambda v: v.sum(), lambda v: v, torch.zeros(3), 1.0, steps)
-    assert end.tolist() == pytest.approx([reach] * 3, rel=1e-6)
-
-
-def test_twenty_steps_shrink_at_10_16_and_18():
+    [(20, (10, 6, 2, 2)), (10, (5, 3, 1, 1)), (8, (4, 3, 1, 0)), (7, (4, 2, 1, 0)), (1, (1,)),
+     (0, ())],
+)  # fmt: skip
+def test_the_step_shrinks_as_scheduled(steps, counts):
     seen = []
-    ascend(lambda v: seen.append(v.item()) or v.sum(), lambda v: v, torch.zeros(1), 1.0, 20)
-    moves = [b - a for a, b in zip(seen, seen[1:], strict=False)]
-    assert moves == pytest.approx([1.0] * 10 + [0.1] * 6 + [0.01] * 2 + [0.001], abs=2e-6)
+    end = ascend(
+        lambda v: (seen.append(v.item()), v.sum())[1], lambda v: v, torch.zeros(1), 1.0, steps
+    )
+    points = [*seen, end.item()]
+    moves = [b - a for a, b in zip(points, points[1:], strict=False)]
+    sizes = [0.1**i for i, count in enumerate(counts) for _ in range(count)]
+    assert moves == pytest.approx(sizes, abs=2e-6)
 
 
 def test_every_iterate_is_projected():
@@ -281,8 +280,8 @@ def test_only_what_is_open_and_unbroken_costs_anything(monkeypatch):
 
 def test_both_objectives_have_their_turn(monkeypatch):
     used = []
-    loss = uap.robust_cross_entropy
-    monkeypatch.setattr(uap, "robust_cross_entropy", lambda m: (used.append(m.shape), loss(m))[1])
+    loss = group.robust_cross_entropy
+    monkeypatch.setattr(group, "robust_cross_entropy", lambda m: (used.append(m.shape), loss(m))[1])
     x, y = torch.tensor([[[0.9]]]), torch.tensor([[0]])
     for restarts, calls in ((1, 0), (2, 3), (3, 3), (4, 6)):
         used.clear()
@@ -317,6 +316,34 @@ def test_groups_do_not_share_a_perturbation():
     x, y = torch.tensor([[[0.6]], [[0.4]]]), torch.tensor([[0], [1]])
     u, broken = GroupAttack(restarts=1)(linear_net(*ONE_D), x, y, 0.3)
     assert broken.all() and u[0].item() < -0.1 and u[1].item() > 0.1
+
+
+# -------------------------------------------------------------------------- κ by hand
+
+
+def line():
+    """Class 1 where the pixel is above 1/2; BatchNorm makes the modes differ."""
+    model = nn.Sequential(nn.BatchNorm1d(1, eps=1e-12), nn.Linear(1, 2))
+    model[1].weight.data = torch.tensor([[0.0], [1.0]])
+    model[1].bias.data = torch.tensor([0.5, 0.0])
+    return BoundedNet(model, torch.rand(2, 1)).train()
+
+
+def test_kappa_counts_what_one_perturbation_breaks():
+    x = torch.tensor([[0.45], [0.4], [0.9], [0.55], [0.6], [0.95]])
+    y = torch.tensor([0, 0, 1, 1, 1, 0])  # the last is wrong without any
+    up, further, down = [0.08], [0.15], [-0.08]
+    net = line()
+
+    def count(*v, clip=(0.0, 1.0)):
+        return kappa(net, x, y, torch.tensor(v), clip)
+
+    assert count(up) == 1 and count(further) == 2 and count(down) == 1
+    assert count(up, further, down) == 2
+    assert count([0.0]) == 0
+    assert count([0.6], clip=None) == 2 and count([-0.6], clip=None) == 3
+    assert count([0.6], clip=(0.0, 0.45)) == 3  # the border keeps class 0, and breaks class 1
+    assert net.training and net.module[0].running_mean.item() == 0
 
 
 # ------------------------------------------------------------------------------ errors

@@ -10,14 +10,12 @@ from reference import (
     MODELS,
     STD,
     TAU_RATIO,
-    VARIANTS,
     batch,
     clean_statistics,
     every_loss,
     gradients,
     interval_margins,
     make,
-    model_names,
     small_conv,
     wrapped,
 )
@@ -25,9 +23,7 @@ from reference import (
 from citrus_lirpa.attacks import PGD
 from citrus_lirpa.bounds import lirpa as _compat
 from citrus_lirpa.bounds.box import Box
-from citrus_lirpa.bounds.margins import robust_cross_entropy
 from citrus_lirpa.bounds.net import BoundedNet
-from citrus_lirpa.errors import ConfigError
 from citrus_lirpa.losses import (
     LOSSES,
     Adversarial,
@@ -43,7 +39,7 @@ from citrus_lirpa.losses import (
     Taps,
     Uat,
 )
-from citrus_lirpa.losses.cross_input import Groups, Shifts
+from citrus_lirpa.losses.cross_input import Shifts
 
 
 @every_loss
@@ -97,28 +93,12 @@ def test_tau_equal_to_eps_is_ibp_once_for_every_partner():
     assert Citrus(1.0, pairing=Shifts(3))(net, x, y, EPS).item() == pytest.approx(3 * ibp)
 
 
-@model_names
-def test_every_method_is_an_upper_bound_with_finite_gradients(name):
-    model, (x, y), totals = MODELS[name](), batch(), {}
-    net, statistics = wrapped(model), clean_statistics(model, x)
-    labels = y.repeat_interleave(2)
-    for method in ("ibp", "crown-ibp", "crown"):
+def test_tighter_bounds_give_a_lower_loss():
+    net, (x, y), totals = wrapped(small_conv()), batch(), []
+    for method in ("crown", "crown-ibp", "ibp"):
         torch.manual_seed(5)
-        terms = Citrus(TAU_RATIO, pairing=Shifts(2), method=method)(net, x, y, EPS)
-        losses = robust_cross_entropy(terms.margins)
-        totals[method] = terms.item()
-        assert terms.item() == pytest.approx(losses.sum().item() / 6, rel=1e-5)
-        for _ in range(3):
-            share = torch.rand_like(terms.box.lower).round()
-            points = torch.lerp(*terms.box, share)
-            for n, point in enumerate(points.split(1)):
-                exact = interval_margins(model, statistics, point, point, labels[n])
-                assert (terms.margins[n] <= exact + 1e-4).all()
-                assert losses[n] >= torch.log(1 + torch.exp(-exact).sum()) - 1e-4
-        grads = gradients(terms.total, model)
-        assert all(torch.isfinite(g).all() for g in grads)
-        assert sum(g.abs().sum() for g in grads) > 0.1
-    assert totals["crown"] < totals["crown-ibp"] < totals["ibp"]
+        totals.append(Citrus(TAU_RATIO, pairing=Shifts(2), method=method)(net, x, y, EPS).item())
+    assert totals[0] < totals[1] < totals[2]
 
 
 @every_loss
@@ -142,22 +122,16 @@ PERTURBED = {
     "uat": lambda x, y, u: (x + u).clamp(0, 1),
     "cw-uat": lambda x, y, u: (x + u[y]).clamp(0, 1),
 }
-BY_METHOD = {
-    f"{kind.__name__}, {method}": kind(method=method)
-    for kind in (Citrus, Ibp)
-    for method in ("ibp", "crown-ibp", "crown")
-}
 
 
-@pytest.mark.parametrize("name", [*LOSSES, *VARIANTS, *BY_METHOD])
+@every_loss
 def test_running_statistics_move_once_by_the_clean_batch(name):
     """Or by the perturbed one, where the loss runs on nothing else."""
     model, (x, y) = small_conv(), batch()
     net = wrapped(model)
     before = {layer: (layer.running_mean.clone(), layer.running_var.clone())
               for layer in clean_statistics(model, x)}  # fmt: skip
-    loss = BY_METHOD[name] if name in BY_METHOD else make(name)
-    tried = loss(net, x, y, EPS).perturbations
+    tried = make(name)(net, x, y, EPS).perturbations
     seen = PERTURBED[name](x, y, tried) if name in PERTURBED else x
     statistics = clean_statistics(model, seen)
     values_a_channel = 6 * 25, 6 * 4, 6
@@ -227,15 +201,3 @@ def test_certified_counts_boxes_with_every_margin_positive():
     margins = torch.tensor([[0.1, 0.2], [0.0, 1.0], [3.0, -1.0], [0.001, 5.0], [2.0, 2.0]])
     terms = LossTerms(torch.zeros(()), torch.zeros(5, 3), Box(margins, margins), margins)
     assert terms.certified().item() == pytest.approx(3 / 5)
-
-
-def test_losses_by_name():
-    loss = LOSSES["citrus"](EPS, tau_ratio=0.3, pairing="groups", partners=2, include_self=True,
-                            method="crown", reduction="max", attack_steps=3, attack_step_size=0.1,
-                            attack_restarts=2)  # fmt: skip
-    assert (loss.tau_ratio, loss.method, loss.reduction) == (0.3, "crown", "max")
-    assert loss.pairing == Groups(3, True) and loss.attack == PGD(3, 0.1, 2)
-    assert LOSSES["citrus"](EPS, tau_ratio=0.3).pairing == Shifts(4)
-    assert LOSSES["ibp"](EPS, method="crown-ibp").method == "crown-ibp"
-    with pytest.raises(ConfigError, match=r"unknown pairing 'group'.*groups"):
-        LOSSES["citrus"](EPS, tau_ratio=0.3, pairing="group")

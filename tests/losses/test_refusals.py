@@ -10,7 +10,7 @@ from torch import nn
 from citrus_lirpa.attacks import PGD
 from citrus_lirpa.errors import InputError
 from citrus_lirpa.losses import CcIbp, Citrus, CrownIbp, ExpIbp, Ibp, MtlIbp, Sabr, Taps, Uat
-from citrus_lirpa.losses.cross_input import Shifts
+from citrus_lirpa.losses.cross_input import Groups
 
 REFUSED = {
     "CROWN-IBP without ε": (lambda: CrownIbp(0.0), r"max_eps is 0\.0; expected the ε > 0"),
@@ -31,6 +31,16 @@ REFUSED = {
     "radius NaN": (lambda: CcIbp(0.5, attack_ratio=math.nan), r"attack_ratio is nan"),
     "UAT standing still": (lambda: Uat(step_size=0.0), r"step_size is 0\.0; .*at most 2"),
     "UAT past the ball": (lambda: Uat(step_size=2.1), r"step_size is 2\.1"),
+    "CITRUS's box of 0": (lambda: Citrus(0), r"tau_ratio is 0; expected .*\(0, 1\]"),
+    "CITRUS's box over ε": (lambda: Citrus(1.01), r"tau_ratio is 1\.01"),
+    "CITRUS's box NaN": (lambda: Citrus(math.nan), r"tau_ratio is nan"),
+    "a reduction": (lambda: Citrus(reduction="median"), r"'median'.*sum, mean, max"),
+    "bounds of CITRUS": (lambda: Citrus(method="inf"), r"'inf'.*ibp, crown-ibp, crown"),
+    "bounds of IBP": (lambda: Ibp(method="inf"), r"'inf'.*ibp, crown-ibp, crown"),
+    # whose bounds are detached
+    "CITRUS without gradients": (lambda: Citrus(method="alpha-crown"), r"'alpha-crown'"),
+    "IBP without gradients": (lambda: Ibp(method="alpha-crown"), r"'alpha-crown'"),
+    "no function": (lambda: Sabr(0.5, attack="pgd"), r"the attack is 'pgd'; expected PGD\(\) or"),
     "CITRUS of no bounds": (lambda: Citrus(alpha=0.0), r"alpha is 0\.0"),
     "CITRUS over 1": (lambda: Citrus(alpha=1.5), r"alpha is 1\.5"),
     "a pairing's name": (lambda: Citrus(pairing="groups"), r"pairing is 'groups'; .*Groups\(k\)"),
@@ -46,31 +56,12 @@ def test_unusable_options_are_refused_naming_the_value(case):
         make()
 
 
-@pytest.mark.parametrize("tau_ratio", [0, -0.5, 1.01, float("nan")])
-def test_impossible_ratios_are_refused(tau_ratio):
-    with pytest.raises(InputError, match=rf"tau_ratio is {tau_ratio}; expected .*\(0, 1\]"):
-        Citrus(tau_ratio)
-
-
-def test_unknown_names_are_refused():
-    with pytest.raises(InputError, match=r"unknown reduction 'median'.*sum, mean, max"):
-        Citrus(0.5, reduction="median")
-    for loss in (Citrus, Ibp):
-        with pytest.raises(InputError, match=r"unknown method 'inf'.*ibp, crown-ibp, crown"):
-            loss(method="inf")(wrapped(small_mlp()), *batch(), EPS)
-
-
-@pytest.mark.parametrize("loss", [Citrus, Ibp])
-def test_a_method_without_gradients_is_no_training_loss(loss):
-    """alpha-crown's bounds are detached: nothing would be learnt from them."""
-    with pytest.raises(InputError, match=r"alpha-crown"):
-        loss(method="alpha-crown")(wrapped(small_mlp()), *batch(), EPS)
-
-
 BAD_CALLS = {
     "label too high": (dict(y=[0, 1, 3]), r"labels range from 0 to 3; expected 0 to 2"),
     "label negative": (dict(y=[0, -1, 2]), r"labels range from -1 to 2"),
     "labels not integers": (dict(y=[0.0, 1.0, 2.0]), r"labels are torch\.float32"),
+    "labels of 32 bits": (dict(y=torch.tensor([0, 1, 2], dtype=torch.int32)),
+                          r"labels are torch\.int32"),
     "a label missing": (dict(y=[0, 1]), r"3 inputs but 2 labels"),
     "no inputs": (dict(x=torch.rand(0, *SHAPE), y=[]), r"0 inputs but 0 labels"),
     "pixels of 0 to 255": (dict(x=torch.full((3, *SHAPE), 255.0)), r"images range from 255 to 255, "
@@ -88,40 +79,18 @@ BAD_CALLS = {
 @every_loss
 def test_bad_calls_are_refused_naming_the_value(name, case):
     changes, message = BAD_CALLS[case]
-    good = dict(net=wrapped(small_mlp()), x=torch.rand(3, *SHAPE), y=[0, 1, 2], eps=EPS)
-    arguments = good | changes
+    call = dict(net=wrapped(small_mlp()), x=torch.rand(3, *SHAPE), y=[0, 1, 2], eps=EPS) | changes
     with pytest.raises(InputError, match=message):
-        make(name)(arguments["net"], arguments["x"], torch.tensor(arguments["y"]), arguments["eps"])
+        make(name)(**call | {"y": torch.as_tensor(call["y"])})
 
 
-def test_an_attack_with_another_range_is_refused_or_harmless():
-    """clip of the loss and of the attack differ: its v would leave B(0, ε) unnoticed."""
-    x, y = 3 * torch.rand(3, *SHAPE), torch.arange(3)
-    loss = Citrus(0.5, attack=PGD(steps=2), pairing=Shifts(2), clip=(0.0, 3.0))
-    net = wrapped(small_mlp())
-    try:
-        centre = loss(net, x, y, EPS).box.centre
-    except InputError as error:
-        assert "clip" in str(error)
-        return
-    assert (centre - x.repeat_interleave(2, dim=0)).abs().max() <= EPS + 1e-6
-
-
-def test_labels_of_32_bits_are_refused_or_understood():
-    (x, y), totals = batch(), []
-    net = wrapped(small_mlp())
-    for labels in (y, y.int()):
-        torch.manual_seed(8)
-        try:
-            totals.append(Citrus()(net, x, labels, EPS).item())
-        except InputError:
-            assert labels is not y
-    assert set(totals) == {totals[0]}
-
-
-def test_too_small_a_batch_is_refused():
+def test_batches_without_enough_partners_are_refused():
+    net, (x, y) = wrapped(small_mlp()), batch()
     with pytest.raises(InputError, match=r"4 cyclic shifts need a batch of at least 5, got 3"):
-        Citrus()(wrapped(small_mlp()), *batch(3), EPS)
+        Citrus()(net, x[:3], y[:3], EPS)
+    with pytest.raises(InputError, match=r"worst is 4, but each input has 3 boxes"):
+        Citrus(worst=4, universal=1, pairing=Groups(3))(net, x, y, EPS)
+    assert len(Citrus(worst=3, universal=1, pairing=Groups(3))(net, x, y, EPS).box) == 18
 
 
 def test_images_at_the_ends_of_the_range_pass():

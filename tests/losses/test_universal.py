@@ -1,4 +1,4 @@
-"""Perturbations that are kept from batch to batch, and how many inputs one of them breaks."""
+"""Perturbations that losses keep from batch to batch."""
 
 import copy
 import io
@@ -7,10 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import EPS, MODELS, SHAPE, batch, gradients, model_names, small_mlp, wrapped
-from torch import nn
 
-from citrus_lirpa.attacks import kappa
-from citrus_lirpa.bounds.net import BoundedNet
 from citrus_lirpa.losses import LOSSES, Citrus, Uat
 from citrus_lirpa.losses.universal import Universal
 
@@ -174,31 +171,3 @@ def test_one_step_by_hand():
     step = torch.tensor([[0.5, -0.5], [0.0, 0.5]])
     assert torch.equal(universal.shares, (signs + step).clamp(-1, 1))
     assert torch.equal(universal(2, x, 2.0).detach(), 2 * universal.shares)
-
-
-# --------------------------------------------------------------------------- κ by hand
-
-
-def line():
-    """Class 1 where the pixel is above 1/2; BatchNorm makes the modes differ."""
-    model = nn.Sequential(nn.BatchNorm1d(1, eps=1e-12), nn.Linear(1, 2))
-    model[1].weight.data = torch.tensor([[0.0], [1.0]])
-    model[1].bias.data = torch.tensor([0.5, 0.0])
-    return BoundedNet(model, torch.rand(2, 1)).train()
-
-
-def test_kappa_counts_what_one_perturbation_breaks():
-    x = torch.tensor([[0.45], [0.4], [0.9], [0.55], [0.6], [0.95]])
-    y = torch.tensor([0, 0, 1, 1, 1, 0])  # the last is wrong without any
-    up, further, down = [0.08], [0.15], [-0.08]
-    net = line()
-
-    def count(*v, clip=(0.0, 1.0)):
-        return kappa(net, x, y, torch.tensor(v), clip)
-
-    assert count(up) == 1 and count(further) == 2 and count(down) == 1
-    assert count(up, further, down) == 2
-    assert count([0.0]) == 0
-    assert count([0.6], clip=None) == 2 and count([-0.6], clip=None) == 3
-    assert count([0.6], clip=(0.0, 0.45)) == 3  # the border keeps class 0, and breaks class 1
-    assert net.training and net.module[0].running_mean.item() == 0

@@ -3,7 +3,6 @@
 import copy
 import math
 
-import pytest
 import torch
 from torch import nn
 
@@ -72,22 +71,6 @@ def expected_draws(shapes, seed=1):
     ]
 
 
-def test_weights_have_the_papers_spread():
-    model = plain()
-    initialised(model)
-    for layer, fan_in in ((model[1], 2 * 9), (model[4], 64 * 25), (model[7], 96)):
-        sigma = math.sqrt(2 * math.pi) / fan_in
-        count = layer.weight.numel()
-        assert layer.weight.std().item() == pytest.approx(sigma, rel=4 / math.sqrt(2 * count))
-        assert abs(layer.weight.mean().item()) < 4 * sigma / math.sqrt(count)
-
-
-def test_only_the_weight_matrices_before_the_last_change():
-    before, after = initialised(plain())
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"1.weight", "4.weight", "7.weight"}
-
-
 def test_interval_bounds_keep_their_width():
     """The point of it: PyTorch's own initialisation widens the bounds from layer to layer."""
     model = nn.Sequential(
@@ -117,29 +100,18 @@ def test_a_residual_addition_halves_the_weights_it_feeds():
         assert torch.equal(before[name], after[name]), name
 
 
-def test_no_addition_halves_nothing():
-    model = plain()
-    assert BoundedNet(model, torch.rand(1, *SHAPE)).weights_after_addition() == []
-    _, after = initialised(model)
+def test_only_the_weight_matrices_before_the_last_change():
+    before, after = initialised(plain())
     names = ["1.weight", "4.weight", "7.weight"]
-    draws = expected_draws([after[name].shape for name in names])
-    for name, draw in zip(names, draws, strict=True):
-        torch.testing.assert_close(after[name], draw)
+    draws = dict(zip(names, expected_draws([before[n].shape for n in names]), strict=True))
+    for name in before:
+        torch.testing.assert_close(after[name], draws.get(name, before[name]), msg=name)
 
 
 def test_the_last_layer_is_the_one_that_runs_last():
     before, after = initialised(LastLayerDeclaredFirst())
     assert torch.equal(before["head.weight"], after["head.weight"])
     assert not torch.equal(before["body.weight"], after["body.weight"])
-
-
-def test_it_is_reproducible_under_a_seed():
-    model = plain()
-    first = {k: v.clone() for k, v in initialised(model, seed=5)[1].items()}
-    again = {k: v.clone() for k, v in initialised(model, seed=5)[1].items()}
-    other = initialised(model, seed=6)[1]
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["1.weight"], other["1.weight"])
 
 
 def test_gradient_flags_survive():
