@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from citrus_lirpa import BoundedNet
+from citrus_lirpa.errors import ModelError
 
 CLASSES = 3
 
@@ -29,3 +30,25 @@ def images(net, count, wrong=()):
     y = net(x).argmax(1)
     y[list(wrong)] = (y[list(wrong)] + 1) % CLASSES
     return x, y
+
+
+def small_net():
+    """A net of one hidden layer."""
+    return fitted(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, CLASSES))
+
+
+def deep_net():
+    """A net of two hidden layers, for which the stages differ."""
+    return fitted(
+        nn.Flatten(), nn.Linear(16, 14), nn.ReLU(), nn.Linear(14, 10), nn.ReLU(),
+        nn.Linear(10, CLASSES),
+    )  # fmt: skip
+
+
+def without_dual_engine(net):
+    """Leave the bounds of ``net`` to auto_LiRPA, as if its layers were not known."""
+
+    def affine_pieces():
+        raise ModelError("no dual engine")
+
+    net.affine_pieces = affine_pieces

@@ -2,10 +2,12 @@
 
 from .certificates import Certificates
 from .evaluation import Evaluation, Protocol, evaluate
-from .groups import RELATIONAL, UapBounds, certify_uap
+from .groups import UapBounds, certify_uap
 from .milp import SOLVERS
+from .relational import RELATIONAL
 from .resume import Saved, fingerprint, fingerprint_of_images
-from .single import STAGES, certify
+from .single import certify
+from .stages import STAGES
 
 __all__ = [
     "RELATIONAL", "SOLVERS", "STAGES", "Certificates", "Evaluation", "Protocol", "Saved",

@@ -21,16 +21,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Certificates:
-    """What was proved of N inputs on their boxes of radius ``eps``, cut to ``clip``, each alone.
+    """What was proved of N inputs, each alone, for perturbations of radius ``eps``.
 
-    correct: (N,) classified correctly without perturbation; attacked: (N,) broken by a
-    perturbation of their own; v: (A, ...) these perturbations, in order (zero where another
-    verifier has found one); margin: (N,) the best lower bound found of the smallest
-    margin; rows: (N, K-1) margins proved positive; decided_by: (N,) index into ``methods``
-    of the first stage that proved it, -1 where none did; took: (N,) each one's share of the
-    time of the stages it went through, in seconds; seconds: per stage; not_fitting:
-    per stage, the inputs that it could not bound for lack of memory; unsupported: the stages
-    that this network's layers do not allow, and why. Their inputs are left to the others.
+    Args:
+        eps: ε in pixels.
+        clip: Range that perturbed inputs are cut to.
+        methods: The stages, in the order in which they ran.
+        correct: (N,) classified correctly without perturbation.
+        attacked: (N,) broken by a perturbation of their own.
+        v: (A, ...) these perturbations, in order; zero where another verifier has found one.
+        margin: (N,) the best lower bound found of the smallest margin.
+        rows: (N, K-1) margins proved positive.
+        decided_by: (N,) index into ``methods`` of the first stage that proved the input, -1
+            where none did.
+        took: (N,) each one's share of the time of the stages it went through, in seconds.
+        seconds: By stage, and of the attack.
+        not_fitting: By stage, how many inputs it could not bound for lack of memory. They are
+            left to the other stages.
+        unsupported: The stages that this network's layers do not allow, and why.
     """
 
     eps: float
@@ -48,7 +56,7 @@ class Certificates:
     unsupported: dict[str, str] = field(default_factory=dict)
 
     def check_box(self, eps: float, clip: Range | None) -> None:
-        """InputError where these are certificates of other boxes."""
+        """Raise InputError where these are certificates of other boxes."""
         if self.eps != eps or not same_range(self.clip, clip):
             raise InputError(
                 f"the certificates are of ε = {self.eps:g} and clip {shown(self.clip)}, not of "
@@ -57,20 +65,20 @@ class Certificates:
 
     @property
     def certified(self) -> Tensor:
-        """(N,) proved correct everywhere on the ε-box."""
+        """Whether an input is proved correct everywhere on its box; (N,)."""
         return self.decided_by >= 0
 
     @property
     def open(self) -> Tensor:
-        """(N,) correct but not certified: a perturbation may break it."""
+        """Whether it is correct but not certified, so that a perturbation may break it; (N,)."""
         return self.correct & ~self.certified
 
     def certified_by(self, method: str) -> Tensor:
-        """(N,) proved by ``method`` or a cheaper one."""
+        """Return whether ``method`` or a cheaper stage proved each input; (N,)."""
         return self.certified & (self.decided_by <= self.methods.index(method))
 
     def verdicts(self) -> list[str]:
-        """Per input: wrong, attacked, undecided, or the stage that proved it."""
+        """Return for each input wrong, attacked, undecided, or the stage that proved it."""
         return [
             self.methods[by] if by >= 0 else "attacked" if hit else "undecided" if ok else "wrong"
             for by, hit, ok in zip(
@@ -86,11 +94,14 @@ class Certificates:
         return f"Certificates({proved}; {shares})"
 
     def to_frame(self) -> DataFrame:
-        """A pandas frame with a row for each input: correct, attacked, certified, verdict,
-        margin, seconds. Raises DependencyError without pandas.
+        """Return a pandas frame with a row for each input.
 
-        margin is missing where nothing was bounded. Branch and bound proves the parts of a box,
-        so its images keep the bound of the stage before, which is not positive.
+        Columns: correct, attacked, certified, verdict, margin, seconds. margin is missing where
+        nothing was bounded. Branch and bound proves the parts of a box, so its images keep the
+        bound of the stage before, which is not positive.
+
+        Raises:
+            DependencyError: pandas is not installed.
         """
         return to_frame(
             {
@@ -105,7 +116,7 @@ class Certificates:
 
     @staticmethod
     def cat(parts: Sequence[Certificates]) -> Certificates:
-        """Those of consecutive inputs, as one."""
+        """Return the certificates of consecutive inputs as one value."""
         tensors: dict[str, Any] = {
             f.name: torch.cat([getattr(p, f.name) for p in parts])
             for f in fields(Certificates)

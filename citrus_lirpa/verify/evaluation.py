@@ -32,10 +32,12 @@ from ..data.types import DatasetSpec, Split, check_split
 from ..errors import InputError
 from ..optional import to_frame
 from .certificates import Certificates, check_soundness
-from .groups import RELATIONAL, UapBounds, certify_uap
+from .groups import UapBounds, certify_uap
 from .milp import SOLVERS
+from .relational import RELATIONAL
 from .resume import Saved, from_plain, to_plain
-from .single import certify, stages_up_to
+from .single import certify
+from .stages import stages_up_to
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -13,24 +13,24 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..attacks import PGD, GroupAttack, GroupAttackResult
-from ..bounds.box import clamp
+from ..bounds.box import Ball
 from ..bounds.checks import Range, check_count, check_name, is_count, shown
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
-from ..errors import InputError
+from ..errors import InputError, ModelError
 from ..optional import to_frame
+from .budget import Budget
 from .certificates import Certificates, check_soundness
-from .crown.engine import ALPHA_STEPS, Engine, Images
+from .crown.engine import ALPHA_STEPS, DualEngine, Images
+from .engines import find_engine
 from .memory import allocations_fail_cleanly, in_batches, in_less_memory
 from .milp import SOLVERS
-from .relational import Relation, relate
-from .single import certify, check_certifiable, find_engine
+from .relational import GROUP_STAGES, RELATIONAL, GroupStage, Search, relate
+from .single import certify, check_certifiable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-#: The group stage: none, on fixed linear bounds, and with bounds optimised across inputs.
-RELATIONAL = ("none", "io", "cross")
 #: Of the time for the group stage, what may go into further attacks on unsettled groups, and
 #: into bounds of ReLU inputs.
 _ATTACKING_SHARE, _PREPARING_SHARE = 0.05, 0.5
@@ -38,14 +38,18 @@ _ATTACKING_SHARE, _PREPARING_SHARE = 0.05, 0.5
 
 @dataclass(frozen=True)
 class UapBounds:
-    """How many inputs of each group survive the worst shared perturbation |u| <= ε.
+    """How many inputs of each of G groups survive the worst shared perturbation |u| <= ε.
 
-    lower, upper: (G,) proved and attacked numbers of inputs safe in each group, with
-    lower <= truth <= upper; size: (G,) inputs per group, the last may be smaller;
-    u: (G, ...) the perturbation found for each group; broken: (N,) inputs that the
-    perturbation of their group misclassifies, those wrong without it included; stage: per
-    group, what raised its lower bound last; took: (G,) its share of the group stage's time, in
-    seconds; seconds: of the attack and of the group stage.
+    Args:
+        lower: (G,) how many are proved to survive.
+        upper: (G,) how many survive the attack, with lower <= truth <= upper.
+        size: (G,) inputs of each group; the last may be smaller.
+        u: (G, ...) the perturbation found for each group.
+        broken: (N,) inputs that the perturbation of their group misclassifies, those wrong
+            without it included.
+        stage: For each group, what raised its lower bound last.
+        took: (G,) its share of the time of the group stage, in seconds.
+        seconds: Of the attack and of the group stage.
     """
 
     lower: Tensor
@@ -75,8 +79,13 @@ class UapBounds:
         )
 
     def to_frame(self) -> DataFrame:
-        """A pandas frame with a row for each group: size, safe_at_least (proved),
-        safe_at_most (attacked), stage, seconds. Raises DependencyError without pandas."""
+        """Return a pandas frame with a row for each group.
+
+        Columns: size, safe_at_least (proved), safe_at_most (attacked), stage, seconds.
+
+        Raises:
+            DependencyError: pandas is not installed.
+        """
         return to_frame(
             {
                 "size": self.size,
@@ -89,7 +98,7 @@ class UapBounds:
 
     @staticmethod
     def cat(parts: Sequence[UapBounds]) -> UapBounds:
-        """Those of consecutive groups, as one."""
+        """Return the bounds of consecutive groups as one value."""
         names = ("lower", "upper", "size", "u", "broken", "took")
         tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
         stage = tuple(stage for part in parts for stage in part.stage)
@@ -113,23 +122,37 @@ def certify_uap(
     batch_size: int = 256,
     progress: bool = False,
 ) -> UapBounds:
-    """Bounds on the UAP accuracy over consecutive groups of ``group_size`` inputs.
+    """Bound the UAP accuracy over consecutive groups of ``group_size`` inputs.
 
-    x: (N, ...); y: (N,). The inputs certified alone are safe in their groups (Xu & Singh,
-    Appendix B). Of the others, the group stage proves which cannot be broken by the *same*
-    perturbation: ``io`` on fixed linear bounds (Zeng et al. 2023), ``cross`` also by bounds
-    optimised for tuples of inputs together (RACoon), with branch and bound (RABBit) where
-    the ``certificates`` went that far; groups with many open inputs go to a mixed-integer
-    program, by ``solver`` (highs, or gurobi where it is installed). It takes at most
-    ``time_limit`` seconds per group that is not settled. The upper bound is a joint attack
-    on each group.
+    The inputs certified alone are safe in their groups (Xu & Singh, Appendix B). Of the others,
+    the group stage proves which cannot be broken by the *same* perturbation: ``io`` on fixed
+    linear bounds (Zeng et al. 2023), ``cross`` also by bounds optimised for tuples of inputs
+    together (RACoon), with branch and bound (RABBit) where the ``certificates`` went that far;
+    groups with many open inputs go to a mixed-integer program. The upper bound is a joint
+    attack on each group.
 
-    ``certificates`` of these inputs are computed if not given, by the default of
-    :func:`certify`; others are refused if their ε or clip differ. Raises SoundnessError if an
-    attack breaks what was certified.
+    Args:
+        net: A BoundedNet, or an auto_LiRPA BoundedModule.
+        x: (N, ...) inputs.
+        y: (N,) labels.
+        eps: Radius of the perturbations, in pixels.
+        group_size: Consecutive inputs that share a perturbation; the last group may be smaller.
+        certificates: Of these inputs, with this ε and ``clip``; by the default of
+            :func:`certify` if None.
+        relational: The group stage, one of ``RELATIONAL``.
+        time_limit: Seconds of the group stage for each group that is not settled.
+        solver: Of mixed-integer programs: highs, or gurobi where it is installed.
+        attack: The joint attack, GroupAttack's default if None.
+        clip: Range that perturbed inputs are cut to.
+        batch_size: Inputs that are worked on together.
+        progress: Whether a bar shows how many groups are attacked.
+
+    Raises:
+        InputError: A value cannot be used, or the certificates are of other boxes.
+        SoundnessError: An attack breaks what was certified.
     """
     net = as_bounded_net(net)
-    eps = check_certifiable(net, x, y, eps, clip, time_limit)
+    ball = check_certifiable(net, x, y, eps, clip, time_limit)
     check_count(batch_size, "batch size")
     if not is_count(group_size, 2, len(x)):
         raise InputError(
@@ -141,17 +164,9 @@ def certify_uap(
         raise InputError(f"the attack is {shown(attack)}; expected GroupAttack() or None")
     if certificates is None:
         certificates = certify(net, x, y, eps, clip=clip, batch_size=batch_size, progress=progress)
-    if not isinstance(certificates, Certificates):
-        raise InputError(f"certificates are {shown(certificates)}; expected those of certify()")
-    if not len(x) == len(y) == len(certificates.correct):
-        raise InputError(
-            f"{len(x)} inputs, {len(y)} labels and certificates of {len(certificates.correct)}; "
-            "expected as many of each"
-        )
-    certificates.check_box(eps, clip)
+    _check_certificates(certificates, x, y, ball)
+    groups, at_once = _Groups(len(x), group_size, x.device), max(1, batch_size // group_size)
     attack = GroupAttack(clip=clip) if attack is None else attack
-    state = _State(net, x, y, eps, clip, _Groups(len(x), group_size, x.device), certificates)
-    at_once = max(1, batch_size // group_size)
     begin = time.perf_counter()
     with (
         tqdm(desc="group attack", unit="group", disable=not progress) as bar,
@@ -159,20 +174,50 @@ def certify_uap(
         full_precision(x.device),
         allocations_fail_cleanly(x.device),
     ):
-        state.attack(attack, at_once, bar, state.groups.count(certificates.open).nonzero())
-        state.adopt_single_attacks()
+        damage = _Damage(net, ball, x, y, groups, certificates)
+        proofs = _Proofs(damage, GROUP_STAGES[relational], time_limit, solver)
+        damage.attack(attack, groups.count(certificates.open).nonzero().squeeze(1), at_once, bar)
+        damage.adopt_single_attacks()
         attacked = time.perf_counter()
-        engine = find_engine(net, eps, clip)
-        if relational != "none" and isinstance(engine, Engine):
-            state.attack_further(attack, at_once, bar, _ATTACKING_SHARE * time_limit)
+        engine = _dual_engine(net, ball) if proofs.group_stage.steps else None
+        if engine is not None:
+            proofs.attack_further(attack, at_once, bar)
             attacked = time.perf_counter()
             bar.set_description("group stage")
-            for chunk in torch.arange(len(state.most)).split(at_once):
-                now = partial(state.relate, engine, relational, solver, time_limit, chunk.tolist())
-                in_less_memory(engine, now)  # groups that do not fit stay as they are
-    check_soundness(certificates, state.broken)
+            for chunk in torch.arange(len(groups.rows)).split(at_once):
+                # groups that do not fit into memory stay as they are
+                in_less_memory(engine, partial(proofs.extend, engine, chunk.tolist()))
+    check_soundness(certificates, damage.broken)
     seconds = {"group attack": attacked - begin, "group stage": time.perf_counter() - attacked}
-    return state.result(seconds)
+    return UapBounds(
+        lower=groups.count(certificates.correct) - proofs.most,
+        upper=groups.count(~damage.broken),
+        size=groups.real.sum(dim=1),
+        u=damage.u,
+        broken=damage.broken,
+        stage=tuple(proofs.stage),
+        took=proofs.took,
+        seconds=seconds,
+    )
+
+
+def _check_certificates(certificates: Certificates, x: Tensor, y: Tensor, ball: Ball) -> None:
+    if not isinstance(certificates, Certificates):
+        raise InputError(f"certificates are {shown(certificates)}; expected those of certify()")
+    if not len(x) == len(y) == len(certificates.correct):
+        raise InputError(
+            f"{len(x)} inputs, {len(y)} labels and certificates of {len(certificates.correct)}; "
+            "expected as many of each"
+        )
+    certificates.check_box(float(ball.eps), ball.clip)
+
+
+def _dual_engine(net: BoundedNet, ball: Ball) -> DualEngine | None:
+    """Return the dual engine of the network; None where it has none, and so no group stage."""
+    try:
+        return find_engine(net, ball).as_dual()
+    except ModelError:
+        return None
 
 
 class _Groups:
@@ -187,166 +232,154 @@ class _Groups:
         self.rows = rows.clamp(max=count - 1)
 
     def count(self, mask: Tensor) -> Tensor:
-        """(G,): how many of each group's inputs ``mask`` (N,) holds for."""
+        """Return of how many inputs of each group ``mask`` (N,) holds; (G,)."""
         return (mask[self.rows] & self.real).sum(dim=1)
 
-    def members(self, group: int, mask: Tensor) -> Tensor:
-        """The numbers of one group's inputs that ``mask`` (N,) holds for."""
-        rows = self.rows[group][self.real[group]]
-        return rows[mask[rows]]
+    def members(self, group: int) -> Tensor:
+        """Return the numbers of a group's inputs."""
+        return self.rows[group][self.real[group]]
 
 
-class _State:
-    """The groups of an evaluation, and what is known of each so far."""
+class _Damage:
+    """The worst perturbation met of each group, and what it breaks.
+
+    u: (G, ...); broken: (N,) inputs that the perturbation of their group misclassifies.
+    """
 
     def __init__(
         self,
         net: BoundedNet,
+        ball: Ball,
         x: Tensor,
         y: Tensor,
-        eps: float,
-        clip: Range | None,
         groups: _Groups,
         certificates: Certificates,
     ):
-        self.net, self.x, self.y, self.eps, self.clip = net, x, y, eps, clip
+        self.net, self.ball, self.x, self.y = net, ball, x, y
         self.groups, self.certificates = groups, certificates
-        count = len(groups.rows)
-        self.u = torch.zeros((count, *x.shape[1:]), dtype=x.dtype, device=x.device)
+        self.u = torch.zeros((len(groups.rows), *x.shape[1:]), dtype=x.dtype, device=x.device)
         self.broken = ~certificates.correct
-        self.most = groups.count(certificates.open)
-        self.stage = ["single"] * count
-        self.took = torch.zeros(count, dtype=torch.float64, device=x.device)
 
-    def attack(self, attack: GroupAttack, at_once: int, bar: tqdm, which: Tensor) -> None:
-        """One perturbation for each of the groups ``which`` (n, 1), all with open inputs."""
-        if len(which) == 0:
-            return
-        open_, groups = self.certificates.open, self.groups
+    def attack(self, attack: GroupAttack, which: Tensor, at_once: int, bar: tqdm) -> None:
+        """Find one perturbation for each of the groups ``which`` (n,), all with open inputs."""
+        groups, open_ = self.groups, self.certificates.open
 
         def attacked(now: Tensor) -> GroupAttackResult:
             rows = groups.rows[now]
             worth = open_[rows] & groups.real[now]
-            return attack(self.net, self.x[rows], self.y[rows], self.eps, worth)
+            return attack(self.net, self.x[rows], self.y[rows], self.ball.eps, worth)
 
-        met = self.broken.clone()
+        met = self.broken.clone()  # by any perturbation, also by those that are not adopted
         bar.reset(total=len(which))
-        for now, result in in_batches(attacked, which.squeeze(1), at_once, bar.update):
+        for now, result in in_batches(attacked, which, at_once, bar.update):
             if result is not None:  # a group that does not fit stays unattacked
                 for g, u, broken in zip(now.tolist(), result.u[:, 0], result.broken, strict=True):
                     broken = broken[groups.real[g]]
-                    met[groups.rows[g][groups.real[g]]] |= broken
+                    met[groups.members(g)] |= broken
                     self._keep(g, u, broken)
         check_soundness(self.certificates, met)
 
     def adopt_single_attacks(self) -> None:
-        """What broke single inputs, tried on their groups."""
+        """Try on their groups what broke single inputs."""
         size = self.groups.rows.shape[1]
         for i, v in zip(self.certificates.attacked.nonzero(), self.certificates.v, strict=True):
-            self._adopt(int(i) // size, v)
+            self.adopt(int(i) // size, v)
         check_soundness(self.certificates, self.broken)
 
-    def attack_further(self, attack: GroupAttack, at_once: int, bar: tqdm, seconds: float) -> None:
-        """The attack again, from other starts, on the groups that stay unsettled: about
-        ``seconds`` for each."""
-        begin, left = time.perf_counter(), self.unsettled()
-        until = begin + seconds * len(left)
-        while left and time.perf_counter() < until:
-            self.attack(attack, at_once, bar, torch.tensor(left, device=self.x.device)[:, None])
-            left = self.unsettled()
-
-    def unsettled(self) -> list[int]:
-        """The groups of which more inputs are open than known to break together."""
-        broken = self.groups.count(self.broken & self.certificates.open)
-        return (self.most > broken).nonzero().flatten().tolist()
-
-    def relate(
-        self, engine: Engine, mode: str, solver: str, time_limit: float, chunk: list[int]
-    ) -> None:
-        """The group stage on those of ``chunk`` that certificates and attack leave unsettled."""
-        open_ = self.certificates.open
-        split = "bab" in self.certificates.methods
-        unsettled = [g for g in self.unsettled() if g in chunk]
-        if split:  # of a single open input, branch and bound has tried all that this stage could
-            open_inputs = self.groups.count(open_)
-            unsettled = [g for g in unsettled if int(open_inputs[g]) > 1]
-        if not unsettled:
-            return
-        begin = time.perf_counter()
-        total = time_limit * len(unsettled)
-        ready, used, parts = self._prepare(engine, unsettled, begin + total * _PREPARING_SHARE)
-        if not ready:
-            return
-        number = {int(i): k for k, i in enumerate(torch.cat(used))}
-        relations = []
-        for g in ready:
-            members = self.groups.members(g, open_).tolist()
-            broken = {number[i] for i in members if self.broken[i]}
-            relations.append(Relation([number[i] for i in members], broken))
-        images, rows = zip(*parts, strict=True)
-        relate(
-            engine,
-            Images.cat(images),
-            torch.cat(rows),
-            relations,
-            mode=mode,
-            split=split,
-            deadline=begin + total,
-            limit=time_limit,
-            solver=solver,
-        )
-        for g, relation in zip(ready, relations, strict=True):
-            if relation.most < self.most[g]:
-                self.most[g], self.stage[g] = relation.most, relation.stage
-            if relation.u is not None:
-                self._adopt(g, relation.u)
-        self.took[ready] = (time.perf_counter() - begin) / len(ready)
-
-    def _prepare(
-        self, engine: Engine, groups: list[int], until: float
-    ) -> tuple[list[int], list[Tensor], list[tuple[Images, Tensor]]]:
-        """Groups with the numbers of their open inputs, and of these the best bounds and the
-        margins that stay open: the most hopeful groups first, as many as there is time for,
-        without those whose bounds are too large to compute with."""
-        ready, used, parts = [], [], []
-        members = {g: self.groups.members(g, self.certificates.open) for g in groups}
-        hope = {g: float(self.certificates.margin[i].mean()) for g, i in members.items()}
-        for g in sorted(groups, key=lambda g: hope[g], reverse=True):
-            now = members[g]
-            images, lower = engine.ibp(self.x[now], self.y[now])
-            if bool(images.usable.all()):
-                rows = ~(self.certificates.rows[now] | engine.surely_positive(lower, images))
-                images = engine.refined(images)
-                ready.append(g)
-                used.append(now)
-                parts.append((images, rows & ~engine.margins(images, rows, ALPHA_STEPS)[1]))
-            if time.perf_counter() > until:
-                break
-        return ready, used, parts
-
-    def _adopt(self, group: int, u: Tensor) -> None:
+    def adopt(self, group: int, u: Tensor) -> None:
         """Take a perturbation that was met, if it breaks more of the group."""
-        rows = self.groups.rows[group][self.groups.real[group]]
+        rows = self.groups.members(group)
         with torch.no_grad():
-            logits = self.net(clamp(self.x[rows] + u, self.clip))
+            logits = self.net(self.ball.cut(self.x[rows] + u))
         self._keep(group, u, logits.argmax(1) != self.y[rows])
 
     def _keep(self, group: int, u: Tensor, broken: Tensor) -> None:
         """Take u, which misclassifies ``broken`` of the group's inputs, if those are more."""
-        rows = self.groups.rows[group][self.groups.real[group]]
+        rows = self.groups.members(group)
         broken = broken | ~self.certificates.correct[rows]
         if int(broken.sum()) > int(self.broken[rows].sum()):
             self.u[group], self.broken[rows] = u, broken
 
-    def result(self, seconds: dict[str, float]) -> UapBounds:
-        groups = self.groups
-        return UapBounds(
-            groups.count(self.certificates.correct) - self.most,
-            groups.count(~self.broken),
-            groups.count(torch.ones_like(self.broken)),
-            self.u,
-            self.broken,
-            tuple(self.stage),
-            self.took,
-            seconds,
-        )
+
+class _Proofs:
+    """What a group stage proves of each group.
+
+    most: (G,) how many open inputs may break together; stage: what has proved that, for each
+    group; took: (G,) seconds.
+    """
+
+    def __init__(self, damage: _Damage, group_stage: GroupStage, time_limit: float, solver: str):
+        self.damage, self.group_stage = damage, group_stage
+        self.time_limit, self.solver = time_limit, solver
+        self.groups, self.certificates = damage.groups, damage.certificates
+        self.most = self.groups.count(self.certificates.open)
+        self.stage = ["single"] * len(self.most)
+        self.took = torch.zeros(len(self.most), dtype=torch.float64, device=self.most.device)
+
+    def unsettled(self) -> Tensor:
+        """Return the groups of which more inputs are open than known to break together; (n,)."""
+        broken = self.groups.count(self.damage.broken & self.certificates.open)
+        return (self.most > broken).nonzero().squeeze(1)
+
+    def attack_further(self, attack: GroupAttack, at_once: int, bar: tqdm) -> None:
+        """Attack the unsettled groups again and again, from other starts, while there is time."""
+        left = self.unsettled()
+        budget = Budget.of(_ATTACKING_SHARE * self.time_limit, len(left))
+        while len(left) and not budget.over:
+            self.damage.attack(attack, left, at_once, bar)
+            left = self.unsettled()
+
+    def extend(self, engine: DualEngine, chunk: list[int]) -> None:
+        """Run the group stage on the groups of ``chunk`` that are not settled."""
+        open_ = self.certificates.open
+        split = "bab" in self.certificates.methods
+        unsettled = [g for g in self.unsettled().tolist() if g in chunk]
+        if split:  # of a single open input, branch and bound has tried all that this stage could
+            count = self.groups.count(open_)
+            unsettled = [g for g in unsettled if int(count[g]) > 1]
+        begin, budget = time.perf_counter(), Budget.of(self.time_limit, len(unsettled))
+        ready, parts = self._prepare(engine, unsettled, budget.part(_PREPARING_SHARE))
+        if not ready:
+            return
+        members, images, rows = zip(*parts, strict=True)
+        number = {int(i): k for k, i in enumerate(torch.cat(members))}
+        groups = [
+            (
+                [number[i] for i in inputs.tolist()],
+                {number[i] for i in inputs.tolist() if self.damage.broken[i]},
+            )
+            for inputs in members
+        ]
+        search = Search(engine, Images.cat(images), split, budget, self.solver)
+        proofs = relate(search, torch.cat(rows), groups, self.group_stage)
+        for g, proof in zip(ready, proofs, strict=True):
+            if proof.most < self.most[g]:
+                self.most[g], self.stage[g] = proof.most, proof.stage
+            if proof.u is not None:
+                self.damage.adopt(g, proof.u)
+        self.took[ready] = (time.perf_counter() - begin) / len(ready)
+
+    def _prepare(
+        self, engine: DualEngine, groups: list[int], budget: Budget
+    ) -> tuple[list[int], list[tuple[Tensor, Images, Tensor]]]:
+        """Bound the open inputs of groups, the most hopeful groups first, while there is time.
+
+        Returns the groups that were reached and whose bounds are not too large to compute with,
+        and of each the numbers of its open inputs, the best bounds, and the margins still open.
+        """
+        ready, parts = [], []
+        open_, certificates = self.certificates.open, self.certificates
+        members = {g: (rows := self.groups.members(g))[open_[rows]] for g in groups}
+        hope = {g: float(certificates.margin[i].mean()) for g, i in members.items()}
+        for g in sorted(groups, key=hope.__getitem__, reverse=True):
+            now = members[g]
+            images, _, proved = engine.ibp(self.damage.x[now], self.damage.y[now])
+            if bool(images.usable.all()):
+                rows = ~(certificates.rows[now] | proved)
+                images = engine.refined(images)
+                rows &= ~engine.margins(images, rows, ALPHA_STEPS)[1]
+                ready.append(g)
+                parts.append((now, images, rows))
+            if budget.over:
+                break
+        return ready, parts

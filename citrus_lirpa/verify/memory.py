@@ -22,10 +22,13 @@ _SHARE = 0.75
 
 @contextlib.contextmanager
 def allocations_fail_cleanly(device: torch.device) -> Iterator[None]:
-    """On Linux CPUs, make an allocation beyond the free memory raise inside the block.
+    """Make an allocation beyond the free memory raise inside the block, on Linux CPUs.
 
     Linux promises more memory than it has and kills the process later; a limit on the
     data segment turns that into an error that can be caught and answered.
+
+    Args:
+        device: Where the computations run; nothing is done for other devices than the CPU.
     """
     if device.type != "cpu" or not sys.platform.startswith("linux"):
         yield
@@ -48,7 +51,7 @@ def allocations_fail_cleanly(device: torch.device) -> Iterator[None]:
 
 
 def _available_memory() -> int:
-    """Bytes that can be had without swapping, within the container's limit if it has one."""
+    """Return the bytes to be had without swapping, within the limit of a container."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
@@ -61,12 +64,18 @@ def in_batches(
     function: Callable[[Tensor], Result],
     rows: Tensor,
     size: int,
-    advance: Callable[[int], object],
+    advance: Callable[[int], object] = lambda done: None,
 ) -> Iterator[tuple[Tensor, Result | None]]:
-    """Yield (some of ``rows``, function of them), at most ``size`` rows at a time.
+    """Yield (some of ``rows``, function of them), in batches that fit into memory.
 
-    Where memory runs out the size is halved for good and the rows tried again; a single
-    row that does not fit yields None. ``advance`` is told how many rows are done.
+    Where memory runs out the size is halved for good and the rows are tried again; a single
+    row that does not fit yields None.
+
+    Args:
+        function: Computes the result of some rows.
+        rows: (n,) all rows.
+        size: At most so many together.
+        advance: Receives how many rows were done, after every batch.
     """
     while len(rows):
         now = rows[:size]
@@ -96,8 +105,10 @@ class Sized(Protocol):
 
 
 def in_less_memory(sized: Sized, work: Callable[[], Result]) -> Result | None:
-    """``work()``, tried again with half the rows as long as memory runs out; None if even
-    single rows do not fit."""
+    """Return ``work()``, tried again with half the rows as long as memory runs out.
+
+    None if even single rows do not fit.
+    """
     while True:
         try:
             return work()

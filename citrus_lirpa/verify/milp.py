@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import DependencyError, InputError, unknown
+from ..errors import DependencyError
 from ..optional import import_optional
 from .crown.linear import Group
 
@@ -18,25 +18,39 @@ _RELAX = 1e-5
 
 
 class Program(NamedTuple):
-    """Maximise value·z, matrix z <= upper, 0 <= z <= 1 (-1 <= z for the first ``pixels``, which
-    are u / ε); all but these are binaries. matrix: a scipy sparse array."""
+    """A mixed-integer program: maximise value·z with matrix z <= upper and low <= z <= 1.
+
+    Args:
+        value: (n,) what each variable counts.
+        matrix: (m, n), a scipy sparse array.
+        upper: (m,).
+        low: (n,): -1 for pixels of u / ε, 0 for the others.
+        binary: (n,): 1 for variables that are 0 or 1, 0 for the others.
+    """
 
     value: np.ndarray
     matrix: Any
     upper: np.ndarray
-    pixels: int
+    low: np.ndarray
+    binary: np.ndarray
 
 
 def most_broken(group: Group, *, time_limit: float, solver: str = "highs") -> int:
-    """An upper bound on how many images of ``group`` one |u| <= ε can break.
+    """Return an upper bound on how many images of ``group`` one |u| <= ε can break.
 
     Maximises the number of images with some wrong class all of whose lines are <= 0 under a
     shared u, without any set in ``group.blocked`` being broken as a whole. Only the dual
     bound of the solver counts, rounded outward; where it fails, every image counts as broken.
-    Under clipping v(u) is not linear, and the blocked sets alone are used.
+    Under clipping what u adds to an image is not linear in u, and the blocked sets alone count.
+
+    Args:
+        group: Open images, with lines and blocked sets.
+        time_limit: Seconds for the solver.
+        solver: One of ``SOLVERS``.
+
+    Raises:
+        DependencyError: The solver is not installed, or cannot be used.
     """
-    if solver not in SOLVERS:
-        raise InputError(unknown("solver", solver, SOLVERS))
     bound = SOLVERS[solver](_program(group), time_limit)
     count = len(group.rows)
     if bound is None or not math.isfinite(bound):
@@ -45,19 +59,22 @@ def most_broken(group: Group, *, time_limit: float, solver: str = "highs") -> in
 
 
 def _program(group: Group) -> Program:
-    from scipy.sparse import csr_array, hstack, vstack  # see lines.py
+    """Return the program of a group: variables are pixels of u / ε, margins and images."""
+    from scipy.sparse import csr_array, hstack, vstack  # its import alters the warning filters
 
     images = list(group.rows)
     margins = [(i, row) for i in images for row in group.rows[i]]
     lines = group.lines
-    pixels = lines.g.shape[1:].numel() if lines.clip is None else 0
+    eps = float(lines.ball.eps)
+    pixels = lines.g.shape[1:].numel() if lines.ball.clip is None else 0
+    binaries = len(margins) + len(images)
     column = {margin: k for k, margin in enumerate(margins)}
     place = {i: len(margins) + k for k, i in enumerate(images)}
     parts, uppers = [], []
 
     def constrain(entries: dict[int, float], upper: float, u: np.ndarray | None = None) -> None:
         left = csr_array((1, pixels)) if u is None else csr_array(u.reshape(1, -1))
-        right = np.zeros((1, len(margins) + len(images)))
+        right = np.zeros((1, binaries))
         for at, factor in entries.items():
             right[0, at] = factor
         parts.append(hstack([left, csr_array(right)]))
@@ -69,28 +86,27 @@ def _program(group: Group) -> Program:
             for n in lines.of(i, row):
                 g, c = lines.g[n].flatten().numpy(), float(lines.c[n])
                 # g·u + c <= M (1 - y), M the most the line can be
-                most = c + lines.eps * float(np.abs(g).sum())
+                most = c + eps * float(np.abs(g).sum())
                 if most > relax:
-                    constrain({column[i, row]: most}, most - c + relax, lines.eps * g)
+                    constrain({column[i, row]: most}, most - c + relax, eps * g)
     for i in images:  # broken through one of its rows
         constrain({place[i]: 1.0, **{column[i, r]: -1.0 for r in group.rows[i]}}, 0.0)
     for block in group.blocked:
         constrain(dict.fromkeys((place[i] for i in block), 1.0), len(block) - 1.0)
     value = np.r_[np.zeros(pixels + len(margins)), np.ones(len(images))]
-    return Program(value, vstack(parts), np.array(uppers), pixels)
+    binary = np.r_[np.zeros(pixels), np.ones(binaries)]
+    return Program(value, vstack(parts), np.array(uppers), binary - 1, binary)
 
 
 def _highs(program: Program, time_limit: float) -> float | None:
-    """The dual bound of HiGHS; None where it has none."""
+    """Return the dual bound of HiGHS; None where it has none."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    width, pixels = len(program.value), program.pixels
-    low = np.r_[-np.ones(pixels), np.zeros(width - pixels)]
     answer = milp(
         -program.value,
         constraints=LinearConstraint(program.matrix, ub=program.upper),
-        bounds=Bounds(low, np.ones(width)),
-        integrality=np.r_[np.zeros(pixels), np.ones(width - pixels)],
+        bounds=Bounds(program.low, np.ones(len(program.low))),
+        integrality=program.binary,
         options={"time_limit": time_limit},  # by the time of day: a jump ends it early or late
     )
     bound = getattr(answer, "mip_dual_bound", None)
@@ -98,18 +114,17 @@ def _highs(program: Program, time_limit: float) -> float | None:
 
 
 def _gurobi(program: Program, time_limit: float) -> float | None:
-    """The dual bound of Gurobi; None where it has none."""
+    """Return the dual bound of Gurobi; None where it has none."""
     gurobipy = import_optional("gurobipy", "pip install gurobipy")
-    width, pixels = len(program.value), program.pixels
     try:
         with gurobipy.Env(params={"OutputFlag": 0}) as env, gurobipy.Model(env=env) as made:
             model: Any = made  # whose stubs want one type for every variable
             model.Params.TimeLimit = time_limit
             z = model.addMVar(
-                width,
-                lb=np.r_[-np.ones(pixels), np.zeros(width - pixels)],
+                len(program.value),
+                lb=program.low,
                 ub=1.0,
-                vtype=["C"] * pixels + ["B"] * (width - pixels),
+                vtype=["B" if binary else "C" for binary in program.binary],
             )
             model.addConstr(program.matrix.tocsr() @ z <= program.upper)
             model.setObjective(program.value @ z, gurobipy.GRB.MAXIMIZE)

@@ -1,192 +1,247 @@
-"""The group stage: how many inputs of a group one perturbation can break, at most."""
+"""The group stages: how many inputs of a group one perturbation can break, at most."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
 
 import torch
 from torch import Tensor
 
 from ..errors import SoundnessError
-from .crown.branch_and_bound import BROKEN, PROVED, Problems, branch_and_bound
-from .crown.engine import Engine, Images
+from .budget import Budget
+from .crown.branch_and_bound import BROKEN, PROVED, Outcome, Problems, branch_and_bound
+from .crown.engine import DualEngine, Images
 from .crown.linear import Group
 from .milp import most_broken
 
 #: Groups with at most this many open images are settled by enumerating their subsets.
 ENUMERATED = 8
+#: Sizes of the sets of larger groups that branch and bound tries to prove apart.
+_SET_SIZES = (2, 3)
 #: Combinations of wrong classes of one group handed to branch and bound at once.
 _MOST_COMBINATIONS = 2_000
+#: Seconds that a mixed-integer program gets even after the deadline.
+_LEAST_SECONDS = 1.0
 
 
-@dataclass
-class Relation:
-    """What is known of one group: of its open ``members``, ``broken`` break together, and no
-    more than ``most`` can. ``u`` is a perturbation that breaks more than ``broken`` if not None;
-    stage: what lowered ``most`` last."""
+class GroupProof:
+    """What is proved of one group: at most ``most`` of its open images break together.
 
-    members: list[int]
-    broken: set[int]
-    most: int = field(init=False)
-    least: int = field(init=False)
-    u: Tensor | None = None
-    stage: str = "single"
+    Args:
+        group: The open images, and which sets of them may still break together.
+        broken: Those that a known perturbation breaks together.
 
-    def __post_init__(self) -> None:
-        self.most, self.least = len(self.members), len(self.broken)
+    Attributes:
+        most: An upper bound on how many break together.
+        least: How many are known to.
+        u: A perturbation that breaks ``least`` images, more than ``broken``; None if not met.
+        stage: What lowered ``most`` last.
+    """
+
+    def __init__(self, group: Group, broken: set[int]):
+        self.group, self.broken = group, broken
+        self.most, self.least = len(group.rows), len(broken)
+        self.u: Tensor | None = None
+        self.stage = "single"
 
     @property
     def settled(self) -> bool:
+        """Whether ``most`` is reached."""
         return self.most <= self.least
 
+    @property
+    def small(self) -> bool:
+        """Whether the group's subsets can be enumerated."""
+        return len(self.group.rows) <= ENUMERATED
 
-def relate(
-    engine: Engine,
-    images: Images,
-    open_rows: Tensor,
-    relations: Sequence[Relation],
-    *,
-    mode: str,
-    split: bool,
-    deadline: float,
-    limit: float = math.inf,
-    solver: str = "highs",
-) -> None:
-    """Lower ``most`` (and where a joint perturbation is met, raise ``least``) in place.
+    def lower(self, most: int, stage: str) -> None:
+        """Take an upper bound that a stage has proved, if it is a better one."""
+        if most < self.most:
+            self.most, self.stage = most, stage
 
-    images: the open ones; open_rows: (n, K-1) margins not proved; mode: ``io`` uses fixed
-    linear bounds, ``cross`` also optimises the bounds of tuples together, and with ``split``
-    by branch and bound, ``limit`` seconds for each set.
-    """
-    wanted = [r for r in relations if not r.settled]
-    used = sorted({i for r in wanted for i in r.members})
-    if not used:
-        return
-    mask = torch.zeros_like(open_rows)
-    mask[used] = open_rows[used]
-    lines = engine.lines(images, mask)
-    rows = [row.nonzero().flatten().tolist() for row in mask.cpu()]
-    groups = [Group({i: rows[i] for i in r.members}, lines, deadline) for r in wanted]
-    pairs = list(zip(wanted, groups, strict=True))
-    small = [(r, g) for r, g in pairs if len(r.members) <= ENUMERATED]
-    large = [(r, g) for r, g in pairs if len(r.members) > ENUMERATED]
-    for relation, group in small:
-        _lower(relation, group, "io")
-    if mode == "cross":
-        while _one_round(engine, images, small, split, deadline, limit):
-            continue
-        for pair in large:
-            for size in (2, 3):
-                if time.perf_counter() < deadline:
-                    _prove_sets(engine, images, [pair], size, split, deadline, limit)
-    for relation, group in large:
-        left = max(1.0, deadline - time.perf_counter())
-        most = max(relation.least, most_broken(group, time_limit=left, solver=solver))
-        if most < relation.most:
-            relation.most, relation.stage = most, "milp"
-    for relation, group in pairs:
-        if not group.may_break(relation.broken):
+    def enumerate_sets(self, stage: str) -> None:
+        """Look for the largest set that may still break together, by what a stage has refuted."""
+        self.lower(self.group.largest(self.least), stage)
+
+    def take(self, members: tuple[int, ...], state: int, u: Tensor | None) -> bool:
+        """Take what branch and bound found of a set; whether that is any news."""
+        if state == PROVED:
+            self.group.blocked.add(frozenset(members))
+            return True
+        if state == BROKEN and self.least < len(members):
+            self.least, self.u = len(members), u
+            return True
+        return False
+
+    def check(self) -> None:
+        """Raise SoundnessError where what is proved contradicts a known perturbation."""
+        if not self.group.may_break(self.broken):
             raise SoundnessError(
-                f"an attack breaks {len(relation.broken)} inputs together that were proved not "
+                f"an attack breaks {len(self.broken)} inputs together that were proved not "
                 "to break together; the bounds of this model are not sound: please report it "
                 "with the model"
             )
 
 
-def _lower(relation: Relation, group: Group, stage: str) -> None:
-    most = group.most(relation.least)
-    if most < relation.most:
-        relation.most, relation.stage = most, stage
+@dataclass(frozen=True)
+class Search:
+    """What the group stages work with.
+
+    Args:
+        engine: Gives the bounds.
+        images: The open images of all groups.
+        split: Whether sets of images are proved by branch and bound, or by their roots alone.
+        budget: For all groups together; its limit holds for each set.
+        solver: Of mixed-integer programs, one of ``SOLVERS``.
+    """
+
+    engine: DualEngine
+    images: Images
+    split: bool
+    budget: Budget
+    solver: str = "highs"
 
 
-def _one_round(
-    engine: Engine,
-    images: Images,
-    pairs: Sequence[tuple[Relation, Group]],
-    split: bool,
-    deadline: float,
-    limit: float,
-) -> bool:
-    """Try to refute the largest sets of every unsettled group; whether anything moved.
+@dataclass(frozen=True)
+class GroupStage:
+    """One way to prove groups: steps, each of which lowers ``most`` of some of them.
+
+    Args:
+        name: What users choose it by.
+        steps: Functions of a search and the unsettled groups, in order.
+    """
+
+    name: str
+    steps: tuple[Callable[[Search, Sequence[GroupProof]], None], ...]
+
+
+def relate(
+    search: Search,
+    open_rows: Tensor,
+    groups: Sequence[tuple[list[int], set[int]]],
+    stage: GroupStage,
+) -> list[GroupProof]:
+    """Bound how many images of each group one perturbation breaks.
+
+    Args:
+        search: What the stage works with.
+        open_rows: (n, K-1) the margins of the images that are not proved.
+        groups: Of each the numbers of its open images, and those among them that a known
+            perturbation breaks together; it leaves some of them unbroken.
+        stage: The group stage.
+
+    Raises:
+        SoundnessError: What is proved contradicts a known perturbation.
+    """
+    mask = torch.zeros_like(open_rows)
+    used = sorted({i for members, _ in groups for i in members})
+    mask[used] = open_rows[used]
+    lines = search.engine.lines(search.images, mask)
+    rows = [row.nonzero().flatten().tolist() for row in mask.cpu()]
+    proofs = [
+        GroupProof(Group({i: rows[i] for i in members}, lines, search.budget), broken)
+        for members, broken in groups
+    ]
+    for step in stage.steps:
+        step(search, proofs)
+    for proof in proofs:
+        proof.check()
+    return proofs
+
+
+def _by_lines(search: Search, proofs: Sequence[GroupProof]) -> None:
+    """Enumerate the subsets of small groups (Zeng et al. 2023)."""
+    for proof in proofs:
+        if proof.small:
+            proof.enumerate_sets("io")
+
+
+def _by_program(search: Search, proofs: Sequence[GroupProof]) -> None:
+    """Solve a mixed-integer program for every large group (Zeng et al. 2023)."""
+    for proof in proofs:
+        if not proof.small:
+            seconds = max(_LEAST_SECONDS, search.budget.left)
+            most = most_broken(proof.group, time_limit=seconds, solver=search.solver)
+            proof.lower(max(proof.least, most), "milp")
+
+
+def _by_tuples(search: Search, proofs: Sequence[GroupProof]) -> None:
+    """Prove that sets of images do not break together, by bounds optimised for each set."""
+    small = [proof for proof in proofs if proof.small]
+    while _one_round(search, small) and not search.budget.over:
+        continue
+    for proof in proofs:
+        for size in _SET_SIZES:
+            if not proof.small and not search.budget.over:
+                _prove_sets(search, [proof], size, search.budget)
+
+
+def _one_round(search: Search, proofs: Sequence[GroupProof]) -> bool:
+    """Try to refute the largest sets of every unsettled group; return whether anything moved.
 
     Sets of one size go together; each size gets the share of the time left that its groups
     have of the groups still to come.
     """
     moved = False
     for size in range(1, ENUMERATED + 1):
-        to_come = [(r, g) for r, g in pairs if not r.settled and r.most >= size]
-        now = [(r, g) for r, g in to_come if r.most == size]
+        to_come = [proof for proof in proofs if not proof.settled and proof.most >= size]
+        now = [proof for proof in to_come if proof.most == size]
         if now:
-            begin = time.perf_counter()
-            until = begin + max(0.0, deadline - begin) * len(now) / len(to_come)
-            moved |= _prove_sets(engine, images, now, size, split, until, limit)
-    return moved and time.perf_counter() < deadline
+            moved |= _prove_sets(search, now, size, search.budget.part(len(now) / len(to_come)))
+    return moved
 
 
-def _prove_sets(
-    engine: Engine,
-    images: Images,
-    pairs: Sequence[tuple[Relation, Group]],
-    size: int,
-    split: bool,
-    deadline: float,
-    limit: float,
-) -> bool:
-    """Branch and bound on all surviving sets of ``size`` of these groups."""
-    sets: dict[tuple[int, ...], int] = {}
-    owners: list[tuple[Relation, Group]] = []
+def _prove_sets(search: Search, proofs: Sequence[GroupProof], size: int, budget: Budget) -> bool:
+    """Prove or break all sets of a size that may break together; return whether any was."""
+    owner: list[int] = []
+    sets: list[tuple[int, ...]] = []
     problem, rows = [], []
-    for relation, group in pairs:
-        combinations = []
-        for combination in group.survivors(size):
-            combinations.append(combination)
-            if len(combinations) > _MOST_COMBINATIONS:
-                break
-        if len(combinations) > _MOST_COMBINATIONS:
+    for number, proof in enumerate(proofs):
+        found = list(islice(proof.group.survivors(size), _MOST_COMBINATIONS + 1))
+        if len(found) > _MOST_COMBINATIONS:
             continue  # too many to be worth it: stays as it is
-        for combination in combinations:
-            members = tuple(i for i, _ in combination)
-            if members not in sets:
-                sets[members] = len(sets)
-                owners.append((relation, group))
-            problem.append(sets[members])
-            rows.append([row for _, row in combination])
+        for members, combinations in groupby(found, lambda chosen: tuple(i for i, _ in chosen)):
+            for combination in combinations:
+                problem.append(len(sets))
+                rows.append([row for _, row in combination])
+            owner.append(number)
+            sets.append(members)
     if not sets:
         return False
-    device = images.x.device
-    problems = Problems(
-        torch.tensor(list(sets), device=device),
-        torch.tensor(problem, device=device),
-        torch.tensor(rows, device=device),
-    )
-    numbers: dict[int, list[int]] = {}
-    for number, (relation, _) in enumerate(owners):
-        numbers.setdefault(id(relation), []).append(number)
+    device = search.images.x.device
+    problems = Problems(*(torch.tensor(part, device=device) for part in (sets, problem, rows)))
+    outcome = _search_sets(search, problems, torch.tensor(owner, device=device), budget)
+    moved = False
+    for number, members in enumerate(sets):
+        state, u = int(outcome.state[number]), outcome.u.get(number)
+        moved |= proofs[owner[number]].take(members, state, u)
+    for proof in proofs:
+        if proof.small:
+            proof.enumerate_sets("tuple bab" if search.split else "cross")
+    return moved
+
+
+def _search_sets(search: Search, problems: Problems, owner: Tensor, budget: Budget) -> Outcome:
+    """Run branch and bound on sets, each of the group with its number in ``owner`` (T,)."""
 
     def wanted(state: Tensor) -> Tensor:
-        """A group with a broken set of this size is settled: its other sets need no proof."""
-        useful = torch.ones_like(state, dtype=torch.bool)
-        for mine in numbers.values():
-            if bool((state[mine] == BROKEN).any()):
-                useful[mine] = False
-        return useful
+        # a group with a broken set of this size is settled: its other sets need no proof
+        return ~torch.isin(owner, owner[state == BROKEN])
 
-    outcome = branch_and_bound(
-        engine, images, problems, deadline=deadline, limit=limit, split=split, wanted=wanted
+    return branch_and_bound(
+        *(search.engine, search.images, problems, budget), split=search.split, wanted=wanted
     )
-    moved = False
-    for members, number in sets.items():
-        relation, group = owners[number]
-        if outcome.state[number] == PROVED:
-            group.blocked.add(frozenset(members))
-            moved = True
-        elif outcome.state[number] == BROKEN and relation.least < size:
-            relation.least, relation.u = size, outcome.u[number]
-            moved = True
-    for relation, group in pairs:
-        if len(relation.members) <= ENUMERATED:
-            _lower(relation, group, "tuple bab" if split else "cross")
-    return moved
+
+
+#: The group stages, cheapest first: none, on fixed linear bounds, and with bounds optimised
+#: across inputs. One more is one more row.
+_GROUP_STAGES = (
+    GroupStage("none", ()),
+    GroupStage("io", (_by_lines, _by_program)),
+    GroupStage("cross", (_by_lines, _by_tuples, _by_program)),
+)
+GROUP_STAGES = {stage.name: stage for stage in _GROUP_STAGES}
+#: Their names.
+RELATIONAL = tuple(GROUP_STAGES)

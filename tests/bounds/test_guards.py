@@ -1,17 +1,18 @@
 """What certificates rest on: the weights, boxes, precision and rounding that they are of."""
 
 import copy
-import time
 
 import pytest
 import torch
 from torch import nn
 
 from citrus_lirpa import BoundedNet, Box, certify, certify_uap
+from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.data.types import Split
 from citrus_lirpa.errors import InputError, ModelError
 from citrus_lirpa.formats.onnx_graph import Branches
 from citrus_lirpa.verify import fingerprint, fingerprint_of_images
+from citrus_lirpa.verify.budget import Budget
 from citrus_lirpa.verify.crown.linear import Group, Lines, refuted
 from citrus_lirpa.verify.milp import most_broken
 
@@ -294,11 +295,10 @@ def test_lines_within_their_rounding_prove_nothing_in_a_program_either():
         g=torch.zeros(n, 2, dtype=torch.float64),
         c=torch.full((n,), 2e-4, dtype=torch.float64),
         x=torch.zeros(n, 2, dtype=torch.float64),
-        eps=0.1,
-        clip=None,
+        ball=Ball(0.1),
         threshold=torch.full((n,), 1e-3, dtype=torch.float64),
     )
-    group = Group({i: [0] for i in range(n)}, lines, time.perf_counter() + 100)
+    group = Group({i: [0] for i in range(n)}, lines, Budget())
     assert not any(refuted(lines, [i]) for i in range(n))
     assert most_broken(group, time_limit=5) == n
     lines.threshold[:4] = 1e-6

@@ -1,7 +1,6 @@
 """Branch and bound on tuples of images, against the exact program of ``exact``."""
 
 import itertools
-import time
 from collections import Counter
 from dataclasses import replace
 
@@ -11,6 +10,8 @@ from exact import KINDS, most_broken, random_images, random_net, smallest_margin
 from torch import nn
 
 from citrus_lirpa import BoundedNet, certify
+from citrus_lirpa.bounds.box import Ball
+from citrus_lirpa.verify.budget import Budget
 from citrus_lirpa.verify.crown import branch_and_bound as bab
 from citrus_lirpa.verify.crown.ascent import ascend_dual
 from citrus_lirpa.verify.crown.branch_and_bound import (
@@ -21,15 +22,15 @@ from citrus_lirpa.verify.crown.branch_and_bound import (
     Problems,
     branch_and_bound,
 )
-from citrus_lirpa.verify.crown.engine import Engine
+from citrus_lirpa.verify.crown.engine import DualEngine
 
 
-def prepare(kind, seed, eps, clip, *, count=4, classes=3, engine=Engine):
+def prepare(kind, seed, eps, clip, *, count=4, classes=3, engine=DualEngine):
     torch.manual_seed(seed)
     model, shape = random_net(kind, seed, classes)
     x, y = random_images(model, shape, seed, count)
-    engine = engine(BoundedNet(model, x).eval(), eps, clip)
-    images, _ = engine.ibp(x, y)
+    engine = engine(BoundedNet(model, x).eval(), Ball(eps, clip))
+    images, *_ = engine.ibp(x, y)
     return model, engine, engine.tightened(images)
 
 
@@ -53,7 +54,7 @@ def test_tuples_are_proved_only_if_unbreakable_and_broken_by_a_perturbation(size
         model, engine, images = prepare(kind, 7 * seed, eps, clip, classes=2 + seed % 3)
         members = list(itertools.combinations(range(4), size))
         problems = every_combination(members, images.c.shape[1])
-        outcome = branch_and_bound(engine, images, problems, deadline=time.perf_counter() + 0.6)
+        outcome = branch_and_bound(engine, images, problems, Budget.of(0.6, 1))
         for number, which in enumerate(members):
             which = list(which)
             x, y, state = images.x[which], images.y[which], int(outcome.state[number])
@@ -78,11 +79,9 @@ def test_without_time_the_roots_alone_decide_and_never_wrongly(clip):
         model, engine, images = prepare(KINDS[seed % 6], seed, 0.25, clip)
         members = list(itertools.combinations(range(4), 2))
         problems = every_combination(members, 2)
-        outcome = branch_and_bound(engine, images, problems, deadline=time.perf_counter())
+        outcome = branch_and_bound(engine, images, problems, Budget(0.0))
         assert outcome.bounded.tolist() == [4] * 6  # each combination of classes once
-        unsplit = branch_and_bound(
-            engine, images, problems, deadline=time.perf_counter() + 60, split=False
-        )
+        unsplit = branch_and_bound(engine, images, problems, Budget(), split=False)
         assert torch.equal(outcome.state, unsplit.state)
         for which, state in zip(members, outcome.state.tolist(), strict=True):
             pair = list(which)
@@ -98,8 +97,8 @@ def test_splitting_proves_what_the_roots_leave_open():
     for seed in range(20):
         _, engine, images = prepare(("deep", "residual", "mlp")[seed % 3], seed, 0.25, None)
         problems = every_combination(list(itertools.combinations(range(4), 2)), 2)
-        roots = branch_and_bound(engine, images, problems, deadline=0.0)
-        found = branch_and_bound(engine, images, problems, deadline=time.perf_counter() + 0.4)
+        roots = branch_and_bound(engine, images, problems, Budget(0.0))
+        found = branch_and_bound(engine, images, problems, Budget.of(0.4, 1))
         decided = roots.state != OPEN
         assert torch.equal(found.state[decided], roots.state[decided])
         more += int(((found.state == PROVED) & ~decided).sum())
@@ -107,7 +106,7 @@ def test_splitting_proves_what_the_roots_leave_open():
     assert more >= 3
 
 
-class Stubborn(Engine):
+class Stubborn(DualEngine):
     """Nothing about image 0 is ever proved or broken."""
 
     def proved(self, dual, found, images, members):
@@ -125,9 +124,9 @@ def test_easy_problems_are_decided_although_a_hopeless_one_is_in_the_pool():
         members = [(i,) for i in range(6)]
         problems = every_combination(members, 2)
         alone = branch_and_bound(
-            engine, images, every_combination(members[1:], 2), deadline=time.perf_counter() + 0.4
+            engine, images, every_combination(members[1:], 2), Budget.of(0.4, 1)
         )
-        outcome = branch_and_bound(engine, images, problems, deadline=time.perf_counter() + 1.0)
+        outcome = branch_and_bound(engine, images, problems, Budget.of(1.0, 1))
         # given up where it is split to the end
         assert outcome.state[0] in (OPEN, GIVEN_UP) and 0 not in outcome.u
         settled = alone.state != OPEN
@@ -141,9 +140,9 @@ def test_easy_problems_are_decided_although_a_hopeless_one_is_in_the_pool():
 def test_a_problem_no_longer_wanted_takes_no_time():
     _, engine, images = prepare("deep", 0, 0.3, None, engine=Stubborn)
     problems = every_combination([(0,), (1,), (2,), (3,)], 2)
-    roots = branch_and_bound(engine, images, problems, deadline=0.0)
+    roots = branch_and_bound(engine, images, problems, Budget(0.0))
     outcome = branch_and_bound(
-        engine, images, problems, deadline=time.perf_counter() + 60,
+        engine, images, problems, Budget.of(60.0, 1),
         wanted=lambda state: torch.zeros_like(state, dtype=torch.bool),
     )  # fmt: skip
     assert torch.equal(outcome.state, roots.state) and roots.state[0] == OPEN
@@ -154,7 +153,7 @@ def test_a_pool_too_large_is_given_up_and_nothing_is_proved_by_it(monkeypatch):
     _, engine, images = prepare("deep", 0, 0.3, None, engine=Stubborn)
     problems = every_combination([(0,), (1,), (2,), (3,)], 2)
     monkeypatch.setattr(bab, "_POOL_LIMIT", 0)
-    outcome = branch_and_bound(engine, images, problems, deadline=time.perf_counter() + 60)
+    outcome = branch_and_bound(engine, images, problems, Budget.of(60.0, 1))
     assert outcome.state[0] == GIVEN_UP and 0 not in outcome.u
     assert outcome.bounded[0] == 2  # at once, on the roots
 
@@ -166,7 +165,7 @@ def offset_by(model: nn.Module, x, y, shift: float):
     """The dual of image 0, the margin moved so that its bound in float64 is ``shift``."""
     with torch.no_grad():
         for _ in range(2):
-            engine = Engine(BoundedNet(model, x).eval(), 0.1, None)
+            engine = DualEngine(BoundedNet(model, x).eval(), Ball(0.1))
             images = engine.refined(engine.ibp(x, y)[0])
             member = torch.zeros(1, 1, dtype=torch.long)
             dual = engine.dual(images, member, member)
@@ -199,7 +198,7 @@ def test_on_bounds_in_float32_a_bound_near_zero_proves_nothing(stage):
     model, shape = random_net("mlp", 1, 2)
     x, y = random_images(model, shape, 1, 1)
     engine, images, member, dual, found = offset_by(model, x, y, 1e-5)
-    images, _ = engine.ibp(x, y)
+    images, *_ = engine.ibp(x, y)
     if stage == "tightened":
         images = engine.tightened(images)
     if stage == "refined without a twin":
@@ -236,8 +235,8 @@ def test_a_network_that_float32_gets_wrong_is_not_certified():
             model.float()
         if lowest > -1e-7 or int(model(x).argmax(1)) != 0:
             continue
-        engine = Engine(BoundedNet(model, x).eval(), 1e-3, None)
-        images, _ = engine.ibp(x, y)
+        engine = DualEngine(BoundedNet(model, x).eval(), Ball(1e-3))
+        images, *_ = engine.ibp(x, y)
         member = torch.zeros(1, 1, dtype=torch.long)
         found = ascend_dual(engine.dual(images, member, member), 0)
         misled += float(found.value) > 0

@@ -21,8 +21,9 @@ from torch import nn
 
 from citrus_lirpa import BoundedNet, GroupAttack, certify, certify_uap
 from citrus_lirpa.attacks import PGD
-from citrus_lirpa.verify.crown.engine import Engine
-from citrus_lirpa.verify.single import find_engine
+from citrus_lirpa.bounds.box import Ball
+from citrus_lirpa.verify.crown.engine import DualEngine
+from citrus_lirpa.verify.engines import find_engine
 
 EPS = (0.05, 0.1, 0.2, 0.3, 0.5)
 
@@ -112,7 +113,7 @@ def test_clipping_is_exact_where_it_decides():
 def engine_of(model, x, eps, limits) -> BoundedNet:
     """The network, of which it is certain that the dual engine takes it."""
     net = BoundedNet(model, x).eval()
-    assert isinstance(find_engine(net, eps, limits), Engine)
+    assert isinstance(find_engine(net, Ball(eps, limits)), DualEngine)
     return net
 
 

@@ -1,6 +1,5 @@
 """Running out of memory: smaller batches, images left out, clean failures."""
 
-import gc
 import resource
 import subprocess
 import sys
@@ -13,22 +12,19 @@ from torch import nn
 
 from citrus_lirpa import METHODS, BoundedNet, Box, GroupAttack, certify, certify_uap
 from citrus_lirpa.bounds import lirpa as _compat
+from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.cli import main
-from citrus_lirpa.errors import ModelError, is_out_of_memory, reason
-from citrus_lirpa.verify import memory
-from citrus_lirpa.verify import single as cascade
-from citrus_lirpa.verify.crown.engine import Engine
+from citrus_lirpa.errors import is_out_of_memory, reason
+from citrus_lirpa.verify import stages
+from citrus_lirpa.verify.crown.engine import DualEngine
+from citrus_lirpa.verify.engines import LirpaEngine
 from citrus_lirpa.verify.memory import allocations_fail_cleanly, in_batches
+from citrus_lirpa.verify.single import Cascade
+from citrus_lirpa.verify.stages import stages_up_to
 
 CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB"
 CPU = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits are Linux's")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """A full collection of all that pytest holds takes long."""
-    monkeypatch.setattr(memory, "_release_memory", lambda: gc.collect(0))
 
 
 def limited(function, most, error):
@@ -92,79 +88,66 @@ def small_net():
     return net, x, net(x).argmax(1)
 
 
-def without_engine(monkeypatch, net):
-    """Leave the bounds of ``net`` to auto_LiRPA."""
+class Scarce(LirpaEngine):
+    """An engine that runs out of memory for more than ``most[stage]`` images, or where it
+    bounds an image among ``large[stage]``."""
 
-    def affine_pieces():
-        raise ModelError("not read")
+    def __init__(self, net, most=None, large=None):
+        super().__init__(net, Ball(0.05), "scarce")
+        self.most, self.large = most or {}, large or {}
 
-    monkeypatch.setattr(net, "affine_pieces", affine_pieces)
+    def check(self, x, stage):
+        here = self.large.get(stage, x[:0])
+        if len(x) > self.most.get(stage, 10**6) or bool((x.unsqueeze(1) == here).all(2).any()):
+            raise RuntimeError(CUDA)
+
+    def ibp(self, x, y):
+        self.check(x, "ibp")
+        return super().ibp(x, y)
+
+    def margins(self, images, open_rows, iterations):
+        self.check(images.x, "alpha-crown" if iterations else images.method)
+        return super().margins(images, open_rows, iterations)
 
 
-def fits(monkeypatch, net, most, error=None):
-    """Let ``net.margins`` run out of memory for more than ``most`` boxes of a method."""
-    margins = net.margins
-
-    def scarce(box, y, method="ibp"):
-        if len(box) > most.get(method, 10**6):
-            raise error or RuntimeError(CUDA)
-        return margins(box, y, method)
-
-    monkeypatch.setattr(net, "margins", scarce)
+def run(engine, x, y, method="alpha-crown"):
+    cascade = Cascade(engine.net, engine.ball, engine, stages_up_to(method))
+    return cascade.certificates(x, y, torch.arange(len(x)))
 
 
-@pytest.mark.parametrize("engine", [True, False])
 @pytest.mark.parametrize("most", [1, 3])
-def test_certificates_do_not_depend_on_the_memory(monkeypatch, most, engine):
+def test_certificates_do_not_depend_on_the_memory(most):
     net, x, y = small_net()
-    if not engine:
-        without_engine(monkeypatch, net)
-    expected = certify(net, x, y, 0.05, method="crown")
+    expected = run(LirpaEngine(net, Ball(0.05), ""), x, y, "crown")
     assert len(set(expected.decided_by.tolist())) >= 3
-    fits(monkeypatch, net, dict.fromkeys(METHODS, most))
-    found = certify(net, x, y, 0.05, method="crown")
+    found = run(Scarce(net, dict.fromkeys(METHODS, most)), x, y, "crown")
     assert torch.equal(found.decided_by, expected.decided_by)
     assert torch.equal(found.rows, expected.rows)
     assert torch.allclose(found.margin, expected.margin, atol=1e-5)
     assert found.not_fitting == dict.fromkeys(expected.methods, 0)
 
 
-def test_what_does_not_fit_is_counted_and_left_to_the_other_methods(monkeypatch):
+def test_what_does_not_fit_is_counted_and_left_to_the_other_stages():
     net, x, y = small_net()
-    without_engine(monkeypatch, net)
-    plenty = certify(net, x, y, 0.05)
-    fits(monkeypatch, net, {"crown": 0, "alpha-crown": 0}, MemoryError())
-    scarce = certify(net, x, y, 0.05)
+    plenty = run(LirpaEngine(net, Ball(0.05), ""), x, y)
+    scarce = run(Scarce(net, {"crown": 0, "alpha-crown": 0}), x, y)
     left = int((~plenty.certified_by("crown-ibp")).sum())
     assert left >= 3
     assert scarce.not_fitting == {"ibp": 0, "crown-ibp": 0, "crown": left, "alpha-crown": left}
     assert torch.equal(scarce.certified, plenty.certified_by("crown-ibp"))
-    assert (scarce.margin > -torch.inf).all()  # the cheaper methods' bounds are kept
+    assert (scarce.margin > -torch.inf).all()  # the cheaper stages' bounds are kept
 
 
 @pytest.mark.parametrize("stage", ["crown", "ibp"])
-def test_one_large_image_does_not_stop_the_others(monkeypatch, stage):
-    """A stage that has no memory for it, of auto_LiRPA; and the first one of the dual engine,
-    which gives it up."""
+def test_one_large_image_does_not_stop_the_others(stage):
     net, x, y = small_net()
-    if stage == "crown":
-        without_engine(monkeypatch, net)
-    margins = net.margins
-    undecided = certify(net, x, y, 0.05, method="crown-ibp").decided_by < 0
-    large = int(undecided.nonzero()[0])
-
-    def scarce(box, y, method="ibp"):
-        if method == stage and bool((box.centre - x[large]).abs().sum(1).lt(1e-5).any()):
-            raise RuntimeError(CPU)
-        return margins(box, y, method)
-
-    plenty = certify(net, x, y, 0.05)
-    monkeypatch.setattr(net, "margins", scarce)
-    found = certify(net, x, y, 0.05)
+    plenty = run(LirpaEngine(net, Ball(0.05), ""), x, y)
+    large = int((plenty.decided_by > 1).nonzero()[0])
+    found = run(Scarce(net, large={stage: x[[large]]}), x, y)
     assert found.not_fitting == {**dict.fromkeys(METHODS, 0), stage: 1}
     others = torch.arange(len(x)) != large
     assert torch.equal(found.decided_by[others], plenty.decided_by[others])
-    # alpha-crown of auto_LiRPA had its turn; the engine has no bounds of the image to go on with
+    # alpha-crown had its turn; without IBP there are no bounds to start from
     assert bool(found.certified[large]) == (stage == "crown" and bool(plenty.certified[large]))
 
 
@@ -172,11 +155,7 @@ def test_one_large_image_does_not_stop_the_others(monkeypatch, stage):
 def test_a_lack_of_memory_in_the_dual_engine_is_counted(monkeypatch, name):
     net, x, y = small_net()
     plenty = certify(net, x, y, 0.05)
-
-    def scarce(*_):
-        raise RuntimeError(CUDA)
-
-    monkeypatch.setattr(Engine, name, scarce)
+    monkeypatch.setattr(DualEngine, name, raising)
     found = certify(net, x, y, 0.05)
     assert found.not_fitting["crown"] > 0
     assert torch.equal(found.certified_by("ibp"), plenty.certified_by("ibp"))
@@ -185,16 +164,17 @@ def test_a_lack_of_memory_in_the_dual_engine_is_counted(monkeypatch, name):
 def test_a_lack_of_memory_in_branch_and_bound_proves_nothing(monkeypatch):
     net, x, y = small_net()
     cheaper = certify(net, x, y, 0.3)
-    monkeypatch.setattr(cascade, "branch_and_bound", raising)
+    monkeypatch.setattr(stages, "branch_and_bound", raising)
     found = certify(net, x, y, 0.3, method="bab", time_limit=0.1)
     assert torch.equal(found.certified, cheaper.certified)
+    assert found.not_fitting["bab"] == int(cheaper.open.sum())
 
 
 @pytest.mark.parametrize("name", ["ibp", "refined", "margins", "lines"])
 def test_a_lack_of_memory_in_the_group_stage_leaves_groups_as_they_are(monkeypatch, name):
     net, x, y = small_net()
     proofs = certify(net, x, y, 0.3, method="ibp")
-    monkeypatch.setattr(Engine, name, raising)
+    monkeypatch.setattr(DualEngine, name, raising)
     found = certify_uap(net, x, y, 0.3, certificates=proofs, attack=GroupAttack(5, restarts=1))
     assert int(found.lower.sum()) == int(proofs.certified.sum())
 
@@ -242,7 +222,7 @@ def test_a_failure_while_optimising_leaves_the_net_usable(monkeypatch):
 
 
 @LINUX
-def test_the_limit_holds_inside_only(monkeypatch):
+def test_the_limit_holds_inside_only():
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with pytest.raises(KeyError), allocations_fail_cleanly(torch.device("cpu")):
         inside = resource.getrlimit(resource.RLIMIT_DATA)
@@ -253,13 +233,12 @@ def test_the_limit_holds_inside_only(monkeypatch):
         assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
     net, x, y = small_net()
-    seen, margins = [], net.margins
-    monkeypatch.setattr(
-        net,
-        "margins",
-        lambda *args: (seen.append(resource.getrlimit(resource.RLIMIT_DATA)), margins(*args))[1],
-    )
-    certify(net, x, y, 0.1, method="ibp")
+    seen = []
+
+    def announce(stage):
+        seen.append(resource.getrlimit(resource.RLIMIT_DATA))
+
+    certify(net, x, y, 0.1, method="ibp", announce=announce)
     assert seen and all(limit[0] != before[0] for limit in seen)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
@@ -268,7 +247,6 @@ REALLY_RUN_OUT = """
 import sys, torch
 from pathlib import Path
 from citrus_lirpa.errors import is_out_of_memory
-from citrus_lirpa.verify import cascade, memory
 from citrus_lirpa.verify.memory import allocations_fail_cleanly
 
 lines = Path("/proc/meminfo").read_text().splitlines()

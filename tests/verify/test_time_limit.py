@@ -2,46 +2,41 @@
 
 import pytest
 import torch
-from networks import fitted, images
-from torch import nn
+from networks import deep_net, images
 
 from citrus_lirpa import GroupAttack, certify, certify_uap
 from citrus_lirpa.attacks import GroupAttackResult
 from citrus_lirpa.errors import SoundnessError
-from citrus_lirpa.verify import groups as uap
-from citrus_lirpa.verify import single as cascade
-from citrus_lirpa.verify.crown.engine import Engine
+from citrus_lirpa.verify.crown.engine import DualEngine
 
 EPS = 0.3
 
 
 @pytest.fixture
 def deep():
-    return fitted(
-        nn.Flatten(), nn.Linear(16, 14), nn.ReLU(), nn.Linear(14, 10), nn.ReLU(), nn.Linear(10, 3)
-    )
+    return deep_net()
 
 
 @pytest.fixture
 def refined(monkeypatch):
     """The images whose bounds are refined, in order."""
-    seen, original = [], Engine.refined
+    seen, original = [], DualEngine.refined
 
     def watched(self, some):
         seen.append(some.x.clone())
         return original(self, some)
 
-    monkeypatch.setattr(Engine, "refined", watched)
+    monkeypatch.setattr(DualEngine, "refined", watched)
     return seen
 
 
-def test_without_time_the_most_hopeful_image_alone_is_refined(deep, refined, monkeypatch):
+def test_without_time_the_most_hopeful_image_alone_is_refined(deep, refined):
     x, y = images(deep, 12)
     before = certify(deep, x, y, EPS, method="alpha-crown")
     open_ = before.open & ~before.attacked
     assert int(open_.sum()) >= 3
-    monkeypatch.setattr(cascade, "_REFINING_SHARE", 0.0)
-    after = certify(deep, x, y, EPS, method="bab", batch_size=16)  # one image at a time
+    # one image at a time
+    after = certify(deep, x, y, EPS, method="bab", batch_size=16, time_limit=0.0)
     (only,) = refined
     best = torch.where(open_, before.margin, -torch.inf).argmax()
     torch.testing.assert_close(only, x[best : best + 1])
@@ -59,13 +54,12 @@ def test_with_time_all_are_refined_best_first(deep, refined):
     torch.testing.assert_close(torch.cat(refined), expected)
 
 
-def test_without_time_the_most_hopeful_group_alone_is_prepared(deep, refined, monkeypatch):
+def test_without_time_the_most_hopeful_group_alone_is_prepared(deep, refined):
     x, y = images(deep, 16)
     certificates = certify(deep, x, y, EPS, method="crown")
-    monkeypatch.setattr(uap, "_PREPARING_SHARE", 0.0)
     attack = Attack(deep, [])
     found = certify_uap(
-        deep, x, y, EPS, group_size=4, certificates=certificates, attack=attack, time_limit=60
+        deep, x, y, EPS, group_size=4, certificates=certificates, attack=attack, time_limit=0.0
     )
     groups = certificates.open.view(4, 4)
     hope = [

@@ -18,8 +18,15 @@ _WEIGHT_RATE, _BETA_RATE = 3.0, 0.5
 
 @dataclass(frozen=True)
 class Ascent:
-    """value: (D,) best bounds met, at parameter (R, M) and logits (D, s); last: parameter and
-    logits of the last step, from which to go on, and its point."""
+    """What an ascent has reached.
+
+    Args:
+        value: (D,) best bounds met.
+        parameter: (R, M) α and β of these bounds.
+        logits: (D, s) of the weights of these bounds.
+        last: Parameter and logits of the last step, from which another ascent continues.
+        point: The evaluation at the last step.
+    """
 
     value: Tensor
     parameter: Tensor
@@ -36,10 +43,14 @@ def ascend_dual(
     logits: Tensor | None = None,
     rate: float = 0.1,
 ) -> Ascent:
-    """The bound at its start, then after each of ``iterations`` steps; every one is sound.
+    """Ascend dual bounds, and return the best of every tuple; every bound met is sound.
 
-    parameter: (R, M) to start from, CROWN's slopes if None; logits: (D, s) of the weights,
-    equal if None; rate: first step of α.
+    Args:
+        dual: The dual function of D tuples.
+        iterations: Steps after the start, which is evaluated too.
+        parameter: (R, M) to start from; CROWN's slopes if None.
+        logits: (D, s) of the weights to start from; equal weights if None.
+        rate: First step of α.
     """
     p = dual.start() if parameter is None else parameter
     split = dual.signs != 0
@@ -63,7 +74,7 @@ def ascend_dual(
 
 
 def _better(best: Ascent, point: Point, p: Tensor, q: Tensor) -> Ascent:
-    """The better of two bounds for every tuple."""
+    """Return the better of two bounds for every tuple."""
     up = (point.value > best.value).unsqueeze(1)
     rows = up.repeat_interleave(q.shape[1], dim=0)
     return Ascent(

@@ -7,18 +7,17 @@ it is not positive, is positive. A tuple of one is the robustness of a single im
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
+from ..budget import Budget
 from .ascent import Ascent, ascend_dual
 from .dual import DualBound
-from .engine import ALPHA_RATE, ALPHA_STEPS, Engine, Images
+from .engine import ALPHA_RATE, ALPHA_STEPS, DualEngine, Images
 
 _STEPS, _RATE = 3, 0.1
 #: Steps on a domain without neurons left to split, and of an attack from a bound's minimiser.
@@ -33,8 +32,10 @@ OPEN, PROVED, BROKEN, GIVEN_UP = range(4)
 class Problems:
     """T tuples of s images each, and the combinations of rows that would break them.
 
-    members: (T, s) image numbers; problem: (D,) the tuple that each combination belongs to;
-    rows: (D, s) a margin (wrong class, in margin order) for each member.
+    Args:
+        members: (T, s) image numbers.
+        problem: (D,) the tuple that each combination belongs to.
+        rows: (D, s) a margin (wrong class, in margin order) for each member.
     """
 
     members: Tensor
@@ -44,8 +45,13 @@ class Problems:
 
 @dataclass(frozen=True)
 class Outcome:
-    """state: (T,) OPEN, PROVED, BROKEN or GIVEN_UP; u: by problem, a perturbation (...) that
-    breaks all its members; bounded: (T,) domains bounded."""
+    """What branch and bound has found of T problems.
+
+    Args:
+        state: (T,) OPEN, PROVED, BROKEN or GIVEN_UP.
+        u: By problem, a perturbation (...) that breaks all its members.
+        bounded: (T,) how many domains were bounded.
+    """
 
     state: Tensor
     u: dict[int, Tensor]
@@ -54,8 +60,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Domains:
-    """problem (D,), rows (D, s), signs and parameter (D, s, M), logits (D, s), choice (D,)
-    the flat number in (s, M) of the neuron to split, -1 for none left, value (D,)."""
+    """D parts of problems: a combination of rows, restricted by the signs of split neurons.
+
+    problem: (D,); rows: (D, s); signs, parameter: (D, s, M); logits: (D, s); choice: (D,) the
+    flat number in (s, M) of the neuron to split next, -1 where none is left; value: (D,).
+    """
 
     problem: Tensor
     rows: Tensor
@@ -77,7 +86,9 @@ class _Domains:
 
 
 class _Search:
-    def __init__(self, engine: Engine, images: Images, problems: Problems):
+    """The states of the problems, and what changes them."""
+
+    def __init__(self, engine: DualEngine, images: Images, problems: Problems):
         self.engine, self.images, self.problems = engine, images, problems
         count = len(problems.members)
         device = images.x.device
@@ -89,7 +100,11 @@ class _Search:
     def bound(
         self, domains: _Domains, steps: int, rate: float, *, root: bool, push: bool = False
     ) -> _Domains:
-        """The domains that stay unproved, with their bounds and next splits."""
+        """Return the domains that stay unproved, with their bounds and next splits.
+
+        A domain hands on the last parameters of its ascent, not the best ones met: its halves
+        start from there, and take several times fewer domains to prove.
+        """
         if not len(domains):
             return domains
         members = self.problems.members[domains.problem]
@@ -104,7 +119,6 @@ class _Search:
             rate=rate,
         )
         self.bounded += torch.bincount(domains.problem, minlength=len(self.state))
-        shape = domains.signs.shape
         left = ~self.engine.proved(dual, found, self.images, members)
         self._note_broken(
             domains.problem[left], members[left], found.point.u[left], push=root or push
@@ -112,20 +126,17 @@ class _Search:
         score = _split_scores(dual, found).view(len(domains), -1)
         best, choice = score.max(1) if score.shape[1] else (score.sum(1) - 1, score.sum(1).long())
         choice = torch.where(best >= 0, choice, -1)
-        return _Domains(
-            domains.problem,
-            domains.rows,
-            domains.signs,
-            found.last[0].view(shape),
-            found.last[1],
-            choice,
-            found.value,
-        )[left]
+        p, logits = found.last
+        p = p.view(domains.signs.shape)
+        return replace(domains, parameter=p, logits=logits, choice=choice, value=found.value)[left]
 
     def _note_broken(
         self, problem: Tensor, members: Tensor, u: Tensor, *, push: bool = False
     ) -> None:
-        """Problems whose every member a minimising perturbation breaks, ``push``ed or not."""
+        """Note the problems whose every member a minimising perturbation breaks.
+
+        ``push`` lets an attack start from the minimiser.
+        """
         if not len(problem):
             return
         if push:
@@ -136,14 +147,13 @@ class _Search:
                 self.u[int(problem[d])] = u[d]
                 self.state[problem[d]] = BROKEN
 
-    def roots(self, at_once: int, deadline: float) -> _Domains:
-        """Every combination, unsplit; problems not reached before the deadline are given up."""
-        p = self.problems
-        like = self.images.x
+    def roots(self, at_once: int, budget: Budget) -> _Domains:
+        """Return every combination, unsplit; problems not reached in time are given up."""
+        p, like = self.problems, self.images.x
         shape = (*p.rows.shape, self.images.relaxation.lower.shape[1])
-        parts: list[Any] = []
+        parts: list[_Domains] = []
         for part in torch.arange(len(p.problem), device=like.device).split(at_once):
-            if parts and time.perf_counter() > deadline:
+            if parts and budget.over:
                 late = p.problem[part]
                 self.state[late[self.state[late] == OPEN]] = GIVEN_UP
                 continue
@@ -161,7 +171,7 @@ class _Search:
         return _Domains.cat(parts)
 
     def harder(self, domains: _Domains) -> _Domains:
-        """What stays unproved of both halves of every domain.
+        """Return what stays unproved of both halves of every domain.
 
         A problem is given up where a domain has no neuron left to split, and neither many
         more steps prove it nor an attack from its minimiser breaks the members.
@@ -173,28 +183,20 @@ class _Search:
             self.state[undecided] = GIVEN_UP
         return self.bound(self._halves(domains[~last]), _STEPS, _RATE, root=False)
 
-    def _halves(self, halves: _Domains) -> _Domains:
+    def _halves(self, domains: _Domains) -> _Domains:
+        """Return every domain twice: its chosen neuron on, and off."""
         parts = []
-        at = torch.arange(len(halves), device=halves.choice.device)
+        at, shape = torch.arange(len(domains), device=domains.choice.device), domains.signs.shape
         for sign in (1, -1):
-            signs, parameter = halves.signs.flatten(1).clone(), halves.parameter.flatten(1).clone()
-            signs[at, halves.choice] = sign
-            parameter[at, halves.choice] = 0
-            shape = halves.signs.shape
-            half = _Domains(
-                halves.problem,
-                halves.rows,
-                signs.view(shape),
-                parameter.view(shape),
-                halves.logits,
-                halves.choice,
-                halves.value,
-            )
-            parts.append(half)
+            signs = domains.signs.flatten(1).clone()
+            parameter = domains.parameter.flatten(1).clone()
+            signs[at, domains.choice] = sign
+            parameter[at, domains.choice] = 0  # it was an α, and is a β from now on
+            parts.append(replace(domains, signs=signs.view(shape), parameter=parameter.view(shape)))
         return _Domains.cat(parts)
 
     def charge(self, problem: Tensor, seconds: float, limit: float) -> None:
-        """Share out the time among the domains' problems; give up those beyond the limit."""
+        """Share out the time among the domains' problems, and give up those beyond the limit."""
         counts = torch.bincount(problem, minlength=len(self.state))
         self.spent += counts * (seconds / max(1, len(problem)))
         late = (self.state == OPEN) & (self.spent > limit)
@@ -212,22 +214,28 @@ class _Search:
 
 
 def branch_and_bound(
-    engine: Engine,
+    engine: DualEngine,
     images: Images,
     problems: Problems,
+    budget: Budget,
     *,
-    deadline: float,
-    limit: float = math.inf,
     split: bool = True,
     wanted: Callable[[Tensor], Tensor] | None = None,
     progress: Callable[[int], object] = lambda left: None,
 ) -> Outcome:
-    """Prove or break as many problems as possible before ``deadline`` (time.perf_counter).
+    """Prove or break as many problems as possible.
 
-    A problem is given up when it has taken ``limit`` seconds of its own. All roots are
-    bounded, then, if ``split``, the domains of the problems that took least so far: easy
-    problems are decided first. ``progress`` is told how many are left; ``wanted`` says, given
-    the states, which open problems are still worth the time.
+    All roots are bounded first. Then the domains of the problems that have taken least so far
+    are split, so that easy problems are decided first.
+
+    Args:
+        engine: Gives the bounds.
+        images: The images that the problems are about.
+        problems: What to prove.
+        budget: Its limit holds for each problem, which is given up beyond it.
+        split: Whether domains are split at all.
+        wanted: Maps the states (T,) to whether each problem is still worth the time (T,).
+        progress: Receives how many problems are open, after every step.
     """
     search = _Search(engine, images, problems)
     members = problems.members.shape[1]
@@ -235,8 +243,9 @@ def branch_and_bound(
     if not len(problems.problem):
         search.state[:] = PROVED
         return Outcome(search.state, {}, search.bounded)
-    pool = search.settle(search.roots(at_once, deadline))
-    while split and len(pool) and time.perf_counter() < deadline:
+    pool = search.settle(search.roots(at_once, budget))
+    while split and len(pool) and not budget.over:
+        # least work first, and of equal work the most promising bound
         effort = search.bounded[pool.problem].double() * 1e6 - pool.value
         if wanted is not None:
             effort[~wanted(search.state)[pool.problem]] = torch.inf
@@ -248,14 +257,17 @@ def branch_and_bound(
         rest[pick] = False
         begin, now = time.perf_counter(), pool[pick]
         pool = _Domains.cat([pool[rest], search.harder(now)])
-        search.charge(now.problem, time.perf_counter() - begin, limit)
+        search.charge(now.problem, time.perf_counter() - begin, budget.limit)
         pool = search.settle(pool)
         progress(int((search.state == OPEN).sum()))
     return Outcome(search.state, search.u, search.bounded)
 
 
 def _split_scores(dual: DualBound, found: Ascent) -> Tensor:
-    """(R, M): what the upper line of each unstable ReLU takes from the bound (BaBSR's term)."""
+    """Return what the upper line of each unstable ReLU takes from the bound (BaBSR's term).
+
+    (R, M), -1 for the neurons that are not unstable.
+    """
     weight = found.last[1].softmax(1).view(-1, 1)
     cost = found.point.coefficients.clamp(max=0).abs() * torch.cat(dual.offset, 1)
     return torch.where(dual.unstable, weight * cost, -1.0)

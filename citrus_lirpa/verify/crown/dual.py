@@ -20,8 +20,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ...bounds.box import clamp
-from ...bounds.checks import Range
+from ...bounds.box import Ball
 from ...bounds.segments import INPUT, Piece
 
 
@@ -29,9 +28,12 @@ from ...bounds.segments import INPUT, Piece
 class Relaxation:
     """Bounds of ReLU inputs of n images (or rows), kept for the unstable neurons only.
 
-    active: per ReLU (n, neurons), 1 where it passes its input on, 0 where it is off or
-    unstable; index: per ReLU (n, M_k), places of its unstable neurons, padded with 0;
-    lower, upper: (n, M), M = ΣM_k, bounds of these in order, 0 in the padding.
+    Args:
+        active: For each ReLU, (n, neurons): 1 where it passes its input on, 0 where it is off
+            or unstable.
+        index: For each ReLU, (n, M_k): places of its unstable neurons, padded with 0.
+        lower: (n, M), M = ΣM_k: lower bounds of these neurons in order, 0 in the padding.
+        upper: (n, M): their upper bounds, likewise.
     """
 
     active: list[Tensor]
@@ -41,7 +43,11 @@ class Relaxation:
 
     @staticmethod
     def of(bounds: Sequence[tuple[Tensor, Tensor]]) -> Relaxation:
-        """From (lower, upper), each (n, ...), of every ReLU's input."""
+        """Return the relaxation that bounds of ReLU inputs give.
+
+        Args:
+            bounds: (lower, upper), each (n, ...), of every ReLU's input in network order.
+        """
         active, index, lowers, uppers = [], [], [], []
         for lower, upper in bounds:
             lower, upper = lower.flatten(1), upper.flatten(1)
@@ -55,6 +61,7 @@ class Relaxation:
         return Relaxation(active, index, torch.cat(lowers, 1), torch.cat(uppers, 1))
 
     def rows(self, which: Tensor) -> Relaxation:
+        """Return the relaxation of some images."""
         return Relaxation(
             [a[which] for a in self.active],
             [i[which] for i in self.index],
@@ -63,7 +70,11 @@ class Relaxation:
         )
 
     def split(self, signs: Tensor) -> Relaxation:
-        """With the neurons of sign +1 restricted to z >= 0, of sign -1 to z <= 0; (n, M)."""
+        """Return it with the neurons of sign +1 restricted to z >= 0, of sign -1 to z <= 0.
+
+        Args:
+            signs: (n, M) of 1, -1 and 0 (not restricted).
+        """
         return replace(
             self,
             lower=torch.where(signs > 0, 0.0, self.lower),
@@ -71,6 +82,7 @@ class Relaxation:
         )
 
     def to(self, dtype: torch.dtype) -> Relaxation:
+        """Return it in another precision."""
         return Relaxation(
             [a.to(dtype) for a in self.active],
             self.index,
@@ -80,15 +92,21 @@ class Relaxation:
 
     @property
     def widths(self) -> list[int]:
-        """M_k of every ReLU."""
+        """The width M_k of every ReLU."""
         return [i.shape[1] for i in self.index]
 
 
 @dataclass
 class Point:
-    """One evaluation: value (D,); line (D, s) values of L_i at u (D, ...), which minimises;
-    slope, coefficients: (R, M) of the unstable neurons, the lower slopes and the bound's
-    coefficients on their outputs."""
+    """One evaluation of a dual function.
+
+    Args:
+        value: (D,) the bounds.
+        line: (D, s) the values of L_i at the minimum.
+        u: (D, ...) the perturbations at which it stands.
+        slope: (R, M) the slopes of the unstable neurons' lower lines.
+        coefficients: (R, M) the bound's coefficients on the outputs of these neurons.
+    """
 
     value: Tensor
     line: Tensor
@@ -100,8 +118,14 @@ class Point:
 class DualBound:
     """The dual function of D tuples, for fixed bounds, as a function of (α or β, w).
 
-    x: (R, ...) inputs; c: (R, ...) coefficients on the outputs of ``pieces[-1]``;
-    relaxation: of the R rows, without splits; signs: (R, M) of the splits.
+    Args:
+        pieces: The network's affine maps between ReLUs, in network order.
+        relaxation: Of the R rows, without splits.
+        x: (R, ...) inputs.
+        c: (R, ...) coefficients on the outputs of ``pieces[-1]``.
+        ball: The perturbations.
+        members: s, how many consecutive rows share a perturbation.
+        signs: (R, M) of the split neurons, 1 for z >= 0 and -1 for z <= 0; None for no splits.
     """
 
     def __init__(
@@ -110,14 +134,13 @@ class DualBound:
         relaxation: Relaxation,
         x: Tensor,
         c: Tensor,
-        eps: float,
+        ball: Ball,
         *,
         members: int = 1,
         signs: Tensor | None = None,
-        clip: Range | None = None,
     ):
         self.pieces, self.x, self.c = pieces, x, c
-        self.eps, self.clip, self.members = eps, clip, members
+        self.ball, self.members = ball, members
         self.signs = torch.zeros_like(relaxation.lower) if signs is None else signs.to(x.dtype)
         self.relaxation = relaxation.split(self.signs)
         lower, upper = self.relaxation.lower, self.relaxation.upper
@@ -127,48 +150,68 @@ class DualBound:
         self.adjoints = _adjoints(pieces, x)
 
     def rows(self, which: Tensor, pieces: Sequence[Piece], dtype: torch.dtype) -> DualBound:
-        """The dual function of some rows (whole tuples), in another precision."""
+        """Return the dual function of some rows (whole tuples), in another precision.
+
+        Args:
+            which: (r,) numbers of rows.
+            pieces: The network's affine maps in that precision.
+            dtype: The precision.
+        """
         return DualBound(
             pieces,
             self.relaxation.rows(which).to(dtype),
             self.x[which].to(dtype),
             self.c[which].to(dtype),
-            self.eps,
+            self.ball,
             members=self.members,
             signs=self.signs[which],
-            clip=self.clip,
         )
 
     def start(self) -> Tensor:
-        """(R, M) CROWN's slopes: the lower line that cuts off the smaller triangle."""
+        """Return CROWN's slopes (R, M): the lower line that cuts off the smaller triangle."""
         r = self.relaxation
         return ((r.upper > -r.lower) & self.unstable).to(self.x.dtype)
 
     def __call__(self, parameter: Tensor, weight: Tensor) -> Point:
-        """parameter: (R, M), α in [0, 1] of unstable, β >= 0 of split neurons; weight: (D, s)."""
+        """Evaluate the bounds.
+
+        Args:
+            parameter: (R, M), α in [0, 1] of unstable neurons, β >= 0 of split ones.
+            weight: (D, s), at least 0, with sum 1 in every tuple.
+        """
         slope = torch.where(self.unstable, parameter, self.up)
         coefficients, a, bias = self._transposed(slope, self.signs * parameter)
         shape = (-1, self.members, *self.x.shape[1:])
         a, x = a.view(shape), self.x.view(shape)
-        u = worst_shared(a, weight, x, self.eps, self.clip)
-        moved = clamp(x + u.unsqueeze(1), self.clip)
+        u = worst_shared(a, weight, x, self.ball)
+        moved = self.ball.cut(x + u.unsqueeze(1))
         line = bias.view(-1, self.members) + (a * moved).flatten(2).sum(2)
         return Point((weight * line).sum(1), line, u, slope, torch.cat(coefficients, 1))
 
     def planes(self, parameter: Tensor) -> tuple[Tensor, Tensor]:
-        """a (R, ...) and b (R,): margin >= a·input + b for each row, without splits."""
+        """Return a (R, ...) and b (R,): margin >= a·input + b for each row, without splits."""
         slope = torch.where(self.unstable, parameter, self.up)
         _, a, bias = self._transposed(slope, self.signs * parameter)
         return a.view_as(self.x), bias
 
     def gradient(self, point: Point) -> Tensor:
-        """(R, M): of every row's L_i in its own α and β, by a forward pass at the minimum."""
+        """Return the gradient (R, M) of every row's L_i in its own α and β, at ``point``.
+
+        By the envelope theorem u may be held fixed. What is left is how much the lower line
+        α·z moves, times its coefficient (where the bound uses that line at all), and for β by
+        how much the neuron's input violates the split.
+        """
         inputs = self._forward(point)
         slopes = point.coefficients.clamp(min=0) * inputs * self.unstable
         return slopes - self.signs * inputs
 
     def _transposed(self, slope: Tensor, multiplier: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Coefficients on the unstable outputs of every ReLU, on the input, and the bias (R,)."""
+        """Return coefficients on the unstable outputs of every ReLU, on the input, and the bias.
+
+        Going backwards, each ReLU is replaced by a line: its upper one where the coefficient on
+        it is negative (which adds ``offset`` to the bias), its lower one elsewhere. Stable
+        neurons pass their coefficient on, or drop it.
+        """
         r, widths = self.relaxation, self.relaxation.widths
         slopes, ups = slope.split(widths, 1), self.up.split(widths, 1)
         multipliers = multiplier.split(widths, 1)
@@ -190,12 +233,12 @@ class DualBound:
         return seen, pending[INPUT], bias
 
     def _forward(self, point: Point) -> Tensor:
-        """(R, M) inputs of the unstable neurons in the relaxed network at the minimum."""
+        """Return inputs (R, M) of the unstable neurons in the relaxed network at the minimum."""
         r, widths = self.relaxation, self.relaxation.widths
         slopes, ups = point.slope.split(widths, 1), self.up.split(widths, 1)
         coefficients = point.coefficients.split(widths, 1)
         x = self.x.view(-1, self.members, *self.x.shape[1:])
-        values = {INPUT: clamp(x + point.u.unsqueeze(1), self.clip).flatten(0, 1)}
+        values = {INPUT: self.ball.cut(x + point.u.unsqueeze(1)).flatten(0, 1)}
         inputs = []
         for k, piece in enumerate(self.pieces[:-1]):
             z = piece(values)
@@ -209,22 +252,27 @@ class DualBound:
         return torch.cat(inputs, 1)
 
 
-def worst_shared(a: Tensor, weight: Tensor, x: Tensor, eps: float, clip: Range | None) -> Tensor:
-    """(D, ...): the u, |u| <= ε, that minimises Σ_i w_i a_i·clamp(x_i + u).
+def worst_shared(a: Tensor, weight: Tensor, x: Tensor, ball: Ball) -> Tensor:
+    """Return the u (D, ...), |u| <= ε, that minimises Σ_i w_i a_i·clamp(x_i + u).
 
-    a, x: (D, s, ...); weight: (D, s). Unclipped it is -ε sign(Σ_i w_i a_i). Clipped, the sum
-    is piecewise linear in each pixel's own u, and smallest at one of the ends ±ε or of the
-    kinks where some x_i + u meets the range.
+    Unclipped it is -ε sign(Σ_i w_i a_i). Clipped, the sum is piecewise linear in each pixel's
+    own u, and smallest at one of the ends ±ε or of the kinks where some x_i + u meets the range.
+
+    Args:
+        a: (D, s, ...) coefficients.
+        weight: (D, s).
+        x: (D, s, ...) inputs.
+        ball: The perturbations.
     """
     weighted = weight.view(*weight.shape, *[1] * (a.ndim - 2)) * a
-    if clip is None:
-        return -eps * weighted.sum(1).sign()
-    kinks = [(clamp(torch.full_like(x, far), clip) - x).clamp(-eps, eps) for far in (-1e9, 1e9)]
-    ends = torch.full_like(x[:, :1], eps)
+    if ball.clip is None:
+        return -ball.eps * weighted.sum(1).sign()
+    kinks = [ball.project(ball.cut(torch.full_like(x, far)) - x) for far in (-1e9, 1e9)]
+    ends = torch.full_like(x[:, :1], float(ball.eps))
     best = torch.full_like(x[:, 0], torch.inf)
     u = torch.zeros_like(best)
     for candidate in torch.cat([-ends, ends, *kinks], dim=1).unbind(1):
-        value = (weighted * clamp(x + candidate.unsqueeze(1), clip)).sum(1)
+        value = (weighted * ball.cut(x + candidate.unsqueeze(1))).sum(1)
         u = torch.where(value < best, candidate, u)
         best = torch.minimum(best, value)
     return u

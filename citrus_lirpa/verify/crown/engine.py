@@ -1,4 +1,4 @@
-"""What the dual bounds need of one network and one ε, in float32 and, near zero, float64."""
+"""The dual engine: dual bounds of one network for one ball, in float32 and near zero float64."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ...attacks import ascend
-from ...bounds.box import Box, clamp
-from ...bounds.checks import Range
+from ...bounds.box import Ball, Box
 from ...bounds.margins import logit_margins, specification
 from ...bounds.net import BoundedNet
 from ...bounds.precision import rounding_threshold
@@ -40,9 +39,17 @@ IN_FLOAT64 = 1e-5
 
 @dataclass(frozen=True)
 class Images:
-    """n images to prove: x (n, ...), labels y (n,), margins' coefficients c (n, K-1, K),
-    rounding threshold (n,), bounds of ReLU inputs and the relaxation they give; exact: whether
-    these bounds hold in float64, so that a proof in float64 can rest on them."""
+    """n images to prove, with bounds of ReLU inputs for each.
+
+    Args:
+        x: (n, ...) pixels.
+        y: (n,) labels.
+        c: (n, K-1, K) coefficients of the margins.
+        threshold: (n,) what rounding can make of a margin's bound.
+        bounds: (lower, upper), each (n, ...), of every ReLU's input.
+        relaxation: What these bounds give.
+        exact: Whether the bounds hold in float64, so that a proof in float64 can rest on them.
+    """
 
     x: Tensor
     y: Tensor
@@ -56,6 +63,7 @@ class Images:
         return len(self.x)
 
     def rows(self, which: Tensor) -> Images:
+        """Return some of the images."""
         bounds = [(lower[which], upper[which]) for lower, upper in self.bounds]
         return Images(
             self.x[which],
@@ -69,7 +77,7 @@ class Images:
 
     @property
     def usable(self) -> Tensor:
-        """(n,) whether all bounds are finite, and small enough for float32 arithmetic."""
+        """Whether all bounds are finite, and small enough for float32 arithmetic; (n,)."""
         sizes = [
             torch.maximum(-lower, upper).flatten(1).amax(1) < _LARGEST
             for lower, upper in self.bounds
@@ -78,6 +86,7 @@ class Images:
 
     @staticmethod
     def cat(parts: Sequence[Images]) -> Images:
+        """Return the images of all parts, in order."""
         bounds = [
             (torch.cat([b[0] for b in layer]), torch.cat([b[1] for b in layer]))
             for layer in zip(*(part.bounds for part in parts), strict=True)
@@ -89,12 +98,22 @@ class Images:
         return Images(x, y, c, threshold, bounds, Relaxation.of(bounds), exact)
 
 
-class Engine:
-    """Dual bounds of ``net`` for perturbations |u| <= ε; raises ModelError where the network
-    is not made of affine layers and ReLU. The network must be in eval mode while it is used."""
+class DualEngine:
+    """Dual bounds of a network for the perturbations of a ball.
 
-    def __init__(self, net: BoundedNet, eps: float, clip: Range | None):
-        self.net, self.eps, self.clip = net, eps, clip
+    The network must be in eval mode while the engine is used. ``rows_at_once`` is how many
+    margins are bounded together.
+
+    Args:
+        net: The network.
+        ball: The perturbations.
+
+    Raises:
+        ModelError: The network is not made of affine layers and ReLU.
+    """
+
+    def __init__(self, net: BoundedNet, ball: Ball):
+        self.net, self.ball = net, ball
         self.pieces = net.affine_pieces()
         if len(self.pieces) == 1:
             raise ModelError("branch and bound takes networks with ReLU; this one is affine")
@@ -106,62 +125,69 @@ class Engine:
     # -- images -------------------------------------------------------------------
 
     @torch.no_grad()
-    def ibp(self, x: Tensor, y: Tensor) -> tuple[Images, Tensor]:
-        """The images with IBP's bounds of ReLU inputs, and IBP's margins (n, K-1)."""
-        box = Box.around(x, self.eps, self.clip)
+    def ibp(self, x: Tensor, y: Tensor) -> tuple[Images, Tensor, Tensor]:
+        """Bound images by IBP.
+
+        Args:
+            x: (n, ...) pixels.
+            y: (n,) labels.
+
+        Returns:
+            The images with IBP's bounds of ReLU inputs, lower bounds of their margins (n, K-1),
+            and which of these are proved positive.
+        """
+        box = self.ball.box(x)
         margins = self.net.margins(box, y, "ibp")
         bounds = [widened(*b) for b in self.net.preactivation_bounds(box)]
         c = specification(y, self.net.classes, x.dtype)
         threshold = self._threshold(x, bounds)
         if threshold is None:
             threshold = rounding_threshold(self.net(x), self.net.hidden_bounds())
-        return Images(x, y, c, threshold, bounds, Relaxation.of(bounds), False), margins
+        images = Images(x, y, c, threshold, bounds, Relaxation.of(bounds), False)
+        # what is not far above zero gets a second look by the later stages
+        sure = margins > _NEAR * threshold.unsqueeze(1)
+        return images, margins, sure & images.usable.unsqueeze(1)
 
     @torch.no_grad()
     def tightened(self, images: Images) -> Images:
-        """The same images with CROWN's bounds of ReLU inputs."""
-        bounds = tighten(
-            self.pieces,
-            images.x,
-            self.eps,
-            images.bounds,
-            clip=self.clip,
-            rows=self.rows_at_once,
-        )
+        """Return the same images with CROWN's bounds of ReLU inputs."""
+        bounds = tighten(self.pieces, images.x, self.ball, images.bounds, rows=self.rows_at_once)
         return self._with_bounds(images, bounds)
 
     @torch.no_grad()
     def refined(self, images: Images) -> Images:
-        """The same images with CROWN's bounds of ReLU inputs, in float64 where that can be had:
-        proofs near zero need them."""
+        """Return the same images with CROWN's bounds of ReLU inputs in float64, if it can be had.
+
+        A bound near zero that float64 proves positive rests on bounds of ReLU inputs that hold
+        in float64 themselves; those of :meth:`tightened` hold up to the rounding of float32.
+        """
         if self.twin is None:
             return self.tightened(images)
-        box = Box.around(images.x.double(), self.eps, self.clip)
+        box = self.ball.box(images.x.double())
         self.twin.margins(box, images.y, "ibp")
-        bounds = in_float32(
-            tighten(
-                self.pieces,
-                images.x,
-                self.eps,
-                [widened(*b) for b in self.twin.preactivation_bounds(box)],
-                clip=self.clip,
-                rows=self.rows_at_once,
-                exact=self.exact_pieces,
-            )
+        bounds = tighten(
+            self.pieces,
+            images.x,
+            self.ball,
+            [widened(*b) for b in self.twin.preactivation_bounds(box)],
+            rows=self.rows_at_once,
+            exact=self.exact_pieces,
         )
-        return replace(self._with_bounds(images, bounds), exact=True)
+        return replace(self._with_bounds(images, in_float32(bounds)), exact=True)
 
     def _with_bounds(self, images: Images, bounds: Bounds) -> Images:
-        """The same images with other bounds of ReLU inputs, and the threshold that they give."""
+        """Return the same images with other bounds, and the threshold that these give."""
         threshold = self._threshold(images.x, bounds)
         threshold = images.threshold if threshold is None else threshold
         relaxation = Relaxation.of(bounds)
         return replace(images, bounds=bounds, relaxation=relaxation, threshold=threshold)
 
     def _threshold(self, x: Tensor, bounds: Bounds) -> Tensor | None:
-        """(n,) for inputs of ReLUs within ``bounds``; None where that cannot be told of them."""
-        box = Box.around(x, self.eps, self.clip)
-        terms = self.net.largest_terms(box, [Box(*ends) for ends in bounds])
+        """Return the thresholds (n,) of images with inputs of ReLUs within ``bounds``.
+
+        None where auto_LiRPA bounds the network: then the terms of its layers are not known.
+        """
+        terms = self.net.largest_terms(self.ball.box(x), [Box(*ends) for ends in bounds])
         return None if terms is None else rounding_threshold(self.net(x), [terms])
 
     # -- bounds -------------------------------------------------------------------
@@ -169,23 +195,38 @@ class Engine:
     def dual(
         self, images: Images, members: Tensor, rows: Tensor, *, signs: Tensor | None = None
     ) -> DualBound:
-        """The dual function of tuples ``members`` (D, s) with margins ``rows`` (D, s)."""
+        """Return the dual function of D tuples of s images.
+
+        Args:
+            images: The images.
+            members: (D, s) numbers of images.
+            rows: (D, s) a margin of each.
+            signs: (D·s, M) of the split neurons; None for no splits.
+        """
         which = members.flatten()
         return DualBound(
             self.pieces,
             images.relaxation.rows(which),
             images.x[which],
             images.c[which, rows.flatten()],
-            self.eps,
+            self.ball,
             members=members.shape[1],
             signs=signs,
-            clip=self.clip,
         )
 
     @torch.no_grad()
     def margins(self, images: Images, open_rows: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-        """(n, K-1) lower bounds of the margins in ``open_rows`` (n, K-1), -inf elsewhere, and
-        which of them are proved positive."""
+        """Bound margins by CROWN, or by α-CROWN.
+
+        Args:
+            images: The images.
+            open_rows: (n, K-1) which margins to bound.
+            iterations: Steps of α-CROWN, 0 for CROWN.
+
+        Returns:
+            Lower bounds of the margins (n, K-1), -inf where they are not open, and which of them
+            are proved positive.
+        """
         lower = images.x.new_full(open_rows.shape, -torch.inf)
         proved = torch.zeros_like(open_rows)
         image, row = open_rows.nonzero(as_tuple=True)
@@ -199,8 +240,11 @@ class Engine:
 
     @torch.no_grad()
     def proved(self, dual: DualBound, found: Ascent, images: Images, members: Tensor) -> Tensor:
-        """(D,) whether a bound is positive beyond rounding; in float64 where float32 is near 0
-        and the bounds of ReLU inputs hold in float64."""
+        """Return which bounds (D,) are positive beyond rounding.
+
+        Bounds far from zero are taken as float32 has them. Those near zero are computed again
+        in float64, where the bounds of ReLU inputs hold in float64, and elsewhere prove nothing.
+        """
         threshold = images.threshold[members].amax(1)
         sure = found.value > _NEAR * threshold
         near = (found.value > -threshold) & ~sure
@@ -215,65 +259,68 @@ class Engine:
             sure[which] = value > IN_FLOAT64 * threshold[which]
         return sure
 
-    def surely_positive(self, lower: Tensor, images: Images) -> Tensor:
-        """(n, K-1) float32 margin bounds that need no second look in float64."""
-        return lower > _NEAR * images.threshold.unsqueeze(1)
-
     def attacked(self, images: Images, members: Tensor, u: Tensor, steps: int) -> Tensor:
-        """(D, ...): u after ``steps`` of joint ascent from it, |u| <= ε, against ``members``."""
+        """Return u (D, ...) after some steps of joint ascent from it, |u| <= ε.
+
+        Args:
+            images: The images.
+            members: (D, s) the images to break together.
+            u: (D, ...) where each ascent begins.
+            steps: How many.
+        """
         x, y = images.x[members], images.y[members].flatten()
 
         def objective(u: Tensor) -> Tensor:
-            logits = self.net(clamp(x + u.unsqueeze(1), self.clip).flatten(0, 1))
+            logits = self.net(self.ball.cut(x + u.unsqueeze(1)).flatten(0, 1))
             margins = logit_margins(logits, y).min(dim=1).values
             return -margins.clamp(min=-_OVERSHOOT).sum()
 
-        return ascend(
-            objective, lambda u: u.clamp(-self.eps, self.eps), u, self.eps / 4, steps
-        ).detach()
+        return ascend(objective, self.ball.project, u, self.ball.eps / 4, steps).detach()
 
     @torch.no_grad()
     def broken(self, images: Images, members: Tensor, u: Tensor) -> Tensor:
-        """(D, s) whether each of ``members`` (D, s) is misclassified under its u (D, ...)."""
-        moved = clamp(images.x[members] + u.unsqueeze(1), self.clip)
+        """Return whether each of ``members`` (D, s) is misclassified under its u (D, ...)."""
+        moved = self.ball.cut(images.x[members] + u.unsqueeze(1))
         logits = self.net(moved.flatten(0, 1))
         return (logits.argmax(1) != images.y[members].flatten()).view(members.shape)
 
     @torch.no_grad()
     def lines(self, images: Images, open_rows: Tensor) -> Lines:
-        """Linear bounds of the margins in ``open_rows`` (n, K-1): CROWN's and α-CROWN's."""
+        """Return linear bounds of the margins in ``open_rows`` (n, K-1): CROWN's and α-CROWN's."""
         image, row = open_rows.nonzero(as_tuple=True)
-        g, c = [], []
+        g, c, which = [], [], []
         for part in _parts(image, self.rows_at_once):
             dual = self.dual(images, image[part].unsqueeze(1), row[part].unsqueeze(1))
-            every = torch.arange(len(part), device=part.device)
             judge = dual
             if images.exact:
+                every = torch.arange(len(part), device=part.device)
                 judge = dual.rows(every, self.exact_pieces, torch.float64)
             optimised = ascend_dual(dual, ALPHA_STEPS, rate=ALPHA_RATE).parameter
             for parameter in (dual.start(), optimised):
                 slope, bias = judge.planes(parameter.to(judge.x.dtype))
                 g.append(slope.double())
                 c.append((bias + (slope * judge.x).flatten(1).sum(1)).double())
-        like = images.x.new_zeros(0, *images.x.shape[1:], dtype=torch.float64)
-        order = [part for part in torch.arange(len(image)).split(self.rows_at_once) for _ in "ab"]
-        which = torch.cat(order) if order else torch.arange(0)
+                which.append(part)
+        x = images.x.double().cpu()
+        order = torch.cat([image[:0], *which])
         return Lines(
-            image.cpu()[which],
-            row.cpu()[which],
-            torch.cat(g).cpu() if g else like.cpu(),
-            torch.cat(c).cpu() if c else like.new_zeros(0).cpu(),
-            images.x.double().cpu(),
-            self.eps,
-            self.clip,
+            image[order].cpu(),
+            row[order].cpu(),
+            torch.cat([x[:0], *(part.cpu() for part in g)]),
+            torch.cat([x.new_zeros(0), *(part.cpu() for part in c)]),
+            x,
+            self.ball,
             (IN_FLOAT64 if images.exact else _NEAR) * images.threshold.double().cpu(),
         )
+
+    def as_dual(self) -> DualEngine:
+        """Return the engine itself, which branch and bound and the group stages work with."""
+        return self
 
     @functools.cached_property
     def twin(self) -> BoundedNet | None:
         """The network in float64, made when first needed; None where it cannot be had."""
-        twin = self.net.in_float64()
-        return None if twin is None else twin.eval()
+        return in_float64(self.net)
 
     @functools.cached_property
     def exact_pieces(self) -> list[Piece]:
@@ -283,6 +330,15 @@ class Engine:
         return self.twin.affine_pieces()
 
 
+def in_float64(net: BoundedNet) -> BoundedNet | None:
+    """Return the network in double precision and eval mode; None where it cannot be had."""
+    try:
+        twin = net.in_float64()
+    except ModelError:  # a forward pass may make float32 of its own
+        return None
+    return None if twin is None else twin.eval()
+
+
 def _parts(rows: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Numbers of ``rows``, at most ``size`` together; ``split`` gives an empty part for none."""
+    """Return numbers of ``rows``, at most ``size`` together; none for no rows."""
     return torch.arange(len(rows), device=rows.device).split(size) if len(rows) else ()

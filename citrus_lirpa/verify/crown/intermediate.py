@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...bounds.checks import Range
+from ...bounds.box import Ball
 from ...bounds.segments import Piece
 from .dual import DualBound, Relaxation
 
@@ -19,13 +19,13 @@ Bounds = list[tuple[Tensor, Tensor]]
 
 
 def widened(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds moved outward by what rounding in their own precision can make of them."""
+    """Return bounds moved outward by what rounding in their own precision can make of them."""
     slack = _ROUNDING[lower.dtype] * (1 + torch.maximum(lower.abs(), upper.abs()))
     return lower - slack, upper + slack
 
 
 def in_float32(bounds: Bounds) -> Bounds:
-    """The same in float32, rounded outward."""
+    """Return the bounds in float32, rounded outward."""
     infinity = torch.tensor(torch.inf)
     return [
         (
@@ -39,32 +39,39 @@ def in_float32(bounds: Bounds) -> Bounds:
 def tighten(
     pieces: Sequence[Piece],
     x: Tensor,
-    eps: float,
+    ball: Ball,
     bounds: Bounds,
     *,
-    clip: Range | None = None,
     rows: int = 256,
     exact: Sequence[Piece] | None = None,
 ) -> Bounds:
-    """Bounds of every ReLU's input on the ε-boxes around x (n, ...), cut with ``bounds``.
+    """Return CROWN's bounds of every ReLU's input, cut with ``bounds``.
 
-    bounds: sound bounds of every ReLU's input, such as IBP's. Only neurons unstable in them
-    are bounded, in network order, each on the bounds already tightened, ``rows`` neurons at
-    once. With ``exact``, the pieces in float64, bounds are computed by them.
+    Only neurons unstable in ``bounds`` are bounded, in network order: each layer's relaxation
+    rests on the bounds of the layers before it that are tightened already.
+
+    Args:
+        pieces: The network's affine maps between ReLUs.
+        x: (n, ...) inputs.
+        ball: The perturbations.
+        bounds: Sound bounds of every ReLU's input, such as IBP's.
+        rows: Neurons bounded at once.
+        exact: The affine maps in float64, to compute the bounds by; None for those of ``x``.
     """
     result: Bounds = []
     for k, (low, up) in enumerate(bounds):
         lower, upper = low.flatten(1).clone(), up.flatten(1).clone()
         images, neurons = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
-        if k > 0 and len(images):
+        if k > 0 and len(images):  # before the first ReLU IBP is exact already
             relaxation = Relaxation.of(result if exact is None else in_float32(result))
             for part in torch.arange(len(images), device=x.device).split(rows):
                 i, j = images[part], neurons[part]
                 for sign, side in ((1.0, lower), (-1.0, upper)):
                     c = x.new_zeros(len(i), lower.shape[1])
                     c[torch.arange(len(i)), j] = sign
-                    dual = DualBound(pieces[: k + 1], relaxation.rows(i), x[i], c, eps, clip=clip)
+                    dual = DualBound(pieces[: k + 1], relaxation.rows(i), x[i], c, ball)
                     found = sign * _crown(dual, exact and exact[: k + 1])
+                    # fmax and fmin keep the bound that is there where the new one is NaN
                     tighter = torch.fmax if sign > 0 else torch.fmin
                     side[i, j] = tighter(side[i, j], found)
         lower, upper = widened(lower, upper)
@@ -73,7 +80,7 @@ def tighten(
 
 
 def _crown(dual: DualBound, exact: Sequence[Piece] | None) -> Tensor:
-    """(R,) CROWN's lower bound, in float64 where the pieces are."""
+    """Return CROWN's lower bound (R,), in float64 where the pieces are."""
     if exact is not None:
         every = torch.arange(len(dual.x), device=dual.x.device)
         dual = dual.rows(every, exact, torch.float64)

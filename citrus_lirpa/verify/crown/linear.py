@@ -9,7 +9,6 @@ cutting-plane master over a handful of weights) need not be trusted.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...bounds.box import clamp
-from ...bounds.checks import Range
+from ...bounds.box import Ball
+from ..budget import Budget
 from .dual import worst_shared
 
 _MOST_CUTS = 60
@@ -29,9 +28,14 @@ _MOST_CUTS = 60
 class Lines:
     """Linear bounds of open margins, in float64.
 
-    image, row: (L,) which image's which margin a line bounds (several may bound one);
-    g: (L, ...) gradients; c: (L,) values without perturbation; x: (n, ...) images by number;
-    threshold: (n,) what rounding can make of an image's lines.
+    Args:
+        image: (L,) the image whose margin a line bounds.
+        row: (L,) the margin; several lines may bound one.
+        g: (L, ...) gradients.
+        c: (L,) values without perturbation.
+        x: (n, ...) images by number.
+        ball: The perturbations.
+        threshold: (n,) what rounding can make of an image's lines.
     """
 
     image: Tensor
@@ -39,21 +43,24 @@ class Lines:
     g: Tensor
     c: Tensor
     x: Tensor
-    eps: float
-    clip: Range | None
+    ball: Ball
     threshold: Tensor
 
     def of(self, image: int, row: int) -> list[int]:
-        """Numbers of the lines that bound one margin."""
+        """Return the numbers of the lines that bound one margin."""
         return ((self.image == image) & (self.row == row)).nonzero().flatten().tolist()
 
 
 @torch.no_grad()
 def refuted(lines: Lines, chosen: Sequence[int]) -> bool:
-    """Whether no |u| <= ε makes all ``chosen`` lines negative; exact up to float64.
+    """Return whether no |u| <= ε makes all ``chosen`` lines negative; exact up to float64.
 
     Kelley's method on the concave dual: the master's value bounds what weights can reach, so
     it ends with a certificate or with the proof that these lines hold none.
+
+    Args:
+        lines: Linear bounds.
+        chosen: Numbers of some of them.
     """
     which = torch.tensor(chosen)
     g, c, x = lines.g[which].unsqueeze(0), lines.c[which], lines.x[lines.image[which]].unsqueeze(0)
@@ -62,8 +69,8 @@ def refuted(lines: Lines, chosen: Sequence[int]) -> bool:
     weight = torch.full((1, count), 1 / count, dtype=torch.float64)
     cuts: list[np.ndarray] = []
     for _ in range(_MOST_CUTS):
-        u = worst_shared(g, weight, x, lines.eps, lines.clip)
-        line = (g * (clamp(x + u.unsqueeze(1), lines.clip) - x)).flatten(2).sum(2)[0] + c
+        u = worst_shared(g, weight, x, lines.ball)
+        line = (g * (lines.ball.cut(x + u.unsqueeze(1)) - x)).flatten(2).sum(2)[0] + c
         if float(weight[0] @ line) > threshold:
             return True
         if bool((line <= 0).all()):
@@ -77,7 +84,10 @@ def refuted(lines: Lines, chosen: Sequence[int]) -> bool:
 
 
 def _master(cuts: np.ndarray) -> tuple[np.ndarray, float] | None:
-    """Weights maximising the least of the cuts (k, s), and that value; None if it fails."""
+    """Return weights that maximise the least of the cuts (k, s), and that value.
+
+    None where the solver fails.
+    """
     from scipy.optimize import linprog  # its import alters the warning filters
 
     k, s = cuts.shape
@@ -102,38 +112,45 @@ Chosen = tuple[tuple[int, int], ...]
 class Group:
     """The open images of a group, and which sets of them one perturbation may still break.
 
-    rows: per open image, the margins that are not proved; ``blocked`` are sets proved not to
-    break together. The lines refute further ones, until ``deadline`` (time.perf_counter).
+    ``blocked`` are the sets proved not to break together. The lines refute further ones.
+
+    Args:
+        rows: The margins of each open image that are not proved.
+        lines: Linear bounds of these margins.
+        budget: Time for refuting sets by the lines; after it, sets count as breakable.
     """
 
-    def __init__(self, rows: dict[int, list[int]], lines: Lines, deadline: float):
-        self.rows, self.lines, self.deadline = rows, lines, deadline
+    def __init__(self, rows: dict[int, list[int]], lines: Lines, budget: Budget):
+        self.rows, self.lines, self.budget = rows, lines, budget
         self.blocked: set[frozenset[int]] = set()
         self._known: dict[Chosen, bool] = {}
 
-    def most(self, at_least: int) -> int:
-        """The size of the largest set that may break together; ``at_least`` is known to."""
+    def largest(self, at_least: int) -> int:
+        """Return the size of the largest set that may break together; ``at_least`` do."""
         for size in range(len(self.rows), at_least, -1):
             if next(self.survivors(size), None) is not None:
                 return size
         return at_least
 
     def survivors(self, size: int) -> Iterator[Chosen]:
-        """Tuples of ``size`` (image, row) that neither lines nor ``blocked`` refute."""
+        """Yield tuples of ``size`` (image, row) that neither lines nor ``blocked`` refute.
+
+        Those of the same images come one after the other.
+        """
         for members in combinations(self.rows, size):
-            if not self.is_blocked(members):
+            if not self._is_blocked(members):
                 yield from self._extended((), members)
 
     def may_break(self, members: set[int]) -> bool:
-        """Whether nothing known contradicts a perturbation that breaks all of ``members``."""
+        """Return whether nothing known contradicts a perturbation that breaks all ``members``."""
         ordered = tuple(i for i in self.rows if i in members)
-        return not self.is_blocked(ordered) and next(self._extended((), ordered), None) is not None
+        return not self._is_blocked(ordered) and next(self._extended((), ordered), None) is not None
 
-    def is_blocked(self, members: tuple[int, ...]) -> bool:
+    def _is_blocked(self, members: tuple[int, ...]) -> bool:
         return any(block.issubset(members) for block in self.blocked)
 
     def _extended(self, chosen: Chosen, rest: tuple[int, ...]) -> Iterator[Chosen]:
-        """``chosen`` with a row for each image of ``rest``, no part of it refuted."""
+        """Yield ``chosen`` with a row for each image of ``rest``, no part of it refuted."""
         if not rest:
             yield chosen
             return
@@ -145,7 +162,7 @@ class Group:
 
     def _refuted(self, chosen: Chosen) -> bool:
         if chosen not in self._known:
-            if time.perf_counter() > self.deadline:
+            if self.budget.over:
                 return False
             numbers = [n for image, row in chosen for n in self.lines.of(image, row)]
             self._known[chosen] = refuted(self.lines, numbers)

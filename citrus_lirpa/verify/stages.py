@@ -1,0 +1,325 @@
+"""The stages that try to prove single images, cheapest first, and what they work on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..bounds.box import Ball
+from ..bounds.checks import check_name
+from .budget import Budget
+from .certificates import Certificates
+from .crown.branch_and_bound import PROVED, Problems, branch_and_bound
+from .crown.engine import ALPHA_STEPS
+from .engines import Engine
+from .memory import in_batches, in_less_memory
+
+Result = TypeVar("Result")
+#: Of the time for branch and bound, what may go into bounds of ReLU inputs before it.
+_REFINING_SHARE = 0.5
+
+
+@dataclass
+class Proof:
+    """What is known of n inputs, each alone; every stage adds to it.
+
+    Args:
+        correct: (n,) classified correctly without perturbation.
+        attacked: (n,) correct, but broken by a perturbation.
+        v: (n, ...) that perturbation, zero where there is none.
+        lower: (n, K-1) the best lower bounds of the margins.
+        rows: (n, K-1) margins proved positive.
+        decided_by: (n,) number of the stage that proved the input, -1 for none.
+        took: (n,) seconds.
+    """
+
+    correct: Tensor
+    attacked: Tensor
+    v: Tensor
+    lower: Tensor
+    rows: Tensor
+    decided_by: Tensor
+    took: Tensor
+
+    @staticmethod
+    def of(x: Tensor, y: Tensor, logits: Tensor) -> Proof:
+        """Return what the logits (n, K) of inputs (n, ...) show of them."""
+        correct = logits.argmax(1) == y
+        shape = (len(x), logits.shape[1] - 1)
+        return Proof(
+            correct,
+            attacked=torch.zeros_like(correct),
+            v=torch.zeros_like(x),
+            lower=torch.full(shape, -torch.inf, dtype=x.dtype, device=x.device),
+            rows=torch.zeros(shape, dtype=torch.bool, device=x.device),
+            decided_by=torch.full((len(x),), -1, device=x.device),
+            took=torch.zeros(len(x), dtype=torch.float64, device=x.device),
+        )
+
+    @property
+    def open(self) -> Tensor:
+        """Whether an input is correct, but neither proved nor broken; (n,)."""
+        return self.correct & ~self.attacked & (self.decided_by < 0)
+
+    def take(self, known: Tensor, stage: int) -> None:
+        """Take verdicts (n,) from elsewhere: 1 proved, by the stage of that number, -1 attacked."""
+        self.attacked |= (known < 0) & self.correct
+        proved = (known > 0) & self.correct
+        self.decided_by[proved], self.rows[proved] = stage, True
+
+    def decide(self, stage: int) -> None:
+        """Count open inputs as proved by ``stage`` where all their margins are proved."""
+        self.decided_by[self.open & self.rows.all(1)] = stage
+
+    def charge(self, effort: Tensor, seconds: float) -> None:
+        """Share out the time of a stage, in proportion to the effort (n,) for each input."""
+        self.took += effort * (seconds / max(1.0, float(effort.sum())))
+
+    def certificates(
+        self,
+        ball: Ball,
+        seconds: dict[str, float],
+        not_fitting: dict[str, int],
+        unsupported: dict[str, str],
+    ) -> Certificates:
+        """Return what is known as certificates.
+
+        Args:
+            ball: The perturbations.
+            seconds: By stage, and of the attack where there was one.
+            not_fitting: By stage, in their order, the inputs left out for lack of memory.
+            unsupported: The stages that the network does not allow, and why.
+        """
+        return Certificates(
+            float(ball.eps),
+            ball.clip,
+            tuple(not_fitting),
+            self.correct,
+            self.attacked,
+            self.v[self.attacked],
+            self.lower.min(dim=1).values,
+            self.rows,
+            self.decided_by,
+            self.took,
+            seconds,
+            not_fitting,
+            unsupported,
+        )
+
+
+class OpenImages:
+    """The inputs of a batch that are neither proved nor broken, as the stages work on them.
+
+    Args:
+        engine: Gives the bounds.
+        x: (N, ...) all inputs of the batch.
+        y: (N,) their labels.
+        group: (N,) the group that each belongs to.
+        proof: What is known of them.
+        time_limit: Seconds of branch and bound for each group with open inputs.
+        batch_size: Inputs that IBP bounds together; other stages bound fewer.
+        announce: Receives what is being done.
+
+    Attributes:
+        number: (n,) places in the batch of those that the stage works on.
+        images: These, as the engine knows them; None before the first stage.
+        missing: (N,) which of them did not fit into memory in this stage.
+        effort: (N,) by which the time of this stage is shared among the inputs.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        x: Tensor,
+        y: Tensor,
+        group: Tensor,
+        proof: Proof,
+        *,
+        time_limit: float,
+        batch_size: int,
+        announce: Callable[[str], object],
+    ):
+        self.engine, self.x, self.y, self.group, self.proof = engine, x, y, group, proof
+        self.time_limit, self.batch_size, self.announce = time_limit, batch_size, announce
+        self.number = torch.arange(len(x), device=x.device)
+        self.images: Any = None
+
+    def begin(self, stage: Stage) -> None:
+        """Forget the inputs that are decided, and go on to a stage with the others."""
+        open_ = self.proof.open
+        self.missing, self.effort = torch.zeros_like(open_), open_.double()
+        self._at_once = max(1, self.batch_size // stage.cost)
+        staying = open_[self.number].nonzero().squeeze(1)
+        self.number = self.number[staying]
+        if self.images is not None:
+            self.images = self.images.rows(staying) if len(staying) else None
+
+    def each(
+        self, work: Callable[[Tensor], Result], order: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Result]]:
+        """Yield (places in ``number``, ``work`` of them), as many as fit into memory together.
+
+        Those that do not fit alone are counted as missing.
+
+        Args:
+            work: Computes something of the images at some places.
+            order: (n,) the places; all, in order, if None.
+        """
+        places = torch.arange(len(self.number), device=self.number.device)
+        for now, result in in_batches(work, places if order is None else order, self._at_once):
+            if result is None:
+                self.missing[self.number[now]] = True
+            else:
+                yield now, result
+
+    def note(self, places: Tensor, lower: Tensor, proved: Tensor) -> None:
+        """Add bounds (m, K-1) of the images at some places, and which of them are proved."""
+        which = self.number[places]
+        # a bound that is NaN leaves the one before it
+        self.proof.lower[which] = torch.fmax(self.proof.lower[which], lower)
+        self.proof.rows[which] |= proved
+
+    def keep(self, places: list[Tensor], images: list[Any]) -> None:
+        """Go on with the images at these places, as the engine knows them now."""
+        self.number = self.number[torch.cat(places)] if places else self.number[:0]
+        self.images = type(images[0]).cat(images) if len(self.number) else None
+
+    def improve(
+        self, better: Callable[[Any], Any], order: Tensor | None = None, until: float = math.inf
+    ) -> None:
+        """Compute better bounds of ReLU inputs; images that do not fit keep those they have.
+
+        Args:
+            better: Returns images with better bounds.
+            order: (n,) places, the first to be improved first.
+            until: The time of ``time.perf_counter`` at which to end. Images that were not
+                reached are forgotten: without the bounds they are of no use to the stage.
+        """
+        images, places, parts = self.images, [], []
+        if images is None:
+            return
+        for now, found in self.each(lambda now: better(images.rows(now)), order):
+            places.append(now)
+            parts.append(found)
+            if time.perf_counter() > until:
+                break
+        left = self.missing[self.number].nonzero().squeeze(1)
+        if len(left):
+            places.append(left)
+            parts.append(images.rows(left))
+        self.keep(places, parts)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One way to prove images.
+
+    Args:
+        name: What users choose it by, and what it is called in results.
+        cost: The memory that an image takes, in that of IBP.
+        prove: Works on open images: it notes bounds and what is proved by them, through the
+            engine, which takes rounding into account. It raises ModelError where the network
+            does not allow it.
+    """
+
+    name: str
+    cost: int
+    prove: Callable[[OpenImages], None]
+
+
+def _by_ibp(open_: OpenImages) -> None:
+    """Bound images by IBP, which also makes them what the later stages start from."""
+    x, y = open_.x[open_.number], open_.y[open_.number]
+    places, images = [], []
+    for now, (found, lower, proved) in open_.each(lambda now: open_.engine.ibp(x[now], y[now])):
+        open_.note(now, lower, proved)
+        places.append(now[found.usable])
+        images.append(found.rows(found.usable))
+    open_.keep(places, images)
+
+
+def _by_crown_ibp(open_: OpenImages, iterations: int = 0) -> None:
+    """Bound the margins that are open by linear bounds, on the ReLU inputs' bounds of now."""
+    images = open_.images
+    if images is None:
+        return
+
+    def bounds(now: Tensor) -> tuple[Tensor, Tensor]:
+        unproved = ~open_.proof.rows[open_.number[now]]
+        return open_.engine.margins(images.rows(now), unproved, iterations)
+
+    for now, (lower, proved) in open_.each(bounds):
+        open_.note(now, lower, proved)
+
+
+def _by_crown(open_: OpenImages) -> None:
+    """Bound the open margins by CROWN, on ReLU inputs bounded by CROWN."""
+    open_.improve(open_.engine.tightened)
+    _by_crown_ibp(open_)
+
+
+def _by_alpha_crown(open_: OpenImages) -> None:
+    """Bound the open margins by α-CROWN, on the bounds of ReLU inputs that CROWN left."""
+    _by_crown_ibp(open_, ALPHA_STEPS)
+
+
+def _by_branch_and_bound(open_: OpenImages) -> None:
+    """Prove or break images by branch and bound, the most hopeful ones first."""
+    engine, proof = open_.engine.as_dual(), open_.proof
+    budget = Budget.of(open_.time_limit, len(open_.group[open_.number].unique()))
+    hope = torch.where(proof.rows, torch.inf, proof.lower)[open_.number].min(dim=1).values
+    order = hope.argsort(descending=True)
+    open_.improve(engine.refined, order, budget.part(_REFINING_SHARE).deadline)
+    images, number = open_.images, open_.number
+    if images is None:
+        return
+    problem, row = (~proof.rows[number]).nonzero(as_tuple=True)
+    members = torch.arange(len(number), device=problem.device).unsqueeze(1)
+    problems = Problems(members, problem, row.unsqueeze(1))
+
+    def progress(left: int) -> None:
+        open_.announce(f"bab, {left} left")
+
+    outcome = in_less_memory(
+        engine, lambda: branch_and_bound(engine, images, problems, budget, progress=progress)
+    )
+    if outcome is None:
+        open_.missing[number] = True
+        return
+    # an image's share of the time is that of its domains
+    open_.effort = torch.zeros_like(open_.effort)
+    open_.effort[number] = outcome.bounded.double()
+    proof.rows[number[outcome.state == PROVED]] = True
+    for broken, u in outcome.u.items():
+        proof.attacked[number[broken]], proof.v[number[broken]] = True, u
+
+
+#: The stages, in the order in which they run. One more is one more row.
+_STAGES = (
+    Stage("ibp", 1, _by_ibp),
+    Stage("crown-ibp", 4, _by_crown_ibp),
+    Stage("crown", 8, _by_crown),
+    Stage("alpha-crown", 16, _by_alpha_crown),
+    Stage("bab", 16, _by_branch_and_bound),
+)
+#: Their names.
+STAGES = tuple(stage.name for stage in _STAGES)
+
+
+def stages_up_to(method: str) -> tuple[Stage, ...]:
+    """Return a stage and the cheaper ones: CROWN-IBP alone can be looser than IBP.
+
+    Args:
+        method: The name of the last stage.
+
+    Raises:
+        InputError: No stage has that name.
+    """
+    check_name(method, "method", STAGES)
+    return _STAGES[: STAGES.index(method) + 1]
