@@ -107,6 +107,12 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     return f"unknown {kind} '{name}'{guess} (known: {', '.join(known) or 'none'})"
 
 
+def require(holds: object, message: str, error: type[CitrusError] = InputError) -> None:
+    """Raise ``error`` with ``message`` unless ``holds``."""
+    if not holds:
+        raise error(message)
+
+
 def expect(
     holds: object,
     name: str,
@@ -115,8 +121,7 @@ def expect(
     error: type[CitrusError] = InputError,
 ) -> None:
     """Raise ``error`` unless ``holds``: "NAME is VALUE; expected EXPECTED"."""
-    if not holds:
-        raise error(f"{name} is {shown(value)}; expected {expected}")
+    require(holds, f"{name} is {shown(value)}; expected {expected}", error)
 
 
 def expect_known(
