@@ -121,7 +121,8 @@ def expect(
     error: type[CitrusError] = InputError,
 ) -> None:
     """Raise ``error`` unless ``holds``: "NAME is VALUE; expected EXPECTED"."""
-    require(holds, f"{name} is {shown(value)}; expected {expected}", error)
+    if not holds:
+        raise error(f"{name} is {shown(value)}; expected {expected}")
 
 
 def expect_known(
