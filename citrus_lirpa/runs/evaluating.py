@@ -126,13 +126,8 @@ def import_verdicts(folder: Path, network: Network, protocol: Protocol) -> dict[
         raise InputError(
             "--import-verdicts are of test images, as `export` writes them; leave out --held-out"
         )
-    x = torch.rand(8, *network.spec.shape)
     return vnnlib.import_verdicts(
-        folder,
-        dataset=network.spec.name,
-        eps=protocol.eps,
-        clip=protocol.clip,
-        model_outputs_match=lambda file: vnnlib.same_outputs(network.model, file, x),
+        folder, network.model, network.spec, eps=protocol.eps, clip=protocol.clip
     )
 
 

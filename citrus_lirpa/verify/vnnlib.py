@@ -11,13 +11,12 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..bounds.box import Box
 from ..bounds.checks import Range
@@ -26,11 +25,12 @@ from ..data.types import DatasetSpec, Split
 from ..errors import InputError
 from ..formats.atomic import write_text
 from ..formats.onnx import load_onnx, save_onnx
+from ..formats.vnnlib import enclosing_box, property_text
+from ..models import Shape
 
 FORMAT = "citrus-lirpa export 1"
 MODEL, INSTANCES, EXPORT, RESULTS = "model.onnx", "instances.csv", "export.json", "results.csv"
 
-_PLACES = Decimal("1e-12")  # far below the spacing of float32 pixels
 _CERTIFIED = ("unsat", "verified", "holds")
 _ATTACKED = ("sat", "falsified", "violated")
 _COLUMNS = {2: (0, 1), 4: (1, 2), 6: (2, 4)}  # row length: places of the property and the result
@@ -110,54 +110,6 @@ def _check_export(folder: Path, images: list[int], count: int, timeout: float) -
         raise InputError(f"images are numbers from 0 to {count - 1}: {problem}")
 
 
-def property_text(box: Box, label: int, classes: int) -> str:
-    """Write the robustness property of one image as VNN-LIB.
-
-    A counterexample ("sat") is an input in the box for which another logit is at least the
-    label's. Bounds are rounded outwards.
-
-    Args:
-        box: The inputs, (C, H, W); X_0, X_1, ... in that order.
-        label: The image's class.
-        classes: The number of logits Y_0, Y_1, ....
-
-    Returns:
-        The text of a VNN-LIB file.
-    """
-    lower, upper = (side.flatten().tolist() for side in box)
-    lines = [f"(declare-const X_{i} Real)" for i in range(len(lower))]
-    lines += [f"(declare-const Y_{j} Real)" for j in range(classes)]
-    for i, (low, high) in enumerate(zip(lower, upper, strict=True)):
-        lines.append(f"(assert (>= X_{i} {_decimal(low, ROUND_FLOOR)}))")
-        lines.append(f"(assert (<= X_{i} {_decimal(high, ROUND_CEILING)}))")
-    others = (c for c in range(classes) if c != label)
-    lines += ["(assert (or", *(f"    (and (>= Y_{c} Y_{label}))" for c in others), "))"]
-    return "\n".join(lines) + "\n"
-
-
-def enclosing_box(x: Tensor, eps: float, clip: Range | None) -> Box:
-    """Return boxes that contain the exact ones around ``x`` and those of ``Box.around``.
-
-    Args:
-        x: Images (N, C, H, W), float32.
-        eps: The radius, in pixels.
-        clip: The range of pixels, None for no limits.
-
-    Returns:
-        Boxes in float64.
-    """
-    rounded, exact = Box.around(x, eps, clip), Box.around(x.double(), eps, clip)
-    return Box(
-        torch.minimum(rounded.lower.double(), exact.lower),
-        torch.maximum(rounded.upper.double(), exact.upper),
-    )
-
-
-def _decimal(value: float, rounding: str) -> str:
-    """Write ``value`` with twelve decimal places; some parsers cannot read exponents."""
-    return format(Decimal(value).quantize(_PLACES, rounding=rounding), "f")
-
-
 def _property_name(image: int) -> str:
     return f"image_{image:05d}.vnnlib"
 
@@ -229,22 +181,16 @@ def read_verdicts(csv_path: Path, folder: Path) -> dict[int, str]:
 
 
 def import_verdicts(
-    folder: Path,
-    *,
-    dataset: str,
-    eps: float,
-    clip: Range | None,
-    model_outputs_match: Callable[[Path], bool],
+    folder: Path, model: nn.Module, spec: DatasetSpec, *, eps: float, clip: Range | None
 ) -> dict[int, str]:
     """Read the verdicts in an export, once it is known to ask what an evaluation asks.
 
     Args:
         folder: The export, with the verdicts in results.csv.
-        dataset: The data set of the evaluation.
+        model: The evaluated network, in eval mode, on the CPU.
+        spec: The data set of the evaluation.
         eps: Its radius.
         clip: Its range of pixels.
-        model_outputs_match: Returns whether the network in an ONNX file is the evaluated one,
-            such as ``same_outputs`` does.
 
     Returns:
         "certified", "attacked" or "undecided" by number of the test image; images without a row
@@ -255,16 +201,16 @@ def import_verdicts(
             clipping or model is not that of the evaluation; or as by ``read_verdicts``.
     """
     folder = Path(folder)
-    path, model = folder / EXPORT, folder / MODEL
+    path, exported = folder / EXPORT, folder / MODEL
     record = _read_json(path)
     images = record.get("images")
     if record.get("format") != FORMAT or not isinstance(images, list):
         raise InputError(f"{path} is no record of citrus-lirpa export ('{FORMAT}')")
-    _check_settings(path, record, {"dataset": dataset, "eps": eps, "clip": clip})
-    if not model.is_file() or _sha256(model) != record.get("model_sha256"):
-        raise InputError(f"{model} is not the file that was exported; export again")
-    if not model_outputs_match(model):
-        raise InputError(f"{model} is not the network to be evaluated; export that one")
+    _check_settings(path, record, {"dataset": spec.name, "eps": eps, "clip": clip})
+    if not exported.is_file() or _sha256(exported) != record.get("model_sha256"):
+        raise InputError(f"{exported} is not the file that was exported; export again")
+    if not _same_outputs(model, exported, spec.shape):
+        raise InputError(f"{exported} is not the network to be evaluated; export that one")
     verdicts = read_verdicts(folder / RESULTS, folder)
     if foreign := sorted(verdicts.keys() - set(images)):
         raise InputError(f"{folder / RESULTS}: image {foreign[0]} is not in {EXPORT}")
@@ -272,19 +218,11 @@ def import_verdicts(
 
 
 @torch.no_grad()
-def same_outputs(model: nn.Module, path: Path, x: Tensor) -> bool:
-    """Compare a network with that of an ONNX file.
-
-    Args:
-        model: A network on the CPU.
-        path: The ONNX file.
-        x: Images (N, C, H, W) on the CPU.
-
-    Returns:
-        Whether both give the same logits, up to float32 rounding.
-    """
-    other, shape = load_onnx(path)
-    if tuple(x.shape[1:]) != shape or (here := model(x)).shape != (there := other(x)).shape:
+def _same_outputs(model: nn.Module, path: Path, shape: Shape) -> bool:
+    """Return whether the network in ``path`` computes what ``model`` does, up to rounding."""
+    x = torch.rand(8, *shape)
+    other, other_shape = load_onnx(path)
+    if other_shape != shape or (here := model(x)).shape != (there := other(x)).shape:
         return False
     return bool((here - there).abs().max() <= 1e-5 * (1 + here.abs().max()))
 

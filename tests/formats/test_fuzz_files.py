@@ -258,10 +258,9 @@ def test_verdicts(cases, evaluated, tmp_path):
     rows = [f"{vnnlib.MODEL},{name},unsat,1.0" for name in names]
     files = [exported / vnnlib.RESULTS, exported / vnnlib.EXPORT]
     files[0].write_text("\n".join(rows))
-    settings = dict(dataset="digits", eps=0.1, clip=None, model_outputs_match=lambda _: True)
 
     def use_verdicts(_file) -> None:
-        found = vnnlib.import_verdicts(exported, **settings)
+        found = vnnlib.import_verdicts(exported, model, spec, eps=0.1, clip=None)
         assert set(found) <= {int(name[6:11]) for name in names}
         assert set(found.values()) <= {"certified", "attacked", "undecided"}
 
