@@ -1,4 +1,4 @@
-"""What a notebook shows: reprs that say something, data frames, plots on Axes, progress bars."""
+"""What a notebook shows: readable reprs, data frames, plots on Axes, progress bars."""
 
 import inspect
 import json
@@ -215,7 +215,7 @@ def test_compared_runs_on_new_and_given_figures():
     assert places[0] == places[1] and len(places[0]) >= 2  # labels are placed alike
 
 
-def test_what_cannot_be_drawn_is_said(uap):
+def test_what_cannot_be_drawn_is_refused(uap):
     with pytest.raises(InputError, match="no epoch to draw"):
         plots.draw_curves(History())
     with pytest.raises(InputError, match="1 Axes are given; expected two"):

@@ -1,7 +1,9 @@
 """Every public function under nonsense: a refusal of one line, or a right answer."""
 
 import functools
+import inspect
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -298,8 +300,6 @@ WRONG_OPTIONS = {
 @pytest.mark.parametrize("name", LOSSES)
 @sizes(6, 120)
 def test_losses(cases, name):
-    import inspect
-
     known = inspect.signature(LOSSES[name]).parameters
     own = [key for key in OPTIONS if key in known]
     good = {"net": NET, "x": X, "y": Y, "eps": SCALARS, "max_eps": once(some=0.1),
@@ -486,8 +486,6 @@ def test_wrapping(cases):
 
 
 def test_every_public_function_is_tried_here():
-    from pathlib import Path
-
     text = Path(__file__).read_text("utf-8")
     results = {"Certificates", "CitrusError", "Evaluation", "History", "LossTerms", "UapBounds",
                "UapResult"}  # fmt: skip
