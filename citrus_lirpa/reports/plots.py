@@ -59,10 +59,11 @@ def draw_curves(
     left, right = _pair(axes, CURVES)
     _draw_losses(left, records)
     _draw_shares(right, records)
+    whole = {"integer": True, "min_n_ticks": 1, "steps": [1, 2, 5, 10]}
     for panel in (left, right):
         panel.set_xlabel("epoch")
         panel.grid(color="0.9")
-        panel.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+        panel.xaxis.set_major_locator(MaxNLocator("auto", **whole))
     return left, right
 
 
