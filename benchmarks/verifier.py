@@ -22,7 +22,7 @@ import torch
 
 from citrus_lirpa import BoundedNet, data
 from citrus_lirpa.formats.onnx import load_onnx
-from citrus_lirpa.training.toml import parse_number
+from citrus_lirpa.formats.schema import parse_number
 from citrus_lirpa.verify import Evaluation, Protocol, evaluate
 
 

@@ -1,8 +1,10 @@
-"""An evaluation and the records of a training, made up."""
+"""An evaluation, its record and the records of a training, made up."""
+
+from typing import Any
 
 import torch
 
-from citrus_lirpa.verify import Certificates, Evaluation, Protocol, UapBounds
+from citrus_lirpa.verify import Certificates, Evaluation, EvaluationRecord, Protocol, UapBounds
 
 RECORDS = [
     {"epoch": 1, "step": 4, "eps": 0.0, "lr": 1e-3, "loss": 2.25, "regulariser": 0.5,
@@ -49,3 +51,10 @@ def made_up_evaluation() -> Evaluation:
         certificates=certificates, uap=uap, strongest=torch.full((1, 8, 8), 0.1),
         fooling_rate=2 / 6, predictions=(y, after), seconds=13.0,
     )  # fmt: skip
+
+
+def made_up_record(**changes: Any) -> dict[str, Any]:
+    """What the file of ``made_up_evaluation`` holds, but for ``changes``, without its groups."""
+    record = EvaluationRecord.of(made_up_evaluation(), data="digits").to_json()
+    del record["groups"]
+    return record | changes

@@ -16,9 +16,9 @@ from .. import distributed
 from ..bounds.box import PIXELS
 from ..data.datasets import DATASETS
 from ..errors import ConfigError, Terminated
+from ..formats.schema import parse_number
 from ..training.config import MAX_SEED
 from ..training.interrupts import Termination, terminations
-from ..training.toml import parse_number
 from ..verify import RELATIONAL, SOLVERS, STAGES, Protocol
 
 Command = Callable[..., Any]

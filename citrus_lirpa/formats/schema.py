@@ -1,8 +1,8 @@
 """Values from outside, checked by their types: what is wrong becomes one line with its key.
 
-TOML tables and JSON records are classes declared with :func:`checked`; the options of registered
-functions are checked against their signatures by :func:`options`. pydantic does the checking,
-and never turns one kind of value into another behind the user's back.
+Tables that people write are classes declared with :func:`checked`; records in files are plain
+dataclasses that :func:`read` makes; :func:`options` checks the options of registered functions
+against their signatures. pydantic compares the types, and coerces no value to another type.
 """
 
 from __future__ import annotations
@@ -76,20 +76,19 @@ NonNegativeFraction = Annotated[Number, Field(ge=0), BeforeValidator(_from_text)
 _OPTIONS = {bool: Flag, str: Text, int: Whole, float: Fraction}
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=False)
-def checked(table: str = "", *, strangers: bool = False) -> Callable[[type[T]], type[T]]:
+@dataclass_transform(frozen_default=True)
+def checked(table: str) -> Callable[[type[T]], type[T]]:
     """Make a frozen dataclass whose values are checked by their types whenever one is made.
 
-    A ``__post_init__`` checks what types cannot say; it raises ConfigError. Tables inside a table
-    are checked classes too, and lists become tuples.
+    Lists become tuples, and unknown keys are refused. A ``__post_init__`` checks what types
+    cannot say, and raises ConfigError.
 
     Args:
         table: Name that stands in front of the keys in messages.
-        strangers: Whether keys that the class does not know are passed over, not refused.
     """
 
     def decorate(kind: type[T]) -> type[T]:
-        config = ConfigDict(extra="ignore" if strangers else "forbid")
+        config = ConfigDict(extra="forbid")
         made: Any = pydantic_dataclasses.dataclass(frozen=True, config=config)(kind)
         check = made.__init__
 
@@ -146,15 +145,15 @@ def knows(registry: Mapping[str, Any], name: object) -> bool:
 
 
 def read(kind: type[T], values: Mapping[str, Any], file: Path, remedy: str) -> T:
-    """Make a checked class of the values of a file.
+    """Make a dataclass of the values of a file; keys that it does not know are passed over.
 
     Raises:
         CheckpointError: A value is missing or wrong; the ``remedy`` ends the line.
     """
     try:
-        return kind(**values)
-    except ConfigError as error:
-        raise CheckpointError(f"{file}: {error}; {remedy}") from None
+        return _reader(kind).validate_python(values)
+    except ValidationError as error:
+        raise CheckpointError(f"{file}: {_reworded(error)}; {remedy}") from None
 
 
 def read_text(file: Path, remedy: str) -> str:
@@ -188,6 +187,9 @@ def parse(text: str, parser: Callable[[str], Any], file: Path, remedy: str) -> d
     if not isinstance(values, dict):
         raise CheckpointError(f"{file} holds {values!r:.40}; expected a table; {remedy}")
     return values
+
+
+_reader: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 # -- options --------------------------------------------------------------------------
@@ -237,17 +239,23 @@ _EXPECTED = {
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 
 
-def _reworded(error: ValidationError, table: str, whole: str, known: Iterable[str]) -> str:
-    """The first mistake in one line: an unknown key goes first, then a missing one."""
+def _reworded(
+    error: ValidationError, table: str = "", whole: str = "", known: Iterable[str] = ()
+) -> str:
+    """The first mistake in one line; unknown keys go before missing ones, and those before others.
+
+    table: stands in front of keys; whole, known: what an unknown key is no key of, and its keys.
+    """
     mistakes = error.errors(include_url=False)
     mistake = min(mistakes, key=lambda m: (m["type"] not in _UNKNOWN, m["type"] != "missing"))
-    kind, context = mistake["type"], mistake.get("ctx", {})
-    key = ".".join(map(str, (table, *mistake["loc"]) if table else mistake["loc"]))
+    kind, place, context = mistake["type"], mistake["loc"], mistake.get("ctx", {})
+    key = ".".join(map(str, (table, *place) if table else place))
     if kind in _UNKNOWN:
-        return unknown(f"key in {whole}", mistake["loc"][-1], known)
+        return unknown(f"key in {whole}", place[-1], known)
     if kind == "missing":
-        return f"{key} is missing"
+        return f"{key} is missing; give it in [{table}]" if table else f"{key} is missing"
     if "error" in context:
-        return f"{key}: {context['error']}" if mistake["loc"] else str(context["error"])
-    expected = _EXPECTED.get(kind, mistake["msg"]).format_map(context)
+        return f"{key}: {context['error']}" if place else str(context["error"])
+    other = mistake["msg"].removeprefix("Input should be ")
+    expected = _EXPECTED[kind].format_map(context) if kind in _EXPECTED else other
     return f"{key} is {mistake['input']!r:.40}; expected {expected}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, InputError, unknown
-from ..formats.records import Record, read_text
+from ..formats import schema
+from ..formats.schema import Word
 from ..losses import TRAINING_METHODS
 from ..runs.folder import RunFolder
+from ..training.epochs import read_epochs
 from ..training.toml import parse_toml
-from ..verify import STAGES
+from ..verify import STAGES, EvaluationRecord
 from .tables import clipping, count_images, percent, radius, table
 
 _RESTORE = "restore the file, or train again"
@@ -109,36 +110,63 @@ def _read_run(folder: Path, name: str, stage: str | None) -> Run:
     )
 
 
-def run_of(name: str, training: tuple[str, str], seconds: float | None, record: Record) -> Run:
-    """An evaluation's ``record`` as a run: ``training`` is the method and its source."""
-    *_, last = record.entry("certified_accuracy", expected="a table")
-    share = "a share from 0 to 1"
+def run_of(
+    name: str, training: tuple[str, str], seconds: float | None, record: EvaluationRecord
+) -> Run:
+    """Make a run of the ``record`` of its evaluation.
+
+    Args:
+        name: Name of the run.
+        training: Training method and its source.
+        seconds: Time of the training.
+        record: The evaluation.
+    """
     return Run(
         run=name,
         method=training[0],
         source=training[1],
-        setting=read_setting(record),
-        standard_accuracy=record.entry("standard_accuracy", expected=share),
-        certified_accuracy=record.entry("certified_accuracy", last, expected=share),
-        certified_uap_accuracy=record.entry("uap_accuracy", "certified", expected=share),
-        attacked_uap_accuracy=record.entry("uap_accuracy", "attacked", expected=share),
+        setting=Setting(
+            record.data,
+            record.eps,
+            record.images,
+            record.group_size,
+            record.clip,
+            record.held_out,
+        ),
+        standard_accuracy=record.standard_accuracy,
+        certified_accuracy=record.certified_accuracy[record.strongest_stage],
+        certified_uap_accuracy=record.uap_accuracy.certified,
+        attacked_uap_accuracy=record.uap_accuracy.attacked,
         training_seconds=seconds,
-        stage=record.entry("method", expected="a word"),
-        relational=record.entry("relational", expected="a word"),
-        time_limit=record.entry("time_limit", expected="a number >= 0"),
+        stage=record.method,
+        relational=record.relational,
+        time_limit=record.time_limit,
     )
+
+
+@dataclass(frozen=True)
+class _Loss:
+    name: Word
+    method: Word = "ibp"
+
+
+@dataclass(frozen=True)
+class _Training:
+    loss: _Loss
 
 
 def training_method(folder: Path) -> tuple[str, str]:
-    """Name in papers, and source, of a run folder."""
+    """Return the name in papers, and the source, of the training of a run folder."""
+    tables = read_config(folder)
+    schema.read(_Training, tables, RunFolder(folder).config, _RESTORE)
+    return name_in_papers(tables["loss"])
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the tables of the configuration of a run folder."""
     file = RunFolder(folder).config
-    config = Record.parse(
-        read_text(file, _RESTORE), lambda text: parse_toml(text, "it"), file, _RESTORE
-    )
-    if config.entry("loss", "name", expected="a word") == "ibp":
-        if "method" in config.values["loss"]:
-            config.entry("loss", "method", expected="a word")
-    return name_in_papers(config.values["loss"])
+    text = schema.read_text(file, _RESTORE)
+    return schema.parse(text, lambda text: parse_toml(text, "it"), file, _RESTORE)
 
 
 def name_in_papers(loss: Mapping[str, Any]) -> tuple[str, str]:
@@ -154,20 +182,12 @@ def name_in_papers(loss: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def training_seconds(folder: Path) -> float:
-    return sum(epoch.entry("seconds", expected="a number >= 0") for epoch in read_epochs(folder))
+    """Return the time of a training."""
+    return sum(epoch.seconds for epoch in read_epochs(folder))
 
 
-def read_epochs(folder: Path) -> list[Record]:
-    """What training wrote of each epoch. CheckpointError where it is missing or damaged."""
-    file = RunFolder(folder).metrics
-    lines = [line for line in read_text(file, _RESTORE).splitlines() if line.strip()]
-    if not lines:
-        raise CheckpointError(f"{file} is empty; expected a line for each epoch; {_RESTORE}")
-    return [Record.parse(line, json.loads, file, _RESTORE) for line in lines]
-
-
-def read_evaluation(folder: Path, stage: str | None) -> Record:
-    """The evaluation by ``stage``, or by the strongest stage that there is one of."""
+def read_evaluation(folder: Path, stage: str | None) -> EvaluationRecord:
+    """Read the evaluation by ``stage``, or by the strongest stage that there is one of."""
     found = RunFolder(folder).evaluated()
     chosen = stage or (found[-1] if found else None)
     option = f" --method {chosen}" if chosen else ""
@@ -176,25 +196,7 @@ def read_evaluation(folder: Path, stage: str | None) -> Record:
         missing = f"evaluation by {chosen}" if found else "evaluation"
         there = f"only by {', '.join(found)}" if found else "no eval-METHOD.json"
         raise CheckpointError(f"{folder} has no {missing}, {there}; {remedy}")
-    file = RunFolder(folder).evaluation(chosen).record
-    return Record.parse(read_text(file, remedy), json.loads, file, remedy)
-
-
-def read_setting(record: Record) -> Setting:
-    clip = record.entry("clip", expected="null or a range [low, high]")
-    return Setting(
-        data=record.entry("data", expected="a word"),
-        eps=record.entry("eps", expected="a number >= 0"),
-        images=record.entry("images", expected="a whole number > 0"),
-        group_size=record.entry("group_size", expected="a whole number > 0"),
-        clip=None if clip is None else tuple(clip),
-        held_out=_held_out(record),
-    )
-
-
-def _held_out(record: Record) -> bool:
-    known = "held_out" in record.values  # earlier versions did not write it
-    return known and record.entry("held_out", expected="true or false")
+    return EvaluationRecord.load(RunFolder(folder).evaluation(chosen).record, remedy)
 
 
 # -- comparing ------------------------------------------------------------------------

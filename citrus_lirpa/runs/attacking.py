@@ -16,7 +16,7 @@ from ..data import centre_crop, load
 from ..data.types import Split
 from ..formats import tensors
 from ..verify import fingerprint, fingerprint_of_images
-from ..verify.resume import identity
+from ..verify.identity import identity
 from . import perturbations
 from .folder import Outcome, RunFolder
 from .networks import Network

@@ -14,8 +14,17 @@ from .. import distributed
 from ..data.types import Split
 from ..errors import InputError, Interrupted, Terminated
 from ..training.interrupts import Termination
-from ..verify import Protocol, Saved, evaluate, fingerprint, fingerprint_of_images, vnnlib
-from ..verify.resume import identity, is_saved
+from ..verify import (
+    EvaluationRecord,
+    Protocol,
+    Saved,
+    evaluate,
+    fingerprint,
+    fingerprint_of_images,
+    vnnlib,
+)
+from ..verify.identity import identity
+from ..verify.resume import is_saved
 from . import perturbations
 from .folder import Outcome, ResultFiles, RunFolder
 from .networks import Network
@@ -92,14 +101,14 @@ def evaluate_run(
             )
         if not distributed.leads():
             return None
-        record = {
-            "run": network.name,
-            "data": network.spec.name,
-            **result.record(),
-            "weights": settings["weights"],
-            "imported": len(settings["imported"]),
-            "identity": identity(settings),
-        }
+        record = EvaluationRecord.of(
+            result,
+            run=network.name,
+            data=network.spec.name,
+            weights=settings["weights"],
+            imported=len(settings["imported"]),
+            identity=identity(settings),
+        ).to_json()
         observer.on_result(result)
         files.write_record(record)
         observer.draw(result, files)

@@ -16,7 +16,8 @@ from ..formats.locks import is_vacant, locked
 from ..training import checkpoint
 from ..training.config import RunConfig, resolve
 from ..verify import STAGES
-from ..verify.resume import is_saved, results_of
+from ..verify.identity import results_of
+from ..verify.resume import is_saved
 from .observer import Observer
 
 CONFIG_FILE, CURVES_FILE = "config.toml", "curves.png"

@@ -17,17 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, InputError, unknown
-from ..losses import LOSSES
-from ..models import MODELS
-from ..training.config import RunConfig, resolve
-from ..training.toml import options_of, parse_override, parse_toml
+from ..formats.schema import options_of
+from ..training.config import REGISTRIES, RunConfig, resolve
+from ..training.toml import parse_override, parse_toml
 from ..verify import Protocol
 from .networks import FORMATS
 
 #: Keys that do not have the form TABLE.KEY.
 SPECIAL = ("preset", "method")
 _TABLES = ("set", "grid", "eval")
-_REGISTRIES: dict[str, Mapping[str, Any]] = {"model": MODELS, "loss": LOSSES}
 _LONGEST_NAME = 120
 
 Choice = Mapping[str, Any]  # the values of preset, method and TABLE.KEY
@@ -239,11 +237,11 @@ def _written(value: Any) -> str:
 
 def _options(choice: Choice) -> dict[str, set[str]]:
     """Return the options of the run's model and loss."""
-    names = (*SPECIAL, *(f"{table}.name" for table in _REGISTRIES))
+    names = (*SPECIAL, *(f"{table}.name" for table in REGISTRIES))
     config = _config({key: choice[key] for key in names if key in choice})
     return {
         table: {"name", *options_of(registry[getattr(config, table)["name"]])}
-        for table, registry in _REGISTRIES.items()
+        for table, registry in REGISTRIES.items()
     }
 
 

@@ -16,8 +16,8 @@ from ..errors import CheckpointError, InputError
 from ..training import checkpoint
 from ..training.batches import check_batches, training_part
 from ..training.config import make_loss
-from ..verify import Protocol, fingerprint
-from .folder import RunFolder
+from ..verify import EvaluationRecord, Protocol, fingerprint
+from .folder import ResultFiles, RunFolder
 from .jobs import Job, Step
 from .sweep import Run
 
@@ -86,15 +86,40 @@ class Work:
         return [*self.run.arguments(), "--out", str(self.folder), *self.shared]
 
     def _eval_arguments(self) -> list[str]:
-        resume = ["--resume"] if self._of_this_evaluation(self._partial()) else []
+        resume = ["--resume"] if self._begun() else []
         return [str(self.folder), *self.eval_arguments, *resume, *self.shared]
 
     def _evaluated(self) -> bool:
-        record = RunFolder(self.folder).evaluation(self.protocol.method).record
-        return self._of_this_evaluation(record) and not self._of_this_evaluation(self._partial())
+        """Return whether there are results of this evaluation, and no unfinished one."""
+        try:
+            record = EvaluationRecord.load(self._files().record, "")
+        except CheckpointError:  # absent or damaged: it is evaluated again
+            return False
+        settings = asdict(self.protocol) | {"images": self.protocol.images(self._available())}
+        del settings["limit"]  # which a record has as its number of images
+        same = all(getattr(record, key) == value for key, value in settings.items())
+        return same and not record.imported and self._is_of(record.weights) and not self._begun()
 
-    def _partial(self) -> Path:
-        return RunFolder(self.folder).evaluation(self.protocol.method).partial / "settings.json"
+    def _begun(self) -> bool:
+        """Return whether this evaluation was begun and is to be continued."""
+        try:
+            found = dict(json.loads((self._files().partial / "settings.json").read_text("utf-8")))
+        except (OSError, TypeError, ValueError):
+            return False
+        settings = json.loads(json.dumps(asdict(self.protocol)))
+        same = all(found.get(key) == value for key, value in settings.items())
+        return same and not found.get("imported") and self._is_of(found.get("weights"))
+
+    def _files(self) -> ResultFiles:
+        return RunFolder(self.folder).evaluation(self.protocol.method)
+
+    def _is_of(self, weights: str | None) -> bool:
+        """Return whether ``weights`` identify the network as it is trained now."""
+        try:
+            model, _, _ = checkpoint.load_model(self.folder)
+        except CheckpointError:  # absent or damaged: it is trained again
+            return False
+        return weights == fingerprint(model)
 
     def _available(self) -> int:
         """Return the number of images that can be evaluated."""
@@ -102,29 +127,6 @@ class Work:
         if self.protocol.held_out:
             return config.data.held_out
         return _test_images(config.data.name, self.source)
-
-    def _of_this_evaluation(self, file: Path) -> bool:
-        """Return whether ``file`` is of this protocol and of the network as it is trained now.
-
-        It is a record of ``eval`` or the header of an unfinished evaluation; one with another
-        verifier's verdicts does not count.
-        """
-        try:
-            found = dict(json.loads(file.read_text("utf-8")))
-        except (OSError, TypeError, ValueError):
-            return False
-        settings = json.loads(json.dumps(asdict(self.protocol)))
-        if "images" in found:  # a finished evaluation states it instead of its limit
-            del settings["limit"]
-            settings["images"] = self.protocol.images(self._available())
-            found = {"held_out": False, **found}  # which records of earlier versions lack
-        if found.get("imported") or any(found.get(key) != settings[key] for key in settings):
-            return False
-        try:
-            model, _, _ = checkpoint.load_model(self.folder)
-        except CheckpointError:  # absent or damaged: it is trained again
-            return False
-        return found.get("weights") == fingerprint(model)
 
 
 def plan(

@@ -9,44 +9,62 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tomli_w
+from pydantic import Field
 
 from ..bounds.precision import PRECISIONS
 from ..data.datasets import DATASETS
 from ..errors import ConfigError, unknown
+from ..formats.schema import (
+    Count,
+    Flag,
+    Fraction,
+    NonNegativeFraction,
+    PositiveFraction,
+    Size,
+    Text,
+    Whole,
+    checked,
+    knows,
+    options,
+    options_of,
+)
 from ..losses import LOSSES, Loss
 from ..models import MODELS
 from .schedules import SCHEDULES
-from .toml import knows, options_of, parse_override, parse_toml, to_dataclass, to_options
+from .toml import parse_override, parse_toml
 
 INITIALISATIONS = ("shi", "default")
-#: Larger ones overflow where they are mixed with the step.
+#: Larger seeds overflow where they are mixed with the step.
 MAX_SEED = 2**32 - 1
 
 
-@dataclass(frozen=True)
+@checked("data")
 class DataConfig:
-    """name: of the data set; crop: side to crop to, 0 for none; pad: edge pixels around an
-    image before a random crop to its size, -1 for what the data set has; held_out: keep the
-    last so many training images from training, for ``eval --held-out``; limit: of the
-    others, use only the first so many, 0 for all."""
+    """The data set and the part of it to train on.
 
-    name: str
-    crop: int = 0
-    pad: int = -1
-    held_out: int = 0
-    limit: int = 0
+    Args:
+        name: Name of the data set.
+        crop: Side to crop the images to, 0 for none.
+        pad: Edge pixels around an image before a random crop to its size, -1 for as many as the
+            data set asks for.
+        held_out: Number of training images, the last ones, that are kept from training for
+            ``eval --held-out``.
+        limit: Number of the other images to use, the first ones, 0 for all.
+    """
+
+    name: Text
+    crop: Count = 0
+    pad: Annotated[Whole, Field(ge=-1)] = -1
+    held_out: Count = 0
+    limit: Count = 0
 
     def __post_init__(self) -> None:
-        for key in ("crop", "held_out", "limit"):
-            if getattr(self, key) < 0:
-                raise ConfigError(f"data.{key} is {getattr(self, key)}; expected a number >= 0")
-        if self.pad < -1:
-            raise ConfigError(f"data.pad is {self.pad}; expected pixels >= 0, or -1")
         if self.crop and self.pad > 0:
             raise ConfigError(
                 f"data.crop is {self.crop} and data.pad {self.pad}; crops are taken of images "
@@ -54,57 +72,55 @@ class DataConfig:
             )
 
 
-@dataclass(frozen=True)
+@checked("train")
 class TrainConfig:
     """How to train. Epochs are counted from 1 and may be fractions in the schedules.
 
-    eps: ε in pixels, which the network is judged by; eps_factor: training ends with
-    eps_factor·ε; milestones: epochs after which the learning rate is multiplied by lr_factor;
-    ramp_start, ramp_length: first epoch and length of the ε ramp; l1: weight of Σ|w|; shi: λ₀
-    of Shi et al.'s regularisers; grad_clip: largest gradient norm; init_from: a run or
-    checkpoint whose weights to begin with; precise_bn: recompute BatchNorm statistics over the
-    training set at the end; threads: CPU threads, 0 to choose by the model; precision: one of
-    ``PRECISIONS``; compile: whether torch.compile makes the kernels.
+    Args:
+        eps: ε that the network is judged by, in pixels.
+        epochs: Length of the training.
+        batch_size: Images in a step.
+        lr: Learning rate of Adam.
+        lr_factor: Factor of the learning rate after each milestone.
+        milestones: Epochs after which the learning rate is multiplied by ``lr_factor``.
+        schedule: Shape of the ε ramp, one of ``SCHEDULES``.
+        ramp_start: First epoch of the ε ramp.
+        ramp_length: Epochs that the ε ramp lasts.
+        l1: Weight of Σ|w|.
+        shi: λ₀ of the regularisers of Shi et al. 2021.
+        grad_clip: Largest norm of a gradient.
+        eps_factor: Training ends with ``eps_factor``·ε.
+        init_from: A run or checkpoint whose weights to begin with, empty for none.
+        initialisation: One of ``INITIALISATIONS``.
+        precise_bn: Whether to recompute the BatchNorm statistics over the training set at the end.
+        seed: Seed of everything random.
+        threads: CPU threads, 0 to choose by the model.
+        precision: One of ``PRECISIONS``.
+        compile: Whether torch.compile makes the kernels.
     """
 
-    eps: float
-    epochs: int
-    batch_size: int = 256
-    lr: float = 5e-4
-    lr_factor: float = 0.2
-    milestones: tuple[float, ...] = ()
-    schedule: str = "smoothed"
-    ramp_start: float = 1.0
-    ramp_length: float = 0.0
-    l1: float = 0.0
-    shi: float = 0.5
-    grad_clip: float = 10.0
-    eps_factor: float = 1.0
-    init_from: str = ""
-    initialisation: str = "shi"
-    precise_bn: bool = False
-    seed: int = 0
-    threads: int = 0
-    precision: str = "float32"
-    compile: bool = False
+    eps: Fraction
+    epochs: Size
+    batch_size: Size = 256
+    lr: PositiveFraction = 5e-4
+    lr_factor: PositiveFraction = 0.2
+    milestones: tuple[Fraction, ...] = ()
+    schedule: Text = "smoothed"
+    ramp_start: Fraction = 1.0
+    ramp_length: NonNegativeFraction = 0.0
+    l1: NonNegativeFraction = 0.0
+    shi: NonNegativeFraction = 0.5
+    grad_clip: PositiveFraction = 10.0
+    eps_factor: PositiveFraction = 1.0
+    init_from: Text = ""
+    initialisation: Text = "shi"
+    precise_bn: Flag = False
+    seed: Annotated[Count, Field(le=MAX_SEED)] = 0
+    threads: Count = 0
+    precision: Text = "float32"
+    compile: Flag = False
 
     def __post_init__(self) -> None:
-        positive = {
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "lr": self.lr,
-            "lr_factor": self.lr_factor,
-            "grad_clip": self.grad_clip,
-            "eps_factor": self.eps_factor,
-        }
-        for key, value in positive.items():
-            if not value > 0:
-                raise ConfigError(f"train.{key} is {value}; expected a number > 0")
-        for key in ("ramp_length", "l1", "shi", "threads", "seed"):
-            if not getattr(self, key) >= 0:
-                raise ConfigError(f"train.{key} is {getattr(self, key)}; expected a number >= 0")
-        if self.seed > MAX_SEED:
-            raise ConfigError(f"train.seed is {self.seed}; expected at most {MAX_SEED}")
         if not 0 <= self.eps <= 1:
             raise ConfigError(
                 f"train.eps is {self.eps}; expected 0 to 1, in pixels (8 grey levels are 8/255)"
@@ -147,7 +163,8 @@ class RunConfig:
 #: Rescaled epochs are rounded.
 _ROUNDING = 0.01
 
-_REGISTRIES: dict[str, Mapping[str, Any]] = {"model": MODELS, "loss": LOSSES}
+#: The functions that a table's ``name`` chooses from.
+REGISTRIES: dict[str, Mapping[str, Any]] = {"model": MODELS, "loss": LOSSES}
 
 #: What ``--mode`` sets: the batch (large keeps the preset's) and, for losses that pair, how.
 MODES = {
@@ -178,12 +195,22 @@ def resolve(
     """A complete configuration from a preset or TOML file, a method, a mode and overrides.
 
     A preset is completed by its recipe for the method: ``method``, else that of the loss named
-    in the overrides, else the file's, else CITRUS. A file may build on a ``preset`` and a
-    ``method``, and what it says itself goes before both; only a ``method`` given here replaces
-    what a file without a preset says, and in any file its loss.
+    in the overrides, else that of the file, else CITRUS. A file may build on a ``preset`` and a
+    ``method``, and its own values go before both; only a ``method`` given here replaces what a
+    file without a preset says, and the loss of any file.
     Where ``train.epochs`` is overridden, milestones and ramp keep their place as shares of the
-    training, those aside that are overridden too. Raises ConfigError, naming the key and its
-    nearest match, and InputError for a value that its loss or model refuses.
+    training, except for those that are overridden too.
+
+    Args:
+        preset: Name of a preset, instead of a ``file``.
+        file: A TOML file, instead of a ``preset``.
+        method: Name of a training method.
+        mode: "paper" or "large": the batch and, for losses that pair images, how they pair them.
+        overrides: Values as ``table.key=value``, which go before everything else.
+
+    Raises:
+        ConfigError: A key or a name is unknown, or a value is malformed.
+        InputError: A loss or model refuses a value.
     """
     if (preset is None) == (file is None):
         raise ConfigError(
@@ -195,22 +222,13 @@ def resolve(
     changes = dict(parse_override(text) for text in overrides)
     file = None if file is None else Path(file)
     tables = _layered(preset, file, method, changes.get("loss.name"))
+    before = tables.get("train", {}).get("epochs")
     if mode is not None:
-        changes = {
-            **_mode(mode, changes.get("loss.name", tables.get("loss", {}).get("name"))),
-            **changes,
-        }
-    epochs_before = tables.get("train", {}).get("epochs")
-    for key, value in changes.items():
-        table, _, field = key.partition(".")
-        if field == "name" and table in _REGISTRIES:
-            tables = _merged(tables, {table: {"name": value}})
-    for key, value in changes.items():
-        table, _, field = key.partition(".")
-        tables.setdefault(table, {})[field] = value
-    config = _resolved(tables)
-    if "train.epochs" in changes and isinstance(epochs_before, int):
-        scaled = _rescaled(config.train, config.train.epochs / epochs_before)
+        loss = changes.get("loss.name", tables.get("loss", {}).get("name"))
+        changes = {**_mode(mode, loss), **changes}
+    config = _resolved(_stacked(tables, _nested(changes)))
+    if "train.epochs" in changes and isinstance(before, int) and before > 0:
+        scaled = _rescaled(config.train, config.train.epochs / before)
         kept = {key: value for key, value in scaled.items() if f"train.{key}" not in changes}
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, **kept))
     _check_schedule(config.train)
@@ -223,68 +241,77 @@ def make_loss(loss: Mapping[str, Any], train: TrainConfig) -> Loss:
     return LOSSES[loss["name"]](train.max_eps, **options)
 
 
-# -- reading ------------------------------------------------------------------------
+# -- layers of tables ---------------------------------------------------------------
+
+Tables = dict[str, dict[str, Any]]
 
 
-def _layered(
-    preset: str | None, file: Path | None, method: str | None, loss: object
-) -> dict[str, Any]:
+def _layered(preset: str | None, file: Path | None, method: str | None, loss: object) -> Tables:
     """What preset, method and file say, before any override; ``loss``: the overrides' name."""
-    own = {} if file is None else _file(file)
-    preset, said = own.pop("preset", preset), own.pop("method", None)
-    own = _tables(own)
-    if preset is None:
-        tables = own if said is None else _merged(_own_recipe(said, own, {}), own)
-        return tables if method is None else _merged(tables, _recipe(method, {}))
-    base = _preset(preset)
-    recipes = base.pop("methods")
-    recipe = _own_recipe(said, own, recipes)
-    if method is not None or loss is not None:
-        name = recipe["loss"]["name"]
-        recipe = _recipe(method, recipes) if method is not None else _of_loss(loss, recipes)
-        options = {**own.get("loss", {}), "name": name}
-        own = {**own, "loss": _renamed(options, recipe["loss"]["name"], LOSSES)}
-    return _merged(_merged(base, recipe), own)
-
-
-def _own_recipe(said: object, own: dict[str, Any], recipes: dict[str, Any]) -> dict[str, Any]:
-    """Tables of the method that a file is about: as it says, of the loss it names, or CITRUS."""
-    name = own.get("loss", {}).get("name")
-    if said is None:
-        return _of_loss("citrus" if name is None else name, recipes)
-    recipe = _recipe(said, recipes)
-    if name not in (None, recipe["loss"]["name"]):
+    own: dict[str, Any] = {} if file is None else _file(file)
+    preset, own_method = own.pop("preset", preset), own.pop("method", None)
+    _check_tables(own)
+    base = {} if preset is None else _preset(preset)
+    recipes = base.pop("methods", {})
+    own_loss = own.get("loss", {}).get("name")
+    recipe = _recipe(own_method, "citrus" if own_loss is None else own_loss, recipes)
+    name = recipe["loss"]["name"]
+    if own_method is not None and own_loss not in (None, name):
         raise ConfigError(
-            f"the file names the method '{said}', but loss.name '{name}'; give one of the two"
+            f"the file names the method '{own_method}', but loss.name '{own_loss}'; give one of "
+            "the two"
         )
-    return recipe
+    if preset is None:
+        below = {} if own_method is None else recipe
+        return _stacked(below, own, {} if method is None else _recipe(method, None, recipes))
+    if method is not None or loss is not None:
+        recipe = _recipe(method, loss, recipes)
+        # another loss loses the file's options that are not its own
+        own = _stacked({"loss": {"name": name}}, own, {"loss": {"name": recipe["loss"]["name"]}})
+    return _stacked(base, recipe, own)
 
 
-def _of_loss(name: object, recipes: dict[str, Any]) -> dict[str, Any]:
-    if not knows(LOSSES, name):
-        raise ConfigError(unknown("loss.name", name, LOSSES))
-    return _recipe(name, recipes)
+def _recipe(method: object, loss: object, recipes: dict[str, Any]) -> Tables:
+    """Tables of a method, or of the one named like a loss: those of every setting, then those
+    of the preset."""
+    if method is None and not knows(LOSSES, loss):
+        raise ConfigError(unknown("loss.name", loss, LOSSES))
+    name: Any = loss if method is None else method
+    if name not in methods():
+        raise ConfigError(unknown("method", name, methods()))
+    everywhere = _package_toml("methods.toml").get(name, {})
+    return _stacked({"loss": {"name": name}}, everywhere, recipes.get(name, {}))
 
 
-def _recipe(method: object, recipes: dict[str, Any]) -> dict[str, Any]:
-    """Tables of a method: what holds for it everywhere, then what the preset says."""
-    if method not in methods():
-        raise ConfigError(unknown("method", method, methods()))
-    general = _package_toml("methods.toml").get(method, {})
-    loss = {"loss": {"name": method}}
-    return _merged(_merged(loss, general), recipes.get(method, {}))
+def _stacked(*layers: Tables) -> Tables:
+    """The tables of all layers, where later values go before earlier ones."""
+    return reduce(_merged, layers, {})
 
 
-def _merged(tables: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """``tables`` with the values of ``more``; another ``name`` loses the options that are not
-    its own."""
+def _merged(tables: Tables, more: Tables) -> Tables:
+    """``tables`` with the values of ``more``; a new ``name`` drops the options that only the
+    function of the old name knows. Those that neither knows stay, to be refused."""
     merged = {table: dict(values) for table, values in tables.items()}
     for table, values in more.items():
-        base = merged.get(table, {})
-        if table in _REGISTRIES and "name" in values:
-            base = _renamed(base, values["name"], _REGISTRIES[table])
+        base, registry = merged.get(table, {}), REGISTRIES.get(table, {})
+        old: Any = base.get("name")
+        new: Any = values.get("name")
+        if knows(registry, old) and knows(registry, new):
+            dropped = options_of(registry[old]).keys() - options_of(registry[new]).keys()
+            base = {key: value for key, value in base.items() if key not in dropped}
         merged[table] = {**base, **values}
     return merged
+
+
+def _nested(changes: Mapping[str, Any]) -> Tables:
+    tables: Tables = {}
+    for key, value in changes.items():
+        table, _, field = key.partition(".")
+        tables.setdefault(table, {})[field] = value
+    return tables
+
+
+# -- reading ------------------------------------------------------------------------
 
 
 def _preset(name: object) -> dict[str, Any]:
@@ -309,18 +336,6 @@ def _mode(mode: str, loss: Any) -> dict[str, Any]:
         raise ConfigError(unknown("mode", mode, MODES))
     pairs = knows(LOSSES, loss) and "pairing" in options_of(LOSSES[loss])
     return {k: v for k, v in MODES[mode].items() if pairs or not k.startswith("loss.")}
-
-
-def _renamed(table: dict[str, Any], name: Any, registry: Mapping[str, Any]) -> dict[str, Any]:
-    """``table`` without the options of the function it names that ``name`` does not know.
-
-    What neither of them knows stays, to be refused."""
-    earlier: Any = table.get("name")
-    if name == earlier or not knows(registry, name):
-        return table
-    left = set(options_of(registry[earlier])) if knows(registry, earlier) else set()
-    left -= set(options_of(registry[name]))
-    return {k: v for k, v in table.items() if k not in ("name", *left)}
 
 
 def _check_schedule(train: TrainConfig) -> None:
@@ -348,26 +363,32 @@ def _rescaled(train: TrainConfig, share: float) -> dict[str, Any]:
 # -- checking -----------------------------------------------------------------------
 
 
-def _tables(tables: dict[str, Any]) -> dict[str, Any]:
-    """``tables`` itself, once each of them is known and a table."""
+def _check_tables(tables: dict[str, Any]) -> None:
     known = [field.name for field in dataclasses.fields(RunConfig)]
     for table, values in tables.items():
         if table not in known:
             raise ConfigError(unknown("table", table, known))
         if not isinstance(values, dict):
             raise ConfigError(f"'{table}' is not a table; write [{table}]")
-    return tables
 
 
 def _resolved(tables: dict[str, Any]) -> RunConfig:
-    tables = _tables(tables)
+    _check_tables(tables)
     config = RunConfig(
-        data=to_dataclass(DataConfig, tables.get("data", {}), "data"),
-        model=to_options(tables.get("model", {}), "model", MODELS),
-        loss=to_options(tables.get("loss", {}), "loss", LOSSES),
-        train=to_dataclass(TrainConfig, tables.get("train", {}), "train"),
+        data=DataConfig(**tables.get("data", {})),
+        model=_chosen("model", tables),
+        loss=_chosen("loss", tables),
+        train=TrainConfig(**tables.get("train", {})),
     )
     if config.data.name not in DATASETS:
         raise ConfigError(unknown("data set", config.data.name, DATASETS))
     make_loss(config.loss, config.train)
     return config
+
+
+def _chosen(table: str, tables: Tables) -> dict[str, Any]:
+    """The name and the options of a table for a registered function."""
+    values = tables.get(table, {})
+    given = {key: value for key, value in values.items() if key != "name"}
+    name = values.get("name")
+    return {"name": name, **options(name, REGISTRIES[table], given, table)}

@@ -5,17 +5,37 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..bounds.net import BoundedNet
 from ..errors import CheckpointError
-from ..formats import atomic
-from ..formats.records import Record
+from ..formats import atomic, schema
 from . import checkpoint
 from .config import RunConfig
+from .epochs import Epoch
 from .metrics import EpochMeans, History
+
+
+@dataclass(frozen=True)
+class _Optimiser:
+    state: dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What a checkpoint holds of a training, beside the weights."""
+
+    loss: dict[str, Any]
+    optimiser: _Optimiser
+    rng: dict[str, Any]
+    step: schema.Count
+    sums: dict[str, schema.Number]
+    seconds: schema.NonNegative
+    history: tuple[Epoch, ...]
+    finished: schema.Flag
 
 
 @dataclass
@@ -79,19 +99,13 @@ class TrainingState:
         if name != wanted:
             raise CheckpointError(f"{folder} was begun with loss.name '{name}', not '{wanted}'")
         checkpoint.restore(self.net.module, state["model"], folder)
-        record = Record(folder / checkpoint.FILE_NAME, state, "train again")
-        loss = record.entry("loss", expected="a table or {}")
-        checkpoint.restore(self.loss, loss, folder, "the loss of the run")
-        averages = record.entry("optimiser", "state", expected="a table or {}")
-        checkpoint.restore_adam(self.optimiser, averages, folder)
-        rng = record.entry("rng", expected="a table")
+        saved = schema.read(_Saved, state, folder / checkpoint.FILE_NAME, "train again")
+        checkpoint.restore(self.loss, state["loss"], folder, "the loss of the run")
+        checkpoint.restore_adam(self.optimiser, state["optimiser"]["state"], folder)
+        rng: Any = saved.rng
         checkpoint.restore_generator(torch.device("cpu"), rng.get("cpu"), folder)
         if self.device.type == "cuda" and "cuda" in rng:
             checkpoint.restore_generator(self.device, rng["cuda"], folder)
-        self.step = record.entry("step", expected="a whole number >= 0")
-        self.epoch = EpochMeans(
-            record.entry("sums", expected="a table of numbers"),
-            record.entry("seconds", expected="a number >= 0"),
-        )
-        self.history.records = record.entry("history", expected="a list of epochs")
-        self.finished = record.entry("finished", expected="true or false")
+        self.step, self.finished = saved.step, saved.finished
+        self.epoch = EpochMeans(saved.sums, saved.seconds)
+        self.history.records = state["history"]

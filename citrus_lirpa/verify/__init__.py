@@ -3,14 +3,16 @@
 from .certificates import Certificates
 from .evaluation import Evaluation, Protocol, evaluate
 from .groups import UapBounds, certify_uap
+from .identity import fingerprint, fingerprint_of_images
 from .milp import SOLVERS
+from .record import EvaluationRecord
 from .relational import RELATIONAL
-from .resume import Saved, fingerprint, fingerprint_of_images
+from .resume import Saved
 from .single import certify
 from .stages import STAGES
 
 __all__ = [
-    "RELATIONAL", "SOLVERS", "STAGES", "Certificates", "Evaluation", "Protocol", "Saved",
-    "UapBounds", "certify", "certify_uap", "evaluate", "fingerprint",
+    "RELATIONAL", "SOLVERS", "STAGES", "Certificates", "Evaluation", "EvaluationRecord",
+    "Protocol", "Saved", "UapBounds", "certify", "certify_uap", "evaluate", "fingerprint",
     "fingerprint_of_images",
 ]  # fmt: skip

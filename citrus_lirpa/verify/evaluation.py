@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +34,7 @@ from ..optional import to_frame
 from .certificates import Certificates, check_soundness
 from .groups import UapBounds, certify_uap
 from .milp import SOLVERS
+from .record import EvaluationRecord
 from .relational import RELATIONAL
 from .resume import Saved, from_plain, to_plain
 from .single import certify
@@ -167,35 +168,9 @@ class Evaluation:
 
     def record(self) -> dict[str, Any]:
         """Plain numbers for JSON; accuracies are shares of all N images."""
-        c, uap = self.certificates, self.uap
-        settings = asdict(self.protocol)
-        del settings["limit"]
-        return {
-            "images": len(self.y),
-            **settings,
-            "clip": list(self.protocol.clip) if self.protocol.clip else None,
-            "standard_accuracy": _share(c.correct),
-            "certified_accuracy": {m: _share(c.certified_by(m)) for m in c.methods},
-            "accuracy_under_single_attacks": _share(c.correct & ~c.attacked),
-            "uap_accuracy": {
-                "certified": uap.certified_accuracy,
-                "attacked": uap.attacked_accuracy,
-                "gap": uap.attacked_accuracy - uap.certified_accuracy,
-            },
-            "strongest_fooling_rate": self.fooling_rate,
-            "seconds": {**c.seconds, **uap.seconds, "total": self.seconds},
-            "shares": self.shares(),
-            "not_fitting": c.not_fitting,
-            "unsupported": c.unsupported,
-            "verdicts": c.verdicts(),
-            "image_seconds": [round(s, 4) for s in c.took.tolist()],
-            "groups": {
-                "safe_at_least": uap.lower.tolist(),
-                "safe_at_most": uap.upper.tolist(),
-                "stage": list(uap.stage),
-                "seconds": [round(s, 4) for s in uap.took.tolist()],
-            },
-        }
+        record = EvaluationRecord.of(self, data="").to_json()
+        del record["data"]  # which the evaluation does not know
+        return record
 
 
 def evaluate(

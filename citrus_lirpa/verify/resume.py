@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -11,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from ..data.types import Split
 from ..errors import CheckpointError
 from ..formats import tensors
 from ..formats.atomic import remove_leftovers, write_text
 from .certificates import Certificates
 from .groups import UapBounds
+from .identity import settings_text
 
 _HEADER = "settings.json"
 
@@ -47,7 +45,7 @@ class Saved:
     ):
         self.folder = folder
         self._trash = folder.with_name(f".{folder.name}.removed")
-        header = _header(settings)
+        header = settings_text(settings)
         if joining:
             self._check(header)
             return
@@ -116,48 +114,7 @@ class Saved:
 def is_saved(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether ``folder`` is of this very evaluation, with or without finished batches."""
     file = folder / _HEADER
-    return file.is_file() and file.read_bytes() == _header(settings).encode()
-
-
-def identity(settings: dict[str, Any]) -> str:
-    """SHA-256 of the settings of an evaluation, to know its results by."""
-    return hashlib.sha256(_header(settings).encode()).hexdigest()
-
-
-def results_of(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The record in ``file``, if it is there, readable, and of these very settings."""
-    try:
-        record = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    mine = isinstance(record, dict) and record.get("identity") == identity(settings)
-    return record if mine else None
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of a module's layers as they print themselves, and of its parameters and buffers."""
-    digest = hashlib.sha256(repr(model).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        _add(digest, value)
-    return digest.hexdigest()
-
-
-def fingerprint_of_images(images: Split) -> str:
-    """SHA-256 of all pixels and labels."""
-    digest = hashlib.sha256()
-    for values in (images.images, images.labels):
-        _add(digest, values)
-    return digest.hexdigest()
-
-
-def _add(digest: Any, value: Tensor) -> None:
-    digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-    digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-
-
-def _header(settings: dict[str, Any]) -> str:
-    return json.dumps(settings, indent=2, sort_keys=True, default=str) + "\n"
+    return file.is_file() and file.read_bytes() == settings_text(settings).encode()
 
 
 def _plain(value: Certificates | UapBounds) -> dict[str, Any]:

@@ -22,11 +22,12 @@ from ..bounds.box import Box
 from ..bounds.checks import Range
 from ..data.augmentation import centre_crop
 from ..data.types import DatasetSpec, Split
-from ..errors import InputError
+from ..errors import CheckpointError, InputError
 from ..formats.atomic import write_text
 from ..formats.onnx import load_onnx, save_onnx
 from ..formats.vnnlib import enclosing_box, property_text
 from ..models import Shape
+from .record import EvaluationRecord
 
 FORMAT = "citrus-lirpa export 1"
 MODEL, INSTANCES, EXPORT, RESULTS = "model.onnx", "instances.csv", "export.json", "results.csv"
@@ -133,12 +134,16 @@ def undecided_images(path: Path, *, dataset: str, eps: float, clip: Range | None
         InputError: The file is no such record, is of something else or of held-out images, or
             leaves no image undecided.
     """
-    record = _read_json(Path(path))
-    verdicts = record.get("verdicts")
-    if not isinstance(verdicts, list) or not all(isinstance(v, str) for v in verdicts):
-        raise InputError(f'{path} holds no "verdicts", a list of words; expected a record of eval')
-    _check_settings(Path(path), record, {"data": dataset, "eps": eps, "clip": clip})
-    if record.get("held_out"):
+    path = Path(path)
+    try:
+        record = EvaluationRecord.load(path, "give a record of citrus-lirpa eval")
+    except CheckpointError as error:
+        raise InputError(str(error)) from None
+    verdicts = record.verdicts
+    if verdicts is None:
+        raise InputError(f'{path} holds no "verdicts"; expected a record of citrus-lirpa eval')
+    _check_settings(path, record.to_json(), {"data": dataset, "eps": eps, "clip": clip})
+    if record.held_out:
         raise InputError(f"{path} is of held-out training images; `export` writes test images")
     images = [i for i, verdict in enumerate(verdicts) if verdict == "undecided"]
     if not images:

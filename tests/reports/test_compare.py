@@ -1,6 +1,7 @@
 """compare: figures from files, tables, the Pareto front and its picture, one line a mistake."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,9 @@ EVALUATION = {
 }  # fmt: skip
 
 
+EPOCH = {"epoch": 1, "eps": 0.1, "loss": 2.0, "accuracy": 0.5, "certified": None, "seconds": 90.0}
+
+
 def evaluate(folder: Path, **changes) -> None:
     record = EVALUATION | changes
     (folder / f"eval-{record['method']}.json").write_text(json.dumps(record), "utf-8")
@@ -33,8 +37,8 @@ def make(folder: Path, loss: str = 'name = "citrus"', **changes) -> Path:
     """A run of two epochs of 90 and 45.3 seconds, with one evaluation."""
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(f"[loss]\n{loss}\n", "utf-8")
-    lines = ['{"epoch": 1, "seconds": 90.0}\n', '{"epoch": 2, "seconds": 45.3}\n']
-    (folder / "metrics.jsonl").write_text("".join(lines), "utf-8")
+    lines = [json.dumps(EPOCH), json.dumps(EPOCH | {"epoch": 2, "seconds": 45.3})]
+    (folder / "metrics.jsonl").write_text("\n".join(lines), "utf-8")
     evaluate(folder, **changes)
     return folder
 
@@ -343,15 +347,24 @@ def test_an_unknown_stage(tmp_path):
     "file, text, expected",
     [
         ("config.toml", "[loss", "is damaged"),
-        ("config.toml", "", "loss is missing; expected a word"),
-        ("config.toml", "loss = 3", "loss.name is missing; expected a word"),
-        ("config.toml", "[loss]\nname = 3", "loss.name is 3; expected a word"),
-        ("config.toml", '[loss]\nname = "ibp"\nmethod = []', "loss.method is []; expected a word"),
+        ("config.toml", "", "loss is missing"),
+        ("config.toml", "loss = 3", "loss is 3; expected a table"),
+        ("config.toml", "[loss]\nname = 3", "loss.name is 3; expected a text"),
+        ("config.toml", '[loss]\nname = "ibp"\nmethod = []', "loss.method is []; expected a text"),
         ("metrics.jsonl", "", "is empty; expected a line for each epoch"),
-        ("metrics.jsonl", '{"seconds": 1.0}\n{"sec', "is damaged"),
-        ("metrics.jsonl", "[1]", "holds [1]; expected an object"),
-        ("metrics.jsonl", '{"seconds": -1}', "seconds is -1; expected a number >= 0"),
-        ("metrics.jsonl", '{"seconds": NaN}', "seconds is nan; expected a number >= 0"),
+        ("metrics.jsonl", '{"sec', "is damaged"),
+        ("metrics.jsonl", "[1]", "holds [1]; expected a table"),
+        ("metrics.jsonl", "{}", "epoch is missing"),
+        (
+            "metrics.jsonl",
+            json.dumps(EPOCH | {"seconds": -1}),
+            "seconds is -1; expected a number >= 0",
+        ),
+        (
+            "metrics.jsonl",
+            json.dumps(EPOCH | {"seconds": math.nan}),
+            "seconds is nan; expected a finite",
+        ),
         ("eval-bab.json", "{", "is damaged"),
         ("eval-bab.json", "\udcff", "cannot be read"),
     ],
@@ -377,20 +390,21 @@ def test_missing_keys_of_an_evaluation(tmp_path, key):
     folder = make(tmp_path / "ours")
     record = {k: v for k, v in EVALUATION.items() if k != key}
     (folder / "eval-bab.json").write_text(json.dumps(record))
-    assert f"{key} is missing; expected" in mistake(folder)
+    assert f"{key} is missing; evaluate with" in mistake(folder)
 
 
 @pytest.mark.parametrize(
     "changes, problem",
     [
-        ({"images": 0}, "images is 0; expected a whole number > 0"),
-        ({"images": True}, "images is True; expected a whole number > 0"),
-        ({"eps": "2/255"}, "eps is '2/255'; expected a number >= 0"),
-        ({"clip": [0]}, "clip is [0]; expected null or a range"),
-        ({"standard_accuracy": 64}, "standard_accuracy is 64; expected a share from 0 to 1"),
-        ({"certified_accuracy": {}}, "certified_accuracy is {}; expected a table"),
-        ({"certified_accuracy": {"a": None}}, "certified_accuracy.a is None; expected a share"),
-        ({"uap_accuracy": 0.5}, "uap_accuracy.certified is missing; expected a share"),
+        ({"images": 0}, "images is 0; expected a number > 0"),
+        ({"images": True}, "images is True; expected a whole number"),
+        ({"images": 3}, "group_size is 5, of 3 images"),
+        ({"eps": "2/255"}, "eps is '2/255'; expected a number"),
+        ({"clip": [0]}, "clip.1 is missing"),
+        ({"standard_accuracy": 64}, "standard_accuracy is 64; expected a number <= 1"),
+        ({"certified_accuracy": {}}, "certified_accuracy is {}; expected more entries"),
+        ({"certified_accuracy": {"a": None}}, "certified_accuracy.a is None; expected a number"),
+        ({"uap_accuracy": 0.5}, "uap_accuracy is 0.5; expected a table"),
         ({"uap_accuracy": {"certified": 0.5}}, "uap_accuracy.attacked is missing"),
     ],
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from results import made_up_record
 
 from citrus_lirpa.bounds.box import PIXELS
 from citrus_lirpa.cli import main
@@ -315,8 +316,9 @@ def weights(work: workplan.Work) -> str:
 
 def record(work: workplan.Work, **other) -> None:
     """What ``eval`` leaves at its end."""
-    found = {**asdict(work.protocol), "images": 10, "weights": weights(work), **other}
-    del found["limit"]
+    protocol = asdict(work.protocol)
+    del protocol["limit"]
+    found = made_up_record(**protocol | {"images": 10, "weights": weights(work)} | other)
     (work.folder / "eval-ibp.json").write_text(json.dumps(found))
 
 
@@ -597,7 +599,7 @@ def test_a_second_interruption_kills(tmp_path):
 SURVIVING = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_sweep import job, run_jobs, waits_for
 folder = Path({folder!r})
 run_jobs([job(folder, "one", f"Path({ready!r}).touch()\\n" + waits_for(folder / "go"))], 1, [])
@@ -607,7 +609,9 @@ run_jobs([job(folder, "one", f"Path({ready!r}).touch()\\n" + waits_for(folder / 
 def test_a_process_that_outlived_its_sweep_is_waited_for(tmp_path):
     ready = tmp_path / "ready"
     text = SURVIVING.format(
-        tests=str(Path(__file__).parent), folder=str(tmp_path), ready=str(ready)
+        tests=[str(path) for path in Path(__file__).parents[:2]],
+        folder=str(tmp_path),
+        ready=str(ready),
     )
     with subprocess.Popen([sys.executable, "-c", text]) as earlier:
         appears(ready)

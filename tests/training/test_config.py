@@ -8,11 +8,11 @@ from configurations import COMPLETE, digits, from_file, refusal
 
 from citrus_lirpa.attacks import PGD
 from citrus_lirpa.errors import ConfigError, InputError
+from citrus_lirpa.formats.schema import parse_number
 from citrus_lirpa.losses import LOSSES
 from citrus_lirpa.losses.cross_input import Groups, Shifts
 from citrus_lirpa.training import checkpoint
 from citrus_lirpa.training.config import DataConfig, RunConfig, make_loss, presets, resolve
-from citrus_lirpa.training.toml import parse_number
 
 # The table "CITRUS, per setting" of the recipes, copied by hand:
 #   data, crop, ε, τ/ε, epochs, milestones, start and length of the ramp, L1

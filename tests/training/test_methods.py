@@ -185,7 +185,7 @@ def test_eps_factor():
 @pytest.mark.parametrize("factor", ["0", "-1", "nan", "inf"])
 def test_eps_factor_out_of_range(eps, factor):
     message = refusal(digits, f"train.eps={eps}", f"train.eps_factor={factor}")
-    assert f"train.eps_factor is {float(factor)}" in message
+    assert f"train.eps_factor is {factor}" in message
 
 
 def test_eps_factor_too_large_for_the_eps():

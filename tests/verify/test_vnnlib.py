@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from results import made_up_record
 
 from citrus_lirpa import BoundedNet, Box
 from citrus_lirpa.bounds.box import PIXELS
@@ -297,8 +298,7 @@ def test_import(exported, folder, net):
 
 def test_undecided_images(tmp_path):
     path = tmp_path / "eval.json"
-    record = {"data": "digits", "eps": 0.1, "clip": None,
-              "verdicts": ["certified", "undecided", "attacked", "wrong", "undecided"]}  # fmt: skip
+    record = made_up_record(verdicts=["certified", "undecided", "attacked", "wrong", "undecided"])
     asked = {"dataset": "digits", "eps": 0.1, "clip": None}
 
     def refused(content, **changed) -> str:
@@ -315,9 +315,11 @@ def test_undecided_images(tmp_path):
     assert 'has data "digits"' in refused(record, dataset="mnist")
     assert "of held-out training images" in refused({**record, "held_out": True})
     assert "none of its 1 images" in refused({**record, "verdicts": ["certified"]})
-    assert 'no "verdicts"' in refused({**record, "verdicts": [1]})
-    assert 'no "verdicts"' in refused({})
-    assert "JSON object" in refused("[]") and "cannot be read as JSON" in refused("{")
+    assert "verdicts.0 is 1; expected a text" in refused({**record, "verdicts": [1]})
+    del record["verdicts"]
+    assert 'no "verdicts"' in refused(record)
+    assert "is missing" in refused({})
+    assert "expected a table" in refused("[]") and "is damaged" in refused("{")
 
 
 # -- the command ----------------------------------------------------------------------
@@ -339,7 +341,7 @@ def test_the_command(exported, digits, tmp_path):
         if file.suffix in (".vnnlib", ".csv"):
             assert (tmp_path / "a" / file.name).read_text() == file.read_text()
     verdicts = ["undecided" if i in (2, 5) else "certified" for i in range(9)]
-    record = {"data": "digits", "eps": 0.05, "clip": [0.0, 1.0], "verdicts": verdicts}
+    record = made_up_record(eps=0.05, clip=[0.0, 1.0], verdicts=verdicts)
     (tmp_path / "eval.json").write_text(json.dumps(record))
     for choice in (("--undecided", tmp_path / "eval.json"), ("--images", "2,5")):
         out = tmp_path / choice[0].strip("-")

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ...data.datasets import DATASETS
 from ...errors import CheckpointError
 from ...formats.onnx import SUFFIX
-from ...formats.records import Record, read_text
 from ...runs.folder import CONFIG_FILE, RunFolder
 from ...runs.networks import results_folder
 from ...runs.perturbations import Effect
 from ...training import zoo
-from ...training.toml import parse_toml
+from ...training.epochs import read_epochs
+from ...verify import EvaluationRecord
 from .. import compare
-
-#: Of an epoch, what may be null or absent.
-_OPTIONAL = ("accuracy", "certified", "kappa")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +82,8 @@ def gather(folder: Path, name: str, stage: str | None) -> Material:
         training = compare.training_method(folder) if trained else ("-", "-")
         seconds = None if epochs is None else sum(epoch["seconds"] for epoch in epochs)
         run = compare.run_of(name, training, seconds, evaluation)
-        record = _checked(evaluation).values
+        _check_tables(evaluation, folder)
+        record = evaluation.to_json()
         network = network_arguments(folder, record, trained=trained)
         found = _found(folder, record, network, missing)
         crafted = _crafted(folder, record, network, missing)
@@ -97,46 +95,23 @@ def gather(folder: Path, name: str, stage: str | None) -> Material:
 def _training(
     folder: Path, missing: list[tuple[str, str]]
 ) -> tuple[dict[str, Any], list[dict[str, Any]] | None]:
-    file, remedy = RunFolder(folder).config, "restore the file, or train again"
-    config = Record.parse(
-        read_text(file, remedy), lambda text: parse_toml(text, "it"), file, remedy
-    )
+    config = compare.read_config(folder)
     if not RunFolder(folder).metrics.is_file():
         missing.append(
             ("training curves", f"citrus-lirpa train --resume {shlex.quote(str(folder))}")
         )
-        return config.values, None
-    epochs = compare.read_epochs(folder)
-    for epoch in epochs:
-        optional = [key for key in _OPTIONAL if epoch.values.get(key) is not None]
-        for key in ("epoch", "eps", "loss", "seconds", *optional):
-            epoch.entry(key, expected="a number >= 0")
-    return config.values, [epoch.values for epoch in epochs]
+        return config, None
+    return config, [asdict(epoch) for epoch in read_epochs(folder)]
 
 
-def _checked(record: Record) -> Record:
-    """``record``, once it holds what the page shows and ``compare`` does not read."""
+def _check_tables(record: EvaluationRecord, folder: Path) -> None:
+    """Refuse a record that lacks what the page shows and ``compare`` does not read."""
     for key in ("shares", "seconds", "groups"):
-        record.entry(key, expected="a table")
-    for table in ("shares", "seconds", "certified_accuracy"):
-        for key in record.values[table]:
-            record.entry(table, key, expected="a number >= 0")
-    if record.values.get("accuracy_under_single_attacks") is not None:
-        record.entry("accuracy_under_single_attacks", expected="a share from 0 to 1")
-    images, size = record.values["images"], record.values["group_size"]
-    if size > images:
-        raise CheckpointError(f"{record.file}: group_size is {size}, of {images} images")
-    count = -(-images // size)
-    for key, kind in (("safe_at_least", int), ("safe_at_most", int), ("stage", str)):
-        found = record.values["groups"].get(key)
-        fits = isinstance(found, list) and len(found) == count
-        if not (fits and all(type(value) is kind for value in found)):
-            expected = f"{count} {'words' if kind is str else 'whole numbers'}"
+        if not getattr(record, key):
             raise CheckpointError(
-                f"{record.file}: groups.{key} is missing or wrong; expected {expected}; "
-                f"{record.remedy}"
+                f"{RunFolder(folder).evaluation(record.method).record}: {key} is missing; evaluate with: "
+                f"citrus-lirpa eval {folder} --method {record.method}"
             )
-    return record
 
 
 def network_arguments(folder: Path, record: dict[str, Any], *, trained: bool) -> str:
