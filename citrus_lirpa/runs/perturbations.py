@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,22 @@ from ..verify import Evaluation
 
 #: Worst groups, their images, and images broken by the strongest perturbation that are kept.
 GROUPS, MEMBERS, EXAMPLES = 6, 10, 8
+
+#: Kind of number and axes of each array; an axis is as long in all of them.
+_ARRAYS = {
+    "u": ("f", "KCHW"),
+    "eps": ("f", ""),
+    "clip": ("b", ""),
+    "labels": ("i", "N"),
+    "clean": ("i", "N"),
+    "perturbed": ("i", "N"),
+    "groups": ("i", "G"),
+    "group_u": ("f", "GCHW"),
+    "members": ("i", "GM"),
+    "member_classes": ("i", "GM"),
+    "shown": ("i", "S"),
+    "images": ("u", "SCHW"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,16 +94,15 @@ class Effect:
         return self.images[int(np.searchsorted(self.shown, number))]
 
     def save(self, path: Path) -> None:
-        write_atomically(path, lambda file: np.savez_compressed(file, **_fields(self)))
+        write_atomically(path, lambda file: np.savez_compressed(file, **vars(self)))
 
     @staticmethod
     def load(path: Path) -> Effect:
         """Those of a file. CheckpointError where it is damaged or holds something else."""
         remedy = "repeat the command that wrote it"
-        names = [field.name for field in fields(Effect)]
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                effect = Effect(**{name: arrays[name] for name in names})
+                effect = Effect(**{name: arrays[name] for name in _ARRAYS})
         except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
             raise CheckpointError(f"{path} is damaged: {error}; {remedy}") from error
         if problem := _problem(effect):
@@ -183,49 +197,13 @@ def _examples(numbers: list[int], labels: np.ndarray) -> list[int]:
     return sorted(one_a_class_first(numbers, labels.tolist())[:EXAMPLES])
 
 
-def _fields(effect: Effect) -> dict[str, Any]:
-    return {field.name: getattr(effect, field.name) for field in fields(effect)}
-
-
 def _problem(effect: Effect) -> str | None:
     """What does not fit together, in words."""
-    shape, count = effect.u.shape[1:], len(effect.labels)
-    if effect.u.ndim != 4 or len(effect.u) == 0:
-        return f"u has shape {effect.u.shape}"
-    expected = {
-        "eps": (),
-        "clip": (),
-        "labels": (count,),
-        "clean": (count,),
-        "perturbed": (count,),
-        "groups": (len(effect.groups),),
-        "group_u": (len(effect.groups), *shape),
-        "members": (len(effect.groups), *effect.members.shape[1:]),
-        "member_classes": effect.members.shape,
-        "shown": (len(effect.shown),),
-        "images": (len(effect.shown), *shape),
-    }
-    for name, wanted in expected.items():
-        found = getattr(effect, name)
-        if found.shape != wanted:
-            return f"{name} has shape {found.shape}, not {wanted}"
-    return _wrong_values(effect)
-
-
-def _wrong_values(effect: Effect) -> str | None:
-    """What is no number of the right kind, or outside its range, of arrays that fit together."""
-    for name, values in _fields(effect).items():
-        kind, known = ("f", "iub")[name not in ("u", "group_u", "eps")], values.dtype.kind
-        if known not in kind or not np.isfinite(values).all():
-            return f"{name} is {values.dtype}, or not finite"
-    count = len(effect.labels)
-    for name in ("labels", "clean", "perturbed", "groups", "shown"):
-        values = getattr(effect, name)
-        if len(values) and (values.min() < 0 or (name == "shown" and values.max() >= count)):
-            return f"{name} are out of range"
-    if effect.images.dtype != np.uint8 or effect.u.shape[1] not in (1, 3):
-        return f"images are {effect.images.dtype} of {effect.u.shape[1]} channels"
-    members = effect.members[effect.members >= 0]
-    if not set(members.tolist()) <= set(effect.shown.tolist()):
-        return "images of groups are missing"
+    sizes: dict[str, int] = {}
+    for name, (kind, axes) in _ARRAYS.items():
+        array = getattr(effect, name)
+        pairs = zip(axes, array.shape, strict=False)
+        same = all(sizes.setdefault(axis, size) == size for axis, size in pairs)
+        if array.dtype.kind != kind or array.ndim != len(axes) or not same:
+            return f"{name} is {array.dtype} of shape {array.shape}"
     return None
