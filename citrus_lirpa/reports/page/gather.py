@@ -106,11 +106,12 @@ def _training(
 
 def _check_tables(record: EvaluationRecord, folder: Path) -> None:
     """Refuse a record that lacks what the page shows and ``compare`` does not read."""
+    file = RunFolder(folder).evaluation(record.method).record
     for key in ("shares", "seconds", "groups"):
         if not getattr(record, key):
             raise CheckpointError(
-                f"{RunFolder(folder).evaluation(record.method).record}: {key} is missing; evaluate with: "
-                f"citrus-lirpa eval {folder} --method {record.method}"
+                f"{file}: {key} is missing; evaluate with: citrus-lirpa eval {folder} --method "
+                f"{record.method}"
             )
 
 
