@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import ConfigError, InputError, unknown
+from .errors import ConfigError, expect, expect_known, require
 
 Shape = tuple[int, int, int]
 #: The largest size of a layer; the product of larger ones may overflow.
@@ -40,14 +40,14 @@ class Normalise(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        if len(mean) != len(std) or not mean:
-            raise InputError(
-                f"mean has {len(mean)} and std {len(std)} numbers; expected one of each per channel"
-            )
-        if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
-            raise InputError(
-                f"mean {tuple(mean)} and std {tuple(std)} must be finite, and std positive"
-            )
+        require(
+            len(mean) == len(std) and mean,
+            f"mean has {len(mean)} and std {len(std)} numbers; expected one of each per channel",
+        )
+        require(
+            all(map(math.isfinite, (*mean, *std))) and min(std) > 0,
+            f"mean {tuple(mean)} and std {tuple(std)} must be finite, and std positive",
+        )
         dtype = torch.get_default_dtype()
         self.register_buffer("mean", torch.tensor(mean, dtype=dtype).reshape(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=dtype).reshape(-1, 1, 1))
@@ -121,11 +121,11 @@ def convsmall(shape: Shape, classes: int) -> nn.Sequential:
     """
     _check_sizes("convsmall", shape, classes)
     height, breadth = (_conv_size(_conv_size(side, 4, 2, 0), 4, 2, 0) for side in shape[1:])
-    if min(height, breadth) < 1:
-        raise InputError(
-            f"convsmall needs images of at least 10x10 pixels, not {shape[1]}x{shape[2]}; "
-            "use mlp or cnn7 for smaller ones"
-        )
+    require(
+        min(height, breadth) >= 1,
+        f"convsmall needs images of at least 10x10 pixels, not {shape[1]}x{shape[2]}; "
+        "use mlp or cnn7 for smaller ones",
+    )
     return nn.Sequential(
         nn.Conv2d(shape[0], 16, 4, 2),
         nn.ReLU(),
@@ -153,10 +153,9 @@ def mlp(shape: Shape, classes: int, *, hidden: Sequence[int] = (100, 100)) -> nn
         InputError: ``shape`` or ``classes`` is not usable.
         ConfigError: ``hidden`` is not a list of widths.
     """
-    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
-        raise ConfigError(
-            f"mlp: hidden is {hidden!r}; expected a list of widths, such as [100, 100]"
-        )
+    is_list = isinstance(hidden, Sequence) and not isinstance(hidden, str)
+    expected = "a list of widths, such as [100, 100]"
+    expect(is_list, "mlp: hidden", hidden, expected, ConfigError)
     widths = {f"hidden[{i}]": width for i, width in enumerate(hidden)}
     _check_sizes("mlp", shape, classes, **widths)
     layers: list[nn.Module] = [nn.Flatten()]
@@ -202,23 +201,21 @@ def build_model(
         ConfigError: The name or an option is unknown, or the value of an option is not usable.
         InputError: ``shape``, ``classes``, ``mean`` or ``std`` is not usable.
     """
-    if name not in MODELS:
-        raise ConfigError(unknown("model", name, list(MODELS)))
+    expect_known("model", name, MODELS)
     known = [
         key
         for key, parameter in inspect.signature(MODELS[name]).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
     for option in options:
-        if option not in known:
-            raise ConfigError(unknown(f"option of {name}", option, known))
+        expect_known(f"option of {name}", option, known)
     normalise = Normalise(mean, std)
     network = MODELS[name](shape, classes, **options)
-    if len(mean) != shape[0]:
-        raise InputError(
-            f"mean and std have {len(mean)} numbers, but shape {tuple(shape)} has {shape[0]} "
-            "channels; expected one number per channel"
-        )
+    require(
+        len(mean) == shape[0],
+        f"mean and std have {len(mean)} numbers, but shape {tuple(shape)} has {shape[0]} "
+        "channels; expected one number per channel",
+    )
     return nn.Sequential(normalise, *network)
 
 
@@ -229,17 +226,14 @@ def _conv_size(size: int, kernel: int, stride: int, padding: int) -> int:
 
 def _check_sizes(model: str, shape: Shape, classes: int, **sizes: Any) -> None:
     """Refuse an unusable shape or number of classes, and a size that is not a positive integer."""
-    if len(shape) != 3 or not all(_is_positive_integer(side) for side in shape):
-        raise InputError(
-            f"{model}: shape is {shape!r}; expected (C, H, W), three positive integers"
-        )
-    if not _is_positive_integer(classes) or classes < 2:
-        raise InputError(f"{model}: classes is {classes!r}; expected an integer of at least 2")
+    sides = len(shape) == 3 and all(_is_positive_integer(side) for side in shape)
+    expect(sides, f"{model}: shape", shape, "(C, H, W), three positive integers")
+    several = _is_positive_integer(classes) and classes > 1
+    expect(several, f"{model}: classes", classes, "an integer of at least 2")
     for name, size in sizes.items():
-        if not _is_positive_integer(size):
-            raise ConfigError(f"{model}: {name} is {size!r}; expected a positive integer")
-        if size > _LARGEST:
-            raise ConfigError(f"{model}: {name} is {size}; expected at most {_LARGEST}")
+        usable = _is_positive_integer(size) and size <= _LARGEST
+        expected = f"a positive integer, at most {_LARGEST}"
+        expect(usable, f"{model}: {name}", size, expected, ConfigError)
 
 
 def _is_positive_integer(value: object) -> bool:

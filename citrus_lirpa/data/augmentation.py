@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import require
 from .types import DatasetSpec
 
 
@@ -69,15 +69,17 @@ def centre_crop(x: Tensor, spec: DatasetSpec) -> Tensor:
 
 def _spare(x: Tensor, spec: DatasetSpec, pad: int) -> tuple[int, int]:
     """Return how many rows and columns of padded images a crop to ``spec.shape`` drops."""
-    if x.ndim != 4 or x.shape[1] != spec.shape[0]:
-        raise InputError(f"images are {tuple(x.shape)}; {spec.name} has (B, {spec.shape[0]}, H, W)")
+    require(
+        x.ndim == 4 and x.shape[1] == spec.shape[0],
+        f"images are {tuple(x.shape)}; {spec.name} has (B, {spec.shape[0]}, H, W)",
+    )
     rows = x.shape[2] + 2 * pad - spec.shape[1]
     columns = x.shape[3] + 2 * pad - spec.shape[2]
-    if min(rows, columns) < 0:
-        raise InputError(
-            f"images are {tuple(x.shape)}; crops of {spec.name} need at least "
-            f"{spec.shape[1] - 2 * pad}x{spec.shape[2] - 2 * pad} pixels"
-        )
+    require(
+        min(rows, columns) >= 0,
+        f"images are {tuple(x.shape)}; crops of {spec.name} need at least "
+        f"{spec.shape[1] - 2 * pad}x{spec.shape[2] - 2 * pad} pixels",
+    )
     return rows, columns
 
 
@@ -99,10 +101,9 @@ def batches(n: int, batch_size: int, *, seed: int, epoch: int) -> Tensor:
     Raises:
         InputError: An argument is out of range.
     """
-    if not 1 <= batch_size <= n:
-        raise InputError(f"batch size {batch_size} does not fit {n} samples; give 1 to {max(n, 1)}")
-    if min(seed, epoch) < 0:
-        raise InputError(f"seed {seed} and epoch {epoch} must not be negative")
+    fits = f"batch size {batch_size} does not fit {n} samples; give 1 to {max(n, 1)}"
+    require(1 <= batch_size <= n, fits)
+    require(min(seed, epoch) >= 0, f"seed {seed} and epoch {epoch} must not be negative")
     order = np.random.default_rng((seed, epoch)).permutation(n)
     count = n // batch_size
     return torch.from_numpy(order[: count * batch_size].reshape(count, batch_size))

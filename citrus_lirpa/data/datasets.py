@@ -8,7 +8,7 @@ entry in ``DATASETS``.
 import logging
 from pathlib import Path
 
-from ..errors import ConfigError, DataError, unknown
+from ..errors import DataError, expect_known, require
 from .readers import (
     load_cifar10,
     load_digits,
@@ -44,16 +44,18 @@ def load(name: str, *, train: bool, data_dir: Path, download: bool = True) -> Sp
     folder = Path(data_dir).expanduser().absolute()
     images, labels = spec.loader(spec, folder, train, download)
     split = Split(images, labels)
-    if len(split) == 0 or images.shape[1:] != spec.shape:
-        raise DataError(
-            f"{name} in {folder} holds images {tuple(images.shape)}; expected (N, C, H, W) "
-            f"with (C, H, W) = {spec.shape} and at least one image"
-        )
+    require(
+        len(split) and images.shape[1:] == spec.shape,
+        f"{name} in {folder} holds images {tuple(images.shape)}; expected (N, C, H, W) with "
+        f"(C, H, W) = {spec.shape} and at least one image",
+        DataError,
+    )
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= spec.classes:
-        raise DataError(
-            f"{name} in {folder} holds labels {low} to {high}; expected 0 to {spec.classes - 1}"
-        )
+    require(
+        low >= 0 and high < spec.classes,
+        f"{name} in {folder} holds labels {low} to {high}; expected 0 to {spec.classes - 1}",
+        DataError,
+    )
     _log.debug("%s, %s set: %d images", name, "training" if train else "test", len(split))
     return split
 
@@ -67,9 +69,8 @@ def find_spec(name: str) -> DatasetSpec:
     Raises:
         ConfigError: The name is unknown; the message has the nearest one.
     """
-    if name in DATASETS:
-        return DATASETS[name]
-    raise ConfigError(unknown("data set", name, DATASETS))
+    expect_known("data set", name, DATASETS)
+    return DATASETS[name]
 
 
 def find_datasets(data_dir: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import DataError, InputError
+from ..errors import DataError, expect, require
 
 Arrays = tuple[Tensor, Tensor]
 
@@ -59,10 +59,10 @@ class DatasetSpec:
             InputError: ``size`` is less than 1 or more than the images' height or width.
         """
         channels, height, width = self.shape
-        if not 1 <= size <= min(height, width):
-            raise InputError(
-                f"crop {size} does not fit {self.name}; give 1 to {min(height, width)} pixels"
-            )
+        require(
+            1 <= size <= min(height, width),
+            f"crop {size} does not fit {self.name}; give 1 to {min(height, width)} pixels",
+        )
         return replace(self, shape=(channels, size, size), pad=0)
 
 
@@ -82,16 +82,18 @@ class Split:
     labels: Tensor
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise DataError(
-                f"images are {self.images.dtype} {tuple(self.images.shape)}; "
-                "expected torch.uint8 (N, C, H, W)"
-            )
-        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
-            raise DataError(
-                f"labels are {self.labels.dtype} {tuple(self.labels.shape)}; expected "
-                f"torch.int64 ({len(self.images)},), one for each image"
-            )
+        require(
+            self.images.dtype == torch.uint8 and self.images.ndim == 4,
+            f"images are {self.images.dtype} {tuple(self.images.shape)}; "
+            "expected torch.uint8 (N, C, H, W)",
+            DataError,
+        )
+        require(
+            self.labels.dtype == torch.int64 and self.labels.shape == self.images.shape[:1],
+            f"labels are {self.labels.dtype} {tuple(self.labels.shape)}; expected "
+            f"torch.int64 ({len(self.images)},), one for each image",
+            DataError,
+        )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -103,8 +105,8 @@ class Split:
 
 def check_split(data: object) -> None:
     """Raise InputError unless ``data`` is a Split."""
-    if not isinstance(data, Split):
-        raise InputError(f"data is a {type(data).__name__}; expected a Split(images, labels)")
+    message = f"data is a {type(data).__name__}; expected a Split(images, labels)"
+    require(isinstance(data, Split), message)
 
 
 def divide(split: Split, held_out: int) -> tuple[Split, Split]:
@@ -121,11 +123,12 @@ def divide(split: Split, held_out: int) -> tuple[Split, Split]:
         InputError: ``held_out`` is negative, or no image would remain.
     """
     rest = len(split) - held_out
-    if not 0 <= held_out < len(split):
-        raise InputError(
-            f"data.held_out is {held_out}; expected 0 to {len(split) - 1}, of {len(split)} "
-            "training images"
-        )
+    expect(
+        0 <= held_out < len(split),
+        "data.held_out",
+        held_out,
+        f"0 to {len(split) - 1}, of {len(split)} training images",
+    )
     return (
         Split(split.images[:rest], split.labels[:rest]),
         Split(split.images[rest:], split.labels[rest:]),

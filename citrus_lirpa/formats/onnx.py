@@ -22,7 +22,7 @@ from torch import nn
 
 from ..bounds import lirpa as _compat
 from ..bounds.tracing import modes_restored
-from ..errors import InputError, ModelError, is_out_of_memory, reason
+from ..errors import InputError, ModelError, is_out_of_memory, reason, require
 from ..models import Shape
 from ..optional import import_optional
 from .atomic import write_atomically
@@ -130,21 +130,20 @@ def save_onnx(model: nn.Module, shape: Sequence[int], path: Path) -> None:
 
 def _parse(package: types.ModuleType, path: Path) -> onnx.ModelProto:
     """Return the content of the file, without reading any other."""
-    if not path.is_file():
-        raise InputError(f"{path} is no file; expected an ONNX file")
-    if (size := path.stat().st_size) > _MAX_BYTES:
-        raise InputError(f"{path} has {size} bytes; expected at most {_MAX_BYTES}")
+    require(path.is_file(), f"{path} is no file; expected an ONNX file")
+    size = path.stat().st_size
+    require(size <= _MAX_BYTES, f"{path} has {size} bytes; expected at most {_MAX_BYTES}")
     try:
         proto = package.load_model_from_string(path.read_bytes())
     except Exception as error:  # protobuf's DecodeError has no public home
         raise InputError(f"{path} is no ONNX file: {str(error)[:160]}") from error
-    if not proto.graph.node or not proto.opset_import:
-        raise InputError(f"{path} is no ONNX file: it holds no graph")
-    if any(t.external_data or t.data_location for t in tensors_of(proto.graph)):
-        raise InputError(
-            f"{path} keeps weights in other files, which are not read; save it as one file: "
-            "onnx.save(onnx.load(FILE), FILE)"
-        )
+    graph = proto.graph.node and proto.opset_import
+    require(graph, f"{path} is no ONNX file: it holds no graph")
+    require(
+        not any(t.external_data or t.data_location for t in tensors_of(proto.graph)),
+        f"{path} keeps weights in other files, which are not read; save it as one file: "
+        "onnx.save(onnx.load(FILE), FILE)",
+    )
     return proto
 
 
@@ -154,10 +153,9 @@ def _shapes(package: types.ModuleType, proto: onnx.ModelProto) -> Shapes:
     The batch of ``proto``'s input becomes 1 where it is open.
     """
     opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    if opset < _MIN_OPSET:
-        raise ModelError(f"opset is {opset}; expected {_MIN_OPSET} or newer: convert the file")
-    if len(proto.functions) or len(proto.graph.sparse_initializer):
-        raise ModelError("functions and sparse weights are not supported; inline them")
+    _require(opset >= _MIN_OPSET, f"opset is {opset}; expected {_MIN_OPSET} or newer: convert it")
+    inlined = not (len(proto.functions) or len(proto.graph.sparse_initializer))
+    _require(inlined, "functions and sparse weights are not supported; inline them")
     name, shape = _input(package, proto.graph)
     package.checker.check_model(proto)
     del proto.graph.value_info[:]  # inferred anew: a file may state other shapes than it has
@@ -170,37 +168,40 @@ def _shapes(package: types.ModuleType, proto: onnx.ModelProto) -> Shapes:
         if tensor.HasField("shape") and all(side > 0 for side in sides):
             shapes[value.name] = sides
     values = sum(math.prod(sides) for sides in shapes.values())
-    if values > _MAX_VALUES:
-        raise ModelError(f"its layers have {values} values; expected at most {_MAX_VALUES}")
+    expected = f"expected at most {_MAX_VALUES}"
+    _require(values <= _MAX_VALUES, f"its layers have {values} values; {expected}")
     return shapes
 
 
 def _input(package: types.ModuleType, graph: onnx.GraphProto) -> tuple[str, tuple[int, ...]]:
     """Return the name and the shape (1, C, H, W) of the input, whose batch becomes 1 if open."""
     inputs = graph_inputs(graph)
-    if len(inputs) != 1 or len(graph.output) != 1:
-        raise ModelError(
-            f"it has {len(inputs)} inputs and {len(graph.output)} outputs; expected one each"
-        )
+    _require(
+        len(inputs) == len(graph.output) == 1,
+        f"it has {len(inputs)} inputs and {len(graph.output)} outputs; expected one each",
+    )
     axes = inputs[0].type.tensor_type.shape.dim
     if len(axes) == 4 and not axes[0].dim_value:
         axes[0].dim_value = 1
     shape = tuple(axis.dim_value for axis in axes)
-    if len(shape) != 4 or shape[0] != 1 or min(shape) < 1 or math.prod(shape) > _MAX_VALUES:
-        given = tuple(axis.dim_value or axis.dim_param or "?" for axis in axes)
-        raise ModelError(
-            f"its input is {given}; expected (1, C, H, W) or (N, C, H, W) with C, H, W fixed"
-        )
-    if inputs[0].type.tensor_type.elem_type != package.TensorProto.FLOAT:
-        raise ModelError("its input is not float32; convert the file")
+    given = tuple(axis.dim_value or axis.dim_param or "?" for axis in axes)
+    _require(
+        len(shape) == 4 and shape[0] == 1 and min(shape) > 0 and math.prod(shape) <= _MAX_VALUES,
+        f"its input is {given}; expected (1, C, H, W) or (N, C, H, W) with C, H, W fixed",
+    )
+    kind_of_input = inputs[0].type.tensor_type.elem_type
+    float32 = package.TensorProto.FLOAT
+    _require(kind_of_input == float32, "its input is not float32; convert the file")
     return inputs[0].name, shape
 
 
 def _check_ends(proto: onnx.ModelProto, shapes: Shapes) -> Shape:
     """Return the input's (C, H, W), once the output is known to be logits (1, K)."""
     logits = shapes.get(proto.graph.output[0].name, ())
-    if len(logits) != 2 or logits[0] != 1 or logits[1] < 2:
-        raise ModelError(f"its output is {logits}; expected logits (1, K) or (N, K), K >= 2")
+    _require(
+        len(logits) == 2 and logits[0] == 1 and logits[1] > 1,
+        f"its output is {logits}; expected logits (1, K) or (N, K), K >= 2",
+    )
     _, channels, height, width = shapes[graph_inputs(proto.graph)[0].name]
     return channels, height, width
 
@@ -210,20 +211,22 @@ def _check_costs(graph: onnx.GraphProto, shapes: Shapes) -> None:
     known = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer} | shapes
     products = 0
     for node in graph.node:
-        if kind(node) not in (*LAYERS, *_SHAPE_OPERATORS):
-            raise ModelError(f"operator {kind(node)} is not supported (known: {', '.join(LAYERS)})")
+        _require(
+            kind(node) in (*LAYERS, *_SHAPE_OPERATORS),
+            f"operator {kind(node)} is not supported (known: {', '.join(LAYERS)})",
+        )
         products += _products(node, known)
-    if products > _MAX_PRODUCTS:
-        raise ModelError(f"it takes {products} multiplications; expected at most {_MAX_PRODUCTS}")
+    expected = f"expected at most {_MAX_PRODUCTS}"
+    _require(products <= _MAX_PRODUCTS, f"it takes {products} multiplications; {expected}")
 
 
 def _products(node: onnx.NodeProto, known: Shapes) -> int:
     """Return about how many multiplications ``node`` takes for one input."""
-    if node.output[0] not in known:
-        raise ModelError(
-            f"the shape of {node.op_type} '{node.output[0]}' cannot be told; "
-            "export with shapes fixed but for the batch"
-        )
+    _require(
+        node.output[0] in known,
+        f"the shape of {node.op_type} '{node.output[0]}' cannot be inferred; "
+        "export with shapes fixed but for the batch",
+    )
     values = math.prod(known[node.output[0]])
     if node.op_type in ("Conv", "Gemm", "MatMul"):
         weight = known.get(node.input[1], ()) if len(node.input) > 1 else ()
@@ -245,11 +248,15 @@ def _check_same(module: nn.Module, proto: onnx.ModelProto, shape: Sequence[int])
     wanted = torch.from_numpy(np.concatenate(parts))
     found = module(x.to(_device(module))).float().cpu()
     off = (found - wanted).abs().max() if found.shape == wanted.shape else torch.tensor(math.nan)
-    if not bool(off <= 1e-5 * (1 + wanted.abs().max())):
-        raise ModelError(
-            f"PyTorch gives logits {tuple(found.shape)}, off by {float(off):.2g} from those "
-            f"{tuple(wanted.shape)} of ONNX's reference evaluator; a layer is not understood"
-        )
+    _require(
+        off <= 1e-5 * (1 + wanted.abs().max()),
+        f"PyTorch gives logits {tuple(found.shape)}, off by {float(off):.2g} from those "
+        f"{tuple(wanted.shape)} of ONNX's reference evaluator; a layer is not understood",
+    )
+
+
+def _require(holds: object, message: str) -> None:
+    require(holds, message, ModelError)
 
 
 def _device(module: nn.Module) -> torch.device:
