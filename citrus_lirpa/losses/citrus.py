@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..bounds.box import PIXELS
-from ..bounds.checks import Range, Scalar, check_name, is_count, shown
+from ..bounds.checks import Range, Scalar, check_count, check_name, shown
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet
 from ..errors import InputError
@@ -69,9 +69,8 @@ class Citrus(Loss):
         check_name(reduction, "reduction", REDUCTIONS)
         if not (pairing is None or callable(pairing)):
             raise InputError(f"pairing is {shown(pairing)}; expected Shifts(m), Groups(k) or None")
-        for name, count in (("worst", worst), ("universal", universal)):
-            if not is_count(count, 0):
-                raise InputError(f"{name} is {shown(count)}; expected a number of boxes, or 0")
+        check_count(worst, "worst", 0)
+        check_count(universal, "universal", 0)
         self.tau_ratio, self.method, self.reduction = tau_ratio, method, reduction
         self.worst, self.alpha, self.universal_count = worst, alpha, universal
         self.attack = self.choose_attack(attack)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..bounds.box import PIXELS, Box
-from ..bounds.checks import Range, Scalar, check_count, check_tensor, is_count, shown
+from ..bounds.checks import Range, Scalar, check_count, check_tensor, shown
 from ..errors import ConfigError, InputError, unknown
 
 
@@ -37,11 +37,7 @@ class Groups:
     include_self: bool = False
 
     def __post_init__(self) -> None:
-        if not is_count(self.size, 2):
-            raise InputError(
-                f"group size is {shown(self.size)}; expected at least 2: "
-                "a cross-input box needs another input"
-            )
+        check_count(self.size, "group size", 2)
 
     def __call__(self, batch: int) -> Tensor:
         """Return the partners (B, k-1) of each input, or (B, k) with itself."""
@@ -80,8 +76,7 @@ class Shifts:
     include_self: bool = False
 
     def __post_init__(self) -> None:
-        if not is_count(self.count):
-            raise InputError(f"number of shifts is {shown(self.count)}; expected at least 1")
+        check_count(self.count, "number of shifts")
 
     def __call__(self, batch: int) -> Tensor:
         """Return the partners (B, m) of each input, or (B, m+1) with itself."""

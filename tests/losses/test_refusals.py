@@ -44,7 +44,7 @@ REFUSED = {
     "CITRUS of no bounds": (lambda: Citrus(alpha=0.0), r"alpha is 0\.0"),
     "CITRUS over 1": (lambda: Citrus(alpha=1.5), r"alpha is 1\.5"),
     "a pairing's name": (lambda: Citrus(pairing="groups"), r"pairing is 'groups'; .*Groups\(k\)"),
-    "worst below 0": (lambda: Citrus(worst=-1), r"worst is -1; expected a number of boxes, or 0"),
+    "worst below 0": (lambda: Citrus(worst=-1), r"worst is -1; expected at least 0, a whole"),
     "universal below 0": (lambda: Citrus(universal=-2), r"universal is -2"),
 }  # fmt: skip
 

@@ -19,7 +19,6 @@ from citrus_lirpa.data.types import Split
 from citrus_lirpa.errors import CheckpointError, InputError, Interrupted
 from citrus_lirpa.losses import LossTerms
 from citrus_lirpa.reports import tables as report
-from citrus_lirpa.runs.folder import RunFolder
 from citrus_lirpa.runs.networks import load_network
 from citrus_lirpa.training import checkpoint
 from citrus_lirpa.training import loop as train
@@ -409,30 +408,7 @@ def test_a_warm_start_that_is_none(digits, source, tmp_path):
         assert not folder.exists()
 
 
-# -- run folders --------------------------------------------------------------------
-
-
-def test_start_and_resumable(digits, tmp_path):
-    config = resolve(preset="digits", overrides=SMALL)
-    RunFolder(tmp_path / "new" / "run").begin(config)
-    assert RunFolder(tmp_path / "new" / "run").begun_config() == config  # without a checkpoint yet
-    (tmp_path / "empty").mkdir()
-    RunFolder(tmp_path / "empty").begin(config)
-    with pytest.raises(CheckpointError, match="no run folder"):
-        RunFolder(tmp_path / "new").begun_config()
-
-
-@pytest.mark.parametrize("kind", ["folder", "file"])
-def test_start_refuses_what_is_in_use(tmp_path, kind):
-    path = tmp_path / "run"
-    file = path / "notes" if kind == "folder" else path
-    file.parent.mkdir(exist_ok=True)
-    file.write_text("mine")
-    with pytest.raises(CheckpointError) as caught:
-        RunFolder(path).begin(resolve(preset="digits"))
-    assert str(path) in str(caught.value) and "another --out" in str(caught.value)
-    assert file.read_text() == "mine"
-    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [file]
+# -- what cannot be trained ----------------------------------------------------------
 
 
 def test_batch_larger_than_the_data(digits):
