@@ -12,19 +12,18 @@ from ..bounds.box import Ball, clamp
 from ..bounds.checks import (
     Range,
     Scalar,
+    check_count,
     check_fits,
     check_radius,
     check_range,
     check_tensor,
-    is_count,
     is_number,
-    shown,
 )
 from ..bounds.inputs import check_labelled
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet, as_bounded_net
-from ..errors import InputError
-from .pgd import ascend, uniform_start
+from ..errors import expect
+from .pgd import ascend, check_step_size, uniform_start
 
 
 class GroupAttackResult(NamedTuple):
@@ -68,18 +67,12 @@ class GroupAttack:
     clip: Range | None = None
 
     def __post_init__(self) -> None:
-        sized = is_number(self.step_size) and self.step_size > 0
-        if not (is_count(self.steps) and is_count(self.restarts) and sized):
-            raise InputError(
-                f"GroupAttack with {shown(self.steps)} steps of size {shown(self.step_size)} and "
-                f"{shown(self.restarts)} restarts; expected all of them positive"
-            )
-        if not (is_number(self.momentum) and 0 <= self.momentum < 1):
-            raise InputError(
-                f"momentum is {shown(self.momentum)}; expected at least 0 and less than 1"
-            )
-        if not is_number(self.overshoot):
-            raise InputError(f"overshoot is {shown(self.overshoot)}; expected a number of logits")
+        check_count(self.steps, "GroupAttack.steps")
+        check_count(self.restarts, "GroupAttack.restarts")
+        check_step_size(self.step_size)
+        forgets = is_number(self.momentum) and 0 <= self.momentum < 1
+        expect(forgets, "momentum", self.momentum, "at least 0 and less than 1")
+        expect(is_number(self.overshoot), "overshoot", self.overshoot, "a number of logits")
         check_range(self.clip)
 
     def __call__(
@@ -135,20 +128,13 @@ class GroupAttack:
         self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, open_: Tensor | None
     ) -> None:
         check_tensor(x, "x")
-        if not isinstance(y, Tensor) or y.ndim != 2 or x.ndim < 2 or x.shape[:2] != y.shape:
-            raise InputError(
-                f"inputs are {tuple(x.shape)} and labels {shown(y)}; expected (G, N, ...) and "
-                "(G, N)"
-            )
+        grouped = isinstance(y, Tensor) and y.ndim == 2 and x.ndim >= 2 and x.shape[:2] == y.shape
+        expect(grouped, f"inputs are {tuple(x.shape)}, y", y, "(G, N, ...) and (G, N)")
         check_labelled(net, x.flatten(0, 1), y.flatten())
         for value, name in ((eps, "ε"), (self.clip, "clip")):
             check_fits(value, x[0], name)
-        if open_ is None:
-            return
-        if not isinstance(open_, Tensor) or open_.dtype != torch.bool or open_.shape != y.shape:
-            raise InputError(
-                f"open_ is {shown(open_)}; expected torch.bool of shape {tuple(y.shape)}"
-            )
+        mask = isinstance(open_, Tensor) and open_.dtype == torch.bool and open_.shape == y.shape
+        expect(open_ is None or mask, "open_", open_, f"torch.bool of shape {tuple(y.shape)}")
 
     def _ascend(
         self, net: BoundedNet, x: Tensor, y: Tensor, ball: Ball, *, group: Tensor, by_margin: bool

@@ -15,16 +15,15 @@ from ..bounds.box import PIXELS, Box
 from ..bounds.checks import (
     Range,
     Scalar,
+    check_count,
     check_fits,
     check_radius,
     check_range,
-    is_count,
     is_number,
-    shown,
 )
 from ..bounds.inputs import check_labelled
 from ..bounds.net import BoundedNet, as_bounded_net
-from ..errors import InputError
+from ..errors import expect
 
 #: Shares of the steps after which an attack's step shrinks tenfold.
 DECAY_AT = (0.5, 0.8, 0.9)
@@ -66,6 +65,11 @@ def ascend(
     return v
 
 
+def check_step_size(value: float) -> None:
+    """Raise InputError unless ``value`` is a number > 0."""
+    expect(is_number(value) and value > 0, "step_size", value, "a number > 0, as a share of ε")
+
+
 def uniform_start(shape: torch.Size, eps: Scalar, like: Tensor) -> Tensor:
     """Draw from [-eps, eps]^shape uniformly, by torch's global generator.
 
@@ -98,13 +102,9 @@ class PGD:
     clip: Range | None = PIXELS
 
     def __post_init__(self) -> None:
-        sized = is_number(self.step_size) and self.step_size > 0
-        if not (is_count(self.steps, 0) and is_count(self.restarts) and sized):
-            raise InputError(
-                f"PGD with {shown(self.steps)} steps of size {shown(self.step_size)} and "
-                f"{shown(self.restarts)} restarts; expected steps >= 0, step_size > 0 and "
-                "restarts >= 1"
-            )
+        check_count(self.steps, "PGD.steps", 0)
+        check_count(self.restarts, "PGD.restarts")
+        check_step_size(self.step_size)
         check_range(self.clip)
 
     def within(self, clip: Range | None) -> PGD:

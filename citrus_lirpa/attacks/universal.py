@@ -22,11 +22,10 @@ from ..bounds.checks import (
     check_tensor,
     is_count,
     is_number,
-    shown,
 )
 from ..bounds.inputs import check_inputs, check_labelled
 from ..bounds.net import BoundedNet, as_bounded_net
-from ..errors import InputError
+from ..errors import InputError, expect
 from ..optional import to_frame
 from .pgd import ascend, uniform_start
 
@@ -129,8 +128,8 @@ class SgdUap:
         for name in ("epochs", "step_size", "beta", "batch_size", "restarts"):
             value = getattr(self, name)
             usable = is_number(value) and value > 0
-            if not (usable if name in ("step_size", "beta") else is_count(value)):
-                raise InputError(f"{name} of SgdUap is {shown(value)}; expected a positive number")
+            usable = usable if name in ("step_size", "beta") else is_count(value)
+            expect(usable, f"SgdUap.{name}", value, "a positive number")
         check_range(self.clip)
 
     def __call__(

@@ -20,11 +20,10 @@ from ..bounds.checks import (
     check_radius,
     check_range,
     is_number,
-    shown,
 )
 from ..bounds.inputs import check_labelled
 from ..bounds.net import BoundedNet, as_bounded_net
-from ..errors import InputError
+from ..errors import InputError, expect, shown
 
 #: Radius of the boxes that stand in for points, where regularisers need bounds at ε = 0.
 POINT_RADIUS = 1e-6
@@ -131,8 +130,7 @@ class Loss(nn.Module):
             InputError: The attack is not a function.
         """
         attack = self.default_attack if attack is None else attack
-        if not callable(attack):
-            raise InputError(f"the attack is {shown(attack)}; expected PGD() or another function")
+        expect(callable(attack), "the attack", attack, "PGD() or another function")
         return attack.within(self.clip) if isinstance(attack, PGD) else attack
 
     def check_net(self, net: BoundedNet) -> None:
@@ -158,17 +156,17 @@ def check_method(method: str) -> None:
 
 def check_share(value: float, name: str, meaning: str) -> None:
     """Raise InputError unless ``value`` is in (0, 1]."""
-    if not (is_number(value) and 0 < value <= 1):
-        raise InputError(f"{name} is {shown(value)}; expected a number in (0, 1]: {meaning}")
+    expect(is_number(value) and 0 < value <= 1, name, value, f"a number in (0, 1]: {meaning}")
 
 
 def check_max_eps(max_eps: float) -> None:
     """Raise InputError unless ``max_eps`` is a number > 0."""
-    if not (is_number(max_eps) and max_eps > 0):
-        raise InputError(
-            f"max_eps is {shown(max_eps)}; expected the ε > 0 that the ramp ends with "
-            "(of a run: train.eps times train.eps_factor)"
-        )
+    expect(
+        is_number(max_eps) and max_eps > 0,
+        "max_eps",
+        max_eps,
+        "the ε > 0 that the ramp ends with (of a run: train.eps times train.eps_factor)",
+    )
 
 
 def largest(eps: Scalar) -> float:

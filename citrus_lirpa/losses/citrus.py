@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ..bounds.box import PIXELS
-from ..bounds.checks import Range, Scalar, check_count, check_name, shown
+from ..bounds.checks import Range, Scalar, check_count, check_name
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet
-from ..errors import InputError
+from ..errors import expect, require
 from .base import Attack, Loss, LossTerms, check_method, check_share, perturb
 from .cross_input import Pairing, Shifts, cross_input_boxes
 from .universal import Universal
@@ -67,8 +67,8 @@ class Citrus(Loss):
         check_share(tau_ratio, "tau_ratio", "the box radius τ cannot exceed ε")
         check_share(alpha, "alpha", "the weight of the bounds")
         check_name(reduction, "reduction", REDUCTIONS)
-        if not (pairing is None or callable(pairing)):
-            raise InputError(f"pairing is {shown(pairing)}; expected Shifts(m), Groups(k) or None")
+        usable = pairing is None or callable(pairing)
+        expect(usable, "pairing", pairing, "Shifts(m), Groups(k) or None")
         check_count(worst, "worst", 0)
         check_count(universal, "universal", 0)
         self.tau_ratio, self.method, self.reduction = tau_ratio, method, reduction
@@ -80,8 +80,7 @@ class Citrus(Loss):
     def check_batch_size(self, size: int) -> None:
         """Raise InputError if ``size`` inputs cannot be paired, or have too few partners."""
         boxes = self.pairing(size).shape[1] + self.universal_count
-        if self.worst > boxes:
-            raise InputError(f"worst is {self.worst}, but each input has {boxes} boxes")
+        require(self.worst <= boxes, f"worst is {self.worst}, but each input has {boxes} boxes")
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the cross-input boxes."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..bounds.box import PIXELS, Box
-from ..bounds.checks import Range, Scalar, check_count, check_tensor, shown
-from ..errors import ConfigError, InputError, unknown
+from ..bounds.checks import Range, Scalar, check_count, check_tensor
+from ..errors import InputError, expect, expect_known, require
 
 
 class Pairing(Protocol):
@@ -43,16 +43,16 @@ class Groups:
         """Return the partners (B, k-1) of each input, or (B, k) with itself."""
         check_count(batch, "batch", 0)
         k = self.size
-        if batch < k:
-            raise InputError(
-                f"group size {k} is larger than the batch of {batch}; "
-                f"use a batch of at least {k} or a smaller group"
-            )
-        if batch % k:
-            raise InputError(
-                f"a batch of {batch} cannot be split into groups of {k}; "
-                f"use a multiple of {k} such as {batch - batch % k}"
-            )
+        require(
+            batch >= k,
+            f"group size {k} is larger than the batch of {batch}; "
+            f"use a batch of at least {k} or a smaller group",
+        )
+        require(
+            batch % k == 0,
+            f"a batch of {batch} cannot be split into groups of {k}; "
+            f"use a multiple of {k} such as {batch - batch % k}",
+        )
         within = torch.arange(k).expand(k, k)
         if not self.include_self:
             within = within[~torch.eye(k, dtype=torch.bool)].view(k, k - 1)
@@ -81,11 +81,11 @@ class Shifts:
     def __call__(self, batch: int) -> Tensor:
         """Return the partners (B, m) of each input, or (B, m+1) with itself."""
         check_count(batch, "batch", 0)
-        if batch <= self.count:
-            raise InputError(
-                f"{self.count} cyclic shifts need a batch of at least {self.count + 1}, "
-                f"got {batch}; use a larger batch or fewer shifts"
-            )
+        require(
+            batch > self.count,
+            f"{self.count} cyclic shifts need a batch of at least {self.count + 1}, "
+            f"got {batch}; use a larger batch or fewer shifts",
+        )
         shift = torch.arange(0 if self.include_self else 1, self.count + 1)
         return (torch.arange(batch).unsqueeze(1) + shift) % batch
 
@@ -97,8 +97,7 @@ def make_pairing(
     *, pairing: str = "shifts", partners: int = Shifts.count, include_self: bool = False
 ) -> Pairing:
     """Make a pairing from plain values: ``shifts``, or ``groups`` of partners + 1 inputs."""
-    if pairing not in PAIRINGS:
-        raise ConfigError(unknown("pairing", pairing, PAIRINGS))
+    expect_known("pairing", pairing, PAIRINGS)
     check_count(partners, "partners")
     if pairing == "groups":
         return Groups(partners + 1, include_self)
@@ -132,8 +131,8 @@ def cross_input_boxes(
             f"x has shape {tuple(x.shape)} but v has {tuple(v.shape)}; expected a perturbation "
             "of the same shape for each input"
         )
-    if not isinstance(partners, Tensor) or partners.dtype != torch.int64 or partners.is_meta:
-        raise InputError(f"partners are {shown(partners)}; expected the indices of a Pairing")
+    indices = isinstance(partners, Tensor) and partners.dtype == torch.int64
+    expect(indices and not partners.is_meta, "partners", partners, "the indices of a Pairing")
     if partners.ndim != 2 or len(partners) != len(x):
         raise InputError(
             f"partners has shape {tuple(partners.shape)}; expected ({len(x)}, m), one row an input"

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from ..attacks import PGD
 from ..bounds.box import PIXELS, Box
-from ..bounds.checks import Range, Scalar, is_number, shown
+from ..bounds.checks import Range, Scalar, is_number
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet
-from ..errors import InputError
+from ..errors import expect
 from .base import Attack, Loss, LossTerms, check_share, perturb
 
 
@@ -39,8 +39,8 @@ class MtlIbp(Loss):
     ):
         super().__init__(clip)
         check_share(alpha, "alpha", "the weight of the bounds")
-        if not (is_number(attack_ratio) and attack_ratio > 0):
-            raise InputError(f"attack_ratio is {shown(attack_ratio)}; expected a number > 0")
+        positive = is_number(attack_ratio) and attack_ratio > 0
+        expect(positive, "attack_ratio", attack_ratio, "a number > 0")
         self.alpha, self.attack_ratio = alpha, attack_ratio
         self.attack = self.choose_attack(attack)
 

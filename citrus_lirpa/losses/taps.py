@@ -8,11 +8,11 @@ from torch import Tensor
 from .. import distributed
 from ..attacks import ascend
 from ..bounds.box import PIXELS, Box, clamp
-from ..bounds.checks import Range, Scalar, is_count, is_number, shown
+from ..bounds.checks import Range, Scalar, check_count, is_count, is_number
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.tail import Tail
-from ..errors import InputError
+from ..errors import expect, require
 from .base import Attack, Loss, LossTerms, check_max_eps, check_share, largest
 from .sabr import Sabr, SmallBox
 
@@ -65,15 +65,13 @@ class Taps(Loss):
         super().__init__(clip)
         check_max_eps(max_eps)
         check_share(link, "link", "the share of the box's width that gradients reach over")
-        if not is_count(steps) or not (is_number(scale) and scale > 0):
-            raise InputError(
-                f"TAPS with {shown(steps)} steps and gradients scaled by {shown(scale)}; expected "
-                "both positive, the steps a whole number"
-            )
-        if not is_count(split, -(2**31)):
-            raise InputError(f"split is {shown(split)}; expected a whole number of ReLUs")
-        if attack is not None and tau_ratio is None:
-            raise InputError("an attack finds SABR's box; give tau_ratio too, its radius over ε")
+        check_count(steps, "Taps.steps")
+        expect(is_number(scale) and scale > 0, "scale", scale, "a number > 0")
+        expect(is_count(split, -(2**31)), "split", split, "a whole number of ReLUs")
+        require(
+            attack is None or tau_ratio is not None,
+            "an attack finds SABR's box; give tau_ratio too, its radius over ε",
+        )
         self.max_eps, self.split, self.scale = max_eps, split, scale
         self.steps, self.link = steps, link
         self.small_box = None
@@ -138,11 +136,11 @@ class Taps(Loss):
     def _cut(self, net: BoundedNet) -> int:
         """Return the number of the ReLU that the split is behind."""
         before = self.split if self.split >= 0 else net.relus + self.split
-        if not 0 < before < net.relus:
-            raise InputError(
-                f"split is {self.split}, but the network has {net.relus} ReLUs; expected at least "
-                "one of them before the split and one behind it"
-            )
+        require(
+            0 < before < net.relus,
+            f"split is {self.split}, but the network has {net.relus} ReLUs; expected at least "
+            "one of them before the split and one behind it",
+        )
         return before - 1
 
 

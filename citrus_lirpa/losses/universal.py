@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from .. import distributed
 from ..attacks.pgd import uniform_start
-from ..bounds.checks import Scalar, is_number, shown
-from ..errors import InputError
+from ..bounds.checks import Scalar, is_number
+from ..errors import expect, require
 
 
 class Universal(nn.Module):
@@ -26,11 +26,8 @@ class Universal(nn.Module):
 
     def __init__(self, step_size: float):
         super().__init__()
-        if not (is_number(step_size) and 0 < step_size <= 2):
-            raise InputError(
-                f"step_size is {shown(step_size)}; expected more than 0 and at most 2, as a share "
-                "of ε"
-            )
+        usable = is_number(step_size) and 0 < step_size <= 2
+        expect(usable, "step_size", step_size, "more than 0 and at most 2, as a share of ε")
         self.step_size = step_size
         self.shares: Tensor | None = None
 
@@ -49,11 +46,11 @@ class Universal(nn.Module):
         """
         if self.shares is None:
             self.shares = uniform_start(torch.Size([count, *x.shape[1:]]), 1.0, x).sign()
-        if self.shares.shape != (count, *x.shape[1:]):
-            raise InputError(
-                f"the perturbations of this loss are {tuple(self.shares.shape)}, kept from inputs "
-                f"of another shape than {tuple(x.shape[1:])}; make a new loss"
-            )
+        require(
+            self.shares.shape == (count, *x.shape[1:]),
+            f"the perturbations of this loss are {tuple(self.shares.shape)}, kept from inputs "
+            f"of another shape than {tuple(x.shape[1:])}; make a new loss",
+        )
         shares = self.shares.detach().to(x).requires_grad_()  # a hook of its own for each call
         shares.register_hook(self._ascend)
         return shares * eps

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .. import distributed
 from ..data.augmentation import augment, batches
 from ..data.types import Split, divide
-from ..errors import InputError
+from ..errors import InputError, require
 from . import checkpoint
 from .config import RunConfig
 
@@ -32,11 +32,11 @@ def check_batches(loss: nn.Module, data: Split, config: RunConfig) -> None:
         InputError: There are fewer images than a batch has, or the loss refuses the batches.
     """
     size = config.train.batch_size
-    if len(data) < size:
-        raise InputError(
-            f"train.batch_size is {size}, but there are only {len(data)} "
-            "training images; use a smaller batch"
-        )
+    require(
+        len(data) >= size,
+        f"train.batch_size is {size}, but there are only {len(data)} training images; "
+        "use a smaller batch",
+    )
     part = distributed.rank_slice(size, "train.batch_size")
     if callable(check := getattr(loss, "check_batch_size", None)):
         try:

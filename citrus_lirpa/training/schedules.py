@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..errors import ConfigError, unknown
+from ..errors import expect_known
 
 #: (step, first, last) -> share of ε_max in [0, 1]
 Schedule = Callable[[int, float, float], float]
@@ -65,7 +65,6 @@ def ramp(name: str, step: int, *, batches: int, start: float, length: float) -> 
     Raises:
         ConfigError: There is no such schedule.
     """
-    if name not in SCHEDULES:
-        raise ConfigError(unknown("ε schedule", name, SCHEDULES))
+    expect_known("ε schedule", name, SCHEDULES)
     first = (start - 1) * batches
     return SCHEDULES[name](step, first, first + length * batches)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..bounds.net import BoundedNet
-from ..errors import CheckpointError
+from ..errors import CheckpointError, require
 from ..formats import atomic, schema
 from . import checkpoint
 from .config import RunConfig
@@ -96,8 +96,8 @@ class TrainingState:
         """
         begun, state = checkpoint.load(folder)
         name, wanted = begun.loss["name"], config.loss["name"]
-        if name != wanted:
-            raise CheckpointError(f"{folder} was begun with loss.name '{name}', not '{wanted}'")
+        message = f"{folder} was begun with loss.name '{name}', not '{wanted}'"
+        require(name == wanted, message, CheckpointError)
         checkpoint.restore(self.net.module, state["model"], folder)
         saved = schema.read(_Saved, state, folder / checkpoint.FILE_NAME, "train again")
         checkpoint.restore(self.loss, state["loss"], folder, "the loss of the run")

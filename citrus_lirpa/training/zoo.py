@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, InputError, unknown
+from ..errors import CheckpointError, InputError, expect_known
 
 PREFIX = "zoo:"
 #: Holds NAME.pt, a checkpoint of weights alone, and NAME.json, its evaluation, for each network.
@@ -38,8 +38,7 @@ def find(path: Path) -> Path:
     """
     name = str(path).removeprefix(PREFIX)
     index = _index()
-    if name not in index:
-        raise InputError(unknown("network of the zoo", name, index))
+    expect_known("network of the zoo", name, index, InputError)
     file = FOLDER / f"{name}.pt"
     if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != index[name]:
         raise CheckpointError(f"{file} is missing or damaged; install citrus-lirpa again")

@@ -352,12 +352,12 @@ def test_kappa_counts_what_one_perturbation_breaks():
 @pytest.mark.parametrize(
     ("attack", "options", "message"),
     [
-        (PGD, dict(steps=-1), r"-1 steps .*expected steps >= 0"),
-        (PGD, dict(restarts=0), r"0 restarts; expected .*restarts >= 1"),
-        (PGD, dict(step_size=0.0), r"size 0\.0 .*step_size > 0"),
-        (GroupAttack, dict(steps=0), r"0 steps .*positive"),
-        (GroupAttack, dict(restarts=-2), r"-2 restarts; expected all of them positive"),
-        (GroupAttack, dict(step_size=-1.0), r"size -1\.0 .*positive"),
+        (PGD, dict(steps=-1), r"PGD\.steps is -1; expected at least 0"),
+        (PGD, dict(restarts=0), r"PGD\.restarts is 0; expected at least 1"),
+        (PGD, dict(step_size=0.0), r"step_size is 0\.0; expected a number > 0"),
+        (GroupAttack, dict(steps=0), r"GroupAttack\.steps is 0; expected at least 1"),
+        (GroupAttack, dict(restarts=-2), r"GroupAttack\.restarts is -2; expected at least 1"),
+        (GroupAttack, dict(step_size=-1.0), r"step_size is -1\.0; expected a number > 0"),
         (GroupAttack, dict(momentum=1.0), r"momentum is 1\.0; expected .* less than 1"),
     ],
 )
