@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -95,6 +97,42 @@ class Interval(NamedTuple):
 
     def box(self) -> Box:
         return Box(self.centre - self.radius, self.centre + self.radius)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one pass through a network found over N boxes.
+
+    Attributes:
+        box: The boxes, in pixels.
+        margins: (N, K-1) lower bounds of logit_y - logit_c, c != y ascending; None where no
+            labels were given.
+        inputs: The boxes behind the normalisation.
+        relu_inputs: Bounds of the input of every ReLU, in network order, in the form in which
+            they were found.
+        measure: Computes ``magnitudes``.
+    """
+
+    box: Box
+    margins: Any  # typed so: callers know whether they gave labels
+    inputs: Interval
+    relu_inputs: Sequence[Box | Interval] = field(repr=False)
+    measure: Callable[[], list[Tensor]] = field(repr=False)
+
+    @cached_property
+    def preactivations(self) -> list[Interval]:
+        """Bounds of the input of every ReLU, in network order, as centre and radius."""
+        return [Interval.of(b) if isinstance(b, Box) else b for b in self.relu_inputs]
+
+    @cached_property
+    def preactivation_boxes(self) -> list[Box]:
+        """The same bounds by their ends."""
+        return [b if isinstance(b, Box) else b.box() for b in self.relu_inputs]
+
+    @cached_property
+    def magnitudes(self) -> list[Tensor]:
+        """Tensors (N, ...) of sizes within the network that rounding is in proportion to."""
+        return self.measure()
 
 
 def clamp(x: Tensor, limits: Range | None) -> Tensor:

@@ -1,16 +1,16 @@
-"""The fast way through a network: plain tensor operations, read once from an auto_LiRPA graph.
+"""The fast way through a network: plain tensor operations, read once from its graph.
 
 auto_LiRPA bounds any graph. For the layers that certified training uses (convolutions, linear
-layers, BatchNorm, ReLU, flattening, addition, pooling by averages) a Plan computes the same values
-and the same interval bounds with less work: BatchNorm is folded into the convolution before it,
-boxes stay centre and radius between ReLUs, and on the CPU images are laid out channels last.
+layers, BatchNorm, ReLU, flattening, addition, average pooling) an IntervalNetwork computes the
+same values and the same interval bounds with less work: BatchNorm is folded into the convolution
+before it, boxes stay centre and radius between ReLUs, and on the CPU images are laid out
+channels last.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -18,144 +18,355 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .box import Box, Interval
-from .segments import computed, constant_value, operations
-from .tracing import input_node, relu_nodes
+from .graph import BatchNorm, Graph, Operation, scaled
+from .margins import wrong_classes
 
-#: Weight and bias of each affine step.
-Weights = list[tuple[Tensor, Tensor | None]]
+#: Weight and bias of an affine operation.
+Weight = tuple[Tensor, Tensor | None]
+#: One for each step of a network; () for steps without.
+Weights = list[tuple[Any, ...]]
 
 
-@dataclass(frozen=True)
+# -- operations ---------------------------------------------------------------------------
+
+
 class Step:
-    """One operation. sources: numbers of the values it takes, 0 for the input and k for the
-    result of step k - 1; function: of affine steps (x, weight, bias), of others (x).
+    """One step of an IntervalNetwork, by default a monotone function of one value.
+
+    Its methods take the values that the step is computed from, then its weight and bias if it
+    has them. ``sources`` are numbers of these values: 0 for the network's input, k for the
+    result of step k - 1.
     """
 
-    kind: str
-    sources: tuple[int, ...]
-    function: Callable[..., Tensor] | None = None
+    function: Callable[..., Tensor]
+
+    def __init__(self, operation: Operation, sources: tuple[int, ...]):
+        self.operation, self.sources = operation, sources
+
+    @staticmethod
+    def computes(node: Any) -> bool:
+        """Return whether the step computes what a node of its kind does."""
+        return True
+
+    def weights(self) -> tuple[Any, ...]:
+        """Return weight and bias as they are now, with graph."""
+        return ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the value."""
+        return self.function(x)
+
+    def interval(self, box: Interval) -> Interval:
+        """Return the box around all values that the step has on a box."""
+        return Interval(self.function(box.centre), self.function(box.radius))
+
+    def magnitude(self, box: Interval) -> Tensor | None:
+        """Return the largest sum of absolute values that the step adds up on a box."""
+        return None
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A network whose last step is linear. nodes: of each affine step, the layer's node and
-    that of the BatchNorm folded into it; last_uses: after each step, values no longer needed;
-    relus: for each ReLU, in network order, its place among the steps that are ReLUs.
+class Reshape(Step):
+    def __init__(self, operation: Operation, sources: tuple[int, ...]):
+        super().__init__(operation, sources)
+        shape = tuple(operation.node.output_shape[1:])
+        self.function = lambda x: x.reshape(len(x), *shape)
+
+
+class AveragePool(Step):
+    def __init__(self, operation: Operation, sources: tuple[int, ...]):
+        super().__init__(operation, sources)
+        size, stride = tuple(operation.node.kernel_size), tuple(operation.node.stride)
+        self.function = lambda x: F.avg_pool2d(x, size, stride)
+
+    @staticmethod
+    def computes(node: Any) -> bool:
+        return list(node.padding) == [0, 0]
+
+
+class GlobalAveragePool(Step):
+    @staticmethod
+    def function(x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3), keepdim=True)
+
+
+class Relu(Step):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x)
+
+    def interval(self, box: Interval) -> Interval:
+        return Interval(*_IntervalRelu.apply(*box))
+
+
+class Add(Step):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+    def interval(self, a: Interval, b: Interval) -> Interval:
+        return Interval(a.centre + b.centre, a.radius + b.radius)
+
+    def magnitude(self, a: Interval, b: Interval) -> Tensor:
+        return (a.centre.abs() + a.radius) + (b.centre.abs() + b.radius)
+
+
+class Affine(Step):
+    """W x + b; its box has the centre W c + b and the radius \\|W\\| r (Gowal et al. 2018)."""
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self.function(x, weight, bias)
+
+    def interval(self, box: Interval, weight: Tensor, bias: Tensor | None) -> Interval:
+        centre = self.function(box.centre, weight, bias)
+        return Interval(centre, self.function(box.radius, weight.abs(), None))
+
+    def magnitude(self, box: Interval, weight: Tensor, bias: Tensor | None) -> Tensor:
+        largest = box.centre.abs() + box.radius
+        return self.function(largest, weight.abs(), None if bias is None else bias.abs())
+
+    def weights(self) -> Weight:
+        weight, *bias = self.operation.constants().values()
+        return weight, bias[0] if bias else None
+
+
+class Linear(Affine):
+    function = staticmethod(F.linear)
+
+    @staticmethod
+    def computes(node: Any) -> bool:
+        # product and bias are scaled by these: before auto_LiRPA 0.7, and in it
+        old, new = ("alpha", "beta"), ("alpha_linear", "beta_linear")
+        names = new if hasattr(node, "alpha_linear") else old
+        return [getattr(node, name, 1.0) for name in names] == [1.0, 1.0] and not node.transA
+
+    def weights(self) -> Weight:
+        weight, bias = super().weights()
+        return weight if self.operation.node.transB else weight.T, bias
+
+
+class Convolution(Affine):
+    """A convolution of images, with a BatchNorm behind it folded in."""
+
+    norm: BatchNorm | None = None
+
+    def __init__(self, operation: Operation, sources: tuple[int, ...]):
+        super().__init__(operation, sources)
+        node = operation.node
+        options = (*map(tuple, (node.stride, node.padding, node.dilation)), node.groups)
+        self.function = lambda x, weight, bias: F.conv2d(x, weight, bias, *options)
+
+    @staticmethod
+    def computes(node: Any) -> bool:
+        return len(node.stride) == 2
+
+    def weights(self) -> Weight:
+        weight, bias = super().weights()
+        if self.norm is None:
+            return weight, bias
+        scale, shift = self.norm.scale_and_shift()
+        shift = shift if bias is None else shift + bias * scale
+        return weight * scale.view(-1, 1, 1, 1), shift
+
+
+class Normalisation(Affine):
+    """A BatchNorm that no convolution takes in."""
+
+    function = staticmethod(scaled)
+
+    @staticmethod
+    def computes(node: Any) -> bool:
+        parts = node.use_mean, node.use_var, node.use_affine
+        return node.bn_mode == "forward" and all(parts)
+
+    def weights(self) -> Weight:
+        return self.operation.scale_and_shift()
+
+
+_STEPS: dict[str, type[Step]] = {
+    "BoundConv": Convolution,
+    "BoundLinear": Linear,
+    "BoundBatchNormalization": Normalisation,
+    "BoundRelu": Relu,
+    "BoundAdd": Add,
+    "BoundFlatten": Reshape,
+    "BoundReshape": Reshape,
+    "BoundAveragePool": AveragePool,
+    "BoundGlobalAveragePool": GlobalAveragePool,
+}
+
+
+def step_of(operation: Operation, sources: tuple[int, ...] = ()) -> Step | None:
+    """Return the step that computes an operation, or None where there is none."""
+    kind, node = _STEPS.get(operation.kind, Step), operation.node
+    varying = [True, True] if kind is Add else [True] + [False] * (len(node.inputs) - 1)
+    bounded_weights = any(getattr(i, "perturbation", None) is not None for i in node.inputs[1:])
+    if kind is Step or operation.varying != varying or not kind.computes(node):
+        return None
+    return None if kind is not Add and bounded_weights else kind(operation, sources)
+
+
+# -- networks -----------------------------------------------------------------------------
+
+
+class IntervalNetwork:
+    """A network whose last step is linear, as steps in an order in which they can be run.
+
+    Args:
+        steps: The steps.
+        relus: Of each ReLU, in network order, the number of its step.
     """
 
-    steps: tuple[Step, ...]
-    nodes: tuple[tuple[nn.Module, nn.Module | None], ...]
-    last_uses: tuple[tuple[int, ...], ...]
-    relus: tuple[int, ...]
+    def __init__(self, steps: list[Step], relus: list[int]):
+        self.steps, self.relus = steps, relus
+        last = {source: number for number, step in enumerate(steps) for source in step.sources}
+        self._done = [[s for s, at in last.items() if at == n] for n in range(len(steps))]
+        self.logits: Callable[[Weights, Tensor], Tensor] = self._logits
+        self.intervals: Callable[[Weights, Interval], tuple[list[Interval], Interval]]
+        self.intervals = self._intervals
+
+    @staticmethod
+    def of(graph: Graph) -> IntervalNetwork | None:
+        """Return the network of a graph, or None where it has operations without a step."""
+        order, _ = graph.path(graph.output, {graph.input})
+        uses = Counter(source for operation in order for source in operation.sources)
+        numbers: dict[str, int] = {graph.input: 0}
+        steps: list[Any] = []
+        for operation in order:
+            sources = tuple(numbers[source] for source in operation.sources)
+            step = step_of(operation, sources)
+            if step is None:
+                return None
+            before = graph.operations[operation.sources[0]]
+            folds = isinstance(step, Normalisation) and before.kind == "BoundConv"
+            if folds and uses[before.name] == 1:
+                steps[sources[0] - 1].norm = operation
+                numbers[operation.name] = sources[0]
+            else:
+                steps.append(step)
+                numbers[operation.name] = len(steps)
+        if not steps or not isinstance(steps[-1], Linear) or not numbers.keys() >= {*graph.relus}:
+            return None  # ReLUs that do not lead to the logits have bounds too
+        return IntervalNetwork(steps, [numbers[name] - 1 for name in graph.relus])
+
+    def compile(self, cuda: bool) -> None:
+        """Let torch.compile make kernels of ``intervals``, and on a GPU of ``logits`` too."""
+        options: Any = {"dynamic": False, "mode": "reduce-overhead" if cuda else "default"}
+        self.intervals = torch.compile(self._intervals, **options)
+        if cuda:
+            self.logits = torch.compile(self._logits, **options)
 
     def weights(self) -> Weights:
-        """With graph; BatchNorm by the statistics that bounds use: in train mode those of
-        the last forward pass, else the running ones."""
-        return [_weights(layer, norm) for layer, norm in self.nodes]
+        """Return weights and biases with graph, BatchNorm by the statistics that bounds use."""
+        return [step.weights() for step in self.steps]
 
     @torch.no_grad()
     def frozen_weights(self, dtype: torch.dtype | None = None) -> Weights:
-        """``weights`` without graph, in another type if one is given."""
+        """Return ``weights`` without graph, in another type if one is given."""
 
         def frozen(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.detach().to(dtype or value.dtype)
 
-        return [(frozen(weight), frozen(bias)) for weight, bias in self.weights()]
+        return [tuple(map(frozen, weights)) for weights in self.weights()]
 
-    def logits(self, weights: Weights, x: Tensor) -> Tensor:
+    def frozen(
+        self, normalise: nn.Module | None, dtype: torch.dtype | None
+    ) -> Callable[[Tensor], Tensor]:
+        """Return the network as it is now: logits (N, K) of inputs (N, ...), in their type.
+
+        Args:
+            normalise: Applied to the inputs first.
+            dtype: What to compute in; None for the type of the inputs.
+        """
+        weights = self.frozen_weights(dtype)
+
+        def logits(x: Tensor) -> Tensor:
+            z = x if normalise is None else normalise(x)
+            return self.logits(weights, z.to(dtype or x.dtype)).to(x.dtype)
+
+        return logits
+
+    def _logits(self, weights: Weights, x: Tensor) -> Tensor:
         """(N, K) logits of normalised inputs."""
-        layers = iter(weights)
 
-        def run(step: Step, sources: list[Tensor]) -> Tensor:
-            if step.kind == "affine":
-                return step.function(*sources, *next(layers))
-            if step.kind == "relu":
-                return F.relu(*sources)
-            return sources[0] + sources[1] if step.kind == "add" else step.function(*sources)
+        def run(number: int, step: Step, values: list[Tensor]) -> Tensor:
+            return step.forward(*values, *weights[number])
 
-        return self._run(self.steps, run, laid_out(x))
+        return self._run(run, laid_out(x), self.steps)
 
-    def intervals(self, weights: Weights, box: Interval) -> tuple[list[Interval], Interval]:
+    def _intervals(self, weights: Weights, box: Interval) -> tuple[list[Interval], Interval]:
         """Bounds of the input of every ReLU, in network order, and of the last step's.
 
-        Interval bound propagation (Gowal et al. 2018) of a box of normalised inputs, in centre
-        and radius: W c + b and |W| r.
+        Interval bound propagation (Gowal et al. 2018) of a box of normalised inputs.
         """
-        layers = iter(weights[:-1])
-        before: list[Interval] = []
+        before = {}
 
-        def run(step: Step, sources: list[Interval]) -> Interval:
-            (source, *_) = sources
-            if step.kind == "affine":
-                weight, bias = next(layers)
-                centre = step.function(source.centre, weight, bias)
-                return Interval(centre, step.function(source.radius, weight.abs(), None))
-            if step.kind == "relu":
-                before.append(source)
-                return Interval(*_IntervalRelu.apply(*source))
-            if step.kind == "add":
-                return Interval(*(a + b for a, b in zip(*sources, strict=True)))
-            return Interval(step.function(source.centre), step.function(source.radius))
+        def run(number: int, step: Step, values: list[Interval]) -> Interval:
+            if isinstance(step, Relu):
+                before[number] = values[0]
+            return step.interval(*values, *weights[number])
 
         box = Interval(laid_out(box.centre), laid_out(box.radius))
-        last = self._run(self.steps[:-1], run, box)
-        return [before[place] for place in self.relus], last
+        last = self._run(run, box, self.steps[:-1])
+        return [before[number] for number in self.relus], last
 
     @torch.no_grad()
-    def largest_terms(self, weights: Weights, box: Interval, before: list[Box]) -> Tensor:
-        """(N,) the largest |W||x| + |b| and |a| + |b| that any step may add up, for normalised
-        inputs in ``box`` and inputs of ReLUs in ``before``, in network order: what rounds."""
-        layers, numbers, sizes = iter(weights), itertools.count(1), []
-        given = iter([before[self.relus.index(place)] for place in range(len(self.relus))])
-        wanted = {s for step in self.steps if step.kind != "relu" for s in step.sources}
+    def largest_terms(self, box: Interval, before: Iterable[Box]) -> Tensor:
+        """Return what rounds: the largest sum of absolute values that any step adds up.
 
-        def run(step: Step, sources: list[Any]) -> Interval | None:
-            bounds = None
-            if step.kind == "relu":
-                lower, upper = next(given)
-                bounds = Interval.of(Box(lower.relu(), upper.relu()))
-            elif step.kind == "affine":
-                (source,), (weight, bias) = sources, next(layers)
-                largest = source.centre.abs() + source.radius
-                magnitude = weight.abs(), None if bias is None else bias.abs()
-                sizes.append(step.function(largest, *magnitude))
-            elif step.kind == "add":
-                sizes.append(sum(source.centre.abs() + source.radius for source in sources))
-            if next(numbers) not in wanted or bounds is not None:
-                return bounds
-            if step.kind == "affine":
-                centre = step.function(source.centre, weight, bias)
-                return Interval(centre, step.function(source.radius, weight.abs(), None))
-            if step.kind == "add":
-                return Interval(*(a + b for a, b in zip(*sources, strict=True)))
-            return Interval(*(step.function(end) for end in sources[0]))
+        Args:
+            box: N boxes of normalised inputs.
+            before: Bounds of the input of every ReLU, in network order.
 
-        self._run(self.steps, run, Interval(laid_out(box.centre), laid_out(box.radius)))
+        Returns:
+            (N,) the largest \\|W\\|\\|x\\| + \\|b\\| and \\|a\\| + \\|b\\| within these bounds.
+        """
+        weights, sizes = self.frozen_weights(), []
+        given = dict(zip(self.relus, before, strict=True))
+        # bounds behind a ReLU are those given: others matter only up to the next ReLU
+        wanted = {s for step in self.steps if not isinstance(step, Relu) for s in step.sources}
+
+        def run(number: int, step: Step, values: list[Any]) -> Interval | None:
+            if number in given:
+                lower, upper = given[number]
+                return Interval.of(Box(lower.relu(), upper.relu()))
+            size = step.magnitude(*values, *weights[number])
+            sizes.extend([] if size is None else [size])
+            return step.interval(*values, *weights[number]) if number + 1 in wanted else None
+
+        self._run(run, Interval(laid_out(box.centre), laid_out(box.radius)), self.steps)
         return torch.stack([size.reshape(len(size), -1).amax(1) for size in sizes]).amax(0)
 
-    def _run(self, steps: tuple[Step, ...], run: Callable[..., Any], value: Any) -> Any:
+    def _run(self, run: Callable[..., Any], value: Any, steps: list[Step]) -> Any:
+        """The last step's result; earlier ones are freed as soon as no step needs them."""
         values = {0: value}
-        for number, step in enumerate(steps):  # torch.compile of 2.5 knows no zip(strict=)
-            value = values[number + 1] = run(step, [values[s] for s in step.sources])
-            for source in self.last_uses[number]:
+        for number, step in enumerate(steps):
+            value = values[number + 1] = run(number, step, [values[s] for s in step.sources])
+            for source in self._done[number]:
                 del values[source]
         return value
 
 
-def margin_bounds(weights: tuple[Tensor, Tensor | None], box: Interval, y: Tensor) -> Tensor:
-    """(N, K): lower bounds of logit_y - logit_c of a linear layer over ``box``; 0 for c = y.
+def margin_bounds(weights: Weight, box: Interval, y: Tensor) -> Tensor:
+    """Return lower bounds of the margins of a linear layer over boxes of its inputs.
 
-    (w_y - w_c)·centre + b_y - b_c - |w_y - w_c|·radius: the layer and the margins as one.
+    (w_y - w_c)·centre + b_y - b_c - \\|w_y - w_c\\|·radius: the layer and the margins as one.
+
+    Args:
+        weights: Weight (K, H) and bias (K,) of the layer.
+        box: N boxes of its inputs.
+        y: (N,) labels.
+
+    Returns:
+        (N, K-1) bounds of logit_y - logit_c, c != y ascending.
     """
     weight, bias = weights
     logits = F.linear(box.centre, weight, bias)
     widths = (weight.unsqueeze(1) - weight).abs()[y]  # (N, K, H)
     margins = logits.gather(1, y.unsqueeze(1)) - logits
-    return margins - torch.matmul(widths, box.radius.unsqueeze(2)).squeeze(2)
+    margins = margins - torch.matmul(widths, box.radius.unsqueeze(2)).squeeze(2)
+    return margins.gather(1, wrong_classes(y, len(weight)))
 
 
 def laid_out(x: Tensor) -> Tensor:
-    """Images channels last on the CPU, where convolutions need not reorder them then."""
+    """Lay images out channels last on the CPU, where convolutions need not reorder them then."""
     if x.ndim == 4 and x.device.type == "cpu":
         return x.contiguous(memory_format=torch.channels_last)
     return x
@@ -181,152 +392,3 @@ class _IntervalRelu(torch.autograd.Function):
         to_lower = active(to_centre - to_radius, centre - radius, 0)
         to_centre = torch.lerp(to_lower, to_upper, 0.5)
         return to_centre, to_upper - to_centre
-
-
-def terms_of(layer: nn.Module, largest: Tensor) -> Tensor:
-    """|W||x| + |b| of a layer's node, where |x| <= ``largest``."""
-    weight, bias = _weights(layer, None)
-    return _function(layer)(largest, weight.abs(), None if bias is None else bias.abs())
-
-
-# -- reading the graph ------------------------------------------------------------------
-
-
-def make_plan(bounded: nn.Module) -> Plan | None:
-    """The plan of a BoundedModule's graph, or None where it has other layers than a Plan's.
-
-    Run a forward pass first: shapes are those of the last one.
-    """
-    first, final = input_node(bounded), bounded.final_node()
-    order, _ = operations(final, {first.name: -1})
-    if type(final).__name__ != "BoundLinear" or not all(map(_plain, order)):
-        return None
-    uses = [source.name for node in order for source in node.inputs]
-    numbers, steps, nodes = {first.name: 0}, [], []
-    folded = {n.name: n for n in order if _folds(n, uses)}
-    for node in order:
-        kind = type(node).__name__
-        if node.name in folded:
-            numbers[node.name] = numbers[node.inputs[0].name]
-            continue
-        if kind in _AFFINE:
-            norm = next((n for n in folded.values() if n.inputs[0] is node), None)
-            nodes.append((node, norm))
-        sources = tuple(numbers[s.name] for s in node.inputs if computed(s))
-        steps.append(Step(_KINDS[kind], sources, _function(node)))
-        numbers[node.name] = len(steps)
-    # branches may be added in another order than they were traced in
-    met = [node.name for node in order if _KINDS[type(node).__name__] == "relu"]
-    if len(met) != len(relu_nodes(bounded)):
-        return None  # some do not lead to the logits
-    relus = tuple(met.index(node.name) for node in relu_nodes(bounded))
-    return Plan(tuple(steps), tuple(nodes), _last_uses(steps), relus)
-
-
-_KINDS = {
-    "BoundConv": "affine",
-    "BoundLinear": "affine",
-    "BoundBatchNormalization": "affine",
-    "BoundRelu": "relu",
-    "BoundAdd": "add",
-    "BoundFlatten": "reshape",
-    "BoundReshape": "reshape",
-    "BoundAveragePool": "average",
-    "BoundGlobalAveragePool": "average",
-}
-_AFFINE = [name for name, kind in _KINDS.items() if kind == "affine"]
-
-
-def is_layer(node: nn.Module) -> bool:
-    """Whether a node is a linear layer, a convolution of images or a BatchNorm of constants."""
-    return type(node).__name__ in _AFFINE and _plain(node)
-
-
-def _plain(node: nn.Module) -> bool:
-    """Whether a Plan's functions compute what the node does."""
-    kind = type(node).__name__
-    varying = [computed(source) for source in node.inputs]
-    if kind == "BoundAdd":
-        return all(varying)
-    if kind not in _KINDS or not varying[0] or any(varying[1:]):
-        return False
-    if any(getattr(source, "perturbation", None) is not None for source in node.inputs[1:]):
-        return False  # weights that are bounded too
-    if kind == "BoundConv":
-        return len(node.stride) == 2
-    if kind == "BoundAveragePool":
-        return list(node.padding) == [0, 0]
-    if kind == "BoundLinear":
-        scales = [getattr(node, name, 1.0) for name in _SCALES[hasattr(node, "alpha_linear")]]
-        return scales == [1.0, 1.0] and not node.transA
-    if kind == "BoundBatchNormalization":
-        parts = node.use_mean, node.use_var, node.use_affine
-        return node.bn_mode == "forward" and all(parts)
-    return True
-
-
-#: What a linear layer's product and bias are scaled by: before auto_LiRPA 0.7, and in it.
-_SCALES = (("alpha", "beta"), ("alpha_linear", "beta_linear"))
-
-
-def _folds(node: nn.Module, uses: list[str]) -> bool:
-    """Whether a BatchNorm follows a convolution whose result nothing else takes."""
-    if type(node).__name__ != "BoundBatchNormalization":
-        return False
-    before = node.inputs[0]
-    return type(before).__name__ == "BoundConv" and uses.count(before.name) == 1
-
-
-def _function(node: nn.Module) -> Callable[..., Tensor] | None:
-    kind = type(node).__name__
-    if kind == "BoundConv":
-        options = tuple(map(tuple, (node.stride, node.padding, node.dilation)))
-        return lambda x, weight, bias: F.conv2d(x, weight, bias, *options, node.groups)
-    if kind == "BoundLinear":
-        return F.linear
-    if kind == "BoundBatchNormalization":
-        return _scaled
-    if kind == "BoundAveragePool":
-        size, stride = tuple(node.kernel_size), tuple(node.stride)
-        return lambda x: F.avg_pool2d(x, size, stride)
-    if kind == "BoundGlobalAveragePool":
-        return lambda x: x.mean(dim=(2, 3), keepdim=True)
-    shape = tuple(node.output_shape[1:])
-    return (lambda x: x.reshape(len(x), *shape)) if _KINDS[kind] == "reshape" else None
-
-
-def _scaled(x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
-    """Channels (of dimension 1) times scale, plus shift."""
-    shape = (-1,) + (1,) * (x.ndim - 2)
-    x = x * scale.view(shape)
-    return x if shift is None else x + shift.view(shape)
-
-
-def _weights(layer: nn.Module, norm: nn.Module | None) -> tuple[Tensor, Tensor | None]:
-    if type(layer).__name__ == "BoundBatchNormalization":
-        return _normalisation(layer)
-    weight, *rest = (constant_value(source) for source in layer.inputs[1:])
-    bias = rest[0] if rest else None
-    if type(layer).__name__ == "BoundLinear" and not layer.transB:
-        weight = weight.T
-    if norm is None:
-        return weight, bias
-    scale, shift = _normalisation(norm)
-    shift = shift if bias is None else shift + bias * scale
-    return weight * scale.view(-1, 1, 1, 1), shift
-
-
-def _normalisation(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """What a BatchNorm multiplies with and adds, for each channel."""
-    weight, bias, mean, variance = (constant_value(source) for source in norm.inputs[1:])
-    if norm.training:
-        mean, variance = norm.current_mean, norm.current_var
-    scale = weight / (variance + norm.eps).sqrt()
-    return scale, bias - mean * scale
-
-
-def _last_uses(steps: list[Step]) -> tuple[tuple[int, ...], ...]:
-    last = {source: number for number, step in enumerate(steps) for source in step.sources}
-    return tuple(
-        tuple(source for source, at in last.items() if at == number) for number in range(len(steps))
-    )

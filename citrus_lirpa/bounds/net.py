@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import DependencyError, InputError, ModelError, reason
-from . import lirpa as _compat
-from .box import Box, Interval
+from . import lirpa
+from .box import Bounds, Box, Interval
 from .checks import check_labels, check_name, check_tensor
-from .interval import Plan, is_layer, make_plan, margin_bounds, terms_of
-from .margins import specification, wrong_classes
-from .segments import INPUT, Piece, affine_pieces, computed
+from .graph import Graph
+from .interval import IntervalNetwork, margin_bounds
+from .lirpa_bounds import METHODS as METHODS
+from .lirpa_bounds import LirpaNetwork, magnitudes
+from .margins import specification
+from .segments import INPUT, Segment, affine_segments, segment_behind
 from .selfcheck import self_check
-from .tail import Tail
 from .tracing import (
     count_classes,
     explained,
@@ -27,56 +29,55 @@ from .tracing import (
     input_node,
     modes_restored,
     nodes,
-    optimising,
-    relu_nodes,
     split_normalise,
     wrap,
 )
-
-#: Our method names, cheapest first, and auto_LiRPA's.
-METHODS = {
-    "ibp": "IBP",
-    "crown-ibp": "CROWN-IBP",
-    "crown": "CROWN",
-    "alpha-crown": "CROWN-Optimized",
-}
-
-#: A node's attributes with its bounds.
-_ENDS = ("lower", "upper")
 
 
 class BoundedNet:
     """A classifier together with the means to bound it.
 
-    ``BoundedNet(model, example)`` wraps an ``nn.Module`` mapping images (N, ...) to
-    logits (N, K); ``example`` is one batch of inputs of the right shape, dtype and
-    device. ``BoundedNet(bounded_module)`` uses an existing auto_LiRPA BoundedModule.
+    ``BoundedNet(model, example)`` wraps an ``nn.Module`` that maps images (N, ...) to logits
+    (N, K). ``BoundedNet(bounded_module)`` uses an existing auto_LiRPA BoundedModule.
 
-    The user's module stays the single truth: parameters *and* BatchNorm statistics
-    are shared with it, its training mode and ``requires_grad`` flags are kept, and
-    its ``state_dict`` is the one to save. A leading :class:`~.models.Normalise` is
-    applied to the boxes exactly, outside auto_LiRPA. Wrapping checks that the
-    traced graph computes the same function and that its bounds contain it, and
-    raises ModelError otherwise. Move the model to its device before wrapping it.
+    The user's module stays the single truth: parameters *and* BatchNorm statistics are shared
+    with it, its training mode and ``requires_grad`` flags are kept, and its ``state_dict`` is the
+    one to save. A leading :class:`~.models.Normalise` is applied to the boxes exactly, outside
+    auto_LiRPA. Wrapping checks that the traced graph computes the same function and that its
+    bounds contain it. Move the model to its device before wrapping it.
 
-    In train mode with BatchNorm, call ``net(x)`` on the clean batch first: its batch
-    statistics, with gradient, are those that the following bounds use.
+    In train mode with BatchNorm, call ``net(x)`` on the clean batch first: its batch statistics,
+    with gradient, are those that the following bounds use.
+
+    Args:
+        model: The classifier, or an auto_LiRPA BoundedModule of it.
+        example: One batch of inputs of the right shape, dtype and device.
+
+    Attributes:
+        module: The user's module.
+        bounded: auto_LiRPA's BoundedModule of it.
+        normalise: The leading Normalise layer, or None.
+        classes: Number of classes K.
+        graph: The traced graph.
+        fast: The fast interval network, or None where auto_LiRPA computes all bounds.
+        attack_dtype: What ``frozen`` computes in; None for the type of the inputs.
+
+    Raises:
+        InputError: The model or the example is not one.
+        ModelError: auto_LiRPA cannot bound the model, or the traced graph or its bounds
+            contradict it.
     """
 
     def __init__(self, model: nn.Module, example: Tensor | None = None):
-        lirpa = _compat.load()
+        library = lirpa.load()
         if not isinstance(model, nn.Module):
             raise InputError(f"the model is a {type(model).__name__}; expected a torch.nn.Module")
-        self._bounded_box: Box | None = None
-        self._bounded_at: object = None  # ``_state`` then
-        self._inputs: Interval | None = None  # of the last interval pass, normalised
-        self._before: list[Interval] | None = None
         self.module: nn.Module = model
+        self.normalise: nn.Module | None = None
         self.bounded: Any  # a BoundedModule: auto_LiRPA has no types
-        if isinstance(model, lirpa.BoundedModule):
-            _compat.repair_options(model)
+        if isinstance(model, library.BoundedModule):
+            lirpa.repair_options(model)
             self.bounded = model
-            self.normalise = None
         elif example is None:
             raise InputError("BoundedNet(model, example) needs an example batch of inputs")
         else:
@@ -85,16 +86,14 @@ class BoundedNet:
             with explained("the example"):
                 inputs = self._normalised(example)
             self.bounded = wrap(core, inputs)
-        own = {id(t) for t in _tensors(self.module)}
-        self._shared = [t for t in _tensors(self.bounded) if id(t) in own]
-        self._places = _places(self.module, self._shared)
+        self._places = _places(self.module, self.bounded)
         self.classes = count_classes(self.bounded)
+        self.graph = Graph(self.bounded)
+        self.fast = IntervalNetwork.of(self.graph)
+        self._lirpa = LirpaNetwork(self.bounded, self.graph)
         self._has_batchnorm = any(
             type(n).__name__ == "BoundBatchNormalization" for n in nodes(self.bounded)
         )
-        self._plan: Any = make_plan(self.bounded)
-        self._logits: Callable[..., Any] = Plan.logits
-        self._intervals: Callable[..., Any] = Plan.intervals
         self.attack_dtype: torch.dtype | None = None
         if example is not None:
             self_check(self, example)
@@ -111,30 +110,33 @@ class BoundedNet:
     # -- the network itself -------------------------------------------------------
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Logits (N, K). In train mode this sets the BatchNorm statistics for bounds."""
+        """Compute logits (N, K). In train mode this sets the BatchNorm statistics for bounds."""
         if self._has_batchnorm and self.bounded.training:
             return self.bounded(self._normalised(x))
         return self.module(x)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits (N, K) of other inputs than the batch's, with the BatchNorm statistics that
-        bounds use: in train mode those of the last ``net(x)``. Nothing is updated."""
+        """Compute logits (N, K) of other inputs than the batch's, and update nothing.
+
+        BatchNorm uses the statistics that bounds use: in train mode those of the last ``net(x)``.
+        """
         if self._has_batchnorm and self.bounded.training:
-            return Tail.behind(self.bounded, INPUT)(self._normalised(x))
+            return self.tail(INPUT)(self._normalised(x))
         return self.module(x)
 
     def frozen(self) -> Callable[[Tensor], Tensor]:
-        """The network as it is now and in eval mode: a function from inputs (N, ...) to logits
-        (N, K), differentiable in the inputs alone; where auto_LiRPA bounds it, the network
-        itself. For the many steps of an attack; call it inside ``evaluating``, and again once
-        the weights have changed. It computes in ``attack_dtype``, where that is not None, and
-        returns logits of the inputs' type."""
-        if self._plan is None:
+        """Return the network as it is now and in eval mode, for the many steps of an attack.
+
+        Call it inside ``evaluating``, and again once the weights have changed.
+
+        Returns:
+            A function from inputs (N, ...) to logits (N, K) of their type, differentiable in
+            the inputs alone; where auto_LiRPA bounds the network, the network itself. It
+            computes in ``attack_dtype``, where that is not None.
+        """
+        if self.fast is None:
             return self._rounded_logits
-        weights = self._plan.frozen_weights(self.attack_dtype)
-        return lambda x: self._logits(
-            self._plan, weights, self._normalised(x).to(self.attack_dtype or x.dtype)
-        ).to(x.dtype)
+        return self.fast.frozen(self.normalise, self.attack_dtype)
 
     def _rounded_logits(self, x: Tensor) -> Tensor:
         rounds = self.attack_dtype is not None
@@ -142,32 +144,29 @@ class BoundedNet:
             return self(x).to(x.dtype)
 
     def compile(self) -> None:
-        """Let torch.compile make kernels of interval bounds, and on a GPU of ``frozen`` too,
-        with CUDA graphs. (On a CPU its convolutions are as fast as they can be.) The first calls
-        take half a minute or more. Nothing is compiled where auto_LiRPA bounds the network.
+        """Let torch.compile make kernels of interval bounds, and on a GPU of ``frozen`` too.
 
-        Raises DependencyError where torch.compile does not work, as without a C++ compiler.
+        On a GPU it uses CUDA graphs; on a CPU convolutions are as fast as they can be. The first
+        calls take half a minute or more. Nothing is compiled where auto_LiRPA bounds the network.
+
+        Raises:
+            DependencyError: torch.compile does not work, as without a C++ compiler.
         """
         check_compiler()
-        cuda = self.parameters()[0].is_cuda
-        options: dict[str, Any] = {
-            "dynamic": False,
-            "mode": "reduce-overhead" if cuda else "default",
-        }
-        self._intervals = torch.compile(Plan.intervals, **options)
-        if cuda:
-            self._logits = torch.compile(Plan.logits, **options)
+        if self.fast is not None:
+            self.fast.compile(self.parameters()[0].is_cuda)
 
     @property
     def relus(self) -> int:
         """How many ReLU layers the network has."""
-        return len(relu_nodes(self.bounded))
+        return len(self.graph.relus)
 
-    def tail(self, relu: int) -> Tail:
-        """The network from the output of ReLU ``relu`` (in network order) to the logits."""
-        return Tail.behind(self.bounded, relu)
+    def tail(self, relu: int) -> Segment:
+        """Return the network from the output of ReLU ``relu``, in network order, to the logits."""
+        return segment_behind(self.graph, relu)
 
     def parameters(self) -> list[nn.Parameter]:
+        """Return the module's parameters."""
         return list(self.module.parameters())
 
     @property
@@ -177,110 +176,142 @@ class BoundedNet:
 
     @property
     def training(self) -> bool:
+        """Whether the network is in train mode."""
         return self.bounded.training
 
     def train(self, mode: bool = True) -> BoundedNet:
-        """Train or eval mode of both the module and its bounds; returns itself."""
+        """Set train or eval mode of both the module and its bounds, and return itself."""
         self.module.train(mode)
         self.bounded.train(mode)
         return self
 
     def eval(self) -> BoundedNet:
+        """Set eval mode of both the module and its bounds, and return itself."""
         return self.train(False)
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Eval mode inside the block; every layer's mode before it is restored. ModelError where
-        the module's weights are no longer those that are bounded."""
-        self._check_shared()
+        """Set eval mode inside the block; restore every layer's mode after it.
+
+        Raises:
+            ModelError: The module's weights are no longer those that are bounded.
+        """
+        self.check_weights()
         with modes_restored(self.module), modes_restored(self.bounded):
             self.eval()
             yield
 
     # -- bounds -------------------------------------------------------------------
 
-    def margins(self, box: Box, y: Tensor, method: str = "ibp") -> Tensor:
-        """(N, K-1) lower bounds of logit_y - logit_c over each box, c != y ascending.
+    def bound(self, box: Box, labels: Tensor | None = None, method: str = "ibp") -> Bounds:
+        """Bound the margins and all inputs of ReLUs over boxes, in one pass.
 
-        box: N boxes in pixels; y: (N,) labels. For every x in box n,
-        margin(x) >= bound, up to float32 rounding. ``ibp``, ``crown-ibp`` and
-        ``crown`` are differentiable in the weights (``crown`` is tighter under
-        ``torch.no_grad``); ``alpha-crown`` optimises the relaxation of margins that CROWN
-        cannot prove positive and returns a detached bound, leaving ``.grad`` untouched.
+        For every x in box n, margin(x) >= bound, up to float32 rounding. ``ibp``, ``crown-ibp``
+        and ``crown`` are differentiable in the weights (``crown`` is tighter under
+        ``torch.no_grad``). ``alpha-crown`` optimises the relaxation of margins that CROWN
+        cannot prove positive; its margins are detached, and ``.grad`` is left alone.
 
-        Raises InputError for a box or labels that do not fit, ModelError where the layers do
-        not allow the method, or the module's weights are no longer those that were wrapped.
+        Args:
+            box: N boxes, in pixels.
+            labels: (N,) labels; None for no margins.
+            method: A name in METHODS.
+
+        Raises:
+            InputError: The box, the labels or the method do not fit.
+            ModelError: The layers do not allow the method, or the module's weights are no longer
+                those that were wrapped.
         """
         check_method(method)
+        self.check_weights()
         self._check_box(box)
-        check_labels(y, self.classes)
-        if len(y) != len(box):
-            raise InputError(f"{len(box)} boxes but {len(y)} labels")
-        if method == "ibp" and self._plan is not None:
-            return self._interval_margins(box, y)
-        c = specification(y, self.classes, box.lower.dtype)
-        return self._lower_bounds(box, c, method)
+        if labels is not None:
+            check_labels(labels, self.classes)
+            if len(labels) != len(box):
+                raise InputError(f"{len(box)} boxes but {len(labels)} labels")
+        return self.bound_unchecked(box, labels, method)
+
+    def bound_unchecked(
+        self, box: Box, labels: Tensor | None = None, method: str = "ibp"
+    ) -> Bounds:
+        """Do what ``bound`` does, for callers that have checked the batch themselves."""
+        inputs = self.input_box(box)
+        if method == "ibp" and self.fast is not None:
+            return self._bound_by_intervals(self.fast, box, Interval.of(inputs), labels)
+        c = None if labels is None else specification(labels, self.classes, box.lower.dtype)
+        found = self._lirpa.bounds(inputs, c, method, self.parameters())
+        before: Sequence[Box | Interval] | None = found.before
+        if before is None:
+            before = () if method == "ibp" else self.bound_unchecked(box).relu_inputs
+        return Bounds(
+            box,
+            None if labels is None else found.lower,
+            Interval.of(inputs),
+            before,
+            lambda: magnitudes(self.graph, found.within),
+        )
+
+    def _bound_by_intervals(
+        self, fast: IntervalNetwork, box: Box, inputs: Interval, labels: Tensor | None
+    ) -> Bounds:
+        weights = fast.weights()
+        intervals, last = fast.intervals(weights, inputs)
+
+        def measure() -> list[Tensor]:
+            return [fast.largest_terms(inputs, [i.box() for i in intervals])]
+
+        if labels is None:  # by their ends, whose rounding trained weights depend on
+            return Bounds(box, None, inputs, [i.box() for i in intervals], measure)
+        return Bounds(box, margin_bounds(weights[-1], last, labels), inputs, intervals, measure)
+
+    def margins(self, box: Box, y: Tensor, method: str = "ibp") -> Tensor:
+        """Return (N, K-1) lower bounds of logit_y - logit_c over each box, c != y ascending.
+
+        ``bound(box, y, method).margins``: see :meth:`bound` for arguments and errors.
+        """
+        return self.bound(box, y, method).margins
 
     def preactivation_bounds(self, box: Box) -> list[Box]:
-        """Bounds on the input of every ReLU over ``box``, in network order.
-
-        Those of the last pass where it was on this very box, by the same weights, and they are
-        still known; else IBP's, computed. (Weights changed in place through ``.data`` are not
-        seen to have changed; take a new box then.)
-        """
-        if not self._is_bounded(box) or not self._bounds_are_known():
-            self._check_box(box)
-            if self._plan is None:
-                self._lower_bounds(box, None, "ibp")
-            else:
-                self._propagate(box)
-        if self._before is not None:
-            return [interval.box() for interval in self._before]
-        return [Box(n.inputs[0].lower, n.inputs[0].upper) for n in relu_nodes(self.bounded)]
-
-    def hidden_bounds(self) -> list[Tensor]:
-        """(N, ...) what adds up to the values of layers, and ends of the bounds of all computed
-        ones, as far as auto_LiRPA's last pass, on N boxes, left them."""
-        count = 0 if self._bounded_box is None else len(self._bounded_box)
-        largest = {}
-        for node in filter(computed, nodes(self.bounded)):
-            ends = [e for end in _ENDS if isinstance(e := getattr(node, end, None), Tensor)]
-            if len(ends) == 2 and all(end.shape[:1] == (count,) for end in ends):
-                largest[node.name] = torch.maximum(*(end.abs() for end in ends))
-        layers = [n for n in nodes(self.bounded) if is_layer(n) and n.inputs[0].name in largest]
-        terms = [terms_of(layer, largest[layer.inputs[0].name]) for layer in layers]
-        return [*terms, *largest.values()]
-
-    def largest_terms(self, box: Box, before: list[Box]) -> Tensor | None:
-        """(N,) the largest sum of absolute values that a layer adds up anywhere in ``box``, with
-        inputs of ReLUs in ``before``; None where auto_LiRPA bounds the network."""
-        if self._plan is None:
-            return None
-        weights = self._plan.frozen_weights()
-        return self._plan.largest_terms(weights, Interval.of(self.input_box(box)), before)
+        """Return IBP's bounds on the input of every ReLU over ``box``, in network order."""
+        return self.bound(box).preactivation_boxes
 
     def preactivation_intervals(self, box: Box) -> list[Interval]:
-        """The same bounds as centre and radius, which is what interval bounds are kept as."""
-        if self._is_bounded(box) and self._before is not None:
-            return self._before
-        return [Interval.of(bounds) for bounds in self.preactivation_bounds(box)]
+        """Return the same bounds as centre and radius."""
+        return self.bound(box).preactivations
 
     def input_interval(self, box: Box) -> Interval:
-        """``input_box`` as centre and radius."""
-        if self._is_bounded(box) and self._inputs is not None:
-            return self._inputs
+        """Return ``input_box`` as centre and radius."""
         return Interval.of(self.input_box(box))
 
     def input_box(self, box: Box) -> Box:
-        """The box as the first layer after normalisation sees it."""
+        """Return the box as the first layer after normalisation sees it."""
         return Box(self._normalised(box.lower), self._normalised(box.upper))
 
-    def affine_pieces(self) -> list[Piece]:
-        """The network as affine maps between ReLUs, of pixels; ModelError for other graphs."""
-        return affine_pieces(self.bounded, self.normalise)
+    def largest_terms(self, box: Box, before: list[Box]) -> Tensor | None:
+        """Return the largest sums of absolute values that layers add up: what rounds.
+
+        Args:
+            box: N boxes, in pixels.
+            before: Bounds of the inputs of ReLUs to go by, in network order.
+
+        Returns:
+            (N,) the largest sum of any layer, or None where auto_LiRPA bounds the network.
+        """
+        if self.fast is None:
+            return None
+        return self.fast.largest_terms(self.input_interval(box), before)
+
+    def affine_pieces(self) -> list[Segment]:
+        """Return the network as affine maps between ReLUs, of pixels.
+
+        Raises:
+            ModelError: The network has operations other than affine ones and ReLU.
+        """
+        return affine_segments(self.graph, self.normalise)
+
+    # -- what it is made of -------------------------------------------------------
 
     def in_float64(self) -> BoundedNet | None:
-        """A copy in double precision; None where only a BoundedModule is known."""
+        """Return a copy in double precision; None where only a BoundedModule is known."""
         if self.module is self.bounded or self.like is None:
             return None
         example = torch.zeros(2, *self.input_shape, dtype=torch.float64, device=self.like.device)
@@ -288,57 +319,25 @@ class BoundedNet:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of one input."""
+        """The shape of one input."""
         return tuple(input_node(self.bounded).output_shape[1:])
 
     def output_weight(self) -> nn.Parameter:
-        """The weight of the layer that computes the logits."""
+        """Return the weight of the layer that computes the logits."""
         node = self.bounded.final_node()
         while type(node).__name__ not in ("BoundConv", "BoundLinear"):
             node = node.inputs[0]
         return node.inputs[1].param
 
     def weights_after_addition(self) -> list[nn.Parameter]:
-        """Weights of the layers whose input is a sum of two computed values (residuals)."""
+        """Return the weights of layers whose input is a sum of two computed values (residuals)."""
         return [n.inputs[1].param for n in nodes(self.bounded) if fed_by_addition(n)]
 
-    def _interval_margins(self, box: Box, y: Tensor) -> Tensor:
-        last_layer, inputs = self._propagate(box)
-        return margin_bounds(last_layer, inputs, y).gather(1, wrong_classes(y, self.classes))
+    def _normalised(self, x: Tensor) -> Tensor:
+        return x if self.normalise is None else self.normalise(x)
 
-    def _propagate(self, box: Box) -> tuple[tuple[Tensor, Tensor | None], Interval]:
-        """Weight and bias of the last layer, and interval bounds of its inputs."""
-        weights = self._plan.weights()
-        self._inputs = Interval.of(self.input_box(box))
-        self._before, last = self._intervals(self._plan, weights, self._inputs)
-        self._bounded_box, self._bounded_at = box, self._state()
-        return weights[-1], last
-
-    def _lower_bounds(self, box: Box, c: Tensor | None, method: str) -> Tensor:
-        self._bounded_box = self._inputs = self._before = None
-        with explained(f"method '{method}'"):
-            if method in ("ibp", "crown-ibp"):
-                lower = self._compute(box, c, method)
-            else:
-                lower = self._crown(box, c, method == "alpha-crown")
-        self._bounded_box, self._bounded_at = box, self._state()
-        return lower
-
-    def _is_bounded(self, box: Box) -> bool:
-        """Whether the last pass was on this very box, in this state."""
-        return self._bounded_box is box and self._bounded_at == self._state()
-
-    def _state(self) -> object:
-        """What bounds depend on beside the box: mode, and places and versions of the weights, of
-        buffers too where they are not those of the batch."""
-        of_batch = self.training
-        return of_batch, [
-            (t.data_ptr(), None if t.is_inference() else t._version)
-            for t in self._shared
-            if not of_batch or isinstance(t, nn.Parameter)
-        ]
-
-    def _check_shared(self) -> None:
+    def check_weights(self) -> None:
+        """Raise ModelError if the module's weights are no longer those that were wrapped."""
         if not all(table.get(name) is value for table, name, value in self._places):
             raise ModelError(
                 "the model's parameters or buffers are not those that were wrapped: they have been "
@@ -346,18 +345,8 @@ class BoundedNet:
                 "or type; wrap the model again"
             )
 
-    def _bounds_are_known(self) -> bool:
-        """Whether bounds of ReLU inputs are there: auto_LiRPA forgets its own after optimising
-        α, and in any forward pass."""
-        return self._before is not None or all(
-            getattr(node.inputs[0], end, None) is not None
-            for node in relu_nodes(self.bounded)
-            for end in _ENDS
-        )
-
     def _check_box(self, box: Box) -> None:
-        self._check_shared()
-        shape = self.input_shape
+        shape, like = self.input_shape, self.like
         if not isinstance(box, Box):
             raise InputError(f"the box is a {type(box).__name__}; expected a Box, as Box.around's")
         for end in box:
@@ -367,7 +356,6 @@ class BoundedNet:
                 f"a box has lower of shape {tuple(box.lower.shape)} and upper of shape "
                 f"{tuple(box.upper.shape)}; expected (N, {', '.join(map(str, shape))}) for both"
             )
-        like = self.like
         for end in box:
             if like is not None and (end.dtype, end.device) != (like.dtype, like.device):
                 raise InputError(
@@ -377,53 +365,16 @@ class BoundedNet:
         if not bool((box.lower <= box.upper).all()):
             raise InputError("a box has lower > upper or NaN; build boxes with Box.around")
 
-    def _crown(self, box: Box, c: Tensor | None, optimise: bool) -> Tensor:
-        """CROWN, its intermediate bounds cut with IBP's, which are sometimes the tighter;
-        then, on these, the output's relaxation optimised for the margins not yet positive.
-
-        With gradients on, CROWN alone: auto_LiRPA differentiates the cut wrongly.
-        """
-        if torch.is_grad_enabled() and not optimise:
-            return self._compute(box, c, "crown")
-        self._compute(box, c, "ibp")
-        lower = self._compute(box, c, "crown", reference_bounds=self._intermediate_bounds())
-        lower = lower.detach() if optimise else lower
-        undecided = int((lower <= 0).sum(dim=1).max())
-        if not optimise or undecided == 0 or c is None:
-            return lower
-        lowest = lower.topk(undecided, dim=1, largest=False).indices
-        rows = c.gather(1, lowest.unsqueeze(2).expand(-1, -1, self.classes))
-        with optimising(self.bounded, self.parameters()):
-            fixed = _compat.bound_kwargs(interm_bounds=self._intermediate_bounds())
-            optimised = self._compute(box, rows, "alpha-crown", **fixed)
-        return lower.scatter_reduce(1, lowest, optimised.detach(), "amax")
-
-    def _compute(self, box: Box, c: Tensor | None, method: str, **options: Any) -> Tensor:
-        lirpa = _compat.load()
-        lower, upper = self.input_box(box)
-        ptb = lirpa.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
-        return self.bounded.compute_bounds(
-            x=(lirpa.BoundedTensor(lower, ptb),),
-            C=c,
-            method=METHODS[method],
-            bound_upper=False,
-            **options,
-        )[0]
-
-    def _intermediate_bounds(self) -> dict[str, list[Tensor]]:
-        """The last pass's bounds before every ReLU, by node, as auto_LiRPA takes them."""
-        before = [n.inputs[0] for n in relu_nodes(self.bounded)]
-        return {n.name: [n.lower, n.upper] for n in before}
-
-    def _normalised(self, x: Tensor) -> Tensor:
-        return x if self.normalise is None else self.normalise(x)
-
 
 def as_bounded_net(net: object) -> BoundedNet:
-    """``net`` itself, or a BoundedNet over the auto_LiRPA BoundedModule that it is."""
+    """Return ``net`` itself, or a BoundedNet over the auto_LiRPA BoundedModule that it is.
+
+    Raises:
+        InputError: It is neither.
+    """
     if isinstance(net, BoundedNet):
         return net
-    if isinstance(net, nn.Module) and isinstance(net, _compat.load().BoundedModule):
+    if isinstance(net, nn.Module) and isinstance(net, lirpa.load().BoundedModule):
         return BoundedNet(net)
     raise InputError(
         f"expected a BoundedNet or an auto_LiRPA BoundedModule, got {type(net).__name__}; "
@@ -435,15 +386,15 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
     return itertools.chain(module.parameters(), module.buffers())
 
 
-def _places(module: nn.Module, shared: list[Tensor]) -> list[tuple[dict[str, Any], str, Any]]:
-    """(table, name, value) of every submodule, and of the tensors that are ``shared``."""
-    wanted = {id(t) for t in shared}
+def _places(module: nn.Module, bounded: nn.Module) -> list[tuple[dict[str, Any], str, Any]]:
+    """(table, name, value) of every submodule, and of the tensors that both modules share."""
+    shared = {id(t) for t in _tensors(module)} & {id(t) for t in _tensors(bounded)}
     return [
         (table, name, value)
         for m in module.modules()
         for table in (m._modules, m._parameters, m._buffers)
         for name, value in table.items()
-        if table is m._modules or id(value) in wanted
+        if table is m._modules or id(value) in shared
     ]
 
 
@@ -456,12 +407,12 @@ def _check_example(example: Tensor) -> None:
 
 
 def check_method(method: str) -> None:
-    """Refuse a name that is not in METHODS."""
+    """Raise InputError unless ``method`` is a name in METHODS."""
     check_name(method, "method", METHODS)
 
 
 def check_compiler() -> None:
-    """DependencyError, in one line, where torch.compile cannot compile anything."""
+    """Raise DependencyError, in one line, where torch.compile cannot compile anything."""
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(2))
     except Exception as error:  # torch names no common class for what can go wrong here

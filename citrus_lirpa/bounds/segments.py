@@ -1,123 +1,140 @@
-"""A ReLU network as affine pieces between ReLUs, read from an auto_LiRPA graph."""
+"""Parts of a network as functions: the affine ones between ReLUs, and what follows a ReLU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import ModelError
-from .tracing import input_node, relu_nodes
+from ..errors import InputError, ModelError
+from .graph import Graph, Operation
 
-#: Operations that are affine in their computed input while the others are constants.
+#: Operations that are affine in what varies, while all but one argument are constants, except
+#: in sums and concatenations.
 _AFFINE = {
     "BoundLinear", "BoundConv", "BoundBatchNormalization", "BoundFlatten", "BoundReshape",
     "BoundTranspose", "BoundSqueeze", "BoundUnsqueeze", "BoundIdentity", "BoundDropout",
     "BoundPad", "BoundAveragePool", "BoundGlobalAveragePool", "BoundReduceMean",
     "BoundAdd", "BoundSub", "BoundNeg", "BoundConcat",
 }  # fmt: skip
-#: Affine as long as only one operand is computed from the input (the first, for a quotient).
+#: Affine as long as only one operand varies (the first, for a quotient).
 _PRODUCTS = {"BoundMul", "BoundDiv", "BoundMatMul"}
+_WEIGHTED = {"BoundLinear", "BoundConv", "BoundBatchNormalization"}
 
-_CONSTANTS = {"BoundParams", "BoundBuffers", "BoundConstant"}
-#: The number under which a piece refers to the network's input.
+#: The number of the network's input among the sources of segments.
 INPUT = -1
 
 
-@dataclass(frozen=True)
-class Piece:
-    """The affine map to the input of ReLU k (or to the logits, for the last piece).
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """A part of a network: ``segment(*values)`` from the values (N, ...) of its sources.
 
-    sources: what it is computed from, INPUT or the numbers of earlier ReLUs, whose outputs
-    ``function`` takes in this order as batches; shape: of its result for one input.
+    Attributes:
+        sources: What it starts from, in the order of its arguments: INPUT, or numbers of ReLUs,
+            whose outputs it takes.
+        shape: Shape of its result for one input.
+        names: Names of the sources in the graph.
+        end: Name of the result in the graph.
+        operations: What computes the result, in order.
+        constants: By name, what the operations take beside computed values.
+        normalise: Applied to the network's input first.
     """
 
     sources: tuple[int, ...]
-    function: Callable[..., Tensor]
     shape: tuple[int, ...]
+    names: tuple[str, ...]
+    end: str
+    operations: list[Operation]
+    constants: dict[str, Any]
+    normalise: nn.Module | None = None
 
-    def __call__(self, values: dict[int, Tensor]) -> Tensor:
-        return self.function(*(values[s] for s in self.sources))
+    def __call__(self, *arguments: Tensor) -> Tensor:
+        values = dict(self.constants)
+        for source, name, value in zip(self.sources, self.names, arguments, strict=True):
+            normalise = self.normalise if source == INPUT else None
+            values[name] = value if normalise is None else normalise(value)
+        for operation in self.operations:
+            values[operation.name] = operation.forward(*(values[a] for a in operation.arguments))
+        return values[self.end]
+
+    def frozen(self) -> Segment:
+        """Return the same function, differentiable in its arguments alone."""
+        values = self.constants.items()
+        constants = {k: v.detach() if isinstance(v, Tensor) else v for k, v in values}
+        return replace(self, constants=constants)
 
 
-def affine_pieces(bounded: nn.Module, normalise: nn.Module | None) -> list[Piece]:
-    """The pieces of a BoundedModule's graph, in network order; the last gives the logits.
+def affine_segments(graph: Graph, normalise: nn.Module | None) -> list[Segment]:
+    """Split a network into affine maps to the inputs of its ReLUs and to the logits.
 
-    ``normalise`` is applied to the input first. Raises ModelError where the network has
-    operations other than affine ones and ReLU. Run a forward pass first: the shapes are
-    those of the last one. BatchNorm must be in eval mode.
+    Args:
+        graph: The graph of the network, whose BatchNorm must be in eval mode.
+        normalise: Applied to the network's input first.
+
+    Returns:
+        The segment that ends in the input of each ReLU, in network order, then the one that
+        ends in the logits. They keep the weights of now.
+
+    Raises:
+        ModelError: The network has operations other than affine ones and ReLU.
     """
-    final = bounded.final_node()
-    relus = relu_nodes(bounded)
-    numbers = {relu.name: k for k, relu in enumerate(relus)}
-    numbers[input_node(bounded).name] = INPUT
-    ends = [relu.inputs[0] for relu in relus] + [final]
-    return [_piece(end, numbers, normalise) for end in ends]
+    numbers = {graph.input: INPUT, **{name: k for k, name in enumerate(graph.relus)}}
+    ends = [graph.operations[name].arguments[0] for name in graph.relus] + [graph.output]
+    segments = []
+    for end in ends:
+        segment = _segment(graph, numbers, end)
+        for operation in segment.operations:
+            _check_affine(operation)
+        segments.append(replace(segment.frozen(), normalise=normalise))
+    return segments
 
 
-def _piece(end: nn.Module, numbers: dict[str, int], normalise: nn.Module | None) -> Piece:
-    order, sources = operations(end, numbers)
-    for node in order:
-        _check_affine(node)
-    known = tuple(sorted(sources))
-    constants = {
-        source.name: detached(constant_value(source))
-        for node in order
-        for source in node.inputs
-        if not computed(source)
-    }
-    names = {number: name for name, number in numbers.items()}
+def segment_behind(graph: Graph, relu: int) -> Segment:
+    """Return the rest of a network: logits (N, K) from the output of one ReLU.
 
-    def function(*arguments: Tensor) -> Tensor:
-        values = dict(constants)
-        for number, value in zip(known, arguments, strict=True):
-            first = normalise is not None and number == INPUT
-            values[names[number]] = normalise(value) if first else value
-        for node in order:
-            values[node.name] = node.forward(*(values[s.name] for s in node.inputs))
-        return values[end.name]
+    BatchNorm uses the statistics that bounds use: in train mode those of the last forward
+    pass, with gradient; none are updated.
 
-    return Piece(known, function, tuple(end.output_shape[1:]))
+    Args:
+        graph: The graph of the network.
+        relu: Number of the ReLU in network order, or INPUT for all behind the normalisation.
 
-
-def operations(end: nn.Module, known: Mapping[str, int]) -> tuple[list[nn.Module], set[int]]:
-    """What computes ``end`` from the nodes named in ``known``, in order, and the numbers of
-    those of them that are used."""
-    order: list[nn.Module] = []
-    sources: set[int] = set()
-    seen: set[str] = set()
-
-    def visit(node: nn.Module) -> None:
-        if node.name in seen:
-            return
-        seen.add(node.name)
-        if node.name in known:
-            sources.add(known[node.name])
-        elif computed(node):
-            for source in node.inputs:
-                visit(source)
-            order.append(node)
-
-    visit(end)
-    return order, sources
+    Raises:
+        InputError: There is no such ReLU.
+        ModelError: The logits depend on the input past the ReLU as well: a residual connection
+            spans it.
+    """
+    if not INPUT <= relu < len(graph.relus):
+        raise InputError(f"there is no ReLU {relu}; the network has {len(graph.relus)}, from 0")
+    start = graph.input if relu == INPUT else graph.relus[relu]
+    segment = _segment(graph, {graph.input: INPUT, start: relu}, graph.output)
+    if segment.sources != (relu,):
+        raise ModelError(
+            f"the network cannot be split behind ReLU {relu}: its logits depend on the input "
+            "by another way too; choose a place that every way passes"
+        )
+    return segment
 
 
-def computed(node: nn.Module) -> bool:
-    """Whether a node depends on the input; auto_LiRPA says so of buffers too, which do not."""
-    return node.from_input and type(node).__name__ not in _CONSTANTS
+def _segment(graph: Graph, numbers: dict[str, int], end: str) -> Segment:
+    """The part of a network from the values in ``numbers`` to ``end``, with the weights of now."""
+    if end not in graph.operations:
+        raise ModelError("a ReLU or the logits of this network do not depend on its input")
+    operations, used = graph.path(end, numbers)
+    names = tuple(sorted(used, key=numbers.__getitem__))
+    constants: dict[str, Any] = {}
+    for operation in operations:
+        constants |= operation.constants()
+    shape = tuple(graph.operations[end].node.output_shape[1:])
+    sources = tuple(numbers[name] for name in names)
+    return Segment(sources, shape, names, end, operations, constants)
 
 
-def constant_value(node: nn.Module) -> object:
-    """The value of a node that does not depend on the input, with its graph."""
-    return node.forward(*(constant_value(source) for source in node.inputs))
-
-
-def _check_affine(node: nn.Module) -> None:
-    kind = type(node).__name__
-    varying = [computed(source) for source in node.inputs]
+def _check_affine(operation: Operation) -> None:
+    kind, varying = operation.kind, operation.varying
     product = kind in _PRODUCTS and sum(varying) == 1 and (kind != "BoundDiv" or varying[0])
-    weights = kind in ("BoundLinear", "BoundConv", "BoundBatchNormalization") and any(varying[1:])
+    weights = kind in _WEIGHTED and any(varying[1:])
     if (kind not in _AFFINE and not product) or weights:
         raise ModelError(
             f"branch and bound takes networks of affine layers and ReLU; this one has "
@@ -125,6 +142,4 @@ def _check_affine(node: nn.Module) -> None:
         )
 
 
-def detached(value: object) -> object:
-    """A constant without its graph; what is no tensor stays as it is."""
-    return value.detach() if isinstance(value, Tensor) else value
+Piece = Segment

@@ -141,29 +141,6 @@ def count_classes(bounded: nn.Module) -> int:
 
 
 @contextlib.contextmanager
-def optimising(bounded: nn.Module, parameters: list[nn.Parameter]) -> Iterator[None]:
-    """What α-CROWN needs around it: gradients on, but none for ``parameters`` or through
-    BatchNorm's batch statistics, and its state ended even where it fails."""
-    trained = [p for p in parameters if p.requires_grad]
-    norms = [n for n in nodes(bounded) if hasattr(n, "current_mean")]
-    statistics = [(n.current_mean, n.current_var) for n in norms]
-    for p in trained:
-        p.requires_grad_(False)
-    for n in norms:
-        n.current_mean, n.current_var = n.current_mean.detach(), n.current_var.detach()
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        for node in bounded.optimizable_activations:
-            node.opt_end()
-        for n, (mean, variance) in zip(norms, statistics, strict=True):
-            n.current_mean, n.current_var = mean, variance
-        for p in trained:
-            p.requires_grad_(True)
-
-
-@contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
     """Turn whatever auto_LiRPA raises into one ModelError line; memory errors pass."""
     try:

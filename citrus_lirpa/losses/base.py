@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import PGD
-from ..bounds.box import PIXELS, Box
+from ..bounds.box import PIXELS, Bounds, Box
 from ..bounds.checks import (
     Range,
     Scalar,
@@ -45,6 +45,8 @@ class LossTerms:
         box: The boxes that were bounded, or tiny ones around the inputs.
         margins: (boxes, K-1) lower bounds of the margins on them; None where the loss needs none.
         perturbations: (P, ...) those tried on the batch; None without an attack.
+        bounds: Bounds of the network on ``box``, also of the inputs of its ReLUs, which
+            regularisers take; None where the loss needs none. ``net.bound(box)`` gives them then.
     """
 
     total: Tensor
@@ -52,6 +54,7 @@ class LossTerms:
     box: Box
     margins: Tensor | None = None
     perturbations: Tensor | None = None
+    bounds: Bounds | None = None
 
     def backward(self) -> None:
         """Add the gradients of ``total`` to those of the weights, as a loss tensor would."""
@@ -177,6 +180,7 @@ def largest(eps: Scalar) -> float:
 def check_batch(net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, clip: Range | None) -> Scalar:
     """Return ε; raise InputError for a batch that a training loss cannot use."""
     eps = check_radius(eps, "ε")
+    net.check_weights()
     check_labelled(net, x, y, finite=clip is None)
     check_fits(eps, x, "ε")
     if clip is None:

@@ -98,13 +98,13 @@ class Citrus(Loss):
             partners = self._worst(net, x, labels, v, tau, partners)
         box = cross_input_boxes(x, v, tau, partners, self.clip)
         labels = labels.expand(partners.shape).flatten()
-        margins = net.margins(box, labels, self.method)
-        losses = robust_cross_entropy(margins)
+        bounds = net.bound_unchecked(box, labels, self.method)
+        losses = robust_cross_entropy(bounds.margins)
         if self.alpha < 1:
             attacked = logit_margins(net.logits(box.centre), labels)
             losses = self.alpha * losses + (1 - self.alpha) * robust_cross_entropy(attacked)
         total = REDUCTIONS[self.reduction](losses.view_as(partners)).mean()
-        return LossTerms(total, logits, box, margins, v.detach())
+        return LossTerms(total, logits, box, bounds.margins, v.detach(), bounds)
 
     @torch.no_grad()
     def _worst(
@@ -112,7 +112,7 @@ class Citrus(Loss):
     ) -> Tensor:
         """Select from the partners (B, m) those with the highest loss, (B, worst)."""
         box = cross_input_boxes(x, v, tau, partners, self.clip)
-        margins = net.margins(box, labels.expand(partners.shape).flatten(), self.method)
-        losses = robust_cross_entropy(margins).view_as(partners)
+        bounds = net.bound_unchecked(box, labels.expand(partners.shape).flatten(), self.method)
+        losses = robust_cross_entropy(bounds.margins).view_as(partners)
         worst = losses.topk(self.worst, dim=1).indices
         return partners.gather(1, worst.to(partners.device))

@@ -31,8 +31,9 @@ class Ibp(Loss):
         """Compute the loss of the ε-boxes."""
         logits = net(x)
         box = Box.around(x, eps, self.clip)
-        margins = net.margins(box, y, self.method)
-        return LossTerms(robust_cross_entropy(margins).mean(), logits, box, margins)
+        bounds = net.bound_unchecked(box, y, self.method)
+        total = robust_cross_entropy(bounds.margins).mean()
+        return LossTerms(total, logits, box, bounds.margins, bounds=bounds)
 
 
 class CrownIbp(Loss):
@@ -58,7 +59,9 @@ class CrownIbp(Loss):
         beta = max(0.0, 1 - largest(eps) / self.max_eps)
         logits = net(x)
         box = Box.around(x, eps, self.clip)
-        margins = net.margins(box, y, "ibp")
+        bounds = net.bound_unchecked(box, y)
+        margins = bounds.margins
         if beta > 0:
-            margins = beta * net.margins(box, y, "crown-ibp") + (1 - beta) * margins
-        return LossTerms(robust_cross_entropy(margins).mean(), logits, box, margins)
+            bounds = net.bound_unchecked(box, y, "crown-ibp")
+            margins = beta * bounds.margins + (1 - beta) * margins
+        return LossTerms(robust_cross_entropy(margins).mean(), logits, box, margins, bounds=bounds)

@@ -50,8 +50,9 @@ class MtlIbp(Loss):
         logits = net(x)
         attacked = logit_margins(net.logits(x + v), y)
         box = Box.around(x, eps, self.clip)
-        margins = net.margins(box, y, "ibp")
-        return LossTerms(self.combine(margins, attacked).mean(), logits, box, margins, v)
+        bounds = net.bound_unchecked(box, y)
+        total = self.combine(bounds.margins, attacked).mean()
+        return LossTerms(total, logits, box, bounds.margins, v, bounds)
 
     def combine(self, bounds: Tensor, attacked: Tensor) -> Tensor:
         """Combine lower bounds of margins (B, K-1) and margins under attack into losses (B,)."""

@@ -37,8 +37,9 @@ class Sabr(Loss):
         """Compute the loss of the small boxes."""
         box, v = self.small_box(net, x, y, eps)
         logits = net(x)
-        margins = net.margins(box, y, "ibp")
-        return LossTerms(robust_cross_entropy(margins).mean(), logits, box, margins, v)
+        bounds = net.bound_unchecked(box, y)
+        total = robust_cross_entropy(bounds.margins).mean()
+        return LossTerms(total, logits, box, bounds.margins, v, bounds)
 
 
 class SmallBox:

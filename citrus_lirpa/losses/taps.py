@@ -7,11 +7,11 @@ from torch import Tensor
 
 from .. import distributed
 from ..attacks import ascend
-from ..bounds.box import PIXELS, Box, clamp
+from ..bounds.box import PIXELS, Bounds, Box, clamp
 from ..bounds.checks import Range, Scalar, check_count, is_count, is_number
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet, as_bounded_net
-from ..bounds.tail import Tail
+from ..bounds.segments import Segment
 from ..errors import expect, require
 from .base import Attack, Loss, LossTerms, check_max_eps, check_share, largest
 from .sabr import Sabr, SmallBox
@@ -94,27 +94,24 @@ class Taps(Loss):
         if self.small_box is not None:
             box, v = self.small_box(net, x, y, eps)
         logits = net(x)
-        margins = net.margins(box, y, "ibp")
-        total = robust_cross_entropy(margins).mean()
+        bounds = net.bound_unchecked(box, y)
+        total = robust_cross_entropy(bounds.margins).mean()
         if largest(eps) >= self.max_eps * (1 - 1e-6):
-            attacked = self.margins_inside(net, box, y)
+            attacked = self.margins_inside(net, bounds, y)
             total = total * _scaled(robust_cross_entropy(attacked).mean(), self.scale)
-        return LossTerms(total, logits, box, margins, v)
+        return LossTerms(total, logits, box, bounds.margins, v, bounds)
 
-    def margins_inside(self, net: BoundedNet, box: Box, y: Tensor) -> Tensor:
-        """Find margins (B, K-1) at the points between the parts, with graph.
-
-        ``box`` must be the one that ``net`` bounded last.
-        """
+    def margins_inside(self, net: BoundedNet, bounds: Bounds, y: Tensor) -> Tensor:
+        """Find margins (B, K-1) at points within ``bounds`` between the parts, with graph."""
         cut = self._cut(net)
-        before = net.preactivation_bounds(box)[cut]
+        before = bounds.preactivation_boxes[cut]
         z = Box(before.lower.relu().unsqueeze(1), before.upper.relu().unsqueeze(1))
         tail = net.tail(cut)
         inside = Box(*(end.detach().expand(-1, net.classes - 1, *end.shape[2:]) for end in z))
         points = self._attack(tail.frozen(), inside, y)
         return _own_margins(tail, linked(z, points, self.link), y)
 
-    def _attack(self, tail: Tail, inside: Box, y: Tensor) -> Tensor:
+    def _attack(self, tail: Segment, inside: Box, y: Tensor) -> Tensor:
         """Find a point for every wrong class in its own box, all of them (B, K-1, ...)."""
         width = inside.upper - inside.lower
         # not rand_like, whose draws depend on the memory layout of the images
@@ -169,7 +166,7 @@ def linked(z: Box, points: Tensor, link: float) -> Tensor:
     return points + to_upper * (z.upper - upper) + to_lower * (z.lower - lower)
 
 
-def _own_margins(tail: Tail, points: Tensor, y: Tensor) -> Tensor:
+def _own_margins(tail: Segment, points: Tensor, y: Tensor) -> Tensor:
     """Return the margin of each point (B, K-1, ...) over the wrong class it was found for."""
     batch, wrong = points.shape[:2]
     margins = logit_margins(tail(points.flatten(0, 1)), y.repeat_interleave(wrong))

@@ -175,9 +175,8 @@ class _Trainer:
         penalty = terms.total.new_zeros(())
         weight = self.train.shi * (1 - self._ramp())
         if weight > 0:
-            bounds = self.net.preactivation_intervals(terms.box)
-            inputs = self.net.input_interval(terms.box)
-            penalty = penalty + weight * shi_regulariser(inputs, bounds)
+            bounds = terms.bounds or self.net.bound_unchecked(terms.box)
+            penalty = penalty + weight * shi_regulariser(bounds.inputs, bounds.preactivations)
         if self.train.l1 > 0:
             penalty = penalty + self.train.l1 * l1_norm(self.weights)
         return penalty

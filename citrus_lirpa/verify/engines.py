@@ -111,14 +111,14 @@ class LirpaEngine:
         Bounds that are positive, but not beyond the rounding of float32, are computed again in
         float64.
         """
-        lower = self.net.margins(self.ball.box(images.x), images.y, method)
-        hidden = rounding_threshold(images.logits, self.net.hidden_bounds())
+        found = self.net.bound_unchecked(self.ball.box(images.x), images.y, method)
+        lower, hidden = found.margins, rounding_threshold(images.logits, found.magnitudes)
         threshold = torch.maximum(images.threshold, hidden)
         proved = lower > threshold.unsqueeze(1)
         near = ((lower > 0) & ~proved).any(1)
         if bool(near.any()) and self.twin is not None:
             box = self.ball.box(images.x[near].double())
-            exact = self.twin.margins(box, images.y[near], method)
+            exact = self.twin.bound_unchecked(box, images.y[near], method).margins
             proved[near] |= exact > IN_FLOAT64 * threshold[near].unsqueeze(1)
         return lower, proved, threshold
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import MODELS as SMALL
-from reference import SHAPE, batch, model_names, wrapped
+from reference import SHAPE, batch, wrapped
 from torch import nn
 
 from citrus_lirpa import PGD, BoundedNet, Box, data, fit, robust_cross_entropy
-from citrus_lirpa.bounds import lirpa as _compat
+from citrus_lirpa.bounds import lirpa
 from citrus_lirpa.bounds.box import Interval
-from citrus_lirpa.bounds.interval import laid_out, make_plan
+from citrus_lirpa.bounds.interval import laid_out
+from citrus_lirpa.bounds.margins import specification
 from citrus_lirpa.bounds.segments import INPUT
 from citrus_lirpa.errors import DependencyError
 from citrus_lirpa.training import setup as runs
@@ -85,39 +86,35 @@ MODELS = {
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
-def both_ways(name: str) -> list[BoundedNet]:
-    """The same network in eval mode, bounded by its plan and by auto_LiRPA alone."""
-    fast = wrapped(MODELS[name]()).eval()
-    slow = BoundedNet(fast.module, torch.rand(2, *SHAPE))
-    slow._plan = None
-    assert fast._plan is not None
-    return [fast, slow]
+def by_auto_lirpa(net, box, y):
+    """Margins and bounds of ReLU inputs that auto_LiRPA itself computes."""
+    library, (lower, upper) = lirpa.load(), net.input_box(box)
+    boxed = library.BoundedTensor(lower, library.PerturbationLpNorm(x_L=lower, x_U=upper))
+    c = specification(y, net.classes, lower.dtype)
+    margins = net.bounded.compute_bounds(x=(boxed,), C=c, method="IBP", bound_upper=False)[0]
+    before = [relu.inputs[0] for relu in net.bounded.relus]
+    return margins, [end for node in before for end in (node.lower, node.upper)]
+
+
+def by_us(net, box, y):
+    found = net.bound(box, y)
+    return found.margins, [end for bounds in found.preactivation_boxes for end in bounds]
 
 
 @pytest.mark.parametrize("training", [True, False])
 @every_model
-def test_bounds_are_auto_lirpas(name, training, double):
+def test_bounds_and_gradients_are_auto_lirpas(name, training, double):
+    """Gradients in the weights and, as TAPS and user code need them, in the ends of the boxes."""
     (x, y), seen = batch(), []
-    for net in both_ways(name):
-        net.module.zero_grad()
-        net.train(training)
+    net = wrapped(MODELS[name]()).train(training)
+    assert net.fast is not None
+    y, x = y.repeat_interleave(2), x.repeat_interleave(2, 0)
+    for bounds in (by_us, by_auto_lirpa):
         net(x)
-        box = Box.around(x.repeat_interleave(2, 0), EPS)
-        margins = net.margins(box, y.repeat_interleave(2))
-        before = [end for bounds in net.preactivation_bounds(box) for end in bounds]
-        (margins.exp().sum() + sum(end.pow(2).mean() for end in before)).backward()
-        seen.append([margins, before, [p.grad for p in net.parameters()]])
-    torch.testing.assert_close(*seen, atol=1e-9, rtol=1e-7)
-
-
-@every_model
-def test_gradients_reach_the_ends_of_a_box(name, double):
-    """As TAPS and user code need them."""
-    (x, y), seen = batch(), []
-    for net in both_ways(name):
-        lower, upper = (x - EPS).requires_grad_(), (x + EPS).requires_grad_()
-        margins = net.margins(Box(lower, upper), y)
-        seen.append(torch.autograd.grad(margins.sum(), (lower, upper)))
+        ends = (x - EPS).requires_grad_(), (x + EPS).requires_grad_()
+        margins, before = bounds(net, Box(*ends), y)
+        total = margins.exp().sum() + sum(end.pow(2).mean() for end in before)
+        seen.append([margins, before, torch.autograd.grad(total, [*ends, *net.parameters()])])
     torch.testing.assert_close(*seen, atol=1e-9, rtol=1e-7)
 
 
@@ -141,7 +138,8 @@ def test_bounds_of_a_relu_are_those_of_its_affine_piece(name):
     values = {INPUT: torch.lerp(box.lower, box.upper, torch.rand_like(x))}
     with torch.no_grad():
         for number, bounds in enumerate(net.preactivation_bounds(box)):
-            z = net.affine_pieces()[number](values)
+            segment = net.affine_pieces()[number]
+            z = segment(*(values[source] for source in segment.sources))
             assert bool((bounds.lower <= z + 1e-5).all() and (z <= bounds.upper + 1e-5).all())
             values[number] = z.relu()
     assert len(values) == net.relus + 1
@@ -176,7 +174,7 @@ UNSUITABLE = {
 def test_other_layers_are_left_to_auto_lirpa(what):
     model, (x, y) = nn.Sequential(*(layer() for layer in UNSUITABLE[what])), batch()
     net = BoundedNet(model, torch.rand(2, *SHAPE)).eval()
-    assert net._plan is None
+    assert net.fast is None
     box = Box.around(x, EPS)
     assert net.margins(box, y).shape == (len(x), 2)
     torch.testing.assert_close(net.frozen()(x), net.module(x))
@@ -184,11 +182,11 @@ def test_other_layers_are_left_to_auto_lirpa(what):
 
 def test_batchnorm_with_options_of_its_own_is_left_to_auto_lirpa():
     example = torch.rand(2, *SHAPE)
-    with _compat.parsing():
-        bounded = _compat.load().BoundedModule(
+    with lirpa.parsing():
+        bounded = lirpa.load().BoundedModule(
             SMALL["conv"](normalise=False).eval(), example, bound_opts={"bn": {"var": False}}
         )
-    assert make_plan(bounded) is None
+    assert BoundedNet(bounded).fast is None
 
 
 def test_a_width_that_rounds_to_nothing_is_kept():
@@ -202,12 +200,6 @@ def test_images_are_laid_out_channels_last_and_nothing_else_is():
     assert laid_out(torch.rand(2, 3, 4, 4)).is_contiguous(memory_format=torch.channels_last)
     flat = torch.rand(2, 3)
     assert laid_out(flat) is flat
-
-
-@model_names
-def test_steps_of_a_sequential_network_free_what_is_done_with(name):
-    plan = wrapped(SMALL[name]())._plan
-    assert plan.last_uses == tuple((number,) for number in range(len(plan.steps)))
 
 
 # -- precision and compilation ----------------------------------------------------------
@@ -234,7 +226,7 @@ def test_attacks_in_bfloat16_find_nearly_the_same_and_bounds_stay_as_they_are():
 
 
 @pytest.mark.parametrize("what", UNSUITABLE)
-def test_networks_without_a_plan_are_attacked_in_bfloat16_too(what):
+def test_networks_without_a_fast_way_are_attacked_in_bfloat16_too(what):
     model = nn.Sequential(*(layer() for layer in UNSUITABLE[what]))
     net, (x, _) = BoundedNet(model, torch.rand(2, *SHAPE)).eval(), batch()
     exact = net.frozen()(x)
@@ -259,10 +251,10 @@ def test_compiled_and_not_are_the_same():
             logits = net.frozen()(z)
         (slopes,) = torch.autograd.grad(F.cross_entropy(logits, y), z)
         net(x)
-        margins = net.margins(Box.around(x, EPS), y)
-        before = net.preactivation_bounds(net._bounded_box)
-        (robust_cross_entropy(margins).mean() + before[0].upper.mean()).backward()
-        seen.append([logits, slopes, margins, *(p.grad.clone() for p in net.parameters())])
+        bounds = net.bound(Box.around(x, EPS), y)
+        first = bounds.preactivation_boxes[0].upper
+        (robust_cross_entropy(bounds.margins).mean() + first.mean()).backward()
+        seen.append([logits, slopes, bounds.margins, *(p.grad.clone() for p in net.parameters())])
     torch.testing.assert_close(*seen, atol=1e-5, rtol=1e-5)
 
 

@@ -104,14 +104,14 @@ def test_import_and_parse_leave_the_process_as_it_was(tmp_path):
                     "numpy.lib.arraysetops" in sys.modules and sys.modules["numpy.lib.arraysetops"],
                     hasattr(torch.onnx.symbolic_helper, "_set_opset_version"))
         before = state()
-        from citrus_lirpa import _compat, _quiet
-        lirpa = _compat.load()
+        from citrus_lirpa.bounds import lirpa as ours, lirpa_import
+        lirpa = ours.load()
         after_import = state()
-        onnx = _quiet.onnx_globals()
+        onnx = lirpa_import.onnx_globals()
         globals_before = onnx.autograd_inlining, onnx.export_onnx_opset_version
         net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()).eval()
-        with _compat.parsing():
-            lirpa.BoundedModule(net, torch.zeros(1, 2), bound_opts=_compat.bound_options())
+        with ours.parsing():
+            lirpa.BoundedModule(net, torch.zeros(1, 2), bound_opts=ours.bound_options())
         globals_after = onnx.autograd_inlining, onnx.export_onnx_opset_version
         for old, new in ((before, after_import), (before, state()),
                          (globals_before, globals_after)):
@@ -141,10 +141,10 @@ def test_import_passes_on_unknown_warnings_and_drops_known_ones(tmp_path):
         import warnings
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            from citrus_lirpa import _compat  # loads auto_LiRPA, as far as it can be
+            from citrus_lirpa.bounds import lirpa  # loads auto_LiRPA, as far as it can be
             try:
-                _compat.load()
-            except _compat.DependencyError:
+                lirpa.load()
+            except lirpa.DependencyError:
                 print([str(w.message) for w in caught])
         """,
         path=[tmp_path],
@@ -185,10 +185,10 @@ def load_with(code, **kwargs):
         f"""
         import sys
         {code}
-        from citrus_lirpa import _compat
+        from citrus_lirpa.bounds import lirpa
         try:
-            _compat.load()
-        except _compat.DependencyError as error:
+            lirpa.load()
+        except lirpa.DependencyError as error:
             print(error)
         """,
         **kwargs,
@@ -389,16 +389,16 @@ def test_first_call_equals_later_calls_bit_for_bit():
         """
         import torch
         from torch import nn
-        from citrus_lirpa import _compat
+        from citrus_lirpa.bounds import lirpa as ours
         torch.set_num_threads(1)
         torch.manual_seed(0)
-        lirpa = _compat.load()
+        lirpa = ours.load()
         net = nn.Sequential(
             nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(),
             nn.Flatten(), nn.Linear(200, 20), nn.ReLU(), nn.Linear(20, 3)).eval()
         x = torch.rand(4, 1, 14, 14)
-        with _compat.parsing():
-            bounded = lirpa.BoundedModule(net, x[:1], bound_opts=_compat.bound_options())
+        with ours.parsing():
+            bounded = lirpa.BoundedModule(net, x[:1], bound_opts=ours.bound_options())
         box = lirpa.BoundedTensor(x, lirpa.PerturbationLpNorm(x_L=x - 0.1, x_U=x + 0.1))
         gradients = []
         for _ in range(4):
@@ -435,7 +435,8 @@ def test_auto_lirpa_is_repaired_whoever_imports_it_and_only_then_is_torch_import
         assert auto_LiRPA.__spec__.loader is auto_LiRPA.__loader__
         import torch
         assert "__getitem__" in vars(torch._C.Node)
-        assert citrus_lirpa._compat.load().BoundedModule is auto_LiRPA.BoundedModule
+        from citrus_lirpa.bounds import lirpa
+        assert lirpa.load().BoundedModule is auto_LiRPA.BoundedModule
         assert set(citrus_lirpa.__all__) < set(dir(citrus_lirpa))
         """,
         flags=("-W", "error"),
@@ -446,6 +447,7 @@ def test_auto_lirpa_is_repaired_whoever_imports_it_and_only_then_is_torch_import
 def test_recursion_ends_before_the_stack_does():
     """auto_LiRPA allows a million levels; a nested file would then end the process."""
     limit = python(
-        "import citrus_lirpa, sys\ncitrus_lirpa._compat.load()\nprint(sys.getrecursionlimit())"
+        "import sys\nfrom citrus_lirpa.bounds import lirpa\n"
+        "lirpa.load()\nprint(sys.getrecursionlimit())"
     )
     assert 1000 <= int(limit.stdout) <= 10_000, limit.stderr

@@ -139,7 +139,7 @@ def test_the_attack_finds_less_than_the_bounds_allow(name):
     options = dict(tau_ratio=0.4) if name == "staps" else {}
     loss = LOSSES[name](EPS, split=1, **options)
     terms = loss(net, x, y, EPS)
-    found = loss.margins_inside(net, terms.box, y)
+    found = loss.margins_inside(net, terms.bounds, y)
     assert (found >= terms.margins - 1e-5).all()
     z = net.preactivation_bounds(terms.box)[0]
     for _ in range(10):

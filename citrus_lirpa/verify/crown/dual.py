@@ -241,7 +241,7 @@ class DualBound:
         values = {INPUT: self.ball.cut(x + point.u.unsqueeze(1)).flatten(0, 1)}
         inputs = []
         for k, piece in enumerate(self.pieces[:-1]):
-            z = piece(values)
+            z = piece(*(values[source] for source in piece.sources))
             flat = z.flatten(1)
             inputs.append(flat.gather(1, r.index[k]))
             inner = torch.where(
@@ -284,7 +284,7 @@ class _Adjoint:
     def __init__(self, piece: Piece, inputs: list[Tensor]):
         with torch.enable_grad():
             self.inputs = [value.requires_grad_(True) for value in inputs]
-            self.output = piece.function(*self.inputs)
+            self.output = piece(*self.inputs)
         self.constant = self.output[0].detach().flatten()
 
     def __call__(self, a: Tensor) -> tuple[Tensor, ...]:

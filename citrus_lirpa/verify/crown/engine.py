@@ -137,16 +137,16 @@ class DualEngine:
             and which of these are proved positive.
         """
         box = self.ball.box(x)
-        margins = self.net.margins(box, y, "ibp")
-        bounds = [widened(*b) for b in self.net.preactivation_bounds(box)]
+        found = self.net.bound_unchecked(box, y)
+        bounds = [widened(*b) for b in found.preactivation_boxes]
         c = specification(y, self.net.classes, x.dtype)
         threshold = self._threshold(x, bounds)
         if threshold is None:
-            threshold = rounding_threshold(self.net(x), self.net.hidden_bounds())
+            threshold = rounding_threshold(self.net(x), found.magnitudes)
         images = Images(x, y, c, threshold, bounds, Relaxation.of(bounds), False)
         # what is not far above zero gets a second look by the later stages
-        sure = margins > _NEAR * threshold.unsqueeze(1)
-        return images, margins, sure & images.usable.unsqueeze(1)
+        sure = found.margins > _NEAR * threshold.unsqueeze(1)
+        return images, found.margins, sure & images.usable.unsqueeze(1)
 
     @torch.no_grad()
     def tightened(self, images: Images) -> Images:
@@ -164,12 +164,11 @@ class DualEngine:
         if self.twin is None:
             return self.tightened(images)
         box = self.ball.box(images.x.double())
-        self.twin.margins(box, images.y, "ibp")
         bounds = tighten(
             self.pieces,
             images.x,
             self.ball,
-            [widened(*b) for b in self.twin.preactivation_bounds(box)],
+            [widened(*b) for b in self.twin.bound_unchecked(box).preactivation_boxes],
             rows=self.rows_at_once,
             exact=self.exact_pieces,
         )

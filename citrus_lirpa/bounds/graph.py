@@ -1,0 +1,141 @@
+"""The traced graph of a network, read once: operations that refer to auto_LiRPA's nodes.
+
+Segments between ReLUs (:mod:`.segments`) and the fast interval bounds (:mod:`.interval`) are
+both read off this graph. Weights stay where they are: they are read whenever they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any
+
+from torch import Tensor
+
+from .tracing import input_node, nodes, relu_nodes
+
+#: Nodes that hold a value; of buffers auto_LiRPA says that they depend on the input.
+_CONSTANTS = {"BoundParams", "BoundBuffers", "BoundConstant"}
+
+
+class Operation:
+    """A node whose value depends on the network's input, and what it is computed from.
+
+    Attributes:
+        node: auto_LiRPA's node.
+        kind: Name of the node's class.
+        name: The node's name, unique in its graph.
+        arguments: Names of all values that ``forward`` takes, constants among them.
+        sources: Names of those that depend on the network's input.
+        varying: For each argument, whether it is a source.
+        forward: Computes the value from all arguments, as auto_LiRPA does.
+    """
+
+    def __init__(self, node: Any):
+        self.node, self.kind, self.name = node, type(node).__name__, node.name
+        self.arguments = [source.name for source in node.inputs]
+        self.varying = [computed(source) for source in node.inputs]
+        self.sources = [source.name for source in node.inputs if computed(source)]
+        self.forward = node.forward
+
+    def constants(self) -> dict[str, Any]:
+        """Return the arguments that do not vary, by name, as they are now and with graph."""
+        return {s.name: _constant(s) for s in self.node.inputs if not computed(s)}
+
+
+class BatchNorm(Operation):
+    """BatchNorm by the statistics that bounds use: it updates none.
+
+    In train mode these are the statistics of the last forward pass, with gradient, else the
+    running ones.
+    """
+
+    def __init__(self, node: Any):
+        super().__init__(node)
+        self.forward = self._forward
+
+    def constants(self) -> dict[str, Any]:
+        constants = super().constants()
+        if self.node.training:
+            _, _, mean, variance = constants
+            constants |= {mean: self.node.current_mean, variance: self.node.current_var}
+        return constants
+
+    def scale_and_shift(self, *constants: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what each channel is multiplied by, and what is added to it then."""
+        weight, bias, mean, variance = constants or self.constants().values()
+        scale = weight / (variance + self.node.eps).sqrt()
+        return scale, bias - mean * scale
+
+    def _forward(self, x: Tensor, *constants: Tensor) -> Tensor:
+        if self.node.training:
+            return scaled(x, *self.scale_and_shift(*constants))
+        return self.node.forward(x, *constants)
+
+
+class Graph:
+    """The operations of a BoundedModule by name; the names of its input, logits and ReLUs.
+
+    Args:
+        bounded: The BoundedModule. Shapes are those of its last forward pass.
+    """
+
+    def __init__(self, bounded: Any):
+        self.operations = {n.name: _operation(n) for n in nodes(bounded) if computed(n)}
+        self.input: str = input_node(bounded).name
+        self.output: str = bounded.final_node().name
+        self.relus: list[str] = [node.name for node in relu_nodes(bounded)]
+
+    def path(self, end: str, known: Container[str]) -> tuple[list[Operation], set[str]]:
+        """Return the operations that compute a value from known ones.
+
+        Args:
+            end: Name of the value.
+            known: Names of the values to start from.
+
+        Returns:
+            The operations, each behind those whose values it takes, and the known values that
+            they start from.
+        """
+        order: list[Operation] = []
+        used: set[str] = set()
+        seen: set[str] = set()
+
+        def visit(name: str) -> None:
+            if name in seen:
+                return
+            seen.add(name)
+            if name in known:
+                used.add(name)
+            elif operation := self.operations.get(name):
+                for source in operation.sources:
+                    visit(source)
+                order.append(operation)
+
+        visit(end)
+        return order, used
+
+
+def computed(node: Any) -> bool:
+    """Return whether a node's value depends on the network's input."""
+    return node.from_input and type(node).__name__ not in _CONSTANTS
+
+
+def scaled(x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+    """Multiply each channel of ``x`` (N, C, ...) by ``scale`` (C,) and add ``shift`` (C,)."""
+    shape = (-1,) + (1,) * (x.ndim - 2)
+    x = x * scale.view(shape)
+    return x if shift is None else x + shift.view(shape)
+
+
+def _operation(node: Any) -> Operation:
+    usual = type(node).__name__ == "BoundBatchNormalization" and len(node.inputs) == 5
+    return BatchNorm(node) if usual and not any(map(computed, node.inputs[1:])) else Operation(node)
+
+
+def _constant(node: Any) -> Any:
+    """The value of a node that does not depend on the input, with its graph."""
+    if type(node).__name__ == "BoundParams":
+        return node.param
+    if type(node).__name__ == "BoundBuffers":
+        return node.buffer
+    return node.forward(*map(_constant, node.inputs))
