@@ -161,7 +161,7 @@ def interval_passes(name: str, boxes: int, rounds: int, device: str) -> dict:
     bare = model(name).to(device).train()
     floor = Floor(bare, attack_steps=0, partners=0, eps=EPS)
     slow = BoundedNet(model(name).to(device), subject.x[:2]).train()
-    slow._plan = None
+    slow.fast = None
     box = Box.around(subject.x, EPS)
 
     def through(net: BoundedNet) -> Step:

@@ -10,57 +10,50 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import (
-    Range,
-    Scalar,
-    check_fits,
-    check_radius,
-    check_range,
-    check_tensor,
-    fits,
-)
+from .checks import Range, Scalar, check_fits, check_radius, check_range, check_tensor, fits
 
+#: The valid range of pixels.
 PIXELS: Range = (0.0, 1.0)
 
 
-def same_range(a: Range | None, b: Range | None) -> bool:
-    """Whether both are None, or of equal ends as they broadcast to each other."""
-    if a is None or b is None:
-        return a is b
-    ends = [[torch.as_tensor(v, dtype=torch.float64).cpu() for v in pair] for pair in (a, b)]
-    return all(_broadcast(p, q) and bool((p == q).all()) for p, q in zip(*ends, strict=True))
-
-
-def _broadcast(p: Tensor, q: Tensor) -> bool:
-    return fits(p, q) or fits(q, p)
-
-
 class Box(NamedTuple):
-    """An axis-aligned box of inputs: all x with lower <= x <= upper, elementwise."""
+    """Axis-aligned boxes of inputs: all x with lower <= x <= upper, elementwise.
+
+    Attributes:
+        lower: Lower ends (N, ...).
+        upper: Upper ends (N, ...).
+    """
 
     lower: Tensor
     upper: Tensor
 
     @staticmethod
     def around(centre: Tensor, radius: Scalar, clip: Range | None = PIXELS) -> Box:
-        """The box of ``radius`` around each centre, cut to the valid range.
+        """Make the box of ``radius`` around each centre, cut to the valid range.
 
-        Both ends are clamped from both sides, so lower <= upper always holds: a
-        centre further than ``radius`` outside the range gives the single nearest
-        point of the range, never an inverted box.
+        Both ends are clamped from both sides, so lower <= upper always holds: a centre further
+        than ``radius`` outside the range gives the single nearest point of the range, never an
+        inverted box.
+
+        Args:
+            centre: Centres (N, ...).
+            radius: Radius in pixels, a number or a tensor that broadcasts to the centres.
+            clip: Valid range; None for no limits.
+
+        Raises:
+            InputError: A value cannot be used.
         """
         check_tensor(centre, "a box's centre")
         radius = check_radius(radius)
         check_fits(radius, centre, "radius")
-        if isinstance(radius, Tensor):
-            radius = radius.to(centre.device)
         if not isinstance(clip, Box):  # the ends of a box are in order already
             check_range(clip)
         check_fits(clip, centre, "clip")
-        return Box(clamp(centre - radius, clip), clamp(centre + radius, clip))
+        return Ball(radius, clip).box(centre)
 
     @property
     def centre(self) -> Tensor:
+        """The middle of each box."""
         return (self.lower + self.upper) / 2
 
     @property
@@ -80,22 +73,29 @@ class Box(NamedTuple):
         return f"Box({shapes.pop()}, radius {high if low == high else f'{low} to {high}'})"
 
     def rows(self, index: Tensor | slice) -> Box:
-        """The boxes at ``index`` of the batch dimension."""
+        """Return the boxes at ``index`` of the batch dimension."""
         return Box(self.lower[index], self.upper[index])
 
 
 class Interval(NamedTuple):
-    """The same kind of box by its middle: all z with |z - centre| <= radius, elementwise."""
+    """The same kind of boxes by their middle: all z with |z - centre| <= radius, elementwise.
+
+    Attributes:
+        centre: Middles (N, ...).
+        radius: Half the widths (N, ...).
+    """
 
     centre: Tensor
     radius: Tensor
 
     @staticmethod
     def of(box: Box) -> Interval:
+        """Return the centre and radius of a box."""
         centre = torch.lerp(box.lower, box.upper, 0.5)
         return Interval(centre, box.radius)
 
     def box(self) -> Box:
+        """Return the ends."""
         return Box(self.centre - self.radius, self.centre + self.radius)
 
 
@@ -135,20 +135,11 @@ class Bounds:
         return self.measure()
 
 
-def clamp(x: Tensor, limits: Range | None) -> Tensor:
-    """``x`` cut to ``limits`` (numbers or broadcastable tensors); unchanged for None."""
-    if limits is None:
-        return x
-    low, high = limits
-    if not (isinstance(low, Tensor) or isinstance(high, Tensor)):
-        return x.clamp(low, high)
-    lower, upper = (torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in limits)
-    return torch.minimum(torch.maximum(x, lower), upper)
-
-
 @dataclass(frozen=True)
 class Ball:
     """The threat model: an input x may become x + u with |u| <= ε, cut to ``clip``.
+
+    Its methods check nothing; :meth:`Box.around` does.
 
     Args:
         eps: ε in pixels, a number or a tensor that broadcasts to the inputs.
@@ -159,13 +150,35 @@ class Ball:
     clip: Range | None = None
 
     def box(self, x: Tensor) -> Box:
-        """The boxes of all perturbed inputs, one for each of ``x`` (N, ...)."""
-        return Box.around(x, self.eps, self.clip)
+        """Return the boxes of all perturbed inputs, one for each of ``x`` (N, ...)."""
+        eps = self.eps.to(x.device) if isinstance(self.eps, Tensor) else self.eps
+        return Box(clamp(x - eps, self.clip), clamp(x + eps, self.clip))
 
     def project(self, u: Tensor) -> Tensor:
-        """``u`` cut to |u| <= ε."""
+        """Return ``u`` cut to |u| <= ε."""
         return clamp(u, (-self.eps, self.eps))
 
     def cut(self, x: Tensor) -> Tensor:
-        """Perturbed inputs ``x`` cut to the valid range."""
+        """Return perturbed inputs ``x`` cut to the valid range."""
         return clamp(x, self.clip)
+
+
+def clamp(x: Tensor, limits: Range | None) -> Tensor:
+    """Return ``x`` cut to ``limits``, numbers or tensors that broadcast; unchanged for None."""
+    if limits is None:
+        return x
+    low, high = limits
+    if not (isinstance(low, Tensor) or isinstance(high, Tensor)):
+        return x.clamp(low, high)
+    lower, upper = (torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in limits)
+    return torch.minimum(torch.maximum(x, lower), upper)
+
+
+def same_range(a: Range | None, b: Range | None) -> bool:
+    """Return whether both are None, or of equal ends as they broadcast to each other."""
+    if a is None or b is None:
+        return a is b
+    ends = [[torch.as_tensor(v, dtype=torch.float64).cpu() for v in pair] for pair in (a, b)]
+    return all(
+        (fits(p, q) or fits(q, p)) and bool((p == q).all()) for p, q in zip(*ends, strict=True)
+    )

@@ -9,22 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError, expect, expect_known
-from ..errors import shown as shown
+from ..errors import InputError, unknown
 
 #: A number, or a tensor broadcastable to the images (one value per channel as (C, 1, 1)).
 Scalar = float | Tensor
 #: Lowest and highest value an input may have.
 Range = tuple[Scalar, Scalar]
 
-#: Largest number that is taken for one; what is larger overflows as an integer or in float32.
+#: The largest usable number: larger ones overflow as an integer or in float32.
 _LARGEST = 2.0**62
-#: Largest number of steps, images and the like; larger ones are mistakes.
+#: The largest number of steps, images and the like; larger ones are mistakes.
 _MOST = 2**31 - 1
 
 
 def is_number(value: object) -> bool:
-    """Whether ``value`` is a finite real number; True and False are none."""
+    """Return whether ``value`` is a finite real number; True and False are not."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return False
     number: Any = value
@@ -32,26 +31,38 @@ def is_number(value: object) -> bool:
 
 
 def is_count(value: object, least: int = 1, most: int = _MOST) -> bool:
-    """Whether ``value`` is a whole number from ``least`` to ``most``."""
+    """Return whether ``value`` is a whole number from ``least`` to ``most``."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         return False
     number: Any = value
     return bool(least <= number <= most)
 
 
+def shown(value: object) -> str:
+    """Return ``value`` on one short line, strings in quotes."""
+    if isinstance(value, Tensor) and (value.is_meta or value.numel() > 8 or value.is_sparse):
+        return f"a tensor {tuple(value.shape)} of {value.dtype} on {value.device}"
+    if isinstance(value, str):
+        return repr(value[:80])
+    value = value.flatten().tolist() if isinstance(value, Tensor) else value
+    return " ".join(str(value).split())[:80]
+
+
 def check_count(value: object, name: str, least: int = 1, most: int = _MOST) -> None:
-    """Refuse what is no whole number from ``least`` to ``most``."""
-    limits = f"at least {least}" if most == _MOST else f"{least} to {most}"
-    expect(is_count(value, least, most), name, value, f"{limits}, a whole number")
+    """Raise InputError unless ``value`` is a whole number from ``least`` to ``most``."""
+    if not is_count(value, least, most):
+        limits = f"at least {least}" if most == _MOST else f"{least} to {most}"
+        raise InputError(f"{name} is {shown(value)}; expected {limits}, a whole number")
 
 
 def check_name(value: object, kind: str, known: Iterable[str]) -> None:
-    """Refuse what is not one of the ``known`` names."""
-    expect_known(kind, value, known, InputError)
+    """Raise InputError unless ``value`` is one of the ``known`` names."""
+    if not isinstance(value, str) or value not in list(known):
+        raise InputError(unknown(kind, value if isinstance(value, str) else shown(value), known))
 
 
 def check_radius(radius: Scalar, name: str = "radius") -> Scalar:
-    """The radius (ε, τ) as a float or tensor; refuses a negative, NaN or infinite one."""
+    """Return a radius as a float or tensor; raise InputError unless it is finite and >= 0."""
     if not (_has_values(radius) and _all_within(radius, 0, _LARGEST)):
         raise InputError(
             f"{name} is {shown(radius)}; expected a finite number >= 0, in pixel units"
@@ -60,7 +71,7 @@ def check_radius(radius: Scalar, name: str = "radius") -> Scalar:
 
 
 def check_one_radius(eps: float) -> float:
-    """ε as a float; refuses what is not one number: verification has the same for all pixels."""
+    """Return ε as a float; raise InputError unless it is one number, the same for all pixels."""
     if not (is_number(eps) and 0 <= eps <= _LARGEST):
         raise InputError(
             f"ε is {shown(eps)}; expected a finite number >= 0, in pixel units, and only one"
@@ -69,13 +80,13 @@ def check_one_radius(eps: float) -> float:
 
 
 def check_seconds(limit: float) -> None:
-    """Refuse a time limit that never ends, or has no end that can be told."""
+    """Raise InputError unless a time limit is a finite number of seconds >= 0."""
     if not (is_number(limit) and limit >= 0):
         raise InputError(f"time limit is {shown(limit)}; expected a finite number of seconds >= 0")
 
 
 def check_range(limits: Range | None) -> None:
-    """Refuse a valid range that is no pair of ends, the lower one first."""
+    """Raise InputError unless a valid range is None or a pair of ends, the lower one first."""
     if limits is None:
         return
     pair = isinstance(limits, (tuple, list)) and len(limits) == 2
@@ -94,8 +105,10 @@ def check_range(limits: Range | None) -> None:
 
 
 def check_fits(value: Scalar | Range | None, x: Tensor, name: str) -> None:
-    """Refuse a tensor, or one in a pair, that cannot be broadcast to the inputs ``x``, or that
-    may be meant for the channels of images and would go to their columns."""
+    """Raise InputError unless a tensor, or each in a pair, broadcasts to the inputs ``x``.
+
+    One value a channel must have the shape (C, 1, 1): (C,) would go to the columns of images.
+    """
     for part in value if isinstance(value, (tuple, list)) else (value,):
         if not isinstance(part, Tensor):
             continue
@@ -107,7 +120,7 @@ def check_fits(value: Scalar | Range | None, x: Tensor, name: str) -> None:
 
 
 def fits(small: Tensor, large: Tensor) -> bool:
-    """Whether ``small`` broadcasts to the shape of ``large``."""
+    """Return whether ``small`` broadcasts to the shape of ``large``."""
     padded = (1,) * (large.ndim - small.ndim) + tuple(small.shape)
     return len(padded) == large.ndim and all(
         a in (1, b) for a, b in zip(padded, large.shape, strict=True)
@@ -115,7 +128,7 @@ def fits(small: Tensor, large: Tensor) -> bool:
 
 
 def check_tensor(x: Any, name: str) -> None:
-    """Refuse what is no dense tensor of floating-point values that can be read."""
+    """Raise InputError unless ``x`` is a dense tensor of floating-point values."""
     if not isinstance(x, Tensor):
         raise InputError(f"{name} is a {type(x).__name__}; expected a torch.Tensor")
     if not x.is_floating_point() or x.layout != torch.strided or x.is_meta:
@@ -123,7 +136,7 @@ def check_tensor(x: Any, name: str) -> None:
 
 
 def check_labels(y: Any, classes: int) -> None:
-    """Refuse labels that are not int64 (N,) in [0, classes)."""
+    """Raise InputError unless labels are int64 (N,) in [0, classes)."""
     if not isinstance(y, Tensor):
         raise InputError(f"labels are a {type(y).__name__}; expected a torch.Tensor")
     if y.dtype != torch.int64 or y.ndim != 1 or y.is_meta:
@@ -140,6 +153,7 @@ def check_labels(y: Any, classes: int) -> None:
 
 
 def kind_of(x: Tensor) -> str:
+    """Return shape, type and device of a tensor in words."""
     layout = "" if x.layout == torch.strided else f", {x.layout}"
     return f"a tensor {tuple(x.shape)} of {x.dtype} on {x.device}{layout}"
 

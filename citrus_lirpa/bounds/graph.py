@@ -54,6 +54,7 @@ class BatchNorm(Operation):
         self.forward = self._forward
 
     def constants(self) -> dict[str, Any]:
+        """Return weight, bias, mean and variance by name, as they are now and with graph."""
         constants = super().constants()
         if self.node.training:
             _, _, mean, variance = constants

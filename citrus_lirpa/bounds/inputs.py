@@ -1,4 +1,4 @@
-"""What the inputs and labels given for a network may be."""
+"""The check of a batch, made once at each public door of losses, attacks and verification."""
 
 from __future__ import annotations
 
@@ -21,9 +21,18 @@ def check_inputs(
     anywhere: bool = False,
     finite: bool = True,
 ) -> None:
-    """Refuse what are not ``least`` or more inputs (N, ...), as the network wants them.
+    """Check that inputs are what a network takes.
 
-    anywhere: they may be on another device than the network; finite: refuse NaN and infinity.
+    Args:
+        net: The network.
+        x: The inputs (N, ...).
+        name: What the message calls them.
+        least: Smallest N.
+        anywhere: Whether they may be on another device than the network.
+        finite: Whether NaN and infinity are refused.
+
+    Raises:
+        InputError: They are not.
     """
     check_tensor(x, name)
     shape, like = net.input_shape, net.like
@@ -48,7 +57,19 @@ def check_labelled(
     anywhere: bool = False,
     finite: bool = True,
 ) -> None:
-    """Refuse inputs and labels that are not as many, or not what the network takes."""
+    """Check that inputs and labels are as many, and what a network takes.
+
+    Args:
+        net: The network.
+        x: The inputs (N, ...).
+        y: The labels (N,).
+        least: Smallest N.
+        anywhere: Whether both may be on another device than the network.
+        finite: Whether NaN and infinity are refused.
+
+    Raises:
+        InputError: They are not.
+    """
     check_tensor(x, "x")
     if isinstance(y, Tensor) and x.ndim and y.ndim and (len(x) != len(y) or len(x) < least):
         raise InputError(f"{len(x)} inputs but {len(y)} labels; expected as many, at least one")

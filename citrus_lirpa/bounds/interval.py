@@ -65,14 +65,14 @@ class Step:
         return None
 
 
-class Reshape(Step):
+class _Reshape(Step):
     def __init__(self, operation: Operation, sources: tuple[int, ...]):
         super().__init__(operation, sources)
         shape = tuple(operation.node.output_shape[1:])
         self.function = lambda x: x.reshape(len(x), *shape)
 
 
-class AveragePool(Step):
+class _AveragePool(Step):
     def __init__(self, operation: Operation, sources: tuple[int, ...]):
         super().__init__(operation, sources)
         size, stride = tuple(operation.node.kernel_size), tuple(operation.node.stride)
@@ -83,13 +83,13 @@ class AveragePool(Step):
         return list(node.padding) == [0, 0]
 
 
-class GlobalAveragePool(Step):
+class _GlobalAveragePool(Step):
     @staticmethod
     def function(x: Tensor) -> Tensor:
         return x.mean(dim=(2, 3), keepdim=True)
 
 
-class Relu(Step):
+class _Relu(Step):
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x)
 
@@ -97,7 +97,7 @@ class Relu(Step):
         return Interval(*_IntervalRelu.apply(*box))
 
 
-class Add(Step):
+class _Add(Step):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b
 
@@ -109,25 +109,29 @@ class Add(Step):
 
 
 class Affine(Step):
-    """W x + b; its box has the centre W c + b and the radius \\|W\\| r (Gowal et al. 2018)."""
+    """W x + b; its box has the centre W c + b and the radius |W| r (Gowal et al. 2018)."""
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return W x + b."""
         return self.function(x, weight, bias)
 
     def interval(self, box: Interval, weight: Tensor, bias: Tensor | None) -> Interval:
+        """Return the box around all W x + b, x in a box."""
         centre = self.function(box.centre, weight, bias)
         return Interval(centre, self.function(box.radius, weight.abs(), None))
 
     def magnitude(self, box: Interval, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return |W||x| + |b| for the largest |x| in a box."""
         largest = box.centre.abs() + box.radius
         return self.function(largest, weight.abs(), None if bias is None else bias.abs())
 
     def weights(self) -> Weight:
+        """Return W and b as they are now, with graph."""
         weight, *bias = self.operation.constants().values()
         return weight, bias[0] if bias else None
 
 
-class Linear(Affine):
+class _Linear(Affine):
     function = staticmethod(F.linear)
 
     @staticmethod
@@ -142,7 +146,7 @@ class Linear(Affine):
         return weight if self.operation.node.transB else weight.T, bias
 
 
-class Convolution(Affine):
+class _Convolution(Affine):
     """A convolution of images, with a BatchNorm behind it folded in."""
 
     norm: BatchNorm | None = None
@@ -166,7 +170,7 @@ class Convolution(Affine):
         return weight * scale.view(-1, 1, 1, 1), shift
 
 
-class Normalisation(Affine):
+class _Normalisation(Affine):
     """A BatchNorm that no convolution takes in."""
 
     function = staticmethod(scaled)
@@ -181,26 +185,26 @@ class Normalisation(Affine):
 
 
 _STEPS: dict[str, type[Step]] = {
-    "BoundConv": Convolution,
-    "BoundLinear": Linear,
-    "BoundBatchNormalization": Normalisation,
-    "BoundRelu": Relu,
-    "BoundAdd": Add,
-    "BoundFlatten": Reshape,
-    "BoundReshape": Reshape,
-    "BoundAveragePool": AveragePool,
-    "BoundGlobalAveragePool": GlobalAveragePool,
+    "BoundConv": _Convolution,
+    "BoundLinear": _Linear,
+    "BoundBatchNormalization": _Normalisation,
+    "BoundRelu": _Relu,
+    "BoundAdd": _Add,
+    "BoundFlatten": _Reshape,
+    "BoundReshape": _Reshape,
+    "BoundAveragePool": _AveragePool,
+    "BoundGlobalAveragePool": _GlobalAveragePool,
 }
 
 
 def step_of(operation: Operation, sources: tuple[int, ...] = ()) -> Step | None:
     """Return the step that computes an operation, or None where there is none."""
     kind, node = _STEPS.get(operation.kind, Step), operation.node
-    varying = [True, True] if kind is Add else [True] + [False] * (len(node.inputs) - 1)
+    varying = [True, True] if kind is _Add else [True] + [False] * (len(node.inputs) - 1)
     bounded_weights = any(getattr(i, "perturbation", None) is not None for i in node.inputs[1:])
     if kind is Step or operation.varying != varying or not kind.computes(node):
         return None
-    return None if kind is not Add and bounded_weights else kind(operation, sources)
+    return None if kind is not _Add and bounded_weights else kind(operation, sources)
 
 
 # -- networks -----------------------------------------------------------------------------
@@ -235,14 +239,14 @@ class IntervalNetwork:
             if step is None:
                 return None
             before = graph.operations[operation.sources[0]]
-            folds = isinstance(step, Normalisation) and before.kind == "BoundConv"
+            folds = isinstance(step, _Normalisation) and before.kind == "BoundConv"
             if folds and uses[before.name] == 1:
                 steps[sources[0] - 1].norm = operation
                 numbers[operation.name] = sources[0]
             else:
                 steps.append(step)
                 numbers[operation.name] = len(steps)
-        if not steps or not isinstance(steps[-1], Linear) or not numbers.keys() >= {*graph.relus}:
+        if not steps or not isinstance(steps[-1], _Linear) or not numbers.keys() >= {*graph.relus}:
             return None  # ReLUs that do not lead to the logits have bounds too
         return IntervalNetwork(steps, [numbers[name] - 1 for name in graph.relus])
 
@@ -299,7 +303,7 @@ class IntervalNetwork:
         before = {}
 
         def run(number: int, step: Step, values: list[Interval]) -> Interval:
-            if isinstance(step, Relu):
+            if isinstance(step, _Relu):
                 before[number] = values[0]
             return step.interval(*values, *weights[number])
 
@@ -316,12 +320,12 @@ class IntervalNetwork:
             before: Bounds of the input of every ReLU, in network order.
 
         Returns:
-            (N,) the largest \\|W\\|\\|x\\| + \\|b\\| and \\|a\\| + \\|b\\| within these bounds.
+            (N,) the largest |W||x| + |b| and |a| + |b| within these bounds.
         """
         weights, sizes = self.frozen_weights(), []
         given = dict(zip(self.relus, before, strict=True))
         # bounds behind a ReLU are those given: others matter only up to the next ReLU
-        wanted = {s for step in self.steps if not isinstance(step, Relu) for s in step.sources}
+        wanted = {s for step in self.steps if not isinstance(step, _Relu) for s in step.sources}
 
         def run(number: int, step: Step, values: list[Any]) -> Interval | None:
             if number in given:
@@ -347,7 +351,7 @@ class IntervalNetwork:
 def margin_bounds(weights: Weight, box: Interval, y: Tensor) -> Tensor:
     """Return lower bounds of the margins of a linear layer over boxes of its inputs.
 
-    (w_y - w_c)·centre + b_y - b_c - \\|w_y - w_c\\|·radius: the layer and the margins as one.
+    (w_y - w_c)·centre + b_y - b_c - |w_y - w_c|·radius: the layer and the margins as one.
 
     Args:
         weights: Weight (K, H) and bias (K,) of the layer.

@@ -55,8 +55,9 @@ class Lirpa:
 def load() -> Lirpa:
     """Import auto_LiRPA quietly and repair it for the torch and NumPy at hand.
 
-    Raises ``DependencyError`` where auto_LiRPA or a library it needs is missing, or
-    where the version of auto_LiRPA or torch is not supported.
+    Raises:
+        DependencyError: auto_LiRPA or a library it needs is missing, or the version of
+            auto_LiRPA or torch is not supported.
     """
     if _release(torch.__version__) < _release(TESTED_TORCH[0]):
         raise DependencyError(
@@ -90,7 +91,7 @@ def load() -> Lirpa:
 
 @contextmanager
 def parsing() -> Iterator[None]:
-    """Hold this around ``BoundedModule(...)``; every global it changes is restored.
+    """Prepare for ``BoundedModule(...)`` inside the block; restore every global after it.
 
     Inlining autograd functions (torch >= 2.1) would lose the nodes of custom
     functions, and 0.3 moves ONNX's opset version. The tracer's and the exporter's

@@ -75,8 +75,10 @@ class LirpaNetwork:
     def _crown(
         self, inputs: Box, c: Tensor | None, optimising_beside: list[nn.Parameter] | None
     ) -> LirpaBounds:
-        """CROWN, its intermediate bounds cut with IBP's, which are sometimes the tighter;
-        then, on these, the output's relaxation optimised for the margins not yet positive."""
+        """CROWN on intermediate bounds cut with IBP's, which are sometimes the tighter.
+
+        Then, on these, the output's relaxation optimised for the margins not yet positive.
+        """
         self._compute(inputs, c, "ibp")
         lower = self._compute(inputs, c, "crown", reference_bounds=self._intermediate())
         if optimising_beside is None:
@@ -131,7 +133,7 @@ def magnitudes(graph: Graph, within: dict[str, Box]) -> list[Tensor]:
         within: Bounds, by name, of operations on N boxes.
 
     Returns:
-        Tensors (N, ...): the largest \\|W\\|\\|x\\| + \\|b\\| of layers, then the largest
+        Tensors (N, ...): the largest |W||x| + |b| of layers, then the largest
         absolute values, as far as the bounds tell.
     """
     largest = {name: torch.maximum(*(end.abs() for end in box)) for name, box in within.items()}
@@ -146,8 +148,10 @@ def magnitudes(graph: Graph, within: dict[str, Box]) -> list[Tensor]:
 
 @contextlib.contextmanager
 def _optimising(bounded: Any, weights: list[nn.Parameter]) -> Iterator[None]:
-    """What α-CROWN needs around it: gradients on, but none for ``weights`` or through
-    BatchNorm's batch statistics, and its state ended even where it fails."""
+    """What α-CROWN needs around it: gradients on, and its state ended even where it fails.
+
+    There are no gradients for ``weights`` or through BatchNorm's batch statistics.
+    """
     trained = [p for p in weights if p.requires_grad]
     norms = [n for n in nodes(bounded) if hasattr(n, "current_mean")]
     statistics = [(n.current_mean, n.current_var) for n in norms]

@@ -109,8 +109,10 @@ def _jit_flags_restored() -> Iterator[None]:
 
 @contextmanager
 def _recursion_limited() -> Iterator[None]:
-    """Both let Python recurse a million times, so that a deeply nested JSON file ends in a
-    segmentation fault; what is left is enough for networks of a thousand layers."""
+    """Both let Python recurse a million times: a deeply nested JSON file would end the process.
+
+    What is left is enough for networks of a thousand layers.
+    """
     before = sys.getrecursionlimit()
     try:
         yield
@@ -129,6 +131,7 @@ def _script_functions() -> Iterator[torch.jit.ScriptFunction[..., Any]]:
 
 
 def own_modules() -> list[types.ModuleType]:
+    """Return auto_LiRPA's modules."""
     names = [name for name in sys.modules if name.partition(".")[0] == "auto_LiRPA"]
     return [sys.modules[name] for name in names]
 

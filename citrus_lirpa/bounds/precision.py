@@ -21,7 +21,7 @@ PRECISIONS = {
 
 
 def check_device(precision: str, device: torch.device) -> None:
-    """Refuse TF32 where there is none."""
+    """Raise ConfigError for TF32 on a device that does not have it."""
     if precision == "tf32" and device.type != "cuda":
         raise ConfigError(
             f"train.precision is tf32, which a GPU has and {device} does not; use bfloat16"
@@ -29,13 +29,19 @@ def check_device(precision: str, device: torch.device) -> None:
 
 
 def rounding_threshold(logits: Tensor, hidden: Iterable[Tensor] = ()) -> Tensor:
-    """(N,) margins above which float32 rounding cannot be what makes a bound positive.
+    """Return margins above which float32 rounding cannot be what makes a bound positive.
 
-    logits: (N, K); hidden: (N, ...) of values within the network, bounds of them, or what adds
-    up to them (``BoundedNet.largest_terms``). 1e-4 at the usual logits around ten, and in
-    proportion for larger ones, or where something within is more than a hundred: such may
-    cancel on its way to the logits. Float32 and float64 CROWN bounds of ConvSmall differ by at
-    most 3.2e-5 (measured).
+    1e-4 at the usual logits around ten, and in proportion for larger ones, or where something
+    within the network is more than a hundred: it may cancel on its way to the logits. Float32
+    and float64 CROWN bounds of ConvSmall differ by at most 3.2e-5 (measured).
+
+    Args:
+        logits: (N, K).
+        hidden: Tensors (N, ...) of values within the network, bounds of them, or what adds up to
+            them (``Bounds.magnitudes``).
+
+    Returns:
+        (N,) thresholds.
     """
     size = logits.abs().max(dim=1).values.clamp(min=10.0)
     for values in hidden:
@@ -45,7 +51,7 @@ def rounding_threshold(logits: Tensor, hidden: Iterable[Tensor] = ()) -> Tensor:
 
 @contextlib.contextmanager
 def float32_products(tf32: bool = False) -> Iterator[None]:
-    """Inside the block a GPU multiplies float32 in full precision, or in TF32.
+    """Let a GPU multiply float32 in full precision inside the block, or in TF32.
 
     TF32's rounding is far above ``rounding_threshold``.
     """
@@ -67,7 +73,10 @@ def float32_products(tf32: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Inside the block products are those of their operands' type: no TF32, and no autocast,
-    whose bfloat16 rounds as far beyond ``rounding_threshold``."""
+    """Compute all products inside the block in the type of their operands.
+
+    That is without TF32 and without autocast, whose bfloat16 rounds as far beyond
+    ``rounding_threshold``.
+    """
     with float32_products(), torch.autocast(device.type, enabled=False):
         yield

@@ -50,6 +50,7 @@ class Segment:
     normalise: nn.Module | None = None
 
     def __call__(self, *arguments: Tensor) -> Tensor:
+        """Compute the result (N, ...) from the values of the sources."""
         values = dict(self.constants)
         for source, name, value in zip(self.sources, self.names, arguments, strict=True):
             normalise = self.normalise if source == INPUT else None

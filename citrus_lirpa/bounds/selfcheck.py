@@ -22,17 +22,29 @@ class Net(Protocol):
     bounded: Any
     classes: int
 
-    def evaluating(self) -> AbstractContextManager[None]: ...
-    def input_box(self, box: Box) -> Box: ...
-    def margins(self, box: Box, y: Tensor, method: str = "ibp") -> Tensor: ...
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Set eval mode inside the block."""
+
+    def input_box(self, box: Box) -> Box:
+        """Return the box behind the normalisation."""
+
+    def margins(self, box: Box, y: Tensor, method: str = "ibp") -> Tensor:
+        """Return lower bounds of the margins."""
 
 
 def self_check(net: Net, example: Tensor) -> None:
-    """Raise ModelError where the traced graph or its bounds contradict the module.
+    """Check the traced graph and its bounds against the module.
 
-    Compares logits at two batch sizes and, with IBP and CROWN-IBP, checks that
-    sampled points of a tiny and of a wide box stay within the bounds: this catches
-    what auto_LiRPA gets wrong silently (padded AvgPool, powers, hard-coded batches).
+    Compares logits at two batch sizes and checks that sampled points of a tiny and of a wide box
+    stay within the bounds of IBP and CROWN-IBP: this catches what auto_LiRPA gets wrong silently
+    (padded AvgPool, powers, hard-coded batches).
+
+    Args:
+        net: The network.
+        example: Inputs of the right shape, type and device.
+
+    Raises:
+        ModelError: They contradict each other.
     """
     generator = torch.Generator().manual_seed(0)
     shape = tuple(example.shape[1:])
@@ -51,8 +63,18 @@ def self_check(net: Net, example: Tensor) -> None:
 
 @torch.no_grad()
 def check_same_function(net: Net, x: Tensor) -> Tensor:
-    """The module's logits of ``x`` (N, ...), in eval mode; ModelError where the traced graph has
-    others, of the inputs whose logits are finite."""
+    """Compare the module's logits with those of the traced graph, in eval mode.
+
+    Args:
+        net: The network.
+        x: Inputs (N, ...); those with logits that are not finite are not compared.
+
+    Returns:
+        The module's logits (N, K).
+
+    Raises:
+        ModelError: The logits differ.
+    """
     with explained(f"a batch of {len(x)}"):
         traced, plain = net.bounded(net.input_box(Box(x, x)).lower), net.module(x)
     same = traced.shape == plain.shape and plain.shape[:1] == (len(x),)

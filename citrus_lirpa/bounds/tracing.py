@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from ..errors import InputError, ModelError, is_out_of_memory, reason
 from ..models import Normalise
-from . import lirpa as _compat
+from . import lirpa
 
 #: Above this many values in one layer, convolutions are bounded as patches, not matrices.
 _MATRIX_MODE_LIMIT = 4_096
 
 
 def split_normalise(model: nn.Module) -> tuple[nn.Module | None, nn.Module]:
-    """A leading Normalise layer and the rest, sharing everything with ``model``."""
+    """Split a leading Normalise layer off; both parts share everything with ``model``."""
     if isinstance(model, nn.Sequential) and len(model) > 1 and isinstance(model[0], Normalise):
         core = model[1:]
         core.training = model.training  # a new Sequential is in train mode
@@ -27,19 +27,25 @@ def split_normalise(model: nn.Module) -> tuple[nn.Module | None, nn.Module]:
 
 
 def wrap(core: nn.Module, example: Tensor) -> nn.Module:
-    """A BoundedModule of ``core`` that shares its parameters, buffers and training modes.
+    """Trace ``core`` into a BoundedModule that shares its parameters, buffers and modes.
 
     Convolutions are bounded as matrices in small networks (several times faster there), as
     patches in large ones.
+
+    Args:
+        core: The module, without its normalisation.
+        example: Normalised inputs.
+
+    Raises:
+        ModelError: auto_LiRPA cannot trace the module.
     """
-    lirpa = _compat.load()
     _check_batchnorm(core)
     with modes_restored(core), explained("this model's graph"):
         core.eval()  # built in train mode, running statistics would move
         small = _largest_layer(core, example[:1]) <= _MATRIX_MODE_LIMIT
-        options = _compat.bound_options(conv_mode="matrix" if small else "patches")
-        with _compat.parsing():
-            bounded = lirpa.BoundedModule(
+        options = lirpa.bound_options(conv_mode="matrix" if small else "patches")
+        with lirpa.parsing():
+            bounded = lirpa.load().BoundedModule(
                 core, example[:1], bound_opts=options, device=example.device
             )
     _share_buffers(bounded, core)
@@ -49,7 +55,7 @@ def wrap(core: nn.Module, example: Tensor) -> nn.Module:
 
 @contextlib.contextmanager
 def modes_restored(module: nn.Module) -> Iterator[None]:
-    """Every submodule's training mode as it was, after the block."""
+    """Restore every submodule's training mode after the block."""
     modes = {m: m.training for m in module.modules()}
     try:
         yield
@@ -108,22 +114,22 @@ def _share_modes(bounded: nn.Module, core: nn.Module) -> None:
 
 
 def nodes(bounded: nn.Module) -> list[Any]:
-    """The operations of a BoundedModule's graph, in network order."""
+    """Return the nodes of a BoundedModule's graph, in network order."""
     return list(bounded._modules.values())
 
 
 def input_node(bounded: nn.Module) -> Any:
-    """The node of the images."""
+    """Return the node of the images."""
     return bounded[bounded.input_name[0]]
 
 
 def relu_nodes(bounded: nn.Module) -> list[Any]:
-    """The ReLUs of computed values, in network order."""
+    """Return the ReLUs of computed values, in network order."""
     return [n for n in nodes(bounded) if type(n).__name__ == "BoundRelu" and n.from_input]
 
 
 def fed_by_addition(node: nn.Module) -> bool:
-    """Whether a convolution's or linear layer's input is a sum of two computed values."""
+    """Return whether a convolution or linear layer takes a sum of two computed values."""
     if type(node).__name__ not in ("BoundConv", "BoundLinear"):
         return False
     source = node.inputs[0]
@@ -133,7 +139,7 @@ def fed_by_addition(node: nn.Module) -> bool:
 
 
 def count_classes(bounded: nn.Module) -> int:
-    """K of the logits (N, K); ModelError for any other output."""
+    """Return K of the logits (N, K); raise ModelError for any other output."""
     shape = bounded.final_node().output_shape
     if len(shape) != 2 or shape[1] < 2:
         raise ModelError(f"the model returns shape {tuple(shape)}; expected logits (N, K), K >= 2")
@@ -142,7 +148,7 @@ def count_classes(bounded: nn.Module) -> int:
 
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turn whatever auto_LiRPA raises into one ModelError line; memory errors pass."""
+    """Turn whatever auto_LiRPA raises into a ModelError of one line; memory errors pass."""
     try:
         yield
     except (InputError, ModelError):
