@@ -232,10 +232,10 @@ def _open_alpha_gradient(relu: type) -> None:
         slope = relu._relu_mask_alpha(-torch.ones(1), torch.ones(1), alpha, None)[0]
         (gradient,) = torch.autograd.grad(slope.sum(), alpha)
     if gradient.item() == 0:
-        relu._relu_mask_alpha = staticmethod(_relu_mask_alpha)
+        relu._relu_mask_alpha = staticmethod(relu_mask_alpha)
 
 
-def _relu_mask_alpha(lower, upper, lower_alpha, upper_alpha, leaky_alpha: float = 0.0):
+def relu_mask_alpha(lower, upper, lower_alpha, upper_alpha, leaky_alpha: float = 0.0):
     """Return the lower slopes of a ReLU for both sides, and whether all of it is inactive."""
 
     def slope(alpha: torch.Tensor | None) -> torch.Tensor | None:

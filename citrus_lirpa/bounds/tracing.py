@@ -14,7 +14,7 @@ from ..models import Normalise
 from . import lirpa
 
 #: Above this many values in one layer, convolutions are bounded as patches, not matrices.
-_MATRIX_MODE_LIMIT = 4_096
+MATRIX_MODE_LIMIT = 4_096
 
 
 def split_normalise(model: nn.Module) -> tuple[nn.Module | None, nn.Module]:
@@ -42,7 +42,7 @@ def wrap(core: nn.Module, example: Tensor) -> nn.Module:
     _check_batchnorm(core)
     with modes_restored(core), explained("this model's graph"):
         core.eval()  # built in train mode, running statistics would move
-        small = _largest_layer(core, example[:1]) <= _MATRIX_MODE_LIMIT
+        small = _largest_layer(core, example[:1]) <= MATRIX_MODE_LIMIT
         options = lirpa.bound_options(conv_mode="matrix" if small else "patches")
         with lirpa.parsing():
             bounded = lirpa.load().BoundedModule(

@@ -10,8 +10,8 @@ from reference import assert_contains
 from torch import nn
 
 from citrus_lirpa import METHODS, BoundedNet, Box, certify
-from citrus_lirpa.bounds import lirpa as _compat
-from citrus_lirpa.bounds import tracing as wrapping
+from citrus_lirpa.bounds import lirpa as ours
+from citrus_lirpa.bounds import tracing
 from citrus_lirpa.bounds.net import as_bounded_net
 from citrus_lirpa.errors import CitrusError, InputError
 from citrus_lirpa.models import Normalise
@@ -56,19 +56,33 @@ def test_bounds_worked_out_by_hand(method):
     most = 3.0 if method == "ibp" else 0.75 * (2 * 1.0 + 1)  # of the first logit
     assert net.margins(box, torch.tensor([1]), method).item() == pytest.approx(-most, abs=1e-5)
     assert net.margins(box, torch.tensor([0]), method).item() == pytest.approx(0, abs=1e-5)
-    (inside,) = net.preactivation_bounds(box)
+    (inside,) = net.bound(box, torch.tensor([0]), method).preactivation_boxes
     assert inside.lower.tolist() == [[-0.5, -0.5]] and inside.upper.tolist() == [[1.5, 1.5]]
 
 
-def test_preactivation_bounds_of_a_box_never_bounded_before():
-    model, box = mlp(), Box.around(torch.rand(3, 4), 0.1)
-    net = BoundedNet(model, box.lower)
-    net.margins(Box.around(torch.rand(5, 4), 0.2), torch.zeros(5, dtype=torch.long))
-    first, second = net.preactivation_bounds(box)
-    centre, spread = model[0](box.centre), box.radius @ model[0].weight.abs().T
-    assert torch.allclose(first.lower, centre - spread, atol=1e-6)
-    assert torch.allclose(first.upper, centre + spread, atol=1e-6)
-    assert second.lower.shape == (3, 8)
+@pytest.mark.parametrize("method", METHODS)
+def test_one_pass_gives_bounds_of_margins_inputs_and_relus(method):
+    model, box, y = (
+        with_batchnorm().eval(),
+        Box.around(torch.rand(3, 2, 4, 4), 0.05),
+        torch.arange(3),
+    )
+    net = BoundedNet(model, box.lower).eval()
+    bounds = net.bound(box, y, method)
+    assert torch.equal(bounds.margins, net.margins(box, y, method)) and bounds.box is box
+    point = torch.lerp(box.lower, box.upper, torch.rand_like(box.lower))
+    assert bool(
+        ((model[0](point) - bounds.inputs.centre).abs() <= bounds.inputs.radius + 1e-5).all()
+    )
+    assert len(bounds.preactivations) == net.relus == 2
+    for end, interval, ends in zip(
+        (3, 7), bounds.preactivations, bounds.preactivation_boxes, strict=True
+    ):
+        z = model[:end](point)
+        assert bool(((z - interval.centre).abs() <= interval.radius + 1e-5).all())
+        assert bool((ends.lower <= z + 1e-5).all() and (z <= ends.upper + 1e-5).all())
+    assert net.bound(box).margins is None
+    assert all(len(sizes) == 3 and bool((sizes >= 0).all()) for sizes in bounds.magnitudes)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -87,8 +101,8 @@ def test_normalisation_is_exact(method):
 
 
 def test_an_existing_bounded_module_is_used():
-    lirpa, model, x = _compat.load(), mlp().eval(), torch.rand(3, 4)
-    with _compat.parsing():
+    lirpa, model, x = ours.load(), mlp().eval(), torch.rand(3, 4)
+    with ours.parsing():
         bounded = lirpa.BoundedModule(model, x[:1])
     bounded.eval()
     net, y = as_bounded_net(bounded), torch.tensor([2, 0, 1])
@@ -258,7 +272,7 @@ def test_alpha_crown_leaves_gradients_alone():
 @pytest.mark.parametrize("method", ["ibp", "crown-ibp", "crown"])
 @pytest.mark.parametrize("seed", [1, 3])
 def test_weight_gradients_agree_with_finite_differences(monkeypatch, method, training, seed):
-    monkeypatch.setattr(wrapping, "_MATRIX_MODE_LIMIT", 0)  # patches work in float64
+    monkeypatch.setattr(tracing, "MATRIX_MODE_LIMIT", 0)  # patches work in float64
     torch.manual_seed(seed)
     model, x = with_batchnorm().double(), torch.rand(4, 2, 4, 4, dtype=torch.float64)
     net, box, y = BoundedNet(model, x).train(training), Box.around(x, 0.1), torch.arange(4) % 3

@@ -96,13 +96,13 @@ def test_pieces_compute_what_the_network_computes(kind):
     assert [torch.Size(piece.shape).numel() for piece in pieces[:-1]] == [z.shape[1] for z in seen]
     values = {INPUT: x}
     for k, (piece, z) in enumerate(zip(pieces, [*seen, logits], strict=True)):
-        out = piece(values)
+        out = piece(*(values[s] for s in piece.sources))
         assert out.shape[1:] == piece.shape
         assert torch.allclose(out.flatten(1), z, atol=1e-6)
         assert all(source < k for source in piece.sources)
-        a, b = ({s: torch.randn_like(values[s]) for s in piece.sources} for _ in range(2))
-        mixed = piece({s: 0.3 * a[s] + 0.7 * b[s] for s in piece.sources})
-        assert torch.allclose(mixed, 0.3 * piece(a) + 0.7 * piece(b), atol=1e-5)
+        a, b = ([torch.randn_like(values[s]) for s in piece.sources] for _ in range(2))
+        mixed = piece(*(0.3 * p + 0.7 * q for p, q in zip(a, b, strict=True)))
+        assert torch.allclose(mixed, 0.3 * piece(*a) + 0.7 * piece(*b), atol=1e-5)
         values[k] = out.relu()
 
 
