@@ -236,8 +236,8 @@ def test_the_start_is_crown_and_the_ascent_reaches_alpha_crown(kind, clip):
             engine, images, _ = prepare(kind, seed, eps, clip)
             box = Box.around(images.x, eps, clip)
             with torch.no_grad():
-                crown = engine.net.margins(box, images.y, "crown")
-                bounds = [(b.lower, b.upper) for b in engine.net.preactivation_bounds(box)]
+                found = engine.net.bound(box, images.y, "crown")
+                crown, bounds = found.margins, found.preactivation_boxes
             alpha = engine.net.margins(box, images.y, "alpha-crown")
             relaxation = Relaxation.of(bounds)
             image, row = torch.ones_like(crown).nonzero(as_tuple=True)

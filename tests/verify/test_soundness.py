@@ -122,7 +122,8 @@ def bounds(name: str, trained: bool, small: bool, method: str):
     """Margins of the case, and the bounds of each ReLU's inputs of the same pass."""
     net, box, y, *_ = case(name, trained, small)
     with torch.no_grad():
-        return net.margins(box, y, method), net.preactivation_bounds(box)
+        found = net.bound(box, y, method)
+        return found.margins, found.preactivation_boxes
 
 
 @pytest.mark.parametrize("trained", [False, True], ids=["random", "trained"])
