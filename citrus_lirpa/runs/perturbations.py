@@ -46,13 +46,20 @@ _ARRAYS = {
 class Effect:
     """What u does to N test images, and what the worst groups' own perturbations do to them.
 
-    u: (1, C, H, W) for all images, or (K, C, H, W) one a class; eps: radius in pixels; clip:
-    () whether images are cut to [0, 1]; labels, clean, perturbed: (N,) classes, true and
-    predicted without and with u; groups: (G,) numbers of the groups of which the fewest images
-    survive, worst first, without those whose correct images are all proved safe; group_u:
-    (G, C, H, W); members: (G, M) numbers of their images, -1 behind a group that has fewer;
-    member_classes: (G, M) predicted with the group's u; shown: (S,) numbers of the images whose
-    pixels are kept, ascending, as images (S, C, H, W), uint8.
+    Args:
+        u: (1, C, H, W) for all images, or (K, C, H, W), one for each class.
+        eps: Radius in pixels.
+        clip: Whether images are cut to [0, 1].
+        labels: True classes (N,).
+        clean: Classes (N,) predicted without u.
+        perturbed: Classes (N,) predicted with u.
+        groups: Numbers (G,) of the groups of which the fewest images survive, worst first, without
+            those whose correct images are all proved safe.
+        group_u: Their perturbations (G, C, H, W).
+        members: Numbers (G, M) of their images, -1 behind a group that has fewer.
+        member_classes: Classes (G, M) predicted with the perturbation of the group.
+        shown: Numbers (S,) of the images whose pixels are kept, ascending.
+        images: These pixels (S, C, H, W), uint8.
     """
 
     u: np.ndarray
@@ -70,12 +77,12 @@ class Effect:
 
     @property
     def correct(self) -> np.ndarray:
-        """(N,): classified correctly without u."""
+        """Images (N,) that are classified correctly without u."""
         return self.clean == self.labels
 
     @property
     def broken(self) -> np.ndarray:
-        """(N,): classified correctly without u, and no longer with it."""
+        """Images (N,) that are classified correctly without u, and no longer with it."""
         return self.correct & (self.perturbed != self.labels)
 
     @property
@@ -84,21 +91,26 @@ class Effect:
         return int(self.broken.sum()) / max(1, int(self.correct.sum()))
 
     def examples(self) -> list[int]:
-        """Numbers of images that u breaks and whose pixels are kept, at most EXAMPLES."""
+        """Choose images that u breaks and whose pixels are kept, at most EXAMPLES."""
         kept = set(self.shown.tolist())
         broken = np.flatnonzero(self.broken).tolist()
         return _examples([i for i in broken if i in kept], self.labels)
 
     def image(self, number: int) -> np.ndarray:
-        """(C, H, W), uint8, of one of ``shown``."""
+        """Return the pixels (C, H, W) of one of ``shown``, uint8."""
         return self.images[int(np.searchsorted(self.shown, number))]
 
     def save(self, path: Path) -> None:
+        """Write the arrays, which NumPy reads."""
         write_atomically(path, lambda file: np.savez_compressed(file, **vars(self)))
 
     @staticmethod
     def load(path: Path) -> Effect:
-        """Those of a file. CheckpointError where it is damaged or holds something else."""
+        """Read what ``save`` wrote.
+
+        Raises:
+            CheckpointError: The file is damaged or holds something else.
+        """
         remedy = "repeat the command that wrote it"
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -111,7 +123,7 @@ class Effect:
 
 
 def of_evaluation(net: BoundedNet, result: Evaluation) -> Effect:
-    """Of the strongest perturbation of an evaluation, with its worst groups."""
+    """Record the strongest perturbation of an evaluation, and its worst groups."""
     uap, protocol = result.uap, result.protocol
     survivors = uap.upper / uap.size
     order = sorted(range(len(uap.size)), key=lambda g: (float(survivors[g]), int(uap.lower[g])))
@@ -147,7 +159,14 @@ def _correct(result: Evaluation, group: int) -> int:
 
 
 def of_attack(result: UapResult, x: torch.Tensor, eps: float, clip: Range | None) -> Effect:
-    """Of the perturbations of an attack on test images x (N, C, H, W)."""
+    """Record the perturbations of an attack on test images.
+
+    Args:
+        result: The attack.
+        x: The images (N, C, H, W).
+        eps: Radius in pixels.
+        clip: Range that perturbed images are cut to; None for no cut.
+    """
     none = torch.zeros(0, 1, dtype=torch.long)
     groups = (none[:, 0], torch.zeros(0, *x.shape[1:]), none, none)
     return _effect(x, result.u, eps, clip, (result.y, result.clean, result.moved), groups)
@@ -184,7 +203,7 @@ def _effect(
 
 
 def one_a_class_first(numbers: Sequence[int], labels: Sequence[int]) -> list[int]:
-    """The images, an image of each class before a second one of any."""
+    """Order images so that one of each class comes before a second one of any."""
     first: dict[int, int] = {}
     for i in numbers:
         first.setdefault(int(labels[i]), i)

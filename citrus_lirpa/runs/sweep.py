@@ -18,7 +18,8 @@ from typing import Any
 
 from ..errors import ConfigError, InputError, unknown
 from ..formats.schema import options_of
-from ..training.config import REGISTRIES, RunConfig, resolve
+from ..training.config import RunConfig, resolve
+from ..training.layers import REGISTRIES
 from ..training.toml import parse_override, parse_toml
 from ..verify import Protocol
 from .networks import FORMATS

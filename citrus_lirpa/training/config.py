@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +33,9 @@ from ..formats.schema import (
     options_of,
 )
 from ..losses import LOSSES, Loss
-from ..models import MODELS
+from .layers import REGISTRIES, Tables, check_tables, layered, nested, stacked
+from .layers import methods as methods
+from .layers import presets as presets
 from .schedules import SCHEDULES
 from .toml import parse_override, parse_toml
 
@@ -145,7 +145,14 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that determines a run; ``model`` and ``loss`` are name plus options."""
+    """Everything that determines a run.
+
+    Args:
+        data: The data set.
+        model: Name of the network, and its options.
+        loss: Name of the loss, and its options.
+        train: How to train.
+    """
 
     data: DataConfig
     model: Mapping[str, Any]
@@ -153,35 +160,32 @@ class RunConfig:
     train: TrainConfig
 
     def to_toml(self) -> str:
+        """Write the configuration as TOML."""
         return tomli_w.dumps(dataclasses.asdict(self))
 
     @staticmethod
     def from_toml(text: str, source: str = "configuration") -> RunConfig:
+        """Read a complete configuration.
+
+        Args:
+            text: The TOML.
+            source: Name of the file, for messages.
+
+        Raises:
+            ConfigError: A key is unknown or missing, or a value is malformed.
+            InputError: A loss or model refuses a value.
+        """
         return _resolved(parse_toml(text, source))
 
 
 #: Rescaled epochs are rounded.
 _ROUNDING = 0.01
 
-#: The functions that a table's ``name`` chooses from.
-REGISTRIES: dict[str, Mapping[str, Any]] = {"model": MODELS, "loss": LOSSES}
-
 #: What ``--mode`` sets: the batch (large keeps the preset's) and, for losses that pair, how.
 MODES = {
     "paper": {"train.batch_size": 5, "train.precise_bn": True, "loss.pairing": "groups"},
     "large": {"train.precise_bn": False, "loss.pairing": "shifts"},
 }
-
-
-def presets() -> list[str]:
-    """Names of the shipped presets."""
-    folder = resources.files(__package__) / "presets"
-    return sorted(p.name[: -len(".toml")] for p in folder.iterdir() if p.name.endswith(".toml"))
-
-
-def methods() -> list[str]:
-    """Names of the training methods."""
-    return list(dict.fromkeys([*LOSSES, *_package_toml("methods.toml")]))
 
 
 def resolve(
@@ -192,7 +196,7 @@ def resolve(
     mode: str | None = None,
     overrides: Iterable[str] = (),
 ) -> RunConfig:
-    """A complete configuration from a preset or TOML file, a method, a mode and overrides.
+    """Complete a configuration from a preset or TOML file, a method, a mode and overrides.
 
     A preset is completed by its recipe for the method: ``method``, else that of the loss named
     in the overrides, else that of the file, else CITRUS. A file may build on a ``preset`` and a
@@ -221,12 +225,12 @@ def resolve(
         raise ConfigError(f"overrides is '{overrides}'; expected a list of them")
     changes = dict(parse_override(text) for text in overrides)
     file = None if file is None else Path(file)
-    tables = _layered(preset, file, method, changes.get("loss.name"))
+    tables = layered(preset, file, method, changes.get("loss.name"))
     before = tables.get("train", {}).get("epochs")
     if mode is not None:
         loss = changes.get("loss.name", tables.get("loss", {}).get("name"))
         changes = {**_mode(mode, loss), **changes}
-    config = _resolved(_stacked(tables, _nested(changes)))
+    config = _resolved(stacked(tables, nested(changes)))
     if "train.epochs" in changes and isinstance(before, int) and before > 0:
         scaled = _rescaled(config.train, config.train.epochs / before)
         kept = {key: value for key, value in scaled.items() if f"train.{key}" not in changes}
@@ -236,99 +240,17 @@ def resolve(
 
 
 def make_loss(loss: Mapping[str, Any], train: TrainConfig) -> Loss:
-    """The loss of the ``[loss]`` table."""
-    options = {k: v for k, v in loss.items() if k != "name"}
-    return LOSSES[loss["name"]](train.max_eps, **options)
+    """Make the loss of a ``[loss]`` table.
 
+    Args:
+        loss: Name and options.
+        train: How to train.
 
-# -- layers of tables ---------------------------------------------------------------
-
-Tables = dict[str, dict[str, Any]]
-
-
-def _layered(preset: str | None, file: Path | None, method: str | None, loss: object) -> Tables:
-    """What preset, method and file say, before any override; ``loss``: the overrides' name."""
-    own: dict[str, Any] = {} if file is None else _file(file)
-    preset, own_method = own.pop("preset", preset), own.pop("method", None)
-    _check_tables(own)
-    base = {} if preset is None else _preset(preset)
-    recipes = base.pop("methods", {})
-    own_loss = own.get("loss", {}).get("name")
-    recipe = _recipe(own_method, "citrus" if own_loss is None else own_loss, recipes)
-    name = recipe["loss"]["name"]
-    if own_method is not None and own_loss not in (None, name):
-        raise ConfigError(
-            f"the file names the method '{own_method}', but loss.name '{own_loss}'; give one of "
-            "the two"
-        )
-    if preset is None:
-        below = {} if own_method is None else recipe
-        return _stacked(below, own, {} if method is None else _recipe(method, None, recipes))
-    if method is not None or loss is not None:
-        recipe = _recipe(method, loss, recipes)
-        # another loss loses the file's options that are not its own
-        own = _stacked({"loss": {"name": name}}, own, {"loss": {"name": recipe["loss"]["name"]}})
-    return _stacked(base, recipe, own)
-
-
-def _recipe(method: object, loss: object, recipes: dict[str, Any]) -> Tables:
-    """Tables of a method, or of the one named like a loss: those of every setting, then those
-    of the preset."""
-    if method is None and not knows(LOSSES, loss):
-        raise ConfigError(unknown("loss.name", loss, LOSSES))
-    name: Any = loss if method is None else method
-    if name not in methods():
-        raise ConfigError(unknown("method", name, methods()))
-    everywhere = _package_toml("methods.toml").get(name, {})
-    return _stacked({"loss": {"name": name}}, everywhere, recipes.get(name, {}))
-
-
-def _stacked(*layers: Tables) -> Tables:
-    """The tables of all layers, where later values go before earlier ones."""
-    return reduce(_merged, layers, {})
-
-
-def _merged(tables: Tables, more: Tables) -> Tables:
-    """``tables`` with the values of ``more``; a new ``name`` drops the options that only the
-    function of the old name knows. Those that neither knows stay, to be refused."""
-    merged = {table: dict(values) for table, values in tables.items()}
-    for table, values in more.items():
-        base, registry = merged.get(table, {}), REGISTRIES.get(table, {})
-        old: Any = base.get("name")
-        new: Any = values.get("name")
-        if knows(registry, old) and knows(registry, new):
-            dropped = options_of(registry[old]).keys() - options_of(registry[new]).keys()
-            base = {key: value for key, value in base.items() if key not in dropped}
-        merged[table] = {**base, **values}
-    return merged
-
-
-def _nested(changes: Mapping[str, Any]) -> Tables:
-    tables: Tables = {}
-    for key, value in changes.items():
-        table, _, field = key.partition(".")
-        tables.setdefault(table, {})[field] = value
-    return tables
-
-
-# -- reading ------------------------------------------------------------------------
-
-
-def _preset(name: object) -> dict[str, Any]:
-    if name not in presets():
-        raise ConfigError(unknown("preset", name, presets()))
-    return _package_toml(f"presets/{name}.toml")
-
-
-def _package_toml(name: str) -> dict[str, Any]:
-    return parse_toml((resources.files(__package__) / name).read_text("utf-8"), name)
-
-
-def _file(path: Path) -> dict[str, Any]:
-    try:
-        return parse_toml(path.read_text("utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration file {path}: {error}") from error
+    Raises:
+        InputError: The loss refuses an option.
+    """
+    given = {key: value for key, value in loss.items() if key != "name"}
+    return LOSSES[loss["name"]](train.max_eps, **given)
 
 
 def _mode(mode: str, loss: Any) -> dict[str, Any]:
@@ -360,20 +282,8 @@ def _rescaled(train: TrainConfig, share: float) -> dict[str, Any]:
     }
 
 
-# -- checking -----------------------------------------------------------------------
-
-
-def _check_tables(tables: dict[str, Any]) -> None:
-    known = [field.name for field in dataclasses.fields(RunConfig)]
-    for table, values in tables.items():
-        if table not in known:
-            raise ConfigError(unknown("table", table, known))
-        if not isinstance(values, dict):
-            raise ConfigError(f"'{table}' is not a table; write [{table}]")
-
-
 def _resolved(tables: dict[str, Any]) -> RunConfig:
-    _check_tables(tables)
+    check_tables(tables)
     config = RunConfig(
         data=DataConfig(**tables.get("data", {})),
         model=_chosen("model", tables),

@@ -36,7 +36,7 @@ from .groups import UapBounds, certify_uap
 from .milp import SOLVERS
 from .record import EvaluationRecord
 from .relational import RELATIONAL
-from .resume import Saved, from_plain, to_plain
+from .resume import Batch, Saved, from_plain, to_plain
 from .single import certify
 from .stages import stages_up_to
 
@@ -55,13 +55,22 @@ _STEPS, _RESTARTS = 30, 2
 class Protocol:
     """How images are evaluated: all that the figures depend on.
 
-    eps: radius in pixels; method: last stage tried on single images; relational: group
-    stage; group_size: consecutive images that share a perturbation; time_limit: seconds of
-    branch and bound and group stage for each group that is not settled before; solver: of
-    the mixed-integer programs of groups; limit: only the first images; clip: range that
-    perturbed images are cut to; batch_size: images that go through the stages together; seed:
-    of the attacks; held_out: whether the images are those held out from training rather than
-    the test set.
+    Args:
+        eps: Radius in pixels.
+        method: Last stage tried on single images.
+        relational: Group stage.
+        group_size: Consecutive images that share a perturbation.
+        time_limit: Seconds of branch and bound and group stage for each group that is not
+            settled before.
+        solver: Solver of the mixed-integer programs of groups.
+        limit: Number of images, the first ones; None for all.
+        clip: Range that perturbed images are cut to; None for no cut.
+        batch_size: Images that go through the stages together.
+        seed: Seed of the attacks.
+        held_out: Whether the images are those held out from training, rather than the test set.
+
+    Raises:
+        InputError: A value cannot be used.
     """
 
     eps: float
@@ -89,7 +98,11 @@ class Protocol:
         check_seconds(self.time_limit)
 
     def images(self, available: int) -> int:
-        """How many of the images are evaluated."""
+        """Return how many of the ``available`` images are evaluated.
+
+        Raises:
+            InputError: There are too few for a group.
+        """
         check_count(available, "number of images", 0)
         count = available if self.limit is None else min(self.limit, available)
         if not is_count(self.group_size, 2, count):
@@ -104,10 +117,17 @@ class Protocol:
 class Evaluation:
     """Certificates and UAP bounds of N test images, and the strongest perturbation found.
 
-    strongest: (C, H, W), the group perturbation with the highest fooling rate on all N
-    images, the share of the correctly classified ones that it breaks; predictions: (N,)
-    classes without and with it; seconds: of the whole, those of an interrupted first part
-    included, added up over the processes that shared it.
+    Args:
+        x: Images (N, C, H, W).
+        y: Labels (N,).
+        protocol: How they were evaluated.
+        certificates: What was proved of each image alone.
+        uap: Bounds of each group.
+        strongest: The group perturbation (C, H, W) with the highest fooling rate on all images.
+        fooling_rate: Share of the correctly classified images that it breaks.
+        predictions: Classes (N,) without and with it.
+        seconds: Time of the whole, with that of an interrupted first part, added up over the
+            processes that shared it.
     """
 
     x: Tensor
@@ -135,10 +155,13 @@ class Evaluation:
         )
 
     def to_frame(self) -> DataFrame:
-        """A pandas frame with a row for each image: its label, its group, the classes without
-        and with the strongest perturbation, and the columns of its certificate.
+        """Make a pandas frame with a row for each image; ``uap.to_frame()`` has the groups.
 
-        Raises DependencyError without pandas; ``uap.to_frame()`` has the groups.
+        Columns are its label, its group, the classes without and with the strongest
+        perturbation, and those of its certificate.
+
+        Raises:
+            DependencyError: pandas is not installed.
         """
         clean, perturbed = self.predictions
         images = torch.arange(len(self.y))
@@ -154,7 +177,7 @@ class Evaluation:
         return frame.join(self.certificates.to_frame())
 
     def shares(self) -> dict[str, int]:
-        """How many of the N images were settled by what; the values add up to N."""
+        """Count the images that each stage settled; the values add up to N."""
         c, uap = self.certificates, self.uap
         stages = {m: int((c.decided_by == i).sum()) for i, m in enumerate(c.methods)}
         proved, possible = int(uap.lower.sum()), int(uap.upper.sum())
@@ -167,7 +190,7 @@ class Evaluation:
         }
 
     def record(self) -> dict[str, Any]:
-        """Plain numbers for JSON; accuracies are shares of all N images."""
+        """Return plain numbers for JSON; accuracies are shares of all N images."""
         record = EvaluationRecord.of(self, data="").to_json()
         del record["data"]  # which the evaluation does not know
         return record
@@ -183,15 +206,25 @@ def evaluate(
     imported: Mapping[int, str] | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Certify the first images of ``data``, alone and in groups, a batch of groups at a time.
+    """Certify the first images of a data set, alone and in groups, a batch of groups at a time.
 
-    saved: keeps each finished batch on the disk and takes those that are there already;
-    imported: verdicts of another verifier by image number, ``certified`` or ``attacked``,
-    which are taken as they are (an attack that contradicts one raises SoundnessError).
+    Processes that came together (:mod:`.distributed`) share the batches, and all get the whole.
+    It is what one process finds, since each batch has a seed of its own, unless a time limit ends
+    a proof earlier on one machine than on another.
 
-    Processes that came together (:mod:`.distributed`) share the batches, and all get the
-    whole: what one process finds, since each batch has a seed of its own (where no time limit
-    ends a proof earlier on one machine than on another).
+    Args:
+        net: The network.
+        data: The images.
+        spec: Their data set.
+        protocol: How to evaluate.
+        saved: Keeps each finished batch on disk, and gives those that are there already.
+        imported: Verdicts of another verifier by image number, ``certified`` or ``attacked``,
+            which are taken as they are.
+        progress: Whether to show a bar.
+
+    Raises:
+        InputError: The protocol does not fit the images, or the data is none.
+        SoundnessError: An attack contradicts a certificate.
     """
     check_split(data)
     net = as_bounded_net(net)
@@ -208,10 +241,8 @@ def evaluate(
             part = saved.load(number, device) if saved is not None else None
             if part is None:
                 torch.manual_seed(protocol.seed + number)
-                begin = time.perf_counter()
                 given = None if known is None else known[rows]
-                found = _evaluate_batch(net, x[rows], y[rows], protocol, given, bar)
-                part = (*found, time.perf_counter() - begin)
+                part = _evaluate_batch(net, x[rows], y[rows], protocol, given, bar)
                 if saved is not None:
                     saved.store(number, *part)
             _log.debug("images %d to %d: %.1f s", rows.start, rows.stop - 1, part[2])
@@ -240,8 +271,7 @@ def _known(imported: Mapping[int, str], count: int) -> Tensor:
 
 
 def _batches(count: int, protocol: Protocol) -> list[slice]:
-    """Whole groups, about ``batch_size`` images at a time; a rest too small for a group of
-    two or more inputs goes with the batch before it."""
+    """Whole groups, about ``batch_size`` images at a time; a rest below a group joins the last."""
     step = max(1, protocol.batch_size // protocol.group_size) * protocol.group_size
     ends = list(range(step, count, step))
     if ends and count - ends[-1] < protocol.group_size:
@@ -251,7 +281,8 @@ def _batches(count: int, protocol: Protocol) -> list[slice]:
 
 def _evaluate_batch(
     net: BoundedNet, x: Tensor, y: Tensor, protocol: Protocol, known: Tensor | None, bar: tqdm
-) -> tuple[Certificates, UapBounds]:
+) -> Batch:
+    begin = time.perf_counter()
     shared: dict[str, Any] = dict(
         clip=protocol.clip,
         batch_size=protocol.batch_size,
@@ -280,7 +311,7 @@ def _evaluate_batch(
         solver=protocol.solver,
         **shared,
     )
-    return certificates, uap
+    return certificates, uap, time.perf_counter() - begin
 
 
 def _strongest(

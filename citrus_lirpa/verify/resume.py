@@ -24,20 +24,28 @@ Batch = tuple[Certificates, UapBounds, float]
 
 
 def to_plain(certificates: Certificates, uap: UapBounds, seconds: float) -> dict[str, Any]:
-    """A batch as tensors and plain values."""
+    """Return a batch as tensors and plain values."""
     return {"certificates": _plain(certificates), "uap": _plain(uap), "seconds": seconds}
 
 
 def from_plain(state: dict[str, Any]) -> Batch:
+    """Make a batch of what ``to_plain`` gave."""
     return Certificates(**state["certificates"]), UapBounds(**state["uap"]), state["seconds"]
 
 
 class Saved:
     """A folder of finished batches, tied to a network and to the settings of an evaluation.
 
-    With ``resume``, what is there must be of the same settings; without it, finished batches of
-    the same settings are not thrown away: else CheckpointError. (Others are thrown away.)
-    ``joining``: another process of the same job has opened the folder, and may be writing to it.
+    Args:
+        folder: The folder.
+        settings: All that the results depend on.
+        resume: Whether to continue: what is in the folder must be of the same settings. Otherwise
+            batches of the same settings are refused, and others are removed.
+        joining: Whether another process of the same job has opened the folder, and may write to
+            it.
+
+    Raises:
+        CheckpointError: The folder holds what is not to be continued, or to be removed.
     """
 
     def __init__(
@@ -79,7 +87,11 @@ class Saved:
             )
 
     def load(self, number: int, device: torch.device) -> Batch | None:
-        """A finished batch, or None."""
+        """Read a finished batch; None where there is none.
+
+        Raises:
+            CheckpointError: It is damaged.
+        """
         path = self._path(number)
         if not path.is_file():
             return None
@@ -92,15 +104,19 @@ class Saved:
     def store(
         self, number: int, certificates: Certificates, uap: UapBounds, seconds: float
     ) -> None:
+        """Write a finished batch."""
         tensors.save(self._path(number), to_plain(certificates, uap, seconds))
 
     def count(self) -> int:
-        """Batches on the disk."""
+        """Count the batches on disk."""
         return len(list(self.folder.glob("*.pt")))
 
     def discard(self) -> None:
-        """Remove the folder, as when the evaluation is complete: it is there whole or not at
-        all, though a kill may leave what was in it under another name until the next time."""
+        """Remove the folder, as when the evaluation is complete.
+
+        It is there whole or not at all: a kill may leave its batches under another name, which
+        are removed the next time.
+        """
         if self._trash.is_dir():
             shutil.rmtree(self._trash)
         if self.folder.is_dir():
@@ -112,7 +128,7 @@ class Saved:
 
 
 def is_saved(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether ``folder`` is of this very evaluation, with or without finished batches."""
+    """Return whether a folder is of this very evaluation, with or without finished batches."""
     file = folder / _HEADER
     return file.is_file() and file.read_bytes() == settings_text(settings).encode()
 

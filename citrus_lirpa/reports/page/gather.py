@@ -47,6 +47,7 @@ class Material:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes; None where the data set is not known."""
         spec = DATASETS.get(self.data or "")
         return None if spec is None else spec.class_names
 
