@@ -36,6 +36,16 @@ def refusal(call, *args, **values) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.1", 0.1), (3, 3.0)])
+def test_numbers_and_fractions(text, value):
+    assert schema.parse_number(text) == value
+
+
+@pytest.mark.parametrize("text", ["abc", "1/0", "", "1/2/3", "8//255"])
+def test_what_is_neither_number_nor_fraction(text):
+    assert f"'{text}' is not a number" in refusal(schema.parse_number, text)
+
+
 def test_a_checked_class_takes_numbers_fractions_and_lists():
     pan = Pan(size=3, depth="1/4", marks=[1, "1/2"])
     assert (pan.depth, pan.marks, type(pan.marks[0])) == (0.25, (1.0, 0.5), float)
