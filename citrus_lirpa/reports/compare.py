@@ -26,10 +26,13 @@ _RESTORE = "restore the file, or train again"
 class Setting:
     """What two evaluations must share for their figures to be comparable.
 
-    data: name of the data set; eps: radius evaluated, in pixels; images: the first N test
-    images, or of those held out from training; group_size: consecutive images that share a
-    perturbation; clip: range that perturbed images are cut to, or None; held_out: which of
-    the two kinds of images.
+    Attributes:
+        data: Name of the data set.
+        eps: Radius evaluated, in pixels.
+        images: Number of images, the first ones of the test set or of those held out.
+        group_size: Consecutive images that share a perturbation.
+        clip: Range that perturbed images are cut to, or None.
+        held_out: Whether the images are those held out from training.
     """
 
     data: str
@@ -51,11 +54,19 @@ class Setting:
 class Run:
     """One trained network with one evaluation of it; accuracies are shares of all images.
 
-    run: path of the run below the folder that all runs have in common; method, source: of
-    the training; certified_accuracy: of single images, by the last stage tried, ``stage``;
-    certified_uap_accuracy (UCert) and attacked_uap_accuracy: proved lower and upper bound;
-    training_seconds: None where unknown; relational, time_limit: the evaluation's group stage
-    and seconds for a group.
+    Attributes:
+        run: Path of the run below the folder that all runs have in common.
+        method: Name of the training method in papers.
+        source: The paper that the method is from, or "-".
+        setting: What was evaluated.
+        standard_accuracy: Without a perturbation.
+        certified_accuracy: Of single images, by the last stage tried, ``stage``.
+        certified_uap_accuracy: Proved lower bound on the UAP accuracy of groups (UCert).
+        attacked_uap_accuracy: Upper bound, by attacks.
+        training_seconds: Time of the training; None where it is not known.
+        stage: Last stage tried on single images.
+        relational: Group stage of the evaluation.
+        time_limit: Seconds of the evaluation for each group.
     """
 
     run: str
@@ -76,11 +87,18 @@ class Run:
 
 
 def read_runs(folders: Sequence[str | Path], stage: str | None = None) -> list[Run]:
-    """The runs, each with its evaluation by ``stage``, or by the strongest stage it has.
+    """Read runs, each with its evaluation by ``stage``, or by the strongest stage it has.
+
+    Args:
+        folders: Run folders.
+        stage: Last stage tried on single images; None for the strongest.
+
+    Returns:
+        The runs, in the order of the folders.
 
     Raises:
         InputError: ``stage`` is unknown, or the same run is given twice.
-        CheckpointError: a folder is no run, has no such evaluation, or a file is damaged.
+        CheckpointError: A folder is no run, has no such evaluation, or a file is damaged.
     """
     if stage is not None and stage not in STAGES:
         raise InputError(unknown("method", stage, STAGES))
@@ -92,7 +110,11 @@ def read_runs(folders: Sequence[str | Path], stage: str | None = None) -> list[R
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """Each folder's path below what all have in common; InputError where one is given twice."""
+    """Shorten each folder to its path below what all have in common.
+
+    Raises:
+        InputError: A folder is given twice.
+    """
     seen: set[Path] = set()
     for folder in folders:
         if folder.resolve() in seen:
@@ -203,16 +225,16 @@ def read_evaluation(folder: Path, stage: str | None) -> EvaluationRecord:
 
 
 def by_setting(runs: Sequence[Run]) -> dict[Setting, list[Run]]:
-    """The runs of each setting, highest UCert first."""
+    """Sort runs into their settings, highest UCert first."""
     settings = sorted({run.setting for run in runs}, key=lambda s: (s.data, s.eps, str(s)))
     best = sorted(runs, key=lambda r: (-r.certified_uap_accuracy, -r.standard_accuracy, r.run))
     return {setting: [run for run in best if run.setting == setting] for setting in settings}
 
 
 def pareto_front(runs: Sequence[Run]) -> list[Run]:
-    """The runs that no other beats in standard accuracy or UCert without losing in the other.
+    """Find the runs that no other beats in one accuracy without losing in the other.
 
-    In the order of standard accuracy, lowest first.
+    The accuracies are standard accuracy and UCert. The lowest standard accuracy comes first.
     """
 
     def beats(a: Run, b: Run) -> bool:
@@ -225,7 +247,7 @@ def pareto_front(runs: Sequence[Run]) -> list[Run]:
 
 
 def differences(runs: Sequence[Run]) -> str | None:
-    """How the evaluations of one setting differ, in one line; None where they do not."""
+    """Say in one line how the evaluations of one setting differ; None where they do not."""
     parts = []
     for field, label in (
         ("stage", "method"),
@@ -241,7 +263,7 @@ def differences(runs: Sequence[Run]) -> str | None:
 
 
 def to_json(runs: Sequence[Run]) -> dict[str, Any]:
-    """The tables as plain values; accuracies are shares of all images."""
+    """Turn the tables into plain values; accuracies are shares of all images."""
     tables = []
     for setting, rows in by_setting(runs).items():
         front = pareto_front(rows)

@@ -23,11 +23,21 @@ _GROUPS, _GROUPS_OF_ALL = 6, 12
 
 
 def make_page(folders: Sequence[Path], stage: str | None = None) -> str:
-    """The page of run folders, each with its evaluation by ``stage`` or by its strongest one.
+    """Make the page of run folders.
 
-    What a folder lacks is left out, and the page says how to make it. Raises InputError where
-    a folder is given twice, CheckpointError where one is no run folder, has no evaluation by
-    ``stage``, or holds a damaged file.
+    What a folder lacks is left out, and the page says how to make it.
+
+    Args:
+        folders: Run folders, or folders that ``eval`` made for ONNX files.
+        stage: Show the evaluations by this stage; None for the strongest of each run.
+
+    Returns:
+        The HTML.
+
+    Raises:
+        InputError: A folder is given twice.
+        CheckpointError: One is no run folder, has no evaluation by ``stage``, or holds a damaged
+            file.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -14,13 +14,22 @@ BUDGET = 1_500_000
 
 
 class Album:
-    """Makes data URIs until the budget is spent; ``full`` says whether any was refused."""
+    """Data URIs of pictures, until the budget is spent.
+
+    Attributes:
+        left: Characters that are left of the budget.
+        full: Whether a picture was refused.
+    """
 
     def __init__(self) -> None:
         self.left, self.full = BUDGET, False
 
     def pixels(self, image: np.ndarray) -> str | None:
-        """An image (C, H, W), uint8, of one or three channels; None once the budget is spent."""
+        """Encode an image (C, H, W), uint8, of one or three channels.
+
+        Returns:
+            The data URI; None once the budget is spent.
+        """
         from PIL import Image
 
         channels = np.moveaxis(image, 0, -1)
@@ -35,11 +44,11 @@ class Album:
         return uri
 
     def perturbation(self, u: np.ndarray, eps: float) -> str | None:
-        """u (C, H, W), as :func:`as_pixels` shows it."""
+        """Encode u (C, H, W), as :func:`as_pixels` shows it."""
         return self.pixels(_bytes(as_pixels(u, eps)))
 
     def moved(self, image: np.ndarray, u: np.ndarray) -> str | None:
-        """An image with a perturbation, cut to [0, 1] to be seen."""
+        """Encode an image with a perturbation, cut to [0, 1] to be seen."""
         return self.pixels(_bytes(image / 255 + u))
 
 

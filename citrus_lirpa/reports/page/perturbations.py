@@ -9,7 +9,7 @@ import numpy as np
 
 from ...runs.perturbations import Effect
 from ..tables import percent
-from .gather import Material
+from .gather import Material, known_groups
 from .images import Album
 
 #: Classes up to which the whole confusion matrix is shown; above, the most frequent mistakes.
@@ -19,8 +19,13 @@ _CLASSES, _CHANGES = 20, 8
 
 
 def universal(material: Material, album: Album) -> dict[str, Any] | None:
-    """The strongest single perturbation known, and what it does; None where none is kept."""
-    of_training = material.record is not None and material.record.get("held_out")
+    """Show the strongest single perturbation known; None where none is kept.
+
+    Args:
+        material: The run.
+        album: Where its pictures come from.
+    """
+    of_training = material.record is not None and material.record.held_out
     held_out = ", on held-out images" if of_training else ""
     known = [
         (effect, source)
@@ -58,24 +63,29 @@ def universal(material: Material, album: Album) -> dict[str, Any] | None:
 
 
 def worst_groups(material: Material, album: Album, limit: int) -> list[dict[str, Any]]:
-    """The groups of which the fewest images survive, each with its perturbation and images."""
+    """Show the groups of which the fewest images survive, with their perturbations.
+
+    Args:
+        material: The run.
+        album: Where the pictures come from.
+        limit: Number of groups.
+    """
     effect, record = material.found, material.record
     if effect is None or record is None:
         return []
-    names, size = _names(material, effect), record["group_size"]
+    names, size, groups = _names(material, effect), record.group_size, known_groups(record)
     found = []
     for row, group in enumerate(effect.groups.tolist()[:limit]):
         u, begin = effect.group_u[row], group * size
-        at_most, at_least = (record["groups"][f"safe_at_{end}"][group] for end in ("most", "least"))
-        last = min(begin + size, record["images"]) - 1
+        last = min(begin + size, record.images) - 1
         found.append(
             {
                 "number": group,
                 "images": f"{begin} to {last}",
                 "size": last - begin + 1,
-                "at_least": at_least,
-                "at_most": at_most,
-                "stage": record["groups"]["stage"][group],
+                "at_least": groups.safe_at_least[group],
+                "at_most": groups.safe_at_most[group],
+                "stage": groups.stage[group],
                 "picture": album.perturbation(u, float(effect.eps)),
                 "members": [
                     _pair(effect, number, u, int(effect.member_classes[row, place]), names, album)

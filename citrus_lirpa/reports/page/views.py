@@ -7,11 +7,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ...runs.folder import CONFIG_FILE
-from ...verify import Protocol
+from ...verify import EvaluationRecord, Protocol
 from .. import compare
 from ..tables import clipping, count_images, percent, radius
 from . import charts, perturbations
-from .gather import Material, network_arguments
+from .gather import Material, known_groups, network_arguments
 from .images import Album
 
 #: What ``eval`` is given as it stands in the record.
@@ -38,7 +38,14 @@ class Part:
 
 
 def view(material: Material, number: int, album: Album, *, groups: int) -> dict[str, Any]:
-    """The template's values of a run; ``groups`` is how many worst groups are pictured."""
+    """Make the template's values of a run.
+
+    Args:
+        material: The run.
+        number: Its number on the page, from 1.
+        album: Where its pictures come from.
+        groups: How many of the worst groups are pictured.
+    """
     record = material.record
     return {
         "id": f"run-{number}",
@@ -91,10 +98,10 @@ def _chips(material: Material) -> list[str]:
     record = material.record
     if record is not None:
         chips += [
-            f"ε = {radius(record['eps'])}",
-            count_images(record["images"], "held-out" if record.get("held_out") else "test"),
-            f"groups of {record['group_size']}",
-            clipping(record["clip"]),
+            f"ε = {radius(record.eps)}",
+            count_images(record.images, "held-out" if record.held_out else "test"),
+            f"groups of {record.group_size}",
+            clipping(record.clip),
         ]
     elif material.config is not None:
         eps = material.config.get("train", {}).get("eps")
@@ -102,21 +109,21 @@ def _chips(material: Material) -> list[str]:
     return [chip for chip in chips if chip]
 
 
-def _result(record: dict[str, Any]) -> dict[str, Any]:
-    uap, images = record["uap_accuracy"], record["images"]
-    undecided = record["shares"].get("undecided", 0)
+def _result(record: EvaluationRecord) -> dict[str, Any]:
+    uap, images = record.uap_accuracy, record.images
+    undecided = record.shares.get("undecided", 0)
     return {
-        "certified": percent(uap["certified"]),
-        "attacked": percent(uap["attacked"]),
-        "standard": percent(record["standard_accuracy"]),
-        "gap": percent(uap["attacked"] - uap["certified"]),
+        "certified": percent(uap.certified),
+        "attacked": percent(uap.attacked),
+        "standard": percent(record.standard_accuracy),
+        "gap": percent(uap.gap),
         "gap_images": _count(undecided),
         "settled": undecided == 0,
         "images": _count(images),
-        "group_size": record["group_size"],
-        "eps": radius(record["eps"]),
-        "time": seconds(record["seconds"].get("total")),
-        "parts": _parts(record["shares"], images),
+        "group_size": record.group_size,
+        "eps": radius(record.eps),
+        "time": seconds(record.seconds.get("total")),
+        "parts": _parts(record.shares, images),
         "rows": [
             (name, percent(share), "" if share is None else _count(round(share * images)), *rest)
             for name, share, *rest in _accuracies(record)
@@ -136,23 +143,23 @@ def _parts(shares: dict[str, int], images: int) -> list[Part]:
     ]
 
 
-def _accuracies(record: dict[str, Any]) -> list[tuple[str, float | None, str, str]]:
+def _accuracies(record: EvaluationRecord) -> list[tuple[str, float | None, str, str]]:
     """Rows of the table of results: name, share, what it is, and its CSS class."""
-    uap, alone = record["uap_accuracy"], record["certified_accuracy"]
-    single = record.get("accuracy_under_single_attacks")
+    uap, alone = record.uap_accuracy, record.certified_accuracy
+    single = record.accuracy_under_single_attacks
     *_, last = alone
     return [
-        ("Standard accuracy", record["standard_accuracy"], "without a perturbation", ""),
+        ("Standard accuracy", record.standard_accuracy, "without a perturbation", ""),
         (
             "UCert",
-            uap["certified"],
+            uap.certified,
             "lower bound on the UAP accuracy of groups: proved",
             "lower",
         ),
-        ("UAP accuracy under attack", uap["attacked"], "upper bound: attacks on groups", "upper"),
+        ("UAP accuracy under attack", uap.attacked, "upper bound: attacks on groups", "upper"),
         (
             "Gap",
-            uap["attacked"] - uap["certified"],
+            uap.gap,
             "between the two bounds: neither proved nor broken",
             "",
         ),
@@ -166,10 +173,10 @@ def _accuracies(record: dict[str, Any]) -> list[tuple[str, float | None, str, st
     ]
 
 
-def _stages(record: dict[str, Any]) -> list[dict[str, Any]]:
+def _stages(record: EvaluationRecord) -> list[dict[str, Any]]:
     """What settled how many images in what time, in the order of the evaluation."""
-    shares, images = record["shares"], record["images"]
-    times = {name: time for name, time in record["seconds"].items() if name != "total"}
+    shares, images = record.shares, record.images
+    times = {name: time for name, time in record.seconds.items() if name != "total"}
     longest = max(times.values(), default=0) or 1
     rows, proved = [], 0
     for name, time in times.items():
@@ -192,24 +199,24 @@ def _stages(record: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _note(record: dict[str, Any], stage: str) -> str | None:
+def _note(record: EvaluationRecord, stage: str) -> str | None:
     """Why a stage proves less than it could."""
-    if (reason := record.get("unsupported", {}).get(stage)) is not None:
+    if (reason := record.unsupported.get(stage)) is not None:
         return f"not possible: {reason}"
-    left = record.get("not_fitting", {}).get(stage)
+    left = record.not_fitting.get(stage)
     return f"{count_images(left)} did not fit into memory" if left else None
 
 
-def _groups(record: dict[str, Any]) -> dict[str, Any]:
+def _groups(record: EvaluationRecord) -> dict[str, Any]:
     """How many groups there are with 0, 1, 2, ... images proved safe, and those left open."""
-    groups = record["groups"]
-    lower, upper = groups["safe_at_least"], groups["safe_at_most"]
+    groups = known_groups(record)
+    lower, upper = groups.safe_at_least, groups.safe_at_most
     tally = [(k, sum(n == k for n in lower), sum(n == k for n in upper))
-             for k in range(record["group_size"], -1, -1)]  # fmt: skip
+             for k in range(record.group_size, -1, -1)]  # fmt: skip
     most = max(max(low, up) for _, low, up in tally) or 1
     undecided = [g for g, (low, up) in enumerate(zip(lower, upper, strict=False)) if low < up]
     return {
-        "size": record["group_size"],
+        "size": record.group_size,
         "count": _count(len(lower)),
         "rows": [(k, _count(low), _count(up), round(100 * low / most, 1)) for k, low, up in tally],
         "undecided": undecided[:20],
@@ -240,8 +247,7 @@ def _config(material: Material) -> list[tuple[str, list[tuple[str, str]]]]:
         if isinstance(values, dict):
             tables.append((str(table), [(str(k), _value(v)) for k, v in values.items()]))
     if material.record is not None:
-        keys = ("method", "relational", "group_size", "time_limit", "solver", "batch_size", "seed")
-        values = [(key, _value(material.record.get(key))) for key in keys]
+        values = [(key, _value(getattr(material.record, key))) for key in _OPTIONS]
         tables.append(("evaluation", values))
     return tables
 
@@ -266,11 +272,15 @@ def _commands(material: Material) -> list[str]:
         trained = material.config is not None
         network = network_arguments(material.folder, record, trained=trained)
         options = [
-            f"--eps {record['eps']:.10g}",
-            *(f"--{key.replace('_', '-')} {record[key]}" for key in _OPTIONS if key in record),
-            f"--limit {record['images']}",
-            *(["--clip"] if record["clip"] else []),
-            *(["--held-out"] if record.get("held_out") else []),
+            f"--eps {record.eps:.10g}",
+            *(
+                f"--{key.replace('_', '-')} {value}"
+                for key in _OPTIONS
+                if (value := getattr(record, key)) is not None  # of versions that knew it
+            ),
+            f"--limit {record.images}",
+            *(["--clip"] if record.clip else []),
+            *(["--held-out"] if record.held_out else []),
         ]
         commands.append(f"citrus-lirpa eval {network} {' '.join(options)}")
     return commands
