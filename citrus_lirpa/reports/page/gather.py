@@ -21,18 +21,25 @@ from .. import compare
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """One run's files, as values; each is None where the folder has no such file.
+    """The files of one run, as values; each is None where the folder has no such file.
 
-    config: tables of config.toml; epochs: lines of metrics.jsonl; record: eval-METHOD.json;
-    run: the same as ``compare`` reads it; found: the evaluation's perturbations; crafted:
-    those of ``citrus-lirpa attack``; missing: (what is missing, the command that makes it).
+    Attributes:
+        name: Of the run, on the page.
+        folder: Where the files are.
+        config: Tables of config.toml.
+        epochs: Lines of metrics.jsonl.
+        record: The evaluation.
+        run: What ``compare`` makes of it.
+        found: The perturbations that the evaluation found.
+        crafted: Those of ``citrus-lirpa attack``.
+        missing: What is missing, and the command that makes it, each.
     """
 
     name: str
     folder: Path
     config: dict[str, Any] | None
     epochs: list[dict[str, Any]] | None
-    record: dict[str, Any] | None
+    record: EvaluationRecord | None
     run: compare.Run | None
     found: Effect | None
     crafted: Effect | None
@@ -42,7 +49,7 @@ class Material:
     def data(self) -> str | None:
         """Name of the data set."""
         if self.record is not None:
-            return str(self.record["data"])
+            return self.record.data
         return None if self.config is None else self.config.get("data", {}).get("name")
 
     @property
@@ -53,38 +60,32 @@ class Material:
 
 
 def gather(folder: Path, name: str, stage: str | None) -> Material:
-    """The files of a run folder, or of one that ``eval`` made for an ONNX file.
+    """Read the files of a run folder, or of one that ``eval`` made for an ONNX file.
 
-    Raises CheckpointError where it is no such folder, has no evaluation by ``stage`` though
-    one is asked for, or where a file of it is damaged.
+    Args:
+        folder: The folder.
+        name: Of the run, on the page.
+        stage: Take the evaluation by this stage; None for the strongest one.
+
+    Raises:
+        CheckpointError: It is no such folder, has no evaluation by the ``stage`` asked for, or
+            holds a damaged file.
     """
-    if not folder.is_dir():
-        known = zoo.is_name(folder) or folder.suffix.lower() == SUFFIX
-        raise CheckpointError(
-            f"{folder} is a network, not its results; evaluate it with citrus-lirpa eval, then "
-            f"report {results_folder(folder)}"
-            if known
-            else f"{folder} does not exist or is no folder; expected a run folder"
-        )
     run_folder = RunFolder(folder)
     trained, evaluated = run_folder.config.is_file(), bool(run_folder.evaluated())
     if not (trained or evaluated):
-        raise CheckpointError(
-            f"{folder} is no run folder: it holds neither {CONFIG_FILE} nor eval-METHOD.json; "
-            "expected a folder that citrus-lirpa train or eval made"
-        )
+        raise CheckpointError(_no_run(folder))
     missing: list[tuple[str, str]] = []
     config, epochs = _training(folder, missing) if trained else (None, None)
     if not trained:
         missing.append(("training: the network comes from elsewhere", ""))
     record = run = found = crafted = None
     if evaluated or stage is not None:
-        evaluation = compare.read_evaluation(folder, stage)
+        record = compare.read_evaluation(folder, stage)
+        _check_tables(record, folder)
         training = compare.training_method(folder) if trained else ("-", "-")
         seconds = None if epochs is None else sum(epoch["seconds"] for epoch in epochs)
-        run = compare.run_of(name, training, seconds, evaluation)
-        _check_tables(evaluation, folder)
-        record = evaluation.to_json()
+        run = compare.run_of(name, training, seconds, record)
         network = network_arguments(folder, record, trained=trained)
         found = _found(folder, record, network, missing)
         crafted = _crafted(folder, record, network, missing)
@@ -93,9 +94,25 @@ def gather(folder: Path, name: str, stage: str | None) -> Material:
     return Material(name, folder, config, epochs, record, run, found, crafted, tuple(missing))
 
 
+def _no_run(folder: Path) -> str:
+    """Why there is nothing to report, and what to do."""
+    if folder.is_dir():
+        return (
+            f"{folder} is no run folder: it holds neither {CONFIG_FILE} nor eval-METHOD.json; "
+            "expected a folder that citrus-lirpa train or eval made"
+        )
+    if zoo.is_name(folder) or folder.suffix.lower() == SUFFIX:
+        return (
+            f"{folder} is a network, not its results; evaluate it with citrus-lirpa eval, then "
+            f"report {results_folder(folder)}"
+        )
+    return f"{folder} does not exist or is no folder; expected a run folder"
+
+
 def _training(
     folder: Path, missing: list[tuple[str, str]]
 ) -> tuple[dict[str, Any], list[dict[str, Any]] | None]:
+    """The configuration, and the epochs where they are there."""
     config = compare.read_config(folder)
     if not RunFolder(folder).metrics.is_file():
         missing.append(
@@ -116,26 +133,32 @@ def _check_tables(record: EvaluationRecord, folder: Path) -> None:
             )
 
 
-def network_arguments(folder: Path, record: dict[str, Any], *, trained: bool) -> str:
-    """What ``eval`` and ``attack`` are given to find the network of an evaluation again."""
+def network_arguments(folder: Path, record: EvaluationRecord, *, trained: bool) -> str:
+    """Name the network of an evaluation as ``eval`` and ``attack`` take it.
+
+    Args:
+        folder: Of the results.
+        record: The evaluation.
+        trained: Whether the folder holds the network.
+    """
     if trained:
         return shlex.quote(str(folder))
-    words = [str(record.get("run", "FILE.onnx")), "--dataset", str(record["data"])]
+    words = [record.run or "FILE.onnx", "--dataset", record.data]
     return f"{shlex.join(words)} --out {shlex.quote(str(folder))}"
 
 
 def _found(
-    folder: Path, record: dict[str, Any], network: str, missing: list[tuple[str, str]]
+    folder: Path, record: EvaluationRecord, network: str, missing: list[tuple[str, str]]
 ) -> Effect | None:
     """The evaluation's perturbations, where the file is there and of this evaluation."""
-    file = RunFolder(folder).evaluation(record["method"]).paths["perturbations"]
-    again = f"citrus-lirpa eval {network} --eps {record['eps']:.6g} --method {record['method']}"
+    file = RunFolder(folder).evaluation(record.method).paths["perturbations"]
+    again = f"citrus-lirpa eval {network} --eps {record.eps:.6g} --method {record.method}"
     if not file.is_file():
         missing.append((f"the evaluation's perturbations and worst groups ({file.name})", again))
         return None
     effect = Effect.load(file)
-    groups = len(record["groups"]["stage"])
-    fits = len(effect.labels) == record["images"] and bool((effect.groups < groups).all())
+    groups = -(-record.images // record.group_size)
+    fits = len(effect.labels) == record.images and bool((effect.groups < groups).all())
     if not (fits and _fits(effect, record)):
         missing.append((f"perturbations of this evaluation: {file.name} is of another", again))
         return None
@@ -143,12 +166,12 @@ def _found(
 
 
 def _crafted(
-    folder: Path, record: dict[str, Any], network: str, missing: list[tuple[str, str]]
+    folder: Path, record: EvaluationRecord, network: str, missing: list[tuple[str, str]]
 ) -> Effect | None:
     """The attack's perturbations, where they are of the evaluation's ε and clipping."""
     file = RunFolder(folder).attack().paths["effects"]
-    clip = " --clip" if record["clip"] else ""
-    command = f"citrus-lirpa attack {network} --eps {record['eps']:.6g}{clip}"
+    clip = " --clip" if record.clip else ""
+    command = f"citrus-lirpa attack {network} --eps {record.eps:.6g}{clip}"
     if not file.is_file():
         missing.append(("an attack with one perturbation for the whole data set", command))
         return None
@@ -159,6 +182,6 @@ def _crafted(
     return effect
 
 
-def _fits(effect: Effect, record: dict[str, Any]) -> bool:
-    same_eps = abs(float(effect.eps) - record["eps"]) < 1e-9
-    return same_eps and bool(effect.clip) == bool(record["clip"])
+def _fits(effect: Effect, record: EvaluationRecord) -> bool:
+    same_eps = abs(float(effect.eps) - record.eps) < 1e-9
+    return same_eps and bool(effect.clip) == bool(record.clip)

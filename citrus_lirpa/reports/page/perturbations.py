@@ -9,7 +9,7 @@ import numpy as np
 
 from ...runs.perturbations import Effect
 from ..tables import percent
-from .gather import Material, known_groups
+from .gather import Material
 from .images import Album
 
 #: Classes up to which the whole confusion matrix is shown; above, the most frequent mistakes.
@@ -71,9 +71,9 @@ def worst_groups(material: Material, album: Album, limit: int) -> list[dict[str,
         limit: Number of groups.
     """
     effect, record = material.found, material.record
-    if effect is None or record is None:
+    if effect is None or record is None or record.groups is None:
         return []
-    names, size, groups = _names(material, effect), record.group_size, known_groups(record)
+    names, size, groups = _names(material, effect), record.group_size, record.groups
     found = []
     for row, group in enumerate(effect.groups.tolist()[:limit]):
         u, begin = effect.group_u[row], group * size

@@ -8,10 +8,11 @@ from typing import Any
 
 from ...runs.folder import CONFIG_FILE
 from ...verify import EvaluationRecord, Protocol
+from ...verify.record import GroupFigures
 from .. import compare
 from ..tables import clipping, count_images, percent, radius
 from . import charts, perturbations
-from .gather import Material, known_groups, network_arguments
+from .gather import Material, network_arguments
 from .images import Album
 
 #: What ``eval`` is given as it stands in the record.
@@ -57,7 +58,7 @@ def view(material: Material, number: int, album: Album, *, groups: int) -> dict[
         "missing": material.missing,
         "result": None if record is None else _result(record),
         "stages": [] if record is None else _stages(record),
-        "groups": None if record is None else _groups(record),
+        "groups": _groups(record.groups, record.group_size) if record and record.groups else None,
         "curves": charts.curves(material.epochs, f"run-{number}") if material.epochs else [],
         "training": _training(material),
         "uap": perturbations.universal(material, album),
@@ -207,16 +208,15 @@ def _note(record: EvaluationRecord, stage: str) -> str | None:
     return f"{count_images(left)} did not fit into memory" if left else None
 
 
-def _groups(record: EvaluationRecord) -> dict[str, Any]:
+def _groups(groups: GroupFigures, size: int) -> dict[str, Any]:
     """How many groups there are with 0, 1, 2, ... images proved safe, and those left open."""
-    groups = known_groups(record)
     lower, upper = groups.safe_at_least, groups.safe_at_most
     tally = [(k, sum(n == k for n in lower), sum(n == k for n in upper))
-             for k in range(record.group_size, -1, -1)]  # fmt: skip
+             for k in range(size, -1, -1)]  # fmt: skip
     most = max(max(low, up) for _, low, up in tally) or 1
     undecided = [g for g, (low, up) in enumerate(zip(lower, upper, strict=False)) if low < up]
     return {
-        "size": record.group_size,
+        "size": size,
         "count": _count(len(lower)),
         "rows": [(k, _count(low), _count(up), round(100 * low / most, 1)) for k, low, up in tally],
         "undecided": undecided[:20],
