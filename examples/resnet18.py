@@ -48,8 +48,8 @@ for step in range(args.steps):
     index = torch.randint(len(train), (args.batch,))
     eps = args.eps * (step + 1) / args.steps
     terms = citrus(net, train.pixels(index), train.labels[index], eps)
-    intervals = net.preactivation_intervals(terms.box)
-    penalty = 0.5 * shi_regulariser(net.input_interval(terms.box), intervals)
+    bounds = terms.bounds or net.bound(terms.box)
+    penalty = 0.5 * shi_regulariser(bounds.inputs, bounds.preactivations)
     optimiser.zero_grad()
     (terms.total + penalty).backward()
     nn.utils.clip_grad_norm_(model.parameters(), 10.0)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError, unknown
+from ..errors import InputError, expect, expect_known, require
+from ..errors import shown as shown
 
 #: A number, or a tensor broadcastable to the images (one value per channel as (C, 1, 1)).
 Scalar = float | Tensor
@@ -38,51 +39,35 @@ def is_count(value: object, least: int = 1, most: int = _MOST) -> bool:
     return bool(least <= number <= most)
 
 
-def shown(value: object) -> str:
-    """Return ``value`` on one short line, strings in quotes."""
-    if isinstance(value, Tensor) and (value.is_meta or value.numel() > 8 or value.is_sparse):
-        return f"a tensor {tuple(value.shape)} of {value.dtype} on {value.device}"
-    if isinstance(value, str):
-        return repr(value[:80])
-    value = value.flatten().tolist() if isinstance(value, Tensor) else value
-    return " ".join(str(value).split())[:80]
-
-
 def check_count(value: object, name: str, least: int = 1, most: int = _MOST) -> None:
     """Raise InputError unless ``value`` is a whole number from ``least`` to ``most``."""
-    if not is_count(value, least, most):
-        limits = f"at least {least}" if most == _MOST else f"{least} to {most}"
-        raise InputError(f"{name} is {shown(value)}; expected {limits}, a whole number")
+    limits = f"at least {least}" if most == _MOST else f"{least} to {most}"
+    expect(is_count(value, least, most), name, value, f"{limits}, a whole number")
 
 
 def check_name(value: object, kind: str, known: Iterable[str]) -> None:
     """Raise InputError unless ``value`` is one of the ``known`` names."""
-    if not isinstance(value, str) or value not in list(known):
-        raise InputError(unknown(kind, value if isinstance(value, str) else shown(value), known))
+    expect_known(kind, value, known, InputError)
 
 
 def check_radius(radius: Scalar, name: str = "radius") -> Scalar:
     """Return a radius as a float or tensor; raise InputError unless it is finite and >= 0."""
-    if not (_has_values(radius) and _all_within(radius, 0, _LARGEST)):
-        raise InputError(
-            f"{name} is {shown(radius)}; expected a finite number >= 0, in pixel units"
-        )
+    usable = _has_values(radius) and _all_within(radius, 0, _LARGEST)
+    expect(usable, name, radius, "a finite number >= 0, in pixel units")
     return radius if isinstance(radius, Tensor) else float(radius)
 
 
 def check_one_radius(eps: float) -> float:
     """Return ε as a float; raise InputError unless it is one number, the same for all pixels."""
-    if not (is_number(eps) and 0 <= eps <= _LARGEST):
-        raise InputError(
-            f"ε is {shown(eps)}; expected a finite number >= 0, in pixel units, and only one"
-        )
+    usable = is_number(eps) and 0 <= eps <= _LARGEST
+    expect(usable, "ε", eps, "a finite number >= 0, in pixel units, and only one")
     return float(eps)
 
 
 def check_seconds(limit: float) -> None:
     """Raise InputError unless a time limit is a finite number of seconds >= 0."""
-    if not (is_number(limit) and limit >= 0):
-        raise InputError(f"time limit is {shown(limit)}; expected a finite number of seconds >= 0")
+    usable = is_number(limit) and limit >= 0
+    expect(usable, "time limit", limit, "a finite number of seconds >= 0")
 
 
 def check_range(limits: Range | None) -> None:
@@ -112,11 +97,13 @@ def check_fits(value: Scalar | Range | None, x: Tensor, name: str) -> None:
     for part in value if isinstance(value, (tuple, list)) else (value,):
         if not isinstance(part, Tensor):
             continue
-        if not fits(part, x) or (part.ndim == 1 and len(part) > 1 and x.ndim > 2):
-            raise InputError(
-                f"{name} is {shown(part)}; expected a number or a tensor that broadcasts to the "
-                f"inputs, {tuple(x.shape)}: one value a channel has the shape (C, 1, 1)"
-            )
+        expect(
+            fits(part, x) and not (part.ndim == 1 and len(part) > 1 and x.ndim > 2),
+            name,
+            part,
+            f"a number or a tensor that broadcasts to the inputs, {tuple(x.shape)}: one value a "
+            "channel has the shape (C, 1, 1)",
+        )
 
 
 def fits(small: Tensor, large: Tensor) -> bool:
@@ -129,16 +116,14 @@ def fits(small: Tensor, large: Tensor) -> bool:
 
 def check_tensor(x: Any, name: str) -> None:
     """Raise InputError unless ``x`` is a dense tensor of floating-point values."""
-    if not isinstance(x, Tensor):
-        raise InputError(f"{name} is a {type(x).__name__}; expected a torch.Tensor")
+    require(isinstance(x, Tensor), f"{name} is a {type(x).__name__}; expected a torch.Tensor")
     if not x.is_floating_point() or x.layout != torch.strided or x.is_meta:
         raise InputError(f"{name} is {kind_of(x)}; expected a dense tensor of torch.float32")
 
 
 def check_labels(y: Any, classes: int) -> None:
     """Raise InputError unless labels are int64 (N,) in [0, classes)."""
-    if not isinstance(y, Tensor):
-        raise InputError(f"labels are a {type(y).__name__}; expected a torch.Tensor")
+    require(isinstance(y, Tensor), f"labels are a {type(y).__name__}; expected a torch.Tensor")
     if y.dtype != torch.int64 or y.ndim != 1 or y.is_meta:
         where = " on meta" if y.is_meta else ""
         raise InputError(

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import InputError
-from .checks import shown
+from ..errors import InputError, shown
 
 
 def wrong_classes(y: Tensor, classes: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import DependencyError, InputError, ModelError, reason
+from ..errors import DependencyError, InputError, ModelError, reason, require
 from . import lirpa
 from .box import Bounds, Box, Interval
 from .checks import check_labels, check_name, check_tensor
@@ -70,8 +70,8 @@ class BoundedNet:
 
     def __init__(self, model: nn.Module, example: Tensor | None = None):
         library = lirpa.load()
-        if not isinstance(model, nn.Module):
-            raise InputError(f"the model is a {type(model).__name__}; expected a torch.nn.Module")
+        kind = type(model).__name__
+        require(isinstance(model, nn.Module), f"the model is a {kind}; expected a torch.nn.Module")
         self.module: nn.Module = model
         self.normalise: nn.Module | None = None
         self.bounded: Any  # a BoundedModule: auto_LiRPA has no types
@@ -226,8 +226,7 @@ class BoundedNet:
         self._check_box(box)
         if labels is not None:
             check_labels(labels, self.classes)
-            if len(labels) != len(box):
-                raise InputError(f"{len(box)} boxes but {len(labels)} labels")
+            require(len(labels) == len(box), f"{len(box)} boxes but {len(labels)} labels")
         return self.bound_unchecked(box, labels, method)
 
     def bound_unchecked(
@@ -268,6 +267,8 @@ class BoundedNet:
 
         ``bound(box, y, method).margins``: see :meth:`bound` for arguments and errors.
         """
+        if y is None:
+            check_labels(y, self.classes)  # margins are those of labels
         return self.bound(box, y, method).margins
 
     def preactivation_bounds(self, box: Box) -> list[Box]:
@@ -347,8 +348,8 @@ class BoundedNet:
 
     def _check_box(self, box: Box) -> None:
         shape, like = self.input_shape, self.like
-        if not isinstance(box, Box):
-            raise InputError(f"the box is a {type(box).__name__}; expected a Box, as Box.around's")
+        kind = type(box).__name__
+        require(isinstance(box, Box), f"the box is a {kind}; expected a Box, as Box.around's")
         for end in box:
             check_tensor(end, "a box's end")
         if box.lower.shape != box.upper.shape or tuple(box.lower.shape[1:]) != shape:
@@ -362,8 +363,8 @@ class BoundedNet:
                     f"a box is {end.dtype} on {end.device}, but the network is {like.dtype} on "
                     f"{like.device}; bring both to one type and device"
                 )
-        if not bool((box.lower <= box.upper).all()):
-            raise InputError("a box has lower > upper or NaN; build boxes with Box.around")
+        ordered = bool((box.lower <= box.upper).all())
+        require(ordered, "a box has lower > upper or NaN; build boxes with Box.around")
 
 
 def as_bounded_net(net: object) -> BoundedNet:

@@ -143,4 +143,4 @@ def _check_affine(operation: Operation) -> None:
         )
 
 
-Piece = Segment
+Piece = Segment  # the name in crown

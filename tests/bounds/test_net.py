@@ -304,6 +304,7 @@ def test_weight_gradients_agree_with_finite_differences(monkeypatch, method, tra
         (lambda net, box, y: net.margins(box, y + 1), "1 to 3"),
         (lambda net, box, y: net.margins(box, y - 1), "-1 to 1"),
         (lambda net, box, y: net.margins(box, y.float()), "float32"),
+        (lambda net, box, y: net.margins(box, None), "NoneType"),
         (lambda net, box, y: net.margins(box, y.byte()), "uint8"),
         (lambda net, box, y: net.margins(box, y.unsqueeze(1)), r"\(3, 1\)"),
         (lambda net, box, y: net.margins(box, y[:2]), "3 boxes but 2 labels"),
