@@ -25,6 +25,20 @@ def sets(*overrides: str) -> list[str]:
     return [part for override in overrides for part in ("--set", override)]
 
 
+def after(monkeypatch, owner: type, method: str, call: int, number: int) -> None:
+    """Send signal ``number`` to this process after a call of a method, once."""
+    original, calls = getattr(owner, method), []
+
+    def wrapped(self, *args, **kwargs):
+        result = original(self, *args, **kwargs)
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), number)
+        return result
+
+    monkeypatch.setattr(owner, method, wrapped)
+
+
 def is_png(path: Path) -> bool:
     with Image.open(path) as picture:
         picture.load()

@@ -16,7 +16,7 @@ from .output import HELP, examples
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-#: Module of each command, imported when it is called, and what it does.
+#: The module of each command, which is imported when it is called, and what the command does.
 COMMANDS = {
     "train": ("train", "Train a network."),
     "eval": ("evaluate", "Certify a trained network."),
@@ -35,7 +35,7 @@ COMMANDS = {
 #: Commands that several processes of one job share.
 _SHARED = ("train", "eval", "attack")
 
-#: What the status says that a command leaves with; errors.py has the error of each.
+#: The exit status of commands; the classes of errors.py name the status of each error.
 EXIT_STATUS = {
     0: "done; with --requeue also stopped by SIGTERM, to be started again",
     1: "failed: a run or a data set is missing or damaged, nothing can be written, memory ran "
@@ -47,7 +47,7 @@ EXIT_STATUS = {
 
 
 class _Group(click.Group):
-    """Every error made on purpose becomes one line and its exit status, no traceback."""
+    """The commands; an error raised on purpose is one line and an exit status, no traceback."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -61,7 +61,7 @@ class _Group(click.Group):
             and os.environ.get("WORLD_SIZE", "1") != "1"
         ):
             raise _one_line(
-                f"{name} is the work of one process; leave out torchrun, which is for "
+                f"{name} runs in one process; leave out torchrun, which is for "
                 f"{', '.join(_SHARED)}",
                 2,
             )
@@ -78,7 +78,7 @@ class _Group(click.Group):
         super().format_epilog(ctx, formatter)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Names of commands without importing them, which takes seconds."""
+        """Complete names of commands without importing them, which takes seconds."""
         from click.shell_completion import CompletionItem
 
         if incomplete.startswith("-"):
@@ -111,8 +111,10 @@ class _Group(click.Group):
 
 
 class _Line(click.ClickException):
-    """An error on one line, its first word in red where there are colours, which of several
-    processes with the same one only the first says."""
+    """An error on one line, its first word in red where there are colours.
+
+    Of several processes with the same error, only the first prints it.
+    """
 
     def show(self, file: IO[Any] | None = None) -> None:
         distributed = sys.modules.get("citrus_lirpa.distributed")

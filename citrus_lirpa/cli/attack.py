@@ -57,10 +57,13 @@ from .output import Results, echo_set_aside, examples, results
 )
 @click.option("--limit", type=int, help="Craft on the first N images only.")
 @click.option(
-    "--epochs", default=SgdUap.epochs, show_default=True, help="Passes over the images, a restart."
+    "--epochs",
+    default=SgdUap.epochs,
+    show_default=True,
+    help="Passes over the images in each restart.",
 )
 @clip
-@seed("Of the random starts and of the batches.")
+@seed("Seed of the random starts and of the batches.")
 @results_out
 @data_dir
 @download
@@ -70,12 +73,11 @@ from .output import Results, echo_set_aside, examples, results
 def attack_command(
     path, dataset, out, data_dir, download, device, quiet, eps, clip, **options
 ) -> Results:
-    """Craft a universal perturbation: PATH is a run folder, a checkpoint, zoo:NAME or an ONNX
-    file.
+    """Craft a universal perturbation: PATH is a run folder, a checkpoint, zoo:NAME or an ONNX file.
 
-    Finds one perturbation of all images, or one of each class, by SGD-UAP, and tells how
+    Finds one perturbation of all images, or one of each class, by SGD-UAP, and reports how
     many test images it breaks. Writes uap.pt (the perturbation), uap.json, uap.png, and uap.npz
-    for the report. What it found there with other settings it keeps, in the folder earlier-N.
+    for the report. Earlier results of other settings are moved into the folder earlier-N.
     """
     lirpa.load()
     where = join_processes(device)
@@ -108,7 +110,7 @@ def _observer(network: Network, quiet: bool) -> Observer:
 
 
 def _answer(outcome: Outcome) -> Results:
-    """Print what was written where; the record, and the files."""
+    """Print what was written where, and return the record with the files."""
     files = outcome.files.written()
     click.echo(
         f"perturbation: {files['perturbation']}\nresults: {files['results']}\n"

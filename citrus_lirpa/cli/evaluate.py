@@ -39,8 +39,9 @@ from .options import (
 )
 from .output import Results, echo_set_aside, examples, highlight, results
 
-#: Lines of the table that matter most; entries of the record with a value for each image.
+#: The lines of the table that matter most.
 _COLOURS = {"UCert": "green", "UAP accuracy": "red"}
+#: Entries of the record with a value for each image or group.
 _LONG = ("verdicts", "image_seconds", "groups")
 
 
@@ -60,7 +61,7 @@ _LONG = ("verdicts", "image_seconds", "groups")
             "somebody else's network",
             "citrus-lirpa eval net.onnx --dataset cifar10 --eps 2/255",
         ),
-        ("go on after an interruption", "citrus-lirpa eval runs/mnist --resume"),
+        ("continue after an interruption", "citrus-lirpa eval runs/mnist --resume"),
         ("for a script", "citrus-lirpa eval runs/mnist --json --quiet | jq .uap_accuracy"),
     ),
 )
@@ -74,8 +75,8 @@ _LONG = ("verdicts", "image_seconds", "groups")
     "verdicts",
     type=FILE,
     metavar="FOLDER",
-    help="A folder of `export`, with the results.csv of another verifier, whose verdicts are "
-    "taken as they are.",
+    help="Take the verdicts of another verifier as they are: a folder of `export` with its "
+    "results.csv.",
 )
 @data_dir
 @download
@@ -86,16 +87,15 @@ _LONG = ("verdicts", "image_seconds", "groups")
 def eval_command(
     path, dataset, out, resume, verdicts, data_dir, download, device, quiet, requeue, **options
 ) -> Results:
-    """Certify a trained network: PATH is a run folder, a checkpoint, zoo:NAME or an ONNX
-    file.
+    """Certify a trained network: PATH is a run folder, a checkpoint, zoo:NAME or an ONNX file.
 
     Reports standard accuracy, individually certified accuracy, and the certified average
     UAP accuracy over consecutive groups of images, between a lower bound (proved) and
     an upper bound (attacks). Writes eval-METHOD.json, a picture of what settled the images
     and one of the strongest perturbation. Finished batches are kept until the end: after an
-    interruption, the same command with --resume goes on. What it found there with other
-    settings it keeps, in the folder earlier-N. With --requeue it begins, goes on,
-    or says that it was finished, and leaves alone what is not trained to its end.
+    interruption, the same command with --resume continues. Earlier results of other settings
+    are moved into the folder earlier-N. With --requeue it begins, continues, or says that the
+    evaluation was finished before, and leaves networks alone that are not trained to the end.
     """
     lirpa.load()
     where = join_processes(device)
@@ -142,7 +142,7 @@ def _observer(network: Network, quiet: bool) -> Observer:
 
 
 def _answer(outcome: Outcome) -> Results:
-    """Print what was written where; the record without what it says of each image."""
+    """Print what was written where, and return the record without its long entries."""
     files = outcome.files
     if not outcome.new:
         click.echo(f"results: {files.record}, finished before")

@@ -21,15 +21,16 @@ from .output import examples
 
 
 class Images(click.ParamType):
-    """Numbers of images, as 0,5,7."""
+    """Numbers of images, such as 0,5,7."""
 
     name = "numbers"
 
     def convert(self, value, param, ctx) -> list[int]:
+        """Read the numbers."""
         if isinstance(value, list):
             return value
         if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", value, re.ASCII):
-            self.fail(f"{value!r} is no list of image numbers such as 0,5,7", param, ctx)
+            self.fail(f"{value!r} is not a list of image numbers such as 0,5,7", param, ctx)
         return [int(number) for number in value.split(",")]
 
 
@@ -51,7 +52,7 @@ class Images(click.ParamType):
             "citrus-lirpa export net.onnx --dataset mnist --eps 0.1 --images 0,5,7 --out exported",
         ),
         (
-            "then take the other verifier's results",
+            "take the other verifier's results",
             "citrus-lirpa eval runs/digits --import-verdicts exported",
         ),
     ),

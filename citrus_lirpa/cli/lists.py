@@ -1,4 +1,4 @@
-"""``citrus-lirpa presets`` and ``citrus-lirpa models``: what there is."""
+"""``citrus-lirpa presets`` and ``citrus-lirpa models``."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ Row = tuple[str, str]
 )
 @results
 def presets_command() -> Results:
-    """List the settings and the methods to train with: each --preset holds a recipe of every
-    --method."""
+    """List the settings and the methods to train with.
+
+    Each --preset holds a recipe for every --method.
+    """
     presets = [_preset(name) for name in config.presets()]
     methods = [_method(name) for name in config.methods()]
     _print("presets", "--preset", [(p["name"], _in_words(p)) for p in presets])
@@ -100,7 +102,7 @@ def _method(name: str) -> dict[str, str]:
 
 
 def _model(name: str) -> dict[str, Any]:
-    """What the function that builds it says of itself, and its options with their defaults."""
+    """Describe an architecture by the docstring and the options of the function that builds it."""
     function = MODELS[name]
     parameters = inspect.signature(function).parameters.values()
     options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}

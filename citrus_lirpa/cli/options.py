@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they mean."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class Number(click.ParamType):
     name = "number"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Read the number."""
         try:
             return parse_number(value)
         except ConfigError as error:
@@ -60,7 +61,7 @@ clip = click.option(
 dataset = click.option(
     "--dataset",
     type=click.Choice(list(DATASETS)),
-    help="Whose images to use; required for an ONNX file.  [default: the run's]",
+    help="Data set of the images; required for an ONNX file.  [default: the run's]",
 )
 download = click.option(
     "--download/--no-download",
@@ -92,8 +93,8 @@ def seed(help: str) -> Callable[[Command], Command]:
     return click.option("--seed", type=kind, default=0, show_default=True, help=help)
 
 
-#: The options of ``eval`` that are fields of ``Protocol``, which holds their defaults: what
-#: click is to know of each beside its name.
+#: The options of ``eval`` that are fields of ``Protocol``: an option that commands share, or what
+#: click needs to know beside the name and the default, which ``Protocol`` has.
 _PROTOCOL: dict[str, Callable[[Command], Command] | dict[str, Any]] = {
     "method": dict(
         type=click.Choice(list(STAGES)),
@@ -111,10 +112,10 @@ _PROTOCOL: dict[str, Callable[[Command], Command] | dict[str, Any]] = {
     ),
     "solver": dict(
         type=click.Choice(list(SOLVERS)),
-        help="Of the mixed-integer programs of groups with many open images.",
+        help="Solver of the mixed-integer programs of groups with many open images.",
     ),
     "eps": eps,
-    "group_size": dict(type=int, help="Inputs sharing one perturbation."),
+    "group_size": dict(type=int, help="Number of images that share one perturbation."),
     "limit": dict(type=int, help="Only the first N images."),
     "held_out": dict(
         is_flag=True,
@@ -124,7 +125,7 @@ _PROTOCOL: dict[str, Callable[[Command], Command] | dict[str, Any]] = {
     "batch_size": dict(
         type=int, help="Images that go through the stages together, and are saved together."
     ),
-    "seed": seed("Of the attack's random starts."),
+    "seed": seed("Seed of the attack's random starts."),
 }
 
 
@@ -156,7 +157,7 @@ def protocol_of(options: Mapping[str, Any], eps: float) -> Protocol:
 
 
 def evaluated_runs(command: Command) -> Command:
-    """Give a command RUN..., evaluated run folders, and --method, which evaluation of each."""
+    """Give a command RUN..., evaluated run folders, and --method, the evaluation to use."""
     method = click.option(
         "--method",
         type=click.Choice(list(STAGES)),
@@ -167,7 +168,7 @@ def evaluated_runs(command: Command) -> Command:
 
 
 def requeue(command: Command) -> Command:
-    """Give a command --requeue, which also decides about its exit status after SIGTERM."""
+    """Give a command --requeue, which also decides on its exit status after SIGTERM."""
 
     @click.option(
         "--requeue",

@@ -24,8 +24,11 @@ Results = dict[str, Any] | None
 
 
 def examples(*pairs: tuple[str, str]) -> str:
-    """The end of a command's help: (what it does, the command) each; the first may be
-    empty where the command goes with the one before."""
+    """Format the end of a command's help.
+
+    Args:
+        pairs: What a command does, empty where it belongs to the one before, and the command.
+    """
     lines = []
     for what, command in pairs:
         lines += [f"  # {what}"] if what else []
@@ -34,20 +37,25 @@ def examples(*pairs: tuple[str, str]) -> str:
 
 
 def results(command: Callable[..., Results]) -> Callable[..., None]:
-    """Give a command --json and --verbose; it returns its results, as JSON can hold them.
+    """Give a command --json and --verbose.
 
-    With --json they are the only thing on stdout, one object; what is printed otherwise goes to
-    stderr, or nowhere with --quiet. Nothing is on stdout where the command fails.
+    With --json, what the command returns is the only thing on stdout, as one object; what it
+    prints goes to stderr, or nowhere with --quiet. A command that fails leaves stdout empty.
+
+    Args:
+        command: Returns its results as JSON can hold them, or None.
     """
 
     @click.option(
         "--json",
         "as_json",
         is_flag=True,
-        help="Results as one JSON object on stdout; words on stderr.",
+        help="Results as one JSON object on stdout; everything else on stderr.",
     )
     @click.option(
-        "--verbose", is_flag=True, help="Also say what is read and written, and with what versions."
+        "--verbose",
+        is_flag=True,
+        help="Also report what is read and written, and with what versions.",
     )
     @functools.wraps(command)
     def printing(*, as_json: bool, verbose: bool, **options: Any) -> None:
@@ -68,7 +76,7 @@ def results(command: Callable[..., Results]) -> Callable[..., None]:
 
 
 def highlight(table: str, colours: Mapping[str, str]) -> str:
-    """``table`` with the lines that begin with a key in bold, in its colour."""
+    """Print the lines of ``table`` that begin with a key in bold, in the colour of the key."""
 
     def shown(line: str) -> str:
         found = [colour for start, colour in colours.items() if line.startswith(start)]

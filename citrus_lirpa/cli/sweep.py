@@ -5,25 +5,20 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import click
 from tqdm.auto import tqdm
 
 from ..bounds import lirpa
 from ..errors import CitrusError, InputError
-from ..formats import atomic as files
+from ..formats.atomic import remove_leftovers
 from ..formats.locks import locked
-from ..runs import jobs as processes
-from ..runs import sweep
-from ..runs import sweep_plan as workplan
+from ..runs import jobs, sweep, sweep_plan
 from ..training.setup import choose_device
-from ..verify import Protocol
 from .compare import FIGURES, PICTURE, show
 from .evaluate import eval_command
-from .options import FILE, data_dir, device, download, requeue, show_bars
+from .options import FILE, data_dir, device, download, protocol_of, requeue, show_bars
 from .output import HELP, examples
 
 
@@ -62,29 +57,21 @@ def sweep_command(file, out, count, dry_run, data_dir, download, device, requeue
     """
     lirpa.load()
     out = out or Path("runs") / file.stem
-    group = sweep.read(file)
-    works = workplan.plan(
-        sweep.expand(group),
-        out,
-        settings=_eval_settings(group.eval_arguments()),
-        eval_arguments=group.eval_arguments(),
-        shared=_shared(data_dir, download, device),
-        source=workplan.Source(data_dir, download),
-    )
+    works = _plan(sweep.read(file), out, data_dir, download, device)
     if dry_run:
         _print_plan(works)
         return
     where = choose_device(device)
-    workplan.check_data(works)
-    click.get_current_context().with_resource(locked(out, "sweep"))
-    files.remove_leftovers(out, FIGURES, PICTURE)
-    count = min(count or (1 if where.type == "cuda" else os.cpu_count() or 1), len(works))
-    failures = _run(works, count)
-    for name, reason in failures.items():
-        click.echo(f"{name} failed: {reason}", err=True)
-    finished = [work.folder for work in works if work.run.name not in failures]
-    if finished:
-        show(finished, out)
+    sweep_plan.check_data(works)
+    with locked(out, "sweep"):
+        remove_leftovers(out, FIGURES, PICTURE)
+        count = min(count or (1 if where.type == "cuda" else os.cpu_count() or 1), len(works))
+        failures = _run(works, count)
+        for name, reason in failures.items():
+            click.echo(f"{name} failed: {reason}", err=True)
+        finished = [work.folder for work in works if work.run.name not in failures]
+        if finished:
+            show(finished, out)
     if failures:
         raise CitrusError(
             f"{len(failures)} of {len(works)} runs failed, see {works[0].job().log.parent}; "
@@ -92,42 +79,47 @@ def sweep_command(file, out, count, dry_run, data_dir, download, device, requeue
         )
 
 
-def _eval_settings(arguments: list[str]) -> dict[str, Any]:
-    """The fields of ``Protocol`` that ``eval`` makes of its arguments; InputError as there."""
+def _plan(
+    group: sweep.Sweep, out: Path, data_dir: Path, download: bool, device: str
+) -> list[sweep_plan.Work]:
+    arguments = group.eval_arguments()
     try:
-        params = eval_command.make_context("eval", ["RUN", *arguments], **HELP).params
+        options = eval_command.make_context("eval", ["RUN", *arguments], **HELP).params
     except click.UsageError as error:
         raise InputError(f"[eval]: {error.format_message()}") from None
-    return {field.name: params[field.name] for field in fields(Protocol)}
-
-
-def _shared(data_dir: Path, download: bool, device: str) -> list[str]:
     refused = [] if download else ["--no-download"]
-    return ["--data-dir", str(data_dir), "--device", device, *refused]
+    return sweep_plan.plan(
+        sweep.expand(group),
+        out,
+        protocol=lambda eps: protocol_of(options, eps),
+        eval_arguments=arguments,
+        shared=["--data-dir", str(data_dir), "--device", device, *refused],
+        source=sweep_plan.Source(data_dir, download),
+    )
 
 
-def _print_plan(works: list[workplan.Work]) -> None:
+def _print_plan(works: list[sweep_plan.Work]) -> None:
     for number, work in enumerate(works, 1):
         steps = work.pending()
         click.echo(f"[{number}/{len(works)}] {work.run.name}" + ("" if steps else ": finished"))
         for step in steps:
-            arguments = step.command[len(workplan.PROGRAM) :]
+            arguments = step.command[len(sweep_plan.PROGRAM) :]
             click.echo(f"  {shlex.join(['citrus-lirpa', *arguments])}")
 
 
-def _run(works: list[workplan.Work], count: int) -> dict[str, str]:
+def _run(works: list[sweep_plan.Work], count: int) -> dict[str, str]:
     """All runs, with a bar on a terminal and a line for each event; the failures."""
     numbers = {work.run.name: number for number, work in enumerate(works, 1)}
     with tqdm(total=len(works), unit="run", disable=not show_bars(False)) as bar:
 
-        def say(job: processes.Job, event: str) -> None:
+        def say(job: jobs.Job, event: str) -> None:
             with bar.external_write_mode(file=sys.stdout):
                 click.echo(f"[{numbers[job.name]}/{len(works)}] {job.name}: {event}")
 
-        return processes.run_jobs(
+        return jobs.run_jobs(
             [work.job() for work in works],
             count,
-            environment=processes.environment_for(count),
+            environment=jobs.environment_for(count),
             say=say,
             ended=bar.update,
         )

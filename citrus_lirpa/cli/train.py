@@ -44,7 +44,7 @@ def _complete(names: Callable[[], list[str]]) -> Callable[..., list[str]]:
             "citrus-lirpa train --preset mnist-0.1 --set model.name=convsmall "
             "--set train.epochs=20",
         ),
-        ("go on after an interruption", "citrus-lirpa train --resume runs/ibp"),
+        ("continue after an interruption", "citrus-lirpa train --resume runs/ibp"),
         (
             "as a job that a scheduler may stop and start again",
             "citrus-lirpa train --preset digits --out runs/job --requeue",

@@ -74,13 +74,7 @@ def evaluate_run(
     observer = observer or Observer()
     protocol.images(len(images))
     net = network.bounded(device, protocol.seed)
-    settings = {
-        **asdict(protocol),
-        "data": network.spec.name,
-        "weights": fingerprint(network.model),
-        "pixels": fingerprint_of_images(images),
-        "imported": sorted((imported or {}).items()),
-    }
+    settings = _settings(network, images, protocol, imported or {})
     files = RunFolder(folder).evaluation(protocol.method)
     with files.locked():
         finished = files.finished(settings) if requeue else None
@@ -138,6 +132,19 @@ def import_verdicts(folder: Path, network: Network, protocol: Protocol) -> dict[
     return vnnlib.import_verdicts(
         folder, network.model, network.spec, eps=protocol.eps, clip=protocol.clip
     )
+
+
+def _settings(
+    network: Network, images: Split, protocol: Protocol, imported: Mapping[int, str]
+) -> dict[str, Any]:
+    """Collect all that the figures depend on."""
+    return {
+        **asdict(protocol),
+        "data": network.spec.name,
+        "weights": fingerprint(network.model),
+        "pixels": fingerprint_of_images(images),
+        "imported": sorted(imported.items()),
+    }
 
 
 def _open_batches(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from .. import data
-from ..bounds.box import PIXELS
 from ..errors import CheckpointError, InputError
 from ..training import checkpoint
 from ..training.batches import check_batches, training_part
@@ -133,7 +131,7 @@ def plan(
     runs: Iterable[Run],
     out: Path,
     *,
-    settings: Mapping[str, Any],
+    protocol: Callable[[float], Protocol],
     eval_arguments: Iterable[str],
     shared: Iterable[str],
     source: Source,
@@ -143,9 +141,8 @@ def plan(
     Args:
         runs: The runs.
         out: The folder of their run folders.
-        settings: Fields of ``Protocol`` as the command line gives them: eps may be None, for the
-            run's own, and clip is true or false.
-        eval_arguments: ``settings`` as arguments of ``citrus-lirpa eval``.
+        protocol: How a run of this radius is evaluated.
+        eval_arguments: ``protocol`` as arguments of ``citrus-lirpa eval``.
         shared: Arguments of both ``train`` and ``eval``.
         source: Where the data is.
 
@@ -158,12 +155,8 @@ def plan(
     """
     works, models = [], []
     for run in runs:
-        given = {**settings, "clip": PIXELS if settings["clip"] else None}
-        if given["eps"] is None:
-            given["eps"] = run.config.train.eps
-        work = Work(
-            run, out / run.name, Protocol(**given), tuple(eval_arguments), tuple(shared), source
-        )
+        how = protocol(run.config.train.eps)
+        work = Work(run, out / run.name, how, tuple(eval_arguments), tuple(shared), source)
         work.check_folder()
         if (run.config.data, run.config.model) not in models:
             models.append((run.config.data, run.config.model))

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from ..data.datasets import find_spec
 from ..data.types import DatasetSpec
 from ..errors import CheckpointError, InputError, reason
-from ..formats import safetensors as safetensors_files
-from ..formats import tensors
+from ..formats import safetensors, tensors
 from ..models import build_model
 from . import zoo
 from .config import RunConfig
@@ -26,17 +25,31 @@ FILE_NAME = "checkpoint.pt"
 #: Beside it: a JSON line for each epoch.
 METRICS_FILE = "metrics.jsonl"
 
-#: What `export` writes too, and is no run.
+#: Files that `export` writes and that are not runs.
 _FOREIGN = {".onnx": "an ONNX file", ".pt2": "a program of torch.export"}
 
 
 def save(path: Path, config: RunConfig, state: dict[str, Any]) -> None:
-    """Write ``state`` (tensors, numbers, strings, lists, dicts) with its configuration."""
+    """Write the state of a training with its configuration.
+
+    Args:
+        path: The file, which appears once it is whole.
+        config: What is trained.
+        state: Tensors, numbers, strings, and lists and dicts of them.
+
+    Raises:
+        CheckpointError: If the file cannot be written.
+    """
     tensors.save(path, {"format": FORMAT, "config": config.to_toml(), **state})
 
 
 def find(path: Path) -> Path:
-    """The checkpoint file of a run folder or of ``zoo:NAME``, or ``path`` if it is a file."""
+    """Find the checkpoint of a run folder or of ``zoo:NAME``; a file is taken as it is.
+
+    Raises:
+        CheckpointError: If there is none.
+        InputError: If the zoo has no such network.
+    """
     if zoo.is_name(path):
         return zoo.find(path)
     if path.is_dir():
@@ -49,14 +62,20 @@ def find(path: Path) -> Path:
 
 
 def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
-    """Configuration and state of a run folder, a checkpoint or a safetensors file, which holds
-    no state but the "model"; nothing is unpickled freely.
+    """Read a checkpoint; only tensors and plain values are unpickled.
 
-    Raises CheckpointError where there is none, or a damaged or foreign one.
+    Args:
+        path: A run folder, a checkpoint, ``zoo:NAME`` or a safetensors file.
+
+    Returns:
+        The configuration and the state; of a safetensors file only its "model".
+
+    Raises:
+        CheckpointError: If there is none, or it is damaged or not of this package.
     """
     path = find(path)
-    if path.suffix.lower() == safetensors_files.SUFFIX:
-        config, weights = safetensors_files.load(path)
+    if path.suffix.lower() == safetensors.SUFFIX:
+        config, weights = safetensors.load(path)
         return _config(config, path), {"model": weights}
     if path.suffix.lower() in _FOREIGN:
         raise CheckpointError(
@@ -67,14 +86,13 @@ def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
         state = tensors.load(path)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; restore it from a copy, or train again") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        found = state.get("format") if isinstance(state, dict) else type(state).__name__
+    found = state.get("format") if isinstance(state, dict) else type(state).__name__
+    if found != FORMAT:
         raise CheckpointError(
             f"{path} is not a citrus-lirpa checkpoint (format {found!r}, expected '{FORMAT}')"
         )
-    for key, kind in (("config", str), ("model", dict)):
-        if not isinstance(state.get(key), kind):
-            raise CheckpointError(f"{path} is damaged: it holds no {key}")
+    if not (isinstance(state.get("config"), str) and isinstance(state.get("model"), dict)):
+        raise CheckpointError(f"{path} is damaged: it holds no configuration or no model")
     _log.debug("read %s", path)
     return _config(state["config"], path), state
 
@@ -87,7 +105,7 @@ def _config(text: str, path: Path) -> RunConfig:
 
 
 def data_spec(config: RunConfig) -> DatasetSpec:
-    """The data set of the configuration as the model sees it."""
+    """Return the data set of a configuration as the model sees it, cropped or padded."""
     spec, wanted = find_spec(config.data.name), config.data
     if wanted.crop:
         return spec.with_crop(wanted.crop)
@@ -95,7 +113,7 @@ def data_spec(config: RunConfig) -> DatasetSpec:
 
 
 def make_model(config: RunConfig) -> tuple[nn.Module, DatasetSpec]:
-    """A fresh model of the configuration, and the data set as it sees it."""
+    """Make the model of a configuration with new weights, and its ``data_spec``."""
     spec = data_spec(config)
     options = {k: v for k, v in config.model.items() if k != "name"}
     model = build_model(
@@ -110,7 +128,14 @@ def make_model(config: RunConfig) -> tuple[nn.Module, DatasetSpec]:
 
 
 def load_model(path: Path) -> tuple[nn.Module, DatasetSpec, RunConfig]:
-    """The trained model of a run folder or checkpoint, in eval mode, on the CPU."""
+    """Read the trained model of what ``load`` takes.
+
+    Returns:
+        The model in eval mode on the CPU, its data set, and the configuration.
+
+    Raises:
+        CheckpointError: If there is no usable checkpoint.
+    """
     config, state = load(path)
     model, spec = make_model(config)
     restore(model, state["model"], path)
@@ -123,9 +148,16 @@ def restore(
     path: Path,
     what: str = "the model it names",
 ) -> None:
-    """Load the ``weights`` of ``path`` into ``module``, which is ``what``, in place.
+    """Load weights into a module, in place.
 
-    CheckpointError where they do not fit.
+    Args:
+        module: Gets the weights.
+        weights: All its parameters and buffers.
+        path: Where they come from, for the message.
+        what: Name of the module in the message.
+
+    Raises:
+        CheckpointError: If they do not fit.
     """
     try:
         for name, own in module.state_dict().items():

@@ -303,7 +303,7 @@ def test_other_commands_are_for_one_process(monkeypatch, command):
     result = run_here(command)
     assert result.exit_code == 2
     assert result.output == (
-        f"Error: {command} is the work of one process; leave out torchrun, which is for train, "
+        f"Error: {command} runs in one process; leave out torchrun, which is for train, "
         "eval, attack\n"
     )
     monkeypatch.setenv("WORLD_SIZE", "1")

@@ -1,4 +1,4 @@
-"""networks: a trained network in one file computes what it computed, and is evaluated again."""
+"""export: a trained network in one file computes what it computed, and is evaluated again."""
 
 import json
 import subprocess
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import run as command
+from command_line import sets
 
-from citrus_lirpa.cli import main
 from citrus_lirpa.errors import CheckpointError, DependencyError, ModelError
 from citrus_lirpa.formats import safetensors as safetensors_files
 from citrus_lirpa.formats.onnx import load_onnx
@@ -21,18 +21,14 @@ from citrus_lirpa.training import checkpoint
 def run(tmp_path_factory) -> Path:
     """A small network with BatchNorm, trained for an epoch."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    sets = ["model.name=cnn7", "model.width=2", "model.linear=8", "train.epochs=1"]
-    words = ["train", "--preset", "digits", "--method", "ce", "--out", folder, "--quiet"]
-    words += [word for value in sets for word in ("--set", value)]
-    result = CliRunner().invoke(main, [str(word) for word in words])
-    assert result.exit_code == 0, result.output
+    few = sets("model.name=cnn7", "model.width=2", "model.linear=8", "train.epochs=1")
+    words = ("--preset", "digits", "--method", "ce", "--out", folder, "--quiet", *few)
+    assert command("train", *words)[0] == 0
     return folder
 
 
 def export(*words: object) -> tuple[int, str]:
-    result = CliRunner().invoke(main, ["export", *map(str, words)])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.output
+    return command("export", *words)
 
 
 def test_safetensors_are_evaluated_as_the_run(run, tmp_path):
@@ -40,9 +36,8 @@ def test_safetensors_are_evaluated_as_the_run(run, tmp_path):
     assert export(run, "--out", file) == (0, f"network: {file}\n")
     records = []
     for path in (run, file):
-        command = ["eval", str(path), "--method", "ibp", "--limit", "5", "--quiet"]
-        result = CliRunner().invoke(main, [*command, "--relational", "none", "--eps", "0.001"])
-        assert result.exit_code == 0, result.output
+        few = ("--method", "ibp", "--limit", 5, "--relational", "none", "--eps", "0.001")
+        assert command("eval", path, *few, "--quiet")[0] == 0
         records.append(json.loads((results_folder(path) / "eval-ibp.json").read_text()))
     assert results_folder(file) == tmp_path / "net-eval"
     assert records[0]["verdicts"] == records[1]["verdicts"]
@@ -56,9 +51,8 @@ def test_safetensors_are_evaluated_as_the_run(run, tmp_path):
 def test_training_begins_with_safetensors(run, tmp_path):
     export(run, "--out", tmp_path / "net.safetensors")
     begin = ["--config", run / "config.toml", "--init-from", tmp_path / "net.safetensors"]
-    words = ["train", *begin, "--out", tmp_path / "run", "--set", "train.lr=1e-12", "--quiet"]
-    result = CliRunner().invoke(main, [str(word) for word in words])
-    assert result.exit_code == 0, result.output
+    words = (*begin, "--out", tmp_path / "run", "--set", "train.lr=1e-12", "--quiet")
+    assert command("train", *words)[0] == 0
     weights = {k: v for k, v in checkpoint.load(run)[1]["model"].items() if "running" not in k}
     trained = checkpoint.load(tmp_path / "run")[1]["model"]
     for name, value in weights.items():

@@ -1,13 +1,12 @@
-"""subjects: runs and ONNX files, told apart and checked against their data sets."""
+"""networks: runs and ONNX files, told apart and checked against their data sets."""
 
 import json
 
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import run
 
 from citrus_lirpa import data
-from citrus_lirpa.cli import main
 from citrus_lirpa.errors import CheckpointError, InputError
 from citrus_lirpa.formats.onnx import save_onnx
 from citrus_lirpa.models import build_model
@@ -17,7 +16,7 @@ from citrus_lirpa.training import checkpoint, config
 from citrus_lirpa.training import loop as train
 
 
-def network(shape=(1, 8, 8), classes=10):
+def small(shape=(1, 8, 8), classes=10):
     zeros, ones = [0.0] * shape[0], [1.0] * shape[0]
     return build_model(
         "mlp", shape=shape, classes=classes, mean=zeros, std=ones, hidden=[12]
@@ -39,7 +38,7 @@ def run_folder(tmp_path):
 
 @pytest.fixture
 def onnx_file(tmp_path):
-    model = network()
+    model = small()
     save_onnx(model, (1, 8, 8), tmp_path / "net.onnx")
     return tmp_path / "net.onnx", model
 
@@ -48,10 +47,10 @@ def test_a_run_knows_its_settings(run_folder):
     folder, model = run_folder
     x = torch.rand(3, 1, 8, 8)
     for path in (folder, folder / checkpoint.FILE_NAME, str(folder)):
-        subject = load_network(path)
-        assert (subject.spec.name, subject.eps, subject.threads) == ("digits", 0.07, 2)
-        assert subject.name == str(path) and not subject.model.training
-        assert torch.equal(subject.model(x), model(x))
+        network = load_network(path)
+        assert (network.spec.name, network.eps, network.threads) == ("digits", 0.07, 2)
+        assert network.name == str(path) and not network.model.training
+        assert torch.equal(network.model(x), model(x))
         assert results_folder(path) == folder
     assert load_network(folder, "digits", 0.5).eps == 0.5
     assert load_network(folder, eps=0.0).eps == 0.0
@@ -61,10 +60,10 @@ def test_a_run_knows_its_settings(run_folder):
 
 def test_an_onnx_file_is_told_its_settings(onnx_file):
     path, model = onnx_file
-    subject = load_network(path, "digits", 0.1)
-    assert (subject.spec.name, subject.eps, subject.threads) == ("digits", 0.1, 0)
+    network = load_network(path, "digits", 0.1)
+    assert (network.spec.name, network.eps, network.threads) == ("digits", 0.1, 0)
     x = torch.rand(3, 1, 8, 8)
-    assert torch.allclose(subject.model(x), model(x), atol=1e-6)
+    assert torch.allclose(network.model(x), model(x), atol=1e-6)
     assert results_folder(path) == path.parent / "net-eval"
 
 
@@ -83,7 +82,7 @@ def test_an_onnx_file_that_does_not_fit(onnx_file, dataset, eps, words):
 
 
 def test_other_numbers_of_classes(tmp_path):
-    save_onnx(network(classes=7), (1, 8, 8), tmp_path / "net.onnx")
+    save_onnx(small(classes=7), (1, 8, 8), tmp_path / "net.onnx")
     with pytest.raises(InputError, match="knows 7 classes, but digits has 10"):
         load_network(tmp_path / "net.onnx", "digits", 0.1)
 
@@ -103,9 +102,9 @@ def test_eval_of_a_run_and_of_its_onnx_file_agree(run_folder, tmp_path):
         (folder, (), folder),
         (tmp_path / "net.onnx", ("--dataset", "digits", "--eps", "0.07"), tmp_path / "net-eval"),
     ):
-        command = ["eval", str(path), *options, "--method", "crown-ibp", "--limit", "20", "--quiet"]
-        result = CliRunner().invoke(main, command)
-        assert result.exit_code == 0, result.output
+        assert (
+            run("eval", path, *options, "--method", "crown-ibp", "--limit", 20, "--quiet")[0] == 0
+        )
         record = json.loads((out / "eval-crown-ibp.json").read_text())
         assert (record["run"], record["data"], record["eps"]) == (str(path), "digits", 0.07)
         of_the_file = ("run", "seconds", "identity", "weights")
@@ -120,11 +119,11 @@ def test_held_out_images_are_those_that_training_did_not_see(tmp_path):
     part = train.training_part(whole, settings)
     assert torch.equal(part.images, whole.images[:40])
     model, spec = checkpoint.make_model(settings)
-    subject = Network(model, spec, 0.1, 1, "run", settings.data.held_out)
-    seen = evaluation_images(subject, tmp_path, held_out=True, download=False)
+    network = Network(model, spec, 0.1, 1, "run", settings.data.held_out)
+    seen = evaluation_images(network, tmp_path, held_out=True, download=False)
     assert torch.equal(seen.images, whole.images[-30:])
     assert torch.equal(seen.labels, whole.labels[-30:])
-    test = evaluation_images(subject, tmp_path, held_out=False, download=False)
+    test = evaluation_images(network, tmp_path, held_out=False, download=False)
     assert torch.equal(test.images, data.load("digits", train=False, data_dir=tmp_path).images)
     everything = Network(model, spec, 0.1, 1, "run")
     with pytest.raises(InputError, match="run was trained without held-out images"):

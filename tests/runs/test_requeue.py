@@ -9,49 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import after, run, sets
 
 from citrus_lirpa import data
-from citrus_lirpa.cli import main
 from citrus_lirpa.runs.folder import CONFIG_FILE, CURVES_FILE
 from citrus_lirpa.training import checkpoint
 from citrus_lirpa.training import loop as train
 from citrus_lirpa.verify import Saved
 
-SETTINGS = ("--preset", "digits", "--quiet", "--set", "data.limit=128", "--set",
-            "train.batch_size=32", "--set", "train.epochs=3", "--set", "model.hidden=[8]",
-            "--set", "loss.attack_steps=2")  # fmt: skip
-EVAL = (
-    "--method",
-    "crown",
-    "--relational",
-    "none",
-    "--limit",
-    "15",
-    "--batch-size",
-    "5",
-    "--quiet",
-)
-
-
-def run(*args) -> tuple[int, str]:
-    result = CliRunner().invoke(main, [str(arg) for arg in args])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.output
-
-
-def after(monkeypatch, owner: type, method: str, call: int, number: int) -> None:
-    """Send ``number`` to this process after a call of a method, once."""
-    original, calls = getattr(owner, method), []
-
-    def wrapped(self, *args, **kwargs):
-        result = original(self, *args, **kwargs)
-        calls.append(1)
-        if len(calls) == call:
-            os.kill(os.getpid(), number)
-        return result
-
-    monkeypatch.setattr(owner, method, wrapped)
+SETTINGS = ("--preset", "digits", "--quiet", *sets(
+    "data.limit=128", "train.batch_size=32", "train.epochs=3", "model.hidden=[8]",
+    "loss.attack_steps=2"))  # fmt: skip
+EVAL = ("--method", "crown", "--relational", "none", "--limit", 15, "--batch-size", 5, "--quiet")
 
 
 def state(folder: Path) -> dict:

@@ -421,11 +421,6 @@ def test_a_network_that_the_loss_cannot_split_is_refused_when_it_is_built(digits
         Run(digits, "model.hidden=[12, 8]", "loss.split=2", method="taps")
 
 
-def test_choose_threads(digits):
-    net = Run(digits, *SMALL).net
-    assert (runs.choose_threads(net, 0), runs.choose_threads(net, 3)) == (1, 3)
-
-
 # -- BatchNorm ----------------------------------------------------------------------
 
 

@@ -1,9 +1,29 @@
-"""Freed memory that is kept: fewer page faults, which is all that it is for."""
+"""setup: threads, and freed memory that is kept for fewer page faults."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from citrus_lirpa.training.config import resolve
+from citrus_lirpa.training.setup import build, choose_threads, use_threads
+
+
+def test_small_networks_use_one_thread_unless_asked_for_more():
+    net, _ = build(resolve(preset="digits"), torch.device("cpu"))
+    assert (choose_threads(net, 0), choose_threads(net, 3)) == (1, 3)
+
+
+def test_more_threads_than_cores_are_never_used(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    for wanted in (0, 3, 100_000):
+        use_threads(wanted)
+    assert asked == [3, 4]
+
 
 COUNT = """
 import resource, sys, torch

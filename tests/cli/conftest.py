@@ -1,0 +1,17 @@
+"""Fixtures of the tests of commands."""
+
+from pathlib import Path
+
+import pytest
+from command_line import run, sets
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> tuple[Path, str]:
+    """A run folder of the demo, cut short, and what training printed."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    few = sets("train.epochs=4", "train.eps=0.03", "train.lr=0.01", "loss.attack_steps=3",
+               "data.limit=640")  # fmt: skip
+    status, output = run("train", "--preset", "digits", *few, "--out", folder, "--quiet")
+    assert status == 0, output
+    return folder, output
