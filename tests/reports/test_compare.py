@@ -385,29 +385,13 @@ def test_missing_metrics(tmp_path):
     assert f"{folder / 'metrics.jsonl'} cannot be read" in mistake(folder)
 
 
-@pytest.mark.parametrize("key", sorted(EVALUATION))
-def test_missing_keys_of_an_evaluation(tmp_path, key):
-    folder = make(tmp_path / "ours")
-    record = {k: v for k, v in EVALUATION.items() if k != key}
-    (folder / "eval-bab.json").write_text(json.dumps(record))
-    assert f"{key} is missing; evaluate with" in mistake(folder)
-
-
 @pytest.mark.parametrize(
     "changes, problem",
     [
         ({"images": 0}, "images is 0; expected a number > 0"),
-        ({"images": True}, "images is True; expected a whole number"),
-        ({"images": 3}, "group_size is 5, of 3 images"),
-        ({"eps": "2/255"}, "eps is '2/255'; expected a number"),
-        ({"clip": [0]}, "clip.1 is missing"),
         ({"standard_accuracy": 64}, "standard_accuracy is 64; expected a number <= 1"),
-        ({"certified_accuracy": {}}, "certified_accuracy is {}; expected more entries"),
-        ({"certified_accuracy": {"a": None}}, "certified_accuracy.a is None; expected a number"),
-        ({"uap_accuracy": 0.5}, "uap_accuracy is 0.5; expected a table"),
-        ({"uap_accuracy": {"certified": 0.5}}, "uap_accuracy.attacked is missing"),
     ],
-)
+)  # the rest stands with the tests of records
 def test_impossible_values_of_an_evaluation(tmp_path, changes, problem):
     folder = make(tmp_path / "ours", **changes)
     line = mistake(folder)

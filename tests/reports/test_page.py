@@ -286,29 +286,6 @@ def test_damaged_files_are_refused_in_one_line(folder, tmp_path):
     assert not (folder / "report.html").exists()
 
 
-@pytest.mark.parametrize(
-    ("keys", "value"),
-    [
-        (("groups", "safe_at_most"), ["5"]),
-        (("groups", "safe_at_least"), [5]),
-        (("shares", "ibp"), "many"),
-        (("seconds", "ibp"), None),
-        (("certified_accuracy", "ibp"), [1]),
-        (("accuracy_under_single_attacks",), "x"),
-        (("images",), 10**30),
-        (("group_size",), 10**9),
-        (("eps",), "0.1"),
-    ],
-    ids=lambda value: ".".join(value) if isinstance(value, tuple) else None,
-)
-def test_records_with_wrong_values_are_refused_in_one_line(folder, keys, value):
-    values = record(folder)
-    table = values[keys[0]] if len(keys) == 2 else values
-    table[keys[-1]] = value
-    (folder / "eval-crown.json").write_text(json.dumps(values))
-    assert "eval-crown.json: " in said(*run("report", folder), 1)
-
-
 def test_pictures_stop_at_the_budget(folder, monkeypatch):
     monkeypatch.setattr(images, "BUDGET", 2000)
     page = Page(make_page([folder]))

@@ -59,9 +59,31 @@ def test_records_of_the_zoo_come_back(name):
         ({"groups": {"stage": []}}, "groups.safe_at_least is missing"),
         ({"verdicts": "bab"}, "verdicts is 'bab'; expected a list"),
         ({"held_out": 1}, "held_out is 1; expected true or false"),
+        ({"images": True}, "images is True; expected a whole number"),
+        ({"eps": "2/255"}, "eps is '2/255'; expected a number"),
+        ({"clip": [0]}, "clip.1 is missing"),
+        ({"shares": {"ibp": "many"}}, "shares.ibp is 'many'; expected a whole number"),
+        ({"seconds": {"ibp": None}}, "seconds.ibp is None; expected a number"),
+        ({"certified_accuracy": {}}, "certified_accuracy is {}; expected more entries"),
+        ({"certified_accuracy": {"a": None}}, "certified_accuracy.a is None; expected a number"),
+        ({"uap_accuracy": 0.5}, "uap_accuracy is 0.5; expected a table"),
+        ({"uap_accuracy": {"certified": 0.5}}, "uap_accuracy.attacked is missing"),
+        ({"accuracy_under_single_attacks": "x"}, "accuracy_under_single_attacks is 'x'"),
     ],
 )
 def test_records_that_are_refused(changes, problem):
     with pytest.raises(CheckpointError) as caught:
         EvaluationRecord.from_json(made().to_json() | changes, FILE, "evaluate again")
-    assert str(caught.value) == f"{FILE}: {problem}; evaluate again"
+    line = str(caught.value)
+    assert line.startswith(f"{FILE}: {problem}") and line.endswith("; evaluate again")
+
+
+@pytest.mark.parametrize(
+    "key", ["data", "images", "eps", "method", "relational", "group_size", "time_limit", "clip",
+            "standard_accuracy", "certified_accuracy", "uap_accuracy"]
+)  # fmt: skip
+def test_what_every_version_wrote_must_be_there(key):
+    values = made().to_json()
+    del values[key]
+    with pytest.raises(CheckpointError, match=f"{key} is missing; evaluate again"):
+        EvaluationRecord.from_json(values, FILE, "evaluate again")
