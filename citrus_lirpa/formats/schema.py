@@ -118,7 +118,7 @@ def options(
         table: Name of the table that they stand in, for messages.
 
     Returns:
-        The options with fractions as numbers and lists as tuples.
+        The options in their order, with fractions as numbers and lists as tuples.
 
     Raises:
         ConfigError: The function or an option is unknown, an option is missing or of a wrong type.
@@ -127,10 +127,11 @@ def options(
         raise ConfigError(unknown(f"{table}.name", name, registry))
     function = registry[typing.cast(str, name)]
     try:
-        return _adapter(function).validate_python(dict(values))
+        found = _adapter(function).validate_python(dict(values))
     except ValidationError as error:
         known = ["name", *options_of(function)]
         raise ConfigError(_reworded(error, table, f"{table} (of {name})", known)) from None
+    return {key: found[key] for key in values}
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Any]:
