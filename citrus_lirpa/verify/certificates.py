@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..bounds.box import same_range
+from ..bounds.box import Ball, same_range
 from ..bounds.checks import Range, shown
 from ..errors import InputError, SoundnessError
 from ..optional import to_frame
@@ -129,6 +129,85 @@ class Certificates:
         unsupported = {m: why for p in parts for m, why in p.unsupported.items()}
         same = {name: getattr(parts[0], name) for name in ("eps", "clip", "methods")}
         return Certificates(**same, **tensors, **sums, unsupported=unsupported)
+
+
+@dataclass
+class Proof:
+    """What is known of n inputs, each alone; every stage adds to it.
+
+    Args:
+        correct: (n,) classified correctly without perturbation.
+        attacked: (n,) correct, but broken by a perturbation.
+        v: (n, ...) that perturbation, zero where there is none.
+        lower: (n, K-1) the best lower bounds of the margins.
+        rows: (n, K-1) margins proved positive.
+        decided_by: (n,) number of the stage that proved the input, -1 for none.
+        took: (n,) seconds.
+    """
+
+    correct: Tensor
+    attacked: Tensor
+    v: Tensor
+    lower: Tensor
+    rows: Tensor
+    decided_by: Tensor
+    took: Tensor
+
+    @staticmethod
+    def of(x: Tensor, y: Tensor, logits: Tensor) -> Proof:
+        """Return what the logits (n, K) of inputs (n, ...) show of them."""
+        correct = logits.argmax(1) == y
+        shape = (len(x), logits.shape[1] - 1)
+        return Proof(
+            correct,
+            attacked=torch.zeros_like(correct),
+            v=torch.zeros_like(x),
+            lower=torch.full(shape, -torch.inf, dtype=x.dtype, device=x.device),
+            rows=torch.zeros(shape, dtype=torch.bool, device=x.device),
+            decided_by=torch.full((len(x),), -1, device=x.device),
+            took=torch.zeros(len(x), dtype=torch.float64, device=x.device),
+        )
+
+    @property
+    def open(self) -> Tensor:
+        """Whether an input is correct, but neither proved nor broken; (n,)."""
+        return self.correct & ~self.attacked & (self.decided_by < 0)
+
+    def take(self, known: Tensor, stage: int) -> None:
+        """Take verdicts (n,) from elsewhere: 1 proved, by the stage of that number, -1 attacked."""
+        self.attacked |= (known < 0) & self.correct
+        proved = (known > 0) & self.correct
+        self.decided_by[proved], self.rows[proved] = stage, True
+
+    def decide(self, stage: int) -> None:
+        """Count open inputs as proved by ``stage`` where all their margins are proved."""
+        self.decided_by[self.open & self.rows.all(1)] = stage
+
+    def charge(self, effort: Tensor, seconds: float) -> None:
+        """Share out the time of a stage, in proportion to the effort (n,) for each input."""
+        self.took += effort * (seconds / max(1.0, float(effort.sum())))
+
+    def certificates(
+        self,
+        ball: Ball,
+        seconds: dict[str, float],
+        not_fitting: dict[str, int],
+        unsupported: dict[str, str],
+    ) -> Certificates:
+        """Return what is known as certificates.
+
+        Args:
+            ball: The perturbations.
+            seconds: By stage, and of the attack where there was one.
+            not_fitting: By stage, in their order, the inputs left out for lack of memory.
+            unsupported: The stages that the network does not allow, and why.
+        """
+        margin, v = self.lower.min(dim=1).values, self.v[self.attacked]
+        return Certificates(
+            *(float(ball.eps), ball.clip, tuple(not_fitting)),
+            *(self.correct, self.attacked, v, margin, self.rows, self.decided_by, self.took),
+            *(seconds, not_fitting, unsupported),
+        )
 
 
 def check_soundness(certificates: Certificates, broken: Tensor) -> None:

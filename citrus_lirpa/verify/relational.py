@@ -12,8 +12,9 @@ from torch import Tensor
 from ..errors import SoundnessError
 from .budget import Budget
 from .crown.branch_and_bound import BROKEN, PROVED, Outcome, Problems, branch_and_bound
-from .crown.engine import DualEngine, Images
+from .crown.engine import DualEngine
 from .crown.linear import Group
+from .crown.relaxation import Images
 from .milp import most_broken
 
 #: Groups with at most this many open images are settled by enumerating their subsets.

@@ -26,10 +26,10 @@ from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
 from ..bounds.selfcheck import check_same_function
 from ..errors import InputError, ModelError, SoundnessError
-from .certificates import Certificates
+from .certificates import Certificates, Proof
 from .engines import Engine, find_engine
 from .memory import allocations_fail_cleanly
-from .stages import OpenImages, Proof, Stage, stages_up_to
+from .stages import Limits, OpenImages, Stage, stages_up_to
 
 #: The stage of inputs that another verifier proved.
 IMPORTED = "imported"
@@ -109,7 +109,8 @@ def certify(
         if net.module is not net.bounded and len(x):
             check_same_function(net, x[:_CHECKED])
         tell = announce if not progress else bar.set_description
-        cascade = Cascade(net, ball, engine, stages, attack, time_limit, batch_size, tell)
+        limits = Limits(time_limit, batch_size)
+        cascade = Cascade(net, ball, engine, stages, attack, limits, tell)
         for rows in torch.arange(len(x), device=x.device).split(batch_size):
             verdicts = None if known is None else known[rows]
             parts.append(cascade.certificates(x[rows], y[rows], rows // group_size, verdicts))
@@ -156,8 +157,7 @@ class Cascade:
         engine: Gives the bounds.
         stages: In the order in which they run.
         attack: What is tried before them.
-        time_limit: Seconds of branch and bound for each group that has open inputs.
-        batch_size: Inputs that IBP bounds together.
+        limits: Of time and memory.
         announce: Receives what is being done.
     """
 
@@ -166,8 +166,7 @@ class Cascade:
     engine: Engine
     stages: tuple[Stage, ...]
     attack: PGD | None = None
-    time_limit: float = 10.0
-    batch_size: int = 256
+    limits: Limits = Limits()
     announce: Callable[[str], object] = lambda stage: None
 
     def certificates(
@@ -191,12 +190,7 @@ class Cascade:
             begin = time.perf_counter()
             self._try(self.attack, x, y, proof)
             seconds["attack"] = time.perf_counter() - begin
-        open_ = OpenImages(
-            *(self.engine, x, y, group, proof),
-            time_limit=self.time_limit,
-            batch_size=self.batch_size,
-            announce=self.announce,
-        )
+        open_ = OpenImages(self.engine, x, y, group, proof, self.limits, self.announce)
         not_fitting, unsupported = {}, {}
         for number, stage in enumerate(self.stages):
             self.announce(stage.name)

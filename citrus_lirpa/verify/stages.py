@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..bounds.box import Ball
 from ..bounds.checks import check_name
 from .budget import Budget
-from .certificates import Certificates
+from .certificates import Proof
 from .crown.branch_and_bound import PROVED, Problems, branch_and_bound
 from .crown.engine import ALPHA_STEPS
 from .engines import Engine
@@ -25,92 +24,17 @@ Result = TypeVar("Result")
 _REFINING_SHARE = 0.5
 
 
-@dataclass
-class Proof:
-    """What is known of n inputs, each alone; every stage adds to it.
+@dataclass(frozen=True)
+class Limits:
+    """How much time and memory stages may take.
 
     Args:
-        correct: (n,) classified correctly without perturbation.
-        attacked: (n,) correct, but broken by a perturbation.
-        v: (n, ...) that perturbation, zero where there is none.
-        lower: (n, K-1) the best lower bounds of the margins.
-        rows: (n, K-1) margins proved positive.
-        decided_by: (n,) number of the stage that proved the input, -1 for none.
-        took: (n,) seconds.
+        time_limit: Seconds of branch and bound for each group that has open inputs.
+        batch_size: Inputs that IBP bounds together; other stages bound fewer.
     """
 
-    correct: Tensor
-    attacked: Tensor
-    v: Tensor
-    lower: Tensor
-    rows: Tensor
-    decided_by: Tensor
-    took: Tensor
-
-    @staticmethod
-    def of(x: Tensor, y: Tensor, logits: Tensor) -> Proof:
-        """Return what the logits (n, K) of inputs (n, ...) show of them."""
-        correct = logits.argmax(1) == y
-        shape = (len(x), logits.shape[1] - 1)
-        return Proof(
-            correct,
-            attacked=torch.zeros_like(correct),
-            v=torch.zeros_like(x),
-            lower=torch.full(shape, -torch.inf, dtype=x.dtype, device=x.device),
-            rows=torch.zeros(shape, dtype=torch.bool, device=x.device),
-            decided_by=torch.full((len(x),), -1, device=x.device),
-            took=torch.zeros(len(x), dtype=torch.float64, device=x.device),
-        )
-
-    @property
-    def open(self) -> Tensor:
-        """Whether an input is correct, but neither proved nor broken; (n,)."""
-        return self.correct & ~self.attacked & (self.decided_by < 0)
-
-    def take(self, known: Tensor, stage: int) -> None:
-        """Take verdicts (n,) from elsewhere: 1 proved, by the stage of that number, -1 attacked."""
-        self.attacked |= (known < 0) & self.correct
-        proved = (known > 0) & self.correct
-        self.decided_by[proved], self.rows[proved] = stage, True
-
-    def decide(self, stage: int) -> None:
-        """Count open inputs as proved by ``stage`` where all their margins are proved."""
-        self.decided_by[self.open & self.rows.all(1)] = stage
-
-    def charge(self, effort: Tensor, seconds: float) -> None:
-        """Share out the time of a stage, in proportion to the effort (n,) for each input."""
-        self.took += effort * (seconds / max(1.0, float(effort.sum())))
-
-    def certificates(
-        self,
-        ball: Ball,
-        seconds: dict[str, float],
-        not_fitting: dict[str, int],
-        unsupported: dict[str, str],
-    ) -> Certificates:
-        """Return what is known as certificates.
-
-        Args:
-            ball: The perturbations.
-            seconds: By stage, and of the attack where there was one.
-            not_fitting: By stage, in their order, the inputs left out for lack of memory.
-            unsupported: The stages that the network does not allow, and why.
-        """
-        return Certificates(
-            float(ball.eps),
-            ball.clip,
-            tuple(not_fitting),
-            self.correct,
-            self.attacked,
-            self.v[self.attacked],
-            self.lower.min(dim=1).values,
-            self.rows,
-            self.decided_by,
-            self.took,
-            seconds,
-            not_fitting,
-            unsupported,
-        )
+    time_limit: float = 10.0
+    batch_size: int = 256
 
 
 class OpenImages:
@@ -122,8 +46,7 @@ class OpenImages:
         y: (N,) their labels.
         group: (N,) the group that each belongs to.
         proof: What is known of them.
-        time_limit: Seconds of branch and bound for each group with open inputs.
-        batch_size: Inputs that IBP bounds together; other stages bound fewer.
+        limits: Of time and memory.
         announce: Receives what is being done.
 
     Attributes:
@@ -140,13 +63,11 @@ class OpenImages:
         y: Tensor,
         group: Tensor,
         proof: Proof,
-        *,
-        time_limit: float,
-        batch_size: int,
+        limits: Limits,
         announce: Callable[[str], object],
     ):
         self.engine, self.x, self.y, self.group, self.proof = engine, x, y, group, proof
-        self.time_limit, self.batch_size, self.announce = time_limit, batch_size, announce
+        self.limits, self.announce = limits, announce
         self.number = torch.arange(len(x), device=x.device)
         self.images: Any = None
 
@@ -154,7 +75,7 @@ class OpenImages:
         """Forget the inputs that are decided, and go on to a stage with the others."""
         open_ = self.proof.open
         self.missing, self.effort = torch.zeros_like(open_), open_.double()
-        self._at_once = max(1, self.batch_size // stage.cost)
+        self._at_once = max(1, self.limits.batch_size // stage.cost)
         staying = open_[self.number].nonzero().squeeze(1)
         self.number = self.number[staying]
         if self.images is not None:
@@ -272,7 +193,7 @@ def _by_alpha_crown(open_: OpenImages) -> None:
 def _by_branch_and_bound(open_: OpenImages) -> None:
     """Prove or break images by branch and bound, the most hopeful ones first."""
     engine, proof = open_.engine.as_dual(), open_.proof
-    budget = Budget.of(open_.time_limit, len(open_.group[open_.number].unique()))
+    budget = Budget.of(open_.limits.time_limit, len(open_.group[open_.number].unique()))
     hope = torch.where(proof.rows, torch.inf, proof.lower)[open_.number].min(dim=1).values
     order = hope.argsort(descending=True)
     open_.improve(engine.refined, order, budget.part(_REFINING_SHARE).deadline)

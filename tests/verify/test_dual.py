@@ -17,9 +17,10 @@ from citrus_lirpa.bounds.segments import INPUT
 from citrus_lirpa.errors import ModelError
 from citrus_lirpa.verify.crown import engine as engine_module
 from citrus_lirpa.verify.crown.ascent import ascend_dual
-from citrus_lirpa.verify.crown.dual import DualBound, Relaxation, worst_shared
-from citrus_lirpa.verify.crown.engine import DualEngine, Images
+from citrus_lirpa.verify.crown.dual import DualBound, worst_shared
+from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.crown.intermediate import in_float32, tighten, widened
+from citrus_lirpa.verify.crown.relaxation import Images, Relaxation
 
 CLIPS = [None, (0.0, 1.0)]
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from ..budget import Budget
 from .ascent import Ascent, ascend_dual
 from .dual import DualBound
-from .engine import ALPHA_RATE, ALPHA_STEPS, DualEngine, Images
+from .engine import ALPHA_RATE, ALPHA_STEPS, DualEngine
+from .relaxation import Images
 
 _STEPS, _RATE = 3, 0.1
 #: Steps on a domain without neurons left to split, and of an attack from a bound's minimiser.

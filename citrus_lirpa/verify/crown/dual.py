@@ -14,7 +14,7 @@ Shapes: D tuples of s members, R = D·s rows, row d·s + i; M unstable neurons o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
@@ -22,78 +22,7 @@ from torch import Tensor
 
 from ...bounds.box import Ball
 from ...bounds.segments import INPUT, Piece
-
-
-@dataclass(frozen=True)
-class Relaxation:
-    """Bounds of ReLU inputs of n images (or rows), kept for the unstable neurons only.
-
-    Args:
-        active: For each ReLU, (n, neurons): 1 where it passes its input on, 0 where it is off
-            or unstable.
-        index: For each ReLU, (n, M_k): places of its unstable neurons, padded with 0.
-        lower: (n, M), M = ΣM_k: lower bounds of these neurons in order, 0 in the padding.
-        upper: (n, M): their upper bounds, likewise.
-    """
-
-    active: list[Tensor]
-    index: list[Tensor]
-    lower: Tensor
-    upper: Tensor
-
-    @staticmethod
-    def of(bounds: Sequence[tuple[Tensor, Tensor]]) -> Relaxation:
-        """Return the relaxation that bounds of ReLU inputs give.
-
-        Args:
-            bounds: (lower, upper), each (n, ...), of every ReLU's input in network order.
-        """
-        active, index, lowers, uppers = [], [], [], []
-        for lower, upper in bounds:
-            lower, upper = lower.flatten(1), upper.flatten(1)
-            unstable = (lower < 0) & (upper > 0)
-            count = int(unstable.sum(1).max()) if len(lower) else 0
-            real, places = unstable.to(torch.int8).topk(count, dim=1)
-            active.append(((lower >= 0) & (upper > 0)).to(lower.dtype))
-            index.append(places * real)
-            lowers.append(lower.gather(1, places) * real)
-            uppers.append(upper.gather(1, places) * real)
-        return Relaxation(active, index, torch.cat(lowers, 1), torch.cat(uppers, 1))
-
-    def rows(self, which: Tensor) -> Relaxation:
-        """Return the relaxation of some images."""
-        return Relaxation(
-            [a[which] for a in self.active],
-            [i[which] for i in self.index],
-            self.lower[which],
-            self.upper[which],
-        )
-
-    def split(self, signs: Tensor) -> Relaxation:
-        """Return it with the neurons of sign +1 restricted to z >= 0, of sign -1 to z <= 0.
-
-        Args:
-            signs: (n, M) of 1, -1 and 0 (not restricted).
-        """
-        return replace(
-            self,
-            lower=torch.where(signs > 0, 0.0, self.lower),
-            upper=torch.where(signs < 0, 0.0, self.upper),
-        )
-
-    def to(self, dtype: torch.dtype) -> Relaxation:
-        """Return it in another precision."""
-        return Relaxation(
-            [a.to(dtype) for a in self.active],
-            self.index,
-            self.lower.to(dtype),
-            self.upper.to(dtype),
-        )
-
-    @property
-    def widths(self) -> list[int]:
-        """The width M_k of every ReLU."""
-        return [i.shape[1] for i in self.index]
+from .relaxation import Relaxation
 
 
 @dataclass

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,9 +17,10 @@ from ...bounds.precision import rounding_threshold
 from ...bounds.segments import Piece
 from ...errors import ModelError
 from .ascent import Ascent, ascend_dual
-from .dual import DualBound, Relaxation
-from .intermediate import Bounds, in_float32, tighten, widened
+from .dual import DualBound
+from .intermediate import in_float32, tighten, widened
 from .linear import Lines
+from .relaxation import Bounds, Images, Relaxation
 
 #: Steps of α-CROWN, and the first one's size.
 ALPHA_STEPS, ALPHA_RATE = 20, 0.25
@@ -29,73 +29,10 @@ _BUDGET = {"cpu": 1 << 28, "cuda": 1 << 32}
 _MOST_ROWS = {"cpu": 128, "cuda": 4096}
 #: Bounds this many thresholds above zero need no second look; those as far below have no hope.
 _NEAR = 10.0
-#: Bounds beyond it are not used: their products could overflow float32.
-_LARGEST = 1e15
 #: An attack pushes no input further beyond its decision boundary than this, in logits.
 _OVERSHOOT = 0.01
 #: What float64 rounding can make of a bound, in thresholds of float32.
 IN_FLOAT64 = 1e-5
-
-
-@dataclass(frozen=True)
-class Images:
-    """n images to prove, with bounds of ReLU inputs for each.
-
-    Args:
-        x: (n, ...) pixels.
-        y: (n,) labels.
-        c: (n, K-1, K) coefficients of the margins.
-        threshold: (n,) what rounding can make of a margin's bound.
-        bounds: (lower, upper), each (n, ...), of every ReLU's input.
-        relaxation: What these bounds give.
-        exact: Whether the bounds hold in float64, so that a proof in float64 can rest on them.
-    """
-
-    x: Tensor
-    y: Tensor
-    c: Tensor
-    threshold: Tensor
-    bounds: Bounds
-    relaxation: Relaxation
-    exact: bool
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def rows(self, which: Tensor) -> Images:
-        """Return some of the images."""
-        bounds = [(lower[which], upper[which]) for lower, upper in self.bounds]
-        return Images(
-            self.x[which],
-            self.y[which],
-            self.c[which],
-            self.threshold[which],
-            bounds,
-            Relaxation.of(bounds),
-            self.exact,
-        )
-
-    @property
-    def usable(self) -> Tensor:
-        """Whether all bounds are finite, and small enough for float32 arithmetic; (n,)."""
-        sizes = [
-            torch.maximum(-lower, upper).flatten(1).amax(1) < _LARGEST
-            for lower, upper in self.bounds
-        ]
-        return torch.stack(sizes).all(0)
-
-    @staticmethod
-    def cat(parts: Sequence[Images]) -> Images:
-        """Return the images of all parts, in order."""
-        bounds = [
-            (torch.cat([b[0] for b in layer]), torch.cat([b[1] for b in layer]))
-            for layer in zip(*(part.bounds for part in parts), strict=True)
-        ]
-        x, y, c, threshold = (
-            torch.cat([getattr(p, name) for p in parts]) for name in ("x", "y", "c", "threshold")
-        )
-        exact = all(p.exact for p in parts)
-        return Images(x, y, c, threshold, bounds, Relaxation.of(bounds), exact)
 
 
 class DualEngine:

@@ -9,13 +9,11 @@ from torch import Tensor
 
 from ...bounds.box import Ball
 from ...bounds.segments import Piece
-from .dual import DualBound, Relaxation
+from .dual import DualBound
+from .relaxation import Bounds, Relaxation
 
 #: Rounding of a bound, relative to its size; all bounds are widened by it.
 _ROUNDING = {torch.float32: 2e-6, torch.float64: 1e-9}
-
-#: (lower, upper), each (n, ...), of every ReLU's input.
-Bounds = list[tuple[Tensor, Tensor]]
 
 
 def widened(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:

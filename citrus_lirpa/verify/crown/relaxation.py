@@ -1,0 +1,147 @@
+"""Bounds of ReLU inputs as dual bounds use them, and the images that they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+#: (lower, upper), each (n, ...), of every ReLU's input.
+Bounds = list[tuple[Tensor, Tensor]]
+#: Bounds beyond it are not used: their products could overflow float32.
+_LARGEST = 1e15
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """Bounds of ReLU inputs of n images (or rows), kept for the unstable neurons only.
+
+    Args:
+        active: For each ReLU, (n, neurons): 1 where it passes its input on, 0 where it is off
+            or unstable.
+        index: For each ReLU, (n, M_k): places of its unstable neurons, padded with 0.
+        lower: (n, M), M = ΣM_k: lower bounds of these neurons in order, 0 in the padding.
+        upper: (n, M): their upper bounds, likewise.
+    """
+
+    active: list[Tensor]
+    index: list[Tensor]
+    lower: Tensor
+    upper: Tensor
+
+    @staticmethod
+    def of(bounds: Sequence[tuple[Tensor, Tensor]]) -> Relaxation:
+        """Return the relaxation that bounds of ReLU inputs give.
+
+        Args:
+            bounds: (lower, upper), each (n, ...), of every ReLU's input in network order.
+        """
+        active, index, lowers, uppers = [], [], [], []
+        for lower, upper in bounds:
+            lower, upper = lower.flatten(1), upper.flatten(1)
+            unstable = (lower < 0) & (upper > 0)
+            count = int(unstable.sum(1).max()) if len(lower) else 0
+            real, places = unstable.to(torch.int8).topk(count, dim=1)
+            active.append(((lower >= 0) & (upper > 0)).to(lower.dtype))
+            index.append(places * real)
+            lowers.append(lower.gather(1, places) * real)
+            uppers.append(upper.gather(1, places) * real)
+        return Relaxation(active, index, torch.cat(lowers, 1), torch.cat(uppers, 1))
+
+    def rows(self, which: Tensor) -> Relaxation:
+        """Return the relaxation of some images."""
+        return Relaxation(
+            [a[which] for a in self.active],
+            [i[which] for i in self.index],
+            self.lower[which],
+            self.upper[which],
+        )
+
+    def split(self, signs: Tensor) -> Relaxation:
+        """Return it with the neurons of sign +1 restricted to z >= 0, of sign -1 to z <= 0.
+
+        Args:
+            signs: (n, M) of 1, -1 and 0 (not restricted).
+        """
+        return replace(
+            self,
+            lower=torch.where(signs > 0, 0.0, self.lower),
+            upper=torch.where(signs < 0, 0.0, self.upper),
+        )
+
+    def to(self, dtype: torch.dtype) -> Relaxation:
+        """Return it in another precision."""
+        return Relaxation(
+            [a.to(dtype) for a in self.active],
+            self.index,
+            self.lower.to(dtype),
+            self.upper.to(dtype),
+        )
+
+    @property
+    def widths(self) -> list[int]:
+        """The width M_k of every ReLU."""
+        return [i.shape[1] for i in self.index]
+
+
+@dataclass(frozen=True)
+class Images:
+    """n images to prove, with bounds of ReLU inputs for each.
+
+    Args:
+        x: (n, ...) pixels.
+        y: (n,) labels.
+        c: (n, K-1, K) coefficients of the margins.
+        threshold: (n,) what rounding can make of a margin's bound.
+        bounds: (lower, upper), each (n, ...), of every ReLU's input.
+        relaxation: What these bounds give.
+        exact: Whether the bounds hold in float64, so that a proof in float64 can rest on them.
+    """
+
+    x: Tensor
+    y: Tensor
+    c: Tensor
+    threshold: Tensor
+    bounds: Bounds
+    relaxation: Relaxation
+    exact: bool
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def rows(self, which: Tensor) -> Images:
+        """Return some of the images."""
+        bounds = [(lower[which], upper[which]) for lower, upper in self.bounds]
+        return Images(
+            self.x[which],
+            self.y[which],
+            self.c[which],
+            self.threshold[which],
+            bounds,
+            Relaxation.of(bounds),
+            self.exact,
+        )
+
+    @property
+    def usable(self) -> Tensor:
+        """Whether all bounds are finite, and small enough for float32 arithmetic; (n,)."""
+        sizes = [
+            torch.maximum(-lower, upper).flatten(1).amax(1) < _LARGEST
+            for lower, upper in self.bounds
+        ]
+        return torch.stack(sizes).all(0)
+
+    @staticmethod
+    def cat(parts: Sequence[Images]) -> Images:
+        """Return the images of all parts, in order."""
+        bounds = [
+            (torch.cat([b[0] for b in layer]), torch.cat([b[1] for b in layer]))
+            for layer in zip(*(part.bounds for part in parts), strict=True)
+        ]
+        x, y, c, threshold = (
+            torch.cat([getattr(p, name) for p in parts]) for name in ("x", "y", "c", "threshold")
+        )
+        exact = all(p.exact for p in parts)
+        return Images(x, y, c, threshold, bounds, Relaxation.of(bounds), exact)

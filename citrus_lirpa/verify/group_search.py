@@ -1,0 +1,217 @@
+"""What attacks and group stages find of groups of inputs that share one perturbation."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..attacks import GroupAttack, GroupAttackResult
+from ..bounds.box import Ball
+from ..bounds.net import BoundedNet
+from .budget import Budget
+from .certificates import Certificates, check_soundness
+from .crown.engine import ALPHA_STEPS, DualEngine
+from .crown.relaxation import Images
+from .memory import in_batches, in_less_memory
+from .relational import GroupStage, Search, relate
+
+#: Of the time for the group stage, what may go into further attacks on unsettled groups, and
+#: into bounds of ReLU inputs.
+_ATTACKING_SHARE, _PREPARING_SHARE = 0.05, 0.5
+
+
+class Groups:
+    """Consecutive groups as rows (G, size); a shorter last one repeats its last input.
+
+    ``real`` (G, size) is False where an input stands only to fill up.
+
+    Args:
+        count: Number of inputs.
+        size: Inputs of a group.
+        device: Where the inputs are.
+    """
+
+    def __init__(self, count: int, size: int, device: torch.device):
+        rows = torch.arange(-(-count // size) * size, device=device).view(-1, size)
+        self.real = rows < count
+        self.rows = rows.clamp(max=count - 1)
+
+    def count(self, mask: Tensor) -> Tensor:
+        """Return of how many inputs of each group ``mask`` (N,) holds; (G,)."""
+        return (mask[self.rows] & self.real).sum(dim=1)
+
+    def members(self, group: int) -> Tensor:
+        """Return the numbers of a group's inputs."""
+        return self.rows[group][self.real[group]]
+
+
+class Damage:
+    """The worst perturbation met of each group, and what it breaks.
+
+    Args:
+        net: The network.
+        ball: The perturbations.
+        x: (N, ...) inputs.
+        y: (N,) labels.
+        groups: Which inputs share a perturbation.
+        certificates: Of the inputs, each alone.
+
+    Attributes:
+        u: (G, ...) the perturbations.
+        broken: (N,) inputs that the perturbation of their group misclassifies.
+    """
+
+    def __init__(
+        self,
+        net: BoundedNet,
+        ball: Ball,
+        x: Tensor,
+        y: Tensor,
+        groups: Groups,
+        certificates: Certificates,
+    ):
+        self.net, self.ball, self.x, self.y = net, ball, x, y
+        self.groups, self.certificates = groups, certificates
+        self.u = torch.zeros((len(groups.rows), *x.shape[1:]), dtype=x.dtype, device=x.device)
+        self.broken = ~certificates.correct
+
+    def attack(self, attack: GroupAttack, which: Tensor, at_once: int, bar: tqdm) -> None:
+        """Find one perturbation for each of the groups ``which`` (n,), all with open inputs."""
+        groups, open_ = self.groups, self.certificates.open
+
+        def attacked(now: Tensor) -> GroupAttackResult:
+            rows = groups.rows[now]
+            worth = open_[rows] & groups.real[now]
+            return attack(self.net, self.x[rows], self.y[rows], self.ball.eps, worth)
+
+        met = self.broken.clone()  # by any perturbation, also by those that are not adopted
+        bar.reset(total=len(which))
+        for now, result in in_batches(attacked, which, at_once, bar.update):
+            if result is not None:  # a group that does not fit stays unattacked
+                for g, u, broken in zip(now.tolist(), result.u[:, 0], result.broken, strict=True):
+                    broken = broken[groups.real[g]]
+                    met[groups.members(g)] |= broken
+                    self._keep(g, u, broken)
+        check_soundness(self.certificates, met)
+
+    def adopt_single_attacks(self) -> None:
+        """Try on their groups what broke single inputs."""
+        size = self.groups.rows.shape[1]
+        for i, v in zip(self.certificates.attacked.nonzero(), self.certificates.v, strict=True):
+            self.adopt(int(i) // size, v)
+        check_soundness(self.certificates, self.broken)
+
+    def adopt(self, group: int, u: Tensor) -> None:
+        """Take a perturbation that was met, if it breaks more of the group."""
+        rows = self.groups.members(group)
+        with torch.no_grad():
+            logits = self.net(self.ball.cut(self.x[rows] + u))
+        self._keep(group, u, logits.argmax(1) != self.y[rows])
+
+    def _keep(self, group: int, u: Tensor, broken: Tensor) -> None:
+        """Take u, which misclassifies ``broken`` of the group's inputs, if those are more."""
+        rows = self.groups.members(group)
+        broken = broken | ~self.certificates.correct[rows]
+        if int(broken.sum()) > int(self.broken[rows].sum()):
+            self.u[group], self.broken[rows] = u, broken
+
+
+class GroupSearch:
+    """A group stage on its way through the groups.
+
+    Args:
+        damage: What attacks have found of the groups.
+        stage: The group stage.
+        time_limit: Seconds for each group that is not settled.
+        solver: Of mixed-integer programs, one of ``SOLVERS``.
+
+    Attributes:
+        most: (G,) how many open inputs may break together.
+        proved_by: What has proved that, for each group.
+        took: (G,) seconds.
+    """
+
+    def __init__(self, damage: Damage, stage: GroupStage, time_limit: float, solver: str):
+        self.damage, self.stage = damage, stage
+        self.time_limit, self.solver = time_limit, solver
+        self.groups, self.certificates = damage.groups, damage.certificates
+        self.most = self.groups.count(self.certificates.open)
+        self.proved_by = ["single"] * len(self.most)
+        self.took = torch.zeros(len(self.most), dtype=torch.float64, device=self.most.device)
+
+    def unsettled(self) -> Tensor:
+        """Return the groups of which more inputs are open than known to break together; (n,)."""
+        broken = self.groups.count(self.damage.broken & self.certificates.open)
+        return (self.most > broken).nonzero().squeeze(1)
+
+    def attack_further(self, attack: GroupAttack, at_once: int, bar: tqdm) -> None:
+        """Attack the unsettled groups again and again, from other starts, while there is time."""
+        left = self.unsettled()
+        budget = Budget.of(_ATTACKING_SHARE * self.time_limit, len(left))
+        while len(left) and not budget.over:
+            self.damage.attack(attack, left, at_once, bar)
+            left = self.unsettled()
+
+    def run(self, engine: DualEngine, at_once: int) -> None:
+        """Run the stage on all groups; those that do not fit into memory stay as they are."""
+        for chunk in torch.arange(len(self.most)).split(at_once):
+            in_less_memory(engine, partial(self._extend, engine, chunk.tolist()))
+
+    def _extend(self, engine: DualEngine, chunk: list[int]) -> None:
+        """Run the stage on the groups of ``chunk`` that are not settled."""
+        open_ = self.certificates.open
+        split = "bab" in self.certificates.methods
+        unsettled = [g for g in self.unsettled().tolist() if g in chunk]
+        if split:  # of a single open input, branch and bound has tried all that this stage could
+            count = self.groups.count(open_)
+            unsettled = [g for g in unsettled if int(count[g]) > 1]
+        begin, budget = time.perf_counter(), Budget.of(self.time_limit, len(unsettled))
+        ready, parts = self._prepare(engine, unsettled, budget.part(_PREPARING_SHARE))
+        if not ready:
+            return
+        members, images, rows = zip(*parts, strict=True)
+        number = {int(i): k for k, i in enumerate(torch.cat(members))}
+        groups = [
+            (
+                [number[i] for i in inputs.tolist()],
+                {number[i] for i in inputs.tolist() if self.damage.broken[i]},
+            )
+            for inputs in members
+        ]
+        search = Search(engine, Images.cat(images), split, budget, self.solver)
+        proofs = relate(search, torch.cat(rows), groups, self.stage)
+        for g, proof in zip(ready, proofs, strict=True):
+            if proof.most < self.most[g]:
+                self.most[g], self.proved_by[g] = proof.most, proof.stage
+            if proof.u is not None:
+                self.damage.adopt(g, proof.u)
+        self.took[ready] = (time.perf_counter() - begin) / len(ready)
+
+    def _prepare(
+        self, engine: DualEngine, groups: list[int], budget: Budget
+    ) -> tuple[list[int], list[tuple[Tensor, Images, Tensor]]]:
+        """Bound the open inputs of groups, the most hopeful groups first, while there is time.
+
+        Returns the groups that were reached and whose bounds are not too large to compute with,
+        and of each the numbers of its open inputs, the best bounds, and the margins still open.
+        """
+        ready, parts = [], []
+        open_, certificates = self.certificates.open, self.certificates
+        members = {g: (rows := self.groups.members(g))[open_[rows]] for g in groups}
+        hope = {g: float(certificates.margin[i].mean()) for g, i in members.items()}
+        for g in sorted(groups, key=hope.__getitem__, reverse=True):
+            now = members[g]
+            images, _, proved = engine.ibp(self.damage.x[now], self.damage.y[now])
+            if bool(images.usable.all()):
+                rows = ~(certificates.rows[now] | proved)
+                images = engine.refined(images)
+                rows &= ~engine.margins(images, rows, ALPHA_STEPS)[1]
+                ready.append(g)
+                parts.append((now, images, rows))
+            if budget.over:
+                break
+        return ready, parts
