@@ -148,6 +148,11 @@ class GroupSearch:
         broken = self.groups.count(self.damage.broken & self.certificates.open)
         return (self.most > broken).nonzero().squeeze(1)
 
+    def attack(self, attack: GroupAttack, at_once: int, bar: tqdm) -> None:
+        """Attack every group that has open inputs, and try on it what broke single inputs."""
+        self.damage.attack(attack, self.unsettled(), at_once, bar)
+        self.damage.adopt_single_attacks()
+
     def attack_further(self, attack: GroupAttack, at_once: int, bar: tqdm) -> None:
         """Attack the unsettled groups again and again, from other starts, while there is time."""
         left = self.unsettled()
@@ -156,8 +161,9 @@ class GroupSearch:
             self.damage.attack(attack, left, at_once, bar)
             left = self.unsettled()
 
-    def run(self, engine: DualEngine, at_once: int) -> None:
+    def run(self, engine: DualEngine, at_once: int, bar: tqdm) -> None:
         """Run the stage on all groups; those that do not fit into memory stay as they are."""
+        bar.set_description("group stage")
         for chunk in torch.arange(len(self.most)).split(at_once):
             in_less_memory(engine, partial(self._extend, engine, chunk.tolist()))
 

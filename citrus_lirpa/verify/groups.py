@@ -171,15 +171,13 @@ def certify_uap(
     ):
         damage = Damage(net, ball, x, y, groups, certificates)
         search = GroupSearch(damage, GROUP_STAGES[relational], time_limit, solver)
-        damage.attack(attack, search.unsettled(), at_once, bar)
-        damage.adopt_single_attacks()
+        search.attack(attack, at_once, bar)
         engine = _dual_engine(net, ball) if search.stage.steps else None
         if engine is not None:
             search.attack_further(attack, at_once, bar)
         attacked = time.perf_counter()
         if engine is not None:
-            bar.set_description("group stage")
-            search.run(engine, at_once)
+            search.run(engine, at_once, bar)
     check_soundness(certificates, damage.broken)
     lower, upper = groups.count(certificates.correct) - search.most, groups.count(~damage.broken)
     seconds = {"group attack": attacked - begin, "group stage": time.perf_counter() - attacked}
