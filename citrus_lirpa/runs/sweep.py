@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, InputError, unknown
+from ..errors import ConfigError, InputError, expect_known, require, unknown
 from ..formats.schema import options_of
 from ..training.config import RunConfig, resolve
 from ..training.layers import REGISTRIES
@@ -142,19 +142,17 @@ def expand(sweep: Sweep) -> list[Run]:
 
 def _sweep(tables: dict[str, Any]) -> Sweep:
     for key in tables:
-        if key not in (*SPECIAL, *_TABLES):
-            raise ConfigError(unknown("key", key, (*SPECIAL, *_TABLES)))
+        expect_known("key", key, (*SPECIAL, *_TABLES))
     grids = tables.get("grid", {})
     grids = grids if isinstance(grids, list) else [grids]
     given = [("set", tables.get("set", {})), ("eval", tables.get("eval", {}))]
     for name, table in [*given, *(("grid", grid) for grid in grids)]:
-        if not isinstance(table, dict):
-            raise ConfigError(f"'{name}' is not a table; write [{name}]")
+        _require(isinstance(table, dict), f"'{name}' is not a table; write [{name}]")
     top = {key: tables[key] for key in SPECIAL if key in tables}
     fixed = _flat(tables.get("set", {}))
     for key, value in top.items():
-        if not isinstance(value, str):
-            raise ConfigError(f"{key} is {value!r}; expected one name (a list goes into [grid])")
+        expected = "expected one name (a list goes into [grid])"
+        _require(isinstance(value, str), f"{key} is {value!r}; {expected}")
     for key in fixed:
         _check_key(key, "set")
     for key, value in fixed.items():
@@ -168,14 +166,14 @@ def _grid(grid: dict[str, Any], fixed: Choice) -> dict[str, list[Any]]:
     for key, values in grid.items():
         if key not in SPECIAL:
             _check_key(key, "grid")
-        if not isinstance(values, list) or not values:
-            raise ConfigError(f"{key} in [grid] is {values!r}; expected a list of values")
-        if key in fixed:
-            raise ConfigError(f"{key} is given for all runs and in [grid] too; remove one of them")
+        several = isinstance(values, list) and values
+        _require(several, f"{key} in [grid] is {values!r}; expected a list of values")
+        twice = f"{key} is given for all runs and in [grid] too; remove one of them"
+        _require(key not in fixed, twice)
         for value in values:
             _check_value(key, value)
-    if "preset" not in fixed and "preset" not in grid:
-        raise ConfigError('preset is missing; give it first, as preset = "mnist-0.1"')
+    missing = 'preset is missing; give it first, as preset = "mnist-0.1"'
+    _require("preset" in fixed or "preset" in grid, missing)
     return grid
 
 
@@ -189,28 +187,29 @@ def _flat(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_key(key: str, table: str) -> None:
-    if key in SPECIAL:
-        raise ConfigError(f"{key} does not go into [{table}]; give it above all tables")
-    if key.count(".") != 1:
-        raise ConfigError(f"'{key}' in [{table}] is malformed; expected TABLE.KEY, as train.seed")
+    misplaced = f"{key} does not go into [{table}]; give it above all tables"
+    _require(key not in SPECIAL, misplaced)
+    malformed = f"'{key}' in [{table}] is malformed; expected TABLE.KEY, as train.seed"
+    _require(key.count(".") == 1, malformed)
 
 
 def _check_value(key: str, value: Any) -> None:
     for one in value if isinstance(value, list) else [value]:
-        if not isinstance(one, (str, int, float)):
-            raise ConfigError(
-                f"{key} is {value!r}; expected a number, a text, true, false or a list"
-            )
+        expected = "expected a number, a text, true, false or a list"
+        _require(isinstance(one, (str, int, float)), f"{key} is {value!r}; {expected}")
 
 
 def _evaluation(table: dict[str, Any]) -> dict[str, Any]:
-    known = [field.name for field in fields(Protocol)]
+    known = [_dashed(field.name) for field in fields(Protocol)]
     for key, value in table.items():
-        if key.replace("-", "_") not in known:
-            raise ConfigError(unknown("key in [eval]", key, [_dashed(name) for name in known]))
-        if not isinstance(value, (str, int, float)):
-            raise ConfigError(f"{key} in [eval] is {value!r}; expected one value for all runs")
+        expect_known("key in [eval]", _dashed(key), known)
+        single = f"{key} in [eval] is {value!r}; expected one value for all runs"
+        _require(isinstance(value, (str, int, float)), single)
     return {key.replace("-", "_"): value for key, value in table.items()}
+
+
+def _require(holds: object, message: str) -> None:
+    require(holds, message, ConfigError)
 
 
 def _dashed(name: str) -> str:

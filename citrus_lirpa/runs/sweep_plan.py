@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .. import data
-from ..errors import CheckpointError, InputError
+from ..errors import CheckpointError, require
 from ..training import checkpoint
 from ..training.batches import check_batches, training_part
 from ..training.config import make_loss
@@ -52,14 +52,13 @@ class Work:
 
     def job(self) -> Job:
         """Return the run as a job that continues from what its folder holds."""
-        log = RunFolder(self.folder).log
-        return Job(self.run.name, log, lambda: next(iter(self.pending()), None))
+        return Job(self.run.name, self._place.log, lambda: next(iter(self.pending()), None))
 
     def pending(self) -> list[Step]:
         """Return the steps that the folder says are left."""
         steps = []
-        trained = RunFolder(self.folder).is_trained()
-        if not trained or not RunFolder(self.folder).curves.is_file():  # the last it writes
+        trained = self._place.is_trained()
+        if not trained or not self._place.curves.is_file():  # which a training writes last
             steps.append(Step("trained", (*PROGRAM, "train", *self._train_arguments())))
         if not trained or not self._evaluated():
             steps.append(Step("evaluated", (*PROGRAM, "eval", *self._eval_arguments())))
@@ -67,19 +66,19 @@ class Work:
 
     def check_folder(self) -> None:
         """Raise CheckpointError where the folder holds something else than this run."""
-        RunFolder(self.folder).is_begun(self.run.config, f"{self.run.name} of this sweep")
+        self._place.is_begun(self.run.config, f"{self.run.name} of this sweep")
 
     def check_images(self) -> None:
         """Raise InputError where the images cannot be evaluated as ``protocol`` says."""
-        if self.protocol.held_out and not self.run.config.data.held_out:
-            raise InputError(
-                '[eval] says held-out, but data.held_out is 0; set "data.held_out" = 5000, say, '
-                "under [set]"
-            )
+        require(
+            self.run.config.data.held_out or not self.protocol.held_out,
+            '[eval] says held-out, but data.held_out is 0; set "data.held_out" = 5000, say, '
+            "under [set]",
+        )
         self.protocol.images(self._available())
 
     def _train_arguments(self) -> list[str]:
-        if RunFolder(self.folder).config.is_file():
+        if self._place.config.is_file():
             return ["--resume", str(self.folder), *self.shared]
         return [*self.run.arguments(), "--out", str(self.folder), *self.shared]
 
@@ -90,7 +89,7 @@ class Work:
     def _evaluated(self) -> bool:
         """Return whether there are results of this evaluation, and no unfinished one."""
         try:
-            record = EvaluationRecord.load(self._files().record, "")
+            record = EvaluationRecord.load(self._files.record, "")
         except CheckpointError:  # absent or damaged: it is evaluated again
             return False
         settings = asdict(self.protocol) | {"images": self.protocol.images(self._available())}
@@ -101,15 +100,20 @@ class Work:
     def _begun(self) -> bool:
         """Return whether this evaluation was begun and is to be continued."""
         try:
-            found = dict(json.loads((self._files().partial / "settings.json").read_text("utf-8")))
+            found = dict(json.loads((self._files.partial / "settings.json").read_text("utf-8")))
         except (OSError, TypeError, ValueError):
             return False
         settings = json.loads(json.dumps(asdict(self.protocol)))
         same = all(found.get(key) == value for key, value in settings.items())
         return same and not found.get("imported") and self._is_of(found.get("weights"))
 
+    @property
+    def _place(self) -> RunFolder:
+        return RunFolder(self.folder)
+
+    @property
     def _files(self) -> ResultFiles:
-        return RunFolder(self.folder).evaluation(self.protocol.method)
+        return self._place.evaluation(self.protocol.method)
 
     def _is_of(self, weights: str | None) -> bool:
         """Return whether ``weights`` identify the network as it is trained now."""

@@ -22,7 +22,7 @@ from ..bounds.box import Box
 from ..bounds.checks import Range
 from ..data.augmentation import centre_crop
 from ..data.types import DatasetSpec, Split
-from ..errors import CheckpointError, InputError
+from ..errors import CheckpointError, InputError, expect, require
 from ..formats.atomic import write_text
 from ..formats.onnx import load_onnx, save_onnx
 from ..formats.vnnlib import enclosing_box, property_text
@@ -101,14 +101,15 @@ def export(
 
 
 def _check_export(folder: Path, images: list[int], count: int, timeout: float) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and is not empty; choose another --out")
-    if not 0 < timeout < float("inf"):
-        raise InputError(f"timeout is {timeout}; expected a positive number of seconds")
+    free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    require(free, f"{folder} exists and is not empty; choose another --out")
+    expect(0 < timeout < float("inf"), "timeout", timeout, "a positive number of seconds")
     wrong = [i for i in images if not 0 <= i < count]
-    if not images or wrong or len(set(images)) != len(images):
-        problem = f"{wrong[0]} is not one of them" if wrong else "none is given, or one twice"
-        raise InputError(f"images are numbers from 0 to {count - 1}: {problem}")
+    problem = f"{wrong[0]} is not one of them" if wrong else "none is given, or one twice"
+    require(
+        images and not wrong and len(set(images)) == len(images),
+        f"images are numbers from 0 to {count - 1}: {problem}",
+    )
 
 
 def _property_name(image: int) -> str:
@@ -143,11 +144,10 @@ def undecided_images(path: Path, *, dataset: str, eps: float, clip: Range | None
     if verdicts is None:
         raise InputError(f'{path} holds no "verdicts"; expected a record of citrus-lirpa eval')
     _check_settings(path, record.to_json(), {"data": dataset, "eps": eps, "clip": clip})
-    if record.held_out:
-        raise InputError(f"{path} is of held-out training images; `export` writes test images")
+    held_out = f"{path} is of held-out training images; `export` writes test images"
+    require(not record.held_out, held_out)
     images = [i for i, verdict in enumerate(verdicts) if verdict == "undecided"]
-    if not images:
-        raise InputError(f"{path} leaves none of its {len(verdicts)} images undecided")
+    require(images, f"{path} leaves none of its {len(verdicts)} images undecided")
     return images
 
 
@@ -176,12 +176,11 @@ def read_verdicts(csv_path: Path, folder: Path) -> dict[int, str]:
     for place, (line, row) in enumerate(rows):
         if not any(row) or (place == 0 and "result" in (cell.lower() for cell in row)):
             continue
-        image, verdict = _read_row(f"{csv_path}, line {line}", row, Path(folder))
-        if image in verdicts:
-            raise InputError(f"{csv_path}, line {line}: image {image} stands there twice; keep one")
+        where = f"{csv_path}, line {line}"
+        image, verdict = _read_row(where, row, Path(folder))
+        require(image not in verdicts, f"{where}: image {image} has two rows; keep one")
         verdicts[image] = verdict
-    if not verdicts:
-        raise InputError(f"{csv_path} holds no results; expected rows of {_ROWS}")
+    require(verdicts, f"{csv_path} holds no results; expected rows of {_ROWS}")
     return verdicts
 
 
@@ -208,17 +207,18 @@ def import_verdicts(
     folder = Path(folder)
     path, exported = folder / EXPORT, folder / MODEL
     record = _read_json(path)
-    images = record.get("images")
-    if record.get("format") != FORMAT or not isinstance(images, list):
-        raise InputError(f"{path} is no record of citrus-lirpa export ('{FORMAT}')")
+    require(
+        record.get("format") == FORMAT and isinstance(record.get("images"), list),
+        f"{path} is no record of citrus-lirpa export ('{FORMAT}')",
+    )
     _check_settings(path, record, {"dataset": spec.name, "eps": eps, "clip": clip})
-    if not exported.is_file() or _sha256(exported) != record.get("model_sha256"):
-        raise InputError(f"{exported} is not the file that was exported; export again")
-    if not _same_outputs(model, exported, spec.shape):
-        raise InputError(f"{exported} is not the network to be evaluated; export that one")
+    same = exported.is_file() and _sha256(exported) == record.get("model_sha256")
+    require(same, f"{exported} is not the file that was exported; export again")
+    same = _same_outputs(model, exported, spec.shape)
+    require(same, f"{exported} is not the network to be evaluated; export that one")
     verdicts = read_verdicts(folder / RESULTS, folder)
-    if foreign := sorted(verdicts.keys() - set(images)):
-        raise InputError(f"{folder / RESULTS}: image {foreign[0]} is not in {EXPORT}")
+    for image in verdicts:
+        require(image in record["images"], f"{folder / RESULTS}: image {image} is not in {EXPORT}")
     return verdicts
 
 
@@ -233,27 +233,25 @@ def _same_outputs(model: nn.Module, path: Path, shape: Shape) -> bool:
 
 
 def _read_row(where: str, row: list[str], folder: Path) -> tuple[int, str]:
-    if len(row) not in _COLUMNS:
-        raise InputError(f"{where}: {len(row)} columns; expected {_ROWS}")
+    require(len(row) in _COLUMNS, f"{where}: {len(row)} columns; expected {_ROWS}")
     at, result_at = _COLUMNS[len(row)]
     place, result = row[at], row[result_at]
     if len(row) == 2:
-        if not re.fullmatch(r"\d{1,9}", place, re.ASCII):
-            raise InputError(f"{where}: '{place[:80]}' is no image; expected its number")
+        number = re.fullmatch(r"\d{1,9}", place, re.ASCII)
+        require(number, f"{where}: '{place[:80]}' is no image; expected its number")
         name = _property_name(int(place))
     else:
         model, name = _file_name(row[at - 1]), _file_name(place)
         times = [cell for column, cell in enumerate(row) if column > at and column != result_at]
-        if model != MODEL or not all(_is_time(time) for time in times):
-            raise InputError(
-                f"{where}: model '{model[:80]}' and times {', '.join(times)[:80]}; expected "
-                f"{MODEL} and seconds, in {_ROWS}"
-            )
+        require(
+            model == MODEL and all(_is_time(time) for time in times),
+            f"{where}: model '{model[:80]}' and times {', '.join(times)[:80]}; expected "
+            f"{MODEL} and seconds, in {_ROWS}",
+        )
     match = re.fullmatch(r"image_(\d{5,9})\.vnnlib", name, re.ASCII)
     if not match or not (folder / name).is_file():
         raise InputError(f"{where}: '{name[:80]}' is no property in {folder}; export again")
-    if not result:
-        raise InputError(f"{where}: the result is empty; expected sat, unsat, timeout or the like")
+    require(result, f"{where}: the result is empty; expected sat, unsat, timeout or the like")
     return int(match[1]), _verdict(result.lower())
 
 
@@ -282,8 +280,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{path} holds a {type(record).__name__}; expected a JSON object")
+    message = f"{path} holds a {type(record).__name__}; expected a JSON object"
+    require(isinstance(record, dict), message)
     return record
 
 
@@ -291,8 +289,8 @@ def _check_settings(path: Path, record: dict[str, Any], wanted: dict[str, Any]) 
     """Refuse a record whose entries differ from those ``wanted``; a clip may be a pair."""
     for key, value in wanted.items():
         value = list(value) if isinstance(value, tuple) else value
-        if key not in record or record[key] != value:
-            raise InputError(
-                f"{path} has {key} {json.dumps(record.get(key))}, but here it is "
-                f"{json.dumps(value)}; use the same data set, --eps and --clip"
-            )
+        require(
+            key in record and record[key] == value,
+            f"{path} has {key} {json.dumps(record.get(key))}, but here it is "
+            f"{json.dumps(value)}; use the same data set, --eps and --clip",
+        )

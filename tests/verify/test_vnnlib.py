@@ -253,7 +253,7 @@ def test_malformed_rows(exported, folder, row, words):
 def test_a_file_that_is_no_csv(exported, folder):
     name = f"image_{exported[1]['images'][0]:05d}.vnnlib"
     row = f"model.onnx,{name},unsat,1\n"
-    with pytest.raises(InputError, match="line 2: image .* stands there twice"):
+    with pytest.raises(InputError, match="line 2: image .* has two rows"):
         read(folder, row + row)
     for content in (b"\xff\xfe\x00", b'a,"b\n'):
         (folder / "results.csv").write_bytes(content)
