@@ -43,7 +43,7 @@ _ARRAYS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Effect:
+class PerturbationRecord:
     """What u does to N test images, and what the worst groups' own perturbations do to them.
 
     Args:
@@ -105,7 +105,7 @@ class Effect:
         write_atomically(path, lambda file: np.savez_compressed(file, **vars(self)))
 
     @staticmethod
-    def load(path: Path) -> Effect:
+    def load(path: Path) -> PerturbationRecord:
         """Read what ``save`` wrote.
 
         Raises:
@@ -114,7 +114,7 @@ class Effect:
         remedy = "repeat the command that wrote it"
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                effect = Effect(**{name: arrays[name] for name in _ARRAYS})
+                effect = PerturbationRecord(**{name: arrays[name] for name in _ARRAYS})
         except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
             raise CheckpointError(f"{path} is damaged: {error}; {remedy}") from error
         if problem := _problem(effect):
@@ -122,7 +122,7 @@ class Effect:
         return effect
 
 
-def of_evaluation(net: BoundedNet, result: Evaluation) -> Effect:
+def of_evaluation(net: BoundedNet, result: Evaluation) -> PerturbationRecord:
     """Record the strongest perturbation of an evaluation, and its worst groups."""
     uap, protocol = result.uap, result.protocol
     survivors = uap.upper / uap.size
@@ -158,7 +158,9 @@ def _correct(result: Evaluation, group: int) -> int:
     return int(result.certificates.correct[_members(result, group)].sum())
 
 
-def of_attack(result: UapResult, x: torch.Tensor, eps: float, clip: Range | None) -> Effect:
+def of_attack(
+    result: UapResult, x: torch.Tensor, eps: float, clip: Range | None
+) -> PerturbationRecord:
     """Record the perturbations of an attack on test images.
 
     Args:
@@ -179,14 +181,14 @@ def _effect(
     clip: Range | None,
     classes: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     groups: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
-) -> Effect:
+) -> PerturbationRecord:
     labels, clean, perturbed = (part.cpu().numpy().astype(np.int16) for part in classes)
     numbers, group_u, members, member_classes = (part.detach().cpu().numpy() for part in groups)
     broken = np.flatnonzero((clean == labels) & (perturbed != labels))
     shown = {*_examples(broken.tolist(), labels), *members[members >= 0].tolist()}
     rows = torch.tensor(sorted(shown), dtype=torch.long)
     pixels = (x[rows.to(x.device)] * 255).round().to(torch.uint8)
-    return Effect(
+    return PerturbationRecord(
         u=u.detach().cpu().numpy(),
         eps=np.array(eps),
         clip=np.array(clip is not None),
@@ -216,7 +218,7 @@ def _examples(numbers: list[int], labels: np.ndarray) -> list[int]:
     return sorted(one_a_class_first(numbers, labels.tolist())[:EXAMPLES])
 
 
-def _problem(effect: Effect) -> str | None:
+def _problem(effect: PerturbationRecord) -> str | None:
     """What does not fit together, in words."""
     sizes: dict[str, int] = {}
     for name, (kind, axes) in _ARRAYS.items():

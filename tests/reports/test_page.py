@@ -12,7 +12,7 @@ from command_line import run, said, sets
 
 from citrus_lirpa.errors import CheckpointError, InputError
 from citrus_lirpa.reports.page import images, make_page
-from citrus_lirpa.runs.perturbations import Effect
+from citrus_lirpa.runs.perturbations import PerturbationRecord
 
 VOID = {"meta", "img", "br", "link", "input"}
 NASTY = "<script>alert(1)</script>&\"'{{ 7 * 7 }}"
@@ -298,7 +298,7 @@ def test_pictures_stop_at_the_budget(folder, monkeypatch):
 
 
 def test_effects_agree_with_the_evaluation(folder):
-    effect, found = Effect.load(folder / "uap-crown.npz"), record(folder)
+    effect, found = PerturbationRecord.load(folder / "uap-crown.npz"), record(folder)
     assert effect.fooling_rate == pytest.approx(found["strongest_fooling_rate"])
     assert effect.correct.mean() == pytest.approx(found["standard_accuracy"])
     assert np.abs(effect.u).max() <= 0.15 + 1e-6 and not effect.clip
@@ -315,7 +315,10 @@ def test_effects_agree_with_the_evaluation(folder):
 
 
 def test_effects_of_an_attack_are_those_it_prints(folder):
-    effect, values = Effect.load(folder / "uap.npz"), json.loads((folder / "uap.json").read_text())
+    effect, values = (
+        PerturbationRecord.load(folder / "uap.npz"),
+        json.loads((folder / "uap.json").read_text()),
+    )
     assert effect.fooling_rate == pytest.approx(values["fooling_rate"])
     assert len(effect.u) == 10 and len(effect.groups) == 0 and len(effect.labels) == 400
     assert 0 < len(effect.examples()) <= 8
@@ -331,7 +334,7 @@ def test_effects_of_wrong_shapes_are_refused(folder):
                         ("images", arrays["images"] / 2)):  # fmt: skip
         np.savez(file, **{**arrays, name: value})
         with pytest.raises(CheckpointError, match="damaged"):
-            Effect.load(file)
+            PerturbationRecord.load(file)
 
 
 def test_many_classes_have_their_mistakes_in_place_of_a_matrix(folder):

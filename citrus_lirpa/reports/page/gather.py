@@ -12,7 +12,7 @@ from ...errors import CheckpointError
 from ...formats.onnx import SUFFIX
 from ...runs.folder import CONFIG_FILE, RunFolder
 from ...runs.networks import results_folder
-from ...runs.perturbations import Effect
+from ...runs.perturbations import PerturbationRecord
 from ...training import zoo
 from ...training.epochs import read_epochs
 from ...verify import EvaluationRecord
@@ -41,8 +41,8 @@ class Material:
     epochs: list[dict[str, Any]] | None
     record: EvaluationRecord | None
     run: compare.Run | None
-    found: Effect | None
-    crafted: Effect | None
+    found: PerturbationRecord | None
+    crafted: PerturbationRecord | None
     missing: tuple[tuple[str, str], ...]
 
     @property
@@ -149,14 +149,14 @@ def network_arguments(folder: Path, record: EvaluationRecord, *, trained: bool) 
 
 def _found(
     folder: Path, record: EvaluationRecord, network: str, missing: list[tuple[str, str]]
-) -> Effect | None:
+) -> PerturbationRecord | None:
     """The evaluation's perturbations, where the file is there and of this evaluation."""
     file = RunFolder(folder).evaluation(record.method).paths["perturbations"]
     again = f"citrus-lirpa eval {network} --eps {record.eps:.6g} --method {record.method}"
     if not file.is_file():
         missing.append((f"the evaluation's perturbations and worst groups ({file.name})", again))
         return None
-    effect = Effect.load(file)
+    effect = PerturbationRecord.load(file)
     groups = -(-record.images // record.group_size)
     fits = len(effect.labels) == record.images and bool((effect.groups < groups).all())
     if not (fits and _fits(effect, record)):
@@ -167,7 +167,7 @@ def _found(
 
 def _crafted(
     folder: Path, record: EvaluationRecord, network: str, missing: list[tuple[str, str]]
-) -> Effect | None:
+) -> PerturbationRecord | None:
     """The attack's perturbations, where they are of the evaluation's ε and clipping."""
     file = RunFolder(folder).attack().paths["effects"]
     clip = " --clip" if record.clip else ""
@@ -175,13 +175,13 @@ def _crafted(
     if not file.is_file():
         missing.append(("an attack with one perturbation for the whole data set", command))
         return None
-    effect = Effect.load(file)
+    effect = PerturbationRecord.load(file)
     if not _fits(effect, record):
         missing.append((f"an attack of the evaluation's ε: {file.name} is of another", command))
         return None
     return effect
 
 
-def _fits(effect: Effect, record: EvaluationRecord) -> bool:
+def _fits(effect: PerturbationRecord, record: EvaluationRecord) -> bool:
     same_eps = abs(float(effect.eps) - record.eps) < 1e-9
     return same_eps and bool(effect.clip) == bool(record.clip)

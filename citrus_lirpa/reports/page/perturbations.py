@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...runs.perturbations import Effect
+from ...runs.perturbations import PerturbationRecord
 from ..tables import percent
 from .gather import Material
 from .images import Album
@@ -97,7 +97,7 @@ def worst_groups(material: Material, album: Album, limit: int) -> list[dict[str,
     return found
 
 
-def _rates(effect: Effect) -> tuple[str, str, str]:
+def _rates(effect: PerturbationRecord) -> tuple[str, str, str]:
     broken, correct = int(effect.broken.sum()), int(effect.correct.sum())
     return (
         f"{len(effect.labels):,}",
@@ -106,26 +106,31 @@ def _rates(effect: Effect) -> tuple[str, str, str]:
     )
 
 
-def _names(material: Material, effect: Effect) -> list[str]:
+def _names(material: Material, effect: PerturbationRecord) -> list[str]:
     """Names of all classes that occur; numbers where the data set is none of ours."""
     highest = max(int(part.max()) for part in (effect.labels, effect.clean, effect.perturbed))
     known = list(material.class_names or ())
     return known + [str(k) for k in range(len(known), highest + 1)]
 
 
-def _examples(effect: Effect, names: list[str], album: Album) -> list[dict[str, Any]]:
+def _examples(effect: PerturbationRecord, names: list[str], album: Album) -> list[dict[str, Any]]:
     return [
         _pair(effect, i, _own(effect, i), int(effect.perturbed[i]), names, album)
         for i in effect.examples()
     ]
 
 
-def _own(effect: Effect, number: int) -> np.ndarray:
+def _own(effect: PerturbationRecord, number: int) -> np.ndarray:
     return effect.u[0] if len(effect.u) == 1 else effect.u[int(effect.labels[number])]
 
 
 def _pair(
-    effect: Effect, number: int, u: np.ndarray, moved: int, names: list[str], album: Album
+    effect: PerturbationRecord,
+    number: int,
+    u: np.ndarray,
+    moved: int,
+    names: list[str],
+    album: Album,
 ) -> dict[str, Any]:
     """An image without and with u, and the classes predicted."""
     label, clean = int(effect.labels[number]), int(effect.clean[number])
@@ -141,7 +146,9 @@ def _pair(
     }
 
 
-def _classes(effect: Effect, own: Effect | None, names: list[str]) -> dict[str, Any]:
+def _classes(
+    effect: PerturbationRecord, own: PerturbationRecord | None, names: list[str]
+) -> dict[str, Any]:
     """Accuracy without and with u and share of broken images of each class, worst first if many."""
     rows: list[dict[str, Any]] = []
     for k, name in enumerate(names):
@@ -167,12 +174,12 @@ def _classes(effect: Effect, own: Effect | None, names: list[str]) -> dict[str, 
     return {"rows": rows[:_CLASSES], "more": len(rows[_CLASSES:]), "own": own is not None}
 
 
-def _fooled(effect: Effect, label: int) -> float:
+def _fooled(effect: PerturbationRecord, label: int) -> float:
     mine = effect.labels == label
     return int(effect.broken[mine].sum()) / max(1, int(effect.correct[mine].sum()))
 
 
-def _confusion(effect: Effect, names: list[str]) -> dict[str, Any] | None:
+def _confusion(effect: PerturbationRecord, names: list[str]) -> dict[str, Any] | None:
     """Rows: true classes; columns: classes predicted with u; None where there are too many."""
     size = len(names)
     if size > _MATRIX:
@@ -203,7 +210,7 @@ def _matrix(labels: np.ndarray, predicted: np.ndarray, size: int) -> np.ndarray:
     return np.bincount(pairs, minlength=size * size).reshape(size, size)
 
 
-def _mistakes(effect: Effect, names: list[str]) -> list[tuple[str, str, int]]:
+def _mistakes(effect: PerturbationRecord, names: list[str]) -> list[tuple[str, str, int]]:
     """The most frequent (true class, class predicted with u) of the images that u breaks."""
     broken = np.flatnonzero(effect.broken)
     pairs = Counter((int(effect.labels[i]), int(effect.perturbed[i])) for i in broken)
