@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import distributed
-from ..bounds.box import PIXELS, Box
+from ..bounds.box import PIXELS, Ball
 from ..bounds.checks import (
     Range,
     Scalar,
@@ -138,7 +138,7 @@ class PGD:
 
     def perturb(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
         """Find the same perturbations for a batch that was checked before, as losses do."""
-        lower, upper = Box.around(x, eps, self.clip)
+        lower, upper = Ball(eps, self.clip).box(x)
 
         def start() -> Tensor:
             shares = distributed.draw_rows(

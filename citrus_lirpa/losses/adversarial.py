@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attacks import PGD
-from ..bounds.box import PIXELS, Box, clamp
+from ..bounds.box import PIXELS, Ball, clamp
 from ..bounds.checks import Range, Scalar
 from ..bounds.net import BoundedNet
 from .base import POINT_RADIUS, Attack, Loss, LossTerms, natural, perturb
@@ -85,5 +85,5 @@ def _at_points(
     net: BoundedNet, x: Tensor, points: Tensor, y: Tensor, clip: Range | None, tried: Tensor
 ) -> LossTerms:
     logits = net(points)
-    box = Box.around(x, POINT_RADIUS, clip)
+    box = Ball(POINT_RADIUS, clip).box(x)
     return LossTerms(F.cross_entropy(logits, y), logits, box, perturbations=tried)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import PGD
-from ..bounds.box import PIXELS, Bounds, Box
+from ..bounds.box import PIXELS, Ball, Bounds, Box
 from ..bounds.checks import (
     Range,
     Scalar,
@@ -202,4 +202,4 @@ def check_batch(net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, clip: Range 
 def natural(net: BoundedNet, x: Tensor, y: Tensor, clip: Range | None) -> LossTerms:
     """Compute plain cross-entropy, the loss before the ε ramp begins."""
     logits = net(x)
-    return LossTerms(F.cross_entropy(logits, y), logits, Box.around(x, POINT_RADIUS, clip))
+    return LossTerms(F.cross_entropy(logits, y), logits, Ball(POINT_RADIUS, clip).box(x))

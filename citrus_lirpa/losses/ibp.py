@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..bounds.box import PIXELS, Box
+from ..bounds.box import PIXELS, Ball
 from ..bounds.checks import Range, Scalar
 from ..bounds.margins import robust_cross_entropy
 from ..bounds.net import BoundedNet
@@ -30,7 +30,7 @@ class Ibp(Loss):
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the ε-boxes."""
         logits = net(x)
-        box = Box.around(x, eps, self.clip)
+        box = Ball(eps, self.clip).box(x)
         bounds = net.bound_unchecked(box, y, self.method)
         total = robust_cross_entropy(bounds.margins).mean()
         return LossTerms(total, logits, box, bounds.margins, bounds=bounds)
@@ -58,7 +58,7 @@ class CrownIbp(Loss):
         """Compute the loss of the ε-boxes, by bounds of both kinds."""
         beta = max(0.0, 1 - largest(eps) / self.max_eps)
         logits = net(x)
-        box = Box.around(x, eps, self.clip)
+        box = Ball(eps, self.clip).box(x)
         bounds = net.bound_unchecked(box, y)
         margins = bounds.margins
         if beta > 0:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..attacks import PGD
-from ..bounds.box import PIXELS, Box
+from ..bounds.box import PIXELS, Ball
 from ..bounds.checks import Range, Scalar, is_number
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet
@@ -49,7 +49,7 @@ class MtlIbp(Loss):
         v = perturb(self.attack, net, x, y, self.attack_ratio * eps)
         logits = net(x)
         attacked = logit_margins(net.logits(x + v), y)
-        box = Box.around(x, eps, self.clip)
+        box = Ball(eps, self.clip).box(x)
         bounds = net.bound_unchecked(box, y)
         total = self.combine(bounds.margins, attacked).mean()
         return LossTerms(total, logits, box, bounds.margins, v, bounds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..attacks import PGD
-from ..bounds.box import PIXELS, Box, clamp
+from ..bounds.box import PIXELS, Ball, Box, clamp
 from ..bounds.checks import Range, Scalar
 from ..bounds.margins import robust_cross_entropy
 from ..bounds.net import BoundedNet
@@ -59,6 +59,6 @@ class SmallBox:
         """
         tau = self.tau_ratio * eps
         v = perturb(self.attack, net, x, y, eps)
-        whole = Box.around(x, eps, self.clip)
+        whole = Ball(eps, self.clip).box(x)
         centre = clamp(x + v, (whole.lower + tau, whole.upper - tau))
-        return Box.around(centre, tau, whole), v
+        return Ball(tau, whole).box(centre), v

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import distributed
 from ..attacks import ascend
-from ..bounds.box import PIXELS, Bounds, Box, clamp
+from ..bounds.box import PIXELS, Ball, Bounds, Box, clamp
 from ..bounds.checks import Range, Scalar, check_count, is_count, is_number
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet, as_bounded_net
@@ -90,7 +90,7 @@ class Taps(Loss):
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the boxes and, at full ε, of the points between the parts."""
-        box, v = Box.around(x, eps, self.clip), None
+        box, v = Ball(eps, self.clip).box(x), None
         if self.small_box is not None:
             box, v = self.small_box(net, x, y, eps)
         logits = net(x)
