@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError, expect, expect_known, require
+from ..errors import InputError, expect, expect_known
 from ..errors import shown as shown
 
 #: A number, or a tensor broadcastable to the images (one value per channel as (C, 1, 1)).
@@ -52,8 +52,9 @@ def check_name(value: object, kind: str, known: Iterable[str]) -> None:
 
 def check_radius(radius: Scalar, name: str = "radius") -> Scalar:
     """Return a radius as a float or tensor; raise InputError unless it is finite and >= 0."""
-    usable = _has_values(radius) and _all_within(radius, 0, _LARGEST)
-    expect(usable, name, radius, "a finite number >= 0, in pixel units")
+    if not (_has_values(radius) and _all_within(radius, 0, _LARGEST)):
+        expected = "a finite number >= 0, in pixel units"
+        raise InputError(f"{name} is {shown(radius)}; expected {expected}")
     return radius if isinstance(radius, Tensor) else float(radius)
 
 
@@ -116,14 +117,16 @@ def fits(small: Tensor, large: Tensor) -> bool:
 
 def check_tensor(x: Any, name: str) -> None:
     """Raise InputError unless ``x`` is a dense tensor of floating-point values."""
-    require(isinstance(x, Tensor), f"{name} is a {type(x).__name__}; expected a torch.Tensor")
+    if not isinstance(x, Tensor):
+        raise InputError(f"{name} is a {type(x).__name__}; expected a torch.Tensor")
     if not x.is_floating_point() or x.layout != torch.strided or x.is_meta:
         raise InputError(f"{name} is {kind_of(x)}; expected a dense tensor of torch.float32")
 
 
 def check_labels(y: Any, classes: int) -> None:
     """Raise InputError unless labels are int64 (N,) in [0, classes)."""
-    require(isinstance(y, Tensor), f"labels are a {type(y).__name__}; expected a torch.Tensor")
+    if not isinstance(y, Tensor):
+        raise InputError(f"labels are a {type(y).__name__}; expected a torch.Tensor")
     if y.dtype != torch.int64 or y.ndim != 1 or y.is_meta:
         where = " on meta" if y.is_meta else ""
         raise InputError(

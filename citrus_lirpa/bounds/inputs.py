@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError, require
+from ..errors import InputError
 from .checks import check_labels, check_tensor, kind_of
 from .net import BoundedNet
 
@@ -44,8 +44,8 @@ def check_inputs(
             f"{name} is {kind_of(x)}, but the network is {like.dtype} on {like.device}; "
             "bring both to one type and device"
         )
-    usable = not finite or bool(torch.isfinite(x).all())
-    require(usable, f"{name} holds NaN or infinite values; expected finite inputs")
+    if finite and not bool(torch.isfinite(x).all()):
+        raise InputError(f"{name} holds NaN or infinite values; expected finite inputs")
 
 
 def check_labelled(
@@ -71,10 +71,9 @@ def check_labelled(
         InputError: They are not.
     """
     check_tensor(x, "x")
-    if isinstance(y, Tensor) and x.ndim and y.ndim:
-        enough = len(x) == len(y) >= least
-        require(enough, f"{len(x)} inputs but {len(y)} labels; expected as many, at least one")
+    if isinstance(y, Tensor) and x.ndim and y.ndim and not len(x) == len(y) >= least:
+        raise InputError(f"{len(x)} inputs but {len(y)} labels; expected as many, at least one")
     check_labels(y, net.classes)
     check_inputs(net, x, least=least, anywhere=anywhere, finite=finite)
-    same = y.device == x.device
-    require(same, f"labels are on {y.device}, inputs on {x.device}; use y.to(x.device)")
+    if y.device != x.device:
+        raise InputError(f"labels are on {y.device}, inputs on {x.device}; use y.to(x.device)")
