@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from citrus_lirpa.verify import Certificates, Evaluation, EvaluationRecord, Protocol, UapBounds
+from citrus_lirpa.verify import Certificates, Evaluation, Protocol, UapBounds
 
 RECORDS = [
     {"epoch": 1, "step": 4, "eps": 0.0, "lr": 1e-3, "loss": 2.25, "regulariser": 0.5,
@@ -55,6 +55,6 @@ def made_up_evaluation() -> Evaluation:
 
 def made_up_record(**changes: Any) -> dict[str, Any]:
     """What the file of ``made_up_evaluation`` holds, but for ``changes``, without its groups."""
-    record = EvaluationRecord.of(made_up_evaluation(), data="digits").to_json()
+    record = made_up_evaluation().as_record(data="digits").to_json()
     del record["groups"]
     return record | changes

@@ -15,7 +15,6 @@ from ..data.types import Split
 from ..errors import InputError, Interrupted, Terminated
 from ..training.interrupts import Termination
 from ..verify import (
-    EvaluationRecord,
     Protocol,
     Saved,
     evaluate,
@@ -95,8 +94,7 @@ def evaluate_run(
             )
         if not distributed.leads():
             return None
-        record = EvaluationRecord.of(
-            result,
+        record = result.as_record(
             run=network.name,
             data=network.spec.name,
             weights=settings["weights"],

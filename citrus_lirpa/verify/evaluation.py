@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +34,7 @@ from ..optional import to_frame
 from .certificates import Certificates, check_soundness
 from .groups import UapBounds, certify_uap
 from .milp import SOLVERS
-from .record import EvaluationRecord
+from .record import EvaluationRecord, GroupFigures, UapAccuracy
 from .relational import RELATIONAL
 from .resume import Batch, Saved, from_plain, to_plain
 from .single import certify
@@ -191,9 +191,39 @@ class Evaluation:
 
     def record(self) -> dict[str, Any]:
         """Return plain numbers for JSON; accuracies are shares of all N images."""
-        record = EvaluationRecord.of(self, data="").to_json()
+        record = self.as_record(data="").to_json()
         del record["data"]  # which the evaluation does not know
         return record
+
+    def as_record(self, *, data: str, **entries: Any) -> EvaluationRecord:
+        """Make the record of this evaluation.
+
+        Args:
+            data: Name of the data set.
+            entries: What else the record is to say, such as ``run`` or ``weights``.
+        """
+        c, uap = self.certificates, self.uap
+        settings = {**asdict(self.protocol), "images": len(self.y)}
+        del settings["limit"]
+        return EvaluationRecord(
+            **settings,
+            data=data,
+            standard_accuracy=_share(c.correct),
+            certified_accuracy={m: _share(c.certified_by(m)) for m in c.methods},
+            accuracy_under_single_attacks=_share(c.correct & ~c.attacked),
+            uap_accuracy=UapAccuracy(uap.certified_accuracy, uap.attacked_accuracy),
+            strongest_fooling_rate=self.fooling_rate,
+            seconds={**c.seconds, **uap.seconds, "total": self.seconds},
+            shares=self.shares(),
+            not_fitting=c.not_fitting,
+            unsupported=c.unsupported,
+            verdicts=tuple(c.verdicts()),
+            image_seconds=_rounded(c.took),
+            groups=GroupFigures(
+                tuple(uap.lower.tolist()), tuple(uap.upper.tolist()), uap.stage, _rounded(uap.took)
+            ),
+            **entries,
+        )
 
 
 def evaluate(
@@ -347,3 +377,7 @@ def _predictions(net: BoundedNet, x: Tensor, batch_size: int) -> Tensor:
 
 def _share(mask: Tensor) -> float:
     return int(mask.sum()) / len(mask)
+
+
+def _rounded(seconds: Tensor) -> tuple[float, ...]:
+    return tuple(round(time, 4) for time in seconds.tolist())

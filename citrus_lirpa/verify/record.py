@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
-from torch import Tensor
 
 from ..errors import CheckpointError
 from ..formats import schema
 from ..formats.schema import Count, Flag, NonNegative, Number, Share, Size, Text, Word
-
-if TYPE_CHECKING:
-    from .evaluation import Evaluation
 
 
 @dataclass(frozen=True)
@@ -125,43 +121,6 @@ class EvaluationRecord:
         """The last stage that single images went through."""
         return list(self.certified_accuracy)[-1]
 
-    @staticmethod
-    def of(
-        evaluation: Evaluation,
-        *,
-        data: str,
-        run: str | None = None,
-        weights: str | None = None,
-        imported: int | None = None,
-        identity: str | None = None,
-    ) -> EvaluationRecord:
-        """Make the record of an evaluation; the other arguments are entries of the record."""
-        c, uap = evaluation.certificates, evaluation.uap
-        settings = {**asdict(evaluation.protocol), "images": len(evaluation.y)}
-        del settings["limit"]
-        return EvaluationRecord(
-            **settings,
-            run=run,
-            data=data,
-            standard_accuracy=_share(c.correct),
-            certified_accuracy={m: _share(c.certified_by(m)) for m in c.methods},
-            accuracy_under_single_attacks=_share(c.correct & ~c.attacked),
-            uap_accuracy=UapAccuracy(uap.certified_accuracy, uap.attacked_accuracy),
-            strongest_fooling_rate=evaluation.fooling_rate,
-            seconds={**c.seconds, **uap.seconds, "total": evaluation.seconds},
-            shares=evaluation.shares(),
-            not_fitting=c.not_fitting,
-            unsupported=c.unsupported,
-            verdicts=tuple(c.verdicts()),
-            image_seconds=_rounded(c.took),
-            groups=GroupFigures(
-                tuple(uap.lower.tolist()), tuple(uap.upper.tolist()), uap.stage, _rounded(uap.took)
-            ),
-            weights=weights,
-            imported=imported,
-            identity=identity,
-        )
-
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain values for JSON, without entries that are not known."""
         values = asdict(self)
@@ -209,11 +168,3 @@ class EvaluationRecord:
             if self.groups is not None and len(found := getattr(self.groups, key)) != count:
                 return f"groups.{key} has {len(found)} entries; expected {count}"
         return None
-
-
-def _share(mask: Tensor) -> float:
-    return int(mask.sum()) / len(mask)
-
-
-def _rounded(seconds: Tensor) -> tuple[float, ...]:
-    return tuple(round(time, 4) for time in seconds.tolist())

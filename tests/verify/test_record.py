@@ -14,8 +14,8 @@ FILE = Path("eval-bab.json")
 
 
 def made() -> EvaluationRecord:
-    return EvaluationRecord.of(
-        made_up_evaluation(), run="r", data="digits", weights="w", imported=0, identity="i"
+    return made_up_evaluation().as_record(
+        run="r", data="digits", weights="w", imported=0, identity="i"
     )
 
 
