@@ -25,6 +25,15 @@ def sets(*overrides: str) -> list[str]:
     return [part for override in overrides for part in ("--set", override)]
 
 
+def small_run(folder: Path) -> Path:
+    """A run of one epoch, with an evaluation by IBP."""
+    few = sets("train.epochs=1", "data.limit=64", "loss.attack_steps=1", "model.hidden=[6]")
+    assert run("train", "--preset", "digits", *few, "--out", folder, "--quiet")[0] == 0
+    options = ("--method", "ibp", "--relational", "none", "--limit", 10)
+    assert run("eval", folder, *options)[0] == 0
+    return folder
+
+
 def after(monkeypatch, owner: type, method: str, call: int, number: int) -> None:
     """Send signal ``number`` to this process after a call of a method, once."""
     original, calls = getattr(owner, method), []

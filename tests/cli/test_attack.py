@@ -98,17 +98,14 @@ def test_an_attack_that_breaks_nothing_has_no_picture(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("args", "status", "words"),
+    ("args", "words"),
     [
-        (["--eps", "-0.1"], 2, ["-0.1", "0"]),
-        (["--eps", "abc"], 2, ["'abc'", "8/255"]),
-        (["--limit", "0"], 2, ["limit is 0", "at least 1"]),
-        (["--epochs", "0"], 2, ["epochs", "0", "positive"]),
-        (["--split", "val"], 2, ["'val'", "'test'"]),
-        (["--device", "tpu"], 2, ["'tpu'", "--device cpu"]),
+        (["--limit", "0"], ["limit is 0", "at least 1"]),
+        (["--epochs", "0"], ["epochs", "0", "positive"]),
+        (["--split", "val"], ["'val'", "'test'"]),
     ],
 )
-def test_attack_refuses(folder, tmp_path, args, status, words):
-    line = said(*run("attack", folder, "--out", tmp_path / "out", *args), status)
+def test_attack_refuses(folder, tmp_path, args, words):
+    line = said(*run("attack", folder, "--out", tmp_path / "out", *args), 2)
     assert all(word in line for word in words)
     assert list(tmp_path.iterdir()) == []

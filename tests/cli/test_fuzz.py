@@ -42,14 +42,7 @@ def run(*words) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("fuzz-cli") / "run"
-    few = ("train.epochs=1", "data.limit=64", "loss.attack_steps=1", "model.hidden=[6]",
-           "train.eps=0.02")  # fmt: skip
-    options = [part for text in few for part in ("--set", text)]
-    assert run("train", "--preset", "digits", *options, "--out", folder, "--quiet")[0] == 0
-    options = ("--method", "ibp", "--relational", "none", "--limit", "10")
-    assert run("eval", folder, *options)[0] == 0
-    return folder
+    return command_line.small_run(tmp_path_factory.mktemp("fuzz-cli") / "run")
 
 
 @pytest.fixture
@@ -185,8 +178,7 @@ def test_train(cases, here):
 
     def check(case) -> None:
         shutil.rmtree(here / "new", ignore_errors=True)
-        words, overrides = line(case[0]), [*TINY, *case[1]]
-        run("train", *words, *(part for text in overrides for part in ("--set", text)))
+        run("train", *line(case[0]), *command_line.sets(*TINY, *case[1]))
 
     explore(cases, check, drawn)
 

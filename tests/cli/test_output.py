@@ -65,7 +65,7 @@ def examples_in(text: str) -> list[str]:
 def test_examples_of_every_command_parse(name):
     """Each is one that the command line takes, and stands at the end of the help."""
     status, output = run(name, "--help")
-    assert status == 0
+    assert status == 0 and run(name, "-h") == (0, output)
     found = examples_in(output)
     assert len(found) >= 2 and any(f"citrus-lirpa {name}" in line for line in found)
     assert output.rstrip().endswith(found[-1])

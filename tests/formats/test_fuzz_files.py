@@ -15,6 +15,7 @@ import onnx
 import pytest
 import tomli_w
 import torch
+from command_line import small_run
 from fuzzing import explore, refused, sizes
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -197,19 +198,7 @@ def test_deep_nesting_is_refused(tmp_path, text):
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory) -> Path:
-    """A run folder of one epoch, with an evaluation."""
-    from click.testing import CliRunner
-
-    from citrus_lirpa.cli import main
-
-    folder = tmp_path_factory.mktemp("files") / "run"
-    few = ("train.epochs=1", "data.limit=64", "loss.attack_steps=1", "model.hidden=[6]")
-    options = [part for text in few for part in ("--set", text)]
-    arguments = ["train", "--preset", "digits", *options, "--out", str(folder), "--quiet"]
-    assert CliRunner().invoke(main, arguments).exit_code == 0
-    arguments = ["eval", str(folder), "--method", "ibp", "--relational", "none", "--limit", "10"]
-    assert CliRunner().invoke(main, arguments).exit_code == 0
-    return folder
+    return small_run(tmp_path_factory.mktemp("files") / "run")
 
 
 def fresh(evaluated: Path, tmp_path: Path) -> Path:

@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import signal
-import threading
 
 import pytest
 import torch
@@ -326,27 +325,6 @@ def test_interrupted_message(digits, tmp_path, step, epoch):
     where, _, command = str(caught.value).partition("; continue with: ")
     assert f"epoch {epoch} of 3" in where and "\n" not in command
     assert shlex.split(command) == ["citrus-lirpa", "train", "--resume", str(folder)]
-
-
-def test_signal_handlers_are_put_back(digits):
-    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(Interrupted):
-        at_step(Run(digits, *SMALL), 1, lambda: os.kill(os.getpid(), signal.SIGTERM)).fit()
-    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
-
-
-def test_second_ctrl_c_stops_at_once(digits, tmp_path):
-    run = at_step(Run(digits, *SMALL, folder=tmp_path), 2, lambda: [interrupt(), interrupt()])
-    with pytest.raises(KeyboardInterrupt):
-        run.fit()
-
-
-def test_trains_outside_the_main_thread(digits, whole):
-    run, records = Run(digits, *SMALL), []
-    thread = threading.Thread(target=lambda: records.extend(run.fit()))
-    thread.start()
-    thread.join()
-    assert timeless(records) == whole["mlp"][0]
 
 
 def test_a_finished_run_is_left_as_it_is(digits, tmp_path):
