@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -11,6 +12,7 @@ from PIL import Image
 from citrus_lirpa.cli import main
 
 ROOT = Path(__file__).parents[1]
+PATIENCE = 120.0  # seconds until a process counts as stuck
 
 
 def run(*args) -> tuple[int, str]:
@@ -46,6 +48,15 @@ def after(monkeypatch, owner: type, method: str, call: int, number: int) -> None
         return result
 
     monkeypatch.setattr(owner, method, wrapped)
+
+
+def wait_for(file: Path, *processes: subprocess.Popen) -> None:
+    """Until the file is there; fails where a process ends before it."""
+    begin = time.monotonic()
+    while not file.exists():
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() - begin < PATIENCE
+        time.sleep(0.02)
 
 
 def is_png(path: Path) -> bool:

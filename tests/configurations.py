@@ -17,6 +17,22 @@ tau_ratio = 0.5
 eps = 0.1
 epochs = 3
 """
+#: A sweep of small runs that are trained and evaluated by IBP.
+SMALL_SWEEP = """
+preset = "digits"
+method = "ibp"
+[set]
+"data.limit" = 64
+"model.hidden" = [8]
+"train.batch_size" = 32
+"train.epochs" = {epochs}
+[grid]
+{grid}
+[eval]
+limit = 10
+method = "ibp"
+relational = "none"
+"""
 
 
 def digits(*overrides: str, **more) -> RunConfig:

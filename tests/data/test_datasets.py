@@ -1,11 +1,9 @@
 """data: the embedded digits, loaders on real, absent and damaged files, batches, augmentation."""
 
 import hashlib
-import subprocess
 import sys
 from dataclasses import replace
 from importlib import resources
-from pathlib import Path
 from urllib.error import URLError
 
 import pytest
@@ -13,7 +11,6 @@ import torch
 from PIL import Image
 from torch.nn.functional import pad
 
-from citrus_lirpa import data
 from citrus_lirpa.data.augmentation import augment, batches, centre_crop
 from citrus_lirpa.data.datasets import DATASETS, find_datasets, load
 from citrus_lirpa.data.types import Split, divide
@@ -39,12 +36,6 @@ def offline(monkeypatch):
 
 
 # -- the registry ------------------------------------------------------------------------------
-
-
-def test_importing_leaves_torchvision_alone():
-    code = "import sys, citrus_lirpa.data; sys.exit('torchvision' in sys.modules)"
-    root = Path(data.__file__).parents[1]
-    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=root).returncode == 0
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -378,13 +369,6 @@ def test_real_first_labels(real_data):
 # -- batches -----------------------------------------------------------------------------------
 
 
-def test_batches_cut_a_permutation():
-    rows = batches(20, 5, seed=1, epoch=2)
-    assert rows.shape == (4, 5)
-    assert rows.dtype == torch.int64
-    assert rows.flatten().sort().values.tolist() == list(range(20))
-
-
 def test_batches_depend_on_seed_and_epoch_alone():
     first = batches(100, 10, seed=0, epoch=1)
     torch.manual_seed(123)
@@ -395,10 +379,11 @@ def test_batches_depend_on_seed_and_epoch_alone():
     assert batches(6, 3, seed=0, epoch=0).tolist() == [[3, 2, 5], [4, 0, 1]]
 
 
-def test_batches_drop_the_remainder():
-    rows = batches(23, 5, seed=0, epoch=0)
-    assert rows.shape == (4, 5)
-    assert rows.unique().numel() == 20
+def test_batches_cut_a_permutation_and_drop_the_remainder():
+    for count in (20, 23):
+        rows = batches(count, 5, seed=1, epoch=2)
+        assert rows.shape == (4, 5) and rows.dtype == torch.int64
+        assert rows.unique().numel() == 20 and 0 <= rows.min() <= rows.max() < count
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ import citrus_lirpa
 from citrus_lirpa import config, data
 from citrus_lirpa.cli import COMMANDS, main
 from citrus_lirpa.losses import TRAINING_METHODS
-from citrus_lirpa.runs import sweep
 from citrus_lirpa.verify import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -115,13 +114,6 @@ def test_a_wrong_command_would_be_found():
     command = main.get_command(click.Context(main), "train")
     with pytest.raises(click.UsageError):
         command.make_context("train", ["--no-such-option"])
-
-
-def test_the_sweep_of_the_pages_makes_six_runs(tmp_path):
-    (text,) = blocks("docs/howto/sweeps.md", "toml")
-    (tmp_path / "methods.toml").write_text(text)
-    names = [run.name for run in sweep.expand(sweep.read(tmp_path / "methods.toml"))]
-    assert len(names) == 6 and "mnist-0.1-citrus-seed0-tau_ratio0.3" in names
 
 
 def test_other_lines_name_what_exists():

@@ -6,22 +6,20 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import together
 import torch
-from click.testing import CliRunner
+from command_line import PATIENCE, run, wait_for
 from torch.nn import functional as F
 
 from citrus_lirpa import data, distributed
-from citrus_lirpa.cli import COMMANDS, main
+from citrus_lirpa.cli import COMMANDS
 from citrus_lirpa.errors import DependencyError, DistributedError, InputError
 from citrus_lirpa.training import checkpoint, setup
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120.0  # seconds until a process counts as stuck
 
 
 class Processes:
@@ -57,12 +55,6 @@ class Processes:
         """Of each process: exit status, output, errors."""
         ended = [process.communicate(timeout=PATIENCE) for process in self.all]
         return [(p.returncode, *texts) for p, texts in zip(self.all, ended, strict=True)]
-
-    def wait_for(self, file: Path) -> None:
-        begin = time.monotonic()
-        while not file.exists():
-            assert all(p.poll() is None for p in self.all) and time.monotonic() - begin < PATIENCE
-            time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +219,7 @@ TRAIN = ("train", "--preset", "digits", "--quiet", "--set", "data.limit=800", "-
 def test_a_killed_process_ends_the_other_and_leaves_a_checkpoint(tmp_path):
     run = tmp_path / "run"
     with Processes(ROOT / "cli.py", *TRAIN, "--out", run) as processes:
-        processes.wait_for(run / "metrics.jsonl")
+        wait_for(run / "metrics.jsonl", *processes.all)
         processes.all[1].kill()
         (status, output, errors), (killed, talk, noise) = processes.wait()
     assert killed == -signal.SIGKILL and (talk, noise) == ("", "")
@@ -252,10 +244,6 @@ def launched(*command: object) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
-def run_here(*command: object):
-    return CliRunner().invoke(main, [str(part) for part in command])
-
-
 @pytest.fixture(scope="module")
 def run_of_two(tmp_path_factory) -> Path:
     """A run folder that torchrun trained."""
@@ -273,7 +261,7 @@ def test_torchrun_evaluates_as_one_process(run_of_two, tmp_path):
                "--batch-size", 30, "--quiet")  # fmt: skip
     done = launched(*command, "--out", tmp_path / "two")
     assert done.returncode == 0, done.stderr
-    assert run_here(*command, "--out", tmp_path / "one").exit_code == 0
+    assert run(*command, "--out", tmp_path / "one")[0] == 0
     two, one = (json.loads((tmp_path / n / "eval-crown.json").read_text()) for n in ("two", "one"))
     for record in (one, two):
         del record["seconds"], record["image_seconds"], record["groups"]["seconds"]
@@ -300,14 +288,10 @@ def test_an_error_of_all_processes_is_said_once(tmp_path):
 def test_other_commands_are_for_one_process(monkeypatch, command):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    result = run_here(command)
-    assert result.exit_code == 2
-    assert result.output == (
-        f"Error: {command} runs in one process; leave out torchrun, which is for train, "
-        "eval, attack\n"
-    )
+    line = f"Error: {command} runs in one process; leave out torchrun, which is for train, "
+    assert run(command) == (2, f"{line}eval, attack\n")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert run_here(command, "--help").exit_code == 0
+    assert run(command, "--help")[0] == 0
 
 
 # -- coming together ----------------------------------------------------------------------
@@ -330,20 +314,15 @@ def test_processes_that_cannot_come_together(monkeypatch):
     assert distributed.size() == 1
 
 
-def test_without_gloo(monkeypatch):
+@pytest.mark.parametrize(
+    ("backend", "words"), [("gloo", "with gloo"), ("nccl", "GPUs need NCCL.*--device cpu")]
+)
+def test_without_a_backend(monkeypatch, backend, words):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(torch.distributed, "is_gloo_available", lambda: False)
-    with pytest.raises(DependencyError, match="need torch.distributed with gloo"):
-        distributed.start()
-
-
-def test_without_nccl(monkeypatch):
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
-    with pytest.raises(DependencyError, match="several GPUs need NCCL.*--device cpu"):
-        distributed.start(cuda=True)
+    monkeypatch.setattr(torch.distributed, f"is_{backend}_available", lambda: False)
+    with pytest.raises(DependencyError, match=words):
+        distributed.start(cuda=backend == "nccl")
 
 
 @pytest.mark.parametrize(("name", "rank", "gpu"), [("cuda", "1", 1), ("auto", "0", 0)])

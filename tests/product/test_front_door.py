@@ -93,6 +93,7 @@ def test_moved_modules_are_found_for_one_release(old, new, names):
         ("from citrus_lirpa import CitrusError", "torch"),
         ("from citrus_lirpa.cli import main; main(['--help'], standalone_mode=False)", "torch"),
         ("from citrus_lirpa import *", "click matplotlib auto_LiRPA pandas onnx"),
+        ("import citrus_lirpa.data", "torchvision"),
         ("from citrus_lirpa import plots, pareto, compare", "matplotlib pandas"),
     ],
 )

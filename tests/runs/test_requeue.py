@@ -4,12 +4,12 @@ import json
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from command_line import after, run, sets
+from command_line import after, run, sets, wait_for
+from configurations import SMALL_SWEEP
 
 from citrus_lirpa import data
 from citrus_lirpa.runs.folder import CONFIG_FILE, CURVES_FILE
@@ -182,29 +182,13 @@ def test_an_unfinished_training_is_not_evaluated_for_a_scheduler(tmp_path, monke
 
 # -- sweep ----------------------------------------------------------------------------
 
-GROUP = """
-preset = "digits"
-method = "ibp"
-[set]
-"data.limit" = 64
-"model.hidden" = [8]
-"train.batch_size" = 32
-"train.epochs" = 200
-[eval]
-limit = 10
-method = "ibp"
-relational = "none"
-"""
-
 
 def test_sweep(tmp_path):
     file, folder = tmp_path / "group.toml", tmp_path / "out" / "digits-ibp"
-    file.write_text(GROUP)
+    file.write_text(SMALL_SWEEP.format(epochs=200, grid=""))
 
     def terminate() -> None:
-        begin = time.monotonic()
-        while not (folder / "metrics.jsonl").exists() and time.monotonic() - begin < 120:
-            time.sleep(0.02)
+        wait_for(folder / "metrics.jsonl")
         os.kill(os.getpid(), signal.SIGTERM)
 
     watch = threading.Thread(target=terminate)
