@@ -48,7 +48,7 @@ def deep_net():
 def without_dual_engine(net):
     """Leave the bounds of ``net`` to auto_LiRPA, as if its layers were not known."""
 
-    def affine_pieces():
+    def affine_segments():
         raise ModelError("no dual engine")
 
-    net.affine_pieces = affine_pieces
+    net.affine_segments = affine_segments

@@ -301,7 +301,7 @@ class BoundedNet:
             return None
         return self.fast.largest_terms(self.input_interval(box), before)
 
-    def affine_pieces(self) -> list[Segment]:
+    def affine_segments(self) -> list[Segment]:
         """Return the network as affine maps between ReLUs, of pixels.
 
         Raises:

@@ -141,6 +141,3 @@ def _check_affine(operation: Operation) -> None:
             f"branch and bound takes networks of affine layers and ReLU; this one has "
             f"{kind.removeprefix('Bound')} on computed values"
         )
-
-
-Piece = Segment  # the name in crown

@@ -132,13 +132,13 @@ def test_the_frozen_network_is_the_network_and_no_weight_gets_a_gradient(name, d
 
 @pytest.mark.parametrize("name", ["residual", "branches"])
 def test_bounds_of_a_relu_are_those_of_its_affine_piece(name):
-    """The verifier takes the k-th bounds for the k-th piece."""
+    """The verifier takes the k-th bounds for the k-th segment."""
     net, (x, _) = wrapped(MODELS[name]()).eval(), batch()
     box = Box.around(x, EPS)
     values = {INPUT: torch.lerp(box.lower, box.upper, torch.rand_like(x))}
     with torch.no_grad():
         for number, bounds in enumerate(net.preactivation_bounds(box)):
-            segment = net.affine_pieces()[number]
+            segment = net.affine_segments()[number]
             z = segment(*(values[source] for source in segment.sources))
             assert bool((bounds.lower <= z + 1e-5).all() and (z <= bounds.upper + 1e-5).all())
             values[number] = z.relu()

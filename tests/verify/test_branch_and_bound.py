@@ -170,7 +170,7 @@ def offset_by(model: nn.Module, x, y, shift: float):
             member = torch.zeros(1, 1, dtype=torch.long)
             dual = engine.dual(images, member, member)
             found = ascend_dual(dual, 0)
-            again = dual.rows(torch.tensor([0]), engine.exact_pieces, torch.float64)
+            again = dual.rows(torch.tensor([0]), engine.exact_segments, torch.float64)
             value = again(found.parameter.double(), found.logits.double().softmax(1)).value
             model[-1].bias[int(y)] -= float(value) - shift
     return engine, images, member, dual, found

@@ -1,4 +1,4 @@
-"""The dual engine: affine pieces, dual bounds, their gradient and ascent, tightened bounds."""
+"""The dual engine: affine segments, dual bounds, their gradient and ascent, tightened bounds."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -84,33 +84,35 @@ def unstable_inputs(images, seen):
     return torch.cat(parts, 2)
 
 
-# ------------------------------------------------------------------------------- pieces
+# ------------------------------------------------------------------------------- segments
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pieces_compute_what_the_network_computes(kind):
+def test_segments_compute_what_the_network_computes(kind):
     model, shape = random_net(kind, 3)
     x = torch.rand(5, *shape)
     net = BoundedNet(model, x).eval()
-    pieces = net.affine_pieces()
+    segments = net.affine_segments()
     seen, logits = relu_inputs(model, x)
-    assert [torch.Size(piece.shape).numel() for piece in pieces[:-1]] == [z.shape[1] for z in seen]
+    assert [torch.Size(segment.shape).numel() for segment in segments[:-1]] == [
+        z.shape[1] for z in seen
+    ]
     values = {INPUT: x}
-    for k, (piece, z) in enumerate(zip(pieces, [*seen, logits], strict=True)):
-        out = piece(*(values[s] for s in piece.sources))
-        assert out.shape[1:] == piece.shape
+    for k, (segment, z) in enumerate(zip(segments, [*seen, logits], strict=True)):
+        out = segment(*(values[s] for s in segment.sources))
+        assert out.shape[1:] == segment.shape
         assert torch.allclose(out.flatten(1), z, atol=1e-6)
-        assert all(source < k for source in piece.sources)
-        a, b = ([torch.randn_like(values[s]) for s in piece.sources] for _ in range(2))
-        mixed = piece(*(0.3 * p + 0.7 * q for p, q in zip(a, b, strict=True)))
-        assert torch.allclose(mixed, 0.3 * piece(*a) + 0.7 * piece(*b), atol=1e-5)
+        assert all(source < k for source in segment.sources)
+        a, b = ([torch.randn_like(values[s]) for s in segment.sources] for _ in range(2))
+        mixed = segment(*(0.3 * p + 0.7 * q for p, q in zip(a, b, strict=True)))
+        assert torch.allclose(mixed, 0.3 * segment(*a) + 0.7 * segment(*b), atol=1e-5)
         values[k] = out.relu()
 
 
-def test_pieces_of_a_residual_net_name_both_branches():
+def test_segments_of_a_residual_net_name_both_branches():
     model, shape = random_net("residual", 0)
     net = BoundedNet(model, torch.rand(2, *shape)).eval()
-    assert [piece.sources for piece in net.affine_pieces()] == [(INPUT,), (0,), (0, 1), (2,)]
+    assert [segment.sources for segment in net.affine_segments()] == [(INPUT,), (0,), (0, 1), (2,)]
 
 
 @pytest.mark.parametrize("layer", [nn.Sigmoid(), nn.LeakyReLU(0.1), nn.Softmax(dim=1)])
@@ -121,7 +123,7 @@ def test_other_operations_are_refused(layer):
     except ModelError:
         return
     with pytest.raises(ModelError):
-        net.affine_pieces()
+        net.affine_segments()
 
 
 class _Squared(nn.Module):
@@ -132,7 +134,7 @@ class _Squared(nn.Module):
 def test_a_product_of_computed_values_is_refused():
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), _Squared(), nn.Linear(3, 2)).eval()
     with pytest.raises(ModelError):
-        BoundedNet(model, torch.rand(1, 2)).eval().affine_pieces()
+        BoundedNet(model, torch.rand(1, 2)).eval().affine_segments()
 
 
 # -------------------------------------------------------------------------- dual bounds
@@ -166,7 +168,7 @@ def test_dual_bounds_stay_below_sampled_margins(kind, seed, eps, clip, members, 
     dual = engine.dual(images, chosen, rows, signs=signs)
     if double:
         every = torch.arange(tuples * members)
-        dual = dual.rows(every, engine.exact_pieces, torch.float64)
+        dual = dual.rows(every, engine.exact_segments, torch.float64)
         parameter, weight = parameter.double(), weight.double()
     found = dual(parameter, weight)
 
@@ -208,7 +210,7 @@ def test_the_gradient_is_that_of_finite_differences(kind, clip):
         signs = torch.randint(-2, 3, r.lower.shape).clamp(-1, 1) * (torch.rand(r.lower.shape) < 0.4)
         signs = (signs * ((r.lower < 0) & (r.upper > 0))).to(torch.int8)
         dual = engine.dual(images, members, rows, signs=signs)
-        dual = dual.rows(torch.arange(6), engine.exact_pieces, torch.float64)
+        dual = dual.rows(torch.arange(6), engine.exact_segments, torch.float64)
         parameter = 0.1 + 0.8 * torch.rand(r.lower.shape, dtype=torch.float64)
         weight = torch.rand(3, 2, dtype=torch.float64).softmax(1)
         gradient = dual.gradient(dual(parameter, weight)) * weight.view(-1, 1)
@@ -243,7 +245,7 @@ def test_the_start_is_crown_and_the_ascent_reaches_alpha_crown(kind, clip):
             relaxation = Relaxation.of(bounds)
             image, row = torch.ones_like(crown).nonzero(as_tuple=True)
             dual = DualBound(
-                engine.pieces, relaxation.rows(image), images.x[image], images.c[image, row],
+                engine.segments, relaxation.rows(image), images.x[image], images.c[image, row],
                 Ball(eps, clip),
             )  # fmt: skip
             one = torch.ones(len(image), 1)
@@ -305,7 +307,7 @@ def test_tightened_bounds_contain_samples_and_are_never_looser(kind, seed, eps, 
     _, moved = perturbed(images, eps, clip, 400)
     seen, _ = relu_inputs(exact, moved.flatten(0, 1))
     boxes = [Box(*b) for b in images.bounds]
-    bounds = tighten(engine.pieces, images.x, Ball(eps, clip), boxes, rows=rows)
+    bounds = tighten(engine.segments, images.x, Ball(eps, clip), boxes, rows=rows)
     assert len(bounds) == len(seen)
     for k, ((lower, upper), given_, z) in enumerate(zip(bounds, boxes, seen, strict=True)):
         assert lower.shape == given_.lower.shape

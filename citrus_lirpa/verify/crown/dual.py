@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...bounds.box import Ball
-from ...bounds.segments import INPUT, Piece
+from ...bounds.segments import INPUT, Segment
 from .relaxation import Relaxation
 
 
@@ -48,10 +48,10 @@ class DualBound:
     """The dual function of D tuples, for fixed bounds, as a function of (α or β, w).
 
     Args:
-        pieces: The network's affine maps between ReLUs, in network order.
+        segments: The network's affine maps between ReLUs, in network order.
         relaxation: Of the R rows, without splits.
         x: (R, ...) inputs.
-        c: (R, ...) coefficients on the outputs of ``pieces[-1]``.
+        c: (R, ...) coefficients on the outputs of ``segments[-1]``.
         ball: The perturbations.
         members: s, how many consecutive rows share a perturbation.
         signs: (R, M) of the split neurons, 1 for z >= 0 and -1 for z <= 0; None for no splits.
@@ -59,7 +59,7 @@ class DualBound:
 
     def __init__(
         self,
-        pieces: Sequence[Piece],
+        segments: Sequence[Segment],
         relaxation: Relaxation,
         x: Tensor,
         c: Tensor,
@@ -68,7 +68,7 @@ class DualBound:
         members: int = 1,
         signs: Tensor | None = None,
     ):
-        self.pieces, self.x, self.c = pieces, x, c
+        self.segments, self.x, self.c = segments, x, c
         self.ball, self.members = ball, members
         self.signs = torch.zeros_like(relaxation.lower) if signs is None else signs.to(x.dtype)
         self.relaxation = relaxation.split(self.signs)
@@ -76,18 +76,18 @@ class DualBound:
         self.up = upper / (upper - lower).clamp(min=torch.finfo(x.dtype).tiny)
         self.offset = (-lower * self.up).split(relaxation.widths, dim=1)
         self.unstable = (lower < 0) & (upper > 0)
-        self.adjoints = _adjoints(pieces, x)
+        self.adjoints = _adjoints(segments, x)
 
-    def rows(self, which: Tensor, pieces: Sequence[Piece], dtype: torch.dtype) -> DualBound:
+    def rows(self, which: Tensor, segments: Sequence[Segment], dtype: torch.dtype) -> DualBound:
         """Return the dual function of some rows (whole tuples), in another precision.
 
         Args:
             which: (r,) numbers of rows.
-            pieces: The network's affine maps in that precision.
+            segments: The network's affine maps in that precision.
             dtype: The precision.
         """
         return DualBound(
-            pieces,
+            segments,
             self.relaxation.rows(which).to(dtype),
             self.x[which].to(dtype),
             self.c[which].to(dtype),
@@ -147,7 +147,7 @@ class DualBound:
         pending: dict[int, Tensor] = {len(widths): self.c}
         seen = [torch.zeros_like(s) for s in slopes]
         bias = torch.zeros(len(self.x), dtype=self.x.dtype, device=self.x.device)
-        for k in reversed(range(len(self.pieces))):
+        for k in reversed(range(len(self.segments))):
             if k not in pending:
                 continue  # no path from this ReLU to the output
             a = pending.pop(k).flatten(1)
@@ -157,7 +157,7 @@ class DualBound:
                 inner = seen[k] * torch.where(seen[k] > 0, slopes[k], ups[k]) - multipliers[k]
                 a = (a * r.active[k]).scatter_add_(1, r.index[k], inner)
             bias += a @ self.adjoints[k].constant
-            for source, part in zip(self.pieces[k].sources, self.adjoints[k](a), strict=True):
+            for source, part in zip(self.segments[k].sources, self.adjoints[k](a), strict=True):
                 pending[source] = pending[source] + part if source in pending else part
         return seen, pending[INPUT], bias
 
@@ -169,8 +169,8 @@ class DualBound:
         x = self.x.view(-1, self.members, *self.x.shape[1:])
         values = {INPUT: self.ball.cut(x + point.u.unsqueeze(1)).flatten(0, 1)}
         inputs = []
-        for k, piece in enumerate(self.pieces[:-1]):
-            z = piece(*(values[source] for source in piece.sources))
+        for k, segment in enumerate(self.segments[:-1]):
+            z = segment(*(values[source] for source in segment.sources))
             flat = z.flatten(1)
             inputs.append(flat.gather(1, r.index[k]))
             inner = torch.where(
@@ -208,12 +208,12 @@ def worst_shared(a: Tensor, weight: Tensor, x: Tensor, ball: Ball) -> Tensor:
 
 
 class _Adjoint:
-    """The transposed linear part of a piece for ``rows`` rows, and its value at zero."""
+    """The transposed linear part of a segment for ``rows`` rows, and its value at zero."""
 
-    def __init__(self, piece: Piece, inputs: list[Tensor]):
+    def __init__(self, segment: Segment, inputs: list[Tensor]):
         with torch.enable_grad():
             self.inputs = [value.requires_grad_(True) for value in inputs]
-            self.output = piece(*self.inputs)
+            self.output = segment(*self.inputs)
         self.constant = self.output[0].detach().flatten()
 
     def __call__(self, a: Tensor) -> tuple[Tensor, ...]:
@@ -222,19 +222,19 @@ class _Adjoint:
         )
 
 
-#: Of each piece the last adjoint made: the next batch often has as many rows, and making one
+#: Of each segment the last adjoint made: the next batch often has as many rows, and making one
 #: costs as much as using it.
-_LAST: WeakKeyDictionary[Piece, tuple[object, _Adjoint]] = WeakKeyDictionary()
+_LAST: WeakKeyDictionary[Segment, tuple[object, _Adjoint]] = WeakKeyDictionary()
 
 
-def _adjoints(pieces: Sequence[Piece], x: Tensor) -> list[_Adjoint]:
-    shapes = {INPUT: tuple(x.shape[1:]), **{k: p.shape for k, p in enumerate(pieces)}}
+def _adjoints(segments: Sequence[Segment], x: Tensor) -> list[_Adjoint]:
+    shapes = {INPUT: tuple(x.shape[1:]), **{k: p.shape for k, p in enumerate(segments)}}
     wanted = len(x), x.dtype, x.device
     adjoints = []
-    for piece in pieces:
-        last, adjoint = _LAST.get(piece, (None, None))
+    for segment in segments:
+        last, adjoint = _LAST.get(segment, (None, None))
         if adjoint is None or last != wanted:
-            adjoint = _Adjoint(piece, [x.new_zeros(len(x), *shapes[s]) for s in piece.sources])
-            _LAST[piece] = wanted, adjoint
+            adjoint = _Adjoint(segment, [x.new_zeros(len(x), *shapes[s]) for s in segment.sources])
+            _LAST[segment] = wanted, adjoint
         adjoints.append(adjoint)
     return adjoints

@@ -14,7 +14,7 @@ from ...bounds.box import Ball, Box
 from ...bounds.margins import logit_margins, specification
 from ...bounds.net import BoundedNet
 from ...bounds.precision import rounding_threshold
-from ...bounds.segments import Piece
+from ...bounds.segments import Segment
 from ...errors import ModelError
 from .ascent import Ascent, ascend_dual
 from .dual import DualBound
@@ -51,11 +51,11 @@ class DualEngine:
 
     def __init__(self, net: BoundedNet, ball: Ball):
         self.net, self.ball = net, ball
-        self.pieces = net.affine_pieces()
-        if len(self.pieces) == 1:
+        self.segments = net.affine_segments()
+        if len(self.segments) == 1:
             raise ModelError("branch and bound takes networks with ReLU; this one is affine")
         device = net.parameters()[0].device.type
-        neurons = sum(math.prod(piece.shape) for piece in self.pieces)
+        neurons = sum(math.prod(segment.shape) for segment in self.segments)
         fitting = _BUDGET.get(device, _BUDGET["cpu"]) // (64 * neurons)
         self.rows_at_once = max(4, min(_MOST_ROWS.get(device, 128), fitting))
 
@@ -88,7 +88,7 @@ class DualEngine:
     @torch.no_grad()
     def tightened(self, images: Images) -> Images:
         """Return the same images with CROWN's bounds of ReLU inputs."""
-        bounds = tighten(self.pieces, images.x, self.ball, images.bounds, rows=self.rows_at_once)
+        bounds = tighten(self.segments, images.x, self.ball, images.bounds, rows=self.rows_at_once)
         return self._with_bounds(images, bounds)
 
     @torch.no_grad()
@@ -102,12 +102,12 @@ class DualEngine:
             return self.tightened(images)
         box = self.ball.box(images.x.double())
         bounds = tighten(
-            self.pieces,
+            self.segments,
             images.x,
             self.ball,
             [widened(*b) for b in self.twin.bound_unchecked(box).preactivation_boxes],
             rows=self.rows_at_once,
-            exact=self.exact_pieces,
+            exact=self.exact_segments,
         )
         return replace(self._with_bounds(images, in_float32(bounds)), exact=True)
 
@@ -141,7 +141,7 @@ class DualEngine:
         """
         which = members.flatten()
         return DualBound(
-            self.pieces,
+            self.segments,
             images.relaxation.rows(which),
             images.x[which],
             images.c[which, rows.flatten()],
@@ -188,7 +188,7 @@ class DualEngine:
             which = near.nonzero().flatten()
             s = dual.members
             flat = (which.unsqueeze(1) * s + torch.arange(s, device=which.device)).flatten()
-            again = dual.rows(flat, self.exact_pieces, torch.float64)
+            again = dual.rows(flat, self.exact_segments, torch.float64)
             value = again(
                 found.parameter[flat].double(), found.logits[which].double().softmax(1)
             ).value
@@ -230,7 +230,7 @@ class DualEngine:
             judge = dual
             if images.exact:
                 every = torch.arange(len(part), device=part.device)
-                judge = dual.rows(every, self.exact_pieces, torch.float64)
+                judge = dual.rows(every, self.exact_segments, torch.float64)
             optimised = ascend_dual(dual, ALPHA_STEPS, rate=ALPHA_RATE).parameter
             for parameter in (dual.start(), optimised):
                 slope, bias = judge.planes(parameter.to(judge.x.dtype))
@@ -259,11 +259,11 @@ class DualEngine:
         return in_float64(self.net)
 
     @functools.cached_property
-    def exact_pieces(self) -> list[Piece]:
-        """The pieces of ``twin``."""
+    def exact_segments(self) -> list[Segment]:
+        """The segments of ``twin``."""
         if self.twin is None:
             raise ModelError("this network cannot be had in float64")
-        return self.twin.affine_pieces()
+        return self.twin.affine_segments()
 
 
 def in_float64(net: BoundedNet) -> BoundedNet | None:

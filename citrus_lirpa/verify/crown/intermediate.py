@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...bounds.box import Ball
-from ...bounds.segments import Piece
+from ...bounds.segments import Segment
 from .dual import DualBound
 from .relaxation import Bounds, Relaxation
 
@@ -35,13 +35,13 @@ def in_float32(bounds: Bounds) -> Bounds:
 
 
 def tighten(
-    pieces: Sequence[Piece],
+    segments: Sequence[Segment],
     x: Tensor,
     ball: Ball,
     bounds: Bounds,
     *,
     rows: int = 256,
-    exact: Sequence[Piece] | None = None,
+    exact: Sequence[Segment] | None = None,
 ) -> Bounds:
     """Return CROWN's bounds of every ReLU's input, cut with ``bounds``.
 
@@ -49,7 +49,7 @@ def tighten(
     rests on the bounds of the layers before it that are tightened already.
 
     Args:
-        pieces: The network's affine maps between ReLUs.
+        segments: The network's affine maps between ReLUs.
         x: (n, ...) inputs.
         ball: The perturbations.
         bounds: Sound bounds of every ReLU's input, such as IBP's.
@@ -67,7 +67,7 @@ def tighten(
                 for sign, side in ((1.0, lower), (-1.0, upper)):
                     c = x.new_zeros(len(i), lower.shape[1])
                     c[torch.arange(len(i)), j] = sign
-                    dual = DualBound(pieces[: k + 1], relaxation.rows(i), x[i], c, ball)
+                    dual = DualBound(segments[: k + 1], relaxation.rows(i), x[i], c, ball)
                     found = sign * _crown(dual, exact and exact[: k + 1])
                     # fmax and fmin keep the bound that is there where the new one is NaN
                     tighter = torch.fmax if sign > 0 else torch.fmin
@@ -77,8 +77,8 @@ def tighten(
     return result
 
 
-def _crown(dual: DualBound, exact: Sequence[Piece] | None) -> Tensor:
-    """Return CROWN's lower bound (R,), in float64 where the pieces are."""
+def _crown(dual: DualBound, exact: Sequence[Segment] | None) -> Tensor:
+    """Return CROWN's lower bound (R,), in float64 where the segments are."""
     if exact is not None:
         every = torch.arange(len(dual.x), device=dual.x.device)
         dual = dual.rows(every, exact, torch.float64)
