@@ -4,13 +4,23 @@ import contextlib
 import signal
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from citrus_lirpa.errors import CitrusError
 
 #: Seconds after which a single case counts as hanging; the slowest take a few.
 PATIENCE = 60
+
+
+#: Random cases, the same ones every time; a seed cannot be shrunk.
+random_cases = settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 
 
 def sizes(few: int, many: int):
@@ -21,13 +31,8 @@ def sizes(few: int, many: int):
 
 def explore(cases: int, check, strategy) -> None:
     """``check`` on so many cases of the strategy; a failure is shrunk and printed."""
-    options = settings(
-        max_examples=cases,
-        derandomize=cases < 100,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    few = cases < 100
+    options = settings(random_cases, max_examples=cases, derandomize=few, phases=list(Phase))
 
     def patient(case) -> None:
         with patience():

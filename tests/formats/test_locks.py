@@ -9,9 +9,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from command_line import run, said
 
-from citrus_lirpa.cli import main
 from citrus_lirpa.errors import CheckpointError
 from citrus_lirpa.formats import locks
 
@@ -128,11 +127,6 @@ SETTINGS = ("--preset", "digits", "--quiet", "--set", "data.limit=64", "--set",
             "train.batch_size=32", "--set", "train.epochs=1")  # fmt: skip
 
 
-def run(*args) -> tuple[int, str]:
-    result = CliRunner().invoke(main, [str(arg) for arg in args])
-    return result.exit_code, result.output
-
-
 def files_of(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -161,10 +155,7 @@ def test_each_command_refuses_a_folder_in_use(tmp_path):
             (*evaluation, "--resume"),
             ("sweep", sweep, "--out", tmp_path / "out"),
         ):
-            status, output = run(*command)
-            (line,) = output.splitlines()
-            assert status == 1 and line.startswith("Error: "), output
-            assert f"is in use by process {os.getpid()} on " in line
+            assert f"is in use by process {os.getpid()} on " in said(*run(*command), 1)
         assert files_of(tmp_path) == inside
     assert files_of(folder) == before
     with locks.locked(folder, "train"):  # evaluating while a run is trained further

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import PATIENCE, run, said, wait_for
 from torch import nn
 
 from citrus_lirpa import data
-from citrus_lirpa.cli import main
 from citrus_lirpa.errors import NonFiniteLossError
 from citrus_lirpa.runs.folder import CONFIG_FILE
 from citrus_lirpa.training import checkpoint
@@ -27,12 +26,6 @@ LAUNCHER = Path(__file__).parents[2] / "cli.py"
 STEPS = 50  # of an epoch
 SETTINGS = ("--preset", "digits", "--quiet", "--set", "train.epochs=3", "--set",
             "data.limit=800", "--set", "train.batch_size=16")  # fmt: skip
-PATIENCE = 60.0  # seconds until a process counts as stuck
-
-
-def run_here(*args: str):
-    """The command line in this process."""
-    return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -46,7 +39,7 @@ def same(a: dict, b: dict) -> bool:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> dict[str, torch.Tensor]:
     folder = tmp_path_factory.mktemp("whole") / "run"
-    assert run_here("train", *SETTINGS, "--out", folder).exit_code == 0
+    assert run("train", *SETTINGS, "--out", folder)[0] == 0
     return weights(folder)
 
 
@@ -57,11 +50,7 @@ def stopped_by(number: int, folder: Path) -> tuple[int, str]:
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            begin = time.monotonic()
-            while not (folder / "metrics.jsonl").exists():
-                assert process.poll() is None, process.stderr.read()
-                assert time.monotonic() - begin < PATIENCE
-                time.sleep(0.02)
+            wait_for(folder / "metrics.jsonl", process)
             time.sleep(0.2)
             process.send_signal(number)
             _, errors = process.communicate(timeout=PATIENCE)
@@ -76,8 +65,8 @@ def test_killed_and_resumed(tmp_path, uninterrupted):
     assert (status, errors) == (-signal.SIGKILL, "")
     state = checkpoint.load(folder)[1]
     assert state["step"] in (STEPS, 2 * STEPS) and not state["finished"]  # the last epoch's end
-    result = run_here("train", "--resume", folder, "--quiet")
-    assert result.exit_code == 0, result.output
+    status, output = run("train", "--resume", folder, "--quiet")
+    assert status == 0, output
     assert same(weights(folder), uninterrupted)
 
 
@@ -92,8 +81,8 @@ def test_asked_to_stop_and_resumed(tmp_path, uninterrupted, number):
     assert STEPS <= state["step"] < 3 * STEPS and not state["finished"]
     program, *args = shlex.split(line.partition("continue with: ")[2])
     assert program == "citrus-lirpa"
-    result = run_here(*args, "--quiet")
-    assert result.exit_code == 0, result.output
+    status, output = run(*args, "--quiet")
+    assert status == 0, output
     assert same(weights(folder), uninterrupted)
 
 
@@ -116,9 +105,7 @@ def test_full_disk_leaves_the_last_checkpoint(small_disk):
     folder = small_disk / "run"
     out = ("--preset", "digits", "--quiet", "--set", "train.epochs=3", "--set",
            "loss.attack_steps=1", "--out", folder)  # fmt: skip
-    result = run_here("train", *out)
-    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
-    (line,) = [line for line in result.output.splitlines() if "Error" in line]
+    line = refusal("train", *out)
     assert line.startswith(f"Error: cannot write {folder / checkpoint.FILE_NAME}: ")
     assert line.endswith("the earlier file is kept")
     state = checkpoint.load(folder)[1]
@@ -131,10 +118,7 @@ def test_full_disk_leaves_the_last_checkpoint(small_disk):
 def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file" / "x", tmp_path / "file" / "x" / "y", "/dev/null/x"):
-        result = run_here("train", *SETTINGS, "--out", path)
-        assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
-        (line,) = result.output.splitlines()
-        assert line.startswith("Error: ") and str(path) in line
+        assert str(path) in refusal("train", *SETTINGS, "--out", path)
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -165,15 +149,12 @@ EVALUATION = ("--method", "ibp", "--relational", "none", "--limit", "20", "--bat
 
 def refusal(*args) -> str:
     """The one line that a command says before it ends with 1."""
-    result = run_here(*args)
-    assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.output
-    (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
-    return line
+    return said(*run(*args), 1)
 
 
 def test_read_only_folder(tmp_path, read_only):
     folder = tmp_path / "run"
-    assert run_here("train", *TINY, "--out", folder).exit_code == 0
+    assert run("train", *TINY, "--out", folder)[0] == 0
     before = {path: path.read_bytes() for path in folder.iterdir()}
     read_only(folder)
     for command in (
@@ -186,13 +167,13 @@ def test_read_only_folder(tmp_path, read_only):
         line = refusal(*command)
         assert "Read-only file system" in line and str(folder) in line
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
-    result = run_here("eval", folder, *EVALUATION, "--out", tmp_path / "elsewhere")
-    assert result.exit_code == 0, result.output
+    status, output = run("eval", folder, *EVALUATION, "--out", tmp_path / "elsewhere")
+    assert status == 0, output
 
 
 def test_evaluation_on_a_full_disk_goes_on_where_it_stopped(tmp_path):
     folder = tmp_path / "run"
-    assert run_here("train", *TINY, "--out", folder).exit_code == 0
+    assert run("train", *TINY, "--out", folder)[0] == 0
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, hard))
     try:
@@ -202,14 +183,13 @@ def test_evaluation_on_a_full_disk_goes_on_where_it_stopped(tmp_path):
     partial = folder / "eval-ibp.partial"
     assert line.startswith(f"Error: cannot write {partial / '00000.pt'}: ")
     assert [path.name for path in partial.iterdir()] == ["settings.json"]
-    result = run_here("eval", folder, *EVALUATION, "--resume")
-    assert result.exit_code == 0 and not partial.exists()
+    assert run("eval", folder, *EVALUATION, "--resume")[0] == 0 and not partial.exists()
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped"])
 def test_a_damaged_checkpoint_is_said_in_one_line(tmp_path, how):
     folder = tmp_path / "run"
-    assert run_here("train", *TINY, "--out", folder).exit_code == 0
+    assert run("train", *TINY, "--out", folder)[0] == 0
     file = folder / checkpoint.FILE_NAME
     raw = bytearray(file.read_bytes())
     if how == "flipped":

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from exact import KINDS, random_images, random_net
-from hypothesis import HealthCheck, Phase, given, settings
+from fuzzing import random_cases
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -24,14 +25,7 @@ from citrus_lirpa.verify.crown.relaxation import Images, Relaxation
 
 CLIPS = [None, (0.0, 1.0)]
 
-random_cases = settings(
-    max_examples=35,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    phases=[Phase.explicit, Phase.generate],  # a seed cannot be shrunk
-    suppress_health_check=list(HealthCheck),
-)
+some_cases = settings(random_cases, max_examples=35)
 nets = dict(
     kind=st.sampled_from(KINDS),
     seed=st.integers(0, 10_000),
@@ -140,7 +134,7 @@ def test_a_product_of_computed_values_is_refused():
 # -------------------------------------------------------------------------- dual bounds
 
 
-@random_cases
+@some_cases
 @given(**nets, members=st.integers(1, 3), double=st.booleans())
 def test_dual_bounds_stay_below_sampled_margins(kind, seed, eps, clip, members, double):
     """For any α, β, weights and splits, at the points where these hold for every member."""
@@ -184,7 +178,7 @@ def test_dual_bounds_stay_below_sampled_margins(kind, seed, eps, clip, members, 
     assert (found.u.abs() <= eps * (1 + 1e-6)).all()
 
 
-@random_cases
+@some_cases
 @given(**nets)
 def test_planes_lie_below_the_margins(kind, seed, eps, clip):
     engine, images, exact = prepare(kind, seed, eps, clip)
@@ -300,7 +294,7 @@ def test_the_worst_shared_perturbation_is_optimal_in_every_pixel(clip, per_chann
 # ------------------------------------------------------------------------------ tighten
 
 
-@random_cases
+@some_cases
 @given(**nets, rows=st.sampled_from((3, 256)))
 def test_tightened_bounds_contain_samples_and_are_never_looser(kind, seed, eps, clip, rows):
     engine, images, exact = prepare(kind, seed, eps, clip, crown=False)

@@ -14,7 +14,8 @@ from exact import (
     random_net,
     smallest_margins,
 )
-from hypothesis import HealthCheck, Phase, given, settings
+from fuzzing import random_cases
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from polygons import exact_survivors, tiny
 from torch import nn
@@ -30,14 +31,7 @@ EPS = (0.05, 0.1, 0.2, 0.3, 0.5)
 
 def property_test(examples: int, **strategies):
     """A test of many random cases, the same ones every time."""
-    options = settings(
-        max_examples=examples,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        phases=[Phase.explicit, Phase.generate],  # a seed cannot be shrunk
-        suppress_health_check=list(HealthCheck),
-    )
+    options = settings(random_cases, max_examples=examples)
     return lambda check: options(given(**strategies)(check))
 
 

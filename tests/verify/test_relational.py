@@ -9,7 +9,8 @@ import pytest
 import scipy.optimize
 import torch
 from exact import KINDS, most_broken, partitions, random_images, random_net
-from hypothesis import HealthCheck, Phase, given, settings
+from fuzzing import random_cases
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
@@ -23,16 +24,7 @@ from citrus_lirpa.verify.crown.linear import Group, Lines, refuted
 from citrus_lirpa.verify.relational import GROUP_STAGES, Search, relate
 
 NEVER = Budget()
-
-
-random_cases = settings(
-    max_examples=50,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    phases=[Phase.explicit, Phase.generate],  # a seed cannot be shrunk
-    suppress_health_check=list(HealthCheck),
-)
+some_cases = settings(random_cases, max_examples=50)
 
 
 def random_lines(seed, images, rows, each, pixels=3, eps=0.5, clip=None) -> Lines:
@@ -82,7 +74,7 @@ def by_brute_force(lines: Lines, rows: dict[int, list[int]], blocked=()):
 # ----------------------------------------------------------------------------- refuted
 
 
-@random_cases
+@some_cases
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 8), pixels=st.integers(1, 6))
 def test_lines_are_refuted_exactly_where_a_linear_program_finds_no_point(seed, count, pixels):
     lines = random_lines(seed, count, 1, 1, pixels)
@@ -97,7 +89,7 @@ def test_both_answers_are_met_for_every_size():
         assert 3 <= sum(answers) <= 57
 
 
-@random_cases
+@some_cases
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 5))
 def test_clipped_lines_that_a_sampled_perturbation_makes_negative_are_not_refuted(seed, count):
     lines = random_lines(seed, count, 1, 1, pixels=2, clip=(0.0, 1.0))
@@ -115,7 +107,7 @@ def test_clipped_lines_that_a_sampled_perturbation_makes_negative_are_not_refute
 # ------------------------------------------------------------------------------- groups
 
 
-@random_cases
+@some_cases
 @given(seed=st.integers(0, 10_000), images=st.integers(2, 7), rows=st.integers(1, 2))
 def test_the_largest_set_is_that_of_brute_force_and_of_the_program(seed, images, rows):
     each = 1 + seed % 2
@@ -137,7 +129,7 @@ def test_the_largest_sets_differ_in_size():
     assert len(set(sizes)) >= 3
 
 
-@random_cases
+@some_cases
 @given(seed=st.integers(0, 10_000), images=st.integers(3, 6), clip=st.booleans())
 def test_blocked_sets_are_kept_apart_and_nothing_else(seed, images, clip):
     """Blocks are taken from the sets that can break, so that they change the answer."""
