@@ -1,28 +1,16 @@
 """The examples run as they stand, and train: each prints what it reached."""
 
 import importlib.util
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from command_line import process
 
 
 def run(name: str, *options: str, strict: bool = True) -> str:
     """What the example prints; strict: warnings are errors in it."""
     words = [*(["-W", "error"] if strict else []), f"examples/{name}.py", *options]
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )
+    done = process(*words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -53,7 +41,8 @@ def test_a_lightning_module() -> None:
     assert accuracy > 80 and certified > 10
 
 
-def test_images_of_hugging_face() -> None:
+def test_images_of_hugging_face(monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     if importlib.util.find_spec("datasets") is None:
         pytest.skip("Hugging Face datasets is not installed")
     accuracy, certified = accuracies(run("huggingface_images", "--epochs", "10", strict=False))

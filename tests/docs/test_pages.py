@@ -4,8 +4,6 @@ import importlib
 import importlib.util
 import re
 import shlex
-import subprocess
-import sys
 from configparser import ConfigParser
 from pathlib import Path
 from unittest import mock
@@ -16,6 +14,7 @@ import matplotlib
 import pytest
 import torch
 import yaml
+from command_line import process
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
@@ -83,10 +82,7 @@ def test_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
 def test_readme_runs_in_a_process_of_its_own():
     """Where nothing has imported auto_LiRPA yet."""
     (code,) = blocks("README.md", "python")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    done = process("-W", "error", "-c", code)
     assert done.returncode == 0, done.stderr
 
 
@@ -274,10 +270,7 @@ def test_site_builds_without_a_warning(tmp_path):
     for package in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install '.[docs]'")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = process("-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     pages = {
         page: (tmp_path / page).relative_to(tmp_path / "docs").with_suffix(".html") for page in SITE

@@ -179,13 +179,6 @@ def test_the_link_by_hand(dtype):
     assert upper.grad.tolist() == [0.0, 0.0, 0.0, 0.5, 1.0, 0.5]
 
 
-def test_a_link_over_the_whole_width_shares_each_point():
-    lower, upper = (torch.full((5,), end, requires_grad=True) for end in (-2.0, 2.0))
-    linked(Box(lower, upper), torch.linspace(-2, 2, 5), 1.0).sum().backward()
-    assert lower.grad.tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
-    assert upper.grad.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
-
-
 # ----------------------------------------------------------------- networks of the papers
 
 

@@ -4,11 +4,11 @@ import ast
 import importlib
 import inspect
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command_line import process
 
 import citrus_lirpa
 
@@ -99,10 +99,7 @@ def test_moved_modules_are_found_for_one_release(old, new, names):
 )
 def test_nothing_is_imported_before_it_is_needed(code, absent):
     check = f"import sys; print([name for name in {absent.split()} if name in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"{code}\n{check}"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = process("-W", "error", "-c", f"{code}\n{check}")
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
 
 
@@ -126,8 +123,5 @@ def test_rooms_keep_their_contracts():
     """pyproject.toml states them: layers, no circles, click and auto_LiRPA in one room each."""
     pytest.importorskip("importlinter", reason="import-linter is not installed")
     code = "import sys; from importlinter import cli; sys.exit(cli.lint_imports(no_cache=True))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = process("-c", code)
     assert done.returncode == 0 and "4 kept, 0 broken" in done.stdout, done.stdout + done.stderr

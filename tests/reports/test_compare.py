@@ -184,6 +184,8 @@ def test_evaluations_that_differ_are_named_beneath(tmp_path):
 def test_json(tmp_path, three):
     three.append(make(tmp_path / "clipped", clip=[0.0, 1.0]))
     assert run(*three, "--out", tmp_path / "new")[0] == 0
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"compare.json", "compare.png"}
+    assert is_png(tmp_path / "new" / "compare.png")
     record = json.loads((tmp_path / "new" / "compare.json").read_text("utf-8"))
     clipped, table = record["tables"]
     rows = table.pop("runs")
@@ -224,13 +226,6 @@ def points(tmp_path) -> list[Run]:
 def test_pareto_front(points):
     assert [run.run for run in compare.pareto_front(points)] == ["a", "b", "d", "e"]
     assert compare.pareto_front(points[2:3]) == points[2:3]
-
-
-def test_picture_is_written_whole(tmp_path, three):
-    out = tmp_path / "new"
-    assert run(*three, "--out", out)[0] == 0
-    assert {path.name for path in out.iterdir()} == {"compare.json", "compare.png"}
-    assert is_png(out / "compare.png")
 
 
 def legend(axes) -> dict[str, str]:

@@ -7,7 +7,7 @@ import torch
 from command_line import run
 
 from citrus_lirpa import data
-from citrus_lirpa.errors import CheckpointError, InputError
+from citrus_lirpa.errors import InputError
 from citrus_lirpa.formats.onnx import save_onnx
 from citrus_lirpa.models import build_model
 from citrus_lirpa.runs.folder import RunFolder
@@ -85,13 +85,6 @@ def test_other_numbers_of_classes(tmp_path):
     save_onnx(small(classes=7), (1, 8, 8), tmp_path / "net.onnx")
     with pytest.raises(InputError, match="knows 7 classes, but digits has 10"):
         load_network(tmp_path / "net.onnx", "digits", 0.1)
-
-
-def test_nothing_there(tmp_path):
-    with pytest.raises(InputError, match="is no file"):
-        load_network(tmp_path / "none.onnx", "digits", 0.1)
-    with pytest.raises(CheckpointError, match="does not exist"):
-        load_network(tmp_path / "none")
 
 
 def test_eval_of_a_run_and_of_its_onnx_file_agree(run_folder, tmp_path):

@@ -5,9 +5,8 @@ import os
 import sys
 
 import pytest
-from click.testing import CliRunner
+from command_line import run
 
-from citrus_lirpa.cli import main
 from citrus_lirpa.errors import DependencyError, InputError
 from citrus_lirpa.training import config, loggers
 
@@ -67,8 +66,8 @@ def test_a_run_reports_to_both(tmp_path, offline):
     folder = tmp_path / "run"
     words = ["train", "--preset", "digits", "--out", folder, "--quiet"]
     words += ["--set", "train.epochs=1", "--log", "tensorboard", "--log", "wandb"]
-    result = CliRunner().invoke(main, [str(word) for word in words])
-    assert result.exit_code == 0, result.output
+    status, output = run(*words)
+    assert status == 0, output
     assert list((folder / "tensorboard").glob("events.*"))
     assert list((folder / "wandb").glob("offline-run-*/run-*.wandb"))
 

@@ -4,10 +4,9 @@ import shutil
 
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import run, said, sets
 
 from citrus_lirpa import BoundedNet, certify, data
-from citrus_lirpa.cli import main
 from citrus_lirpa.errors import CheckpointError, InputError
 from citrus_lirpa.runs.networks import load_network, results_folder
 from citrus_lirpa.training import checkpoint, zoo
@@ -58,8 +57,7 @@ def test_what_is_not_there(copied):
     name = zoo.names()[0]
     with pytest.raises(InputError, match=f"network of the zoo 'mnst'.*{name}"):
         zoo.find("zoo:mnst")
-    result = CliRunner().invoke(main, ["eval", "zoo:mnst"])
-    assert result.exit_code == 2 and result.output.startswith("Error: unknown network")
+    assert "unknown network" in said(*run("eval", "zoo:mnst"), 2)
     file = copied / f"{name}.pt"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -79,11 +77,10 @@ def test_results_go_into_the_current_folder(name):
 def test_training_begins_with_a_network_of_the_zoo(tmp_path, real_data):
     name = next(name for name in zoo.names() if name.startswith("mnist"))
     begin = ["--preset", "mnist-0.1", "--init-from", f"zoo:{name}", "--data-dir", real_data]
-    sets = ["model.name=convsmall", "train.epochs=1", "train.batch_size=64", "data.limit=64"]
-    options = [word for value in [*sets, "train.lr=1e-9"] for word in ("--set", value)]
-    command = ["train", *begin, *options, "--out", tmp_path / "run", "--quiet"]
-    result = CliRunner().invoke(main, [str(word) for word in command])
-    assert result.exit_code == 0, result.output
+    few = sets("model.name=convsmall", "train.epochs=1", "train.batch_size=64", "data.limit=64",
+               "train.lr=1e-9")  # fmt: skip
+    status, output = run("train", *begin, *few, "--out", tmp_path / "run", "--quiet")
+    assert status == 0, output
     config, state = checkpoint.load(tmp_path / "run")
     assert config.train.init_from == f"zoo:{name}"
     weights = checkpoint.load(zoo.find(f"zoo:{name}"))[1]["model"]

@@ -5,23 +5,19 @@ import time
 from pathlib import Path
 
 import torch
-from click.testing import CliRunner
+from command_line import run, sets
 
-from citrus_lirpa.cli import main
 from citrus_lirpa.training import checkpoint
 
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
     def work(folder: Path) -> tuple[dict, str]:
-        result = CliRunner().invoke(
-            main,
-            ["train", "--preset", "digits", "--set", "data.limit=64", "--set", "train.epochs=2",
-             "--set", "train.batch_size=32", "--set", "model.hidden=[8]", "--out", str(folder)],
-        )  # fmt: skip
-        assert result.exit_code == 0, result.output
-        result = CliRunner().invoke(main, ["eval", str(folder), "--limit", "10", "--quiet"])
-        assert result.exit_code == 0, result.output
-        shares = [line for line in result.output.splitlines() if line.startswith("UCert")]
+        few = sets("data.limit=64", "train.epochs=2", "train.batch_size=32", "model.hidden=[8]")
+        status, output = run("train", "--preset", "digits", *few, "--out", folder)
+        assert status == 0, output
+        status, output = run("eval", folder, "--limit", "10", "--quiet")
+        assert status == 0, output
+        shares = [line for line in output.splitlines() if line.startswith("UCert")]
         return checkpoint.load(folder)[1]["model"], shares[0].split()[5]
 
     weights, proved = work(tmp_path / "steady")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from networks import CLASSES, deep_net, small_net, without_dual_engine
+from networks import CLASSES, without_dual_engine
 
 from citrus_lirpa import certify
 from citrus_lirpa.data.types import DatasetSpec, Split
@@ -15,16 +15,6 @@ from citrus_lirpa.errors import InputError, SoundnessError
 from citrus_lirpa.verify import STAGES, Protocol, evaluate
 
 SETTLED = ("undecided", "broken", "wrong")
-
-
-@pytest.fixture
-def net():
-    return small_net()
-
-
-@pytest.fixture
-def deep():
-    return deep_net()
 
 
 def data_of(net, count):

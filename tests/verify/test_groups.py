@@ -1,24 +1,14 @@
 """UAP bounds of groups: what certificates, attacks and group stages make of them."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
-from networks import CLASSES, deep_net, images, small_net
+from networks import images
 
-from citrus_lirpa import Certificates, GroupAttack, UapBounds, certify, certify_uap
+from citrus_lirpa import GroupAttack, UapBounds, certify, certify_uap
 from citrus_lirpa.bounds.box import clamp
 from citrus_lirpa.errors import SoundnessError
-
-
-@pytest.fixture
-def net():
-    return small_net()
-
-
-@pytest.fixture
-def deep():
-    return deep_net()
 
 
 @pytest.mark.parametrize("relational", ["none", "io", "cross"])
@@ -114,30 +104,13 @@ def test_a_group_without_open_inputs_is_not_attacked(net):
     assert not uap.u.any() and uap.stage == ("single", "single")
 
 
-def certificates_of(decided_by):
-    """Forged ones, of IBP alone, at ε = 0.5."""
-    decided_by = torch.tensor(decided_by)
-    n = len(decided_by)
-    return Certificates(
-        eps=0.5,
-        clip=None,
-        methods=("ibp",),
-        correct=torch.ones(n, dtype=torch.bool),
-        attacked=torch.zeros(n, dtype=torch.bool),
-        v=torch.zeros(0, 1, 4, 4),
-        margin=torch.ones(n),
-        rows=(decided_by >= 0).view(n, 1).expand(n, CLASSES - 1),
-        decided_by=decided_by,
-        took=torch.zeros(n, dtype=torch.float64),
-        seconds={"ibp": 0.0},
-        not_fitting={"ibp": 0},
-    )
-
-
 def test_a_certificate_that_the_attack_refutes_raises(net):
     x, y = images(net, 4)
     x[1], y[1] = x[0], y[0]  # the same image, once certified and once not
-    forged = certificates_of([0, -1, -1, -1])
+    honest = certify(net, x, y, 0.5, method="ibp")
+    assert honest.correct.all() and not honest.certified.any()
+    first = torch.tensor([0, -1, -1, -1])
+    forged = replace(honest, decided_by=first, rows=(first == 0).view(4, 1).expand_as(honest.rows))
     with pytest.raises(SoundnessError, match=r"1 certified inputs \(first: number 0\)"):
         certify_uap(net, x, y, 0.5, group_size=2, certificates=forged)
 

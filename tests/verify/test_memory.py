@@ -1,19 +1,18 @@
 """Running out of memory: smaller batches, images left out, clean failures."""
 
 import resource
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import process
+from command_line import run as command
 from torch import nn
 
 from citrus_lirpa import METHODS, BoundedNet, Box, GroupAttack, certify, certify_uap
 from citrus_lirpa.bounds import lirpa as _compat
 from citrus_lirpa.bounds.box import Ball
-from citrus_lirpa.cli import main
 from citrus_lirpa.errors import is_out_of_memory, reason
 from citrus_lirpa.verify import stages
 from citrus_lirpa.verify.crown.engine import DualEngine
@@ -276,10 +275,7 @@ print("restored")
 def test_allocating_more_than_there_is_raises_instead_of_killing():
     if Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2":
         pytest.skip("this kernel never promises more than there is")
-    done = subprocess.run(
-        [sys.executable, "-c", REALLY_RUN_OUT], cwd=Path(__file__).parents[2],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = process("-c", REALLY_RUN_OUT)
     assert (done.returncode, done.stdout.split()) == (0, ["raised", "True", "True", "restored"]), (
         done.stderr
     )
@@ -306,9 +302,9 @@ def test_out_of_memory_is_one_line_on_the_command_line(error, monkeypatch):
         raise error
 
     monkeypatch.setattr(_compat, "load", full)
-    result = CliRunner().invoke(main, ["attack", "zoo:mnist-0.1-convsmall"])
-    assert (result.exit_code, result.output.count("\n")) == (1, 1)
-    assert "out of memory; use a smaller batch" in result.output
+    status, output = command("attack", "zoo:mnist-0.1-convsmall")
+    assert (status, output.count("\n")) == (1, 1)
+    assert "out of memory; use a smaller batch" in output
 
 
 def test_a_reason_is_one_line_even_where_an_error_says_nothing():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import deep_net, images
+from networks import images
 
 from citrus_lirpa import GroupAttack, certify, certify_uap
 from citrus_lirpa.attacks import GroupAttackResult
@@ -10,11 +10,6 @@ from citrus_lirpa.errors import SoundnessError
 from citrus_lirpa.verify.crown.engine import DualEngine
 
 EPS = 0.3
-
-
-@pytest.fixture
-def deep():
-    return deep_net()
 
 
 @pytest.fixture
