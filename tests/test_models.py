@@ -105,12 +105,6 @@ def test_cnn7_first_linear_layer(shape, options, inputs):
         assert model.eval()(torch.empty(2, *shape)).shape == (2, 10)
 
 
-def test_cnn7_last_stride():
-    model = MODELS["cnn7"]((3, 64, 64), 200, width=4, linear=8, last_stride=2)
-    strides = [layer.stride[0] for layer in model if isinstance(layer, nn.Conv2d)]
-    assert strides == [1, 1, 2, 1, 2]
-
-
 def test_convsmall_layers_and_count():
     model = build_model("convsmall", **CIFAR)
     assert [type(layer).__name__ for layer in model] == (

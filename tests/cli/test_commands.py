@@ -38,13 +38,10 @@ def test_help_and_version():
     assert run("--version") == (0, f"citrus-lirpa, version {__version__}\n")
 
 
-def test_help_says_of_each_command_what_it_says_of_itself_and_imports_none():
+def test_help_says_of_each_command_what_it_says_of_itself():
     for name, (_, line) in TABLE.items():
         own = main.get_command(None, name).get_short_help_str(200)
         assert own.startswith(line.rstrip(".")[:20]), name
-    modules = "import sys; sys.exit('torch' in sys.modules or 'auto_LiRPA' in sys.modules)"
-    call = "from citrus_lirpa.cli import main; main(['--help'], standalone_mode=False); "
-    assert process("-c", call + modules).returncode == 0
 
 
 # -- the demo -----------------------------------------------------------------------
@@ -260,10 +257,6 @@ def test_what_other_settings_found_is_kept_aside(trained, interrupted):
     ("args", "differing"),
     [
         (["--eps", "0.03"], "eps"),
-        (["--seed", "1"], "seed"),
-        (["--clip"], "clip"),
-        (["--limit", "39"], "limit"),
-        (["--batch-size", "20"], "batch_size"),
         (["--relational", "io", "--time-limit", "5"], "relational, time_limit"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else None,

@@ -58,22 +58,28 @@ class Processes:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> dict:
-    """What one process says of every job."""
-    return together.everything(tmp_path_factory.mktemp("alone"))
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("two")
 
 
 @pytest.fixture(scope="module")
-def two(folder) -> list[dict]:
-    """What each of two processes says."""
+def started(folder):
+    """Two processes that begin with every job."""
     with Processes(ROOT / "tests" / "together.py", folder) as processes:
-        for status, _, errors in processes.wait():
-            assert status == 0, errors
+        yield processes
+
+
+@pytest.fixture(scope="module")
+def alone(started, tmp_path_factory) -> dict:
+    """What one process says of every job, meanwhile."""
+    return together.everything(tmp_path_factory.mktemp("alone"))
+
+
+@pytest.fixture(scope="module")
+def two(alone, started, folder) -> list[dict]:
+    """What each of two processes says."""
+    for status, _, errors in started.wait():
+        assert status == 0, errors
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 

@@ -91,7 +91,10 @@ def test_moved_modules_are_found_for_one_release(old, new, names):
     [
         ("import citrus_lirpa", "torch numpy click"),
         ("from citrus_lirpa import CitrusError", "torch"),
-        ("from citrus_lirpa.cli import main; main(['--help'], standalone_mode=False)", "torch"),
+        (
+            "from citrus_lirpa.cli import main; main(['--help'], standalone_mode=False)",
+            "torch auto_LiRPA",
+        ),
         ("from citrus_lirpa import *", "click matplotlib auto_LiRPA pandas onnx"),
         ("import citrus_lirpa.data", "torchvision"),
         ("from citrus_lirpa import plots, pareto, compare", "matplotlib pandas"),

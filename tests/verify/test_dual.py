@@ -109,24 +109,14 @@ def test_segments_of_a_residual_net_name_both_branches():
     assert [segment.sources for segment in net.affine_segments()] == [(INPUT,), (0,), (0, 1), (2,)]
 
 
-@pytest.mark.parametrize("layer", [nn.Sigmoid(), nn.LeakyReLU(0.1), nn.Softmax(dim=1)])
-def test_other_operations_are_refused(layer):
-    model = nn.Sequential(nn.Linear(2, 3), layer, nn.Linear(3, 2)).eval()
-    try:
-        net = BoundedNet(model, torch.rand(1, 2)).eval()
-    except ModelError:
-        return
-    with pytest.raises(ModelError):
-        net.affine_segments()
-
-
-class _Squared(nn.Module):
+class Squared(nn.Module):
     def forward(self, x):
         return x * x
 
 
-def test_a_product_of_computed_values_is_refused():
-    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), _Squared(), nn.Linear(3, 2)).eval()
+@pytest.mark.parametrize("layer", [nn.Sigmoid(), nn.LeakyReLU(0.1), nn.Softmax(dim=1), Squared()])
+def test_other_operations_are_refused(layer):
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), layer, nn.Linear(3, 2)).eval()
     with pytest.raises(ModelError):
         BoundedNet(model, torch.rand(1, 2)).eval().affine_segments()
 
@@ -418,13 +408,12 @@ def test_a_layer_without_unstable_neurons_needs_no_tightening():
     assert torch.allclose(bounds[1][0], images.bounds[1][0], rtol=1e-4)
 
 
-@pytest.mark.parametrize("weight", [2e38])
 @pytest.mark.parametrize("eps", [1.0, 1.6])
-def test_bounds_beyond_float32_prove_nothing(weight, eps):
+def test_bounds_beyond_float32_prove_nothing(eps):
     """The width of a neuron's bounds overflows, while the network's own values do not."""
     model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 2)).eval()
     with torch.no_grad():
-        model[0].weight.fill_(weight)
+        model[0].weight.fill_(2e38)
         model[0].bias.zero_()
         model[2].weight.copy_(torch.tensor([[0.0], [1e-38]]))
         model[2].bias.copy_(torch.tensor([1.0, 0.0]))
