@@ -1,7 +1,9 @@
 """Random cases for what must refuse nonsense: how many are tried, and what may come out."""
 
 import contextlib
+import os
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -80,6 +82,16 @@ def arguments(draw, good: dict[str, dict], bad: dict[str, dict], most: int = 2):
 def values(case: dict[str, tuple[bool, str]], good: dict[str, dict], bad: dict[str, dict]) -> dict:
     """What a drawn case stands for, made anew."""
     return {name: (bad if wrong else good)[name][label]() for name, (wrong, label) in case.items()}
+
+
+class Trap:
+    """Pickled as a call of os.mkdir."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
 
 
 def once(**named) -> dict:

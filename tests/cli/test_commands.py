@@ -472,14 +472,6 @@ def test_resume_refuses(trained, tmp_path):
         assert str(path) in line and "config.toml" in line
 
 
-def test_out_that_is_in_use_is_left_alone(trained):
-    folder, _ = trained
-    before = {path: path.read_bytes() for path in folder.iterdir()}
-    line = said(*run("train", "--preset", "digits", "--out", folder), 1)
-    assert str(folder) in line and "--resume" in line and "--out" in line
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
-
-
 # -- whole processes ----------------------------------------------------------------
 
 

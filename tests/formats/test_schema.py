@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from configurations import refusal
 
 from citrus_lirpa.errors import CheckpointError, ConfigError
 from citrus_lirpa.formats import schema
@@ -28,12 +29,6 @@ def fry(oil: float, *, eggs: int = 2, turns: Sequence[float] = (), dish: str, ho
 
 
 RECIPES = {"fry": fry}
-
-
-def refusal(call, *args, **values) -> str:
-    with pytest.raises(ConfigError) as caught:
-        call(*args, **values)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.1", 0.1), (3, 3.0)])

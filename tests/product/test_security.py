@@ -5,7 +5,6 @@ ruff and bandit forbid the calls that unpickle, unpack or run what a file says (
 
 import importlib.util
 import io
-import os
 import pickle
 import tarfile
 import urllib.request
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_line import run
+from fuzzing import Trap
 from torchvision import datasets
 
 from citrus_lirpa import data
@@ -21,16 +21,6 @@ from citrus_lirpa.errors import DataError
 ROOT = Path(__file__).parents[2]
 
 # -- data sets ----------------------------------------------------------------------
-
-
-class Trap:
-    """Pickled as a call of os.mkdir."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = str(folder)
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
 
 
 @pytest.mark.parametrize("which", ["data_batch_1", "test_batch", "batches.meta"])

@@ -12,11 +12,10 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex
 
 from citrus_lirpa.cli import main
-from citrus_lirpa.errors import CheckpointError, InputError
+from citrus_lirpa.errors import InputError
 from citrus_lirpa.losses import TRAINING_METHODS
 from citrus_lirpa.reports import compare, pareto
 from citrus_lirpa.reports.compare import Run, Setting
-from citrus_lirpa.training import config
 
 EVALUATION = {
     "data": "cifar10", "images": 1000, "eps": 2 / 255, "method": "bab", "relational": "cross",
@@ -381,19 +380,3 @@ def test_impossible_values_of_an_evaluation(tmp_path, changes, problem):
     line = mistake(folder)
     assert str(folder / "eval-bab.json") in line and problem in line
     assert f"evaluate with: citrus-lirpa eval {folder} --method bab" in line
-
-
-def test_a_folder_that_cannot_be_written(tmp_path):
-    folder = make(tmp_path / "ours")
-    (tmp_path / "file").write_text("in the way")
-    status, output = run(folder, "--out", tmp_path / "file")
-    assert status == 1 and "Error: cannot write" in output.splitlines()[-1]
-
-
-def test_a_real_configuration_is_read(tmp_path):
-    folder = make(tmp_path / "ours")
-    settings = config.resolve(preset="digits")
-    (folder / "config.toml").write_text(settings.to_toml(), "utf-8")
-    assert compare.read_runs([folder])[0].method == "CITRUS"
-    with pytest.raises(CheckpointError):
-        compare.read_runs([tmp_path])

@@ -7,6 +7,7 @@ import resource
 
 import pytest
 import torch
+from fuzzing import Trap
 
 from citrus_lirpa.errors import CheckpointError
 from citrus_lirpa.formats import atomic as files
@@ -235,20 +236,10 @@ def test_whole_module_and_legacy_format(tmp_path):
         refusal(tmp_path / name)
 
 
-class Malicious:
-    """Pickled as a call of os.mkdir."""
-
-    def __init__(self, folder):
-        self.folder = str(folder)
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
-
-
 @pytest.mark.parametrize("archive", [True, False])
 def test_nothing_in_a_file_is_executed(tmp_path, archive):
     trap, path = tmp_path / "executed", tmp_path / "evil.pt"
-    content = {"format": checkpoint.FORMAT, "config": config().to_toml(), "model": Malicious(trap)}
+    content = {"format": checkpoint.FORMAT, "config": config().to_toml(), "model": Trap(trap)}
     if archive:
         torch.save(content, path)
     else:

@@ -6,14 +6,11 @@ import sys
 
 import pytest
 from command_line import run
+from results import RECORDS
 
 from citrus_lirpa.errors import DependencyError, InputError
 from citrus_lirpa.training import config, loggers
 
-RECORDS = [
-    {"epoch": 1, "step": 4, "eps": 0.0, "lr": 1e-3, "loss": 2.25, "certified": None},
-    {"epoch": 2, "step": 8, "eps": 0.1, "lr": 1e-3, "loss": 1.0625, "certified": 0.5},
-]
 SECRET = "not-for-other-eyes-5417"
 
 

@@ -1,8 +1,10 @@
 """Saved batches: an evaluation goes on where it stopped, and never from what is not its own."""
 
+import functools
 import json
 import shutil
 
+import configurations
 import pytest
 import torch
 from torch import nn
@@ -36,11 +38,7 @@ def found(result):
     return json.dumps(record), result.uap.u.tolist(), result.strongest.tolist()
 
 
-def refusal(call) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+refusal = functools.partial(configurations.refusal, error=CheckpointError)
 
 
 def names(folder) -> list[str]:
@@ -174,24 +172,6 @@ def test_leftovers_are_removed_where_an_evaluation_goes_on(tmp_path):
     (tmp_path / ".00000.pt.1234.tmp").write_bytes(b"half")
     assert Saved(tmp_path, SETTINGS, resume=True).count() == 0
     assert names(tmp_path) == ["settings.json"]
-
-
-def test_an_interruption_keeps_the_finished_batches(tmp_path, noise, monkeypatch):
-    whole = evaluate(*noise, PROTOCOL)
-    saved = Saved(tmp_path, SETTINGS, resume=False)
-    store = saved.store
-
-    def interrupted(number, *rest):
-        if number == 1:
-            raise KeyboardInterrupt
-        store(number, *rest)
-
-    monkeypatch.setattr(saved, "store", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(*noise, PROTOCOL, saved=saved)
-    assert saved.count() == 1
-    again = evaluate(*noise, PROTOCOL, saved=Saved(tmp_path, SETTINGS, resume=True))
-    assert found(again) == found(whole)
 
 
 def test_fingerprint_is_of_names_and_values():
