@@ -492,6 +492,6 @@ def test_every_public_function_is_tried_here():
     losses = {kind for kind in citrus_lirpa.__all__
               if issubclass(type(getattr(citrus_lirpa, kind)), type)
               and issubclass(getattr(citrus_lirpa, kind), nn.Module)}  # fmt: skip
-    elsewhere = {"fit"}  # by the command line, in test_fuzz_cli
+    elsewhere = {"fit"}  # by the command line, in cli/test_fuzz
     for name in set(citrus_lirpa.__all__) - results - losses - elsewhere:
         assert name in text, name
