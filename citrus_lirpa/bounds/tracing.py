@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import InputError, ModelError, is_out_of_memory, reason
 from ..models import Normalise
 from . import lirpa
+from .dataflow import DataWatch
 
 #: Above this many values in one layer, convolutions are bounded as patches, not matrices.
 MATRIX_MODE_LIMIT = 4_096
@@ -37,7 +38,7 @@ def wrap(core: nn.Module, example: Tensor) -> nn.Module:
         example: Normalised inputs.
 
     Raises:
-        ModelError: auto_LiRPA cannot trace the module.
+        ModelError: auto_LiRPA cannot trace the module, or its forward looks at its data.
     """
     _check_batchnorm(core)
     with modes_restored(core), explained("this model's graph"):
@@ -78,7 +79,7 @@ def _check_batchnorm(core: nn.Module) -> None:
 
 @torch.no_grad()
 def _largest_layer(core: nn.Module, example: Tensor) -> int:
-    """Values in the largest output of a layer, for one input."""
+    """Values in the largest output of a layer, for one input; its data must stay in tensors."""
     sizes = [0]
 
     def note(_module: nn.Module, _inputs: object, output: object) -> None:
@@ -87,7 +88,8 @@ def _largest_layer(core: nn.Module, example: Tensor) -> int:
 
     hooks = [m.register_forward_hook(note) for m in core.modules()]
     try:
-        core(example)
+        with DataWatch(example):
+            core(example)
     finally:
         for hook in hooks:
             hook.remove()
