@@ -61,7 +61,7 @@ def check_radius(radius: Scalar, name: str = "radius") -> Scalar:
 def check_one_radius(eps: float) -> float:
     """Return ε as a float; raise InputError unless it is one number, the same for all pixels."""
     usable = is_number(eps) and 0 <= eps <= _LARGEST
-    expect(usable, "ε", eps, "a finite number >= 0, in pixel units, and only one")
+    expect(usable, "ε", eps, "one finite number >= 0, in pixel units")
     return float(eps)
 
 

@@ -41,9 +41,10 @@ FIGURES, PICTURE = "compare.json", "compare.png"
 def compare_command(folders, method, markdown, out) -> Results:
     """Compare trained and evaluated runs: RUN... are run folders.
 
-    Prints a table as in papers, the highest certified average UAP accuracy (UCert) first, and
-    one for each data set, ε, number of images, group size and clipping. compare.json holds the
-    figures, compare.png plots UCert against standard accuracy, with the Pareto front.
+    Prints a table as in papers for each data set, ε, number of images, group size and
+    clipping. Each is sorted by certified average UAP accuracy (UCert), highest first.
+    compare.json holds the figures; compare.png plots UCert against standard accuracy, with the
+    Pareto front.
     """
     return show(folders, out, method=method, markdown=markdown)
 

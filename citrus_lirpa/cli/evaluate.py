@@ -95,7 +95,7 @@ def eval_command(
     and one of the strongest perturbation. Finished batches are kept until the end: after an
     interruption, the same command with --resume continues. Earlier results of other settings
     are moved into the folder earlier-N. With --requeue it begins, continues, or says that the
-    evaluation was finished before, and leaves networks alone that are not trained to the end.
+    evaluation was finished before; it skips networks whose training is not finished.
     """
     lirpa.load()
     where = join_processes(device)

@@ -129,8 +129,8 @@ def train_command(
     Give a --preset, a --config file, or --resume. A preset holds a recipe for each
     --method. The run folder receives config.toml, checkpoint.pt, metrics.jsonl and
     curves.png. Stop with Ctrl-C; --resume continues exactly where it stopped. If
-    train.epochs is overridden, milestones and ramp that are not shrink or grow with it. With
-    --requeue and --out, the same command begins the run and continues it.
+    you override train.epochs, the milestones and the ramp that you do not override keep their
+    share of it. With --requeue and --out, the same command begins the run and continues it.
     """
     lirpa.load()
     where = join_processes(device)

@@ -107,7 +107,7 @@ def evaluation_table(result: Evaluation) -> str:
         (
             "UCert (certified average UAP accuracy)",
             percent(uap.certified_accuracy, " %"),
-            f"lower bound, proved; group stage {proving:.1f} s",
+            f"lower bound, proved; groups took {proving:.1f} s",
         ),
         (
             "UAP accuracy under attack",

@@ -135,7 +135,7 @@ def evaluation_images(network: Network, data_dir: Path, *, held_out: bool, downl
     if held_out and not network.held_out:
         raise InputError(
             f"{network.name} was trained without held-out images; train with --set "
-            "data.held_out=5000, or drop --held-out"
+            "data.held_out=N, or drop --held-out"
         )
     with distributed.leader_first():
         images = load(network.spec.name, train=held_out, data_dir=data_dir, download=download)

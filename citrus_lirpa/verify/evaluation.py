@@ -33,7 +33,7 @@ from ..errors import InputError
 from ..optional import to_frame
 from .certificates import Certificates, check_soundness
 from .groups import UapBounds, certify_uap
-from .milp import SOLVERS
+from .milp import check_solver
 from .record import EvaluationRecord, GroupFigures, UapAccuracy
 from .relational import RELATIONAL
 from .resume import Batch, Saved, from_plain, to_plain
@@ -93,7 +93,7 @@ class Protocol:
         check_count(self.seed, "seed", 0, 2**32 - 1)
         check_range(self.clip)
         check_name(self.relational, "relational stage", RELATIONAL)
-        check_name(self.solver, "solver", SOLVERS)
+        check_solver(self.solver)
         stages_up_to(self.method)
         check_seconds(self.time_limit)
 

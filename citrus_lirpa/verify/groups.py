@@ -23,7 +23,7 @@ from .crown.engine import DualEngine
 from .engines import find_engine
 from .group_search import Damage, Groups, GroupSearch
 from .memory import allocations_fail_cleanly
-from .milp import SOLVERS
+from .milp import check_solver
 from .relational import GROUP_STAGES, RELATIONAL
 from .single import certify, check_certifiable
 
@@ -154,7 +154,7 @@ def certify_uap(
             f"group size is {shown(group_size)}; expected 2 to {len(x)}, the number of inputs"
         )
     check_name(relational, "relational stage", RELATIONAL)
-    check_name(solver, "solver", SOLVERS)
+    check_solver(solver)
     attack = GroupAttack(clip=clip) if attack is None else attack
     if not callable(attack) or isinstance(attack, PGD):
         raise InputError(f"the attack is {shown(attack)}; expected GroupAttack() or None")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..bounds.checks import check_name
 from ..errors import DependencyError
 from ..optional import import_optional
 from .crown.linear import Group
@@ -15,6 +16,8 @@ from .crown.linear import Group
 _SLACK = 1e-4
 #: Least slack given to every line, so that a feasibility tolerance cannot refute what is possible.
 _RELAX = 1e-5
+#: What to do where gurobipy is missing.
+_GUROBI = "pip install gurobipy, or use --solver highs"
 
 
 class Program(NamedTuple):
@@ -115,7 +118,7 @@ def _highs(program: Program, time_limit: float) -> float | None:
 
 def _gurobi(program: Program, time_limit: float) -> float | None:
     """Return the dual bound of Gurobi; None where it has none."""
-    gurobipy = import_optional("gurobipy", "pip install gurobipy")
+    gurobipy = import_optional("gurobipy", _GUROBI)
     try:
         with gurobipy.Env(params={"OutputFlag": 0}) as env, gurobipy.Model(env=env) as made:
             model: Any = made  # whose stubs want one type for every variable
@@ -136,3 +139,15 @@ def _gurobi(program: Program, time_limit: float) -> float | None:
 
 #: Solvers of the program, by name.
 SOLVERS = {"highs": _highs, "gurobi": _gurobi}
+
+
+def check_solver(name: str) -> None:
+    """Refuse a solver that is unknown, or that is not installed.
+
+    Raises:
+        InputError: The name is not one of ``SOLVERS``.
+        DependencyError: The solver is not installed.
+    """
+    check_name(name, "solver", SOLVERS)
+    if name == "gurobi":
+        import_optional("gurobipy", _GUROBI)

@@ -237,7 +237,7 @@ def _search_sets(search: Search, problems: Problems, owner: Tensor, budget: Budg
 
 
 #: The group stages, cheapest first: none, on fixed linear bounds, and with bounds optimised
-#: across inputs. One more is one more row.
+#: across inputs. A new stage is one more row.
 _GROUP_STAGES = (
     GroupStage("none", ()),
     GroupStage("io", (_by_lines, _by_program)),

@@ -221,7 +221,7 @@ def _by_branch_and_bound(open_: OpenImages) -> None:
         proof.attacked[number[broken]], proof.v[number[broken]] = True, u
 
 
-#: The stages, in the order in which they run. One more is one more row.
+#: The stages, in the order in which they run. A new stage is one more row.
 _STAGES = (
     Stage("ibp", 1, _by_ibp),
     Stage("crown-ibp", 4, _by_crown_ibp),

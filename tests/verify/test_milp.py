@@ -1,8 +1,11 @@
 """milp: both solvers against enumeration on the same lines, and what a solver is."""
 
+import sys
+
 import pytest
 import torch
 
+from citrus_lirpa import Protocol
 from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.errors import DependencyError
 from citrus_lirpa.verify.budget import Budget
@@ -50,3 +53,9 @@ def test_both_solvers_bound_a_large_group_alike():
         assert most_broken(group, time_limit=20, solver="gurobi") == found
     except DependencyError as error:
         pytest.skip(str(error))
+
+
+def test_a_solver_that_is_not_installed_is_refused_before_the_work(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gurobipy", None)
+    with pytest.raises(DependencyError, match="gurobipy cannot be imported .*--solver highs"):
+        Protocol(eps=0.1, solver="gurobi")
