@@ -33,12 +33,16 @@ from .tracing import (
     wrap,
 )
 
+#: Images of the example that is made where none is given.
+_EXAMPLES = 2
+
 
 class BoundedNet:
     """A classifier together with the means to bound it.
 
     ``BoundedNet(model, example)`` wraps an ``nn.Module`` that maps images (N, ...) to logits
-    (N, K). ``BoundedNet(bounded_module)`` uses an existing auto_LiRPA BoundedModule.
+    (N, K). ``BoundedNet(bounded_module)`` uses an existing auto_LiRPA BoundedModule, which is
+    checked when something is first certified.
 
     The user's module stays the single truth: parameters *and* BatchNorm statistics are shared
     with it, its training mode and ``requires_grad`` flags are kept, and its ``state_dict`` is the
@@ -64,8 +68,8 @@ class BoundedNet:
 
     Raises:
         InputError: The model or the example is not one.
-        ModelError: auto_LiRPA cannot bound the model, or the traced graph or its bounds
-            contradict it.
+        ModelError: auto_LiRPA cannot bound the model, the traced graph or its bounds contradict
+            it, its forward looks at its data, or its logits depend on the rest of a batch.
     """
 
     def __init__(self, model: nn.Module, example: Tensor | None = None):
@@ -95,8 +99,10 @@ class BoundedNet:
             type(n).__name__ == "BoundBatchNormalization" for n in nodes(self.bounded)
         )
         self.attack_dtype: torch.dtype | None = None
+        self._checked = False
         if example is not None:
             self_check(self, example)
+            self._checked = True
 
     def __repr__(self) -> str:
         parameters = self.parameters()
@@ -200,6 +206,17 @@ class BoundedNet:
         with modes_restored(self.module), modes_restored(self.bounded):
             self.eval()
             yield
+
+    def check_itself(self) -> None:
+        """Check the traced graph and its bounds against the module, unless wrapping did.
+
+        Raises:
+            ModelError: They contradict each other.
+        """
+        if not self._checked:
+            example = torch.full((_EXAMPLES, *self.input_shape), 0.5)
+            self_check(self, example if self.like is None else example.to(self.like))
+            self._checked = True
 
     # -- bounds -------------------------------------------------------------------
 

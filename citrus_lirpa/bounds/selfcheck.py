@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -9,10 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from .box import Box
+from .box import Bounds, Box
 from .margins import specification
-from .precision import full_precision
+from .precision import full_precision, rounding_threshold
 from .tracing import explained
+
+#: Rows of an example that are computed alone as well.
+_ALONE = 4
+#: Rows of a batch that the traced graph computes together, at most: it keeps all values.
+_AT_ONCE = 64
 
 
 class Net(Protocol):
@@ -31,13 +37,19 @@ class Net(Protocol):
     def margins(self, box: Box, y: Tensor, method: str = "ibp") -> Tensor:
         """Return lower bounds of the margins."""
 
+    def bound_unchecked(
+        self, box: Box, labels: Tensor | None = None, method: str = "ibp"
+    ) -> Bounds:
+        """Return bounds, and the sizes of what rounds."""
+
 
 def self_check(net: Net, example: Tensor) -> None:
     """Check the traced graph and its bounds against the module.
 
-    Compares logits at two batch sizes and checks that sampled points of a tiny and of a wide box
-    stay within the bounds of IBP and CROWN-IBP: this catches what auto_LiRPA gets wrong silently
-    (padded AvgPool, powers, hard-coded batches).
+    Compares logits of batches and of their rows alone, on the example and on random images, and
+    checks that sampled points of a tiny and of a wide box stay within the bounds of IBP and
+    CROWN-IBP: this catches what auto_LiRPA gets wrong silently (padded AvgPool, powers,
+    hard-coded batches).
 
     Args:
         net: The network.
@@ -57,17 +69,23 @@ def self_check(net: Net, example: Tensor) -> None:
                     "the model's outputs are NaN or infinite on random images; its weights are "
                     "damaged or far too large"
                 )
+        for several in (x, example[:_ALONE]):
+            check_rows_alone(net, several)
         for radius in (1e-6, 0.2):
             _check_containment(net, Box.around(x[:1], radius), generator)
 
 
 @torch.no_grad()
-def check_same_function(net: Net, x: Tensor) -> Tensor:
-    """Compare the module's logits with those of the traced graph, in eval mode.
+def check_same_function(net: Net, x: Tensor, plain: Tensor | None = None) -> Tensor:
+    """Compare the module's logits with those of the traced graph on parts of the batch.
+
+    They may differ by what :func:`~.precision.rounding_threshold` allows for. Call it in eval
+    mode.
 
     Args:
         net: The network.
-        x: Inputs (N, ...); those with logits that are not finite are not compared.
+        x: Inputs (N, ...), N >= 1; those with logits that are not finite are not compared.
+        plain: The module's logits, if they are known.
 
     Returns:
         The module's logits (N, K).
@@ -75,18 +93,65 @@ def check_same_function(net: Net, x: Tensor) -> Tensor:
     Raises:
         ModelError: The logits differ.
     """
+    parts = x.split(min(_AT_ONCE, (len(x) + 1) // 2))
     with explained(f"a batch of {len(x)}"):
-        traced, plain = net.bounded(net.input_box(Box(x, x)).lower), net.module(x)
-    same = traced.shape == plain.shape and plain.shape[:1] == (len(x),)
-    if same and bool((finite := plain.flatten(1).isfinite().all(1)).any()):
-        close = 1e-4 * (1 + float(plain[finite].abs().max()))
-        same = torch.allclose(traced[finite], plain[finite], rtol=1e-3, atol=close)
-    if not same:
+        plain = net.module(x) if plain is None else plain
+        traced = torch.cat([net.bounded(net.input_box(Box(p, p)).lower) for p in parts])
+    wrong = _differing(net, x, plain, traced)
+    if wrong is not None:
+        if wrong:
+            check_rows_alone(net, x, plain, wrong[:1])
         raise ModelError(
             "the graph traced by auto_LiRPA does not compute the model's function; a layer is "
             "unsupported, depends on the batch size, or has changed since it was wrapped"
         )
     return plain
+
+
+@torch.no_grad()
+def check_rows_alone(
+    net: Net, x: Tensor, plain: Tensor | None = None, rows: Sequence[int] | None = None
+) -> None:
+    """Compare the module's logits of a batch with those of its rows alone, in eval mode.
+
+    Args:
+        net: The network.
+        x: Inputs (N, ...), N >= 1.
+        plain: The module's logits (N, K), if they are known.
+        rows: The rows to compare; None for all.
+
+    Raises:
+        ModelError: The logits differ by more than rounding.
+    """
+    rows = range(len(x)) if rows is None else rows
+    with explained(f"a batch of {len(x)}"):
+        plain = net.module(x) if plain is None else plain
+        alone = torch.cat([net.module(x[i : i + 1]) for i in rows])
+    rows = list(rows)
+    if _differing(net, x[rows], plain[rows], alone) is not None:
+        raise ModelError(
+            "the model's logits of an image depend on the other images of its batch, even in eval "
+            "mode; certificates are of single images: let forward use no statistics of the batch "
+            "(such as x.mean(0))"
+        )
+
+
+def _differing(net: Net, x: Tensor, plain: Tensor, other: Tensor) -> list[int] | None:
+    """The rows of x with finite logits that differ by more than rounding; None for no row.
+
+    What cancels within the network rounds too, and is looked up where logits alone do not
+    explain a difference.
+    """
+    if other.shape != plain.shape or plain.shape[:1] != (len(x),):
+        return []
+    finite = plain.flatten(1).isfinite().all(1)
+    coarse = max(1.0, torch.finfo(x.dtype).eps / torch.finfo(torch.float32).eps)
+    off = (other - plain).abs().flatten(1).amax(1) / coarse
+    rows = (finite & ~(off <= rounding_threshold(plain))).nonzero().squeeze(1)
+    if len(rows) and bool(off[rows].isfinite().all()):
+        hidden = net.bound_unchecked(Box(x[rows], x[rows])).magnitudes
+        rows = rows[~(off[rows] <= rounding_threshold(plain[rows], hidden))]
+    return rows.tolist() or None
 
 
 def _check_containment(net: Net, box: Box, generator: torch.Generator) -> None:

@@ -169,6 +169,7 @@ def certify_uap(
         full_precision(x.device),
         allocations_fail_cleanly(x.device),
     ):
+        net.check_itself()
         damage = Damage(net, ball, x, y, groups, certificates)
         search = GroupSearch(damage, GROUP_STAGES[relational], time_limit, solver)
         search.attack(attack, at_once, bar)

@@ -24,7 +24,7 @@ from ..bounds.checks import (
 from ..bounds.inputs import check_labelled
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
-from ..bounds.selfcheck import check_same_function
+from ..bounds.selfcheck import check_rows_alone, check_same_function
 from ..errors import InputError, ModelError, SoundnessError
 from .certificates import Certificates, Proof
 from .engines import Engine, find_engine
@@ -33,7 +33,7 @@ from .stages import Limits, OpenImages, Stage, stages_up_to
 
 #: The stage of inputs that another verifier proved.
 IMPORTED = "imported"
-#: Inputs on which the network is compared with the graph that is bounded.
+#: Inputs whose logits are computed alone as well; the others' in smaller batches.
 _CHECKED = 4
 
 
@@ -86,7 +86,8 @@ def certify(
 
     Raises:
         InputError: A value cannot be used.
-        ModelError: The network cannot be bounded at all.
+        ModelError: The network cannot be bounded at all, or its logits are not those of the
+            graph that is bounded, or depend on the rest of a batch.
         SoundnessError: ``attack`` breaks what ``known`` has as proved.
     """
     net = as_bounded_net(net)
@@ -106,14 +107,16 @@ def certify(
         allocations_fail_cleanly(x.device),
     ):
         engine = find_engine(net, ball)
-        if net.module is not net.bounded and len(x):
-            check_same_function(net, x[:_CHECKED])
+        net.check_itself()
+        if len(x):
+            check_rows_alone(net, x[:_CHECKED])
         tell = announce if not progress else bar.set_description
         limits = Limits(time_limit, batch_size)
         cascade = Cascade(net, ball, engine, stages, attack, limits, tell)
         for rows in torch.arange(len(x), device=x.device).split(batch_size):
             verdicts = None if known is None else known[rows]
-            parts.append(cascade.certificates(x[rows], y[rows], rows // group_size, verdicts))
+            part = cascade.certificates(x[rows], y[rows], rows // group_size, verdicts)
+            parts.append(part)
             bar.update(len(rows))
     return Certificates.cat(parts)
 
@@ -181,7 +184,10 @@ class Cascade:
             known: (n,) verdicts from elsewhere, as of :func:`certify`.
         """
         with torch.no_grad():
-            proof = Proof.of(x, y, self.net(x))
+            logits = self.net(x)
+        if len(x):
+            check_same_function(self.net, x, logits)
+        proof = Proof.of(x, y, logits)
         seconds: dict[str, float] = {}
         if known is not None:
             proof.take(known, len(self.stages))

@@ -1,0 +1,125 @@
+"""What wrapping and certifying find out about a model: its trace, and what a batch does to it."""
+
+import pytest
+import torch
+from torch import nn
+
+from citrus_lirpa import BoundedNet, Box, certify
+from citrus_lirpa.bounds import lirpa
+from citrus_lirpa.errors import ModelError
+
+BATCH = "depend on the other images of its batch"
+CHANGED = "has changed since it was wrapped"
+
+
+class Meddling(nn.Module):
+    """A classifier of 1x4x4 images, of whose input or logits a function makes something."""
+
+    def __init__(self, before=lambda model, x: x, after=lambda model, x, logits: logits):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+        self.before, self.after = before, after
+
+    def forward(self, x):
+        return self.after(self, x, self.layers(self.before(self, x)))
+
+
+def own_module(model, x) -> nn.Module:
+    with lirpa.parsing():
+        bounded = lirpa.load().BoundedModule(model, x[:1])
+    bounded.eval()
+    return bounded
+
+
+COMPARED = {
+    "mean": lambda model, x: x - x.mean(0, keepdim=True),
+    "first": lambda model, x: x - 0.001 * x[:1],
+}
+
+
+@pytest.mark.parametrize("kind", COMPARED)
+def test_logits_that_depend_on_the_rest_of_the_batch_are_refused(kind):
+    model, x = Meddling(COMPARED[kind]).eval(), torch.rand(6, 1, 4, 4)
+    alone = torch.cat([model(image[None]) for image in x])
+    assert float((model(x) - alone).detach().abs().max()) > 1e-4  # the two truths
+    with pytest.raises(ModelError, match=BATCH):
+        BoundedNet(model, x)
+
+
+def test_they_are_also_found_among_the_inputs_to_be_certified():
+    """Only an image brighter than any example is felt by the others."""
+    model = Meddling(lambda model, x: x - (x - 2).relu().mean(0, keepdim=True)).eval()
+    x = torch.rand(7, 1, 4, 4)
+    net, y = BoundedNet(model, x), model(x).argmax(1)
+    assert len(certify(net, x, y, 1e-3).correct) == 7
+    x[6] += 5
+    with pytest.raises(ModelError, match=BATCH):
+        certify(net, x, y, 1e-3)
+
+
+def test_every_input_is_compared_with_the_traced_graph():
+    """The model changes for bright images alone, and only the last one is bright."""
+    model = Meddling(after=lambda model, x, out: out + model.gain * (x - 2).relu().sum((2, 3)))
+    model.gain = torch.zeros(1)
+    x = torch.rand(7, 1, 4, 4)
+    x[6] += 5
+    net, y = BoundedNet(model.eval(), x), model(x).argmax(1)
+    model.gain = torch.ones(1)
+    assert len(certify(net, x[:6], y[:6], 1e-3).correct) == 6
+    with pytest.raises(ModelError, match=CHANGED):
+        certify(net, x, y, 1e-3)
+
+
+@pytest.mark.parametrize(("change", "refused"), [(1e-3, True), (3e-5, False)])
+def test_a_change_since_wrapping_is_seen_from_the_rounding_threshold_on(change, refused):
+    """At logits around 20 that is 2e-4: a bound that small proves nothing, one above may."""
+    model, x = (
+        Meddling(after=lambda model, x, out: out + model.shift).eval(),
+        torch.rand(5, 1, 4, 4),
+    )
+    model.shift = torch.tensor([20.0, 0.0, 0.0])
+    net, y = BoundedNet(model, x), torch.zeros(5, dtype=torch.long)
+    model.shift = model.shift - torch.tensor([change, 0.0, 0.0])
+    if not refused:
+        assert certify(net, x, y, 1e-3).certified.all()
+        return
+    with pytest.raises(ModelError, match=CHANGED):
+        certify(net, x, y, 1e-3)
+
+
+# -- a user's own BoundedModule -------------------------------------------------------
+
+
+def padded_pool(seed: int) -> nn.Module:
+    """CROWN-IBP of auto_LiRPA spreads a padded mean over its pixels wrongly."""
+    torch.manual_seed(seed)
+    pool = nn.AvgPool2d(3, stride=2, padding=1)
+    return nn.Sequential(pool, nn.Flatten(), nn.Linear(4, 3)).eval()
+
+
+def refused(use) -> bool:
+    try:
+        use()
+    except ModelError as error:
+        return "bounds do not contain" in str(error)
+    return False
+
+
+def test_an_own_bounded_module_is_checked_before_anything_is_certified():
+    x, y = torch.rand(4, 1, 4, 4), torch.zeros(4, dtype=torch.long)
+    models = [padded_pool(seed) for seed in range(6)]
+    wrapped = [refused(lambda m=m: BoundedNet(m, x)) for m in models]
+    own = [refused(lambda m=m: certify(own_module(m, x), x, y, 1e-3)) for m in models]
+    assert own == wrapped and any(own)
+    with pytest.raises(ModelError, match=BATCH):
+        certify(own_module(Meddling(COMPARED["mean"]).eval(), x), x, y, 1e-3)
+
+
+def test_a_sound_one_is_certified_as_a_model_is():
+    torch.manual_seed(0)
+    model, x = Meddling().eval(), torch.rand(6, 1, 4, 4)
+    y, net = model(x).argmax(1), own_module(model, x)
+    found, expected = (certify(n, x, y, 0.01) for n in (net, BoundedNet(model, x)))
+    assert torch.equal(found.decided_by, expected.decided_by)
+    assert torch.equal(found.margin, expected.margin)
+    assert BoundedNet(net).margins(Box.around(x, 0.01), y).shape == (6, 2)
