@@ -27,14 +27,17 @@ from ..bounds.precision import full_precision
 from ..bounds.selfcheck import check_rows_alone, check_same_function
 from ..errors import InputError, ModelError, SoundnessError
 from .certificates import Certificates, Proof
-from .engines import Engine, find_engine
+from .engines import Engine, LirpaEngine, find_engine
 from .memory import allocations_fail_cleanly
+from .second_opinion import check_by_attack
 from .stages import Limits, OpenImages, Stage, stages_up_to
 
 #: The stage of inputs that another verifier proved.
 IMPORTED = "imported"
 #: Inputs whose logits are computed alone as well; the others' in smaller batches.
 _CHECKED = 4
+#: The memory that an input takes in the second opinion, in that of IBP.
+_ATTACK_COST = 2
 
 
 def certify(
@@ -88,7 +91,8 @@ def certify(
         InputError: A value cannot be used.
         ModelError: The network cannot be bounded at all, or its logits are not those of the
             graph that is bounded, or depend on the rest of a batch.
-        SoundnessError: ``attack`` breaks what ``known`` has as proved.
+        SoundnessError: ``attack`` breaks what ``known`` has as proved, or a brief attack what
+            auto_LiRPA's bounds alone have proved.
     """
     net = as_bounded_net(net)
     ball = check_certifiable(net, x, y, eps, clip, time_limit)
@@ -116,6 +120,9 @@ def certify(
         for rows in torch.arange(len(x), device=x.device).split(batch_size):
             verdicts = None if known is None else known[rows]
             part = cascade.certificates(x[rows], y[rows], rows // group_size, verdicts)
+            if isinstance(engine, LirpaEngine) and len(rows):
+                at_once = max(1, batch_size // _ATTACK_COST)
+                check_by_attack(engine, part, x[rows], y[rows], int(rows[0]), at_once)
             parts.append(part)
             bar.update(len(rows))
     return Certificates.cat(parts)

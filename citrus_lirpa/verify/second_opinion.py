@@ -1,0 +1,98 @@
+"""A brief attack on what auto_LiRPA's bounds alone have proved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..bounds.box import Box
+from ..bounds.margins import logit_margins
+from ..errors import SoundnessError, is_out_of_memory
+from .certificates import Certificates
+from .engines import LirpaEngine
+from .memory import in_batches
+from .stages import STAGES
+
+#: Lengths of the steps of the attack, in ε: from corner to corner, then between them.
+_STEPS = (2.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.05)
+
+
+def check_by_attack(
+    engine: LirpaEngine, certificates: Certificates, x: Tensor, y: Tensor, first: int, size: int
+) -> None:
+    """Try to break what the engine has proved, by gradient descent on the smallest margin.
+
+    The attack draws no random numbers. A margin that float32 rounds to below zero counts only
+    if float64 has it below zero too.
+
+    Args:
+        engine: What the proofs are from.
+        certificates: The certificates of inputs.
+        x: (n, ...) these inputs.
+        y: (n,) their labels.
+        first: The number of the first one, for the message.
+        size: Inputs attacked together.
+
+    Raises:
+        SoundnessError: An input that was proved is broken.
+    """
+    methods = certificates.methods
+    own = torch.tensor([name in STAGES for name in methods], device=x.device)
+    proved = certificates.certified & own[certificates.decided_by]
+    broken = [
+        now[hit]
+        for now, hit in in_batches(
+            lambda now: _broken(engine, x[now], y[now]), proved.nonzero().squeeze(1), size
+        )
+        if hit is not None
+    ]
+    wrong = torch.cat(broken).tolist() if broken else []
+    if wrong:
+        by = methods[int(certificates.decided_by[wrong[0]])]
+        raise SoundnessError(
+            f"an attack breaks {len(wrong)} inputs that auto_LiRPA's bounds proved (first: number "
+            f"{first + wrong[0]}, by {by}); the bounds of this model are not sound: please report "
+            "it with the model"
+        )
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _broken(engine: LirpaEngine, x: Tensor, y: Tensor) -> Tensor:
+    """Return which of n inputs the attack breaks; (n,)."""
+    x, y, logits = x.clone(), y.clone(), engine.net.frozen()
+    box, eps = engine.ball.box(x), engine.ball.eps
+    point, worst = x, x.clone()
+    lowest = torch.full_like(y, torch.inf, dtype=x.dtype)
+    for step in (*_STEPS, 0.0):
+        margin, gradient = _margin(logits, point, y)
+        lower = margin < lowest
+        lowest[lower], worst[lower] = margin[lower], point[lower]
+        point = _into(box, point - step * eps * gradient.sign())
+    broken = lowest < 0
+    if bool(broken.any()) and x.dtype == torch.float32 and engine.twin is not None:
+        exact = _into(engine.ball.box(x[broken].double()), worst[broken].double())
+        with torch.no_grad():
+            margins = logit_margins(engine.twin(exact), y[broken])
+        broken[broken.clone()] = margins.amin(1) < 0
+    return broken
+
+
+def _margin(logits: Callable[[Tensor], Tensor], point: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the smallest margins (n,) at points, and their gradients; zero for none."""
+    point = point.detach().requires_grad_(True)
+    try:
+        margin = logit_margins(logits(point), y).min(dim=1).values
+        (gradient,) = torch.autograd.grad(margin.sum(), point)
+    except RuntimeError as error:  # a step function, or a layer without backward
+        if is_out_of_memory(error):
+            raise
+        with torch.no_grad():
+            return logit_margins(logits(point), y).amin(1), torch.zeros_like(point)
+    return margin.detach(), gradient
+
+
+def _into(box: Box, point: Tensor) -> Tensor:
+    return torch.minimum(torch.maximum(point, box.lower), box.upper)

@@ -1,0 +1,94 @@
+"""What auto_LiRPA proves is attacked; on affine models the attack finds the lowest margin."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from citrus_lirpa import BoundedNet, certify
+from citrus_lirpa.errors import SoundnessError
+
+EPS = 0.1
+
+
+@pytest.fixture
+def affine():
+    """A net, images, labels, and the lowest margins: m(x) - ε |w_y - w_c|, summed over pixels."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
+    x = torch.rand(20, 1, 4, 4)
+    logits, weight = model(x).detach(), model[1].weight.detach()
+    y = logits.argmax(1)
+    margins = logits.gather(1, y[:, None]) - logits
+    lowest = margins - EPS * (weight[y].unsqueeze(1) - weight).abs().sum(2)
+    others = torch.ones_like(lowest, dtype=torch.bool).scatter(1, y[:, None], False)
+    return BoundedNet(model, x[:1]), x, y, lowest[others].view(20, 2).amin(1)
+
+
+def too_hopeful(net, by: float):
+    """Let the bounds of ``net`` be wrong by so much."""
+    bound = net.bound_unchecked
+
+    def wrong(*args):
+        found = bound(*args)
+        return found if found.margins is None else replace(found, margins=found.margins + by)
+
+    net.bound_unchecked = wrong
+
+
+def test_wrong_proofs_are_contradicted(affine):
+    net, x, y, lowest = affine
+    broken = (lowest < 0).nonzero().flatten().tolist()
+    assert 3 < len(broken) < 20
+    too_hopeful(net, by=100.0)
+    message = f"breaks {len(broken)} inputs.*first: number {broken[0]}, by ibp.*report it with the"
+    with pytest.raises(SoundnessError, match=message):
+        certify(net, x, y, EPS)
+    with pytest.raises(SoundnessError, match=f"first: number {broken[0]}, by ibp"):
+        certify(net, x, y, EPS, batch_size=3)
+    with torch.inference_mode(), pytest.raises(SoundnessError, match=message):
+        certify(net, x, y, EPS)
+    assert certify(net, x[lowest > 0], y[lowest > 0], EPS).certified.all()
+
+
+def test_right_proofs_stay_and_nothing_random_is_drawn(affine):
+    net, x, y, lowest = affine
+    state = torch.get_rng_state()
+    found = certify(net, x, y, EPS)
+    assert torch.equal(found.certified, lowest > 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+
+
+def test_clipped_points_are_no_contradiction(affine):
+    """Without pixels below zero, the margin of a black image can only grow by its weights."""
+    net, x, _, _ = affine
+    black = torch.zeros_like(x[:1])
+    with torch.no_grad():
+        net.module[1].weight[0].abs_()
+        net.module[1].weight[1:] = -1
+        net.module[1].bias.copy_(torch.tensor([0.01, 0.0, 0.0]))
+    y = torch.zeros(1, dtype=torch.long)
+    assert certify(net, black, y, EPS, clip=(0, 1)).certified.all()
+    assert not certify(net, black, y, EPS).certified.any()
+
+
+def test_what_another_verifier_proved_is_not_auto_lirpas(affine):
+    net, x, y, lowest = affine
+    known = torch.ones_like(y)
+    assert certify(net, x, y, EPS, known=known).verdicts() == ["imported"] * 20
+
+
+class Truncated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1).int().float())
+
+
+def test_models_without_gradients_keep_their_proofs():
+    """All pixels of the box are truncated to 0: its logits are the bias everywhere."""
+    model, x = Truncated().eval(), 0.5 * torch.rand(5, 1, 4, 4)
+    assert certify(BoundedNet(model, x), x, model(x).argmax(1), EPS).certified.all()
