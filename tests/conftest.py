@@ -10,8 +10,9 @@ import pytest
 import torch
 from results import made_up_evaluation
 
-import citrus_lirpa  # noqa: F401  makes auto_LiRPA importable
+from citrus_lirpa.bounds import lirpa
 
+lirpa.load()  # sets the recursion limit, which must not change within a test of hypothesis
 torch.set_num_threads(1)
 # A shell that starts the tests in the background has them ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
