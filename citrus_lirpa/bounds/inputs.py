@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, require
 from .checks import check_labels, check_tensor, kind_of
 from .net import BoundedNet
 
@@ -44,8 +44,8 @@ def check_inputs(
             f"{name} is {kind_of(x)}, but the network is {like.dtype} on {like.device}; "
             "bring both to one type and device"
         )
-    if finite and not bool(torch.isfinite(x).all()):
-        raise InputError(f"{name} holds NaN or infinite values; expected finite inputs")
+    whole = not finite or bool(torch.isfinite(x).all())
+    require(whole, f"{name} holds NaN or infinite values; expected finite inputs")
 
 
 def check_labelled(
@@ -75,5 +75,5 @@ def check_labelled(
         raise InputError(f"{len(x)} inputs but {len(y)} labels; expected as many, at least one")
     check_labels(y, net.classes)
     check_inputs(net, x, least=least, anywhere=anywhere, finite=finite)
-    if y.device != x.device:
-        raise InputError(f"labels are on {y.device}, inputs on {x.device}; use y.to(x.device)")
+    here = y.device == x.device
+    require(here, f"labels are on {y.device}, inputs on {x.device}; use y.to(x.device)")

@@ -418,10 +418,10 @@ def _places(module: nn.Module, bounded: nn.Module) -> list[tuple[dict[str, Any],
 
 def _check_example(example: Tensor) -> None:
     check_tensor(example, "the example")
-    if example.ndim < 2 or example.numel() == 0:
-        raise InputError(
-            f"the example has shape {tuple(example.shape)}; expected a batch of inputs, (N, ...)"
-        )
+    require(
+        example.ndim >= 2 and example.numel() > 0,
+        f"the example has shape {tuple(example.shape)}; expected a batch of inputs, (N, ...)",
+    )
 
 
 def check_method(method: str) -> None:

@@ -15,7 +15,7 @@ import torch
 from .. import data, distributed
 from ..bounds import lirpa
 from ..bounds.precision import PRECISIONS
-from ..errors import InputError
+from ..errors import require
 from ..reports import pictures, tables
 from ..runs.folder import RunFolder
 from ..runs.networks import FORMATS
@@ -159,22 +159,23 @@ def _requested(
 ) -> tuple[RunConfig, RunFolder]:
     """Resolve what to train and where, from the options."""
     if resume is not None:
-        if requeue or any(value not in (None, ()) for value in (out, *options.values())):
-            raise InputError("--resume continues a run as it was begun; drop the other options")
+        alone = not requeue and all(value in (None, ()) for value in (out, *options.values()))
+        require(alone, "--resume continues a run as it was begun; drop the other options")
         run = RunFolder(resume)
         return run.begun_config(), run
-    if requeue and out is None:
-        raise InputError("--requeue needs --out RUN, the same folder at every start")
+    require(
+        out is not None or not requeue, "--requeue needs --out RUN, the same folder at every start"
+    )
     names = ("preset", "file", "method", "mode", "overrides")
     settings = config.resolve(**{name: options[name] for name in names})
     over = {name: value for name, value in options.items() if name not in names}
     source = options["preset"] or options["file"].stem
     name = distributed.agreed(f"{source}-{time.strftime('%Y%m%d-%H%M%S')}")
     folder = out or Path("runs") / name
-    if zoo.is_name(folder) or folder.suffix.lower() in FORMATS:
-        raise InputError(
-            f"--out {folder} is a name for a network of the zoo or in a file; choose another folder"
-        )
+    require(
+        not zoo.is_name(folder) and folder.suffix.lower() not in FORMATS,
+        f"--out {folder} is a name for a network of the zoo or in a file; choose another folder",
+    )
     return _overridden(settings, **over), RunFolder(folder)
 
 
