@@ -48,7 +48,7 @@ UAP = SgdUap(epochs=2, batch_size=32, per_class=True)
 class Run:
     """A training on the digits."""
 
-    def __init__(self, method: str, overrides: tuple[str, ...], folder: Path | None = None):
+    def __init__(self, method: str | None, overrides: tuple[str, ...], folder: Path | None = None):
         self.config = resolve(preset="digits", method=method, overrides=overrides)
         self.net, self.loss = runs.build(self.config, torch.device("cpu"))
         self.folder = folder

@@ -265,12 +265,6 @@ def test_unusable_file(tmp_path, content, said):
     assert said in refusal(resolve, file=path)
 
 
-def test_missing_file(tmp_path):
-    for path in (tmp_path / "none.toml", tmp_path):
-        message = refusal(resolve, file=path)
-        assert str(path) in message and "cannot read" in message
-
-
 @pytest.mark.parametrize(
     ("text", "overrides"),
     [("train = 3", ()), ("loss = 3", ()), ("data = 3", ("data.limit=3",)),

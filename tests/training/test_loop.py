@@ -8,6 +8,7 @@ import shutil
 import signal
 
 import pytest
+import together
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -21,9 +22,8 @@ from citrus_lirpa.reports import tables as report
 from citrus_lirpa.runs.networks import load_network
 from citrus_lirpa.training import checkpoint
 from citrus_lirpa.training import loop as train
-from citrus_lirpa.training import setup as runs
 from citrus_lirpa.training.batchnorm import precise_batchnorm, running_statistics
-from citrus_lirpa.training.config import TrainConfig, methods, resolve
+from citrus_lirpa.training.config import TrainConfig, methods
 from citrus_lirpa.training.regularisers import shi_regulariser
 
 #: Three epochs of four steps, with ε from the first step on.
@@ -42,23 +42,16 @@ def digits(tmp_path_factory) -> Split:
     return data.load("digits", train=True, data_dir=tmp_path_factory.mktemp("none"))
 
 
-class Run:
+class Run(together.Run):
     """A configuration with a freshly built network, which ``fit`` trains."""
 
     def __init__(self, digits, *overrides, method=None, folder=None, loss=None):
-        self.digits, self.folder = digits, folder
-        self.config = resolve(preset="digits", method=method, overrides=overrides)
-        self.net, own = runs.build(self.config, torch.device("cpu"))
-        self.loss = own if loss is None else loss
-
-    def fit(self, **more) -> list[dict]:
-        return train.fit(
-            self.net, self.loss, self.digits, self.config, folder=self.folder, **more
-        ).records
+        super().__init__(method, overrides, folder)
+        self.loss = self.loss if loss is None else loss
 
     @property
     def state(self) -> dict:
-        return {k: v.clone() for k, v in self.net.module.state_dict().items()}
+        return self.weights()
 
 
 def same(a: dict, b: dict) -> bool:
@@ -376,19 +369,6 @@ def test_a_warm_start_that_is_none(digits, source, tmp_path):
         message = str(caught.value)
         assert str(path) in message and words in message and "\n" not in message
         assert not folder.exists()
-
-
-# -- what cannot be trained ----------------------------------------------------------
-
-
-def test_batch_larger_than_the_data(digits):
-    with pytest.raises(InputError, match="batch_size is 65.* only 64 training images"):
-        Run(digits, *SMALL, "train.batch_size=65").fit()
-
-
-def test_a_network_that_the_loss_cannot_split_is_refused_when_it_is_built(digits):
-    with pytest.raises(InputError, match="split is 2, but the network has 2 ReLUs"):
-        Run(digits, "model.hidden=[12, 8]", "loss.split=2", method="taps")
 
 
 # -- BatchNorm ----------------------------------------------------------------------
