@@ -277,10 +277,6 @@ def test_damaged_files_are_refused_in_one_line(folder, tmp_path):
         (folder / file).write_bytes(content)
         assert str(folder / file) in said(*run("report", folder), 1)
         (folder / file).write_bytes(before)
-    values = record(folder)
-    del values["groups"]["stage"]
-    (folder / "eval-crown.json").write_text(json.dumps(values))
-    assert "groups.stage is missing" in said(*run("report", folder), 1)
     assert "mnist-0.1-convsmall-eval" in said(*run("report", "zoo:mnist-0.1-convsmall"), 1)
     assert "net-eval" in said(*run("report", tmp_path / "net.onnx"), 1)
     assert not (folder / "report.html").exists()
