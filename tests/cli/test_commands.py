@@ -63,25 +63,6 @@ def test_train(trained):
     assert f"citrus-lirpa eval {folder}" in output
 
 
-def test_another_method_from_training_to_certificates(tmp_path):
-    """SABR, with an ε of its own to train with."""
-    folder = tmp_path / "run"
-    few = sets("train.epochs=2", "train.eps=0.03", "train.eps_factor=3/2", "data.limit=128")
-    status, output = run("train", "--method", "sabr", "--preset", "digits", *few, "--out", folder)
-    assert status == 0, output
-    assert output.startswith("sabr on digits: mlp, ε = 0.03, 2 epochs")
-    settings = config.RunConfig.from_toml((folder / "config.toml").read_text("utf-8"))
-    overrides = [text for text in few if text != "--set"]
-    assert settings == config.resolve(preset="digits", method="sabr", overrides=overrides)
-    lines = re.findall(r"^epoch \d: ε ([\d.]+), .*, κ ≥ (\d+), [\d.]+ s$", output, re.MULTILINE)
-    records = list(map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()))
-    assert lines == [(f"{r['eps']:.4f}", str(r["kappa"])) for r in records]
-    assert [eps for eps, _ in lines][-1] == "0.0450"
-    status, output = run("eval", folder, "--method", "ibp", "--relational", "none",
-                         "--limit", 10, "--quiet")  # fmt: skip
-    assert status == 0 and "ε = 0.03," in output
-
-
 def test_train_begins_with_the_weights_of_another_run(trained, tmp_path, monkeypatch):
     """Whatever its name; the run itself remembers an absolute path."""
     monkeypatch.chdir(tmp_path)
@@ -227,16 +208,6 @@ def test_an_interrupted_evaluation_ends_as_an_uninterrupted_one(
     assert stored == [1, 2, 3, 0, 1, 2, 3]
 
 
-def test_without_resume_finished_batches_are_not_thrown_away(trained, interrupted, stored):
-    line = said(*run("eval", trained[0], *FEW, "--out", interrupted), 1)
-    partial = interrupted / "eval-crown.partial"
-    assert f"{partial} holds 1 finished batches" in line and "continue with --resume" in line
-    assert names(partial) == ["00000.pt", "settings.json"]
-    shutil.rmtree(partial)
-    assert run("eval", trained[0], *FEW, "--out", interrupted)[0] == 0
-    assert stored == [0, 1, 2, 3] and not (interrupted / "earlier-1").exists()
-
-
 def test_what_other_settings_found_is_kept_aside(trained, interrupted):
     status, output = run("eval", trained[0], *FEW, "--seed", 1, "--out", interrupted)
     aside = interrupted / "earlier-1"
@@ -251,21 +222,6 @@ def test_what_other_settings_found_is_kept_aside(trained, interrupted):
     status, output = run("eval", trained[0], *FEW, "--limit", 20, "--out", interrupted)
     assert status == 0 and "earlier" not in output
     assert [name for name in names(interrupted) if "earlier" in name] == ["earlier-1", "earlier-2"]
-
-
-@pytest.mark.parametrize(
-    ("args", "differing"),
-    [
-        (["--eps", "0.03"], "eps"),
-        (["--relational", "io", "--time-limit", "5"], "relational, time_limit"),
-    ],
-    ids=lambda value: "_".join(value) if isinstance(value, list) else None,
-)
-def test_resume_with_other_settings_is_refused(trained, interrupted, args, differing):
-    status, output = run("eval", trained[0], *FEW, *args, "--out", interrupted, "--resume")
-    line = said(status, output, 1)
-    assert f"({differing} differ)" in line
-    assert len(list((interrupted / "eval-crown.partial").glob("*.pt"))) == 1
 
 
 def test_resume_of_another_network_is_refused(trained, interrupted, tmp_path_factory):
@@ -361,7 +317,6 @@ def test_a_verdict_that_the_attack_refutes_stops_the_evaluation(trained, tmp_pat
 @pytest.mark.parametrize(
     ("args", "status", "words"),
     [
-        (["--preset", "digts"], 2, ["'digts'", "'digits'"]),
         (["--preset", "digits", "--mode", "huge"], 2, ["'huge'", "'paper'"]),
         (["--method", "sabr"], 2, ["preset", "configuration file"]),
         (["--preset", "digits", "--init-from", "."], 1, ["checkpoint.pt", "run folder"]),
@@ -369,7 +324,6 @@ def test_a_verdict_that_the_attack_refutes_stops_the_evaluation(trained, tmp_pat
         (["--preset", "digits", "--precision", "fp8"], 2, ["'fp8'", "'bfloat16'"]),
         (["--preset", "digits", "--precision", "tf32", "--device", "cpu"], 2, ["GPU", "bfloat16"]),
         (["--preset", "digits", "--device", "xla"], 2, ["'xla'", "--device cpu"]),
-        (["--preset", "digits", *sets("model.name=convsmall")], 2, ["8x8", "mlp"]),
         (["--preset", "digits", *sets("data.crop=9")], 2, ["crop 9", "8 pixels"]),
         (["--preset", "mnist-0.1", "--no-download", "--data-dir", "none"], 1,
          ["mnist", "none", "--data-dir"]),
@@ -415,7 +369,6 @@ def test_train_refuses_before_it_makes_a_folder(tmp_path, args, words):
         (["--eps", "abc"], 2, ["'abc'", "8/255"]),
         (["--eps", "nan"], 2, ["nan", "finite"]),
         (["--group-size", "1"], 2, ["is 1", "expected 2 to 10"]),
-        (["--group-size", "11"], 2, ["is 11", "expected 2 to 10"]),
         (["--limit", "0"], 2, ["limit is 0", "at least 1"]),
         (["--batch-size", "0"], 2, ["batch size is 0", "at least 1"]),
         (["--method", "crwn"], 2, ["'crwn'", "'crown'"]),
@@ -473,19 +426,6 @@ def test_resume_refuses(trained, tmp_path):
 
 
 # -- whole processes ----------------------------------------------------------------
-
-
-def test_launcher_of_a_checkout():
-    done = process("cli.py", "--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert all(f"\n  {command} " in done.stdout for command in COMMANDS)
-
-
-def test_a_mistake_in_a_process_of_its_own():
-    done = process("cli.py", "train", "--preset", "digts")
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("Error: unknown preset 'digts'")
 
 
 WITHOUT = """

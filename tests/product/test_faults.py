@@ -5,13 +5,11 @@ import resource
 import shlex
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from command_line import PATIENCE, run, said, wait_for
+from command_line import run, said, signalled
 from torch import nn
 
 from citrus_lirpa import data
@@ -36,27 +34,17 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def stopped_by(number: int, folder: Path) -> tuple[int, str]:
+    """Start training, send ``number`` in the second epoch; exit status and errors."""
+    command = (LAUNCHER, "train", *SETTINGS, "--out", folder)
+    return signalled(command, folder / "metrics.jsonl", number)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> dict[str, torch.Tensor]:
     folder = tmp_path_factory.mktemp("whole") / "run"
     assert run("train", *SETTINGS, "--out", folder)[0] == 0
     return weights(folder)
-
-
-def stopped_by(number: int, folder: Path) -> tuple[int, str]:
-    """Start training, send ``number`` in the second epoch; exit status and errors."""
-    command = [sys.executable, LAUNCHER, "train", *SETTINGS, "--out", folder]
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            wait_for(folder / "metrics.jsonl", process)
-            time.sleep(0.2)
-            process.send_signal(number)
-            _, errors = process.communicate(timeout=PATIENCE)
-        finally:
-            process.kill()
-    return process.returncode, errors
 
 
 def test_killed_and_resumed(tmp_path, uninterrupted):
