@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .tracing import input_node, nodes, relu_nodes
@@ -139,4 +140,6 @@ def _constant(node: Any) -> Any:
         return node.param
     if type(node).__name__ == "BoundBuffers":
         return node.buffer
-    return node.forward(*map(_constant, node.inputs))
+    inputs = map(_constant, node.inputs)
+    # sizes as tensors: auto_LiRPA 0.7 gathers from nothing else
+    return node.forward(*(torch.tensor(v) if isinstance(v, tuple) else v for v in inputs))

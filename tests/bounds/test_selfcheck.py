@@ -110,7 +110,7 @@ def test_an_own_bounded_module_is_checked_before_anything_is_certified():
     models = [padded_pool(seed) for seed in range(6)]
     wrapped = [refused(lambda m=m: BoundedNet(m, x)) for m in models]
     own = [refused(lambda m=m: certify(own_module(m, x), x, y, 1e-3)) for m in models]
-    assert own == wrapped and any(own)
+    assert own == wrapped and any(own) == lirpa.load().legacy  # 0.7 bounds this pooling rightly
     with pytest.raises(ModelError, match=BATCH):
         certify(own_module(Meddling(COMPARED["mean"]).eval(), x), x, y, 1e-3)
 
