@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,12 +70,7 @@ class RunFolder:
         Raises:
             CheckpointError: If another process trains there, or nothing can be written.
         """
-        if not distributed.leads():
-            yield
-            return
-        with locked(self.path, "train"):
-            files = (self.config, self.checkpoint, self.metrics, self.curves)
-            atomic.remove_leftovers(self.path, *(file.name for file in files))
+        with _held(self.path, "train", (self.config, self.checkpoint, self.metrics, self.curves)):
             yield
 
     def begin(self, config: RunConfig) -> None:
@@ -206,11 +201,7 @@ class ResultFiles:
         Raises:
             CheckpointError: If another process does this work there, or nothing can be written.
         """
-        if not distributed.leads():
-            yield
-            return
-        with locked(self.folder, self.work):
-            atomic.remove_leftovers(self.folder, *(path.name for path in self.paths.values()))
+        with _held(self.folder, self.work, self.paths.values()):
             yield
 
     def finished(self, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -249,6 +240,17 @@ class Outcome:
     record: dict[str, Any]
     files: ResultFiles
     new: bool = True
+
+
+@contextlib.contextmanager
+def _held(folder: Path, work: str, files: Iterable[Path]) -> Iterator[None]:
+    """Hold the lock of some work, for all processes of a job, and clear half-written ``files``."""
+    if not distributed.leads():
+        yield
+        return
+    with locked(folder, work):
+        atomic.remove_leftovers(folder, *(file.name for file in files))
+        yield
 
 
 def _set_aside(observer: Observer, *paths: Path) -> None:
