@@ -69,8 +69,8 @@ def self_check(net: Net, example: Tensor) -> None:
                     "the model's outputs are NaN or infinite on random images; its weights are "
                     "damaged or far too large"
                 )
-        for several in (x, example[:_ALONE]):
-            check_rows_alone(net, several)
+        check_rows_alone(net, x, plain)
+        check_rows_alone(net, example[:_ALONE])
         for radius in (1e-6, 0.2):
             _check_containment(net, Box.around(x[:1], radius), generator)
 
