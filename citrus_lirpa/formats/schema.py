@@ -30,7 +30,7 @@ from pydantic import dataclasses as pydantic_dataclasses
 from pydantic.types import AllowInfNan, Strict
 from typing_extensions import NotRequired, TypedDict, dataclass_transform
 
-from ..errors import CheckpointError, ConfigError, unknown
+from ..errors import CheckpointError, ConfigError, expect_known, unknown
 
 T = TypeVar("T")
 
@@ -123,8 +123,7 @@ def options(
     Raises:
         ConfigError: The function or an option is unknown, an option is missing or of a wrong type.
     """
-    if not knows(registry, name):
-        raise ConfigError(unknown(f"{table}.name", name, registry))
+    expect_known(f"{table}.name", name, registry)
     function = registry[typing.cast(str, name)]
     try:
         found = _adapter(function).validate_python(dict(values))

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from ..bounds.precision import PRECISIONS
 from ..data.datasets import DATASETS
-from ..errors import ConfigError, unknown
+from ..errors import ConfigError, expect_known
 from ..formats.schema import (
     Count,
     Flag,
@@ -134,8 +134,7 @@ class TrainConfig:
             raise ConfigError(f"train.ramp_start is {self.ramp_start}; epochs count from 1")
         names = {"schedule": SCHEDULES, "initialisation": INITIALISATIONS, "precision": PRECISIONS}
         for key, known in names.items():
-            if getattr(self, key) not in known:
-                raise ConfigError(unknown(f"train.{key}", getattr(self, key), known))
+            expect_known(f"train.{key}", getattr(self, key), known)
 
     @property
     def max_eps(self) -> float:
@@ -254,8 +253,7 @@ def make_loss(loss: Mapping[str, Any], train: TrainConfig) -> Loss:
 
 
 def _mode(mode: str, loss: Any) -> dict[str, Any]:
-    if mode not in MODES:
-        raise ConfigError(unknown("mode", mode, MODES))
+    expect_known("mode", mode, MODES)
     pairs = knows(LOSSES, loss) and "pairing" in options_of(LOSSES[loss])
     return {k: v for k, v in MODES[mode].items() if pairs or not k.startswith("loss.")}
 
@@ -290,8 +288,7 @@ def _resolved(tables: dict[str, Any]) -> RunConfig:
         loss=_chosen("loss", tables),
         train=TrainConfig(**tables.get("train", {})),
     )
-    if config.data.name not in DATASETS:
-        raise ConfigError(unknown("data set", config.data.name, DATASETS))
+    expect_known("data set", config.data.name, DATASETS)
     make_loss(config.loss, config.train)
     return config
 

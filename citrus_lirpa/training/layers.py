@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, unknown
+from ..errors import ConfigError, expect_known, unknown
 from ..formats.schema import knows, options_of
 from ..losses import LOSSES
 from ..models import MODELS
@@ -79,8 +79,7 @@ def _recipe(method: object, loss: object, recipes: dict[str, Any]) -> Tables:
     if method is None and not knows(LOSSES, loss):
         raise ConfigError(unknown("loss.name", loss, LOSSES))
     name: Any = loss if method is None else method
-    if name not in methods():
-        raise ConfigError(unknown("method", name, methods()))
+    expect_known("method", name, methods())
     everywhere = _package_toml("methods.toml").get(name, {})
     return stacked({"loss": {"name": name}}, everywhere, recipes.get(name, {}))
 
@@ -120,8 +119,7 @@ def nested(changes: Mapping[str, Any]) -> Tables:
 
 
 def _preset(name: object) -> dict[str, Any]:
-    if name not in presets():
-        raise ConfigError(unknown("preset", name, presets()))
+    expect_known("preset", name, presets())
     return _package_toml(f"presets/{name}.toml")
 
 
@@ -139,7 +137,6 @@ def _file(path: Path) -> dict[str, Any]:
 def check_tables(tables: dict[str, Any]) -> None:
     """Raise ConfigError for an unknown table, and for a value in the place of one."""
     for table, values in tables.items():
-        if table not in TABLES:
-            raise ConfigError(unknown("table", table, TABLES))
+        expect_known("table", table, TABLES)
         if not isinstance(values, dict):
             raise ConfigError(f"'{table}' is not a table; write [{table}]")
