@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError, expect, expect_known
-from ..errors import shown as shown
+from ..errors import InputError, expect, expect_known, shown
 
 #: A number, or a tensor broadcastable to the images (one value per channel as (C, 1, 1)).
 Scalar = float | Tensor

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, InputError, unknown
+from ..bounds.checks import check_name
+from ..errors import CheckpointError, InputError
 from ..formats import schema
 from ..formats.schema import Word
 from ..losses import TRAINING_METHODS
@@ -100,8 +101,8 @@ def read_runs(folders: Sequence[str | Path], stage: str | None = None) -> list[R
         InputError: ``stage`` is unknown, or the same run is given twice.
         CheckpointError: A folder is no run, has no such evaluation, or a file is damaged.
     """
-    if stage is not None and stage not in STAGES:
-        raise InputError(unknown("method", stage, STAGES))
+    if stage is not None:
+        check_name(stage, "method", STAGES)
     if isinstance(folders, (str, os.PathLike)):
         raise InputError(f"folders is '{folders}'; expected a list of run folders")
     paths = [Path(folder) for folder in folders]

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, expect_known, unknown
+from ..errors import ConfigError, expect_known
 from ..formats.schema import knows, options_of
 from ..losses import LOSSES
 from ..models import MODELS
@@ -76,8 +76,8 @@ def layered(preset: str | None, file: Path | None, method: str | None, loss: obj
 
 def _recipe(method: object, loss: object, recipes: dict[str, Any]) -> Tables:
     """Tables of a method, or of the one named like a loss; ``recipes``: those of the preset."""
-    if method is None and not knows(LOSSES, loss):
-        raise ConfigError(unknown("loss.name", loss, LOSSES))
+    if method is None:
+        expect_known("loss.name", loss, LOSSES)
     name: Any = loss if method is None else method
     expect_known("method", name, methods())
     everywhere = _package_toml("methods.toml").get(name, {})

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import distributed
 from ..attacks import kappa
-from ..bounds.box import clamp
+from ..bounds.box import Ball
 from ..bounds.checks import Range
 from ..bounds.net import BoundedNet
 from ..losses import LossTerms
@@ -140,5 +140,5 @@ def highest_kappa(
     """
     if terms.perturbations is None:
         return None
-    v = clamp(terms.perturbations[:_KAPPA_PERTURBATIONS], (-eps, eps))
+    v = Ball(eps).project(terms.perturbations[:_KAPPA_PERTURBATIONS])
     return int(distributed.highest(kappa(net, x, y, v, clip))[0])

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..bounds.box import Ball, same_range
-from ..bounds.checks import Range, shown
-from ..errors import InputError, SoundnessError
+from ..bounds.checks import Range
+from ..errors import InputError, SoundnessError, shown
 from ..optional import to_frame
 
 if TYPE_CHECKING:

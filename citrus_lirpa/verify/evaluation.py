@@ -23,13 +23,12 @@ from ..bounds.checks import (
     check_range,
     check_seconds,
     is_count,
-    shown,
 )
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
 from ..data.augmentation import centre_crop
 from ..data.types import DatasetSpec, Split, check_split
-from ..errors import InputError
+from ..errors import expect
 from ..optional import to_frame
 from .certificates import Certificates, check_soundness
 from .groups import UapBounds, certify_uap
@@ -105,11 +104,8 @@ class Protocol:
         """
         check_count(available, "number of images", 0)
         count = available if self.limit is None else min(self.limit, available)
-        if not is_count(self.group_size, 2, count):
-            raise InputError(
-                f"group size is {shown(self.group_size)}; expected 2 to {count}, the number of "
-                "images"
-            )
+        possible = is_count(self.group_size, 2, count)
+        expect(possible, "group size", self.group_size, f"2 to {count}, the number of images")
         return count
 
 

@@ -13,10 +13,10 @@ from tqdm.auto import tqdm
 
 from ..attacks import PGD, GroupAttack
 from ..bounds.box import Ball
-from ..bounds.checks import Range, check_count, check_name, is_count, shown
+from ..bounds.checks import Range, check_count, check_name, is_count
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
-from ..errors import InputError, ModelError
+from ..errors import InputError, ModelError, expect, shown
 from ..optional import to_frame
 from .certificates import Certificates, check_soundness
 from .crown.engine import DualEngine
@@ -149,15 +149,13 @@ def certify_uap(
     net = as_bounded_net(net)
     ball = check_certifiable(net, x, y, eps, clip, time_limit)
     check_count(batch_size, "batch size")
-    if not is_count(group_size, 2, len(x)):
-        raise InputError(
-            f"group size is {shown(group_size)}; expected 2 to {len(x)}, the number of inputs"
-        )
+    possible = is_count(group_size, 2, len(x))
+    expect(possible, "group size", group_size, f"2 to {len(x)}, the number of inputs")
     check_name(relational, "relational stage", RELATIONAL)
     check_solver(solver)
     attack = GroupAttack(clip=clip) if attack is None else attack
-    if not callable(attack) or isinstance(attack, PGD):
-        raise InputError(f"the attack is {shown(attack)}; expected GroupAttack() or None")
+    joint = callable(attack) and not isinstance(attack, PGD)
+    expect(joint, "the attack", attack, "GroupAttack() or None")
     if certificates is None:
         certificates = certify(net, x, y, eps, clip=clip, batch_size=batch_size, progress=progress)
     _check_certificates(certificates, x, y, ball)

@@ -19,13 +19,12 @@ from ..bounds.checks import (
     check_one_radius,
     check_range,
     check_seconds,
-    shown,
 )
 from ..bounds.inputs import check_labelled
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
 from ..bounds.selfcheck import check_rows_alone, check_same_function
-from ..errors import InputError, ModelError, SoundnessError
+from ..errors import InputError, ModelError, SoundnessError, expect
 from .certificates import Certificates, Proof
 from .engines import Engine, LirpaEngine, find_engine
 from .memory import allocations_fail_cleanly
@@ -98,8 +97,7 @@ def certify(
     ball = check_certifiable(net, x, y, eps, clip, time_limit)
     check_count(batch_size, "batch size")
     check_count(group_size, "group size")
-    if not (attack is None or callable(attack)):
-        raise InputError(f"the attack is {shown(attack)}; expected PGD() or None")
+    expect(attack is None or callable(attack), "the attack", attack, "PGD() or None")
     stages = stages_up_to(method)
     if known is not None:
         _check_known(known, y)
@@ -150,11 +148,9 @@ def check_certifiable(
 
 def _check_known(known: Tensor, y: Tensor) -> None:
     whole = isinstance(known, Tensor) and known.dtype == torch.int64 and not known.is_meta
-    if not whole or known.shape != y.shape or bool((known.abs() > 1).any()):
-        raise InputError(
-            f"known is {shown(known)}; expected torch.int64 of shape ({len(y)},): 1 proved, "
-            "-1 attacked, 0 unknown"
-        )
+    usable = whole and known.shape == y.shape and not bool((known.abs() > 1).any())
+    wanted = f"torch.int64 of shape ({len(y)},): 1 proved, -1 attacked, 0 unknown"
+    expect(usable, "known", known, wanted)
 
 
 @dataclass(frozen=True)
