@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .compare import Run, by_setting, pareto_front
+from .palette import COLOURS, METHODS, house_style
 from .pictures import write_picture
 from .plots import new_figure, plain_figure
 
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 _COLUMNS = 2  # axes beside each other
 _SIZE = (7.4, 4.8)  # inches of one axes with its legend
 _MARKERS = "osD^"  # ten colours each
-_NEAR = 0.045  # of the axes' sides; runs nearer to each other share a label
+_NEAR = 0.05  # of the axes' sides: height of a label, and width of a number in it
 
 
 def plot_pareto(runs: Sequence[Run], path: Path) -> Path:
     """Write :func:`draw_pareto` as a PNG."""
-    return write_picture(draw_pareto(runs, plain_figure()), path)
+    with house_style():
+        return write_picture(draw_pareto(runs, plain_figure()), path)
 
 
 def draw_pareto(runs: Sequence[Run], figure: Figure | None = None) -> Figure:
@@ -55,8 +57,8 @@ def draw_pareto(runs: Sequence[Run], figure: Figure | None = None) -> Figure:
     for axes in panels[len(settings) :]:
         axes.remove()
     front, *_ = panels[0].get_lines()
-    point = "point: certified average UAP accuracy (UCert), bar: up to that under attack"
-    bar = panels[0].plot([], [], color="0.3", linewidth=1.2, marker="o", markersize=5.5)
+    point = "point: UCert, filled where it lies on the front; bar: up to the accuracy under attack"
+    bar = panels[0].plot([], [], color=COLOURS["soft"], linewidth=1.2, marker="o", markersize=5.5)
     figure.legend(
         [front, *bar], ["Pareto front", point],
         loc="outside lower center", ncol=2, fontsize=8, frameon=False,
@@ -78,32 +80,45 @@ def draw_runs(
     Returns:
         The point of each run.
     """
-    dots = []
+    dots, front = [], pareto_front(runs)
     for run in runs:
         (x, y), style = _point(run), styles[run.method]
         axes.vlines(x, y, 100 * run.attacked_uap_accuracy, color=style["color"], linewidth=1.2)
-        look = {"s": 30, "edgecolors": "white", "linewidths": 0.7, "zorder": 4, **style}
-        dots.append(axes.scatter(x, y, **look))
+        dots.append(_dot(axes, x, y, style, filled=run in front))
     axes.margins(0.14)
     axes.set(xlabel="standard accuracy (%)", ylabel="UCert (%)")
-    axes.grid(color="0.9")
+    axes.grid(color=COLOURS["line"])
     axes.set_axisbelow(True)
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # as they are before the front's ends
     axes.plot(
-        *zip(*_steps(axes, runs), strict=True), color="0.5", linewidth=1, linestyle="--", zorder=1
+        *zip(*_steps(axes, runs), strict=True),
+        color=COLOURS["wrong"],
+        linewidth=1,
+        linestyle="--",
+        zorder=1,
     )
     for point, text in _labels(axes, runs, numbers).items():
         label = axes.annotate(text, point, (5, -3), textcoords="offset points", va="top", zorder=3)
         label.set(fontsize=9)
-        label.set_bbox({"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.3})
+        label.set_bbox(
+            {"facecolor": COLOURS["card"], "alpha": 0.7, "edgecolor": "none", "pad": 0.3}
+        )
     return dots
+
+
+def _dot(axes: Axes, x: Any, y: Any, style: dict[str, Any], *, filled: bool) -> PathCollection:
+    """Draw a point, hollow where it does not lie on the front."""
+    dot = axes.scatter(x, y, **{"s": 30, "linewidths": 1.2, "zorder": 4, **style})
+    if not filled:
+        dot.set(facecolor=COLOURS["card"], edgecolor=style["color"])
+    return dot
 
 
 def _styles(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """Colour and marker of each training method, the same in all axes."""
     methods = dict.fromkeys(run.method for run in runs)
     return {
-        method: {"color": f"C{i % 10}", "marker": _MARKERS[i // 10 % len(_MARKERS)]}
+        method: {"color": METHODS[i % 10], "marker": _MARKERS[i // 10 % len(_MARKERS)]}
         for i, method in enumerate(methods)
     }
 
@@ -124,14 +139,18 @@ def _steps(axes: Axes, runs: Sequence[Run]) -> list[tuple[float, float]]:
 def _labels(
     axes: Axes, runs: Sequence[Run], numbers: Sequence[int]
 ) -> dict[tuple[float, float], str]:
-    """The numbers at each point; those of runs that lie too near to each other stand together."""
+    """The numbers at each point; those of runs that lie too near to each other stand together.
+
+    A label stands to the right of its point, so that one of several numbers needs more room there.
+    """
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     together: dict[tuple[float, float], list[int]] = {}
-    for (x, y), number in sorted(zip(map(_point, runs), numbers, strict=True), reverse=True):
+    for (x, y), number in sorted(zip(map(_point, runs), numbers, strict=True)):
         near = (
             (a, b)
-            for a, b in together
-            if abs(a - x) < _NEAR * (right - left) and abs(b - y) < _NEAR * (top - bottom)
+            for (a, b), those in together.items()
+            if x - a < _NEAR * (right - left) * (1 + len(those))
+            and abs(b - y) < _NEAR * (top - bottom)
         )
         together.setdefault(next(near, (x, y)), []).append(number)
     return {point: ", ".join(map(str, sorted(those))) for point, those in together.items()}
@@ -141,7 +160,8 @@ def _name_runs(axes: Axes, runs: Sequence[Run], styles: Mapping[str, dict[str, A
     """Put the legend of the numbers beside the axes: each run's method, and name if needed."""
     count = Counter(run.method for run in runs)
     names = [r.method if count[r.method] == 1 else f"{r.method} ({r.run})" for r in runs]
-    dots = [axes.scatter([], [], s=30, **styles[run.method]) for run in runs]
+    front = pareto_front(runs)
+    dots = [_dot(axes, [], [], styles[run.method], filled=run in front) for run in runs]
     axes.legend(
         dots, [f"{number}  {name}" for number, name in enumerate(names, 1)],
         loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, frameon=False, handletextpad=0.2,

@@ -13,6 +13,7 @@ from ..bounds.checks import Range
 from ..data.types import DatasetSpec
 from ..formats.atomic import write_atomically
 from ..verify import Evaluation
+from .palette import house_style
 from .plots import (
     CURVES,
     STAGES,
@@ -31,26 +32,29 @@ if TYPE_CHECKING:
 
 def plot_curves(records: Sequence[dict[str, Any]], path: Path) -> Path:
     """Write :func:`draw_curves` as a PNG."""
-    figure, axes = plain_axes(*CURVES)
-    draw_curves(records, axes)
-    return write_picture(figure, path)
+    with house_style():
+        figure, axes = plain_axes(*CURVES)
+        draw_curves(records, axes)
+        return write_picture(figure, path)
 
 
 def plot_stages(result: Evaluation, path: Path) -> Path:
     """Write :func:`draw_stages` as a PNG, below the figures of the evaluation."""
-    figure, axes = plain_axes(*STAGES)
-    draw_stages(result, axes)
-    figure.suptitle(
+    title = (
         f"UCert {percent(result.uap.certified_accuracy, ' %')}, under attack "
-        f"{percent(result.uap.attacked_accuracy, ' %')}, ε = {radius(result.protocol.eps)}",
-        fontsize=10,
+        f"{percent(result.uap.attacked_accuracy, ' %')}, ε = {radius(result.protocol.eps)}"
     )
-    return write_picture(figure, path)
+    with house_style():
+        figure, axes = plain_axes(*STAGES)
+        draw_stages(result, axes)
+        figure.suptitle(title, fontsize=10)
+        return write_picture(figure, path)
 
 
 def plot_uap(result: Evaluation, spec: DatasetSpec, path: Path) -> Path | None:
     """Write :func:`draw_strongest` as a PNG. None, and no file, where no image is broken."""
-    return _write_or_remove(draw_strongest(result, spec, plain_figure()), path)
+    with house_style():
+        return _write_or_remove(draw_strongest(result, spec, plain_figure()), path)
 
 
 def plot_try(
@@ -62,7 +66,8 @@ def plot_try(
     path: Path,
 ) -> Path | None:
     """Write :func:`draw_uap` as a PNG. None, and no file, where no image is broken."""
-    return _write_or_remove(draw_uap(result, x, eps, clip, spec, plain_figure()), path)
+    with house_style():
+        return _write_or_remove(draw_uap(result, x, eps, clip, spec, plain_figure()), path)
 
 
 def write_picture(figure: Figure, path: Path) -> Path:

@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..runs.perturbations import one_a_class_first
 from ..training.metrics import History
 from ..verify import Evaluation
+from .palette import ATTACKS, COLOURS, PROVED
 from .tables import clipping, radius
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _SHOWN = 6  # images in the picture of a perturbation
 _CLASSES = 10  # classes in that of one perturbation a class
 #: Rows and columns of Axes, and inches, of a new figure.
 CURVES, STAGES = (1, 2, (10, 3.8)), (2, 1, (9, 3.6))
-_GREYS = {"undecided": "0.8", "broken": "0.55", "wrong": "0.3"}
+_LEFT = {name: COLOURS[name] for name in ("undecided", "broken", "wrong")}
 _Pixels = TypeVar("_Pixels", torch.Tensor, np.ndarray)
 
 
@@ -62,7 +63,7 @@ def draw_curves(
     whole = {"integer": True, "min_n_ticks": 1, "steps": [1, 2, 5, 10]}
     for panel in (left, right):
         panel.set_xlabel("epoch")
-        panel.grid(color="0.9")
+        panel.grid(color=COLOURS["line"])
         panel.xaxis.set_major_locator(MaxNLocator("auto", **whole))
     return left, right
 
@@ -82,20 +83,21 @@ def draw_stages(result: Evaluation, axes: Sequence[Axes] | None = None) -> tuple
     """
     shares = result.shares()
     seconds = {**result.certificates.seconds, **result.uap.seconds}
-    proving = [name for name in shares if name not in _GREYS]
-    colours = {name: f"C{i % 10}" for i, name in enumerate(proving)} | _GREYS
-    colours |= {"attack": "0.55", "group attack": "0.7"}
+    proving = [name for name in shares if name not in _LEFT]
+    colours = {name: PROVED[min(i, len(PROVED) - 1)] for i, name in enumerate(proving)}
+    colours |= {**_LEFT, **ATTACKS}
     panels = _pair(axes, STAGES)
-    for panel, values, unit in (
-        (panels[0], {k: 100 * v / len(result.y) for k, v in shares.items()}, "% of images"),
-        (panels[1], seconds, "seconds"),
+    for panel, values, axis, unit in (
+        (panels[0], {k: 100 * v / len(result.y) for k, v in shares.items()}, "% of images", "%"),
+        (panels[1], seconds, "seconds", "s"),
     ):
         left, total = 0.0, sum(values.values())
         for name, value in values.items():
             if value:
-                panel.barh(0, value, left=left, color=colours[name], label=f"{name} {value:.3g}")
+                label = f"{name} {value:.3g} {unit}"
+                panel.barh(0, value, left=left, color=colours[name], label=label)
                 left += value
-        panel.set(xlabel=unit, yticks=[], xlim=(0, max(total, 1e-9)))
+        panel.set(xlabel=axis, yticks=[], xlim=(0, max(total, 1e-9)))
         panel.legend(ncol=5, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, frameon=False)
     return panels
 
@@ -196,12 +198,12 @@ def plain_axes(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figu
 def _draw_losses(axes: Axes, records: Sequence[dict[str, Any]]) -> None:
     """Draw the loss, and ε with its own scale to the right, the area below it shaded."""
     epochs, eps = [r["epoch"] for r in records], [r["eps"] for r in records]
-    _line(axes, epochs, [r["loss"] for r in records], "loss", "C3")
+    _line(axes, epochs, [r["loss"] for r in records], "loss", COLOURS["accent"])
     axes.set(ylabel="loss", title="Training loss and ε")
     ramp = axes.twinx()
-    _line(ramp, epochs, eps, "ε", "0.5", linestyle="--")
+    _line(ramp, epochs, eps, "ε", COLOURS["wrong"], linestyle="--")
     area = [epochs[0], *epochs, epochs[-1]], [0, *eps, 0]
-    ramp.fill(*area, color="0.5", alpha=0.15, linewidth=0)
+    ramp.fill(*area, color=COLOURS["wrong"], alpha=0.15, linewidth=0)
     ramp.set(ylabel="ε (pixels in [0, 1])", ylim=(0, None))
     axes.set_zorder(ramp.get_zorder() + 1)  # the loss above the area
     axes.patch.set_visible(False)
@@ -212,8 +214,8 @@ def _draw_shares(axes: Axes, records: Sequence[dict[str, Any]]) -> None:
     """Draw the shares that are known, from the multiple of ten below the lowest one."""
     lowest = 100.0
     for key, label, colour in (
-        ("accuracy", "clean accuracy", "C0"),
-        ("certified", "boxes certified", "C2"),
+        ("accuracy", "clean accuracy", COLOURS["soft"]),
+        ("certified", "boxes certified", COLOURS["p4"]),
     ):
         points = [(r["epoch"], 100 * r[key]) for r in records if r.get(key) is not None]
         if points:

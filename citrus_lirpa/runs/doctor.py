@@ -52,6 +52,17 @@ def run_checks(data_dir: Path) -> Iterator[str]:
     yield PASSED
 
 
+def versions() -> dict[str, str]:
+    """Return the versions of this package, of Python, and of what bounds are computed with."""
+    return {
+        "citrus_lirpa": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "auto_lirpa": _compat.load().version,
+        "numpy": numpy.__version__,
+    }
+
+
 def facts(data_dir: Path) -> dict[str, Any]:
     """Return what the lines of ``run_checks`` state, once all checks have passed.
 
@@ -59,12 +70,8 @@ def facts(data_dir: Path) -> dict[str, Any]:
         data_dir: The folder of the data sets.
     """
     return {
-        "citrus_lirpa": __version__,
-        "python": platform.python_version(),
+        **versions(),
         "system": platform.system(),
-        "torch": torch.__version__,
-        "auto_lirpa": _compat.load().version,
-        "numpy": numpy.__version__,
         "torchvision": import_torchvision().__version__,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),

@@ -25,6 +25,7 @@ from ..verify import (
 from ..verify.identity import identity
 from ..verify.resume import is_saved
 from . import perturbations
+from .doctor import versions
 from .folder import Outcome, ResultFiles, RunFolder
 from .networks import Network
 from .observer import Observer
@@ -100,6 +101,7 @@ def evaluate_run(
             weights=settings["weights"],
             imported=len(settings["imported"]),
             identity=identity(settings),
+            versions=versions(),
         ).to_json()
         observer.on_result(result)
         files.write_record(record)

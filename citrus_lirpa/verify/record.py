@@ -85,6 +85,7 @@ class EvaluationRecord:
         weights: Fingerprint of the network.
         imported: Number of images with verdicts of another verifier.
         identity: SHA-256 of all settings.
+        versions: Of the packages that the figures were made with.
     """
 
     run: Text | None = None
@@ -115,6 +116,7 @@ class EvaluationRecord:
     weights: Text | None = None
     imported: Count | None = None
     identity: Text | None = None
+    versions: dict[str, Text] = field(default_factory=dict)
 
     @property
     def strongest_stage(self) -> str:

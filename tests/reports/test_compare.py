@@ -15,6 +15,7 @@ from citrus_lirpa.cli import main
 from citrus_lirpa.errors import InputError
 from citrus_lirpa.losses import TRAINING_METHODS
 from citrus_lirpa.reports import compare, pareto
+from citrus_lirpa.reports.palette import METHODS
 from citrus_lirpa.reports.compare import Run, Setting
 
 EVALUATION = {
@@ -231,7 +232,7 @@ def legend(axes) -> dict[str, str]:
     """The entries of the legend and their colours."""
     handles, texts = axes.get_legend().legend_handles, axes.get_legend().get_texts()
     return {
-        text.get_text(): to_hex(dot.get_facecolor()[0])
+        text.get_text(): to_hex(dot.get_edgecolor()[0])
         for text, dot in zip(texts, handles, strict=True)
     }
 
@@ -255,6 +256,15 @@ def test_picture_shows_points_bars_and_the_front(points):
     ]
 
 
+def test_points_of_the_front_are_filled(points):
+    (axes,) = pareto.draw_pareto(points).axes
+    dots = [d for d in axes.collections if isinstance(d, PathCollection) and len(d.get_offsets())]
+    (drawn,) = compare.by_setting(points).values()
+    filled = {run.run for run, dot in zip(drawn, dots, strict=True)
+              if (dot.get_facecolor() == dot.get_edgecolor()).all()}  # fmt: skip
+    assert filled == {run.run for run in compare.pareto_front(points)}
+
+
 def test_runs_are_numbered_and_named_beside_the_axes(points):
     (axes,) = pareto.draw_pareto(points).axes
     names = legend(axes)
@@ -268,10 +278,13 @@ def test_runs_are_numbered_and_named_beside_the_axes(points):
     assert len(numbers) == 5
 
 
-def test_numbers_of_neighbours_do_not_cover_each_other(tmp_path):
+@pytest.mark.parametrize(
+    "place", [lambda i: (i % 3, i // 3), lambda i: (i, (-1) ** i * i / 30)], ids=["near", "row"]
+)
+def test_numbers_of_neighbours_do_not_cover_each_other(tmp_path, place):
     folders = [
-        make(tmp_path / name, f'name = "{name}"', standard_accuracy=0.6 + i % 3 / 100,
-             **ucert(0.5 + i // 3 / 100, 0.54))
+        make(tmp_path / name, f'name = "{name}"', standard_accuracy=0.6 + place(i)[0] / 100,
+             **ucert(0.5 + place(i)[1] / 100, 0.54))
         for i, name in enumerate(list(TRAINING_METHODS)[:9])
     ]  # fmt: skip
     folders.append(make(tmp_path / "far", 'name = "ce"', standard_accuracy=0.8, **ucert(0.2, 0.3)))
@@ -290,9 +303,9 @@ def test_one_axes_for_each_setting_with_the_same_colours(tmp_path):
     axes = pareto.draw_pareto(compare.read_runs(folders)).axes
     starts = [panel.get_title().split(", ")[1] for panel in axes]
     assert starts == ["ε = 2/255", "ε = 8/255", "ε = 0.1"]
-    blue, orange = map(to_hex, ("C0", "C1"))
+    first, second, *_ = METHODS
     assert [legend(panel) for panel in axes] == [
-        {"1  CITRUS": blue, "2  IBP": orange}, {"1  IBP": orange}, {"1  CITRUS": blue}
+        {"1  CITRUS": first, "2  IBP": second}, {"1  IBP": second}, {"1  CITRUS": first}
     ]  # fmt: skip
 
 

@@ -171,9 +171,10 @@ def test_several_runs_are_compared(folder, tmp_path, monkeypatch):
     assert "2 runs compared" in page.text and "Pareto front" in page.text
     assert page.text.index("best CITRUS 95.00 90.00 92.00") < page.text.index("worst CITRUS 10.00")
     assert {"run-1", "run-2"} <= set(page.values("article", "id"))
-    assert set(page.values("a", "href")) == {"#run-1", "#run-2"}
+    assert set(page.values("a", "href")) == {"#run-1", "#run-2"} and "details" in page.tags
+    assert not page.values("details", "open") and Page(make_page([best])).values("details", "open")
     front = [v for v in page.values("a", "class") if v == "badge front"]
-    assert len(front) == 1
+    assert len(front) == 2  # in the table, and beside the chart
     one = len(make_page([best]))
     assert len(text) < 2.2 * one
 
@@ -248,7 +249,10 @@ def test_a_run_that_is_only_begun(folder, tmp_path):
     shutil.copy(folder / "config.toml", begun)
     page = Page(make_page([begun]))
     assert "CITRUS on digits" in page.text and "mlp" in page.text
-    assert page.tags.count("section") == 2  # what is missing, and the configuration
+    assert [page.tags.count(tag) for tag in ("section", "details")] == [
+        1,
+        1,
+    ]  # missing, configuration
     both = Page(make_page([begun, folder]))
     assert "2 runs compared" in both.text
 

@@ -1,6 +1,8 @@
 """Charts and pictures: they show the numbers, and files are whole or not there."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from results import RECORDS
 
 from citrus_lirpa.data.datasets import DATASETS
 from citrus_lirpa.errors import CheckpointError
-from citrus_lirpa.reports import pictures, plots
+from citrus_lirpa.reports import palette, pictures, plots
 
 DIGITS = DATASETS["digits"]
 
@@ -68,11 +70,23 @@ def bars(axes) -> list[tuple[float, float]]:
 def test_stages_show_shares_and_times(evaluation):
     images, seconds = plots.draw_stages(evaluation, Figure().subplots(2, 1))
     labels = [text.get_text() for text in images.get_legend().get_texts()]
-    assert labels == ["ibp 12.5", "crown-ibp 25", "group stage 12.5", "broken 25", "wrong 25"]
+    assert labels == [
+        "ibp 12.5 %",
+        "crown-ibp 25 %",
+        "group stage 12.5 %",
+        "broken 25 %",
+        "wrong 25 %",
+    ]
     assert bars(images) == [(0, 12.5), (12.5, 25), (37.5, 12.5), (50, 25), (75, 25)]
     assert images.get_xlim() == (0, 100) and images.get_xlabel() == "% of images"
     labels = [text.get_text() for text in seconds.get_legend().get_texts()]
-    assert labels == ["attack 0.5", "ibp 0.25", "crown-ibp 12.3", "group attack 2", "group stage 1"]
+    assert labels == [
+        "attack 0.5 s",
+        "ibp 0.25 s",
+        "crown-ibp 12.3 s",
+        "group attack 2 s",
+        "group stage 1 s",
+    ]
     widths = [width for _, width in bars(seconds)]
     assert widths == pytest.approx([0.5, 0.25, 12.34, 2, 1])
     assert seconds.get_xlim() == pytest.approx((0, 16.09))
@@ -122,3 +136,9 @@ def test_failing_to_draw_keeps_the_earlier_picture(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="disk full.*earlier file is kept"):
         pictures.plot_curves(RECORDS, path)
     assert path.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [path]
+
+
+def test_pictures_and_pages_have_one_palette():
+    sheet = Path(palette.__file__).with_name("page") / "style.css"
+    light = sheet.read_text("utf-8").split("@media")[0]
+    assert dict(re.findall(r"--(\w+): (#\w{6})", light)).items() >= palette.COLOURS.items()

@@ -15,6 +15,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ..compare import Run
+from ..palette import COLOURS, house_style
 from ..pareto import draw_runs
 from ..plots import draw_curves, plain_axes
 from ..tables import percent
@@ -22,30 +23,14 @@ from ..tables import percent
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Matplotlib's own style, and what the page has different.
-_STYLE: tuple[Any, ...] = (
-    "default",
-    {
-        "svg.fonttype": "none",
-        "axes.spines.left": False,
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "xtick.major.size": 0,
-        "ytick.major.size": 0,
-        "legend.frameon": False,
-        "axes.facecolor": "none",
-        "figure.facecolor": "none",
-    },
-)
-#: The drawers' colours, and the variables of style.css in their places.
-_COLOURS = {
-    "#000000": "soft",
-    "#ffffff": "card",
-    "#e6e6e6": "line",
-    "#808080": "wrong",
-    "#1f77b4": "soft",  # C0
-    "#2ca02c": "p4",  # C2
-    "#d62728": "accent",  # C3
+#: What the style has different on a page.
+_ON_PAGE = {
+    "svg.fonttype": "none",
+    "axes.spines.left": False,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
 }
 #: What a page has no use for: sources, styles that would hold for the whole page, names of all
 #: parts, a size in print, fonts, rotations by nothing, links to a new window, empty parts.
@@ -71,9 +56,7 @@ def curves(epochs: Sequence[dict[str, Any]], name: str) -> list[Chart]:
         epochs: The lines of metrics.jsonl.
         name: Of the run inside the page.
     """
-    from matplotlib import style
-
-    with style.context(_STYLE):
+    with house_style(_ON_PAGE):
         pairs = [plain_axes(1, 1, (4.8, 2.9)) for _ in range(2)]
         draw_curves(epochs, [axes for _, (axes,) in pairs])
         return [_chart(figure, f"{name}-{i}") for i, (figure, _) in enumerate(pairs)]
@@ -87,11 +70,9 @@ def pareto(runs: Sequence[Run], numbers: dict[str, int], name: str) -> Chart:
         numbers: By which each run is known, by its name.
         name: Of the setting inside the page.
     """
-    from matplotlib import style
-
-    with style.context(_STYLE):
+    with house_style(_ON_PAGE):
         figure, (axes,) = plain_axes(1, 1, (4.8, 3.2))
-        colours = {run.method: {"color": "C3", "s": 60} for run in runs}
+        colours = {run.method: {"color": COLOURS["accent"], "s": 60} for run in runs}
         dots = draw_runs(axes, runs, [numbers[run.run] for run in runs], colours)
         axes.set_title("UCert against standard accuracy")
         for dot, run in zip(dots, runs, strict=True):
@@ -125,6 +106,6 @@ def _chart(figure: Figure, name: str) -> Chart:
     svg = re.sub(r"\s+", " ", svg[svg.index("<svg") :]).replace("> <", "><")
     svg = _USELESS.sub("", svg).replace("<defs></defs>", "").replace("xlink:href", "href")
     svg = re.sub(r"(?<![>\d.])\d+\.\d{2,}", _rounded, svg)
-    for colour, variable in _COLOURS.items():
+    for variable, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{variable})")
     return Chart(title, svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1))

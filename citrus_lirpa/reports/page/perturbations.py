@@ -16,6 +16,7 @@ from .images import Album
 _MATRIX = 20
 #: Classes shown, the most fooled first, where there are more; most frequent mistakes shown.
 _CLASSES, _CHANGES = 20, 8
+_RGB = ("red", "green", "blue")
 
 
 def universal(material: Material, album: Album) -> dict[str, Any] | None:
@@ -55,6 +56,7 @@ def universal(material: Material, album: Album) -> dict[str, Any] | None:
         "broken": f"{int(effect.broken.sum()):,}",
         "correct": f"{int(effect.correct.sum()):,}",
         "picture": album.perturbation(effect.u[0], float(effect.eps)) if known else None,
+        "channels": _channels(effect, album) if known else [],
         "examples": _examples(effect, names, album),
         "classes": _classes(effect, own, names),
         "confusion": _confusion(effect, names),
@@ -86,6 +88,7 @@ def worst_groups(material: Material, album: Album, limit: int) -> list[dict[str,
                 "at_least": groups.safe_at_least[group],
                 "at_most": groups.safe_at_most[group],
                 "stage": groups.stage[group],
+                "broken": bool(u.any()),
                 "picture": album.perturbation(u, float(effect.eps)),
                 "members": [
                     _pair(effect, number, u, int(effect.member_classes[row, place]), names, album)
@@ -95,6 +98,17 @@ def worst_groups(material: Material, album: Album, limit: int) -> list[dict[str,
             }
         )
     return found
+
+
+def _channels(effect: PerturbationRecord, album: Album) -> list[tuple[str, str | None]]:
+    """Show each channel of a colour perturbation by itself, in grey."""
+    u = effect.u[0]
+    if len(u) != len(_RGB):
+        return []
+    return [
+        (name, album.perturbation(channel[None], float(effect.eps)))
+        for name, channel in zip(_RGB, u, strict=True)
+    ]
 
 
 def _rates(effect: PerturbationRecord) -> tuple[str, str, str]:

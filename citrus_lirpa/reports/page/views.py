@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass, fields
 from typing import Any
@@ -64,6 +65,7 @@ def view(material: Material, number: int, album: Album, *, groups: int) -> dict[
         "uap": perturbations.universal(material, album),
         "worst": perturbations.worst_groups(material, album, groups),
         "config": _config(material),
+        "made_with": _made_with(record),
         "commands": _commands(material),
     }
 
@@ -245,14 +247,24 @@ def _config(material: Material) -> list[tuple[str, list[tuple[str, str]]]]:
     tables = []
     for table, values in (material.config or {}).items():
         if isinstance(values, dict):
-            tables.append((str(table), [(str(k), _value(v)) for k, v in values.items()]))
+            tables.append((str(table), [(str(k), _value(v, k)) for k, v in values.items()]))
     if material.record is not None:
         values = [(key, _value(getattr(material.record, key))) for key in _OPTIONS]
         tables.append(("evaluation", values))
     return tables
 
 
-def _value(value: Any) -> str:
+def _made_with(record: EvaluationRecord | None) -> list[tuple[str, str]]:
+    """Hashes and versions that the figures depend on, as far as the record knows them."""
+    if record is None:
+        return []
+    hashes = (("network, SHA-256", record.weights), ("evaluation, SHA-256", record.identity))
+    return [*((name, value) for name, value in hashes if value), *record.versions.items()]
+
+
+def _value(value: Any, key: str = "") -> str:
+    if key == "eps" and isinstance(value, float):
+        return radius(value)
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, (list, tuple)):
@@ -262,8 +274,14 @@ def _value(value: Any) -> str:
     return "-" if value in (None, "") else str(value)
 
 
-def _commands(material: Material) -> list[str]:
-    """The commands that make it again."""
+def _exactly(eps: float) -> str:
+    """Write ε as ``radius`` does where that says it in full."""
+    short = radius(eps)
+    return short if "/" in short or float(short) == eps else repr(eps)
+
+
+def _commands(material: Material) -> list[list[str]]:
+    """The commands that make it again, each cut before its options."""
     folder, commands = shlex.quote(str(material.folder)), []
     if material.config is not None:
         commands.append(f"citrus-lirpa train --config {folder}/{CONFIG_FILE} --out NEW")
@@ -272,7 +290,7 @@ def _commands(material: Material) -> list[str]:
         trained = material.config is not None
         network = network_arguments(material.folder, record, trained=trained)
         options = [
-            f"--eps {record.eps:.10g}",
+            f"--eps {_exactly(record.eps)}",
             *(
                 f"--{key.replace('_', '-')} {value}"
                 for key in _OPTIONS
@@ -283,4 +301,4 @@ def _commands(material: Material) -> list[str]:
             *(["--held-out"] if record.held_out else []),
         ]
         commands.append(f"citrus-lirpa eval {network} {' '.join(options)}")
-    return commands
+    return [re.split(" (?=--)", command) for command in commands]
