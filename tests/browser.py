@@ -25,7 +25,8 @@ FAINT = """() => {
     const own = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
     const style = getComputedStyle(e), behind = ground(e);
     if (!own || !behind || !e.checkVisibility({opacityProperty: true})) continue;
-    const [a, b] = [light(parse(e instanceof SVGElement ? style.fill : style.color)), light(behind)];
+    const ink = e instanceof SVGElement ? style.fill : style.color;
+    const [a, b] = [light(parse(ink)), light(behind)];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     const large = parseFloat(style.fontSize) >= 24;
     if (ratio < (large ? 3 : 4.5)) faint.push(`${e.textContent.trim().slice(0, 40)}: ${ratio}`);

@@ -15,8 +15,8 @@ from citrus_lirpa.cli import main
 from citrus_lirpa.errors import InputError
 from citrus_lirpa.losses import TRAINING_METHODS
 from citrus_lirpa.reports import compare, pareto
-from citrus_lirpa.reports.palette import METHODS
 from citrus_lirpa.reports.compare import Run, Setting
+from citrus_lirpa.reports.palette import METHODS
 
 EVALUATION = {
     "data": "cifar10", "images": 1000, "eps": 2 / 255, "method": "bab", "relational": "cross",
