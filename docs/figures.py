@@ -44,6 +44,7 @@ from citrus_lirpa import (
     runs,
     try_uap,
 )
+from citrus_lirpa.reports.palette import house_style
 
 IMAGES = Path(__file__).parent / "images"
 EPS, TAU_RATIO = 0.11, 0.35  # of the figures in two dimensions
@@ -279,14 +280,16 @@ def uap() -> Figure:
     x = test.pixels(slice(None))
     result = try_uap(net, x, test.labels, found.u)
     print(f"uap: {result!r}")
-    return plots.draw_uap(result, x, eps, None, _DIGITS, plots.plain_figure())
+    with house_style({"text.color": "#7f7f7f"}):  # which can be read on white and on black
+        return plots.draw_uap(result, x, eps, None, _DIGITS, plots.plain_figure())
 
 
 def training() -> Figure:
     """Draw the curves of the digits preset."""
     _, history = train_digits()
-    figure, axes = plots.plain_axes(*plots.CURVES)
-    plots.draw_curves(history, axes)
+    with house_style():
+        figure, axes = plots.plain_axes(*plots.CURVES)
+        plots.draw_curves(history, axes)
     return figure
 
 
@@ -295,8 +298,9 @@ def stages() -> Figure:
     test = data.load("digits", train=False, data_dir=Path("data"))
     result = evaluate(train_digits()[0], test, _DIGITS, Protocol(eps=0.1, time_limit=1.0))
     print(f"stages: {result!r}")
-    figure, axes = plots.plain_axes(*plots.STAGES)
-    plots.draw_stages(result, axes)
+    with house_style():
+        figure, axes = plots.plain_axes(*plots.STAGES)
+        plots.draw_stages(result, axes)
     return figure
 
 
@@ -312,7 +316,9 @@ def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     for name in names or FIGURES:
         file = IMAGES / f"{name}.png"
-        FIGURES[name]().savefig(file, dpi=120, bbox_inches="tight", pad_inches=0.08)
+        figure = FIGURES[name]()
+        frame = {"bbox_inches": "tight", "pad_inches": 0.08, "transparent": name == "uap"}
+        figure.savefig(file, dpi=120, **frame)
         print(f"{name}: {file}")
 
 

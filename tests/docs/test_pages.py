@@ -14,6 +14,7 @@ import matplotlib
 import pytest
 import torch
 import yaml
+from browser import OVERFLOW, browser, opened
 from command_line import process
 from matplotlib import pyplot
 from matplotlib.figure import Figure
@@ -266,16 +267,20 @@ def test_boxes_of_the_figure_are_those_of_the_loss(drawing):
 # -- the site -----------------------------------------------------------------------
 
 
-def test_site_builds_without_a_warning(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
     for package in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install '.[docs]'")
-    done = process("-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path)
+    folder = tmp_path_factory.mktemp("site")
+    done = process("-m", "mkdocs", "build", "--strict", "--site-dir", folder)
     assert done.returncode == 0, done.stderr[-3000:]
-    pages = {
-        page: (tmp_path / page).relative_to(tmp_path / "docs").with_suffix(".html") for page in SITE
-    }
-    pages = {page: (tmp_path / file).read_text("utf-8") for page, file in pages.items()}
+    return folder
+
+
+def test_site_builds_without_a_warning(site):
+    files = {page: site / Path(page).relative_to("docs").with_suffix(".html") for page in SITE}
+    pages = {page: file.read_text("utf-8") for page, file in files.items()}
     assert "<math" in pages["docs/maths.md"]
     loaded = re.compile(r"<(?:script|img|iframe|link)[^>]*(?:src|href)=\"?https?:")
     assert not [page for page, html in pages.items() if loaded.search(html)]
@@ -285,3 +290,18 @@ def test_site_builds_without_a_warning(tmp_path):
     assert reference.count("Parameters:") > 20
     for command in COMMANDS:
         assert f"Usage: citrus-lirpa {command} " in pages["docs/reference/cli.md"]
+
+
+def test_site_in_a_browser(site):
+    """Opened as files: every page fits a phone and a screen, and the search finds."""
+    with browser() as started:
+        files = sorted(set(site.rglob("*.html")) - {site / "404.html"})
+        widest = [site / "index.html", site / "comparison.html", site / "reference" / "cli.html"]
+        for width, scheme, some in ((390, "dark", files), (1280, "light", widest)):
+            for file in some:
+                with opened(started, file.as_uri(), width, scheme) as page:
+                    assert page.evaluate(OVERFLOW) <= 0, (file.name, width)
+        with opened(started, (site / "index.html").as_uri()) as page:
+            page.click("input.md-search__input")
+            page.keyboard.type("UCert")
+            page.wait_for_selector("text=/[0-9]+ matching documents/")
