@@ -31,6 +31,12 @@ def radius(eps: float) -> str:
     return short
 
 
+def exact_radius(eps: float) -> str:
+    """Write ε as ``radius`` does where that loses nothing, else with all its digits."""
+    short = radius(eps)
+    return short if "/" in short or float(short) == eps else repr(eps)
+
+
 def clipping(clip: Range | None) -> str:
     """Say whether perturbed images are cut, and to which range."""
     if clip is None:

@@ -147,6 +147,28 @@ def test_evaluations_are_chosen_by_method(folder):
     assert "by bab" in said(*run("report", folder, "--method", "bab"), 1)
 
 
+def test_colour_perturbations_show_their_channels_and_idle_groups_say_so(folder):
+    file = folder / "uap-crown.npz"
+    arrays = dict(np.load(file))
+    for name, axis in (("images", 1), ("u", 1), ("group_u", 1)):
+        arrays[name] = arrays[name].repeat(3, axis)
+    arrays["group_u"][0] = 0
+    np.savez(file, **arrays)
+    (folder / "uap.npz").unlink()
+    page = Page(make_page([folder]))
+    assert {f"its {c} channel" for c in ("red", "green", "blue")} <= set(page.values("img", "alt"))
+    assert page.text.count("no attack breaks it") == 1
+
+
+def test_one_notation_of_eps_and_options_that_do_not_break(folder):
+    values = record(folder) | {"eps": 8 / 255, "versions": {"torch": "2.0"}, "weights": "ab12"}
+    (folder / "eval-crown.json").write_text(json.dumps(values))
+    text = make_page([folder])
+    assert "0.0314" not in text and "0.0313" not in text
+    assert "<span>--eps 8/255</span>" in text and "<span>--batch-size 256</span>" in text
+    assert "network, SHA-256 ab12" in Page(text).text and "torch 2.0" in Page(text).text
+
+
 # -- several runs -------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from ...training import zoo
 from ...training.epochs import read_epochs
 from ...verify import EvaluationRecord
 from .. import compare
+from ..tables import exact_radius
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +153,7 @@ def _found(
 ) -> PerturbationRecord | None:
     """The evaluation's perturbations, where the file is there and of this evaluation."""
     file = RunFolder(folder).evaluation(record.method).paths["perturbations"]
-    again = f"citrus-lirpa eval {network} --eps {record.eps:.6g} --method {record.method}"
+    again = f"citrus-lirpa eval {network} --eps {exact_radius(record.eps)} --method {record.method}"
     if not file.is_file():
         missing.append((f"the evaluation's perturbations and worst groups ({file.name})", again))
         return None
@@ -171,7 +172,7 @@ def _crafted(
     """The attack's perturbations, where they are of the evaluation's ε and clipping."""
     file = RunFolder(folder).attack().paths["effects"]
     clip = " --clip" if record.clip else ""
-    command = f"citrus-lirpa attack {network} --eps {record.eps:.6g}{clip}"
+    command = f"citrus-lirpa attack {network} --eps {exact_radius(record.eps)}{clip}"
     if not file.is_file():
         missing.append(("an attack with one perturbation for the whole data set", command))
         return None

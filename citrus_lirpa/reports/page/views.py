@@ -11,7 +11,7 @@ from ...runs.folder import CONFIG_FILE
 from ...verify import EvaluationRecord, Protocol
 from ...verify.record import GroupFigures
 from .. import compare
-from ..tables import clipping, count_images, percent, radius
+from ..tables import clipping, count_images, exact_radius, percent, radius
 from . import charts, perturbations
 from .gather import Material, network_arguments
 from .images import Album
@@ -274,12 +274,6 @@ def _value(value: Any, key: str = "") -> str:
     return "-" if value in (None, "") else str(value)
 
 
-def _exactly(eps: float) -> str:
-    """Write ε as ``radius`` does where that says it in full."""
-    short = radius(eps)
-    return short if "/" in short or float(short) == eps else repr(eps)
-
-
 def _commands(material: Material) -> list[list[str]]:
     """The commands that make it again, each cut before its options."""
     folder, commands = shlex.quote(str(material.folder)), []
@@ -290,7 +284,7 @@ def _commands(material: Material) -> list[list[str]]:
         trained = material.config is not None
         network = network_arguments(material.folder, record, trained=trained)
         options = [
-            f"--eps {_exactly(record.eps)}",
+            f"--eps {exact_radius(record.eps)}",
             *(
                 f"--{key.replace('_', '-')} {value}"
                 for key in _OPTIONS
