@@ -33,11 +33,14 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from .losses import CrossEntropy as CrossEntropy
     from .losses import CrownIbp as CrownIbp
     from .losses import ExpIbp as ExpIbp
+    from .losses import Gaussian as Gaussian
     from .losses import Ibp as Ibp
     from .losses import LossTerms as LossTerms
     from .losses import MtlIbp as MtlIbp
     from .losses import Sabr as Sabr
+    from .losses import SmoothAdv as SmoothAdv
     from .losses import Taps as Taps
+    from .losses import UapGame as UapGame
     from .losses import Uat as Uat
     from .losses.cross_input import Groups as Groups
     from .losses.cross_input import Shifts as Shifts
@@ -49,10 +52,13 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from .verify import Certificates as Certificates
     from .verify import Evaluation as Evaluation
     from .verify import Protocol as Protocol
+    from .verify import Smoothed as Smoothed
+    from .verify import Smoothing as Smoothing
     from .verify import UapBounds as UapBounds
     from .verify import certify as certify
     from .verify import certify_uap as certify_uap
     from .verify import evaluate as evaluate
+    from .verify import smooth as smooth
 
 #: The public names of each module.
 _NAMES = {
@@ -62,16 +68,16 @@ _NAMES = {
     "bounds.net": ("METHODS", "BoundedNet"),
     "errors": ("CitrusError",),
     "losses": (
-        *("Adversarial", "CcIbp", "Citrus", "CrossEntropy", "CrownIbp", "ExpIbp", "Ibp"),
-        *("LossTerms", "MtlIbp", "Sabr", "Taps", "Uat"),
+        *("Adversarial", "CcIbp", "Citrus", "CrossEntropy", "CrownIbp", "ExpIbp", "Gaussian"),
+        *("Ibp", "LossTerms", "MtlIbp", "Sabr", "SmoothAdv", "Taps", "UapGame", "Uat"),
     ),
     "losses.cross_input": ("Groups", "Shifts", "cross_input_boxes"),
     "training.initialisation": ("shi_initialise",),
     "training.loop": ("History", "fit"),
     "training.regularisers": ("shi_regulariser",),
     "verify": (
-        *("Certificates", "Evaluation", "Protocol", "UapBounds"),
-        *("certify", "certify_uap", "evaluate"),
+        *("Certificates", "Evaluation", "Protocol", "Smoothed", "Smoothing", "UapBounds"),
+        *("certify", "certify_uap", "evaluate", "smooth"),
     ),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}

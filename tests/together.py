@@ -19,7 +19,7 @@ from citrus_lirpa.training import loop as train
 from citrus_lirpa.training import setup as runs
 from citrus_lirpa.training.batchnorm import running_statistics
 from citrus_lirpa.training.config import resolve
-from citrus_lirpa.verify import Protocol, Saved, evaluate
+from citrus_lirpa.verify import Protocol, Saved, Smoothing, evaluate, smooth
 
 #: Three epochs of four steps, with ε from the first step on; slices of 20 in two processes.
 SMALL = ("data.limit=160", "train.batch_size=40", "train.epochs=3", "train.ramp_start=1",
@@ -111,6 +111,14 @@ def attacked() -> dict:
     return {**asdict(result), "next": torch.rand(3)}
 
 
+def smoothed() -> list[list[int]]:
+    run = Run("ibp", SMALL)
+    test = data.load("digits", train=False, data_dir=Path("none"))
+    x, y = test.pixels(slice(45)), test.labels[:45]
+    found = smooth(run.net.module, x, y, Smoothing(sigma=0.2, n=200))
+    return [found.predicted.tolist(), found.counts.tolist()]
+
+
 class Faulty(nn.Module):
     """A loss that does something in its fifth step in the last process."""
 
@@ -197,6 +205,7 @@ def everything(folder: Path) -> dict:
         "one step": one_step_of_batchnorm(),
         "evaluated": evaluated(folder),
         "attacked": attacked(),
+        "smoothed": smoothed(),
         "exchanges": exchanges(),
         "stopped": fault(interrupt, Interrupted, folder / "stopped"),
         "nan": fault(not_finite, NonFiniteLossError, folder / "nan"),

@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": ("compare", "Compare trained and evaluated runs."),
     "report": ("report", "Write runs as one HTML page, to be read, printed and sent."),
     "attack": ("attack", "Craft a universal perturbation."),
+    "smooth": ("smooth", "Certify a network under Gaussian noise (randomized smoothing)."),
     "sweep": ("sweep", "Train, evaluate and compare every combination of a TOML file."),
     "export": ("export", "Write a network for other programs and verifiers."),
     "presets": ("lists", "List the settings and the methods to train with."),
@@ -33,7 +34,7 @@ COMMANDS = {
 
 
 #: Commands that several processes of one job share.
-_SHARED = ("train", "eval", "attack")
+_SHARED = ("train", "eval", "attack", "smooth")
 
 #: The exit status of commands; the classes of errors.py name the status of each error.
 EXIT_STATUS = {

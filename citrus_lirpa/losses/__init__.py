@@ -7,8 +7,10 @@ from .adversarial import Adversarial, CrossEntropy, Uat
 from .base import Loss, LossTerms
 from .citrus import Citrus
 from .cross_input import Groups, Shifts, cross_input_boxes
+from .game import UapGame
 from .ibp import CrownIbp, Ibp
 from .mtl_ibp import CcIbp, ExpIbp, MtlIbp
+from .noise import Gaussian, SmoothAdv
 from .registry import LOSSES, TRAINING_METHODS, Method
 from .sabr import Sabr
 from .taps import Taps
@@ -22,6 +24,7 @@ __all__ = [
     "CrossEntropy",
     "CrownIbp",
     "ExpIbp",
+    "Gaussian",
     "Groups",
     "Ibp",
     "Loss",
@@ -30,7 +33,9 @@ __all__ = [
     "MtlIbp",
     "Sabr",
     "Shifts",
+    "SmoothAdv",
     "Taps",
+    "UapGame",
     "Uat",
     "cross_input_boxes",
 ]

@@ -16,8 +16,10 @@ from .adversarial import Adversarial, CrossEntropy, Uat
 from .base import Loss
 from .citrus import Citrus
 from .cross_input import make_pairing
+from .game import UapGame
 from .ibp import CrownIbp, Ibp
 from .mtl_ibp import CcIbp, ExpIbp, MtlIbp
+from .noise import Gaussian, SmoothAdv
 from .sabr import Sabr
 from .taps import LATENT_STEPS, Taps
 
@@ -143,6 +145,9 @@ TRAINING_METHODS = {
         ),
         Method("uat", "UAT", "Shafahi et al. 2020", from_options(Uat, per_class=False)),
         Method("cw-uat", "CW-UAT", "Benz et al. 2021", from_options(Uat, per_class=True)),
+        Method("uap-game", "UAP game", "Pérolat et al. 2018", from_options(UapGame)),
+        Method("gaussian", "Gaussian noise", "Cohen et al. 2019", from_options(Gaussian)),
+        Method("smoothadv", "SmoothAdv", "Salman et al. 2019", from_options(SmoothAdv)),
         Method("ce", "CE", "-", from_options(CrossEntropy)),
     )
 }

@@ -12,12 +12,13 @@ from ..attacks import UapResult
 from ..bounds.checks import Range
 from ..data.types import DatasetSpec
 from ..formats.atomic import write_atomically
-from ..verify import Evaluation
+from ..verify import Evaluation, Smoothed
 from .palette import house_style
 from .plots import (
     CURVES,
     STAGES,
     draw_curves,
+    draw_smoothed,
     draw_stages,
     draw_strongest,
     draw_uap,
@@ -68,6 +69,14 @@ def plot_try(
     """Write :func:`draw_uap` as a PNG. None, and no file, where no image is broken."""
     with house_style():
         return _write_or_remove(draw_uap(result, x, eps, clip, spec, plain_figure()), path)
+
+
+def plot_smoothed(found: Smoothed, sigma: float, path: Path) -> Path:
+    """Write :func:`draw_smoothed` as a PNG."""
+    with house_style():
+        figure, (axes,) = plain_axes(1, 1, (6, 3.8))
+        draw_smoothed(found, sigma, axes)
+        return write_picture(figure, path)
 
 
 def write_picture(figure: Figure, path: Path) -> Path:

@@ -18,7 +18,7 @@ from ..data.types import DatasetSpec
 from ..errors import InputError
 from ..runs.perturbations import one_a_class_first
 from ..training.metrics import History
-from ..verify import Evaluation
+from ..verify import Evaluation, Smoothed
 from .palette import ATTACKS, COLOURS, PROVED
 from .tables import clipping, radius
 
@@ -100,6 +100,27 @@ def draw_stages(result: Evaluation, axes: Sequence[Axes] | None = None) -> tuple
         panel.set(xlabel=axis, yticks=[], xlim=(0, max(total, 1e-9)))
         panel.legend(ncol=5, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, frameon=False)
     return panels
+
+
+def draw_smoothed(found: Smoothed, sigma: float, axes: Axes | None = None) -> Axes:
+    """Draw the certified accuracy of a smoothed network over the ℓ2 radius, as steps.
+
+    Args:
+        found: What is certified.
+        sigma: σ of the noise.
+        axes: The Axes to draw on; None makes new ones.
+
+    Returns:
+        The Axes.
+    """
+    axes = new_figure().subplots() if axes is None else axes
+    right = found.radius[found.predicted == found.y].sort().values.tolist()
+    shares = [100 * (len(right) - i) / len(found.y) for i in range(len(right) + 1)]
+    axes.stairs(shares, [0, *right, max([*right, sigma]) * 1.05], color=COLOURS["p4"], lw=1.5)
+    axes.set(xlabel="l2 radius", ylabel="certified accuracy (%)", ylim=(0, 101), xlim=(0, None))
+    axes.set_title(f"Smoothed network, σ = {sigma:g}: probabilistic guarantee", fontsize=10)
+    axes.grid(color=COLOURS["line"])
+    return axes
 
 
 # -- perturbations --------------------------------------------------------------------

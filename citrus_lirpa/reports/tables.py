@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..attacks import UapResult
     from ..bounds.checks import Range
     from ..data.types import DatasetSpec
-    from ..verify import Evaluation
+    from ..verify import Evaluation, Smoothed, Smoothing
 
 
 # -- words ----------------------------------------------------------------------------
@@ -152,6 +152,29 @@ def uap_table(result: UapResult, eps: float, clip: Range | None, spec: DatasetSp
     kind = "one perturbation a class" if class_wise else "one perturbation"
     head = f"{count_images(len(result.y), 'test')}, ε = {radius(eps)}, {kind}, {clipping(clip)}"
     return f"{head}\n{table(rows, ('<', *4 * ('>8',)))}"
+
+
+def smoothed_table(
+    found: Smoothed, smoothing: Smoothing, radii: Sequence[float], eps: float, spec: DatasetSpec
+) -> str:
+    """Tabulate the certified accuracy of a smoothed network at ℓ2 radii.
+
+    Args:
+        found: What is certified.
+        smoothing: How.
+        radii: ℓ2 radii of the rows.
+        eps: ε in pixels, of the last row.
+        spec: The data set.
+    """
+    pixels = math.prod(spec.shape)
+    rows = [(f"within {r:g}", percent(found.accuracy(r), " %"), "") for r in radii]
+    implied = f"l2 radius {eps * math.sqrt(pixels):.3g}: safe from any |u| of at most ε"
+    rows.append((f"ε = {radius(eps)}", percent(found.covered(eps, pixels), " %"), implied))
+    head = (
+        f"{count_images(len(found.y))}, σ = {smoothing.sigma:g}, n = {smoothing.n}; certified "
+        f"accuracy of the smoothed network, each image with probability {1 - smoothing.alpha:g}"
+    )
+    return f"{head}\n{table(rows, ('<', '>8', '<'))}"
 
 
 def _mean(mask: Tensor) -> float:

@@ -81,9 +81,9 @@ def evaluate_run(
         if distributed.agreed(finished is not None):
             return Outcome(finished, files, new=False) if finished else None
         resume = resume or (requeue and is_saved(files.partial, settings))
-        batches = _open_batches(files, settings, resume, observer)
+        batches = open_batches(files, settings, resume, observer)
         hint = "repeat the command" + ("" if requeue else " with --resume")
-        with _interruptible(batches, hint):
+        with interruptible(batches, hint):
             result = evaluate(
                 net,
                 images,
@@ -147,7 +147,7 @@ def _settings(
     }
 
 
-def _open_batches(
+def open_batches(
     files: ResultFiles, settings: dict[str, Any], resume: bool, observer: Observer
 ) -> Saved:
     """Open the folder of finished batches: the first process begins it, the others join."""
@@ -162,7 +162,7 @@ def _open_batches(
 
 
 @contextlib.contextmanager
-def _interruptible(batches: Saved, hint: str) -> Iterator[None]:
+def interruptible(batches: Saved, hint: str) -> Iterator[None]:
     """Turn Ctrl-C and SIGTERM into an error that says what is kept and how to continue."""
     try:
         yield

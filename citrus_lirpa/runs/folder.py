@@ -163,6 +163,11 @@ class RunFolder:
             effects="uap.npz",
         )
 
+    def smoothing(self, sigma: float) -> ResultFiles:
+        """Name the files of the certification under Gaussian noise."""
+        name = f"smooth-{sigma:.10g}"
+        return self._results(name, results=f"{name}.json", curve=f"{name}.png")
+
     def _results(self, work: str, **names: str) -> ResultFiles:
         paths = {kind: self.path / name for kind, name in names.items()}
         return ResultFiles(self.path, work, paths)

@@ -9,10 +9,11 @@ from .record import EvaluationRecord
 from .relational import RELATIONAL
 from .resume import Saved
 from .single import certify
+from .smoothing import Smoothed, Smoothing, smooth
 from .stages import STAGES
 
 __all__ = [
     "RELATIONAL", "SOLVERS", "STAGES", "Certificates", "Evaluation", "EvaluationRecord",
-    "Protocol", "Saved", "UapBounds", "certify", "certify_uap", "evaluate", "fingerprint",
-    "fingerprint_of_images",
+    "Protocol", "Saved", "Smoothed", "Smoothing", "UapBounds", "certify", "certify_uap", "evaluate",
+    "fingerprint", "fingerprint_of_images", "smooth",
 ]  # fmt: skip

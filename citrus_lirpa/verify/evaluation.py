@@ -264,13 +264,13 @@ def evaluate(
 
         def bounded(number: int) -> dict[str, Any]:
             rows = batches[number]
-            part = saved.load(number, device) if saved is not None else None
+            part = saved.load(number, device, from_plain) if saved is not None else None
             if part is None:
                 torch.manual_seed(protocol.seed + number)
                 given = None if known is None else known[rows]
                 part = _evaluate_batch(net, x[rows], y[rows], protocol, given, bar)
                 if saved is not None:
-                    saved.store(number, *part)
+                    saved.store(number, to_plain(*part))
             _log.debug("images %d to %d: %.1f s", rows.start, rows.stop - 1, part[2])
             bar.update(len(y[rows]))
             return to_plain(*part)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,6 +21,7 @@ from .identity import settings_text
 
 _HEADER = "settings.json"
 
+Result = TypeVar("Result")
 Batch = tuple[Certificates, UapBounds, float]
 
 
@@ -86,8 +88,16 @@ class Saved:
                 "its settings, or leave out --resume to begin anew"
             )
 
-    def load(self, number: int, device: torch.device) -> Batch | None:
+    def load(
+        self, number: int, device: torch.device, read: Callable[[dict[str, Any]], Result]
+    ) -> Result | None:
         """Read a finished batch; None where there is none.
+
+        Args:
+            number: Of the batch.
+            device: Where its tensors are put.
+            read: Makes the batch of the plain values that were stored; KeyError or TypeError
+                where they are of something else.
 
         Raises:
             CheckpointError: It is damaged.
@@ -96,16 +106,14 @@ class Saved:
         if not path.is_file():
             return None
         try:
-            return from_plain(tensors.load(path, device))
+            return read(tensors.load(path, device))
         except (CheckpointError, KeyError, TypeError) as error:
             reason = error if isinstance(error, CheckpointError) else f"{path} is damaged: {error}"
             raise CheckpointError(f"{reason}; remove it to bound its images again") from error
 
-    def store(
-        self, number: int, certificates: Certificates, uap: UapBounds, seconds: float
-    ) -> None:
-        """Write a finished batch."""
-        tensors.save(self._path(number), to_plain(certificates, uap, seconds))
+    def store(self, number: int, batch: dict[str, Any]) -> None:
+        """Write a finished batch as plain values."""
+        tensors.save(self._path(number), batch)
 
     def count(self) -> int:
         """Count the batches on disk."""

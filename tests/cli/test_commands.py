@@ -448,8 +448,8 @@ def test_without_auto_lirpa(trained, tmp_path):
     done = process("-c", WITHOUT, json.dumps(needing + helping))
     assert (done.returncode, done.stderr) == (0, "")
     results = json.loads(done.stdout)
-    files_only = {"compare", "report", "presets", "models", "completion"}
-    assert {args[0] for args in needing} == set(COMMANDS) - files_only
+    bound_nothing = {"compare", "report", "presets", "models", "completion", "smooth"}
+    assert {args[0] for args in needing} == set(COMMANDS) - bound_nothing
     expected = [1, f"Error: auto_LiRPA is not installed: {_compat.INSTALL_HINT}\n"]
     assert results[: len(needing)] == [expected] * len(needing)
     assert all(status == 0 and "Usage: " in text for status, text in results[len(needing) :])

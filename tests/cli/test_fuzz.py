@@ -107,6 +107,13 @@ ATTACK = (
      "--limit": NUMBERS, "--epochs": ["nan", "-1", "0", "x"], "--seed": NUMBERS,
      "--class-wise": [True], "--clip": [True], "--out": ["garbage", "/dev/null/x"]},
 )  # fmt: skip
+SMOOTH = (
+    {"PATH": ["run"], "--sigma": ["0.1"], "--no-download": [True], "--quiet": [True]},
+    {**SHARED, "PATH": PATHS, "--sigma": NUMBERS, "--n0": NUMBERS, "--n": NUMBERS,
+     "--alpha": NUMBERS, "--eps": NUMBERS, "--dataset": WORDS, "--limit": NUMBERS,
+     "--seed": NUMBERS, "--out": ["garbage", "/dev/null/x"], "--resume": [True],
+     "--requeue": [True], "--held-out": [True]},
+)  # fmt: skip
 EXPORT = (
     {"PATH": ["run"], "--out": ["out"], "--limit": ["3"]},
     {"PATH": PATHS, "--out": ["garbage", "run", "/dev/null/x"], "--images": [*NUMBERS, "0,0",
@@ -161,6 +168,17 @@ def test_attack(cases, here):
             assert math.isfinite(saved["fooling_rate"])
 
     explore(cases, check, options(*ATTACK))
+
+
+@sizes(15, 120)
+def test_smooth(cases, here):
+    def check(case) -> None:
+        quick = {"--out": "smoothed", "--limit": "3", "--n0": "5", "--n": "9"}
+        case = quick | {k: v for k, v in case.items() if v is not None}
+        if all(float(case[key]) < 99 for key in ("--n0", "--n")):
+            run("smooth", *line(case))
+
+    explore(cases, check, options(*SMOOTH))
 
 
 @sizes(25, 150)
@@ -231,5 +249,5 @@ def test_doctor_and_no_command(here, words):
 
 def test_every_command_is_tried_here():
     lists = {"presets", "models", "completion"}
-    tried = {"train", "eval", "compare", "report", "attack", "sweep", "export", "doctor"} | lists
-    assert set(COMMANDS) == tried
+    tried = {"train", "eval", "compare", "report", "attack", "smooth", "sweep", "export", "doctor"}
+    assert set(COMMANDS) == tried | lists

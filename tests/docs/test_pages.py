@@ -96,7 +96,7 @@ def test_command_parses(line):
     name, *arguments = shlex.split(line)
     command = main.get_command(click.Context(main), name)
     assert command is not None, f"there is no command {name}"
-    params = command.make_context(name, arguments).params
+    params = command.make_context(name, arguments, **main.context_settings).params
     if name == "train" and params["resume"] is None:
         config.resolve(  # names and values of --set are known too
             preset=params["preset"],
@@ -110,7 +110,7 @@ def test_a_wrong_command_would_be_found():
     assert len(LINES) >= 30
     command = main.get_command(click.Context(main), "train")
     with pytest.raises(click.UsageError):
-        command.make_context("train", ["--no-such-option"])
+        command.make_context("train", ["--no-such-option"], **main.context_settings)
 
 
 def test_other_lines_name_what_exists():

@@ -23,6 +23,8 @@ OPTIONS = {
     "ibp": dict(method="ibp"), "crown-ibp": {}, "sabr": SABR, "taps": LATENT,
     "staps": LATENT | SABR, "mtl-ibp": ONE_STEP, "cc-ibp": ONE_STEP, "exp-ibp": ONE_STEP,
     "pgd": dict(attack_steps=10, attack_step_size=0.25),
+    "uap-game": dict(climb=50, memory=100, step_size=0.25), "gaussian": dict(sigma=0.25),
+    "smoothadv": dict(sigma=0.25, radius=0.5, samples=2, attack_steps=10),
     "uat": dict(step_size=0.25), "cw-uat": dict(step_size=0.25), "ce": {},
 }  # fmt: skip
 

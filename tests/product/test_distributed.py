@@ -172,6 +172,10 @@ def test_two_processes_evaluate_as_one(alone, two):
         assert part["evaluated"] == {"first": one, "resumed": one}
 
 
+def test_a_smoothed_network_has_the_same_counts(alone, two):
+    assert all(part["smoothed"] == alone["smoothed"] for part in two)
+
+
 def test_two_processes_attack_as_one(alone, two):
     one = alone["attacked"]
     assert one["u"].abs().max() > 0
@@ -290,12 +294,12 @@ def test_an_error_of_all_processes_is_said_once(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"train", "eval", "attack"}))
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"train", "eval", "attack", "smooth"}))
 def test_other_commands_are_for_one_process(monkeypatch, command):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     line = f"Error: {command} runs in one process; leave out torchrun, which is for train, "
-    assert run(command) == (2, f"{line}eval, attack\n")
+    assert run(command) == (2, f"{line}eval, attack, smooth\n")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert run(command, "--help")[0] == 0
 

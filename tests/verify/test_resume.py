@@ -13,6 +13,7 @@ from citrus_lirpa import BoundedNet
 from citrus_lirpa.data.types import DatasetSpec, Split
 from citrus_lirpa.errors import CheckpointError, InputError
 from citrus_lirpa.verify import Protocol, Saved, evaluate, fingerprint
+from citrus_lirpa.verify.resume import from_plain
 
 CPU = torch.device("cpu")
 PROTOCOL = Protocol(eps=0.06, method="crown", group_size=3, batch_size=6)
@@ -47,13 +48,15 @@ def names(folder) -> list[str]:
 
 def test_batches_come_back_as_they_were(tmp_path, noise):
     saved = Saved(tmp_path / "p", SETTINGS, resume=False)
-    assert saved.load(0, CPU) is None and saved.count() == 0
+    assert saved.load(0, CPU, from_plain) is None and saved.count() == 0
     whole = evaluate(*noise, PROTOCOL, saved=saved)
     assert names(tmp_path / "p") == ["00000.pt", "00001.pt", "00002.pt", "settings.json"]
     assert saved.count() == 3
     seconds = 0.0
     for number in range(3):
-        certificates, uap, spent = Saved(tmp_path / "p", SETTINGS, resume=True).load(number, CPU)
+        certificates, uap, spent = Saved(tmp_path / "p", SETTINGS, resume=True).load(
+            number, CPU, from_plain
+        )
         rows = slice(6 * number, 6 * number + 6)
         assert torch.equal(certificates.rows, whole.certificates.rows[rows])
         assert torch.equal(
@@ -90,7 +93,7 @@ def test_only_missing_batches_are_computed_again(tmp_path, noise, monkeypatch, k
     assert found(again) == found(whole) == found(evaluate(*noise, PROTOCOL))
     if len(kept) == 3:  # the time of the batches counts, not only that of joining them
         assert again.certificates.seconds == whole.certificates.seconds
-        assert again.seconds > sum(first.load(n, CPU)[2] for n in range(3))
+        assert again.seconds > sum(first.load(n, CPU, from_plain)[2] for n in range(3))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +121,10 @@ def test_other_settings_are_refused(tmp_path, noise, changed, words):
 
 def test_nothing_to_resume_begins_anew(tmp_path):
     saved = Saved(tmp_path / "new" / "p", SETTINGS, resume=True)
-    assert names(tmp_path / "new" / "p") == ["settings.json"] and saved.load(0, CPU) is None
+    assert (
+        names(tmp_path / "new" / "p") == ["settings.json"]
+        and saved.load(0, CPU, from_plain) is None
+    )
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"7", b"\xff\xfe"])

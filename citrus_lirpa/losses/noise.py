@@ -1,0 +1,120 @@
+"""Losses under Gaussian noise, which train networks that are to be smoothed."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import distributed
+from ..bounds.box import PIXELS, Ball, clamp
+from ..bounds.checks import Range, Scalar, check_count, is_number
+from ..bounds.net import BoundedNet
+from ..errors import expect
+from .base import POINT_RADIUS, Loss, LossTerms, check_max_eps
+
+
+class Gaussian(Loss):
+    """Cross-entropy on inputs with Gaussian noise; ε does not matter.
+
+    Source: Cohen et al. 2019, Certified Adversarial Robustness via Randomized Smoothing,
+    section 3.3.
+
+    Args:
+        sigma: Standard deviation σ of the noise, in pixels.
+        clip: Valid range of the inputs, without noise; None for no limits.
+    """
+
+    def __init__(self, *, sigma: float = 0.25, clip: Range | None = PIXELS):
+        super().__init__(clip)
+        check_positive(sigma, "sigma")
+        self.sigma = sigma
+
+    def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        """Compute the loss of the noisy inputs."""
+        logits = net(x + self.sigma * _normal(x))
+        return LossTerms(F.cross_entropy(logits, y), logits, Ball(POINT_RADIUS, self.clip).box(x))
+
+
+class SmoothAdv(Loss):
+    """Cross-entropy on adversarial examples of the smoothed network, with Gaussian noise.
+
+    The attack ascends -log of the mean probability of the label over noise samples, by steps
+    along the ℓ2-normalised gradient in an ℓ2 ball; the same samples are trained on. The ball
+    grows with the ramp of ε, and has its full radius at ``max_eps``.
+
+    Source: Salman et al. 2019, Provably Robust Deep Learning via Adversarially Trained Smoothed
+    Classifiers, equation 6 (SmoothAdv-PGD).
+
+    Args:
+        max_eps: The ε that the ramp ends with.
+        sigma: Standard deviation σ of the noise, in pixels.
+        radius: ℓ2 radius of the attack.
+        samples: Noise samples of each input, m.
+        attack_steps: Gradient steps, of 2 · radius / attack_steps each.
+        clip: Valid range of the inputs, without noise; None for no limits.
+    """
+
+    def __init__(
+        self,
+        max_eps: float,
+        *,
+        sigma: float = 0.25,
+        radius: float = 0.5,
+        samples: int = 2,
+        attack_steps: int = 10,
+        clip: Range | None = PIXELS,
+    ):
+        super().__init__(clip)
+        check_max_eps(max_eps)
+        check_positive(sigma, "sigma")
+        check_positive(radius, "radius")
+        check_count(samples, "samples")
+        check_count(attack_steps, "attack_steps")
+        self.max_eps, self.sigma, self.radius = max_eps, sigma, radius
+        self.samples, self.attack_steps = samples, attack_steps
+
+    def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
+        """Compute the loss of the attacked inputs, noise added."""
+        noise = self.sigma * torch.stack([_normal(x) for _ in range(self.samples)])
+        v = self._attack(net, x, y, noise, self.radius * float(torch.as_tensor(eps).max()))
+        logits = net((x + v + noise).flatten(0, 1))
+        loss = F.cross_entropy(logits, y.repeat(self.samples))
+        mean = logits.unflatten(0, noise.shape[:2]).mean(0)
+        box = Ball(POINT_RADIUS, self.clip).box(x)
+        return LossTerms(loss, mean, box)
+
+    def _attack(self, net: BoundedNet, x: Tensor, y: Tensor, noise: Tensor, eps: float) -> Tensor:
+        radius = eps / self.max_eps
+        step, v = 2 * radius / self.attack_steps, torch.zeros_like(x)
+        with net.evaluating(), torch.enable_grad():
+            logits = net.frozen()
+            for _ in range(self.attack_steps):
+                v.requires_grad_(True)
+                shares = logits((x + v + noise).flatten(0, 1)).log_softmax(1)
+                of_label = shares.unflatten(0, noise.shape[:2])[:, torch.arange(len(y)), y]
+                (gradient,) = torch.autograd.grad(-of_label.logsumexp(0).sum(), v)
+                v = _within(v.detach() + step * gradient / _norms(gradient), radius)
+                v = clamp(x + v, self.clip) - x
+        return v
+
+
+def check_positive(value: float, name: str) -> None:
+    """Raise InputError unless ``value`` is a number > 0."""
+    expect(is_number(value) and value > 0, name, value, "a number > 0")
+
+
+def _normal(x: Tensor) -> Tensor:
+    return distributed.draw_rows(
+        lambda rows: torch.randn(rows, *x.shape[1:], dtype=x.dtype, device=x.device), len(x)
+    )
+
+
+def _norms(v: Tensor) -> Tensor:
+    """ℓ2 norms of (N, ...), as (N, 1, ...), at least the smallest number above 0."""
+    norms = v.flatten(1).norm(dim=1).clamp(min=torch.finfo(v.dtype).tiny)
+    return norms.view(-1, *[1] * (v.ndim - 1))
+
+
+def _within(v: Tensor, radius: float) -> Tensor:
+    return v * (radius / _norms(v)).clamp(max=1)

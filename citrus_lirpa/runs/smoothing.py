@@ -1,0 +1,116 @@
+"""The certification of one smoothed network in a folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import distributed
+from ..data import centre_crop
+from ..data.types import Split
+from ..training.setup import use_threads
+from ..verify import Smoothed, Smoothing, fingerprint, fingerprint_of_images, smooth
+from ..verify.identity import identity
+from ..verify.smoothing import ABSTAIN
+from .doctor import versions
+from .evaluating import interruptible, open_batches
+from .folder import Outcome, RunFolder
+from .networks import Network
+from .observer import Observer
+
+#: ℓ2 radii of the table.
+RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+#: What a reader of the figures must know.
+GUARANTEE = "probabilistic, of the smoothed network: each image's with probability 1 - alpha"
+
+
+def smooth_run(
+    network: Network,
+    images: Split,
+    smoothing: Smoothing,
+    folder: Path,
+    *,
+    device: torch.device,
+    resume: bool = False,
+    requeue: bool = False,
+    observer: Observer | None = None,
+) -> Outcome | None:
+    """Certify a smoothed network and write everything into a folder.
+
+    Finished batches are kept until the end. Results of other settings that are there are moved
+    into earlier-N.
+
+    Args:
+        network: What to smooth.
+        images: What to certify.
+        smoothing: How.
+        folder: Where to write.
+        device: Where to compute.
+        resume: Continue an interrupted certification.
+        requeue: Begin, continue, or return what was finished before.
+        observer: What to call meanwhile; ``on_result`` gets the ``Smoothed``, ``draw`` also the
+            ``ResultFiles``.
+
+    Returns:
+        The record and its files; None in a process that is not the first of its job.
+
+    Raises:
+        CheckpointError: The folder is in use, cannot be written, or holds batches that do not fit.
+        Interrupted: Ctrl-C or, as Terminated, SIGTERM stopped it.
+    """
+    observer = observer or Observer()
+    use_threads(network.threads)
+    settings = {
+        **asdict(smoothing),
+        "data": network.spec.name,
+        "weights": fingerprint(network.model),
+        "pixels": fingerprint_of_images(images),
+    }
+    files = RunFolder(folder).smoothing(smoothing.sigma)
+    with files.locked():
+        finished = files.finished(settings) if requeue else None
+        if distributed.agreed(finished is not None):
+            return Outcome(finished, files, new=False) if finished else None
+        batches = open_batches(files, settings, resume or requeue, observer)
+        hint = "repeat the command" + ("" if requeue else " with --resume")
+        with interruptible(batches, hint):
+            x = centre_crop(images.pixels(slice(None)), network.spec).to(device)
+            found = smooth(
+                network.model.to(device),
+                x,
+                images.labels,
+                smoothing,
+                saved=batches,
+                progress=observer.progress,
+            )
+        if not distributed.leads():
+            return None
+        observer.on_result(found)
+        record = {**_record(network, smoothing, found), "identity": identity(settings)}
+        files.write_record(record)
+        observer.draw(found, files)
+        batches.discard()
+    return Outcome(record, files)
+
+
+def _record(network: Network, smoothing: Smoothing, found: Smoothed) -> dict[str, Any]:
+    """Plain values for JSON; accuracies are shares of all images."""
+    pixels = torch.Size(network.spec.shape).numel()
+    return {
+        "run": network.name,
+        "data": network.spec.name,
+        **asdict(smoothing),
+        "guarantee": GUARANTEE,
+        "images": len(found.y),
+        "abstained": int((found.predicted == ABSTAIN).sum()),
+        "accuracy_at": {f"{radius:g}": found.accuracy(radius) for radius in RADII},
+        "eps": network.eps,
+        "covered": found.covered(network.eps, pixels),
+        "predicted": found.predicted.tolist(),
+        "radius": found.radius.tolist(),
+        "weights": fingerprint(network.model),
+        "versions": versions(),
+    }
