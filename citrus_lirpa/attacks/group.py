@@ -19,7 +19,7 @@ from ..bounds.checks import (
     check_tensor,
     is_number,
 )
-from ..bounds.inputs import check_labelled
+from ..bounds.inputs import check_labelled, outside_inference
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..errors import expect
@@ -75,6 +75,7 @@ class GroupAttack:
         expect(is_number(self.overshoot), "overshoot", self.overshoot, "a number of logits")
         check_range(self.clip)
 
+    @outside_inference
     def __call__(
         self, net: object, x: Tensor, y: Tensor, eps: Scalar, open_: Tensor | None = None
     ) -> GroupAttackResult:

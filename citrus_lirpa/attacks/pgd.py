@@ -21,7 +21,7 @@ from ..bounds.checks import (
     check_range,
     is_number,
 )
-from ..bounds.inputs import check_labelled
+from ..bounds.inputs import check_labelled, outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..errors import expect
 
@@ -111,6 +111,7 @@ class PGD:
         """Return the same attack with another valid range of the inputs."""
         return replace(self, clip=clip)
 
+    @outside_inference
     def __call__(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
         """Find a perturbation for each input.
 

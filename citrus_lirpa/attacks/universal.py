@@ -23,7 +23,7 @@ from ..bounds.checks import (
     is_count,
     is_number,
 )
-from ..bounds.inputs import check_inputs, check_labelled
+from ..bounds.inputs import check_inputs, check_labelled, outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..errors import InputError, expect
 from ..optional import to_frame
@@ -132,6 +132,7 @@ class SgdUap:
             expect(usable, f"SgdUap.{name}", value, "a positive number")
         check_range(self.clip)
 
+    @outside_inference
     def __call__(
         self, net: object, x: Tensor, y: Tensor, eps: Scalar, *, progress: bool = False
     ) -> UapResult:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +12,29 @@ from torch import Tensor
 from ..errors import InputError, require
 from .checks import check_labels, check_tensor, kind_of
 from .net import BoundedNet
+
+Result = TypeVar("Result")
+
+
+def outside_inference(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Let a function differentiate where its caller is under ``torch.inference_mode``.
+
+    Tensors made there cannot be differentiated: it gets copies of those among its arguments.
+    """
+
+    @functools.wraps(function)
+    def called(*args: Any, **named: Any) -> Result:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **named)
+        with torch.inference_mode(False):
+            plain = {name: _ordinary(value) for name, value in named.items()}
+            return function(*map(_ordinary, args), **plain)
+
+    return called
+
+
+def _ordinary(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def check_inputs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from .interval import IntervalNetwork, margin_bounds
 from .lirpa_bounds import METHODS as METHODS
 from .lirpa_bounds import LirpaNetwork, magnitudes
 from .margins import specification
+from .precision import full_precision
 from .segments import INPUT, Segment, affine_segments, segment_behind
 from .selfcheck import self_check
 from .tracing import (
@@ -27,14 +29,18 @@ from .tracing import (
     explained,
     fed_by_addition,
     input_node,
+    mode_pairs,
     modes_restored,
     nodes,
+    rng_kept,
     split_normalise,
     wrap,
 )
 
 #: Images of the example that is made where none is given.
 _EXAMPLES = 2
+#: Held by the thread that uses a network: modes, memory limits and precision are of the process.
+_IN_USE = threading.RLock()
 
 
 class BoundedNet:
@@ -45,10 +51,11 @@ class BoundedNet:
     checked when something is first certified.
 
     The user's module stays the single truth: parameters *and* BatchNorm statistics are shared
-    with it, its training mode and ``requires_grad`` flags are kept, and its ``state_dict`` is the
-    one to save. A leading :class:`~.models.Normalise` is applied to the boxes exactly, outside
-    auto_LiRPA. Wrapping checks that the traced graph computes the same function and that its
-    bounds contain it. Move the model to its device before wrapping it.
+    with it, bounds follow its layers' training modes, its ``requires_grad`` flags are kept, and
+    its ``state_dict`` is the one to save. Losses and bounds are of the network without Dropout.
+    Threads take turns. A leading :class:`~.models.Normalise` is applied to the boxes exactly,
+    outside auto_LiRPA. Wrapping checks that the traced graph computes the same function and that
+    its bounds contain it. Move the model to its device before wrapping it.
 
     In train mode with BatchNorm, call ``net(x)`` on the clean batch first: its batch statistics,
     with gradient, are those that the following bounds use.
@@ -78,6 +85,7 @@ class BoundedNet:
         require(isinstance(model, nn.Module), f"the model is a {kind}; expected a torch.nn.Module")
         self.module: nn.Module = model
         self.normalise: nn.Module | None = None
+        self._modes: list[tuple[nn.Module, nn.Module]] = []
         self.bounded: Any  # a BoundedModule: auto_LiRPA has no types
         if isinstance(model, library.BoundedModule):
             lirpa.repair_options(model)
@@ -89,7 +97,12 @@ class BoundedNet:
             self.normalise, core = split_normalise(model)
             with explained("the example"):
                 inputs = self._normalised(example)
-            self.bounded = wrap(core, inputs)
+            with rng_kept(example.device):
+                self.bounded = wrap(core, inputs)
+            self._modes = mode_pairs(self.bounded, core)
+            self._modes[0] = self.bounded, model
+            self._follow_modes()
+        self._dropout = [m for part in (model, self.bounded) for m in part.modules() if _drops(m)]
         self._places = _places(self.module, self.bounded)
         self.classes = count_classes(self.bounded)
         self.graph = Graph(self.bounded)
@@ -117,16 +130,17 @@ class BoundedNet:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute logits (N, K). In train mode this sets the BatchNorm statistics for bounds."""
-        if self._has_batchnorm and self.bounded.training:
-            return self.bounded(self._normalised(x))
-        return self.module(x)
+        with _IN_USE:
+            if self._has_batchnorm and self.training:
+                return self.bounded(self._normalised(x))
+            return self.module(x)
 
     def logits(self, x: Tensor) -> Tensor:
         """Compute logits (N, K) of other inputs than the batch's, and update nothing.
 
         BatchNorm uses the statistics that bounds use: in train mode those of the last ``net(x)``.
         """
-        if self._has_batchnorm and self.bounded.training:
+        if self._has_batchnorm and self.training:
             return self.tail(INPUT)(self._normalised(x))
         return self.module(x)
 
@@ -182,18 +196,43 @@ class BoundedNet:
 
     @property
     def training(self) -> bool:
-        """Whether the network is in train mode."""
-        return self.bounded.training
+        """Whether the module is in train mode."""
+        self._follow_modes()
+        return self.module.training
+
+    def _follow_modes(self) -> None:
+        """Give bounds the training modes that the module's layers have now."""
+        for part, layer in self._modes:
+            if part.training != layer.training:
+                part.train(layer.training)
 
     def train(self, mode: bool = True) -> BoundedNet:
-        """Set train or eval mode of both the module and its bounds, and return itself."""
+        """Set train or eval mode of the module, and return itself."""
         self.module.train(mode)
-        self.bounded.train(mode)
         return self
 
     def eval(self) -> BoundedNet:
-        """Set eval mode of both the module and its bounds, and return itself."""
+        """Set eval mode of the module, and return itself."""
         return self.train(False)
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Let no other thread use a network inside the block, with Dropout off.
+
+        Raises:
+            ModelError: The module's weights are no longer those that are bounded.
+        """
+        with _IN_USE:
+            self.check_weights()
+            self._follow_modes()
+            dropping = [layer for layer in self._dropout if layer.training]
+            for layer in dropping:
+                layer.training = False
+            try:
+                yield
+            finally:
+                for layer in dropping:
+                    layer.training = True
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -202,9 +241,8 @@ class BoundedNet:
         Raises:
             ModelError: The module's weights are no longer those that are bounded.
         """
-        self.check_weights()
-        with modes_restored(self.module), modes_restored(self.bounded):
-            self.eval()
+        with self.in_use(), modes_restored(self.module), modes_restored(self.bounded):
+            self.eval()._follow_modes()
             yield
 
     def check_itself(self) -> None:
@@ -239,17 +277,21 @@ class BoundedNet:
                 those that were wrapped.
         """
         check_method(method)
-        self.check_weights()
         self._check_box(box)
         if labels is not None:
             check_labels(labels, self.classes)
             require(len(labels) == len(box), f"{len(box)} boxes but {len(labels)} labels")
-        return self.bound_unchecked(box, labels, method)
+        with self.in_use(), full_precision(box.lower.device):
+            return self.bound_unchecked(box, labels, method)
 
     def bound_unchecked(
         self, box: Box, labels: Tensor | None = None, method: str = "ibp"
     ) -> Bounds:
-        """Do what ``bound`` does, for callers that have checked the batch themselves."""
+        """Do what ``bound`` does, for callers that have checked the batch and are ``in_use``."""
+        with torch.autocast(box.lower.device.type, enabled=False):
+            return self._bound(box, labels, method)
+
+    def _bound(self, box: Box, labels: Tensor | None, method: str) -> Bounds:
         inputs = self.input_box(box)
         if method == "ibp" and self.fast is not None:
             return self._bound_by_intervals(self.fast, box, Interval.of(inputs), labels)
@@ -398,6 +440,11 @@ def as_bounded_net(net: object) -> BoundedNet:
         f"expected a BoundedNet or an auto_LiRPA BoundedModule, got {type(net).__name__}; "
         "wrap the model first: BoundedNet(model, example)"
     )
+
+
+def _drops(module: nn.Module) -> bool:
+    dropout = isinstance(module, nn.modules.dropout._DropoutNd)
+    return dropout or type(module).__name__ == "BoundDropout"
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

@@ -51,24 +51,36 @@ def rounding_threshold(logits: Tensor, hidden: Iterable[Tensor] = ()) -> Tensor:
 
 @contextlib.contextmanager
 def float32_products(tf32: bool = False) -> Iterator[None]:
-    """Let a GPU multiply float32 in full precision inside the block, or in TF32.
+    """Let products of float32 be computed in full precision inside the block, or in TF32 on a GPU.
 
-    TF32's rounding is far above ``rounding_threshold``.
+    The rounding of TF32, and of the bfloat16 that ``set_float32_matmul_precision`` may allow on a
+    CPU, is far above ``rounding_threshold``.
     """
-    matmul: Any = torch.backends.cuda.matmul
-    conv: Any = torch.backends.cudnn
-    name: str = "allow_tf32"
-    value: bool | str = tf32
-    if hasattr(matmul, "fp32_precision"):  # torch >= 2.9, where mixing both names raises
-        conv, name, value = conv.conv, "fp32_precision", "tf32" if tf32 else "ieee"
-    before = getattr(matmul, name), getattr(conv, name)
-    setattr(matmul, name, value)
-    setattr(conv, name, value)
+    backends: Any = torch.backends
+    if hasattr(backends.cuda.matmul, "fp32_precision"):  # torch >= 2.9: mixing both names raises
+        switches = [(part, "tf32" if tf32 else "ieee") for part in _on_gpus(backends)]
+        switches += [(part, "ieee") for part in (backends.mkldnn.matmul, backends.mkldnn.conv)]
+        before = [part.fp32_precision for part, _ in switches]
+        try:
+            for part, value in switches:
+                part.fp32_precision = value
+            yield
+        finally:
+            for (part, _), value in zip(switches, before, strict=True):
+                part.fp32_precision = value
+        return
+    products, convolutions = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
     try:
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        backends.cudnn.allow_tf32 = tf32
         yield
     finally:
-        setattr(matmul, name, before[0])
-        setattr(conv, name, before[1])
+        torch.set_float32_matmul_precision(products)
+        backends.cudnn.allow_tf32 = convolutions
+
+
+def _on_gpus(backends: Any) -> tuple[Any, Any]:
+    return backends.cuda.matmul, backends.cudnn.conv
 
 
 @contextlib.contextmanager

@@ -50,7 +50,6 @@ def wrap(core: nn.Module, example: Tensor) -> nn.Module:
                 core, example[:1], bound_opts=options, device=example.device
             )
     _share_buffers(bounded, core)
-    _share_modes(bounded, core)
     return bounded
 
 
@@ -63,6 +62,13 @@ def modes_restored(module: nn.Module) -> Iterator[None]:
     finally:
         for m, mode in modes.items():
             m.training = mode
+
+
+@contextlib.contextmanager
+def rng_kept(device: torch.device) -> Iterator[None]:
+    """Restore the state of torch's global random generators after the block."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
 
 
 def _check_batchnorm(core: nn.Module) -> None:
@@ -105,14 +111,18 @@ def _share_buffers(bounded: nn.Module, core: nn.Module) -> None:
             node._buffers["buffer"] = own[name]
 
 
-def _share_modes(bounded: nn.Module, core: nn.Module) -> None:
-    """The core's training mode, and for each BatchNorm that of its own layer."""
-    bounded.train(core.training)
+def mode_pairs(bounded: nn.Module, core: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """Return parts of the graph and the layers whose training mode each is to follow, in order.
+
+    Dropout has no layer to follow: bounds are of the network without it.
+    """
+    layers, pairs = dict(core.named_modules()), [(bounded, core)]
     for node in nodes(bounded):
         if type(node).__name__ == "BoundBatchNormalization":
             layer = node.inputs[3].ori_name.rpartition(".")[0]  # "...N.running_mean"
-            if layer in dict(core.named_modules()):
-                node.training = core.get_submodule(layer).training
+            if layer in layers:
+                pairs.append((node, layers[layer]))
+    return pairs
 
 
 def nodes(bounded: nn.Module) -> list[Any]:

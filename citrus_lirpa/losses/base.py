@@ -23,7 +23,7 @@ from ..bounds.checks import (
 )
 from ..bounds.inputs import check_labelled
 from ..bounds.net import BoundedNet, as_bounded_net
-from ..errors import InputError, expect, shown
+from ..errors import InputError, expect, require, shown
 
 #: Radius of the boxes that stand in for points, where regularisers need bounds at ε = 0.
 POINT_RADIUS = 1e-6
@@ -113,10 +113,15 @@ class Loss(nn.Module):
             InputError: A value cannot be used.
         """
         net = as_bounded_net(net)
-        eps = check_batch(net, x, y, eps, self.clip)
-        if not bool(torch.as_tensor(eps).any()):
-            return natural(net, x, y, self.clip)
-        return self.terms(net, x, y, eps)
+        require(
+            not torch.is_inference_mode_enabled(),
+            "a training loss differentiates; leave torch.inference_mode(), or use torch.no_grad()",
+        )
+        with net.in_use():
+            eps = check_batch(net, x, y, eps, self.clip)
+            if not bool(torch.as_tensor(eps).any()):
+                return natural(net, x, y, self.clip)
+            return self.terms(net, x, y, eps)
 
     def extra_repr(self) -> str:
         """List the hyper-parameters, for ``repr``."""
@@ -180,7 +185,6 @@ def largest(eps: Scalar) -> float:
 def check_batch(net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, clip: Range | None) -> Scalar:
     """Return ε; raise InputError for a batch that a training loss cannot use."""
     eps = check_radius(eps, "ε")
-    net.check_weights()
     check_labelled(net, x, y, finite=clip is None)
     check_fits(eps, x, "ε")
     if clip is None:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..bounds.box import Ball, same_range
 from ..bounds.checks import Range
 from ..errors import InputError, SoundnessError, shown
 from ..optional import to_frame
+from .identity import subjects
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -39,6 +40,8 @@ class Certificates:
         not_fitting: By stage, how many inputs it could not bound for lack of memory. They are
             left to the other stages.
         unsupported: The stages that this network's layers do not allow, and why.
+        subjects: (N,) a hash of each input, its label and the network; empty where an earlier
+            version has saved them.
     """
 
     eps: float
@@ -54,6 +57,19 @@ class Certificates:
     seconds: dict[str, float]
     not_fitting: dict[str, int]
     unsupported: dict[str, str] = field(default_factory=dict)
+    subjects: tuple[str, ...] = ()
+
+    def check_subjects(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
+        """Raise InputError where these are certificates of other inputs or another network."""
+        if not self.subjects:
+            return
+        found = subjects(model, x, y)
+        other = [i for i, (a, b) in enumerate(zip(found, self.subjects, strict=True)) if a != b]
+        if other:
+            raise InputError(
+                f"{len(other)} of {len(x)} certificates are of other inputs, labels or weights "
+                f"(first: number {other[0]}); certify these inputs with this network"
+            )
 
     def check_box(self, eps: float, clip: Range | None) -> None:
         """Raise InputError where these are certificates of other boxes."""
@@ -128,7 +144,9 @@ class Certificates:
         }
         unsupported = {m: why for p in parts for m, why in p.unsupported.items()}
         same = {name: getattr(parts[0], name) for name in ("eps", "clip", "methods")}
-        return Certificates(**same, **tensors, **sums, unsupported=unsupported)
+        of = tuple(subject for p in parts for subject in p.subjects)
+        of = of if all(p.subjects for p in parts) else ()
+        return Certificates(**same, **tensors, **sums, unsupported=unsupported, subjects=of)
 
 
 @dataclass

@@ -24,6 +24,7 @@ from ..bounds.checks import (
     check_seconds,
     is_count,
 )
+from ..bounds.inputs import outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
 from ..data.augmentation import centre_crop
@@ -222,6 +223,7 @@ class Evaluation:
         )
 
 
+@outside_inference
 def evaluate(
     net: BoundedNet,
     data: Split,

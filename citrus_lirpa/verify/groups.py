@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from ..attacks import PGD, GroupAttack
 from ..bounds.box import Ball
 from ..bounds.checks import Range, check_count, check_name, is_count
+from ..bounds.inputs import outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
 from ..errors import InputError, ModelError, expect, shown
@@ -101,6 +102,7 @@ class UapBounds:
         return UapBounds(stage=stage, seconds=seconds, **tensors)
 
 
+@outside_inference
 def certify_uap(
     net: object,
     x: Tensor,
@@ -143,7 +145,8 @@ def certify_uap(
         progress: Whether a bar shows how many groups are attacked.
 
     Raises:
-        InputError: A value cannot be used, or the certificates are of other boxes.
+        InputError: A value cannot be used, or the certificates are of other boxes, inputs or
+            weights.
         SoundnessError: An attack breaks what was certified.
     """
     net = as_bounded_net(net)
@@ -158,7 +161,8 @@ def certify_uap(
     expect(joint, "the attack", attack, "GroupAttack() or None")
     if certificates is None:
         certificates = certify(net, x, y, eps, clip=clip, batch_size=batch_size, progress=progress)
-    _check_certificates(certificates, x, y, ball)
+    else:
+        _check_certificates(certificates, net, x, y, ball)
     groups, at_once = Groups(len(x), group_size, x.device), max(1, batch_size // group_size)
     begin = time.perf_counter()
     with (
@@ -186,7 +190,9 @@ def certify_uap(
     )
 
 
-def _check_certificates(certificates: Certificates, x: Tensor, y: Tensor, ball: Ball) -> None:
+def _check_certificates(
+    certificates: Certificates, net: BoundedNet, x: Tensor, y: Tensor, ball: Ball
+) -> None:
     if not isinstance(certificates, Certificates):
         raise InputError(f"certificates are {shown(certificates)}; expected those of certify()")
     if not len(x) == len(y) == len(certificates.correct):
@@ -195,6 +201,7 @@ def _check_certificates(certificates: Certificates, x: Tensor, y: Tensor, ball: 
             "expected as many of each"
         )
     certificates.check_box(float(ball.eps), ball.clip)
+    certificates.check_subjects(net.module, x, y)
 
 
 def _dual_engine(net: BoundedNet, ball: Ball) -> DualEngine | None:

@@ -49,6 +49,18 @@ def fingerprint_of_images(images: Split) -> str:
     return digest.hexdigest()
 
 
+def subjects(model: nn.Module, x: Tensor, y: Tensor) -> tuple[str, ...]:
+    """Return a hash of each input (N, ...), its label and the network."""
+    network = bytes.fromhex(fingerprint(model))
+    found = []
+    for pixels, label in zip(x.detach().cpu(), y.tolist(), strict=True):
+        digest = hashlib.sha256(network)
+        _add(digest, pixels)
+        digest.update(str(label).encode())
+        found.append(digest.hexdigest())
+    return tuple(found)
+
+
 def _add(digest: Any, value: Tensor) -> None:
     digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
     digest.update(value.detach().cpu().contiguous().numpy().tobytes())

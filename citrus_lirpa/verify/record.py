@@ -116,7 +116,7 @@ class EvaluationRecord:
     weights: Text | None = None
     imported: Count | None = None
     identity: Text | None = None
-    versions: dict[str, Text] = field(default_factory=dict)
+    versions: dict[str, Text] | None = None
 
     @property
     def strongest_stage(self) -> str:

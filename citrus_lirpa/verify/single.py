@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,13 +20,14 @@ from ..bounds.checks import (
     check_range,
     check_seconds,
 )
-from ..bounds.inputs import check_labelled
+from ..bounds.inputs import check_labelled, outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
 from ..bounds.selfcheck import check_rows_alone, check_same_function
 from ..errors import InputError, ModelError, SoundnessError, expect
 from .certificates import Certificates, Proof
 from .engines import Engine, LirpaEngine, find_engine
+from .identity import subjects
 from .memory import allocations_fail_cleanly
 from .second_opinion import check_by_attack
 from .stages import Limits, OpenImages, Stage, stages_up_to
@@ -39,6 +40,7 @@ _CHECKED = 4
 _ATTACK_COST = 2
 
 
+@outside_inference
 def certify(
     net: object,
     x: Tensor,
@@ -123,7 +125,7 @@ def certify(
                 check_by_attack(engine, part, x[rows], y[rows], int(rows[0]), at_once)
             parts.append(part)
             bar.update(len(rows))
-    return Certificates.cat(parts)
+    return replace(Certificates.cat(parts), subjects=subjects(net.module, x, y))
 
 
 def check_certifiable(

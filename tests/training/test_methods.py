@@ -197,7 +197,7 @@ def test_eps_factor_too_large_for_the_eps():
 @pytest.mark.parametrize("method", methods())
 def test_training_without_eps(method):
     """Losses that measure ε by the largest refuse none; the others train on clean inputs."""
-    if method in ("crown-ibp", "taps", "staps"):
+    if method in ("crown-ibp", "taps", "staps", "smoothadv"):
         message = refusal(digits, "train.eps=0", method=method, error=InputError)
         assert "is 0.0" in message and "train.eps" in message
     else:

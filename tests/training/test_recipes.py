@@ -26,7 +26,8 @@ BATCH = (64, 64, 128, 128, 128)
 BATCH_OF_SINGLE_INPUTS = (256, 256, 128, 128, 128)
 
 MIXED = ("mtl-ibp", "cc-ibp", "exp-ibp")
-BOUNDLESS = ("ce", "pgd", "uat", "cw-uat")
+BOUNDLESS = ("ce", "pgd", "uat", "cw-uat", "uap-game", "gaussian", "smoothadv")
+RAMPED = ("pgd", "smoothadv")
 
 
 def published(method: str, at: int) -> dict:
@@ -58,7 +59,7 @@ def published(method: str, at: int) -> dict:
         train |= {"epochs": 180, "milestones": (140, 160)}
     if method in BOUNDLESS:
         train |= {"shi": 0.0, "initialisation": "default"}
-    if method in BOUNDLESS and method != "pgd":  # which ramps ε as the certified methods do
+    if method in BOUNDLESS and method not in RAMPED:  # which ramp as the certified methods do
         train |= {"ramp_start": 1, "ramp_length": 0}
     return {"loss": loss, "train": train}
 

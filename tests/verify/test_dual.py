@@ -20,7 +20,7 @@ from citrus_lirpa.verify.crown import engine as engine_module
 from citrus_lirpa.verify.crown.ascent import ascend_dual
 from citrus_lirpa.verify.crown.dual import DualBound, worst_shared
 from citrus_lirpa.verify.crown.engine import DualEngine
-from citrus_lirpa.verify.crown.intermediate import in_float32, tighten, widened
+from citrus_lirpa.verify.crown.intermediate import rounded, tighten, widened
 from citrus_lirpa.verify.crown.relaxation import Images, Relaxation
 
 CLIPS = [None, (0.0, 1.0)]
@@ -388,7 +388,7 @@ def test_intervals_are_widened_before_anything_rests_on_them(monkeypatch, exact)
 def test_bounds_are_rounded_outward_to_float32():
     lower = torch.randn(1000, dtype=torch.float64) * 10.0 ** torch.randint(-6, 6, (1000,))
     upper = lower + torch.rand(1000, dtype=torch.float64)
-    ((below, above),) = in_float32([(lower, upper)])
+    ((below, above),) = rounded([(lower, upper)], torch.float32)
     assert below.dtype == above.dtype == torch.float32
     assert (below.double() < lower).all() and (above.double() > upper).all()
     assert torch.allclose(below.double(), lower, rtol=1e-6)

@@ -259,7 +259,7 @@ def _made_with(record: EvaluationRecord | None) -> list[tuple[str, str]]:
     if record is None:
         return []
     hashes = (("network, SHA-256", record.weights), ("evaluation, SHA-256", record.identity))
-    return [*((name, value) for name, value in hashes if value), *record.versions.items()]
+    return [*((name, value) for name, value in hashes if value), *(record.versions or {}).items()]
 
 
 def _value(value: Any, key: str = "") -> str:

@@ -18,7 +18,7 @@ from ...bounds.segments import Segment
 from ...errors import ModelError
 from .ascent import Ascent, ascend_dual
 from .dual import DualBound
-from .intermediate import in_float32, tighten, widened
+from .intermediate import rounded, tighten, widened
 from .linear import Lines
 from .relaxation import Bounds, Images, Relaxation
 
@@ -109,7 +109,7 @@ class DualEngine:
             rows=self.rows_at_once,
             exact=self.exact_segments,
         )
-        return replace(self._with_bounds(images, in_float32(bounds)), exact=True)
+        return replace(self._with_bounds(images, rounded(bounds, images.x.dtype)), exact=True)
 
     def _with_bounds(self, images: Images, bounds: Bounds) -> Images:
         """Return the same images with other bounds, and the threshold that these give."""

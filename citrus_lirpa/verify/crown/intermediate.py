@@ -22,13 +22,13 @@ def widened(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     return lower - slack, upper + slack
 
 
-def in_float32(bounds: Bounds) -> Bounds:
-    """Return the bounds in float32, rounded outward."""
-    infinity = torch.tensor(torch.inf)
+def rounded(bounds: Bounds, dtype: torch.dtype) -> Bounds:
+    """Return the bounds in another precision, rounded outward."""
+    infinity = torch.tensor(torch.inf, dtype=dtype)
     return [
         (
-            torch.nextafter(lower.float(), -infinity.to(lower.device)),
-            torch.nextafter(upper.float(), infinity.to(upper.device)),
+            torch.nextafter(lower.to(dtype), -infinity.to(lower.device)),
+            torch.nextafter(upper.to(dtype), infinity.to(upper.device)),
         )
         for lower, upper in bounds
     ]
@@ -61,7 +61,7 @@ def tighten(
         lower, upper = low.flatten(1).clone(), up.flatten(1).clone()
         images, neurons = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
         if k > 0 and len(images):  # before the first ReLU IBP is exact already
-            relaxation = Relaxation.of(result if exact is None else in_float32(result))
+            relaxation = Relaxation.of(result if exact is None else rounded(result, x.dtype))
             for part in torch.arange(len(images), device=x.device).split(rows):
                 i, j = images[part], neurons[part]
                 for sign, side in ((1.0, lower), (-1.0, upper)):
