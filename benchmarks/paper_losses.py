@@ -58,7 +58,7 @@ def losses_of(
     own = torch.arange(len(x)).unsqueeze(1)
     box = cross_input_boxes(x, terms.perturbations, loss.tau_ratio * eps, own, loss.clip)
     same = robust_cross_entropy(net.margins(box, y, loss.method))
-    across = robust_cross_entropy(terms.margins).view(len(x), -1)
+    across = robust_cross_entropy(terms.margins.flatten(0, 1)).view(len(x), -1)
     return {
         "same": float(same.mean()),
         "max": float(across.max(1).values.mean()),

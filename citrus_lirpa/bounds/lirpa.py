@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from ..errors import DependencyError
+from .dataflow import AnyBatch
 from .lirpa_import import KNOWN_MESSAGES, import_quietly, onnx_globals, own_modules
 
 INSTALL_HINT = "pip install --no-deps auto-LiRPA==0.3"
@@ -77,9 +78,12 @@ def load() -> Lirpa:
     _register_onnx_symbolics()
     _make_nodes_subscriptable()
     _accept_remove_duplicate(package.BoundedModule)
+    _keep_the_batch_open(package.BoundedModule)
     operators = importlib.import_module("auto_LiRPA.bound_ops")
     _leave_requires_grad_alone(operators.BoundParams)
     _open_alpha_gradient(operators.BoundRelu)
+    _bound_without_bias(operators.BoundMatMul)
+    _keep_weights_shared()
     return Lirpa(
         version=version,
         legacy=_release(version) < (0, 4),
@@ -167,13 +171,18 @@ def _import_advice(error: ImportError) -> str:
 
 
 def _print_to_the_log() -> None:
-    """Both print ("Early stop at 10th iter") to the standard output, whatever the verbosity."""
+    """Both print ("Early stop at 10th iter") to the standard output, whatever the verbosity.
+
+    ``import *`` must not hand this ``print`` on: users' scripts import so.
+    """
     log = logging.getLogger("auto_LiRPA")
 
     def print_to_log(*values: object, sep: str | None = " ", **_: Any) -> None:
         log.info((sep or " ").join(str(value) for value in values))
 
     for module in own_modules():
+        names = [name for name in vars(module) if not name.startswith("_")]
+        vars(module).setdefault("__all__", names)
         vars(module).setdefault("print", print_to_log)
 
 
@@ -206,6 +215,35 @@ def _accept_remove_duplicate(module: type) -> None:
         return original(self, get_members_fn, prefix, recurse)
 
     module._named_members = named_members
+
+
+def _keep_the_batch_open(module: type) -> None:
+    """Both trace ``x.view(x.size(0), -1)`` or ``x.flatten(-3)`` for the example's batch size."""
+    original = module._convert_nodes
+
+    def convert_nodes(self, *arguments: Any) -> Any:
+        with AnyBatch():
+            return original(self, *arguments)
+
+    module._convert_nodes = convert_nodes
+
+
+def _bound_without_bias(product: type) -> None:
+    """0.3 refuses a specification behind ``Linear(bias=False)``: unexpected keyword 'C'."""
+    original = product.interval_propagate
+    if "C" in inspect.signature(original).parameters:
+        return
+    product.interval_propagate = super(product, product).interval_propagate
+
+
+def _keep_weights_shared() -> None:
+    """0.7 merges pairs of ReLUs into new weights, which training does not reach.
+
+    It also fails there on a ``Linear(bias=False)`` between ReLUs: TypeError.
+    """
+    if importlib.util.find_spec("auto_LiRPA.optimize_graph") is not None:
+        optimiser = importlib.import_module("auto_LiRPA.optimize_graph")
+        vars(optimiser)["optimize_relu_relation"] = lambda _: None
 
 
 def _leave_requires_grad_alone(params: type) -> None:

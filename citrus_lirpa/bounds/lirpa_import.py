@@ -68,24 +68,38 @@ def _known_warnings_dropped() -> Iterator[None]:
             )
 
 
+class _Console(logging.StreamHandler[Any]):
+    """Prints on the standard output of now, unless the root logger has a console itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        root = logging.getLogger()
+        if all(isinstance(handler, logging.FileHandler) for handler in root.handlers):
+            self.setStream(sys.stdout)
+            super().emit(record)
+
+
 @contextmanager
 def _loggers_untouched() -> Iterator[None]:
-    """Both call ``logging.basicConfig``, which does nothing while root has a handler.
+    """Both call ``logging.basicConfig``: only their own logger gets that console.
 
     They also import torch's extension builder, which complains where CUDA's compiler
     is installed on a machine without a GPU, older torch on stderr.
     """
-    root, handler = logging.getLogger(), logging.NullHandler()
     builder = logging.getLogger("torch.utils.cpp_extension")
     level = builder.level
-    root.addHandler(handler)
     builder.setLevel(logging.ERROR)
+    console = _Console()
+
+    def configure(**options: Any) -> None:
+        console.setFormatter(logging.Formatter(options.get("format"), options.get("datefmt")))
+        logging.getLogger("auto_LiRPA.utils").addHandler(console)
+
     try:
         with redirect_stderr(io.StringIO()):
             importlib.import_module(builder.name)
-        yield
+        with _swapped(vars(logging), "basicConfig", configure):
+            yield
     finally:
-        root.removeHandler(handler)
         builder.setLevel(level)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -22,6 +22,7 @@ from ..bounds.checks import (
     is_number,
 )
 from ..bounds.inputs import check_labelled
+from ..bounds.margins import logit_margins
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..errors import InputError, expect, require, shown
 
@@ -34,16 +35,19 @@ TRAINABLE = ("ibp", "crown-ibp", "crown")
 Attack = Callable[[BoundedNet, Tensor, Tensor, Scalar], Tensor]
 
 
-@dataclass(frozen=True)
-class LossTerms:
-    """A loss and what it was computed from.
+@dataclass(eq=False, repr=False)
+class LossTerms(Tensor):
+    """A loss, and what it was computed from: the scalar tensor ``total`` with more attributes.
+
+    What is computed from it is a plain tensor.
 
     Args:
         total: Scalar to minimise, with graph.
         logits: (B, K) of the batch's forward pass, on the clean inputs, or on the perturbed ones
             for methods that train on nothing else.
-        box: The boxes that were bounded, or tiny ones around the inputs.
-        margins: (boxes, K-1) lower bounds of the margins on them; None where the loss needs none.
+        box: The boxes that were bounded, m for each input, or tiny ones around the inputs.
+        margins: (B, m, K-1) lower bounds of the margins on them, taken as (B·m, K-1) too; those of
+            ``logits`` while ε is 0; None where the loss needs none.
         perturbations: (P, ...) those tried on the batch; None without an attack.
         bounds: Bounds of the network on ``box``, also of the inputs of its ReLUs, which
             regularisers take; None where the loss needs none. ``net.bound(box)`` gives them then.
@@ -56,26 +60,37 @@ class LossTerms:
     perturbations: Tensor | None = None
     bounds: Bounds | None = None
 
-    def backward(self) -> None:
-        """Add the gradients of ``total`` to those of the weights, as a loss tensor would."""
-        self.total.backward()
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
-    def item(self) -> float:
-        """Return ``total`` as a number."""
-        return self.total.item()
+    def __new__(cls, total: Tensor, *_: object, **__: object) -> LossTerms:
+        """Make a view of ``total``, with its graph."""
+        return total.as_subclass(cls)
 
-    def __repr__(self) -> str:
+    def __post_init__(self) -> None:
+        if self.margins is not None:
+            self.margins = self.margins.unflatten(0, (len(self.logits), -1)).flatten(1, -2)
+
+    def __repr__(self, *, tensor_contents: object = None) -> str:
         boxes = f", {100 * float(self.certified()):.2f} % certified"
         return (
             f"LossTerms(total {self.item():.4g}, {len(self.logits)} inputs, {len(self.box)} boxes"
             f"{'' if self.margins is None else boxes})"
         )
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else repr(self)
+
     def certified(self) -> Tensor:
         """Return the share of boxes whose margins are all proved positive; NaN without margins."""
         if self.margins is None:
             return torch.full((), float("nan"))
-        return (self.margins.detach().min(dim=1).values > 0).float().mean()
+        return (self.margins.detach().amin(dim=2) > 0).float().mean()
+
+    def certified_error(self) -> Tensor:
+        """Return the share of inputs with a box that is not certified; NaN without margins."""
+        if self.margins is None:
+            return torch.full((), float("nan"))
+        return 1 - (self.margins.detach().amin(dim=(1, 2)) > 0).float().mean()
 
 
 class Loss(nn.Module):
@@ -119,9 +134,10 @@ class Loss(nn.Module):
         )
         with net.in_use():
             eps = check_batch(net, x, y, eps, self.clip)
-            if not bool(torch.as_tensor(eps).any()):
-                return natural(net, x, y, self.clip)
-            return self.terms(net, x, y, eps)
+            if bool(torch.as_tensor(eps).any()):
+                return self.terms(net, x, y, eps)
+            terms = natural(net, x, y, self.clip)
+            return replace(terms, margins=logit_margins(terms.logits, y))
 
     def extra_repr(self) -> str:
         """List the hyper-parameters, for ``repr``."""

@@ -162,6 +162,8 @@ class _Trainer:
         self._average_over_processes()
         norm = nn.utils.clip_grad_norm_(self.weights, self.train.grad_clip)
         values = measure(terms, penalty, norm, y)
+        if not torch.as_tensor(eps).any():  # nothing was bounded
+            values["certified"] = math.nan
         self._check_finite(values["loss"] + values["regulariser"], "loss")
         self._check_finite(values.pop("gradient"), "gradient")
         self.state.optimiser.step()

@@ -112,7 +112,7 @@ def test_options_of_citrus(name, options, double):
     terms = loss(net, x, y, EPS)
     torch.testing.assert_close((terms.total, terms.perturbations), (expected, moves))
     torch.testing.assert_close(gradients(terms.total, model), gradients(expected, model))
-    assert len(terms.box) == len(terms.margins) == 6 * len(kept[0])
+    assert len(terms.box) == 6 * len(kept[0]) and terms.margins.shape == (6, len(kept[0]), 2)
     assert not terms.perturbations.requires_grad
     if universal:
         (slope,) = torch.autograd.grad(expected, u)

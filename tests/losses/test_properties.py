@@ -24,6 +24,7 @@ from reference import (
 from citrus_lirpa.attacks import PGD
 from citrus_lirpa.bounds import lirpa as _compat
 from citrus_lirpa.bounds.box import Box
+from citrus_lirpa.bounds.margins import logit_margins
 from citrus_lirpa.bounds.net import BoundedNet
 from citrus_lirpa.losses import (
     LOSSES,
@@ -72,7 +73,7 @@ def test_no_point_of_a_box_beats_its_margins(name, network):
         points = torch.lerp(*terms.box, share).detach()
         for n, point in enumerate(points.split(1)):
             exact = interval_margins(model, statistics, point, point, labels[n])
-            assert (terms.margins[n] <= exact + 1e-4).all()
+            assert (terms.margins.flatten(0, 1)[n] <= exact + 1e-4).all()
 
 
 @every_loss
@@ -116,7 +117,7 @@ def test_eps_zero_is_natural_cross_entropy(name, eps, monkeypatch):
     torch.testing.assert_close(terms.total, expected)
     terms.backward()
     assert model[1].weight.grad.abs().max() > 0
-    assert terms.margins is None and terms.certified().isnan()
+    torch.testing.assert_close(terms.margins.squeeze(1), logit_margins(terms.logits, y))
     assert (terms.box.radius <= 1.1e-6).all() and (terms.box.centre - x).abs().max() <= 2e-6
 
 
@@ -206,7 +207,52 @@ def test_normalised_data_gives_the_same_as_pixels(kind, double):
     )
 
 
-def test_certified_counts_boxes_with_every_margin_positive():
-    margins = torch.tensor([[0.1, 0.2], [0.0, 1.0], [3.0, -1.0], [0.001, 5.0], [2.0, 2.0]])
-    terms = LossTerms(torch.zeros(()), torch.zeros(5, 3), Box(margins, margins), margins)
-    assert terms.certified().item() == pytest.approx(3 / 5)
+def test_certified_counts_boxes_and_their_error_inputs():
+    margins = torch.tensor([[0.1, 0.2], [0.0, 1.0], [3.0, 1.0], [0.001, 5.0], [-1.0, 2.0], [2, -2]])
+    terms = LossTerms(torch.zeros(()), torch.zeros(3, 3), Box(margins, margins), margins)
+    assert terms.margins.shape == (3, 2, 2)
+    assert terms.certified().item() == pytest.approx(3 / 6)
+    assert terms.certified_error().item() == pytest.approx(2 / 3)
+    assert LossTerms(torch.zeros(()), torch.zeros(3, 3), terms.box).certified_error().isnan()
+
+
+def _gradient_of(use, kind=Citrus):
+    """The gradient that a script's own use of the loss leaves at the first weight."""
+    torch.manual_seed(0)
+    net, (x, y) = wrapped(small_conv()), batch()
+    use(lambda eps=EPS: kind(TAU_RATIO)(net, x, y, eps))
+    return next(net.module.parameters()).grad
+
+
+SCALER = torch.amp.GradScaler("cpu", init_scale=8.0)
+#: What scripts do with a loss, and how much of its gradient reaches the weights.
+USES = {
+    "sum": (lambda loss: (loss() + 0.0).backward(), 1),
+    "from the right": (lambda loss: (1 + 0.5 * loss()).backward(), 0.5),
+    "in place": (lambda loss: loss().div_(4).backward(), 0.25),
+    "autograd": (lambda loss: torch.autograd.backward(loss()), 1),
+    "scaler": (lambda loss: SCALER.scale(loss()).backward(), 8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("use", USES)
+def test_the_loss_is_the_scalar_that_it_stands_for(use):
+    function, factor = USES[use]
+    expected = _gradient_of(lambda loss: loss().total.backward())
+    torch.testing.assert_close(_gradient_of(function), factor * expected)
+
+
+def test_losses_are_summed_compared_and_printed_as_tensors_are():
+    net, (x, y) = wrapped(small_conv()), batch()
+    loss, natural = (Citrus(TAU_RATIO)(net, x, y, eps) for eps in (EPS, 0))
+    total = loss.item()
+    both = sum([loss, natural])
+    assert type(both) is type(loss.detach()) is torch.Tensor
+    assert both.item() == pytest.approx(total + natural.item())
+    assert (
+        loss > natural and not torch.isnan(loss) and not loss.isinf() and max(natural, loss) is loss
+    )
+    assert float(loss.detach()) == loss.detach().numpy() == loss.tolist() == total
+    assert f"{loss:.3f}" == f"{total:.3f}" and repr(loss) == str(loss) == f"{loss}"
+    both.backward()
+    assert next(net.module.parameters()).grad.abs().max() > 0
