@@ -99,9 +99,12 @@ def parsing() -> Iterator[None]:
 
     Inlining autograd functions (torch >= 2.1) would lose the nodes of custom
     functions, and 0.3 moves ONNX's opset version. The tracer's and the exporter's
-    known warnings are silenced; all others pass.
+    known warnings are silenced; all others pass. Dropout would have the model traced in train
+    mode, where BatchNorm refuses single values.
     """
-    load()
+    module: Any = load().BoundedModule
+    check = module.check_incompatible_nodes
+    module.check_incompatible_nodes = lambda *_: None
     onnx = onnx_globals()
     inlining, opset = onnx.autograd_inlining, onnx.export_onnx_opset_version
     onnx.autograd_inlining = False
@@ -113,6 +116,7 @@ def parsing() -> Iterator[None]:
             yield
     finally:
         onnx.autograd_inlining, onnx.export_onnx_opset_version = inlining, opset
+        module.check_incompatible_nodes = check
 
 
 def repair_options(bounded: Any) -> None:

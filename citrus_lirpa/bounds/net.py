@@ -34,6 +34,7 @@ from .tracing import (
     nodes,
     rng_kept,
     split_normalise,
+    unwrapped,
     wrap,
 )
 
@@ -83,6 +84,7 @@ class BoundedNet:
         library = lirpa.load()
         kind = type(model).__name__
         require(isinstance(model, nn.Module), f"the model is a {kind}; expected a torch.nn.Module")
+        model = unwrapped(model)
         self.module: nn.Module = model
         self.normalise: nn.Module | None = None
         self._modes: list[tuple[nn.Module, nn.Module]] = []
@@ -434,6 +436,7 @@ def as_bounded_net(net: object) -> BoundedNet:
     """
     if isinstance(net, BoundedNet):
         return net
+    net = unwrapped(net)
     if isinstance(net, nn.Module) and isinstance(net, lirpa.load().BoundedModule):
         return BoundedNet(net)
     raise InputError(

@@ -18,6 +18,25 @@ from .dataflow import DataWatch
 MATRIX_MODE_LIMIT = 4_096
 
 
+def unwrapped(model: Any) -> Any:
+    """Take off DataParallel and torch.compile, which share everything with the model inside.
+
+    Raises:
+        InputError: The model is in DistributedDataParallel.
+    """
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            raise InputError(
+                "DistributedDataParallel does not average the gradients of bounds; pass "
+                "model.module, and average the gradients before the optimiser's step"
+            )
+        parallel = isinstance(model, nn.DataParallel)
+        inner = model.module if parallel else getattr(model, "_orig_mod", model)
+        if inner is model:
+            return model
+        model = inner
+
+
 def split_normalise(model: nn.Module) -> tuple[nn.Module | None, nn.Module]:
     """Split a leading Normalise layer off; both parts share everything with ``model``."""
     if isinstance(model, nn.Sequential) and len(model) > 1 and isinstance(model[0], Normalise):
@@ -154,7 +173,12 @@ def count_classes(bounded: nn.Module) -> int:
     """Return K of the logits (N, K); raise ModelError for any other output."""
     shape = bounded.final_node().output_shape
     if len(shape) != 2 or shape[1] < 2:
-        raise ModelError(f"the model returns shape {tuple(shape)}; expected logits (N, K), K >= 2")
+        raise ModelError(
+            f"the model returns shape {tuple(shape)}; expected logits (N, K), K >= 2; for loss "
+            "fusion (CrossEntropyWrapper), pass the model inside, or a BoundedModule of it"
+            if len(bounded.input_name) > 1
+            else f"the model returns shape {tuple(shape)}; expected logits (N, K), K >= 2"
+        )
     return int(shape[1])
 
 

@@ -70,7 +70,7 @@ class LossTerms(Tensor):
         if self.margins is not None:
             self.margins = self.margins.unflatten(0, (len(self.logits), -1)).flatten(1, -2)
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         boxes = f", {100 * float(self.certified()):.2f} % certified"
         return (
             f"LossTerms(total {self.item():.4g}, {len(self.logits)} inputs, {len(self.box)} boxes"
