@@ -25,6 +25,7 @@ from .precision import full_precision
 from .segments import INPUT, Segment, affine_segments, segment_behind
 from .selfcheck import self_check
 from .tracing import (
+    check_logits,
     count_classes,
     explained,
     fed_by_addition,
@@ -53,8 +54,9 @@ class BoundedNet:
 
     The user's module stays the single truth: parameters *and* BatchNorm statistics are shared
     with it, bounds follow its layers' training modes, its ``requires_grad`` flags are kept, and
-    its ``state_dict`` is the one to save. Losses and bounds are of the network without Dropout.
-    Threads take turns. A leading :class:`~.models.Normalise` is applied to the boxes exactly,
+    its ``state_dict`` is the one to save. Copies and pickles wrap it again. Losses and bounds are
+    of the network without Dropout. Threads take turns. DataParallel and torch.compile around the
+    module are taken off. A leading :class:`~.models.Normalise` is applied to the boxes exactly,
     outside auto_LiRPA. Wrapping checks that the traced graph computes the same function and that
     its bounds contain it. Move the model to its device before wrapping it.
 
@@ -135,7 +137,7 @@ class BoundedNet:
         with _IN_USE:
             if self._has_batchnorm and self.training:
                 return self.bounded(self._normalised(x))
-            return self.module(x)
+            return check_logits(self.module(x))
 
     def logits(self, x: Tensor) -> Tensor:
         """Compute logits (N, K) of other inputs than the batch's, and update nothing.
@@ -247,6 +249,19 @@ class BoundedNet:
             self.eval()._follow_modes()
             yield
 
+    def __reduce__(self) -> tuple[Callable[..., BoundedNet], tuple[Any, ...]]:
+        """Let copies and pickles be of the module alone, which they wrap again."""
+        if self.module is self.bounded:
+            raise ModelError(
+                "auto_LiRPA's BoundedModule can be neither copied nor pickled; copy or save your "
+                "own module, and wrap it again"
+            )
+        return BoundedNet, (self.module, self._example())
+
+    def _example(self) -> Tensor:
+        example = torch.full((_EXAMPLES, *self.input_shape), 0.5)
+        return example if self.like is None else example.to(self.like)
+
     def check_itself(self) -> None:
         """Check the traced graph and its bounds against the module, unless wrapping did.
 
@@ -254,8 +269,7 @@ class BoundedNet:
             ModelError: They contradict each other.
         """
         if not self._checked:
-            example = torch.full((_EXAMPLES, *self.input_shape), 0.5)
-            self_check(self, example if self.like is None else example.to(self.like))
+            self_check(self, self._example())
             self._checked = True
 
     # -- bounds -------------------------------------------------------------------
@@ -376,8 +390,7 @@ class BoundedNet:
         """Return a copy in double precision; None where only a BoundedModule is known."""
         if self.module is self.bounded or self.like is None:
             return None
-        example = torch.zeros(2, *self.input_shape, dtype=torch.float64, device=self.like.device)
-        return BoundedNet(copy.deepcopy(self.module).double(), example)
+        return BoundedNet(copy.deepcopy(self.module).double(), self._example().double())
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -59,7 +59,7 @@ def wrap(core: nn.Module, example: Tensor) -> nn.Module:
     Raises:
         ModelError: auto_LiRPA cannot trace the module, or its forward looks at its data.
     """
-    _check_batchnorm(core)
+    _check_layers(core)
     with modes_restored(core), explained("this model's graph"):
         core.eval()  # built in train mode, running statistics would move
         small = _largest_layer(core, example[:1]) <= MATRIX_MODE_LIMIT
@@ -90,8 +90,19 @@ def rng_kept(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _check_batchnorm(core: nn.Module) -> None:
+def _check_layers(core: nn.Module) -> None:
     for name, module in core.named_modules():
+        norms = getattr(module, "parametrizations", {}).values()
+        if any(type(n).__name__ in ("_WeightNorm", "_SpectralNorm") for ns in norms for n in ns):
+            raise ModelError(
+                f"layer '{name}' has weight or spectral norm, which auto_LiRPA cannot bound; call "
+                "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') on it first"
+            )
+        if isinstance(module, nn.Conv1d) and lirpa.load().legacy:
+            raise ModelError(
+                f"layer '{name}' is a Conv1d, which auto_LiRPA 0.3 cannot bound; write it as a "
+                "Conv2d with kernel (1, k), or install auto_LiRPA 0.7"
+            )
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
             module.momentum is None or not module.track_running_stats
         ):
@@ -114,11 +125,21 @@ def _largest_layer(core: nn.Module, example: Tensor) -> int:
     hooks = [m.register_forward_hook(note) for m in core.modules()]
     try:
         with DataWatch(example):
-            core(example)
+            check_logits(core(example))
     finally:
         for hook in hooks:
             hook.remove()
     return max(sizes)
+
+
+def check_logits(output: object) -> Tensor:
+    """Return the output of a model; raise ModelError if it is no tensor."""
+    if isinstance(output, Tensor):
+        return output
+    raise ModelError(
+        f"the model returns a {type(output).__name__}; expected one tensor of logits (N, K), in "
+        "train mode too: wrap it in a module whose forward returns the logits alone"
+    )
 
 
 def _share_buffers(bounded: nn.Module, core: nn.Module) -> None:

@@ -1,0 +1,181 @@
+"""Modules as people write them: each is bounded soundly, or refused in one line."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from citrus_lirpa.bounds import lirpa
+from citrus_lirpa.bounds.net import BoundedNet, as_bounded_net
+from citrus_lirpa.errors import CitrusError
+from citrus_lirpa.losses import Citrus, Ibp
+from citrus_lirpa.verify import certify
+
+X = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(6)
+FLATTENS = {
+    "flatten(1)": lambda x: x.flatten(1),
+    "torch.flatten(x, 1)": lambda x: torch.flatten(x, 1),
+    "torch.flatten(x, start_dim=1)": lambda x: torch.flatten(x, start_dim=1),
+    "view(x.size(0), -1)": lambda x: x.view(x.size(0), -1),
+    "view(x.size()[0], -1)": lambda x: x.view(x.size()[0], -1),
+    "view(x.shape[0], -1)": lambda x: x.view(x.shape[0], -1),
+    "reshape(x.shape[0], -1)": lambda x: x.reshape(x.shape[0], -1),
+    "reshape(len(x), -1)": lambda x: x.reshape(len(x), -1),
+    "torch.reshape": lambda x: torch.reshape(x, (x.size(0), -1)),
+    "view(-1, 64)": lambda x: x.view(-1, 64),
+    "reshape(-1, 4 * 4 * 4)": lambda x: x.reshape(-1, 4 * 4 * 4),
+    "view(-1, features)": lambda x: x.view(-1, math.prod(x.size()[1:])),
+    "all sizes": lambda x: x.view(x.size(0), x.size(1) * x.size(2) * x.size(3)),
+    "flatten(-3)": lambda x: x.flatten(-3),
+    "flatten(1, -1)": lambda x: x.flatten(1, -1),
+    "mean((2, 3))": lambda x: x.mean((2, 3)),
+    "pool, view": lambda x: F.adaptive_avg_pool2d(x, 1).view(x.size(0), -1),
+    "avg_pool2d(x, x.size(3))": lambda x: F.avg_pool2d(x, x.size(3)).view(x.size(0), -1),
+    "reshape(x.size(0), 64)": lambda x: x.reshape(x.size(0), 64),
+}
+
+
+class Flattening(nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 4, 3, 2, 1)
+        self.flatten = FLATTENS[name]
+        features = self.flatten(torch.zeros(1, 4, 4, 4)).shape[1]
+        self.linear = nn.Linear(features, 10)
+
+    def forward(self, x):
+        return self.linear(self.flatten(F.relu(self.convolution(x))))
+
+
+def mlp(*, bias=True, norm=lambda layer: layer):
+    layers = nn.Linear(64, 8, bias=bias), nn.Linear(8, 8), nn.Linear(8, 10, bias=bias)
+    first, second, last = map(norm, layers)
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU(), last)
+
+
+def own_module(model):
+    with lirpa.parsing():  # the tracer warns of len(x)
+        return lirpa.load().BoundedModule(model, X[:2])
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["BoundedNet", "BoundedModule"])
+@pytest.mark.parametrize("name", FLATTENS)
+def test_every_way_of_flattening_is_trained_and_certified(name, own):
+    torch.manual_seed(0)
+    model = Flattening(name)
+    net = as_bounded_net(own_module(model)) if own else BoundedNet(model, X)
+    Citrus(0.5)(net.train(), X, Y, 0.02).backward()
+    assert model.convolution.weight.grad.abs().max() > 0
+    certificates = certify(net.eval(), X, model(X).argmax(1), 1e-4)
+    assert certificates.certified.all()
+
+
+def test_layers_without_bias_are_bounded_as_with_a_bias_of_zeros():
+    torch.manual_seed(0)
+    model, same = mlp(bias=False), mlp()
+    for p in same.parameters():
+        nn.init.zeros_(p)
+    same.load_state_dict(model.state_dict(), strict=False)
+    losses = [Citrus(0.5, attack=torch_zeros)(BoundedNet(m, X), X, Y, 0.02) for m in (model, same)]
+    torch.testing.assert_close(losses[0].margins, losses[1].margins)
+    nets = [BoundedNet(m, X).eval() for m in (model, same)]
+    for method in ("crown-ibp", "crown", "alpha-crown"):
+        bounds = [net.margins(losses[0].box.rows(slice(0, 6)), Y, method) for net in nets]
+        torch.testing.assert_close(*bounds)
+
+
+def torch_zeros(net, x, y, eps):
+    return torch.zeros_like(x)
+
+
+WRAPPERS = {
+    "DataParallel": lambda m: BoundedNet(nn.DataParallel(m), X),
+    "torch.compile": lambda m: BoundedNet(torch.compile(m), X),
+    "BoundDataParallel": lambda m: nn.DataParallel(own_module(m)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrappers_are_taken_off(wrapper):
+    torch.manual_seed(0)
+    model = mlp()
+    expected = Ibp()(BoundedNet(model, X), X, Y, 0.02)
+    loss = Ibp()(WRAPPERS[wrapper](model), X, Y, 0.02)
+    torch.testing.assert_close(loss.detach(), expected.detach())
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_copies_are_networks_of_their_own(copied):
+    net = BoundedNet(mlp(), X)
+    other = copied(net)
+    assert torch.equal(Ibp()(other, X, Y, 0.02).margins, Ibp()(net, X, Y, 0.02).margins)
+    with torch.no_grad():
+        other.parameters()[0].zero_()
+    assert net.parameters()[0].any()
+
+
+class Returning(nn.Module):
+    def __init__(self, made, in_training=False):
+        super().__init__()
+        self.network, self.made, self.in_training = mlp(), made, in_training
+
+    def forward(self, x):
+        logits = self.network(x)
+        return logits if self.in_training and not self.training else self.made(logits)
+
+
+def fused():
+    wrapper = __import__("auto_LiRPA").CrossEntropyWrapper(mlp())
+    options = {"loss_fusion": True}
+    return lirpa.load().BoundedModule(wrapper, (X[:2], Y[:2]), bound_opts=options)
+
+
+NORM = nn.utils.parametrizations
+REFUSED = {
+    "tuple": (lambda: BoundedNet(Returning(lambda o: (o, o)), X), "returns a tuple; expected one"),
+    "dict": (lambda: BoundedNet(Returning(lambda o: {"a": o}), X), "returns a dict; expected one"),
+    "auxiliary output in train mode": (
+        lambda: Ibp()(BoundedNet(Returning(lambda o: (o, o), True), X).train(), X, Y, 0.02),
+        "returns a tuple; expected one",
+    ),
+    "weight norm": (lambda: BoundedNet(mlp(norm=NORM.weight_norm), X), "layer '1' has weight or"),
+    "spectral norm": (
+        lambda: BoundedNet(mlp(norm=NORM.spectral_norm), X),
+        "remove_parametrizations",
+    ),
+    "loss fusion": (lambda: Ibp()(fused(), X, Y, 0.02), "pass the model inside"),
+    "copy of a BoundedModule": (
+        lambda: copy.deepcopy(as_bounded_net(own_module(mlp()))),
+        "copy or save your own module",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_bounded_is_refused_in_one_line(case):
+    make, message = REFUSED[case]
+    with pytest.raises(CitrusError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_conv1d_is_bounded_or_refused():
+    model = nn.Sequential(nn.Conv1d(8, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 10))
+    if lirpa.load().legacy:
+        with pytest.raises(CitrusError, match="Conv1d, which auto_LiRPA 0.3 cannot bound"):
+            BoundedNet(model, X[:, 0])
+    else:
+        assert Ibp()(BoundedNet(model, X[:, 0]), X[:, 0], Y, 0.02).isfinite()
+
+
+def test_dropout_beside_batchnorm_of_single_values_wraps():
+    layers = nn.Conv2d(1, 4, 8), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout()
+    assert BoundedNet(nn.Sequential(*layers, nn.Linear(4, 10)), X).relus == 1
