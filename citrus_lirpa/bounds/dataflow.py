@@ -1,9 +1,8 @@
-"""Watching a forward pass: Python values made of its data, and reshapes by its batch size."""
+"""Finding where a forward pass makes Python values of its data, which no trace can follow."""
 
 from __future__ import annotations
 
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,29 +66,6 @@ class DataWatch(TorchFunctionMode):
 
     def _follows(self, tensor: Tensor) -> bool:
         return _place(tensor) in self._places
-
-
-class AnyBatch(TorchFunctionMode):
-    """A block in which reshapes that keep the first dimension are traced for any batch."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Call ``func``; where it is such a reshape, let -1 stand for the first dimension."""
-        result = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
-        start = (kwargs or {}).get("start_dim", (*args, 0, 0)[1])
-        reshapes = name in ("view", "reshape") or (name == "flatten" and start < 0)
-        if not reshapes or not args or result.ndim < 2 or result.dtype != args[0].dtype:
-            return result
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            (first, *rest), before = map(int, result.shape), int(args[0].shape[0])
-        return args[0].reshape(-1, *rest) if first == before and 0 not in rest else result
 
 
 def _in_place(name: str) -> bool:

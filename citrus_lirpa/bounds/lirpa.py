@@ -25,7 +25,6 @@ from typing import Any
 import torch
 
 from ..errors import DependencyError
-from .dataflow import AnyBatch
 from .lirpa_import import KNOWN_MESSAGES, import_quietly, onnx_globals, own_modules
 
 INSTALL_HINT = "pip install --no-deps auto-LiRPA==0.3"
@@ -78,10 +77,10 @@ def load() -> Lirpa:
     _register_onnx_symbolics()
     _make_nodes_subscriptable()
     _accept_remove_duplicate(package.BoundedModule)
-    _keep_the_batch_open(package.BoundedModule)
     operators = importlib.import_module("auto_LiRPA.bound_ops")
     _leave_requires_grad_alone(operators.BoundParams)
     _open_alpha_gradient(operators.BoundRelu)
+    _keep_the_batch_open(operators.BoundReshape)
     _bound_without_bias(operators.BoundMatMul)
     _keep_weights_shared()
     return Lirpa(
@@ -221,15 +220,21 @@ def _accept_remove_duplicate(module: type) -> None:
     module._named_members = named_members
 
 
-def _keep_the_batch_open(module: type) -> None:
-    """Both trace ``x.view(x.size(0), -1)`` or ``x.flatten(-3)`` for the example's batch size."""
-    original = module._convert_nodes
+def _keep_the_batch_open(reshape: type) -> None:
+    """Both reshape by the size of the example's batch where the model uses it.
 
-    def convert_nodes(self, *arguments: Any) -> Any:
-        with AnyBatch():
-            return original(self, *arguments)
+    A reshape that kept the first dimension while it was traced keeps it for any batch.
+    """
+    original = reshape.forward
 
-    module._convert_nodes = convert_nodes
+    def forward(self, x: torch.Tensor, shape: Any) -> torch.Tensor:
+        if not hasattr(self, "features"):
+            result = original(self, x, shape)
+            self.features = list(result.shape[1:]) if result.shape[:1] == x.shape[:1] else None
+            return result
+        return original(self, x, shape if self.features is None else [len(x), *self.features])
+
+    reshape.forward = forward
 
 
 def _bound_without_bias(product: type) -> None:
