@@ -14,7 +14,6 @@ import citrus_lirpa  # before auto_LiRPA: makes it work with current torch and N
 import torch
 from auto_LiRPA import BoundedModule
 from citrus_lirpa import BoundedNet, Citrus, certify_uap, shi_initialise, shi_regulariser
-from citrus_lirpa.bounds import as_bounded_net
 from citrus_lirpa.data import load
 from citrus_lirpa.models import Normalise
 from citrus_lirpa.training.schedules import ramp
@@ -54,7 +53,7 @@ class CitrusModelWrapper(nn.Module):
     def train_model(self, train_loader: DataLoader) -> nn.Module:
         """Train to the end of the schedule; returns the BoundedModule."""
         eps, clip = self._units(train_loader)
-        net, citrus = as_bounded_net(self.bounded_model), Citrus(self.tau_ratio, clip=clip)
+        net, citrus = BoundedNet(self.bounded_model), Citrus(self.tau_ratio, clip=clip)
         shi_initialise(net)
         net.train()
         for step in range(self.num_epochs * len(train_loader)):
@@ -72,7 +71,7 @@ class CitrusModelWrapper(nn.Module):
             bounds = terms.bounds or net.bound(terms.box)
             penalty = (1 - share) * shi_regulariser(bounds.inputs, bounds.preactivations)
             self.optimizer.zero_grad()
-            (terms.total + self.shi_reg_weight * penalty).backward()
+            (terms + self.shi_reg_weight * penalty).backward()
             nn.utils.clip_grad_norm_(self.original_model.parameters(), self.gradient_clip)
             self.optimizer.step()
         return self.bounded_model

@@ -51,7 +51,7 @@ for step in range(args.steps):
     bounds = terms.bounds or net.bound(terms.box)
     penalty = 0.5 * shi_regulariser(bounds.inputs, bounds.preactivations)
     optimiser.zero_grad()
-    (terms.total + penalty).backward()
+    (terms + penalty).backward()
     nn.utils.clip_grad_norm_(model.parameters(), 10.0)
     optimiser.step()
     if step % 4 == 3:

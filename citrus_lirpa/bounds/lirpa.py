@@ -76,7 +76,8 @@ def load() -> Lirpa:
     _print_to_the_log()
     _register_onnx_symbolics()
     _make_nodes_subscriptable()
-    _accept_remove_duplicate(package.BoundedModule)
+    for kind in (package.BoundedModule, package.BoundDataParallel):
+        _accept_remove_duplicate(kind)
     operators = importlib.import_module("auto_LiRPA.bound_ops")
     _leave_requires_grad_alone(operators.BoundParams)
     _open_alpha_gradient(operators.BoundRelu)
