@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import ConfigError, expect, expect_known, require
+from .errors import ConfigError, InputError, expect, expect_known, reason, require
+from .optional import load_code
 
 Shape = tuple[int, int, int]
 #: The largest size of a layer; the product of larger ones may overflow.
@@ -166,11 +167,84 @@ def mlp(shape: Shape, classes: int, *, hidden: Sequence[int] = (100, 100)) -> nn
     return nn.Sequential(*layers, nn.Linear(inputs, classes))
 
 
-MODELS: dict[str, Callable[..., nn.Sequential]] = {
+def own(
+    shape: Shape,
+    classes: int,
+    *,
+    source: str = "",
+    sha256: str = "",
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+) -> nn.Module:
+    """Build a user's own network, of a function or class in a file (``--model``).
+
+    Args:
+        shape: (C, H, W) of the images.
+        classes: The number of logits.
+        source: ``file.py:name`` or ``package.module:name``. It is called without arguments, but
+            for ``shape``, ``classes`` or ``num_classes`` where it has parameters of these names.
+        sha256: Of the file.
+        mean: Of each channel, to normalise pixels by before they reach the network.
+        std: Of each channel.
+
+    Raises:
+        ConfigError: It needs other arguments, fails, or returns no ``nn.Module``.
+        InputError: It does not map images of this shape to so many logits.
+    """
+    require(source, "model.source is missing; name your network by --model FILE.py:NAME",
+            ConfigError)  # fmt: skip
+    make = load_code(source, sha256)
+    known = {"shape": shape, "classes": classes, "num_classes": classes}
+    parameters = inspect.signature(make).parameters
+    needed = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and name not in known
+    ]
+    require(
+        not needed,
+        f"{source} needs the argument {needed[0] if needed else ''}; name a function that takes "
+        "none, or shape and classes, and returns the network",
+        ConfigError,
+    )
+    model = make(**{name: value for name, value in known.items() if name in parameters})
+    is_module = isinstance(model, nn.Module)
+    require(is_module, f"{source} returns a {type(model).__name__}; expected a torch.nn.Module",
+            ConfigError)  # fmt: skip
+    if shape[:2] == (1, 1):  # of a table, which such networks take as (N, d)
+        model = Behind(nn.Flatten(), model)
+    with torch.no_grad():
+        mode = model.training
+        try:
+            logits = model.eval()(torch.zeros(2, *shape))
+        except Exception as error:  # whatever the user's forward raises
+            raise InputError(
+                f"{source} does not take images of {shape}: {type(error).__name__}: {reason(error)}"
+            ) from error
+        model.train(mode)
+    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    require(found == (2, classes), f"{source} returns {found} for two images; the data has "
+            f"{classes} classes: expected (2, {classes})")  # fmt: skip
+    return Behind(_normalise(mean, std, shape), model) if mean or std else model
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn7": cnn7,
     "convsmall": convsmall,
     "mlp": mlp,
+    "own": own,
 }
+
+
+class Behind(nn.Sequential):
+    """A user's own network, the last layer, behind layers that prepare its inputs."""
+
+
+def core_of(model: nn.Module) -> nn.Module:
+    """Return the module that the user made, of what ``own`` or ``build_model`` has built."""
+    return core_of(model[-1]) if isinstance(model, Behind) else model
 
 
 def build_model(
@@ -182,7 +256,7 @@ def build_model(
     std: Sequence[float],
     **options: object,
 ) -> nn.Sequential:
-    """Build a network of ``MODELS`` behind a ``Normalise`` layer, as one flat Sequential.
+    """Build a network of ``MODELS``, but for ``own``, behind ``Normalise``, as one flat Sequential.
 
     PyTorch's defaults draw the weights from the global generator.
 
@@ -209,14 +283,18 @@ def build_model(
     ]
     for option in options:
         expect_known(f"option of {name}", option, known)
-    normalise = Normalise(mean, std)
     network = MODELS[name](shape, classes, **options)
+    return nn.Sequential(_normalise(mean, std, shape), *network.children())
+
+
+def _normalise(mean: Sequence[float], std: Sequence[float], shape: Shape) -> Normalise:
+    normalise = Normalise(mean, std)
     require(
         len(mean) == shape[0],
         f"mean and std have {len(mean)} numbers, but shape {tuple(shape)} has {shape[0]} "
         "channels; expected one number per channel",
     )
-    return nn.Sequential(normalise, *network)
+    return normalise
 
 
 def _conv_size(size: int, kernel: int, stride: int, padding: int) -> int:

@@ -1,16 +1,21 @@
-"""Packages that not every installation has, and results as pandas data frames."""
+"""Code from outside: packages that not every installation has, pandas frames, users' own files."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-from collections.abc import Mapping, Sequence
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .errors import DependencyError, reason
+from .errors import ConfigError, DependencyError, reason, require
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -70,3 +75,100 @@ def to_frame(columns: Mapping[str, Sequence[Any] | Tensor]) -> DataFrame:
             for name, column in columns.items()
         }
     )
+
+
+# -- the user's own code ------------------------------------------------------------------
+
+#: What the user has named to be run; "*" for everything.
+_PERMITTED: set[str] = set()
+
+
+def is_code(source: str) -> bool:
+    """Return whether a name is one of code: ``path/file.py:name`` or ``package.module:name``."""
+    return bool(re.fullmatch(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*", source))
+
+
+def permit_code(source: str) -> str:
+    """Let code run that the user has named.
+
+    Args:
+        source: ``path/file.py:name`` or ``package.module:name``; "*" for whatever is named later.
+
+    Returns:
+        The name, with the whole path of the file.
+    """
+    where, _, name = source.rpartition(":")
+    if where.endswith(".py"):
+        source = f"{Path(where).expanduser().resolve()}:{name}"
+    _PERMITTED.add(source)
+    return source
+
+
+def code_hash(source: str) -> str:
+    """Return the SHA-256 of a file of code; empty for a module, which may be many files.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    where = source.rpartition(":")[0]
+    if not where.endswith(".py"):
+        return ""
+    try:
+        return hashlib.sha256(Path(where).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(
+            f"{where} cannot be read ({error.strerror}); expected FILE.py:NAME"
+        ) from error
+
+
+def load_code(source: str, sha256: str = "") -> Callable[..., Any]:
+    """Run the file or module that ``source`` names, and return what it calls by this name.
+
+    Args:
+        source: What ``permit_code`` returned, then or in an earlier process.
+        sha256: What the file must be; empty for anything.
+
+    Raises:
+        ConfigError: The user has not named it in this process, it has changed, it fails, or it has
+            no such function or class.
+    """
+    where, _, name = source.rpartition(":")
+    require(
+        bool({source, "*"} & _PERMITTED),
+        f"{source} is code that the run names; add --trust-code to run it",
+        ConfigError,
+    )
+    require(
+        not sha256 or code_hash(source) == sha256,
+        f"{where} has changed since the run was made; restore it, or name it anew by --model or "
+        "--data",
+        ConfigError,
+    )
+    try:
+        module = _module(where)
+    except Exception as error:  # whatever the user's code raises
+        raise ConfigError(f"{where} fails: {type(error).__name__}: {reason(error)}") from error
+    found = getattr(module, name, None)
+    require(callable(found), f"{where} has no function or class {name}", ConfigError)
+    return found  # type: ignore[return-value]
+
+
+def _module(where: str) -> ModuleType:
+    if not where.endswith(".py"):
+        return importlib.import_module(where)
+    name = f"citrus_lirpa_user_{hashlib.sha256(where.encode()).hexdigest()[:16]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, where)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{where} is no Python file")
+        module = importlib.util.module_from_spec(spec)
+        folder = str(Path(where).parent)
+        if folder not in sys.path:
+            sys.path.insert(0, folder)  # for its imports of files beside it
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]

@@ -20,7 +20,7 @@ from .options import (
     device,
     download,
     eps,
-    path,
+    network_path,
     quiet,
     results_out,
     seed,
@@ -44,7 +44,7 @@ from .output import Results, echo_set_aside, examples, results
         ("for a script", "citrus-lirpa attack runs/digits --json --quiet | jq .fooling_rate"),
     ),
 )
-@path
+@network_path
 @eps
 @dataset
 @click.option("--class-wise", is_flag=True, help="One perturbation for each class.")
@@ -71,7 +71,7 @@ from .output import Results, echo_set_aside, examples, results
 @quiet
 @results
 def attack_command(
-    path, dataset, out, data_dir, download, device, quiet, eps, clip, **options
+    path, own, dataset, out, data_dir, download, device, quiet, eps, clip, **options
 ) -> Results:
     """Craft a universal perturbation: PATH is a run folder, a checkpoint, zoo:NAME or an ONNX file.
 
@@ -81,7 +81,7 @@ def attack_command(
     """
     lirpa.load()
     where = join_processes(device)
-    network = load_network(path, dataset, eps)
+    network = load_network(path, dataset, eps, own)
     protocol = AttackProtocol(eps=network.eps, clip=PIXELS if clip else None, **options)
     images = attack_images(network, protocol.split, data_dir, download=download)
     outcome = attack_run(

@@ -29,7 +29,7 @@ from .options import (
     device,
     download,
     echo_once,
-    path,
+    network_path,
     protocol_of,
     protocol_options,
     quiet,
@@ -65,7 +65,7 @@ _LONG = ("verdicts", "image_seconds", "groups")
         ("for a script", "citrus-lirpa eval runs/mnist --json --quiet | jq .uap_accuracy"),
     ),
 )
-@path
+@network_path
 @protocol_options
 @dataset
 @results_out
@@ -85,7 +85,7 @@ _LONG = ("verdicts", "image_seconds", "groups")
 @results
 @requeue
 def eval_command(
-    path, dataset, out, resume, verdicts, data_dir, download, device, quiet, requeue, **options
+    path, own, dataset, out, resume, verdicts, data_dir, download, device, quiet, requeue, **options
 ) -> Results:
     """Certify a trained network: PATH is a run folder, a checkpoint, zoo:NAME or an ONNX file.
 
@@ -102,7 +102,7 @@ def eval_command(
     if requeue and not is_trained(path):
         echo_once(f"the training of {path} is not finished: nothing is evaluated", err=True)
         return None
-    network = load_network(path, dataset, options["eps"])
+    network = load_network(path, dataset, options["eps"], own)
     protocol = protocol_of(options, network.eps)
     images = evaluation_images(network, data_dir, held_out=protocol.held_out, download=download)
     outcome = evaluate_run(

@@ -16,7 +16,7 @@ from ..bounds.box import PIXELS
 from ..errors import InputError
 from ..runs.networks import FORMATS, load_network, save_network
 from ..verify import vnnlib
-from .options import FILE, clip, data_dir, dataset, download, eps, path
+from .options import FILE, clip, data_dir, dataset, download, eps, network_path
 from .output import examples
 
 
@@ -57,7 +57,7 @@ class Images(click.ParamType):
         ),
     ),
 )
-@path
+@network_path
 @click.option(
     "--out",
     type=FILE,
@@ -78,7 +78,9 @@ class Images(click.ParamType):
 @click.option("--timeout", default=100.0, show_default=True, help="Seconds for each image.")
 @data_dir
 @download
-def export_command(path, out, dataset, eps, clip, timeout, data_dir, download, **which) -> None:
+def export_command(
+    path, own, out, dataset, eps, clip, timeout, data_dir, download, **which
+) -> None:
     """Write a network for other programs, or its images' robustness for other verifiers.
 
     PATH is a run folder, a checkpoint, zoo:NAME or an ONNX file. A folder given as --out
@@ -93,11 +95,11 @@ def export_command(path, out, dataset, eps, clip, timeout, data_dir, download, *
     lirpa.load()
     if out.suffix.lower() in FORMATS:
         _check_alone(out)
-        save_network(load_network(path, dataset, eps=0.0), out)
+        save_network(load_network(path, dataset, 0.0, own), out)
         click.echo(f"network: {out}")
         return
     _check_images(**which)
-    network = load_network(path, dataset, eps)
+    network = load_network(path, dataset, eps, own)
     box: dict[str, Any] = dict(eps=network.eps, clip=PIXELS if clip else None)
     split = data.load(network.spec.name, train=False, data_dir=data_dir, download=download)
     images = _chosen(**which, available=len(split), dataset=network.spec.name, **box)

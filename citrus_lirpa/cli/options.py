@@ -14,9 +14,11 @@ import click
 
 from .. import distributed
 from ..bounds.box import PIXELS
+from ..data import own
 from ..data.datasets import DATASETS
-from ..errors import ConfigError, Terminated
+from ..errors import ConfigError, InputError, Terminated, require
 from ..formats.schema import parse_number
+from ..optional import is_code, permit_code
 from ..training.config import MAX_SEED
 from ..training.interrupts import Termination, terminations
 from ..verify import RELATIONAL, SOLVERS, STAGES, Protocol
@@ -39,7 +41,6 @@ class Number(click.ParamType):
 
 FILE = click.Path(path_type=Path)
 
-path = click.argument("path", type=FILE)
 data_dir = click.option(
     "--data-dir",
     type=FILE,
@@ -58,10 +59,54 @@ clip = click.option(
     show_default=True,
     help="Whether the attacked image x + u is cut to [0, 1].",
 )
+
+
+class Data(click.Choice):
+    """A data set by name, or a user's own data."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Return the name, or where the data is, whose code may run from now on."""
+        if value in DATASETS or not own.is_source(value):
+            return super().convert(value, param, ctx)
+        try:
+            return own.named(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Code(click.ParamType):
+    """A function or class in a file or module of the user."""
+
+    name = "code"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Return its name, and let it run from now on."""
+        if not is_code(value):
+            self.fail(f"{value!r} names no code; expected FILE.py:NAME or MODULE:NAME", param, ctx)
+        return permit_code(value)
+
+
+class Numbers(click.ParamType):
+    """Numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
+        """Read the numbers."""
+        try:
+            return tuple(parse_number(part) for part in value.split(","))
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
 dataset = click.option(
     "--dataset",
-    type=click.Choice(list(DATASETS)),
-    help="Data set of the images; required for an ONNX file.  [default: the run's]",
+    "--data",
+    "dataset",
+    type=Data(list(DATASETS)),
+    metavar="NAME",
+    help=f"Data set of the images: {', '.join(DATASETS)}; or your own: a folder, FILE.npz or "
+    "FILE.py:NAME. Required for files of other programs.  [default: the run's]",
 )
 download = click.option(
     "--download/--no-download",
@@ -85,6 +130,35 @@ results_out = click.option(
     type=FILE,
     help="Folder of the results.  [default: the run's; NAME-eval for zoo:NAME and beside files]",
 )
+
+
+def network_path(command: Command) -> Command:
+    """Give a command PATH and the options of users' own networks.
+
+    It gets ``path``, and ``own``, which ``load_network`` takes.
+    """
+
+    @click.argument("path", type=FILE, required=False)
+    @click.option(
+        "--model", type=Code(), help="Your own network, whose weights PATH holds: FILE.py:NAME."
+    )
+    @click.option("--weights", type=FILE, help="The weights, in place of PATH.")
+    @click.option("--mean", type=Numbers(), help="What --model wants pixels normalised by.")
+    @click.option("--std", type=Numbers(), help="As --mean, a number for each channel.")
+    @click.option(
+        "--trust-code", is_flag=True, help="Run the code that the run's configuration names."
+    )
+    @functools.wraps(command)
+    def of_network(*, path, weights, model, mean, std, trust_code, **options: Any) -> Any:
+        require((path is None) != (weights is None), "give either PATH or --weights FILE")
+        given = {"source": model, "mean": mean, "std": std}
+        chosen = {key: value for key, value in given.items() if value is not None}
+        require("source" in chosen or not chosen, "--mean and --std are for --model FILE.py:NAME")
+        if trust_code:
+            permit_code("*")
+        return command(path=path or weights, own=chosen or None, **options)
+
+    return of_network
 
 
 def seed(help: str) -> Callable[[Command], Command]:

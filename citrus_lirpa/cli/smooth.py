@@ -27,7 +27,7 @@ from .options import (
     download,
     echo_once,
     eps,
-    path,
+    network_path,
     quiet,
     requeue,
     results_out,
@@ -48,7 +48,7 @@ _LONG = ("predicted", "radius")
         ("continue after an interruption", "citrus-lirpa smooth runs/mnist --sigma 0.25 --resume"),
     ),
 )
-@path
+@network_path
 @click.option("--sigma", type=Number(), required=True, help="Standard deviation of the noise.")
 @click.option(
     "--n0", default=Smoothing.n0, show_default=True, help="Samples that choose the class."
@@ -77,7 +77,7 @@ _LONG = ("predicted", "radius")
 @results
 @requeue
 def smooth_command(
-    path, dataset, out, resume, data_dir, download, device, quiet, requeue, eps, **options
+    path, own, dataset, out, resume, data_dir, download, device, quiet, requeue, eps, **options
 ) -> Results:
     """Certify a network under Gaussian noise, by randomized smoothing (Cohen et al. 2019).
 
@@ -92,7 +92,7 @@ def smooth_command(
     if requeue and not is_trained(path):
         echo_once(f"the training of {path} is not finished: nothing is certified", err=True)
         return None
-    network = load_network(path, dataset, eps)
+    network = load_network(path, dataset, eps, own)
     images = evaluation_images(network, data_dir, held_out=held_out, download=download)
     images = dataclasses.replace(images, images=images.images[:limit], labels=images.labels[:limit])
     outcome = smooth_run(

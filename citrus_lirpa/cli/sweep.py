@@ -87,13 +87,16 @@ def _plan(
         options = eval_command.make_context("eval", ["RUN", *arguments], **HELP).params
     except click.UsageError as error:
         raise InputError(f"[eval]: {error.format_message()}") from None
-    refused = [] if download else ["--no-download"]
+    runs = sweep.expand(group)
+    more = [] if download else ["--no-download"]
+    if any(run.config.names_code for run in runs):  # which the file has named
+        more.append("--trust-code")
     return sweep_plan.plan(
-        sweep.expand(group),
+        runs,
         out,
         protocol=lambda eps: protocol_of(options, eps),
         eval_arguments=arguments,
-        shared=["--data-dir", str(data_dir), "--device", device, *refused],
+        shared=["--data-dir", str(data_dir), "--device", device, *more],
         source=sweep_plan.Source(data_dir, download),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from collections.abc import Callable
@@ -15,7 +16,9 @@ import torch
 from .. import data, distributed
 from ..bounds import lirpa
 from ..bounds.precision import PRECISIONS
+from ..data.datasets import DATASETS
 from ..errors import require
+from ..optional import permit_code
 from ..reports import pictures, tables
 from ..runs.folder import RunFolder
 from ..runs.networks import FORMATS
@@ -25,7 +28,7 @@ from ..training import config, loggers, zoo
 from ..training.config import RunConfig
 from ..training.metrics import History
 from ..training.setup import join_processes
-from .options import FILE, data_dir, device, download, quiet, requeue, show_bars
+from .options import FILE, Code, Data, data_dir, device, download, quiet, requeue, show_bars
 from .output import Results, examples, results
 
 
@@ -115,6 +118,16 @@ def _complete(names: Callable[[], list[str]]) -> Callable[..., list[str]]:
     multiple=True,
     help="Report epochs there too; may be given again. wandb: sent unless WANDB_MODE=offline.",
 )
+@click.option(
+    "--model", type=Code(), help="Your own network: FILE.py:NAME or MODULE:NAME, which is run."
+)
+@click.option(
+    "--data",
+    type=Data(list(DATASETS)),
+    metavar="NAME",
+    help="Another data set than the preset's, or your own: a folder, FILE.npz or FILE.py:NAME.",
+)
+@click.option("--trust-code", is_flag=True, help="With --resume: run the code of the run.")
 @data_dir
 @download
 @device
@@ -122,7 +135,7 @@ def _complete(names: Callable[[], list[str]]) -> Callable[..., list[str]]:
 @results
 @requeue
 def train_command(
-    resume, out, log, data_dir, download, device, quiet, requeue, **options
+    resume, out, log, data_dir, download, device, quiet, requeue, trust_code, **options
 ) -> Results:
     """Train a network.
 
@@ -133,6 +146,8 @@ def train_command(
     share of it. With --requeue and --out, the same command begins the run and continues it.
     """
     lirpa.load()
+    if trust_code:
+        permit_code("*")
     where = join_processes(device)
     settings, run = _requested(resume, out, requeue, options)
     with distributed.leader_first():
@@ -166,17 +181,22 @@ def _requested(
     require(
         out is not None or not requeue, "--requeue needs --out RUN, the same folder at every start"
     )
-    names = ("preset", "file", "method", "mode", "overrides")
-    settings = config.resolve(**{name: options[name] for name in names})
-    over = {name: value for name, value in options.items() if name not in names}
-    source = options["preset"] or options["file"].stem
+    names = ("preset", "file", "method", "mode")
+    own_model, own_data = options.pop("model"), options.pop("data")
+    overrides = [] if own_data is None else [f"data.name={json.dumps(own_data)}"]
+    if own_model is not None:
+        overrides += ["model.name=own", f"model.source={json.dumps(own_model)}"]
+    overrides += options.pop("overrides")
+    given = {name: options.pop(name) for name in names}
+    settings = config.named(config.resolve(**given, overrides=overrides))
+    source = given["preset"] or given["file"].stem
     name = distributed.agreed(f"{source}-{time.strftime('%Y%m%d-%H%M%S')}")
     folder = out or Path("runs") / name
     require(
         not zoo.is_name(folder) and folder.suffix.lower() not in FORMATS,
         f"--out {folder} is a name for a network of the zoo or in a file; choose another folder",
     )
-    return _overridden(settings, **over), RunFolder(folder)
+    return _overridden(settings, **options), RunFolder(folder)
 
 
 def _overridden(

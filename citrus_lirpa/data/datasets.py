@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 
 from ..errors import DataError, expect_known, require
+from . import own
 from .readers import (
     load_cifar10,
     load_digits,
@@ -60,17 +61,32 @@ def load(name: str, *, train: bool, data_dir: Path, download: bool = True) -> Sp
     return split
 
 
-def find_spec(name: str) -> DatasetSpec:
-    """Return an entry of ``DATASETS``.
+def find_spec(name: str, sha256: str = "") -> DatasetSpec:
+    """Return an entry of ``DATASETS``, or describe a user's own data.
 
     Args:
-        name: Its name.
+        name: The name of the entry, or where the data is (see :func:`.own.find`).
+        sha256: Of the user's own data; empty for any.
 
     Raises:
         ConfigError: The name is unknown; the message has the nearest one.
+        DataError: The user's own data cannot be used.
     """
+    if is_known(name):
+        return DATASETS[name]
+    return own.find(name, sha256)
+
+
+def is_known(name: str) -> bool:
+    """Return whether a name is in ``DATASETS``, rather than that of a user's own data.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if name not in DATASETS and own.is_source(name):
+        return False
     expect_known("data set", name, DATASETS)
-    return DATASETS[name]
+    return True
 
 
 def find_datasets(data_dir: Path) -> dict[str, str]:

@@ -71,7 +71,7 @@ class Split:
     """A training or test set.
 
     Attributes:
-        images: uint8 (N, C, H, W).
+        images: uint8, or float32 in [0, 1], (N, C, H, W).
         labels: int64 (N,).
 
     Raises:
@@ -83,9 +83,9 @@ class Split:
 
     def __post_init__(self) -> None:
         require(
-            self.images.dtype == torch.uint8 and self.images.ndim == 4,
+            self.images.dtype in (torch.uint8, torch.float32) and self.images.ndim == 4,
             f"images are {self.images.dtype} {tuple(self.images.shape)}; "
-            "expected torch.uint8 (N, C, H, W)",
+            "expected torch.uint8 or torch.float32 (N, C, H, W)",
             DataError,
         )
         require(
@@ -100,7 +100,8 @@ class Split:
 
     def pixels(self, index: Tensor | slice | list[int]) -> Tensor:
         """Return the images at ``index`` as float32 pixels in [0, 1], (B, C, H, W)."""
-        return self.images[index].to(torch.float32) / 255
+        images = self.images[index]
+        return images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images
 
 
 def check_split(data: object) -> None:

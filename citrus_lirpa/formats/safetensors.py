@@ -54,13 +54,7 @@ def load(path: Path) -> tuple[str, dict[str, Tensor]]:
         DependencyError: The safetensors package is missing.
         CheckpointError: The file is damaged, or another program wrote it.
     """
-    package = _package()
-    try:
-        with package.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}
-    except (package.SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+    metadata, weights = _read(path)
     found, config, digest = (metadata.get(key) for key in _KEYS)
     if found != FORMAT or config is None:
         raise CheckpointError(
@@ -70,6 +64,25 @@ def load(path: Path) -> tuple[str, dict[str, Tensor]]:
     if digest != _digest(weights):
         raise CheckpointError(f"{path} is damaged: the checksum of its weights does not match")
     return config, weights
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a file that any program wrote, by name, on the CPU.
+
+    Raises:
+        DependencyError: The safetensors package is missing.
+        CheckpointError: The file is damaged.
+    """
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    package = _package()
+    try:
+        with package.safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    except (package.SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
 
 
 def _digest(weights: dict[str, Tensor]) -> str:

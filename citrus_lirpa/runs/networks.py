@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from .. import distributed
+from .. import distributed, models
 from ..bounds.checks import check_one_radius
 from ..bounds.net import BoundedNet
 from ..bounds.tracing import modes_restored
@@ -22,6 +23,7 @@ from ..formats import onnx, safetensors
 from ..formats.atomic import write_atomically
 from ..training import checkpoint, zoo
 from ..training.setup import use_threads
+from ..training.weights import SUFFIXES, fit_weights, is_foreign, read_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +67,12 @@ class Network:
 # -- reading --------------------------------------------------------------------------
 
 
-def load_network(path: Path, dataset: str | None = None, eps: float | None = None) -> Network:
+def load_network(
+    path: Path,
+    dataset: str | None = None,
+    eps: float | None = None,
+    own: Mapping[str, Any] | None = None,
+) -> Network:
     """Read the network of a run or of a file.
 
     Args:
@@ -74,6 +81,8 @@ def load_network(path: Path, dataset: str | None = None, eps: float | None = Non
         dataset: Name of the data set; the run's by default. An ONNX file, which holds none,
             needs it.
         eps: Radius in pixels; the run's by default. An ONNX file needs it too.
+        own: Options of :func:`~.models.own`: whose weights ``path`` holds, with ``dataset`` and
+            ``eps``.
 
     Returns:
         The network, on the CPU.
@@ -88,11 +97,26 @@ def load_network(path: Path, dataset: str | None = None, eps: float | None = Non
         check_one_radius(eps)
     if path.suffix.lower() == onnx.SUFFIX:
         return _load_onnx(path, dataset, eps)
+    if own is not None and path.suffix.lower() in SUFFIXES:
+        return _load_own(path, dataset, eps, own)
     model, spec, config = checkpoint.load_model(path)
     if dataset not in (None, spec.name):
         raise InputError(f"{path} was trained on {spec.name}, not {dataset}; drop --dataset")
     radius = config.train.eps if eps is None else eps
     return Network(model, spec, radius, config.train.threads, str(path), config.data.held_out)
+
+
+def _load_own(
+    path: Path, dataset: str | None, eps: float | None, own: Mapping[str, Any]
+) -> Network:
+    if dataset is None or eps is None:
+        missing = "--data" if dataset is None else "--eps"
+        raise InputError(f"{path} holds weights, which say nothing of their data: {missing} is "
+                         "missing; add for example --data FOLDER --eps 8/255")  # fmt: skip
+    spec = find_spec(dataset)
+    model = models.own(spec.shape, spec.classes, **own)
+    fit_weights(models.core_of(model), read_weights(path), path)
+    return Network(model.eval(), spec, eps, 0, str(path))
 
 
 def _load_onnx(path: Path, dataset: str | None, eps: float | None) -> Network:
@@ -149,7 +173,9 @@ def is_trained(path: Path) -> bool:
         CheckpointError: If it is damaged.
     """
     path = Path(path)
-    return path.suffix.lower() == onnx.SUFFIX or checkpoint.load(path)[1].get("finished", True)
+    if path.suffix.lower() == onnx.SUFFIX or is_foreign(path):
+        return True
+    return checkpoint.load(path)[1].get("finished", True)
 
 
 def results_folder(path: Path) -> Path:
@@ -162,7 +188,7 @@ def results_folder(path: Path) -> Path:
     path = Path(path)
     if zoo.is_name(path):
         return Path(f"{zoo.find(path).stem}-eval")
-    if path.suffix.lower() in (onnx.SUFFIX, safetensors.SUFFIX):
+    if path.suffix.lower() in (onnx.SUFFIX, safetensors.SUFFIX) or is_foreign(path):
         return path.parent / f"{path.stem}-eval"
     return checkpoint.find(path).parent
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import ConfigError, InputError, expect_known, require, unknown
 from ..formats.schema import options_of
-from ..training.config import RunConfig, resolve
+from ..training.config import RunConfig, named, resolve
 from ..training.layers import REGISTRIES
 from ..training.toml import parse_override, parse_toml
 from ..verify import Protocol
@@ -221,7 +221,7 @@ def _dashed(name: str) -> str:
 
 def _config(choice: Choice) -> RunConfig:
     special = {key: choice[key] for key in SPECIAL if key in choice}
-    return resolve(**special, overrides=_overrides(choice))
+    return named(resolve(**special, overrides=_overrides(choice)))
 
 
 def _overrides(choice: Choice) -> list[str]:

@@ -14,7 +14,7 @@ from ..data.datasets import find_spec
 from ..data.types import DatasetSpec
 from ..errors import CheckpointError, InputError, reason
 from ..formats import safetensors, tensors
-from ..models import build_model
+from ..models import build_model, own
 from . import zoo
 from .config import RunConfig
 
@@ -89,7 +89,8 @@ def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     found = state.get("format") if isinstance(state, dict) else type(state).__name__
     if found != FORMAT:
         raise CheckpointError(
-            f"{path} is not a citrus-lirpa checkpoint (format {found!r}, expected '{FORMAT}')"
+            f"{path} is not a citrus-lirpa checkpoint (format {found!r}, expected '{FORMAT}'); if "
+            "it holds weights of your own network, name that: --model FILE.py:NAME"
         )
     if not (isinstance(state.get("config"), str) and isinstance(state.get("model"), dict)):
         raise CheckpointError(f"{path} is damaged: it holds no configuration or no model")
@@ -106,7 +107,7 @@ def _config(text: str, path: Path) -> RunConfig:
 
 def data_spec(config: RunConfig) -> DatasetSpec:
     """Return the data set of a configuration as the model sees it, cropped or padded."""
-    spec, wanted = find_spec(config.data.name), config.data
+    spec, wanted = find_spec(config.data.name, config.data.sha256), config.data
     if wanted.crop:
         return spec.with_crop(wanted.crop)
     return spec if wanted.pad < 0 else replace(spec, pad=wanted.pad)
@@ -116,6 +117,8 @@ def make_model(config: RunConfig) -> tuple[nn.Module, DatasetSpec]:
     """Make the model of a configuration with new weights, and its ``data_spec``."""
     spec = data_spec(config)
     options = {k: v for k, v in config.model.items() if k != "name"}
+    if config.model["name"] == "own":
+        return own(spec.shape, spec.classes, **options), spec
     model = build_model(
         config.model["name"],
         shape=spec.shape,

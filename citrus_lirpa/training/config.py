@@ -16,7 +16,8 @@ import tomli_w
 from pydantic import Field
 
 from ..bounds.precision import PRECISIONS
-from ..data.datasets import DATASETS
+from ..data import own
+from ..data.datasets import is_known
 from ..errors import ConfigError, expect_known
 from ..formats.schema import (
     Count,
@@ -33,6 +34,7 @@ from ..formats.schema import (
     options_of,
 )
 from ..losses import LOSSES, Loss
+from ..optional import code_hash, is_code, permit_code
 from .layers import REGISTRIES, Tables, check_tables, layered, nested, stacked
 from .layers import methods as methods
 from .layers import presets as presets
@@ -49,7 +51,8 @@ class DataConfig:
     """The data set and the part of it to train on.
 
     Args:
-        name: Name of the data set.
+        name: Name of the data set, or where a user's own data is.
+        sha256: Of a user's own data; empty for others.
         crop: Side to crop the images to, 0 for none.
         pad: Edge pixels around an image before a random crop to its size, -1 for as many as the
             data set asks for.
@@ -59,6 +62,7 @@ class DataConfig:
     """
 
     name: Text
+    sha256: Text = ""
     crop: Count = 0
     pad: Annotated[Whole, Field(ge=-1)] = -1
     held_out: Count = 0
@@ -158,9 +162,17 @@ class RunConfig:
     loss: Mapping[str, Any]
     train: TrainConfig
 
+    @property
+    def names_code(self) -> bool:
+        """Whether making its network or reading its data runs code of the user."""
+        return bool(self.model.get("source")) or is_code(self.data.name)
+
     def to_toml(self) -> str:
         """Write the configuration as TOML."""
-        return tomli_w.dumps(dataclasses.asdict(self))
+        tables = dataclasses.asdict(self)
+        if not self.data.sha256:
+            del tables["data"]["sha256"]
+        return tomli_w.dumps(tables)
 
     @staticmethod
     def from_toml(text: str, source: str = "configuration") -> RunConfig:
@@ -238,6 +250,28 @@ def resolve(
     return config
 
 
+def named(settings: RunConfig) -> RunConfig:
+    """Take a configuration that the user has named: its code may run from now on.
+
+    Args:
+        settings: The configuration.
+
+    Returns:
+        It with whole paths and the hashes of the user's own network and data.
+
+    Raises:
+        InputError: A file that it names is not there.
+    """
+    model, data = dict(settings.model), settings.data
+    if model.get("source"):
+        model["source"] = permit_code(model["source"])
+        model["sha256"] = code_hash(model["source"])
+    if not is_known(data.name):
+        name = own.named(data.name)
+        data = dataclasses.replace(data, name=name, sha256=own.source_hash(name))
+    return dataclasses.replace(settings, model=model, data=data)
+
+
 def make_loss(loss: Mapping[str, Any], train: TrainConfig) -> Loss:
     """Make the loss of a ``[loss]`` table.
 
@@ -288,7 +322,7 @@ def _resolved(tables: dict[str, Any]) -> RunConfig:
         loss=_chosen("loss", tables),
         train=TrainConfig(**tables.get("train", {})),
     )
-    expect_known("data set", config.data.name, DATASETS)
+    is_known(config.data.name)
     make_loss(config.loss, config.train)
     return config
 

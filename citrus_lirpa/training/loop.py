@@ -24,6 +24,7 @@ from ..bounds.precision import check_device, float32_products
 from ..data.types import Split, check_split
 from ..errors import NonFiniteLossError
 from ..losses import LossTerms
+from ..models import core_of
 from . import checkpoint
 from .batches import Batches, check_batches, training_part
 from .batchnorm import precise_batchnorm, running_statistics
@@ -33,6 +34,7 @@ from .metrics import EpochMeans, History, highest_kappa, measure
 from .regularisers import l1_norm, shi_regulariser
 from .schedules import ramp
 from .state import TrainingState
+from .weights import fit_weights, is_foreign, read_weights
 
 __all__ = ["History", "check_batches", "fit", "learning_rate", "training_part", "warm_start"]
 
@@ -50,6 +52,9 @@ def warm_start(net: BoundedNet, config: RunConfig) -> None:
     """
     if config.train.init_from:
         source = Path(config.train.init_from)
+        if is_foreign(source):
+            fit_weights(core_of(net.module), read_weights(source), source)
+            return
         weights = checkpoint.load(source)[1]["model"]
         checkpoint.restore(net.module, weights, source, "the network to be trained")
 

@@ -80,7 +80,7 @@ def test_split_pixels_by_hand():
 @pytest.mark.parametrize(
     ("images", "labels"),
     [
-        (torch.zeros(2, 1, 3, 3), torch.zeros(2, dtype=torch.int64)),
+        (torch.zeros(2, 1, 3, 3, dtype=torch.int16), torch.zeros(2, dtype=torch.int64)),
         (torch.zeros(2, 3, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)),
         (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)),
         (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(2)),

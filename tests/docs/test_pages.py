@@ -92,7 +92,9 @@ def test_readme_is_short():
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_command_parses(line):
+def test_command_parses(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()  # what pages suppose
     name, *arguments = shlex.split(line)
     command = main.get_command(click.Context(main), name)
     assert command is not None, f"there is no command {name}"

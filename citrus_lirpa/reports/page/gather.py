@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...data.datasets import DATASETS
-from ...errors import CheckpointError
+from ...data.datasets import find_spec
+from ...errors import CheckpointError, InputError
 from ...formats.onnx import SUFFIX
 from ...runs.folder import CONFIG_FILE, RunFolder
 from ...runs.networks import results_folder
@@ -55,9 +55,11 @@ class Material:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes; None where the data set is not known."""
-        spec = DATASETS.get(self.data or "")
-        return None if spec is None else spec.class_names
+        """Names of the classes; None where the data set is not known, or not there."""
+        try:
+            return find_spec(self.data or "").class_names
+        except InputError:
+            return None
 
 
 def gather(folder: Path, name: str, stage: str | None) -> Material:

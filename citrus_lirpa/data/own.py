@@ -1,0 +1,236 @@
+"""Users' own data: a folder of images, an .npz archive, or a function in a file."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import InputError, is_out_of_memory, reason, require
+from ..optional import code_hash, is_code, load_code, permit_code
+from .types import Arrays, DatasetSpec
+
+_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
+_TEST_FOLDERS = ("test", "val")
+
+
+def is_source(name: str) -> bool:
+    """Return whether a data set's name is one of a user's own data."""
+    return is_code(name) or name.endswith(".npz") or "/" in name or Path(name).is_dir()
+
+
+def find(name: str, sha256: str = "") -> DatasetSpec:
+    """Describe a user's own data: the shape of its images, and its classes.
+
+    Args:
+        name: A folder with ``train`` and ``test`` or ``val``, each with a folder of images for
+            each class; an ``.npz`` file with x_train, y_train, x_test, y_test and, perhaps,
+            class_names; or ``file.py:function``, which returns (images, labels) or a map-style
+            Dataset for ``train=True`` and ``train=False``.
+        sha256: What ``source_hash`` must be; empty for anything.
+
+    Raises:
+        InputError: There is nothing of this kind, or it cannot be used.
+        ConfigError: It is code that the user has not named, or that fails.
+    """
+    require(
+        not sha256 or source_hash(name) == sha256,
+        f"{name} has changed since the run was made; restore it, or name it anew by --data",
+    )
+    (images, labels), (others, more), names = sets = _sets(name)
+    require(
+        images.shape[1:] == others.shape[1:],
+        f"{name} has training images of {tuple(images.shape[1:])} and test images of "
+        f"{tuple(others.shape[1:])}; expected one shape",
+    )
+    count = 1 + int(max(labels.max(), more.max()))
+    names = names or tuple(map(str, range(max(count, 2))))
+    low = int(min(labels.min(), more.min()))
+    require(
+        low >= 0 and count <= len(names),
+        f"{name} holds labels {low} to {count - 1}; expected 0 to {len(names) - 1}",
+    )
+
+    def loader(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:
+        return sets[0] if train else sets[1]
+
+    channels, height, width = images.shape[1:]
+    return DatasetSpec(name=name, shape=(channels, height, width), class_names=names, loader=loader)
+
+
+def named(source: str) -> str:
+    """Take a user's own data that the user has named: permit its code, complete its path.
+
+    Raises:
+        InputError: There is no such file or folder.
+    """
+    if is_code(source):
+        source = permit_code(source)
+    else:
+        source = str(Path(source).expanduser().resolve())
+        require(Path(source).exists(), f"{source} does not exist; expected a folder, FILE.npz or "
+                "FILE.py:NAME")  # fmt: skip
+    return source
+
+
+def source_hash(name: str) -> str:
+    """Return the SHA-256 of a file, or of the names and sizes of a folder's files.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    if is_code(name):
+        return code_hash(name)
+    digest, path = hashlib.sha256(), Path(name)
+    try:
+        if path.is_dir():
+            for file in sorted(path.rglob("*")):
+                if file.is_file():
+                    digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
+        else:
+            digest.update(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror})") from error
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=2)
+def _sets(name: str) -> tuple[Arrays, Arrays, tuple[str, ...]]:
+    """Return the training set, the test set, and the names of the classes where they are known."""
+    path = Path(name)
+    if is_code(name):
+        make = load_code(name)
+        return _made(name, make, True), _made(name, make, False), ()
+    require(path.exists(), f"{name} does not exist; restore it, or name other data by --data")
+    return _folder(path) if path.is_dir() else _archive(path)
+
+
+# -- folders ------------------------------------------------------------------------------
+
+
+def _folder(root: Path) -> tuple[Arrays, Arrays, tuple[str, ...]]:
+    test = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
+    if not (root / "train").is_dir() or test is None:
+        raise InputError(f"{root} holds no folders train and test (or val) with one for each class")
+    names = tuple(sorted(p.name for p in (root / "train").iterdir() if p.is_dir()))
+    require(len(names) > 1, f"{root / 'train'} holds {len(names)} folders; expected one for each "
+            "of at least two classes")  # fmt: skip
+    shape: list[tuple[int, ...]] = []
+    return _images(root / "train", names, shape), _images(test, names, shape), names
+
+
+def _images(folder: Path, names: tuple[str, ...], shape: list[tuple[int, ...]]) -> Arrays:
+    """Read all images of a folder; ``shape`` gets that of the first one, which all must have."""
+    images, labels = [], []
+    for label, name in enumerate(names):
+        files = sorted(f for f in (folder / name).rglob("*") if f.suffix.lower() in _IMAGES)
+        require(bool(files), f"{folder / name} holds no images ({', '.join(_IMAGES)})")
+        for file in files:
+            image = _decode(file, shape[0][0] if shape else None)
+            if not shape:
+                shape.append(image.shape)
+            require(
+                image.shape == shape[0],
+                f"{file} is {image.shape}; the first image is {shape[0]}, and all must be alike",
+            )
+            images.append(image)
+            labels.append(label)
+    return torch.from_numpy(np.stack(images)), torch.tensor(labels)
+
+
+def _decode(file: Path, channels: int | None) -> np.ndarray:
+    """Read an image as uint8 (C, H, W): grey ones have one channel, unless others have three."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            grey = image.mode in ("1", "L") if channels is None else channels == 1
+            pixels = np.array(image.convert("L" if grey else "RGB"))
+    except Exception as error:  # Pillow names no common class
+        raise InputError(f"{file} is damaged: {reason(error)}") from error
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+# -- arrays -------------------------------------------------------------------------------
+
+
+def _archive(path: Path) -> tuple[Arrays, Arrays, tuple[str, ...]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is no archive of arrays: {reason(error)}") from error
+    missing = [key for key in _KEYS if key not in arrays]
+    require(
+        not missing,
+        f"{path} holds {', '.join(arrays) or 'nothing'}; {', '.join(missing)} missing: expected "
+        f"{', '.join(_KEYS)}",
+    )
+    x, y, others, more = (arrays[key] for key in _KEYS)
+    names = tuple(map(str, arrays.get("class_names", ())))
+    return as_arrays(x, y, f"{path}, train"), as_arrays(others, more, f"{path}, test"), names
+
+
+def _made(name: str, make: Any, train: bool) -> Arrays:
+    try:
+        made = make(train=train)
+        if not isinstance(made, tuple):  # a map-style Dataset
+            pairs = [made[i] for i in range(len(made))]
+            made = np.stack([np.asarray(x) for x, _ in pairs]), [int(y) for _, y in pairs]
+        x, y = (np.asarray(part) for part in made)
+    except Exception as error:  # whatever the user's code raises
+        if is_out_of_memory(error):
+            raise
+        raise InputError(f"{name}(train={train}) fails: {type(error).__name__}: {reason(error)}; "
+                        "expected (images, labels) or a Dataset") from error  # fmt: skip
+    return as_arrays(x, y, f"{name}(train={train})")
+
+
+def as_arrays(x: np.ndarray, y: np.ndarray, what: str) -> Arrays:
+    """Return images and labels as a data set has them.
+
+    Args:
+        x: (N, H, W), (N, C, H, W) or (N, H, W, C), bytes or floats in [0, 1]; or (N, d), a table
+            with features in [0, 1], which becomes images of one row (N, 1, 1, d).
+        y: (N,) whole numbers.
+        what: Name of the data, for messages.
+
+    Returns:
+        Images, uint8 or float32 (N, C, H, W), and labels, int64 (N,).
+
+    Raises:
+        InputError: They are something else.
+    """
+    require(y.ndim == 1 and y.dtype.kind in "iu", f"{what}: labels are {y.dtype} {y.shape}; "
+            "expected whole numbers (N,)")  # fmt: skip
+    require(len(x) == len(y) > 0, f"{what}: {len(x)} images and {len(y)} labels; expected as many, "
+            "and at least one")  # fmt: skip
+    require(
+        x.dtype.kind in "fui" and x.ndim in (2, 3, 4),
+        f"{what}: images are {x.dtype} {x.shape}; expected numbers (N, C, H, W), (N, H, W, C), "
+        "(N, H, W) or (N, d)",
+    )
+    if x.ndim == 2:
+        x = x[:, None, None, :]
+    elif x.ndim == 3:
+        x = x[:, None]
+    elif x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
+        x = x.transpose(0, 3, 1, 2)
+    if x.dtype == np.uint8:
+        images = torch.from_numpy(np.ascontiguousarray(x))
+    else:
+        low, high = float(x.min()), float(x.max())
+        require(np.isfinite([low, high]).all(), f"{what} holds NaN or infinite values")
+        require(
+            0 <= low <= high <= 1,
+            f"{what}: values range from {low:g} to {high:g}; expected bytes, or numbers in [0, 1]: "
+            "scale them, as by (x - x.min()) / (x.max() - x.min())",
+        )
+        images = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+    return images, torch.from_numpy(np.ascontiguousarray(y, dtype=np.int64))

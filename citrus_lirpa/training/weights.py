@@ -1,0 +1,112 @@
+"""Weights of other programs: state dicts as PyTorch, Lightning and CTRAIN write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, InputError, is_out_of_memory
+from ..formats import safetensors
+from . import checkpoint
+
+#: The files that hold them.
+SUFFIXES = (".pth", ".pt", ".ckpt", safetensors.SUFFIX)
+#: Entries that such a file may keep the weights in, among others.
+_ENTRIES = ("state_dict", "model_state_dict", "model")
+#: What wrappers put before the names: DataParallel, Lightning and others, torch.compile.
+_PREFIXES = ("module.", "model.", "_orig_mod.", "net.")
+#: How many keys a message names.
+_NAMED = 3
+
+
+def is_foreign(path: Path) -> bool:
+    """Return whether a file holds weights that another program wrote, rather than this one."""
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        return False
+    try:
+        checkpoint.load(path)
+    except CheckpointError:
+        return True
+    return False
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict; nothing but tensors and plain values is unpickled.
+
+    Args:
+        path: A file that ``torch.save`` wrote, or a safetensors file.
+
+    Returns:
+        Tensors by name, on the CPU.
+
+    Raises:
+        InputError: The file is missing, damaged, or holds something else.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; expected weights ({', '.join(SUFFIXES)})")
+    if path.suffix.lower() == safetensors.SUFFIX:
+        return safetensors.tensors(path)
+    try:
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen classes for files that others wrote
+        if is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"{path} is damaged, or holds more than weights ({type(error).__name__}); save them "
+            "alone: torch.save(model.state_dict(), FILE)"
+        ) from error
+    for entry in _ENTRIES:
+        if isinstance(found, dict) and isinstance(found.get(entry), dict):
+            found = found[entry]
+    if not (isinstance(found, dict) and found and _tensors(found)):
+        raise InputError(f"{path} holds a {type(found).__name__}; expected a state dict")
+    return _tensors(found)
+
+
+def fit_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Load weights into a network, whatever wrappers have put before their names.
+
+    Args:
+        module: Gets the weights.
+        weights: Its parameters and buffers, perhaps among others of a wrapper.
+        path: Where they come from, for messages.
+
+    Raises:
+        InputError: They do not fit.
+    """
+    own = module.state_dict()
+    fitting = next((named for named in _renamed(weights) if own.keys() <= named.keys()), weights)
+    missing = [name for name in own if name not in fitting]
+    missing += [
+        f"{name} {tuple(own[name].shape)} (there {tuple(fitting[name].shape)})"
+        for name in own
+        if name in fitting and fitting[name].shape != own[name].shape
+    ]
+    if missing:
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        raise InputError(
+            f"{path} does not fit the network: it lacks {', '.join(missing[:_NAMED])}{more}; it "
+            f"holds {', '.join(list(fitting)[:_NAMED])} and so on"
+        )
+    module.load_state_dict({name: fitting[name].to(own[name].dtype) for name in own})
+
+
+def _tensors(values: dict[Any, Any]) -> dict[str, Tensor]:
+    return {str(name): value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _renamed(weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Return the weights under their names, and without one, two and three prefixes."""
+    found = [weights]
+    for _ in _PREFIXES:
+        for prefix in _PREFIXES:
+            named = {
+                k.removeprefix(prefix): v for k, v in found[-1].items() if k.startswith(prefix)
+            }
+            if named:
+                found.append(named)
+                break
+    return found

@@ -1,0 +1,204 @@
+"""Users' own networks, weights and data on the command line, and what cannot be used."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import process, run, said
+from PIL import Image
+from torch import nn
+
+from citrus_lirpa import optional
+
+MINE = """
+import numpy as np
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes=2):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU())
+        self.head = nn.Linear(36, num_classes)
+
+    def forward(self, x):
+        return self.head(self.features(x).flatten(1))
+
+
+def table_net():
+    return nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+class Wide(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+
+
+def table(train):
+    rng = np.random.default_rng(int(train))
+    y = rng.integers(0, 2, 60)
+    return np.clip(0.5 + 0.3 * (2 * y[:, None] - 1) + 0.1 * rng.normal(size=(60, 20)), 0, 1), y
+"""
+QUICK = ("--set", "train.epochs=2", "--set", "train.batch_size=20", "--quiet")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A folder with the user's file and pictures; nothing is permitted in it yet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(optional, "_PERMITTED", set())
+    Path("mine.py").write_text(MINE)
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 20), ("val", 10)):
+        for channel, name in ((0, "ant"), (2, "bee")):
+            folder = Path("photos", part, name)
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 90, (8, 8, 3), dtype=np.uint8)
+                pixels[..., channel] += 130
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path
+
+
+def weights(prefix="", entry=None, **more) -> Path:
+    """A file of the network's weights, trained to tell red from blue."""
+    scope: dict = {}
+    exec(MINE, scope)
+    model = scope["Net"]()
+    with torch.no_grad():
+        model.features[0].weight.zero_()
+        model.features[0].weight[0, 0], model.features[0].weight[1, 2] = 1.0, 1.0
+        model.head.weight.zero_()
+        model.head.weight[0, :9], model.head.weight[1, 9:18] = 1.0, 1.0
+    state = {f"{prefix}{name}": value for name, value in model.state_dict().items()}
+    torch.save({entry: state, **more} if entry else state, "net.pth")
+    return Path("net.pth")
+
+
+# -- what works ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {},
+        {"prefix": "module."},
+        {"prefix": "_orig_mod.module."},
+        {"prefix": "model.", "entry": "state_dict", "epoch": 3},
+        {"entry": "model_state_dict"},
+    ],
+)
+def test_weights_of_others_are_judged(written):
+    weights(**written)
+    status, output = run("eval", "net.pth", "--model", "mine.py:Net", "--data", "photos",
+                         "--eps", "2/255", "--method", "crown", "--quiet")  # fmt: skip
+    assert status == 0 and "standard accuracy" in output and "100.00 %" in output
+    assert Path("net-eval", "eval-crown.json").is_file()
+
+
+def test_an_own_network_is_trained_judged_attacked_and_reported(here):
+    made = ("train", "--preset", "digits", "--model", "mine.py:Net", "--data", "photos")
+    more = ("--init-from", weights(), "--set", "train.eps=2/255", "--out", "run")
+    assert run(*made, *more, *QUICK)[0] == 0
+    optional._PERMITTED.clear()
+    refused = said(*run("eval", "run", "--quiet"), 2)
+    assert f"{here / 'mine.py'}:Net is code" in refused and "--trust-code" in refused
+    assert run("eval", "run", "--trust-code", "--method", "ibp", "--quiet")[0] == 0
+    assert run("attack", "run", "--model", "mine.py:Net", "--epochs", 1, "--quiet")[0] == 0
+    assert run("report", "run")[0] == 0 and "<th>ant" in Path("run/report.html").read_text("utf-8")
+    Path("mine.py").write_text(MINE + "\n# changed\n")
+    assert "has changed since" in said(*run("eval", "run", "--trust-code", "--quiet"), 2)
+
+
+@pytest.mark.parametrize("source", ["table.npz", "mine.py:table"])
+def test_a_table_goes_the_whole_way(source):
+    scope: dict = {}
+    exec(MINE, scope)
+    (x, y), (others, more) = scope["table"](True), scope["table"](False)
+    np.savez("table.npz", x_train=x, y_train=y, x_test=others, y_test=more)
+    made = ("train", "--preset", "digits", "--model", "mine.py:table_net", "--data", source)
+    assert run(*made, "--set", "train.eps=0.02", "--out", "run", *QUICK)[0] == 0
+    for command in (("eval", "run", "--method", "ibp"), ("attack", "run", "--epochs", 1)):
+        assert run(*command, "--trust-code", "--quiet")[0] == 0
+    assert run("report", "run")[0] == 0
+
+
+def test_a_sweep_passes_on_what_its_file_names(here):
+    Path("s.toml").write_text(
+        f'preset = "digits"\n[set]\n"model.name" = "own"\n"model.source" = "{here}/mine.py:Net"\n'
+        f'"data.name" = "{here}/photos"\n"train.epochs" = 1\n"train.batch_size" = 20\n'
+        '"train.milestones" = []\n"train.ramp_start" = 1\n"train.ramp_length" = 1\n'
+        '[grid]\nmethod = ["ibp"]\n[eval]\nmethod = "ibp"\nrelational = "none"\n'
+    )
+    done = process("-m", "citrus_lirpa", "sweep", here / "s.toml", "--out", here / "swept")
+    assert done.returncode == 0, done.stderr
+    assert list(Path("swept").glob("*/eval-ibp.json"))
+
+
+def test_means_are_put_before_the_network():
+    weights()
+    shared = ("eval", "net.pth", "--model", "mine.py:Net", "--data", "photos", "--eps", "0.01",
+              "--method", "ibp", "--relational", "none", "--quiet")  # fmt: skip
+    assert run(*shared, "--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2")[0] == 0
+    assert "one number per channel" in said(*run(*shared, "--mean", "0.5", "--std", "0.2"), 2)
+
+
+# -- what cannot be used ------------------------------------------------------------
+
+
+def archive(**changes) -> None:
+    arrays = dict(x_train=np.zeros((9, 4, 4)), y_train=np.arange(9) % 2,
+                  x_test=np.zeros((4, 4, 4)), y_test=np.arange(4) % 2)  # fmt: skip
+    arrays.update(changes)
+    np.savez("a.npz", **{key: value for key, value in arrays.items() if value is not None})
+
+
+def picture(path: str, shape=(8, 8, 3)) -> None:
+    Image.fromarray(np.zeros(shape, np.uint8)).save(path)
+
+
+BAD = [
+    ("--model none.py:Net", lambda: None, "none.py cannot be read"),
+    ("--model mine.py:Nothing", lambda: None, "has no function or class Nothing"),
+    ("--model mine.py:Wide", lambda: None, "needs the argument width"),
+    ("--model mine.py:table", lambda: None, "needs the argument train"),
+    ("--model mine.py:np", lambda: None, "has no function or class np"),
+    ("--model broken.py:Net", lambda: Path("broken.py").write_text("1 / 0"), "division by zero"),
+    ("--data nowhere.npz", lambda: None, "does not exist"),
+    ("--data photos", lambda: picture("photos/train/ant/x.png", (9, 8, 3)), "must be alike"),
+    ("--data photos", lambda: Path("photos/val/bee/x.png").write_text("no"), "damaged"),
+    ("--data photos", lambda: [f.unlink() for f in Path("photos/val/ant").glob("*")], "no images"),
+    ("--data empty", lambda: os.mkdir("empty"), "holds no folders train and test"),
+    ("--data a.npz", lambda: archive(x_test=None), "x_test missing"),
+    ("--data a.npz", lambda: archive(x_train=np.full((9, 4, 4), np.nan)), "NaN"),
+    ("--data a.npz", lambda: archive(x_train=np.full((9, 4, 4), 3.0)), "expected bytes"),
+    ("--data a.npz", lambda: archive(x_train=np.full((9, 4, 4), "a")), "expected numbers"),
+    ("--data a.npz", lambda: archive(y_train=np.arange(9) - 1), "labels -1 to 7"),
+    ("--data a.npz", lambda: archive(class_names=np.array(["a"])), "expected 0 to 0"),
+    ("--data a.npz", lambda: archive(y_train=np.zeros(8, int)), "9 images and 8 labels"),
+    ("--data a.npz", lambda: archive(x_test=np.zeros((4, 5, 5))), "expected one shape"),
+    ("--data a.npz --model mine.py:Net", archive, "does not take images of (1, 4, 4)"),
+    ("--data mine.py:Net", lambda: None, "expected (images, labels) or a Dataset"),
+    ("--data photos --model mine.py:Net --init-from mine.py", lambda: None, "mine.py"),
+    ("--data photos --model mine.py:Net --init-from other.pth",
+     lambda: torch.save(nn.Linear(2, 2).state_dict(), "other.pth"),
+     "it lacks features.0.weight, features.0.bias, head.weight and 1 more"),
+    ("--data photos --model mine.py:Net --init-from whole.pth",
+     lambda: torch.save(nn.Linear(2, 2), "whole.pth"), "more than weights"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "make", "message"), BAD)
+def test_what_cannot_be_used_is_one_line(words, make, message):
+    make()
+    status, output = run("train", "--preset", "digits", *words.split(), "--out", "run", *QUICK)
+    assert message in said(status, output, 1 if "mine.py" == words.split()[-1] else 2)
+    assert not Path("run").exists()
+
+
+def test_weights_without_a_network_point_to_it():
+    assert "--model FILE.py:NAME" in said(*run("eval", weights(), "--quiet"), 1)
+    assert "--data is missing" in said(*run("eval", "net.pth", "--model", "mine.py:Net"), 2)
+    assert "either PATH or --weights" in said(*run("eval", "--model", "mine.py:Net"), 2)
