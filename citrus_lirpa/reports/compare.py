@@ -15,9 +15,10 @@ from ..formats import schema
 from ..formats.schema import Word
 from ..losses import TRAINING_METHODS
 from ..runs.folder import RunFolder
+from ..training import checkpoint
 from ..training.epochs import read_epochs
 from ..training.toml import parse_toml
-from ..verify import STAGES, EvaluationRecord
+from ..verify import STAGES, EvaluationRecord, fingerprint
 from .tables import clipping, count_images, percent, radius, table
 
 _RESTORE = "restore the file, or train again"
@@ -219,7 +220,22 @@ def read_evaluation(folder: Path, stage: str | None) -> EvaluationRecord:
         missing = f"evaluation by {chosen}" if found else "evaluation"
         there = f"only by {', '.join(found)}" if found else "no eval-METHOD.json"
         raise CheckpointError(f"{folder} has no {missing}, {there}; {remedy}")
-    return EvaluationRecord.load(RunFolder(folder).evaluation(chosen).record, remedy)
+    file = RunFolder(folder).evaluation(chosen).record
+    record = EvaluationRecord.load(file, remedy)
+    if record.weights is not None and record.weights != _fingerprint(folder, record.weights):
+        raise CheckpointError(
+            f"{file} is of other weights than {RunFolder(folder).checkpoint} holds now, as where a "
+            f"training went on; {remedy}"
+        )
+    return record
+
+
+def _fingerprint(folder: Path, otherwise: str) -> str:
+    """Return that of the run's network; ``otherwise`` where it is not here, or made by code."""
+    run = RunFolder(folder)
+    if not run.checkpoint.is_file() or run.begun_config().names_code:
+        return otherwise
+    return fingerprint(checkpoint.load_model(folder)[0])
 
 
 # -- comparing ------------------------------------------------------------------------

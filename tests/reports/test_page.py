@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command_line import run, said, sets
 
 from citrus_lirpa.errors import CheckpointError, InputError
@@ -161,12 +162,26 @@ def test_colour_perturbations_show_their_channels_and_idle_groups_say_so(folder)
 
 
 def test_one_notation_of_eps_and_options_that_do_not_break(folder):
-    values = record(folder) | {"eps": 8 / 255, "versions": {"torch": "2.0"}, "weights": "ab12"}
+    values = record(folder) | {"eps": 8 / 255, "versions": {"torch": "2.0"}}
     (folder / "eval-crown.json").write_text(json.dumps(values))
     text = make_page([folder])
     assert "0.0314" not in text and "0.0313" not in text
     assert "<span>--eps 8/255</span>" in text and "<span>--batch-size 256</span>" in text
-    assert "network, SHA-256 ab12" in Page(text).text and "torch 2.0" in Page(text).text
+    assert (
+        f"network, SHA-256 {values['weights']}" in Page(text).text
+        and "torch 2.0" in Page(text).text
+    )
+
+
+def test_results_of_other_weights_are_not_shown(folder):
+    status, output = run("eval", folder, "--eps", 0.15, "--method", "ibp", "--limit", 20, "--quiet")
+    assert status == 0, output
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    state["model"]["2.weight"] += 1
+    torch.save(state, folder / "checkpoint.pt")
+    for command in (("report", folder), ("compare", folder)):
+        message = said(*run(*command), 1)
+        assert "eval-crown.json is of other weights" in message and "citrus-lirpa eval" in message
 
 
 # -- several runs -------------------------------------------------------------------
