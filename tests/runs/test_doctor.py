@@ -34,7 +34,6 @@ REFUSED = {
     "logits of rank 3": (lambda x, f: f(x).unsqueeze(1), (4, 4)),
     "two outputs": (lambda x, f: (f(x), x), (4, 4)),
     "fixed batch of one": (lambda x, f: f(x.view(1, 4, 4)), (4, 4)),
-    "batch in the reshape": (lambda x, f: f(x.reshape(len(x), 16).view(-1, 4, 4)), (4, 4)),
     "another size of image": (lambda x, f: f(x), (4, 5)),
 }
 
