@@ -25,7 +25,14 @@ from typing import Any
 import torch
 
 from ..errors import DependencyError
-from .lirpa_import import KNOWN_MESSAGES, import_quietly, onnx_globals, own_modules
+from .lirpa_import import (
+    KNOWN_MESSAGES,
+    import_quietly,
+    onnx_globals,
+    own_modules,
+    unsupported_named,
+)
+from .lirpa_nodes import repair_nodes
 
 INSTALL_HINT = "pip install --no-deps auto-LiRPA==0.3"
 SUPPORTED_LIRPA = ("0.3", "0.7")
@@ -81,9 +88,7 @@ def load() -> Lirpa:
     operators = importlib.import_module("auto_LiRPA.bound_ops")
     _leave_requires_grad_alone(operators.BoundParams)
     _open_alpha_gradient(operators.BoundRelu)
-    _keep_the_batch_open(operators.BoundReshape)
-    _bound_without_bias(operators.BoundMatMul)
-    _keep_weights_shared()
+    repair_nodes(operators)
     return Lirpa(
         version=version,
         legacy=_release(version) < (0, 4),
@@ -109,7 +114,7 @@ def parsing() -> Iterator[None]:
     inlining, opset = onnx.autograd_inlining, onnx.export_onnx_opset_version
     onnx.autograd_inlining = False
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), unsupported_named():
             for message in KNOWN_MESSAGES:
                 warnings.filterwarnings("ignore", message=re.escape(message))
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
@@ -219,41 +224,6 @@ def _accept_remove_duplicate(module: type) -> None:
         return original(self, get_members_fn, prefix, recurse)
 
     module._named_members = named_members
-
-
-def _keep_the_batch_open(reshape: type) -> None:
-    """Both reshape by the size of the example's batch where the model uses it.
-
-    A reshape that kept the first dimension while it was traced keeps it for any batch.
-    """
-    original = reshape.forward
-
-    def forward(self, x: torch.Tensor, shape: Any) -> torch.Tensor:
-        if not hasattr(self, "features"):
-            result = original(self, x, shape)
-            self.features = list(result.shape[1:]) if result.shape[:1] == x.shape[:1] else None
-            return result
-        return original(self, x, shape if self.features is None else [len(x), *self.features])
-
-    reshape.forward = forward
-
-
-def _bound_without_bias(product: type) -> None:
-    """0.3 refuses a specification behind ``Linear(bias=False)``: unexpected keyword 'C'."""
-    original = product.interval_propagate
-    if "C" in inspect.signature(original).parameters:
-        return
-    product.interval_propagate = super(product, product).interval_propagate
-
-
-def _keep_weights_shared() -> None:
-    """0.7 merges pairs of ReLUs into new weights, which training does not reach.
-
-    It also fails there on a ``Linear(bias=False)`` between ReLUs: TypeError.
-    """
-    if importlib.util.find_spec("auto_LiRPA.optimize_graph") is not None:
-        optimiser = importlib.import_module("auto_LiRPA.optimize_graph")
-        vars(optimiser)["optimize_relu_relation"] = lambda _: None
 
 
 def _leave_requires_grad_alone(params: type) -> None:

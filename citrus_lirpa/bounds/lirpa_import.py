@@ -104,6 +104,26 @@ def _loggers_untouched() -> Iterator[None]:
 
 
 @contextmanager
+def unsupported_named() -> Iterator[None]:
+    """Both log the operations that they do not support: they go into the error instead."""
+    logger, messages = logging.getLogger("auto_LiRPA.utils"), []
+
+    def keep(record: logging.LogRecord) -> bool:
+        messages.append(record.getMessage())
+        return False
+
+    logger.addFilter(keep)
+    try:
+        yield
+    except NotImplementedError as error:
+        lines = [m.partition(", Attr")[0] for m in messages if m.startswith("Name: ")]
+        names = sorted({line.partition("::")[2] for line in lines})
+        raise NotImplementedError(f"{error} {', '.join(names)}".strip()) from error
+    finally:
+        logger.removeFilter(keep)
+
+
+@contextmanager
 def _jit_flags_restored() -> Iterator[None]:
     """Both turn TorchScript's profiling off for the whole process.
 

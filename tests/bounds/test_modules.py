@@ -138,6 +138,7 @@ def fused():
     return lirpa.load().BoundedModule(wrapper, (X[:2], Y[:2]), bound_opts=options)
 
 
+DDP = nn.parallel.DistributedDataParallel
 NORM = nn.utils.parametrizations
 REFUSED = {
     "tuple": (lambda: BoundedNet(Returning(lambda o: (o, o)), X), "returns a tuple; expected one"),
@@ -151,6 +152,11 @@ REFUSED = {
         lambda: BoundedNet(mlp(norm=NORM.spectral_norm), X),
         "remove_parametrizations",
     ),
+    "unsupported operation": (
+        lambda: BoundedNet(nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ELU()), X),
+        "unsupported operations Elu$",
+    ),
+    "DistributedDataParallel": (lambda: BoundedNet(DDP.__new__(DDP), X), "pass model.module"),
     "loss fusion": (lambda: Ibp()(fused(), X, Y, 0.02), "pass the model inside"),
     "copy of a BoundedModule": (
         lambda: copy.deepcopy(as_bounded_net(own_module(mlp()))),
@@ -160,11 +166,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_bounded_is_refused_in_one_line(case):
+def test_what_cannot_be_bounded_is_refused_in_one_line(case, capfd):
     make, message = REFUSED[case]
     with pytest.raises(CitrusError, match=message) as caught:
         make()
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and capfd.readouterr() == ("", "")
 
 
 def test_conv1d_is_bounded_or_refused():

@@ -1,0 +1,56 @@
+"""Repairs of auto_LiRPA's nodes for modules as people write them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from typing import Any
+
+import torch
+
+
+def repair_nodes(operators: Any) -> None:
+    """Repair flattening by the batch size and layers without bias, where that is needed.
+
+    Args:
+        operators: auto_LiRPA's module of node classes.
+    """
+    _keep_the_batch_open(operators.BoundReshape)
+    _bound_without_bias(operators.BoundMatMul)
+    _keep_weights_shared()
+
+
+def _keep_the_batch_open(reshape: Any) -> None:
+    """Both reshape by the size of the example's batch where the model uses it.
+
+    A reshape that kept the first dimension while it was traced keeps it for any batch.
+    """
+    original = reshape.forward
+
+    def forward(self: Any, x: torch.Tensor, shape: Any) -> torch.Tensor:
+        if not hasattr(self, "features"):
+            result = original(self, x, shape)
+            self.features = list(result.shape[1:]) if result.shape[:1] == x.shape[:1] else None
+            return result
+        return original(self, x, shape if self.features is None else [len(x), *self.features])
+
+    reshape.forward = forward
+
+
+def _bound_without_bias(product: Any) -> None:
+    """0.3 refuses a specification behind ``Linear(bias=False)``: unexpected keyword 'C'."""
+    original = product.interval_propagate
+    if "C" in inspect.signature(original).parameters:
+        return
+    product.interval_propagate = product.__base__.interval_propagate
+
+
+def _keep_weights_shared() -> None:
+    """0.7 merges pairs of ReLUs into new weights, which training does not reach.
+
+    It also fails there on a ``Linear(bias=False)`` between ReLUs: TypeError.
+    """
+    if importlib.util.find_spec("auto_LiRPA.optimize_graph") is not None:
+        optimiser = importlib.import_module("auto_LiRPA.optimize_graph")
+        vars(optimiser)["optimize_relu_relation"] = lambda _: None
