@@ -21,7 +21,7 @@ _CONVERSIONS = {
     "__array__": "array", "tensor": "constant", "new_tensor": "constant",
 }  # fmt: skip
 #: Folders whose lines are not the user's.
-_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
+LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 
 
 class DataWatch(TorchFunctionMode):
@@ -96,7 +96,7 @@ def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
 
 def _refusal(kind: str) -> str:
     stack = reversed(traceback.extract_stack())
-    lines = (f for f in stack if not f.filename.startswith(_LIBRARIES))
+    lines = (f for f in stack if not f.filename.startswith(LIBRARIES))
     line = next(lines, None)
     where = f" at {line.filename}:{line.lineno} ({line.line})" if line and line.line else ""
     return (

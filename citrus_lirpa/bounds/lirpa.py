@@ -20,11 +20,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import DependencyError
+from .dataflow import LIBRARIES
 from .lirpa_import import (
     KNOWN_MESSAGES,
     import_quietly,
@@ -32,7 +34,7 @@ from .lirpa_import import (
     own_modules,
     unsupported_named,
 )
-from .lirpa_nodes import repair_nodes
+from .lirpa_nodes import keep_known_intervals, repair_nodes
 
 INSTALL_HINT = "pip install --no-deps auto-LiRPA==0.3"
 SUPPORTED_LIRPA = ("0.3", "0.7")
@@ -89,6 +91,7 @@ def load() -> Lirpa:
     _leave_requires_grad_alone(operators.BoundParams)
     _open_alpha_gradient(operators.BoundRelu)
     repair_nodes(operators)
+    keep_known_intervals(package.BoundedModule)
     return Lirpa(
         version=version,
         legacy=_release(version) < (0, 4),
@@ -124,10 +127,51 @@ def parsing() -> Iterator[None]:
         module.check_incompatible_nodes = check
 
 
+@contextmanager
+def origins(module: torch.nn.Module) -> Iterator[dict[str, str]]:
+    """Yield where the nodes of what is parsed in the block stand in a module, by their names.
+
+    The tracer writes the layer of a node into its scope, from where it is taken here: names of
+    nodes stay what they are without.
+    """
+    parser = importlib.import_module("auto_LiRPA.parse_graph")
+    tracer = importlib.import_module("torch.jit._trace")
+    parse, scopes = parser.parse_graph, tracer._trace_module_map
+    found: dict[str, str] = {}
+
+    def without_scope(name: str) -> str:
+        return "/" + name.rpartition("/")[2]
+
+    def parse_graph(graph, *args):
+        operations, inputs, outputs = parse(graph, *args)
+        traced = [_origin(node) for node in graph.nodes() for _ in node.outputs()]
+        for number, (node, origin) in enumerate(zip(operations, traced, strict=True)):
+            name, sources = without_scope(node.name), [*map(without_scope, node.inputs)]
+            operations[number], found[name] = node._replace(name=name, inputs=sources), origin
+        return operations, inputs, [*map(without_scope, outputs)]
+
+    parser.parse_graph = parse_graph
+    tracer._trace_module_map = {layer: name for name, layer in module.named_modules()}
+    try:
+        yield found
+    finally:
+        parser.parse_graph, tracer._trace_module_map = parse, scopes
+
+
 def repair_options(bounded: Any) -> None:
     """Give a user's own ``BoundedModule`` the options without which α-CROWN crashes on 0.3."""
     if load().legacy:
         bounded.bound_opts.update(_LEGACY_OPTIONS)
+
+
+def _origin(node: torch._C.Node) -> str:
+    """The layer and the line of the user's code that a node was traced from, as far as known."""
+    layer = node.scopeName().rpartition("/")[2]
+    stack = node.sourceRange().partition("/jit/_trace.py(")[0]  # the innermost call comes first
+    frames = re.findall(r"^(.+)\((\d+)\): ", stack, flags=re.MULTILINE)
+    lines = [f"{Path(file).name}:{n}" for file, n in frames if not file.startswith(LIBRARIES)]
+    known = [f"layer '{layer}'"] * bool(layer) + lines[:1]
+    return f" ({', '.join(known)})" if known else ""
 
 
 def bound_options(*, conv_mode: str = "patches", alpha_iterations: int = 20) -> dict[str, Any]:

@@ -54,3 +54,25 @@ def _keep_weights_shared() -> None:
     if importlib.util.find_spec("auto_LiRPA.optimize_graph") is not None:
         optimiser = importlib.import_module("auto_LiRPA.optimize_graph")
         vars(optimiser)["optimize_relu_relation"] = lambda _: None
+
+
+def keep_known_intervals(module: Any) -> None:
+    """0.3 writes the interval of a ReLU's output to the ReLU's input: CROWN is unsound (CReLU).
+
+    Whatever else takes that input would be bounded by the wrong interval.
+    """
+    if "interval" not in module.check_IBP_intermediate.__code__.co_names:
+        return
+
+    def check_IBP_intermediate(self: Any, node: Any) -> bool:
+        chain = []
+        while not (hasattr(node, "lower") and hasattr(node, "upper")):
+            if type(node) not in self.ibp_intermediate:
+                return False
+            chain.append(node)
+            node = node.inputs[0]
+        for link in reversed(chain):
+            self.IBP_general(link)
+        return True
+
+    module.check_IBP_intermediate = check_IBP_intermediate

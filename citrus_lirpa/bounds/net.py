@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import DependencyError, InputError, ModelError, reason, require
 from . import lirpa
+from .allowed import refusal
 from .box import Bounds, Box, Interval
 from .checks import check_labels, check_name, check_tensor
 from .graph import Graph
@@ -112,6 +113,7 @@ class BoundedNet:
         self.graph = Graph(self.bounded)
         self.fast = IntervalNetwork.of(self.graph)
         self._lirpa = LirpaNetwork(self.bounded, self.graph)
+        self._refusals: dict[str, str | None] = {}
         self._has_batchnorm = any(
             type(n).__name__ == "BoundBatchNormalization" for n in nodes(self.bounded)
         )
@@ -289,16 +291,26 @@ class BoundedNet:
 
         Raises:
             InputError: The box, the labels or the method do not fit.
-            ModelError: The layers do not allow the method, or the module's weights are no longer
-                those that were wrapped.
+            ModelError: The layers do not allow the method, auto_LiRPA's bounds of one are not known
+                to be sound, or the module's weights are no longer those that were wrapped.
         """
         check_method(method)
         self._check_box(box)
         if labels is not None:
             check_labels(labels, self.classes)
             require(len(labels) == len(box), f"{len(box)} boxes but {len(labels)} labels")
+        self.check_sound(method)
         with self.in_use(), full_precision(box.lower.device):
             return self.bound_unchecked(box, labels, method)
+
+    def check_sound(self, method: str) -> None:
+        """Raise ModelError where bounds by a method prove nothing, as they are not known sound."""
+        if method == "ibp" and self.fast is not None:
+            return
+        if method not in self._refusals:
+            self._refusals[method] = refusal(self.graph, method)
+        if (reason := self._refusals[method]) is not None:
+            raise ModelError(reason)
 
     def bound_unchecked(
         self, box: Box, labels: Tensor | None = None, method: str = "ibp"

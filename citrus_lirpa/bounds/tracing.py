@@ -64,12 +64,22 @@ def wrap(core: nn.Module, example: Tensor) -> nn.Module:
         core.eval()  # built in train mode, running statistics would move
         small = _largest_layer(core, example[:1]) <= MATRIX_MODE_LIMIT
         options = lirpa.bound_options(conv_mode="matrix" if small else "patches")
-        with lirpa.parsing():
+        with lirpa.parsing(), lirpa.origins(core) as origins:
             bounded = lirpa.load().BoundedModule(
                 core, example[:1], bound_opts=options, device=example.device
             )
+    for node in nodes(bounded):
+        node.origin = origins.get(node.name, "")
     _share_buffers(bounded, core)
     return bounded
+
+
+def place(node: Any) -> str:
+    """Return where a node stands in the user's module, to be put behind its name."""
+    names = (getattr(source, "ori_name", "") for source in node.inputs)
+    weights = next((name for name in names if "." in name), "")  # all that an own graph has
+    layer = f" (layer '{weights.rpartition('.')[0]}')" if weights else ""
+    return getattr(node, "origin", "") or layer
 
 
 @contextlib.contextmanager

@@ -110,7 +110,11 @@ class LirpaEngine:
 
         Bounds that are positive, but not beyond the rounding of float32, are computed again in
         float64.
+
+        Raises:
+            ModelError: The method's bounds of a layer are not known to be sound.
         """
+        self.net.check_sound(method)
         found = self.net.bound_unchecked(self.ball.box(images.x), images.y, method)
         lower, hidden = found.margins, rounding_threshold(images.logits, found.magnitudes)
         threshold = torch.maximum(images.threshold, hidden)

@@ -79,16 +79,15 @@ def test_what_another_verifier_proved_is_not_auto_lirpas(affine):
     assert certify(net, x, y, EPS, known=known).verdicts() == ["imported"] * 20
 
 
-class Truncated(nn.Module):
+class Detached(nn.Module):
     def __init__(self):
         super().__init__()
         self.layer = nn.Linear(16, 3)
 
     def forward(self, x):
-        return self.layer(x.flatten(1).int().float())
+        return self.layer(x.flatten(1).detach().tanh())
 
 
 def test_models_without_gradients_keep_their_proofs():
-    """All pixels of the box are truncated to 0: its logits are the bias everywhere."""
-    model, x = Truncated().eval(), 0.5 * torch.rand(5, 1, 4, 4)
-    assert certify(BoundedNet(model, x), x, model(x).argmax(1), EPS).certified.all()
+    model, x = Detached().eval(), 0.5 * torch.rand(5, 1, 4, 4)
+    assert certify(BoundedNet(model, x), x, model(x).argmax(1), 1e-5).certified.all()

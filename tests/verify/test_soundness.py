@@ -26,7 +26,7 @@ from citrus_lirpa import (
     cross_input_boxes,
 )
 from citrus_lirpa.bounds.margins import logit_margins, wrong_classes
-from citrus_lirpa.models import MODELS, build_model
+from citrus_lirpa.models import build_model
 
 #: Bounds and samples are float32: they may cross by this share of the largest logit.
 TOLERANCE = 1e-5
@@ -127,7 +127,7 @@ def bounds(name: str, trained: bool, small: bool, method: str):
 
 
 @pytest.mark.parametrize("trained", [False, True], ids=["random", "trained"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("method", METHODS)
 def test_no_point_leaves_the_bounds(name, trained, method):
     *_, lowest, ranges, slack = case(name, trained, method == "alpha-crown")
@@ -144,7 +144,7 @@ def test_no_point_leaves_the_bounds(name, trained, method):
         assert torch.allclose(layer.lower[0], sampled.lower[0], rtol=0, atol=size)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETS)
 def test_dearer_methods_are_tighter(name):
     of = {method: bounds(name, True, True, method)[0] for method in METHODS}
     small = torch.tensor([1, 3, 4])  # on wide boxes CROWN-IBP may be looser than IBP
