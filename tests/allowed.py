@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from citrus_lirpa.bounds import allowed, lirpa, tracing
@@ -29,6 +28,8 @@ from citrus_lirpa.errors import ModelError
 
 #: Boxes of a network, points of each that are drawn, and steps of the gradient.
 BOXES, POINTS, STEPS = 48, 96, 24
+#: Bounds that a method must have given to count.
+LEAST = 2_000
 IMAGE = (2, 6, 6)
 
 
@@ -135,9 +136,13 @@ NETWORKS: dict[str, Callable[[], Iterator[nn.Module]]] = {
         lambda: nn.Conv2d(3, 3, 3, padding=1),
         lambda: nn.Conv2d(3, 2, (1, 3), stride=(1, 2), padding=(0, 1), bias=False),
     ),
-    "Conv2d with groups or dilation": layers(
-        lambda: nn.Conv2d(3, 3, 2, padding=1, dilation=2),
-        lambda: nn.Conv2d(3, 6, 3, padding=1, groups=3),
+    **dict.fromkeys(
+        ("Conv2d with groups or dilation, as matrices",
+         "Conv2d with groups or dilation, as patches"),
+        layers(
+            lambda: nn.Conv2d(3, 3, 2, padding=1, dilation=2),
+            lambda: nn.Conv2d(3, 6, 3, padding=1, groups=3),
+        ),
     ),
     "BatchNorm in eval mode": lambda: (
         net
@@ -179,8 +184,8 @@ NETWORKS: dict[str, Callable[[], Iterator[nn.Module]]] = {
     "selection in order, without repeats": values(
         lambda x: x[:, _TAKEN], lambda x: x.index_select(1, _TAKEN), lambda x: x[:, 1],
         kind=lambda make: [*of_images_behind(make)]),
-    "padding by zero": values(
-        lambda x: F.pad(x, (1, 1, 1, 1)), lambda x: F.pad(x, (0, 2, 1, 0)), kind=of_images),
+    "padding by zero": layers(
+        lambda: nn.ZeroPad2d((1, 1, 1, 1)), lambda: nn.ZeroPad2d((0, 2, 1, 0))),
     "mean over axes": values(
         lambda x: x.mean((2, 3), keepdim=True), lambda x: x.mean(1, keepdim=True), kind=of_images),
     "sum over axes": values(
@@ -243,6 +248,13 @@ def of_images_behind(make: Callable[[], nn.Module]) -> Iterator[nn.Module]:
         yield nn.Sequential(rest, linear(width(rest), 3))
 
 
+#: Whether convolutions as patches (True) or as matrices are of another form.
+_LEFT_OUT = {
+    "Conv2d with groups or dilation, as matrices": True,
+    "Conv2d with groups or dilation, as patches": False,
+}
+
+
 @dataclass
 class Found:
     """What was found of one form.
@@ -260,13 +272,14 @@ class Found:
 
     @property
     def methods(self) -> list[str]:
-        """The methods with bounds of which none was wrong; each rests on those before it."""
+        """The methods with enough bounds of which none was wrong; each rests on those before it."""
         sound = []
         for method in METHODS:
             if self.excess[method] > 1:
                 break
-            if self.bounds[method]:
-                sound.append(method)
+            if self.bounds[method] < LEAST:
+                break
+            sound.append(method)
         return sound
 
 
@@ -278,7 +291,8 @@ def search(form: str, seeds: range) -> Found:
         for model in NETWORKS[form]():
             image = next(m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
             shape = IMAGE if isinstance(image, nn.Conv2d) else (3,)
-            for patches in (False, True) if shape == IMAGE else (False,):
+            modes = (False, True) if shape == IMAGE else (False,)
+            for patches in [mode for mode in modes if mode is not _LEFT_OUT.get(form)]:
                 _search(form, model.eval(), shape, patches, found)
     return found
 

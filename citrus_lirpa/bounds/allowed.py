@@ -85,7 +85,10 @@ FORMS = (
     Form("Linear", ("BoundLinear",)),
     Form("Conv2d without groups or dilation", ("BoundConv",),
          lambda node: _convolves(node) and node.groups == 1 and set(node.dilation) == {1}),
-    Form("Conv2d with groups or dilation", ("BoundConv",), lambda node: _convolves(node)),
+    Form("Conv2d with groups or dilation, as matrices", ("BoundConv",),
+         lambda node: _convolves(node) and node.mode == "matrix"),
+    Form("Conv2d with groups or dilation, as patches", ("BoundConv",),
+         _convolves),
     Form("BatchNorm in eval mode", ("BoundBatchNormalization",)),
     Form("flatten, reshape, squeeze", ("BoundFlatten", "BoundReshape", "BoundSqueeze",
          "BoundUnsqueeze", "BoundATenUnflatten", "BoundIdentity", "BoundDropout")),
@@ -135,6 +138,7 @@ FORMS = (
 
 #: What to write instead of an operation, by its class; of others nothing can be said.
 _INSTEAD = {
+    "BoundConv": "use no groups and no dilation, or layers of at most 4,096 values",
     "BoundAveragePool": "use a stride equal to the kernel and no padding",
     "BoundMaxPool": "use a stride equal to the kernel and no padding, or AvgPool2d",
     "BoundPad": "pad by zero, or subtract the value, pad by zero and add it",

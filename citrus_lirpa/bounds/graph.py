@@ -118,8 +118,13 @@ class Graph:
 
 
 def computed(node: Any) -> bool:
-    """Return whether a node's value depends on the network's input."""
-    return node.from_input and type(node).__name__ not in _CONSTANTS
+    """Return whether a node's value depends on the network's input.
+
+    auto_LiRPA counts ConstantOfShape, and so the widths of paddings, as depending on it.
+    """
+    if not node.from_input or type(node).__name__ in _CONSTANTS:
+        return False
+    return not node.inputs or any(map(computed, node.inputs))
 
 
 def scaled(x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:

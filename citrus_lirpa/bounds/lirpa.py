@@ -91,7 +91,8 @@ def load() -> Lirpa:
     _leave_requires_grad_alone(operators.BoundParams)
     _open_alpha_gradient(operators.BoundRelu)
     repair_nodes(operators)
-    keep_known_intervals(package.BoundedModule)
+    if _release(version) < (0, 4):
+        keep_known_intervals(package.BoundedModule)
     return Lirpa(
         version=version,
         legacy=_release(version) < (0, 4),
