@@ -14,7 +14,6 @@ from citrus_lirpa.bounds import METHODS, allowed, lirpa
 from citrus_lirpa.errors import ModelError
 
 X = torch.rand(6, 2, 6, 6, generator=torch.Generator().manual_seed(0))
-IMAGE = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh())
 
 
 class Cast(nn.Module):
@@ -28,7 +27,7 @@ class Cast(nn.Module):
 
 def behind(*layers: nn.Module) -> nn.Module:
     """A network of images that ends in some layers and three logits."""
-    features = nn.Sequential(*IMAGE, *layers, nn.Flatten())
+    features = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), *layers, nn.Flatten())
     return nn.Sequential(features, nn.Linear(features(X).shape[1], 3)).eval()
 
 
