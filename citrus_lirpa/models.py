@@ -63,7 +63,7 @@ class Normalise(nn.Module):
 
 
 def cnn7(
-    shape: Shape, classes: int, *, width: int = 64, linear: int = 512, last_stride: int = 1
+    shape: Shape, classes: int, *, width: float = 64, linear: int = 512, last_stride: int = 1
 ) -> nn.Sequential:
     """Build the seven-layer network of Shi et al. 2021, which the CITRUS paper trains.
 
@@ -74,6 +74,7 @@ def cnn7(
         shape: (C, H, W) of the images.
         classes: The number of logits.
         width: The channels of the first two convolutions; the other three have twice as many.
+            A number below 1 is a share of 64 channels, and of ``linear``.
         linear: The width of the first linear layer.
         last_stride: The stride of the last convolution; 2 keeps the first linear layer of 64x64
             images as small as that of 32x32 images.
@@ -85,15 +86,86 @@ def cnn7(
         InputError: ``shape`` or ``classes`` is not usable.
         ConfigError: Another argument is not usable.
     """
-    _check_sizes("cnn7", shape, classes, width=width, linear=linear, last_stride=last_stride)
+    _check_sizes("cnn7", shape, classes, linear=linear, last_stride=last_stride)
+    channels, linear = _widths("cnn7", width, 64, linear)
+    return _cnn7(shape, classes, channels, linear, last_stride)
+
+
+def cnn7_narrow(
+    shape: Shape, classes: int, *, width: float = 32, linear: int = 216
+) -> nn.Sequential:
+    """Build the narrow network of seven layers of Balauca et al. 2024.
+
+    It has the layers of :func:`cnn7`, half as many channels, and a smaller linear layer.
+
+    Args:
+        shape: (C, H, W) of the images.
+        classes: The number of logits.
+        width: As of :func:`cnn7`; a number below 1 is a share of 32 channels, and of ``linear``.
+        linear: The width of the first linear layer.
+
+    Returns:
+        A network from normalised images (B, C, H, W) to logits (B, classes).
+
+    Raises:
+        InputError: ``shape`` or ``classes`` is not usable.
+        ConfigError: Another argument is not usable.
+    """
+    _check_sizes("cnn7-narrow", shape, classes, linear=linear)
+    channels, linear = _widths("cnn7-narrow", width, 32, linear)
+    return _cnn7(shape, classes, channels, linear, 1)
+
+
+def cnn5(shape: Shape, classes: int, *, width: float = 64, linear: int = 512) -> nn.Sequential:
+    """Build the five-layer network of Mao et al. 2024.
+
+    A 3x3 convolution of stride 1, two 4x4 convolutions of stride 2 (padding 1), and two linear
+    layers, with BatchNorm and ReLU after all but the last one.
+
+    Args:
+        shape: (C, H, W) of the images, at least 4x4 pixels.
+        classes: The number of logits.
+        width: The channels of the first two convolutions; the third has twice as many. A number
+            below 1 is a share of 64 channels, and of ``linear``.
+        linear: The width of the first linear layer.
+
+    Returns:
+        A network from normalised images (B, C, H, W) to logits (B, classes).
+
+    Raises:
+        InputError: ``shape`` or ``classes`` is not usable.
+        ConfigError: Another argument is not usable.
+    """
+    _check_sizes("cnn5", shape, classes, linear=linear)
+    require(
+        min(shape[1:]) >= 4,
+        f"cnn5 needs images of at least 4x4 pixels, not {shape[1]}x{shape[2]}; use mlp for "
+        "smaller ones",
+    )
+    channels, linear = _widths("cnn5", width, 64, linear)
+    convolutions = ((channels, 3, 1), (channels, 4, 2), (2 * channels, 4, 2))
+    return _with_batchnorm(shape, classes, convolutions, linear)
+
+
+def _cnn7(shape: Shape, classes: int, width: int, linear: int, last_stride: int) -> nn.Sequential:
+    convolutions = (
+        *((width, 3, 1), (width, 3, 1), (2 * width, 3, 2)),
+        *((2 * width, 3, 1), (2 * width, 3, last_stride)),
+    )
+    return _with_batchnorm(shape, classes, convolutions, linear)
+
+
+def _with_batchnorm(
+    shape: Shape, classes: int, convolutions: Sequence[tuple[int, int, int]], linear: int
+) -> nn.Sequential:
+    """Stack convolutions (channels, kernel, stride) of padding 1, and two linear layers."""
     channels, height, breadth = shape
-    widths = (width, width, 2 * width, 2 * width, 2 * width)
-    strides = (1, 1, 2, 1, last_stride)
     layers: list[nn.Module] = []
-    for out, stride in zip(widths, strides, strict=True):
-        layers += [nn.Conv2d(channels, out, 3, stride, padding=1), nn.BatchNorm2d(out), nn.ReLU()]
+    for out, kernel, stride in convolutions:
+        layers += [nn.Conv2d(channels, out, kernel, stride, padding=1)]
+        layers += [nn.BatchNorm2d(out), nn.ReLU()]
         channels = out
-        height, breadth = _conv_size(height, 3, stride, 1), _conv_size(breadth, 3, stride, 1)
+        height, breadth = (_conv_size(side, kernel, stride, 1) for side in (height, breadth))
     return nn.Sequential(
         *layers,
         nn.Flatten(),
@@ -102,6 +174,17 @@ def cnn7(
         nn.ReLU(),
         nn.Linear(linear, classes),
     )
+
+
+def _widths(model: str, width: float, usual: int, linear: int) -> tuple[int, int]:
+    """Return the channels and the linear width; a ``width`` below 1 is a share of both."""
+    number = isinstance(width, (int, float)) and not isinstance(width, bool)
+    if number and 0 < width < 1:
+        return max(1, round(width * usual)), max(1, round(width * linear))
+    whole = number and 1 <= width <= _LARGEST and width == int(width)
+    expected = f"a whole number of channels, at most {_LARGEST}, or a share of {usual} below 1"
+    expect(whole, f"{model}: width", width, expected, ConfigError)
+    return int(width), linear
 
 
 def convsmall(shape: Shape, classes: int) -> nn.Sequential:
@@ -232,6 +315,8 @@ def own(
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn7": cnn7,
+    "cnn7-narrow": cnn7_narrow,
+    "cnn5": cnn5,
     "convsmall": convsmall,
     "mlp": mlp,
     "own": own,

@@ -105,6 +105,43 @@ def test_cnn7_first_linear_layer(shape, options, inputs):
         assert model.eval()(torch.empty(2, *shape)).shape == (2, 10)
 
 
+@pytest.mark.parametrize(
+    ("name", "strides", "kernels", "widths"),
+    [
+        ("cnn7", [1, 1, 2, 1, 1], [3, 3, 3, 3, 3], [64, 64, 128, 128, 128, 512]),
+        ("cnn7-narrow", [1, 1, 2, 1, 1], [3, 3, 3, 3, 3], [32, 32, 64, 64, 64, 216]),
+        ("cnn5", [1, 2, 2], [3, 4, 4], [64, 64, 128, 512]),
+    ],
+)
+@pytest.mark.parametrize("share", [1, 0.25])
+def test_widths_of_the_networks_with_batchnorm(name, strides, kernels, widths, share):
+    options = {} if share == 1 else {"width": share}
+    with torch.device("meta"):
+        model = MODELS[name]((3, 32, 32), 10, **options)
+    convs = [layer for layer in model if isinstance(layer, nn.Conv2d)]
+    linears = [layer for layer in model if isinstance(layer, nn.Linear)]
+    assert [conv.stride[0] for conv in convs] == strides
+    assert [conv.kernel_size[0] for conv in convs] == kernels
+    found = [conv.out_channels for conv in convs] + [linears[0].out_features]
+    assert found == [share * width for width in widths]
+    assert linears[0].in_features == found[-2] * (32 * 32) // (4 if "7" in name else 16)
+    # each convolution and the first linear layer have BatchNorm of their width
+    norms = [m.num_features for m in model if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    assert norms == found
+
+
+def test_a_share_of_the_width_is_a_share_of_the_linear_layer_too():
+    model = MODELS["cnn7"]((1, 8, 8), 10, width=0.125, linear=40)
+    assert [m.out_features for m in model if isinstance(m, nn.Linear)] == [5, 10]
+    tiny = MODELS["cnn5"]((1, 8, 8), 10, width=0.001)
+    assert [m.out_channels for m in tiny if isinstance(m, nn.Conv2d)] == [1, 1, 2]
+
+
+def test_cnn5_refuses_images_that_are_too_small():
+    with pytest.raises(InputError, match="at least 4x4 pixels, not 3x8; use mlp"):
+        MODELS["cnn5"]((1, 3, 8), 10)
+
+
 def test_convsmall_layers_and_count():
     model = build_model("convsmall", **CIFAR)
     assert [type(layer).__name__ for layer in model] == (
@@ -129,7 +166,8 @@ def test_mlp_layers_and_count():
 
 
 def test_unknown_model_names_the_nearest_and_all():
-    with pytest.raises(ConfigError, match="'cnn'.*did you mean 'cnn7'.*cnn7, convsmall, mlp"):
+    known = "cnn7, cnn7-narrow, cnn5, convsmall, mlp"
+    with pytest.raises(ConfigError, match=f"'cnn'.*did you mean 'cnn7'.*{known}"):
         build_model("cnn", **CIFAR)
     with pytest.raises(ConfigError) as error:
         build_model("zzz", **CIFAR)
@@ -148,6 +186,10 @@ def test_unknown_option_names_the_nearest_and_all():
     ("name", "options"),
     [
         ("cnn7", {"width": 0}),
+        ("cnn7", {"width": 2.5}),
+        ("cnn7", {"width": -0.5}),
+        ("cnn7-narrow", {"width": True}),
+        ("cnn5", {"linear": 0}),
         ("cnn7", {"linear": 1.5}),
         ("cnn7", {"last_stride": True}),
         ("mlp", {"hidden": [10, -1]}),

@@ -183,13 +183,13 @@ def test_the_link_by_hand(dtype):
 
 
 def network(name):
-    options = dict(width=2, linear=6) if name == "cnn7" else {}
+    options = dict(width=2, linear=6) if name.startswith("cnn") else {}
     shape = (2, 10, 10)
     return build_model(name, shape=shape, classes=3, mean=MEAN, std=STD, **options), shape
 
 
 @pytest.mark.parametrize("split", [-1, -2, 1])
-@pytest.mark.parametrize("name", ["convsmall", "cnn7"])
+@pytest.mark.parametrize("name", ["convsmall", "cnn7", "cnn5"])
 def test_taps_trains_the_networks_of_the_papers(name, split):
     model, shape = network(name)
     x, y = torch.rand(4, *shape), torch.tensor([0, 1, 2, 1])
