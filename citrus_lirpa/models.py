@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import ConfigError, InputError, expect, expect_known, reason, require
+from .errors import ConfigError, InputError, expect, expect_known, is_out_of_memory, reason, require
 from .optional import load_code
 
 Shape = tuple[int, int, int]
@@ -277,7 +277,15 @@ def own(
     require(source, "model.source is missing; name your network by --model FILE.py:NAME",
             ConfigError)  # fmt: skip
     make = load_code(source, sha256)
-    known = {"shape": shape, "classes": classes, "num_classes": classes}
+    model = _called(make, source, {"shape": shape, "classes": classes, "num_classes": classes})
+    if shape[:2] == (1, 1):  # of a table, which such networks take as (N, d)
+        model = Behind(nn.Flatten(), model)
+    _check_logits(model, source, shape, classes)
+    return Behind(_normalise(mean, std, shape), model) if mean or std else model
+
+
+def _called(make: Callable[..., Any], source: str, known: dict[str, Any]) -> nn.Module:
+    """Call a user's function or class with those ``known`` arguments that it takes."""
     parameters = inspect.signature(make).parameters
     needed = [
         name
@@ -292,25 +300,34 @@ def own(
         "none, or shape and classes, and returns the network",
         ConfigError,
     )
-    model = make(**{name: value for name, value in known.items() if name in parameters})
-    is_module = isinstance(model, nn.Module)
-    require(is_module, f"{source} returns a {type(model).__name__}; expected a torch.nn.Module",
-            ConfigError)  # fmt: skip
-    if shape[:2] == (1, 1):  # of a table, which such networks take as (N, d)
-        model = Behind(nn.Flatten(), model)
-    with torch.no_grad():
-        mode = model.training
-        try:
-            logits = model.eval()(torch.zeros(2, *shape))
-        except Exception as error:  # whatever the user's forward raises
-            raise InputError(
-                f"{source} does not take images of {shape}: {type(error).__name__}: {reason(error)}"
-            ) from error
+    try:
+        model = make(**{name: value for name, value in known.items() if name in parameters})
+    except Exception as error:  # whatever the user's code raises
+        if is_out_of_memory(error):
+            raise
+        raise ConfigError(f"{source} fails: {type(error).__name__}: {reason(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"{source} returns a {type(model).__name__}; expected a torch.nn.Module")
+    return model
+
+
+@torch.no_grad()
+def _check_logits(model: nn.Module, source: str, shape: Shape, classes: int) -> None:
+    """Raise InputError unless a network maps images to so many logits."""
+    mode = model.training
+    try:
+        logits = model.eval()(torch.zeros(2, *shape))
+    except Exception as error:  # whatever the user's forward raises
+        if is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"{source} does not take images of {shape}: {type(error).__name__}: {reason(error)}"
+        ) from error
+    finally:
         model.train(mode)
     found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     require(found == (2, classes), f"{source} returns {found} for two images; the data has "
             f"{classes} classes: expected (2, {classes})")  # fmt: skip
-    return Behind(_normalise(mean, std, shape), model) if mean or std else model
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {

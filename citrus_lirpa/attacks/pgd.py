@@ -17,13 +17,12 @@ from ..bounds.checks import (
     Scalar,
     check_count,
     check_fits,
+    check_positive,
     check_radius,
     check_range,
-    is_number,
 )
 from ..bounds.inputs import check_labelled, outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
-from ..errors import expect
 
 #: Shares of the steps after which an attack's step shrinks tenfold.
 DECAY_AT = (0.5, 0.8, 0.9)
@@ -67,7 +66,7 @@ def ascend(
 
 def check_step_size(value: float) -> None:
     """Raise InputError unless ``value`` is a number > 0."""
-    expect(is_number(value) and value > 0, "step_size", value, "a number > 0, as a share of ε")
+    check_positive(value, "step_size", "a number > 0, as a share of ε")
 
 
 def uniform_start(shape: torch.Size, eps: Scalar, like: Tensor) -> Tensor:

@@ -22,15 +22,14 @@ from .tracing import place
 TABLE = Path(__file__).with_name("allowed.json")
 
 
-def _first(node: Any) -> bool:
-    """Whether the first input alone is computed from the network's input."""
-    return [computed(source) for source in node.inputs].count(True) == 1 and computed(
-        node.inputs[0]
-    )
-
-
 def _one(node: Any) -> bool:
+    """Whether one input alone is computed from the network's input."""
     return [computed(source) for source in node.inputs].count(True) == 1
+
+
+def _first(node: Any) -> bool:
+    """Whether that is the first input."""
+    return _one(node) and computed(node.inputs[0])
 
 
 def _windows(node: Any) -> bool:

@@ -44,6 +44,11 @@ def check_count(value: object, name: str, least: int = 1, most: int = _MOST) -> 
     expect(is_count(value, least, most), name, value, f"{limits}, a whole number")
 
 
+def check_positive(value: Any, name: str, expected: str = "a number > 0") -> None:
+    """Raise InputError unless ``value`` is a number > 0."""
+    expect(is_number(value) and value > 0, name, value, expected)
+
+
 def check_name(value: object, kind: str, known: Iterable[str]) -> None:
     """Raise InputError unless ``value`` is one of the ``known`` names."""
     expect_known(kind, value, known, InputError)

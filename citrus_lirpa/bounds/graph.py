@@ -35,12 +35,15 @@ class Operation:
         self.node, self.kind, self.name = node, type(node).__name__, node.name
         self.arguments = [source.name for source in node.inputs]
         self.varying = [computed(source) for source in node.inputs]
-        self.sources = [source.name for source in node.inputs if computed(source)]
+        self.sources = [
+            name for name, varies in zip(self.arguments, self.varying, strict=True) if varies
+        ]
         self.forward = node.forward
 
     def constants(self) -> dict[str, Any]:
         """Return the arguments that do not vary, by name, as they are now and with graph."""
-        return {s.name: _constant(s) for s in self.node.inputs if not computed(s)}
+        sources = zip(self.node.inputs, self.varying, strict=True)
+        return {source.name: _constant(source) for source, varies in sources if not varies}
 
 
 class BatchNorm(Operation):

@@ -58,8 +58,10 @@ def float32_products(tf32: bool = False) -> Iterator[None]:
     """
     backends: Any = torch.backends
     if hasattr(backends.cuda.matmul, "fp32_precision"):  # torch >= 2.9: mixing both names raises
-        switches = [(part, "tf32" if tf32 else "ieee") for part in _on_gpus(backends)]
-        switches += [(part, "ieee") for part in (backends.mkldnn.matmul, backends.mkldnn.conv)]
+        gpu = backends.cuda.matmul, backends.cudnn.conv
+        cpu = backends.mkldnn.matmul, backends.mkldnn.conv
+        switches = [(part, "tf32" if tf32 else "ieee") for part in gpu]
+        switches += [(part, "ieee") for part in cpu]
         before = [part.fp32_precision for part, _ in switches]
         try:
             for part, value in switches:
@@ -77,10 +79,6 @@ def float32_products(tf32: bool = False) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(products)
         backends.cudnn.allow_tf32 = convolutions
-
-
-def _on_gpus(backends: Any) -> tuple[Any, Any]:
-    return backends.cuda.matmul, backends.cudnn.conv
 
 
 @contextlib.contextmanager

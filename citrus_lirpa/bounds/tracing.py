@@ -204,11 +204,14 @@ def count_classes(bounded: nn.Module) -> int:
     """Return K of the logits (N, K); raise ModelError for any other output."""
     shape = bounded.final_node().output_shape
     if len(shape) != 2 or shape[1] < 2:
-        raise ModelError(
-            f"the model returns shape {tuple(shape)}; expected logits (N, K), K >= 2; for loss "
-            "fusion (CrossEntropyWrapper), pass the model inside, or a BoundedModule of it"
+        fusion = (
+            "; for loss fusion (CrossEntropyWrapper), pass the model inside, or a BoundedModule of "
+            "it"
             if len(bounded.input_name) > 1
-            else f"the model returns shape {tuple(shape)}; expected logits (N, K), K >= 2"
+            else ""
+        )
+        raise ModelError(
+            f"the model returns shape {tuple(shape)}; expected logits (N, K), K >= 2{fusion}"
         )
     return int(shape[1])
 

@@ -132,6 +132,18 @@ results_out = click.option(
 )
 
 
+own_model = click.option(
+    "--model", type=Code(), help="Your own network: FILE.py:NAME or MODULE:NAME, which is run."
+)
+trust_code = click.option(
+    "--trust-code",
+    is_flag=True,
+    expose_value=False,
+    callback=lambda ctx, param, given: given and permit_code("*"),
+    help="Run the code that the run's configuration names.",
+)
+
+
 def network_path(command: Command) -> Command:
     """Give a command PATH and the options of users' own networks.
 
@@ -139,23 +151,19 @@ def network_path(command: Command) -> Command:
     """
 
     @click.argument("path", type=FILE, required=False)
+    @own_model
     @click.option(
-        "--model", type=Code(), help="Your own network, whose weights PATH holds: FILE.py:NAME."
+        "--weights", type=FILE, help="In place of PATH: the weights of --model, or a checkpoint."
     )
-    @click.option("--weights", type=FILE, help="The weights, in place of PATH.")
     @click.option("--mean", type=Numbers(), help="What --model wants pixels normalised by.")
     @click.option("--std", type=Numbers(), help="As --mean, a number for each channel.")
-    @click.option(
-        "--trust-code", is_flag=True, help="Run the code that the run's configuration names."
-    )
+    @trust_code
     @functools.wraps(command)
-    def of_network(*, path, weights, model, mean, std, trust_code, **options: Any) -> Any:
+    def of_network(*, path, weights, model, mean, std, **options: Any) -> Any:
         require((path is None) != (weights is None), "give either PATH or --weights FILE")
         given = {"source": model, "mean": mean, "std": std}
         chosen = {key: value for key, value in given.items() if value is not None}
         require("source" in chosen or not chosen, "--mean and --std are for --model FILE.py:NAME")
-        if trust_code:
-            permit_code("*")
         return command(path=path or weights, own=chosen or None, **options)
 
     return of_network

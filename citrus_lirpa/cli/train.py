@@ -18,7 +18,6 @@ from ..bounds import lirpa
 from ..bounds.precision import PRECISIONS
 from ..data.datasets import DATASETS
 from ..errors import require
-from ..optional import permit_code
 from ..reports import pictures, tables
 from ..runs.folder import RunFolder
 from ..runs.networks import FORMATS
@@ -28,7 +27,18 @@ from ..training import config, loggers, zoo
 from ..training.config import RunConfig
 from ..training.metrics import History
 from ..training.setup import join_processes
-from .options import FILE, Code, Data, data_dir, device, download, quiet, requeue, show_bars
+from .options import (
+    FILE,
+    Data,
+    data_dir,
+    device,
+    download,
+    own_model,
+    quiet,
+    requeue,
+    show_bars,
+    trust_code,
+)
 from .output import Results, examples, results
 
 
@@ -118,16 +128,14 @@ def _complete(names: Callable[[], list[str]]) -> Callable[..., list[str]]:
     multiple=True,
     help="Report epochs there too; may be given again. wandb: sent unless WANDB_MODE=offline.",
 )
-@click.option(
-    "--model", type=Code(), help="Your own network: FILE.py:NAME or MODULE:NAME, which is run."
-)
+@own_model
 @click.option(
     "--data",
     type=Data(list(DATASETS)),
     metavar="NAME",
     help="Another data set than the preset's, or your own: a folder, FILE.npz or FILE.py:NAME.",
 )
-@click.option("--trust-code", is_flag=True, help="With --resume: run the code of the run.")
+@trust_code
 @data_dir
 @download
 @device
@@ -135,7 +143,7 @@ def _complete(names: Callable[[], list[str]]) -> Callable[..., list[str]]:
 @results
 @requeue
 def train_command(
-    resume, out, log, data_dir, download, device, quiet, requeue, trust_code, **options
+    resume, out, log, data_dir, download, device, quiet, requeue, **options
 ) -> Results:
     """Train a network.
 
@@ -146,8 +154,6 @@ def train_command(
     share of it. With --requeue and --out, the same command begins the run and continues it.
     """
     lirpa.load()
-    if trust_code:
-        permit_code("*")
     where = join_processes(device)
     settings, run = _requested(resume, out, requeue, options)
     with distributed.leader_first():

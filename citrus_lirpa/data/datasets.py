@@ -77,6 +77,16 @@ def find_spec(name: str, sha256: str = "") -> DatasetSpec:
     return own.find(name, sha256)
 
 
+def class_names(name: str) -> tuple[str, ...]:
+    """Return the names of the classes of a data set; () where only its labels would tell.
+
+    Raises:
+        ConfigError: The name is unknown.
+        InputError: The user's own data cannot be read.
+    """
+    return DATASETS[name].class_names if is_known(name) else own.class_names(name)
+
+
 def is_known(name: str) -> bool:
     """Return whether a name is in ``DATASETS``, rather than that of a user's own data.
 

@@ -16,6 +16,7 @@ from ..optional import code_hash, is_code, load_code, permit_code
 from .types import Arrays, DatasetSpec
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
+_NAMES = "class_names"
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
 _TEST_FOLDERS = ("test", "val")
 
@@ -62,6 +63,21 @@ def find(name: str, sha256: str = "") -> DatasetSpec:
 
     channels, height, width = images.shape[1:]
     return DatasetSpec(name=name, shape=(channels, height, width), class_names=names, loader=loader)
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """Return the names of the classes of a user's own data, without its images; () for code.
+
+    Raises:
+        InputError: There is nothing of this kind.
+    """
+    path = Path(name)
+    if is_code(name):
+        return ()
+    require(path.exists(), f"{name} does not exist")
+    if path.is_dir():
+        return _class_folders(path)
+    return tuple(map(str, _read(path, _NAMES).get(_NAMES, ())))
 
 
 def named(source: str) -> str:
@@ -118,63 +134,73 @@ def _folder(root: Path) -> tuple[Arrays, Arrays, tuple[str, ...]]:
     test = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
     if not (root / "train").is_dir() or test is None:
         raise InputError(f"{root} holds no folders train and test (or val) with one for each class")
+    names = _class_folders(root)
+    train = _images(root / "train", names, None)
+    return train, _images(test, names, train[0][0].numpy()), names
+
+
+def _class_folders(root: Path) -> tuple[str, ...]:
     names = tuple(sorted(p.name for p in (root / "train").iterdir() if p.is_dir()))
     require(len(names) > 1, f"{root / 'train'} holds {len(names)} folders; expected one for each "
             "of at least two classes")  # fmt: skip
-    shape: list[tuple[int, ...]] = []
-    return _images(root / "train", names, shape), _images(test, names, shape), names
+    return names
 
 
-def _images(folder: Path, names: tuple[str, ...], shape: list[tuple[int, ...]]) -> Arrays:
-    """Read all images of a folder; ``shape`` gets that of the first one, which all must have."""
+def _images(folder: Path, names: tuple[str, ...], first: np.ndarray | None) -> Arrays:
+    """Read all images of a folder, all like the ``first`` one of the data set."""
     images, labels = [], []
     for label, name in enumerate(names):
         files = sorted(f for f in (folder / name).rglob("*") if f.suffix.lower() in _IMAGES)
         require(bool(files), f"{folder / name} holds no images ({', '.join(_IMAGES)})")
         for file in files:
-            image = _decode(file, shape[0][0] if shape else None)
-            if not shape:
-                shape.append(image.shape)
-            require(
-                image.shape == shape[0],
-                f"{file} is {image.shape}; the first image is {shape[0]}, and all must be alike",
-            )
-            images.append(image)
+            images.append(_decode(file, first))
             labels.append(label)
+            first = images[0] if first is None else first
     return torch.from_numpy(np.stack(images)), torch.tensor(labels)
 
 
-def _decode(file: Path, channels: int | None) -> np.ndarray:
-    """Read an image as uint8 (C, H, W): grey ones have one channel, unless others have three."""
+def _decode(file: Path, first: np.ndarray | None) -> np.ndarray:
+    """Read an image as uint8 (C, H, W), grey or in colour as the ``first`` one is."""
     from PIL import Image
 
     try:
         with Image.open(file) as image:
-            grey = image.mode in ("1", "L") if channels is None else channels == 1
+            grey = image.mode in ("1", "L") if first is None else len(first) == 1
             pixels = np.array(image.convert("L" if grey else "RGB"))
     except Exception as error:  # Pillow names no common class
         raise InputError(f"{file} is damaged: {reason(error)}") from error
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    pixels = pixels[None] if grey else pixels.transpose(2, 0, 1)
+    require(
+        first is None or pixels.shape == first.shape,
+        f"{file} is {pixels.shape}; the first image is "
+        f"{() if first is None else first.shape}, and all must be alike",
+    )
+    return pixels
 
 
 # -- arrays -------------------------------------------------------------------------------
 
 
 def _archive(path: Path) -> tuple[Arrays, Arrays, tuple[str, ...]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is no archive of arrays: {reason(error)}") from error
+    arrays = _read(path, *_KEYS, _NAMES)
     missing = [key for key in _KEYS if key not in arrays]
     require(
         not missing,
-        f"{path} holds {', '.join(arrays) or 'nothing'}; {', '.join(missing)} missing: expected "
-        f"{', '.join(_KEYS)}",
+        f"{path} holds {', '.join(arrays) or 'none of its arrays'}; {', '.join(missing)} missing: "
+        f"expected {', '.join(_KEYS)}",
     )
     x, y, others, more = (arrays[key] for key in _KEYS)
-    names = tuple(map(str, arrays.get("class_names", ())))
+    names = tuple(map(str, arrays.get(_NAMES, ())))
     return as_arrays(x, y, f"{path}, train"), as_arrays(others, more, f"{path}, test"), names
+
+
+def _read(path: Path, *keys: str) -> dict[str, np.ndarray]:
+    """Read those arrays of an archive that are there."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in keys if key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is no archive of arrays: {reason(error)}") from error
 
 
 def _made(name: str, make: Any, train: bool) -> Arrays:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..attacks import PGD
-from ..bounds.box import PIXELS, Ball, clamp
+from ..bounds.box import PIXELS, clamp
 from ..bounds.checks import Range, Scalar
 from ..bounds.net import BoundedNet
-from .base import POINT_RADIUS, Attack, Loss, LossTerms, natural, perturb
+from .base import Attack, Loss, LossTerms, at_points, natural, perturb
 from .universal import Universal
 
 
@@ -45,7 +44,7 @@ class Adversarial(Loss):
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the attacked inputs."""
         v = perturb(self.attack, net, x, y, eps)
-        return _at_points(net, x, x + v, y, self.clip, v)
+        return at_points(net, x, x + v, y, self.clip, v)
 
 
 class Uat(Loss):
@@ -78,12 +77,4 @@ class Uat(Loss):
         """Compute the loss of the inputs under the perturbation that they share."""
         u = self.universal(net.classes if self.per_class else 1, x, eps)
         points = clamp(x + (u[y] if self.per_class else u), self.clip)
-        return _at_points(net, x, points, y, self.clip, u.detach())
-
-
-def _at_points(
-    net: BoundedNet, x: Tensor, points: Tensor, y: Tensor, clip: Range | None, tried: Tensor
-) -> LossTerms:
-    logits = net(points)
-    box = Ball(POINT_RADIUS, clip).box(x)
-    return LossTerms(F.cross_entropy(logits, y), logits, box, perturbations=tried)
+        return at_points(net, x, points, y, self.clip, u.detach())

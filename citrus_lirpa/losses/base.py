@@ -17,6 +17,7 @@ from ..bounds.checks import (
     Scalar,
     check_fits,
     check_name,
+    check_positive,
     check_radius,
     check_range,
     is_number,
@@ -185,10 +186,9 @@ def check_share(value: float, name: str, meaning: str) -> None:
 
 def check_max_eps(max_eps: float) -> None:
     """Raise InputError unless ``max_eps`` is a number > 0."""
-    expect(
-        is_number(max_eps) and max_eps > 0,
-        "max_eps",
+    check_positive(
         max_eps,
+        "max_eps",
         "the ε > 0 that the ramp ends with (of a run: train.eps times train.eps_factor)",
     )
 
@@ -221,5 +221,27 @@ def check_batch(net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, clip: Range 
 
 def natural(net: BoundedNet, x: Tensor, y: Tensor, clip: Range | None) -> LossTerms:
     """Compute plain cross-entropy, the loss before the ε ramp begins."""
-    logits = net(x)
-    return LossTerms(F.cross_entropy(logits, y), logits, Ball(POINT_RADIUS, clip).box(x))
+    return at_points(net, x, x, y, clip)
+
+
+def at_points(
+    net: BoundedNet,
+    x: Tensor,
+    points: Tensor,
+    y: Tensor,
+    clip: Range | None,
+    tried: Tensor | None = None,
+) -> LossTerms:
+    """Compute cross-entropy at points, one for each input, without bounds.
+
+    Args:
+        net: The network.
+        x: Inputs (B, ...).
+        points: Where the network is evaluated, shaped as ``x``.
+        y: Labels (B,).
+        clip: Valid range of the inputs.
+        tried: (P, ...) the perturbations that gave the points.
+    """
+    logits = net(points)
+    box = Ball(POINT_RADIUS, clip).box(x)
+    return LossTerms(F.cross_entropy(logits, y), logits, box, perturbations=tried)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import distributed
 from ..attacks.pgd import check_step_size, uniform_start
-from ..bounds.box import PIXELS, Ball, clamp
+from ..bounds.box import PIXELS, clamp
 from ..bounds.checks import Range, Scalar, check_count
 from ..bounds.net import BoundedNet
-from ..errors import require
-from .base import POINT_RADIUS, Loss, LossTerms
+from .base import Loss, LossTerms, at_points
+from .universal import check_kept, loaded_shares
 
 
 class UapGame(Loss):
@@ -58,19 +56,14 @@ class UapGame(Loss):
         drawn = distributed.draw_rows(
             lambda rows: torch.randint(len(kept), (rows,), device=x.device), len(x)
         )
-        logits = net(clamp(x + (kept * eps)[drawn], self.clip))
-        box = Ball(POINT_RADIUS, self.clip).box(x)
-        return LossTerms(F.cross_entropy(logits, y), logits, box, perturbations=kept * eps)
+        points = clamp(x + (kept * eps)[drawn], self.clip)
+        return at_points(net, x, points, y, self.clip, kept * eps)
 
     def _improved(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
         """Let the newest perturbation climb this batch; return all of them, as shares of ε."""
         shape = (1, *x.shape[1:])
         kept = x.new_empty(0, *x.shape[1:]) if self._kept is None else self._kept.to(x)
-        require(
-            kept.shape[1:] == x.shape[1:],
-            f"the perturbations of this loss are {tuple(kept.shape[1:])}, kept from inputs of "
-            f"another shape than {tuple(x.shape[1:])}; make a new loss",
-        )
+        check_kept(kept, (len(kept), *x.shape[1:]))
         if self._climbed % self.climb == 0:
             corner = uniform_start(torch.Size(shape), 1.0, x).sign()
             kept = torch.cat([kept, corner])[-self.memory :]
@@ -90,9 +83,7 @@ class UapGame(Loss):
 
     def set_extra_state(self, state: dict[str, Tensor | int]) -> None:
         """Load what ``get_extra_state`` returned; TypeError for anything else."""
-        kept: Any = state.get("kept")
         climbed = state.get("climbed", 0)
-        shares = kept is None or (isinstance(kept, Tensor) and bool((kept.abs() <= 1).all()))
-        if not (shares and isinstance(climbed, int)):
-            raise TypeError("perturbations are shares of ε, from -1 to 1")
-        self._kept, self._climbed = kept, climbed
+        if not isinstance(climbed, int):
+            raise TypeError("the batches climbed are a whole number")
+        self._kept, self._climbed = loaded_shares(state.get("kept")), climbed

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from .. import distributed
 from ..bounds.box import PIXELS, Ball, clamp
-from ..bounds.checks import Range, Scalar, check_count, is_number
+from ..bounds.checks import Range, Scalar, check_count, check_positive
 from ..bounds.net import BoundedNet
-from ..errors import expect
-from .base import POINT_RADIUS, Loss, LossTerms, check_max_eps
+from .base import POINT_RADIUS, Loss, LossTerms, at_points, check_max_eps, largest
 
 
 class Gaussian(Loss):
@@ -32,8 +31,7 @@ class Gaussian(Loss):
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the noisy inputs."""
-        logits = net(x + self.sigma * _normal(x))
-        return LossTerms(F.cross_entropy(logits, y), logits, Ball(POINT_RADIUS, self.clip).box(x))
+        return at_points(net, x, x + self.sigma * _normal(x), y, self.clip)
 
 
 class SmoothAdv(Loss):
@@ -77,7 +75,7 @@ class SmoothAdv(Loss):
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the attacked inputs, noise added."""
         noise = self.sigma * torch.stack([_normal(x) for _ in range(self.samples)])
-        v = self._attack(net, x, y, noise, self.radius * float(torch.as_tensor(eps).max()))
+        v = self._attack(net, x, y, noise, self.radius * largest(eps))
         logits = net((x + v + noise).flatten(0, 1))
         loss = F.cross_entropy(logits, y.repeat(self.samples))
         mean = logits.unflatten(0, noise.shape[:2]).mean(0)
@@ -97,11 +95,6 @@ class SmoothAdv(Loss):
                 v = _within(v.detach() + step * gradient / _norms(gradient), radius)
                 v = clamp(x + v, self.clip) - x
         return v
-
-
-def check_positive(value: float, name: str) -> None:
-    """Raise InputError unless ``value`` is a number > 0."""
-    expect(is_number(value) and value > 0, name, value, "a number > 0")
 
 
 def _normal(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import distributed
 from ..attacks import ascend
 from ..bounds.box import PIXELS, Ball, Bounds, Box, clamp
-from ..bounds.checks import Range, Scalar, check_count, is_count, is_number
+from ..bounds.checks import Range, Scalar, check_count, check_positive, is_count
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.segments import Segment
@@ -66,7 +66,7 @@ class Taps(Loss):
         check_max_eps(max_eps)
         check_share(link, "link", "the share of the box's width that gradients reach over")
         check_count(steps, "Taps.steps")
-        expect(is_number(scale) and scale > 0, "scale", scale, "a number > 0")
+        check_positive(scale, "scale")
         expect(is_count(split, -(2**31)), "split", split, "a whole number of ReLUs")
         require(
             attack is None or tau_ratio is not None,

@@ -46,11 +46,7 @@ class Universal(nn.Module):
         """
         if self.shares is None:
             self.shares = uniform_start(torch.Size([count, *x.shape[1:]]), 1.0, x).sign()
-        require(
-            self.shares.shape == (count, *x.shape[1:]),
-            f"the perturbations of this loss are {tuple(self.shares.shape)}, kept from inputs "
-            f"of another shape than {tuple(x.shape[1:])}; make a new loss",
-        )
+        check_kept(self.shares, (count, *x.shape[1:]))
         shares = self.shares.detach().to(x).requires_grad_()  # a hook of its own for each call
         shares.register_hook(self._ascend)
         return shares * eps
@@ -68,7 +64,20 @@ class Universal(nn.Module):
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
         """Load the perturbations; TypeError unless they are shares of ε."""
-        shares = state.get("shares")
-        if not (shares is None or (isinstance(shares, Tensor) and bool((shares.abs() <= 1).all()))):
-            raise TypeError("perturbations are shares of ε, from -1 to 1")
-        self.shares = shares
+        self.shares = loaded_shares(state.get("shares"))
+
+
+def check_kept(shares: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise InputError unless the perturbations that a loss keeps are of a ``shape``, (M, ...)."""
+    require(
+        tuple(shares.shape) == shape,
+        f"the perturbations of this loss are {tuple(shares.shape)}, kept from other inputs than "
+        f"those of now, {shape}; make a new loss",
+    )
+
+
+def loaded_shares(shares: object) -> Tensor | None:
+    """Return perturbations of a loaded state; TypeError unless they are shares of ε, or None."""
+    if shares is None or (isinstance(shares, Tensor) and bool((shares.abs() <= 1).all())):
+        return shares
+    raise TypeError("perturbations are shares of ε, from -1 to 1")

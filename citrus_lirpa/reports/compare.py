@@ -232,10 +232,13 @@ def read_evaluation(folder: Path, stage: str | None) -> EvaluationRecord:
 
 def _fingerprint(folder: Path, otherwise: str) -> str:
     """Return that of the run's network; ``otherwise`` where it is not here, or made by code."""
-    run = RunFolder(folder)
-    if not run.checkpoint.is_file() or run.begun_config().names_code:
+    if not RunFolder(folder).checkpoint.is_file():
         return otherwise
-    return fingerprint(checkpoint.load_model(folder)[0])
+    config, state = checkpoint.load(folder)
+    try:
+        return fingerprint(checkpoint.restored(config, state, folder)[0])
+    except InputError:  # code that the user has not named, or data that is not here
+        return otherwise
 
 
 # -- comparing ------------------------------------------------------------------------

@@ -1,20 +1,18 @@
-"""The evaluation of one network in a folder, from its begin or its last batch to its files."""
+"""The evaluation of one network in a folder."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import distributed
 from ..data.types import Split
-from ..errors import InputError, Interrupted, Terminated
-from ..training.interrupts import Termination
+from ..errors import InputError
 from ..verify import (
+    Evaluation,
     Protocol,
     Saved,
     evaluate,
@@ -22,11 +20,10 @@ from ..verify import (
     fingerprint_of_images,
     vnnlib,
 )
-from ..verify.identity import identity
-from ..verify.resume import is_saved
 from . import perturbations
+from .batches import run_batches
 from .doctor import versions
-from .folder import Outcome, ResultFiles, RunFolder
+from .folder import Outcome, RunFolder
 from .networks import Network
 from .observer import Observer
 
@@ -76,39 +73,32 @@ def evaluate_run(
     net = network.bounded(device, protocol.seed)
     settings = _settings(network, images, protocol, imported or {})
     files = RunFolder(folder).evaluation(protocol.method)
-    with files.locked():
-        finished = files.finished(settings) if requeue else None
-        if distributed.agreed(finished is not None):
-            return Outcome(finished, files, new=False) if finished else None
-        resume = resume or (requeue and is_saved(files.partial, settings))
-        batches = open_batches(files, settings, resume, observer)
-        hint = "repeat the command" + ("" if requeue else " with --resume")
-        with interruptible(batches, hint):
-            result = evaluate(
-                net,
-                images,
-                network.spec,
-                protocol,
-                saved=batches,
-                imported=imported,
-                progress=observer.progress,
-            )
-        if not distributed.leads():
-            return None
-        record = result.as_record(
+
+    def compute(batches: Saved) -> Evaluation:
+        return evaluate(
+            net,
+            images,
+            network.spec,
+            protocol,
+            saved=batches,
+            imported=imported,
+            progress=observer.progress,
+        )
+
+    def finish(result: Evaluation, identity: str) -> dict[str, Any]:
+        perturbations.of_evaluation(net, result).save(files.paths["perturbations"])
+        return result.as_record(
             run=network.name,
             data=network.spec.name,
             weights=settings["weights"],
             imported=len(settings["imported"]),
-            identity=identity(settings),
+            identity=identity,
             versions=versions(),
         ).to_json()
-        observer.on_result(result)
-        files.write_record(record)
-        observer.draw(result, files)
-        perturbations.of_evaluation(net, result).save(files.paths["perturbations"])
-        batches.discard()
-    return Outcome(record, files)
+
+    return run_batches(
+        files, settings, compute, finish, resume=resume, requeue=requeue, observer=observer
+    )
 
 
 def import_verdicts(folder: Path, network: Network, protocol: Protocol) -> dict[int, str]:
@@ -145,29 +135,3 @@ def _settings(
         "pixels": fingerprint_of_images(images),
         "imported": sorted(imported.items()),
     }
-
-
-def open_batches(
-    files: ResultFiles, settings: dict[str, Any], resume: bool, observer: Observer
-) -> Saved:
-    """Open the folder of finished batches: the first process begins it, the others join."""
-    with distributed.leader_first():
-        leads = distributed.leads()
-        if leads and not resume:
-            files.set_aside_batches(settings, observer)
-        batches = Saved(files.partial, settings, resume=resume, joining=not leads)
-        if leads:
-            files.set_aside_results(settings, observer)
-    return batches
-
-
-@contextlib.contextmanager
-def interruptible(batches: Saved, hint: str) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into an error that says what is kept and how to continue."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        kind = Terminated if isinstance(stop, Termination) else Interrupted
-        raise kind(
-            f"interrupted; {batches.count()} finished batches are kept in {batches.folder}: {hint}"
-        ) from None

@@ -8,15 +8,13 @@ from typing import Any
 
 import torch
 
-from .. import distributed
 from ..data import centre_crop
 from ..data.types import Split
 from ..training.setup import use_threads
-from ..verify import Smoothed, Smoothing, fingerprint, fingerprint_of_images, smooth
-from ..verify.identity import identity
+from ..verify import Saved, Smoothed, Smoothing, fingerprint, fingerprint_of_images, smooth
 from ..verify.smoothing import ABSTAIN
+from .batches import run_batches
 from .doctor import versions
-from .evaluating import interruptible, open_batches
 from .folder import Outcome, RunFolder
 from .networks import Network
 from .observer import Observer
@@ -69,48 +67,37 @@ def smooth_run(
         "weights": fingerprint(network.model),
         "pixels": fingerprint_of_images(images),
     }
+
+    def compute(batches: Saved) -> Smoothed:
+        return smooth(
+            network.model.to(device),
+            centre_crop(images.pixels(slice(None)), network.spec).to(device),
+            images.labels,
+            smoothing,
+            saved=batches,
+            progress=observer.progress,
+        )
+
+    def finish(found: Smoothed, identity: str) -> dict[str, Any]:
+        pixels = torch.Size(network.spec.shape).numel()
+        return {
+            "run": network.name,
+            "data": network.spec.name,
+            **asdict(smoothing),
+            "guarantee": GUARANTEE,
+            "images": len(found.y),
+            "abstained": int((found.predicted == ABSTAIN).sum()),
+            "accuracy_at": {f"{radius:g}": found.accuracy(radius) for radius in RADII},
+            "eps": network.eps,
+            "covered": found.covered(network.eps, pixels),
+            "predicted": found.predicted.tolist(),
+            "radius": found.radius.tolist(),
+            "weights": settings["weights"],
+            "versions": versions(),
+            "identity": identity,
+        }
+
     files = RunFolder(folder).smoothing(smoothing.sigma)
-    with files.locked():
-        finished = files.finished(settings) if requeue else None
-        if distributed.agreed(finished is not None):
-            return Outcome(finished, files, new=False) if finished else None
-        batches = open_batches(files, settings, resume or requeue, observer)
-        hint = "repeat the command" + ("" if requeue else " with --resume")
-        with interruptible(batches, hint):
-            x = centre_crop(images.pixels(slice(None)), network.spec).to(device)
-            found = smooth(
-                network.model.to(device),
-                x,
-                images.labels,
-                smoothing,
-                saved=batches,
-                progress=observer.progress,
-            )
-        if not distributed.leads():
-            return None
-        observer.on_result(found)
-        record = {**_record(network, smoothing, found), "identity": identity(settings)}
-        files.write_record(record)
-        observer.draw(found, files)
-        batches.discard()
-    return Outcome(record, files)
-
-
-def _record(network: Network, smoothing: Smoothing, found: Smoothed) -> dict[str, Any]:
-    """Plain values for JSON; accuracies are shares of all images."""
-    pixels = torch.Size(network.spec.shape).numel()
-    return {
-        "run": network.name,
-        "data": network.spec.name,
-        **asdict(smoothing),
-        "guarantee": GUARANTEE,
-        "images": len(found.y),
-        "abstained": int((found.predicted == ABSTAIN).sum()),
-        "accuracy_at": {f"{radius:g}": found.accuracy(radius) for radius in RADII},
-        "eps": network.eps,
-        "covered": found.covered(network.eps, pixels),
-        "predicted": found.predicted.tolist(),
-        "radius": found.radius.tolist(),
-        "weights": fingerprint(network.model),
-        "versions": versions(),
-    }
+    return run_batches(
+        files, settings, compute, finish, resume=resume, requeue=requeue, observer=observer
+    )

@@ -140,9 +140,27 @@ def load_model(path: Path) -> tuple[nn.Module, DatasetSpec, RunConfig]:
         CheckpointError: If there is no usable checkpoint.
     """
     config, state = load(path)
+    return *restored(config, state, path), config
+
+
+def restored(config: RunConfig, state: dict[str, Any], path: Path) -> tuple[nn.Module, DatasetSpec]:
+    """Make the trained model of what ``load`` returned.
+
+    Args:
+        config: The configuration.
+        state: The state.
+        path: Where they come from, for messages.
+
+    Returns:
+        The model in eval mode on the CPU, and its data set.
+
+    Raises:
+        CheckpointError: The weights do not fit.
+        InputError: The model or the data set cannot be made here.
+    """
     model, spec = make_model(config)
     restore(model, state["model"], path)
-    return model.eval(), spec, config
+    return model.eval(), spec
 
 
 def restore(

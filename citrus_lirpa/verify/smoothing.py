@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .. import distributed
-from ..bounds.checks import check_count, is_number
+from ..bounds.checks import check_count, check_positive, is_number
 from ..bounds.precision import full_precision
 from ..bounds.tracing import modes_restored
 from ..errors import expect
@@ -57,7 +57,7 @@ class Smoothing:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        expect(is_number(self.sigma) and self.sigma > 0, "sigma", self.sigma, "a number > 0")
+        check_positive(self.sigma, "sigma")
         check_count(self.n0, "n0")
         check_count(self.n, "n", self.n0)
         check_count(self.seed, "seed", 0, 2**32 - 1)

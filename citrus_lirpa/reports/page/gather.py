@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...data.datasets import find_spec
+from ...data.datasets import class_names
 from ...errors import CheckpointError, InputError
 from ...formats.onnx import SUFFIX
 from ...runs.folder import CONFIG_FILE, RunFolder
@@ -54,12 +54,12 @@ class Material:
         return None if self.config is None else self.config.get("data", {}).get("name")
 
     @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes; None where the data set is not known, or not there."""
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; () where the data set is not known, or not there."""
         try:
-            return find_spec(self.data or "").class_names
+            return class_names(self.data or "")
         except InputError:
-            return None
+            return ()
 
 
 def gather(folder: Path, name: str, stage: str | None) -> Material:

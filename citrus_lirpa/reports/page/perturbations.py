@@ -123,7 +123,7 @@ def _rates(effect: PerturbationRecord) -> tuple[str, str, str]:
 def _names(material: Material, effect: PerturbationRecord) -> list[str]:
     """Names of all classes that occur; numbers where the data set is none of ours."""
     highest = max(int(part.max()) for part in (effect.labels, effect.clean, effect.perturbed))
-    known = list(material.class_names or ())
+    known = list(material.class_names)
     return known + [str(k) for k in range(len(known), highest + 1)]
 
 
