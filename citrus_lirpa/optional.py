@@ -12,13 +12,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from .errors import ConfigError, DependencyError, reason, require
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from torch import Tensor
 
 
 def import_optional(module: str, fix: str) -> ModuleType:
@@ -49,6 +47,8 @@ def import_torchvision() -> ModuleType:
     Raises:
         DependencyError: It is missing, or was built for another torch.
     """
+    import torch
+
     return import_optional(
         "torchvision",
         f"install the version that matches torch {torch.__version__}; for torch 2.11.0: "

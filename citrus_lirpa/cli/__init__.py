@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from .._version import __version__
-from ..errors import CitrusError, is_out_of_memory
+from ..errors import CitrusError, is_out_of_memory, unknown
 from .output import HELP, examples
 
 if TYPE_CHECKING:
@@ -69,6 +69,13 @@ class _Group(click.Group):
         module = importlib.import_module(f".{COMMANDS[name][0]}", __package__)
         return getattr(module, f"{name}_command")
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
+            ctx.fail(unknown("command", args[0], COMMANDS))
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
@@ -79,7 +86,7 @@ class _Group(click.Group):
         super().format_epilog(ctx, formatter)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Complete names of commands without importing them, which takes seconds."""
+        """Complete names of commands without importing them."""
         from click.shell_completion import CompletionItem
 
         if incomplete.startswith("-"):

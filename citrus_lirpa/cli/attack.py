@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..attacks import SgdUap
-from ..bounds import lirpa
-from ..bounds.box import PIXELS
-from ..reports import pictures, tables
-from ..runs.attacking import Attack, AttackProtocol, attack_images, attack_run
-from ..runs.folder import Outcome, ResultFiles
-from ..runs.networks import Network, load_network, results_folder
-from ..runs.observer import Observer
-from ..training.setup import join_processes
+from .choices import SGD_UAP_EPOCHS
 from .options import (
     clip,
     data_dir,
@@ -24,9 +16,8 @@ from .options import (
     quiet,
     results_out,
     seed,
-    show_bars,
 )
-from .output import Results, echo_set_aside, examples, results
+from .output import Results, examples, results
 
 
 @click.command(
@@ -58,7 +49,7 @@ from .output import Results, echo_set_aside, examples, results
 @click.option("--limit", type=int, help="Craft on the first N images only.")
 @click.option(
     "--epochs",
-    default=SgdUap.epochs,
+    default=SGD_UAP_EPOCHS,
     show_default=True,
     help="Passes over the images in each restart.",
 )
@@ -70,54 +61,13 @@ from .output import Results, echo_set_aside, examples, results
 @device
 @quiet
 @results
-def attack_command(
-    path, own, dataset, out, data_dir, download, device, quiet, eps, clip, **options
-) -> Results:
+def attack_command(**options) -> Results:
     """Craft a universal perturbation: PATH is a run folder, a checkpoint, zoo:NAME or an ONNX file.
 
     Finds one perturbation of all images, or one of each class, by SGD-UAP, and reports how
     many test images it breaks. Writes uap.pt (the perturbation), uap.json, uap.png, and uap.npz
     for the report. Earlier results of other settings are moved into the folder earlier-N.
     """
-    lirpa.load()
-    where = join_processes(device)
-    network = load_network(path, dataset, eps, own)
-    protocol = AttackProtocol(eps=network.eps, clip=PIXELS if clip else None, **options)
-    images = attack_images(network, protocol.split, data_dir, download=download)
-    outcome = attack_run(
-        network,
-        images,
-        protocol,
-        out or results_folder(path),
-        device=where,
-        observer=_observer(network, quiet),
-    )
-    return None if outcome is None else _answer(outcome)
+    from .actions import attack
 
-
-def _observer(network: Network, quiet: bool) -> Observer:
-    def show(attack: Attack) -> None:
-        protocol = attack.protocol
-        click.echo(tables.uap_table(attack.result, protocol.eps, protocol.clip, network.spec))
-
-    def draw(attack: Attack, files: ResultFiles) -> None:
-        eps, clip, picture = attack.protocol.eps, attack.protocol.clip, files.paths["picture"]
-        pictures.plot_try(attack.result, attack.x, eps, clip, network.spec, picture)
-
-    return Observer(
-        progress=show_bars(quiet), on_set_aside=echo_set_aside, on_result=show, draw=draw
-    )
-
-
-def _answer(outcome: Outcome) -> Results:
-    """Print what was written where, and return the record with the files."""
-    files = outcome.files.written()
-    click.echo(
-        f"perturbation: {files['perturbation']}\nresults: {files['results']}\n"
-        + (
-            f"picture: {files['picture']}"
-            if "picture" in files
-            else "no image was broken: no picture"
-        )
-    )
-    return {**outcome.record, "files": files}
+    return attack.run(**options)

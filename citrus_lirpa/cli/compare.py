@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 import click
 
-from ..formats import atomic
-from ..reports import compare, pareto
 from .options import FILE, evaluated_runs
 from .output import Results, examples, results
-
-FIGURES, PICTURE = "compare.json", "compare.png"
 
 
 @click.command(
@@ -38,7 +29,7 @@ FIGURES, PICTURE = "compare.json", "compare.png"
     help="Folder of compare.json and compare.png.  [default: the current one]",
 )
 @results
-def compare_command(folders, method, markdown, out) -> Results:
+def compare_command(**options) -> Results:
     """Compare trained and evaluated runs: RUN... are run folders.
 
     Prints a table as in papers for each data set, ε, number of images, group size and
@@ -46,17 +37,6 @@ def compare_command(folders, method, markdown, out) -> Results:
     compare.json holds the figures; compare.png plots UCert against standard accuracy, with the
     Pareto front.
     """
-    return show(folders, out, method=method, markdown=markdown)
+    from .actions import compare
 
-
-def show(
-    folders: Sequence[Path], out: Path, *, method: str | None = None, markdown: bool = False
-) -> dict[str, Any]:
-    """Print the tables of runs and write compare.json and compare.png into ``out``."""
-    runs = compare.read_runs(folders, method)
-    click.echo(compare.format_tables(runs, markdown=markdown))
-    figures, record = out / FIGURES, compare.to_json(runs)
-    atomic.write_text(figures, json.dumps(record, indent=2) + "\n")
-    picture = pareto.plot_pareto(runs, out / PICTURE)
-    click.echo(f"results: {figures}\npicture: {picture}", err=markdown)
-    return {**record, "files": {"results": str(figures), "picture": str(picture)}}
+    return compare.run(**options)

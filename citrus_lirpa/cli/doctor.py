@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from ..runs.doctor import PASSED, facts, run_checks
 from .options import data_dir
-from .output import Results, examples, highlight, results
+from .output import Results, examples, results
 
 
 @click.command(
@@ -19,8 +18,8 @@ from .output import Results, examples, highlight, results
 )
 @data_dir
 @results
-def doctor_command(data_dir) -> Results:
+def doctor_command(**options) -> Results:
     """Versions, device, data sets, and a ten-second check that bounds can be trusted."""
-    for line in run_checks(data_dir):
-        click.echo(highlight(line, {PASSED: "green"}))
-    return facts(data_dir)
+    from .actions import doctor
+
+    return doctor.run(**options)

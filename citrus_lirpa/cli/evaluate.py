@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
-from collections import Counter
-from pathlib import Path
-
 import click
 
-from ..bounds import lirpa
-from ..reports import pictures, tables
-from ..runs.evaluating import evaluate_run, import_verdicts
-from ..runs.folder import Outcome, ResultFiles
-from ..runs.networks import (
-    Network,
-    evaluation_images,
-    is_trained,
-    load_network,
-    results_folder,
-)
-from ..runs.observer import Observer
-from ..training.setup import join_processes
-from ..verify import Evaluation, Protocol
 from .options import (
     FILE,
     data_dir,
     dataset,
     device,
     download,
-    echo_once,
     network_path,
-    protocol_of,
     protocol_options,
     quiet,
     requeue,
     results_out,
-    show_bars,
 )
-from .output import Results, echo_set_aside, examples, highlight, results
-
-#: The lines of the table that matter most.
-_COLOURS = {"UCert": "green", "UAP accuracy": "red"}
-#: Entries of the record with a value for each image or group.
-_LONG = ("verdicts", "image_seconds", "groups")
+from .output import Results, examples, results
 
 
 @click.command(
@@ -84,9 +58,7 @@ _LONG = ("verdicts", "image_seconds", "groups")
 @quiet
 @results
 @requeue
-def eval_command(
-    path, own, dataset, out, resume, verdicts, data_dir, download, device, quiet, requeue, **options
-) -> Results:
+def eval_command(**options) -> Results:
     """Certify a trained network: PATH is a run folder, a checkpoint, zoo:NAME or an ONNX file.
 
     Reports standard accuracy, individually certified accuracy, and the certified average
@@ -97,61 +69,6 @@ def eval_command(
     are moved into the folder earlier-N. With --requeue it begins, continues, or says that the
     evaluation was finished before; it skips networks whose training is not finished.
     """
-    lirpa.load()
-    where = join_processes(device)
-    if requeue and not is_trained(path):
-        echo_once(f"the training of {path} is not finished: nothing is evaluated", err=True)
-        return None
-    network = load_network(path, dataset, options["eps"], own)
-    protocol = protocol_of(options, network.eps)
-    images = evaluation_images(network, data_dir, held_out=protocol.held_out, download=download)
-    outcome = evaluate_run(
-        network,
-        images,
-        protocol,
-        out or results_folder(path),
-        device=where,
-        imported=_imported(verdicts, network, protocol),
-        resume=resume,
-        requeue=requeue,
-        observer=_observer(network, quiet),
-    )
-    return None if outcome is None else _answer(outcome)
+    from .actions import evaluate
 
-
-def _imported(folder: Path | None, network: Network, protocol: Protocol) -> dict[int, str] | None:
-    if folder is None:
-        return None
-    verdicts = import_verdicts(folder, network, protocol)
-    counts = ", ".join(f"{n} {name}" for name, n in sorted(Counter(verdicts.values()).items()))
-    echo_once(f"imported from {folder}: {counts}")
-    return verdicts
-
-
-def _observer(network: Network, quiet: bool) -> Observer:
-    def draw(result: Evaluation, files: ResultFiles) -> None:
-        pictures.plot_stages(result, files.paths["stages"])
-        pictures.plot_uap(result, network.spec, files.paths["picture"])
-
-    return Observer(
-        progress=show_bars(quiet),
-        on_set_aside=echo_set_aside,
-        on_result=lambda result: click.echo(highlight(tables.evaluation_table(result), _COLOURS)),
-        draw=draw,
-    )
-
-
-def _answer(outcome: Outcome) -> Results:
-    """Print what was written where, and return the record without its long entries."""
-    files = outcome.files
-    if not outcome.new:
-        click.echo(f"results: {files.record}, finished before")
-    else:
-        picture = files.written().get("picture")
-        click.echo(
-            f"results: {files.record}\nstages: {files.paths['stages']}\n"
-            + (f"picture: {picture}" if picture else "no perturbation broke an image: no picture")
-            + f"\nas a page: citrus-lirpa report {shlex.quote(str(files.folder))}"
-        )
-    short = {key: value for key, value in outcome.record.items() if key not in _LONG}
-    return {**short, "files": files.written()}
+    return evaluate.run(**options)

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable
-from typing import Any
-
 import click
 
-from ..models import MODELS
-from ..reports import compare
-from ..reports.tables import percent, radius, table
-from ..training import config, zoo
 from .output import Results, examples, results
-
-Row = tuple[str, str]
 
 
 @click.command(
@@ -26,24 +16,14 @@ Row = tuple[str, str]
     ),
 )
 @results
-def presets_command() -> Results:
+def presets_command(**options) -> Results:
     """List the settings and the methods to train with.
 
     Each --preset holds a recipe for every --method.
     """
-    presets = [_preset(name) for name in config.presets()]
-    methods = [_method(name) for name in config.methods()]
-    _print("presets", "--preset", [(p["name"], _in_words(p)) for p in presets])
-    click.echo()
-    _print(
-        "methods",
-        "--method",
-        [
-            (m["name"], ", ".join(part for part in (m["title"], m["source"]) if part != "-"))
-            for m in methods
-        ],
-    )
-    return {"presets": presets, "methods": methods}
+    from .actions import presets
+
+    return presets.run(**options)
 
 
 @click.command(
@@ -58,78 +38,8 @@ def presets_command() -> Results:
     ),
 )
 @results
-def models_command() -> Results:
+def models_command(**options) -> Results:
     """List the architectures to train, and the trained networks that come with the package."""
-    models = [_model(name) for name in MODELS]
-    trained = [_trained(name) for name in zoo.names()]
-    _print("architectures", "--set model.name", [(m["name"], _options(m)) for m in models])
-    click.echo()
-    rows = [
-        (
-            n["name"],
-            f"{n['data']}, ε = {radius(n['eps'])}: standard accuracy "
-            f"{percent(n['standard_accuracy'], ' %')}, UCert "
-            f"{percent(n['certified_uap_accuracy'], ' %')}",
-        )
-        for n in trained
-    ]
-    _print("trained networks", "wherever a run is expected", rows)
-    return {"models": models, "zoo": trained}
+    from .actions import models
 
-
-def _preset(name: str) -> dict[str, Any]:
-    settings = config.resolve(preset=name)
-    return {
-        "name": name,
-        "data": settings.data.name,
-        "eps": settings.train.eps,
-        "model": settings.model["name"],
-        "epochs": settings.train.epochs,
-        "batch_size": settings.train.batch_size,
-    }
-
-
-def _in_words(preset: dict[str, Any]) -> str:
-    return (
-        f"{preset['data']}, ε = {radius(preset['eps'])}, {preset['model']}, "
-        f"{preset['epochs']} epochs, batch {preset['batch_size']}"
-    )
-
-
-def _method(name: str) -> dict[str, str]:
-    title, source = compare.name_in_papers(config.resolve(preset="digits", method=name).loss)
-    return {"name": name, "title": title, "source": source}
-
-
-def _model(name: str) -> dict[str, Any]:
-    """Describe an architecture by the docstring and the options of the function that builds it."""
-    function = MODELS[name]
-    parameters = inspect.signature(function).parameters.values()
-    options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    return {
-        "name": name,
-        "summary": (inspect.getdoc(function) or "").partition("\n")[0].replace("`", "").rstrip("."),
-        "options": options,
-    }
-
-
-def _options(model: dict[str, Any]) -> str:
-    names = ", ".join(f"model.{name}" for name in model["options"])
-    return f"{model['summary']}; options: {names or 'none'}"
-
-
-def _trained(name: str) -> dict[str, Any]:
-    record = zoo.evaluation(name)
-    return {
-        "name": f"{zoo.PREFIX}{name}",
-        "data": record["data"],
-        "eps": record["eps"],
-        "standard_accuracy": record["standard_accuracy"],
-        "certified_uap_accuracy": record["uap_accuracy"]["certified"],
-        "attacked_uap_accuracy": record["uap_accuracy"]["attacked"],
-    }
-
-
-def _print(title: str, option: str, rows: Iterable[Row]) -> None:
-    bold = [(f"  {click.style(name, bold=True)}", line) for name, line in rows]
-    click.echo(f"{title} ({option}):\n{table(bold, ('<', '<'))}")
+    return models.run(**options)

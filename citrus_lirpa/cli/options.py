@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import functools
-import logging
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .. import distributed
-from ..bounds.box import PIXELS
-from ..data import own
-from ..data.datasets import DATASETS
 from ..errors import ConfigError, InputError, Terminated, require
-from ..formats.schema import parse_number
+from ..formats.numbers import parse_number
 from ..optional import is_code, permit_code
-from ..training.config import MAX_SEED
 from ..training.interrupts import Termination, terminations
-from ..verify import RELATIONAL, SOLVERS, STAGES, Protocol
+from .choices import DATASETS, MAX_SEED, PROTOCOL, RELATIONAL, SOLVERS, STAGES
 
 Command = Callable[..., Any]
 
@@ -66,7 +59,11 @@ class Data(click.Choice):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         """Return the name, or where the data is, whose code may run from now on."""
-        if value in DATASETS or not own.is_source(value):
+        if value in DATASETS:
+            return super().convert(value, param, ctx)
+        from ..data import own  # which imports torch
+
+        if not own.is_source(value):
             return super().convert(value, param, ctx)
         try:
             return own.named(value)
@@ -99,11 +96,25 @@ class Numbers(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+class Images(click.ParamType):
+    """Numbers of images, such as 0,5,7."""
+
+    name = "numbers"
+
+    def convert(self, value, param, ctx) -> list[int]:
+        """Read the numbers."""
+        if isinstance(value, list):
+            return value
+        if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", value, re.ASCII):
+            self.fail(f"{value!r} is not a list of image numbers such as 0,5,7", param, ctx)
+        return [int(number) for number in value.split(",")]
+
+
 dataset = click.option(
     "--dataset",
     "--data",
     "dataset",
-    type=Data(list(DATASETS)),
+    type=Data(DATASETS),
     metavar="NAME",
     help=f"Data set of the images: {', '.join(DATASETS)}; or your own: a folder, FILE.npz or "
     "FILE.py:NAME. Required for files of other programs.  [default: the run's]",
@@ -179,12 +190,12 @@ def seed(help: str) -> Callable[[Command], Command]:
 #: click needs to know beside the name and the default, which ``Protocol`` has.
 _PROTOCOL: dict[str, Callable[[Command], Command] | dict[str, Any]] = {
     "method": dict(
-        type=click.Choice(list(STAGES)),
+        type=click.Choice(STAGES),
         help="Last stage to try on single images; the cheaper ones always run before it. "
         "bab is branch and bound.",
     ),
     "relational": dict(
-        type=click.Choice(list(RELATIONAL)),
+        type=click.Choice(RELATIONAL),
         help="Group stage: none, io (fixed linear bounds), or cross (bounds of several images "
         "optimised together; with --method bab also split).",
     ),
@@ -193,7 +204,7 @@ _PROTOCOL: dict[str, Callable[[Command], Command] | dict[str, Any]] = {
         help="Seconds of branch and bound and group stage for each group still open.",
     ),
     "solver": dict(
-        type=click.Choice(list(SOLVERS)),
+        type=click.Choice(SOLVERS),
         help="Solver of the mixed-integer programs of groups with many open images.",
     ),
     "eps": eps,
@@ -213,36 +224,19 @@ _PROTOCOL: dict[str, Callable[[Command], Command] | dict[str, Any]] = {
 
 def protocol_options(command: Command) -> Command:
     """Give a command an option for each field of ``Protocol``; see ``protocol_of``."""
-    defaults = {field.name: field.default for field in fields(Protocol)}
     for name, option in reversed(_PROTOCOL.items()):
         if isinstance(option, dict):
-            flag, default = f"--{name.replace('_', '-')}", defaults[name]
+            flag, default = f"--{name.replace('_', '-')}", PROTOCOL[name]
             option = click.option(flag, default=default, show_default=True, **option)
         command = option(command)
     return command
-
-
-def protocol_of(options: Mapping[str, Any], eps: float) -> Protocol:
-    """Make the protocol of the options that ``protocol_options`` gave a command.
-
-    Args:
-        options: Their values, perhaps among others.
-        eps: The radius where --eps is not given.
-
-    Raises:
-        InputError: If there can be no such protocol.
-    """
-    given = {name: options[name] for name in _PROTOCOL}
-    given["eps"] = eps if given["eps"] is None else given["eps"]
-    given["clip"] = PIXELS if given["clip"] else None
-    return Protocol(**given)
 
 
 def evaluated_runs(command: Command) -> Command:
     """Give a command RUN..., evaluated run folders, and --method, the evaluation to use."""
     method = click.option(
         "--method",
-        type=click.Choice(list(STAGES)),
+        type=click.Choice(STAGES),
         help="Use eval-METHOD.json of each run.  [default: of the strongest method it has]",
     )
     runs = click.argument("folders", metavar="RUN...", nargs=-1, required=True, type=FILE)
@@ -271,15 +265,3 @@ def requeue(command: Command) -> Command:
             return None
 
     return requeueable
-
-
-def show_bars(quiet: bool) -> bool:
-    """Tell whether to draw bars: on a terminal, unless the lines of --verbose would tear them."""
-    verbose = logging.getLogger("citrus_lirpa").isEnabledFor(logging.DEBUG)
-    return not (quiet or verbose) and sys.stderr.isatty() and distributed.leads()
-
-
-def echo_once(text: str, *, err: bool = False) -> None:
-    """Print, where several processes work as one, in the first of them."""
-    if distributed.leads():
-        click.echo(text, err=err)

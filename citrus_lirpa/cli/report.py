@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from ..formats import atomic
-from ..reports.page import make_page
-from ..runs.folder import RunFolder
 from .options import FILE, evaluated_runs
 from .output import Results, examples, results
 
@@ -32,7 +27,7 @@ from .output import Results, examples, results
     help="File to write.  [default: report.html, in the run or, of several, in the current folder]",
 )
 @results
-def report_command(folders, method, out) -> Results:
+def report_command(**options) -> Results:
     """Write runs as one HTML page: RUN... are run folders, or those eval made for ONNX files.
 
     The page shows what is proved and what attacks leave, stage by stage, the training curves,
@@ -41,8 +36,6 @@ def report_command(folders, method, out) -> Results:
     file that needs no network and no data set, can be printed, and reads on a phone. What a run
     lacks is left out, with the command that makes it.
     """
-    page = make_page(folders, method)
-    out = out or RunFolder(folders[0] if len(folders) == 1 else Path()).report
-    atomic.write_text(out, page)
-    click.echo(f"report: {out}")
-    return {"runs": [str(folder) for folder in folders], "files": {"report": str(out)}}
+    from .actions import report
+
+    return report.run(**options)

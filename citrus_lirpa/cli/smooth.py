@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import click
 
-from ..reports import pictures, tables
-from ..runs.folder import Outcome
-from ..runs.networks import (
-    Network,
-    evaluation_images,
-    is_trained,
-    load_network,
-    results_folder,
-)
-from ..runs.observer import Observer
-from ..runs.smoothing import RADII, smooth_run
-from ..training.setup import join_processes
-from ..verify import Smoothed, Smoothing
+from .choices import SMOOTHING
 from .options import (
     Number,
     data_dir,
     dataset,
     device,
     download,
-    echo_once,
     eps,
     network_path,
     quiet,
     requeue,
     results_out,
     seed,
-    show_bars,
 )
-from .output import Results, echo_set_aside, examples, results
-
-#: Entries of the record with a value for each image.
-_LONG = ("predicted", "radius")
+from .output import Results, examples, results
 
 
 @click.command(
@@ -51,15 +32,15 @@ _LONG = ("predicted", "radius")
 @network_path
 @click.option("--sigma", type=Number(), required=True, help="Standard deviation of the noise.")
 @click.option(
-    "--n0", default=Smoothing.n0, show_default=True, help="Samples that choose the class."
+    "--n0", default=SMOOTHING["n0"], show_default=True, help="Samples that choose the class."
 )
 @click.option(
-    "--n", default=Smoothing.n, show_default=True, help="Samples that bound its probability."
+    "--n", default=SMOOTHING["n"], show_default=True, help="Samples that bound its probability."
 )
 @click.option(
     "--alpha",
     type=Number(),
-    default=Smoothing.alpha,
+    default=SMOOTHING["alpha"],
     show_default=True,
     help="Probability that an image's certificate is wrong, at most.",
 )
@@ -76,9 +57,7 @@ _LONG = ("predicted", "radius")
 @quiet
 @results
 @requeue
-def smooth_command(
-    path, own, dataset, out, resume, data_dir, download, device, quiet, requeue, eps, **options
-) -> Results:
+def smooth_command(**options) -> Results:
     """Certify a network under Gaussian noise, by randomized smoothing (Cohen et al. 2019).
 
     PATH is a run folder, a checkpoint, zoo:NAME or an ONNX file. For each image it gives the
@@ -86,45 +65,6 @@ def smooth_command(
     guarantees are probabilistic, and of the smoothed network: they are no UCert. Writes
     smooth-SIGMA.json and a curve of the certified accuracy.
     """
-    where = join_processes(device)
-    limit, held_out = options.pop("limit"), options.pop("held_out")
-    smoothing = Smoothing(**options)
-    if requeue and not is_trained(path):
-        echo_once(f"the training of {path} is not finished: nothing is certified", err=True)
-        return None
-    network = load_network(path, dataset, eps, own)
-    images = evaluation_images(network, data_dir, held_out=held_out, download=download)
-    images = dataclasses.replace(images, images=images.images[:limit], labels=images.labels[:limit])
-    outcome = smooth_run(
-        network,
-        images,
-        smoothing,
-        out or results_folder(path),
-        device=where,
-        resume=resume,
-        requeue=requeue,
-        observer=_observer(network, smoothing, quiet),
-    )
-    return None if outcome is None else _answer(outcome)
+    from .actions import smooth
 
-
-def _observer(network: Network, smoothing: Smoothing, quiet: bool) -> Observer:
-    def show(found: Smoothed) -> None:
-        click.echo(tables.smoothed_table(found, smoothing, RADII, network.eps, network.spec))
-
-    return Observer(
-        progress=show_bars(quiet),
-        on_set_aside=echo_set_aside,
-        on_result=show,
-        draw=lambda found, files: pictures.plot_smoothed(
-            found, smoothing.sigma, files.paths["curve"]
-        ),
-    )
-
-
-def _answer(outcome: Outcome) -> Results:
-    files = outcome.files
-    before = "" if outcome.new else ", finished before"
-    click.echo(f"results: {files.record}{before}\ncurve: {files.paths['curve']}")
-    short = {key: value for key, value in outcome.record.items() if key not in _LONG}
-    return {**short, "files": files.written()}
+    return smooth.run(**options)

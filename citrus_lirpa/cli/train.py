@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-import time
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import click
-import torch
 
-from .. import data, distributed
-from ..bounds import lirpa
-from ..bounds.precision import PRECISIONS
-from ..data.datasets import DATASETS
-from ..errors import require
-from ..reports import pictures, tables
-from ..runs.folder import RunFolder
-from ..runs.networks import FORMATS
-from ..runs.observer import Observer
-from ..runs.training import train_run
-from ..training import config, loggers, zoo
-from ..training.config import RunConfig
-from ..training.metrics import History
-from ..training.setup import join_processes
+from .choices import DATASETS, LOGGERS, METHODS, MODES, PRECISIONS, PRESETS
 from .options import (
     FILE,
     Data,
@@ -36,15 +16,14 @@ from .options import (
     own_model,
     quiet,
     requeue,
-    show_bars,
     trust_code,
 )
 from .output import Results, examples, results
 
 
-def _complete(names: Callable[[], list[str]]) -> Callable[..., list[str]]:
+def _complete(names: Sequence[str]) -> Callable[..., list[str]]:
     """Complete a name in the shell."""
-    return lambda ctx, param, incomplete: [n for n in names() if n.startswith(incomplete)]
+    return lambda ctx, param, incomplete: [n for n in names if n.startswith(incomplete)]
 
 
 @click.command(
@@ -70,8 +49,8 @@ def _complete(names: Callable[[], list[str]]) -> Callable[..., list[str]]:
 )
 @click.option(
     "--preset",
-    shell_complete=_complete(config.presets),
-    help=f"One of: {', '.join(config.presets())}.",
+    shell_complete=_complete(PRESETS),
+    help=f"One of: {', '.join(PRESETS)}.",
 )
 @click.option(
     "--config",
@@ -81,8 +60,8 @@ def _complete(names: Callable[[], list[str]]) -> Callable[..., list[str]]:
 )
 @click.option(
     "--method",
-    shell_complete=_complete(config.methods),
-    help=f"One of: {', '.join(config.methods())}.  [default: citrus]",
+    shell_complete=_complete(METHODS),
+    help=f"One of: {', '.join(METHODS)}.  [default: citrus]",
 )
 @click.option(
     "--set",
@@ -93,7 +72,7 @@ def _complete(names: Callable[[], list[str]]) -> Callable[..., list[str]]:
 )
 @click.option(
     "--mode",
-    type=click.Choice(list(config.MODES)),
+    type=click.Choice(MODES),
     help="paper: batches of 5, every pair. large: big batches, cyclic partners.",
 )
 @click.option(
@@ -114,7 +93,7 @@ def _complete(names: Callable[[], list[str]]) -> Callable[..., list[str]]:
 )
 @click.option(
     "--precision",
-    type=click.Choice(list(PRECISIONS)),
+    type=click.Choice(PRECISIONS),
     help="bfloat16: in attacks only. tf32: in bounds too, on a GPU.  [default: float32]",
 )
 @click.option(
@@ -124,14 +103,14 @@ def _complete(names: Callable[[], list[str]]) -> Callable[..., list[str]]:
 )
 @click.option(
     "--log",
-    type=click.Choice(list(loggers.LOGGERS)),
+    type=click.Choice(LOGGERS),
     multiple=True,
     help="Report epochs there too; may be given again. wandb: sent unless WANDB_MODE=offline.",
 )
 @own_model
 @click.option(
     "--data",
-    type=Data(list(DATASETS)),
+    type=Data(DATASETS),
     metavar="NAME",
     help="Another data set than the preset's, or your own: a folder, FILE.npz or FILE.py:NAME.",
 )
@@ -142,9 +121,7 @@ def _complete(names: Callable[[], list[str]]) -> Callable[..., list[str]]:
 @quiet
 @results
 @requeue
-def train_command(
-    resume, out, log, data_dir, download, device, quiet, requeue, **options
-) -> Results:
+def train_command(**options) -> Results:
     """Train a network.
 
     Give a --preset, a --config file, or --resume. A preset holds a recipe for each
@@ -153,120 +130,6 @@ def train_command(
     you override train.epochs, the milestones and the ramp that you do not override keep their
     share of it. With --requeue and --out, the same command begins the run and continues it.
     """
-    lirpa.load()
-    where = join_processes(device)
-    settings, run = _requested(resume, out, requeue, options)
-    with distributed.leader_first():
-        images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)
-    epochs: list[dict[str, Any]] = []
-    history = train_run(
-        settings,
-        images,
-        run.path,
-        device=where,
-        resume=resume is not None,
-        requeue=requeue,
-        log=log,
-        observer=_observer(_first_line(settings, where, run), epochs, quiet),
-    )
-    if history is None:
-        return None
-    _print_end(run, history, trained=len(epochs), last_line=quiet or show_bars(quiet))
-    return _summary(settings, run, history)
+    from .actions import train
 
-
-def _requested(
-    resume: Path | None, out: Path | None, requeue: bool, options: dict[str, Any]
-) -> tuple[RunConfig, RunFolder]:
-    """Resolve what to train and where, from the options."""
-    if resume is not None:
-        alone = not requeue and all(value in (None, ()) for value in (out, *options.values()))
-        require(alone, "--resume continues a run as it was begun; drop the other options")
-        run = RunFolder(resume)
-        return run.begun_config(), run
-    require(
-        out is not None or not requeue, "--requeue needs --out RUN, the same folder at every start"
-    )
-    names = ("preset", "file", "method", "mode")
-    own_model, own_data = options.pop("model"), options.pop("data")
-    overrides = [] if own_data is None else [f"data.name={json.dumps(own_data)}"]
-    if own_model is not None:
-        overrides += ["model.name=own", f"model.source={json.dumps(own_model)}"]
-    overrides += options.pop("overrides")
-    given = {name: options.pop(name) for name in names}
-    settings = config.named(config.resolve(**given, overrides=overrides))
-    source = given["preset"] or given["file"].stem
-    name = distributed.agreed(f"{source}-{time.strftime('%Y%m%d-%H%M%S')}")
-    folder = out or Path("runs") / name
-    require(
-        not zoo.is_name(folder) and folder.suffix.lower() not in FORMATS,
-        f"--out {folder} is a name for a network of the zoo or in a file; choose another folder",
-    )
-    return _overridden(settings, **options), RunFolder(folder)
-
-
-def _overridden(
-    settings: RunConfig, init_from: Path | None, precision: str | None, compile: bool | None
-) -> RunConfig:
-    """Replace what was given on the command line."""
-    if init_from is not None and not zoo.is_name(init_from):
-        init_from = init_from.resolve()
-    options: dict[str, Any] = {
-        "init_from": init_from and str(init_from),
-        "precision": precision,
-        "compile": compile,
-    }
-    given = {key: value for key, value in options.items() if value is not None}
-    return replace(settings, train=replace(settings.train, **given))
-
-
-def _observer(first_line: str, epochs: list[dict[str, Any]], quiet: bool) -> Observer:
-    """Print the first line and the epochs, which ``epochs`` collects, and draw the curves."""
-    bars = show_bars(quiet)
-
-    def on_epoch(record: dict[str, Any]) -> None:
-        epochs.append(record)
-        if not (bars or quiet):
-            click.echo(tables.epoch_line(record))
-
-    return Observer(
-        progress=bars,
-        on_start=lambda: click.echo(first_line),
-        on_epoch=on_epoch,
-        draw=lambda history, run: pictures.plot_curves(history.records, run.curves),
-    )
-
-
-def _first_line(settings: RunConfig, device: torch.device, run: RunFolder) -> str:
-    shared = f" over {distributed.size()} processes" if distributed.size() > 1 else ""
-    return (
-        f"{settings.loss['name']} on {settings.data.name}: {settings.model['name']}, "
-        f"ε = {settings.train.eps:.4g}, {settings.train.epochs} epochs, "
-        f"batch {settings.train.batch_size}{shared}, {device}; run folder {run.path}"
-    )
-
-
-def _print_end(run: RunFolder, history: History, *, trained: int, last_line: bool) -> None:
-    """Print what was written where; the last epoch where its line was not printed before."""
-    if not trained:
-        click.echo("nothing was left to train")
-    if last_line or not trained:
-        click.echo(tables.epoch_line(history.records[-1]))
-    click.echo(
-        f"run folder: {run.path}\ncurves: {run.curves}\n"
-        f"certify it with: citrus-lirpa eval {shlex.quote(str(run.path))} --method crown-ibp"
-    )
-
-
-def _summary(settings: RunConfig, run: RunFolder, history: History) -> Results:
-    return {
-        "run": str(run.path),
-        "method": settings.loss["name"],
-        "data": settings.data.name,
-        "model": settings.model["name"],
-        "eps": settings.train.eps,
-        "epochs": len(history.records),
-        "seconds": round(sum(record["seconds"] for record in history.records), 3),
-        "last_epoch": history.records[-1],
-        "files": {"curves": str(run.curves)},
-    }
+    return train.run(**options)

@@ -31,21 +31,9 @@ from pydantic.types import AllowInfNan, Strict
 from typing_extensions import NotRequired, TypedDict, dataclass_transform
 
 from ..errors import CheckpointError, ConfigError, expect_known, unknown
+from .numbers import parse_number
 
 T = TypeVar("T")
-
-
-def parse_number(text: str | float) -> float:
-    """Read a number or a fraction such as ``8/255``.
-
-    Raises:
-        ConfigError: It is neither.
-    """
-    try:
-        numerator, slash, denominator = str(text).partition("/")
-        return float(numerator) / float(denominator) if slash else float(numerator)
-    except (ValueError, ZeroDivisionError):
-        raise ConfigError(f"'{text}' is not a number; expected one like 0.1 or 8/255") from None
 
 
 def _from_text(value: Any) -> Any:

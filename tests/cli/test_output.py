@@ -299,13 +299,20 @@ def test_completion_knows_commands_options_and_names():
     assert "--version" in completed("--")
 
 
-def test_completing_a_command_imports_none():
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("ev", "eval"), ("train --preset dig", "digits"), ("smooth --sig", "--sigma")],
+)
+def test_completion_does_not_import_torch(words, found):
+    code = (
+        "from citrus_lirpa.cli import main; import sys, atexit\n"
+        "atexit.register(lambda: print('torch' in sys.modules))\n"
+        "main(prog_name='citrus-lirpa')"
+    )
+    line = f"citrus-lirpa {words}"
     done = subprocess.run(
-        [sys.executable, "-c", "from citrus_lirpa.cli import main; import sys, atexit\n"
-         "atexit.register(lambda: print('torch' in sys.modules))\n"
-         "main(prog_name='citrus-lirpa')"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "_CITRUS_LIRPA_COMPLETE": "bash_complete",
-             "COMP_WORDS": "citrus-lirpa ev", "COMP_CWORD": "1"},
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "_CITRUS_LIRPA_COMPLETE": "bash_complete", "COMP_WORDS": line,
+             "COMP_CWORD": str(len(line.split()) - 1)},
     )  # fmt: skip
-    assert done.stdout.splitlines() == ["plain,eval", "False"], done.stderr
+    assert done.stdout.splitlines() == [f"plain,{found}", "False"], done.stderr

@@ -8,7 +8,7 @@ import pytest
 from configurations import refusal
 
 from citrus_lirpa.errors import CheckpointError, ConfigError
-from citrus_lirpa.formats import schema
+from citrus_lirpa.formats import numbers, schema
 from citrus_lirpa.formats.schema import Fraction, PositiveFraction, Size, Text
 
 
@@ -33,12 +33,12 @@ RECIPES = {"fry": fry}
 
 @pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.1", 0.1), (3, 3.0)])
 def test_numbers_and_fractions(text, value):
-    assert schema.parse_number(text) == value
+    assert numbers.parse_number(text) == value
 
 
 @pytest.mark.parametrize("text", ["abc", "1/0", "", "1/2/3", "8//255"])
 def test_what_is_neither_number_nor_fraction(text):
-    assert f"'{text}' is not a number" in refusal(schema.parse_number, text)
+    assert f"'{text}' is not a number" in refusal(numbers.parse_number, text)
 
 
 def test_a_checked_class_takes_numbers_fractions_and_lists():

@@ -95,6 +95,11 @@ def test_moved_modules_are_found_for_one_release(old, new, names):
             "from citrus_lirpa.cli import main; main(['--help'], standalone_mode=False)",
             "torch auto_LiRPA",
         ),
+        (
+            "from citrus_lirpa.cli import COMMANDS, main\n"
+            "for name in COMMANDS: main([name, '--help'], standalone_mode=False)",
+            "torch numpy pydantic auto_LiRPA",
+        ),
         ("from citrus_lirpa import *", "click matplotlib auto_LiRPA pandas onnx"),
         ("import citrus_lirpa.data", "torchvision"),
         ("from citrus_lirpa import plots, pareto, compare", "matplotlib pandas"),

@@ -1,0 +1,50 @@
+"""What several commands do."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import click
+
+from ... import distributed
+from ...bounds.box import PIXELS
+from ...reports.tables import table
+from ...verify import Protocol
+from ..choices import PROTOCOL
+
+
+def protocol_of(options: Mapping[str, Any], eps: float) -> Protocol:
+    """Make the protocol of the options that ``protocol_options`` gave a command.
+
+    Args:
+        options: Their values, perhaps among others.
+        eps: The radius where --eps is not given.
+
+    Raises:
+        InputError: If there can be no such protocol.
+    """
+    given = {name: options[name] for name in ("eps", *PROTOCOL)}
+    given["eps"] = eps if given["eps"] is None else given["eps"]
+    given["clip"] = PIXELS if given["clip"] else None
+    return Protocol(**given)
+
+
+def show_bars(quiet: bool) -> bool:
+    """Tell whether to draw bars: on a terminal, unless the lines of --verbose would tear them."""
+    verbose = logging.getLogger("citrus_lirpa").isEnabledFor(logging.DEBUG)
+    return not (quiet or verbose) and sys.stderr.isatty() and distributed.leads()
+
+
+def echo_once(text: str, *, err: bool = False) -> None:
+    """Print, where several processes work as one, in the first of them."""
+    if distributed.leads():
+        click.echo(text, err=err)
+
+
+def print_names(title: str, option: str, rows: Iterable[tuple[str, str]]) -> None:
+    """Print names of a kind, in bold, with the option that takes them and a line on each."""
+    bold = [(f"  {click.style(name, bold=True)}", line) for name, line in rows]
+    click.echo(f"{title} ({option}):\n{table(bold, ('<', '<'))}")

@@ -1,0 +1,149 @@
+"""``citrus-lirpa train``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from ... import data, distributed
+from ...bounds import lirpa
+from ...errors import require
+from ...reports import pictures, tables
+from ...runs.folder import RunFolder
+from ...runs.networks import FORMATS
+from ...runs.observer import Observer
+from ...runs.training import train_run
+from ...training import config, zoo
+from ...training.config import RunConfig
+from ...training.metrics import History
+from ...training.setup import join_processes
+from ..output import Results
+from .common import show_bars
+
+
+def run(resume, out, log, data_dir, download, device, quiet, requeue, **options) -> Results:
+    """Do what ``citrus-lirpa train`` is for."""
+    lirpa.load()
+    where = join_processes(device)
+    settings, run = _requested(resume, out, requeue, options)
+    with distributed.leader_first():
+        images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)
+    epochs: list[dict[str, Any]] = []
+    history = train_run(
+        settings,
+        images,
+        run.path,
+        device=where,
+        resume=resume is not None,
+        requeue=requeue,
+        log=log,
+        observer=_observer(_first_line(settings, where, run), epochs, quiet),
+    )
+    if history is None:
+        return None
+    _print_end(run, history, trained=len(epochs), last_line=quiet or show_bars(quiet))
+    return _summary(settings, run, history)
+
+
+def _requested(
+    resume: Path | None, out: Path | None, requeue: bool, options: dict[str, Any]
+) -> tuple[RunConfig, RunFolder]:
+    """Resolve what to train and where, from the options."""
+    if resume is not None:
+        alone = not requeue and all(value in (None, ()) for value in (out, *options.values()))
+        require(alone, "--resume continues a run as it was begun; drop the other options")
+        run = RunFolder(resume)
+        return run.begun_config(), run
+    require(
+        out is not None or not requeue, "--requeue needs --out RUN, the same folder at every start"
+    )
+    names = ("preset", "file", "method", "mode")
+    own_model, own_data = options.pop("model"), options.pop("data")
+    overrides = [] if own_data is None else [f"data.name={json.dumps(own_data)}"]
+    if own_model is not None:
+        overrides += ["model.name=own", f"model.source={json.dumps(own_model)}"]
+    overrides += options.pop("overrides")
+    given = {name: options.pop(name) for name in names}
+    settings = config.named(config.resolve(**given, overrides=overrides))
+    source = given["preset"] or given["file"].stem
+    name = distributed.agreed(f"{source}-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = out or Path("runs") / name
+    require(
+        not zoo.is_name(folder) and folder.suffix.lower() not in FORMATS,
+        f"--out {folder} is a name for a network of the zoo or in a file; choose another folder",
+    )
+    return _overridden(settings, **options), RunFolder(folder)
+
+
+def _overridden(
+    settings: RunConfig, init_from: Path | None, precision: str | None, compile: bool | None
+) -> RunConfig:
+    """Replace what was given on the command line."""
+    if init_from is not None and not zoo.is_name(init_from):
+        init_from = init_from.resolve()
+    options: dict[str, Any] = {
+        "init_from": init_from and str(init_from),
+        "precision": precision,
+        "compile": compile,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    return replace(settings, train=replace(settings.train, **given))
+
+
+def _observer(first_line: str, epochs: list[dict[str, Any]], quiet: bool) -> Observer:
+    """Print the first line and the epochs, which ``epochs`` collects, and draw the curves."""
+    bars = show_bars(quiet)
+
+    def on_epoch(record: dict[str, Any]) -> None:
+        epochs.append(record)
+        if not (bars or quiet):
+            click.echo(tables.epoch_line(record))
+
+    return Observer(
+        progress=bars,
+        on_start=lambda: click.echo(first_line),
+        on_epoch=on_epoch,
+        draw=lambda history, run: pictures.plot_curves(history.records, run.curves),
+    )
+
+
+def _first_line(settings: RunConfig, device: torch.device, run: RunFolder) -> str:
+    shared = f" over {distributed.size()} processes" if distributed.size() > 1 else ""
+    return (
+        f"{settings.loss['name']} on {settings.data.name}: {settings.model['name']}, "
+        f"ε = {settings.train.eps:.4g}, {settings.train.epochs} epochs, "
+        f"batch {settings.train.batch_size}{shared}, {device}; run folder {run.path}"
+    )
+
+
+def _print_end(run: RunFolder, history: History, *, trained: int, last_line: bool) -> None:
+    """Print what was written where; the last epoch where its line was not printed before."""
+    if not trained:
+        click.echo("nothing was left to train")
+    if last_line or not trained:
+        click.echo(tables.epoch_line(history.records[-1]))
+    click.echo(
+        f"run folder: {run.path}\ncurves: {run.curves}\n"
+        f"certify it with: citrus-lirpa eval {shlex.quote(str(run.path))} --method crown-ibp"
+    )
+
+
+def _summary(settings: RunConfig, run: RunFolder, history: History) -> Results:
+    return {
+        "run": str(run.path),
+        "method": settings.loss["name"],
+        "data": settings.data.name,
+        "model": settings.model["name"],
+        "eps": settings.train.eps,
+        "epochs": len(history.records),
+        "seconds": round(sum(record["seconds"] for record in history.records), 3),
+        "last_epoch": history.records[-1],
+        "files": {"curves": str(run.curves)},
+    }

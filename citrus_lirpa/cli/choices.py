@@ -1,0 +1,51 @@
+"""Names and defaults that help and completion show, which are imported without torch.
+
+Each stands elsewhere too, where it is used; a test compares them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: ``config.presets()``
+PRESETS = (
+    "cifar10-2-255", "cifar10-8-255", "digits", "mnist-0.1", "mnist-0.3", "tinyimagenet-1-255",
+)  # fmt: skip
+#: ``config.methods()``
+METHODS = (
+    "citrus", "ibp", "crown-ibp", "sabr", "taps", "staps", "mtl-ibp", "cc-ibp", "exp-ibp", "pgd",
+    "uat", "cw-uat", "uap-game", "gaussian", "smoothadv", "ce", "citrus-si",
+)  # fmt: skip
+#: ``config.MODES``
+MODES = ("paper", "large")
+#: ``config.MAX_SEED``
+MAX_SEED = 2**32 - 1
+#: ``precision.PRECISIONS``
+PRECISIONS = ("float32", "bfloat16", "tf32")
+#: ``loggers.LOGGERS``
+LOGGERS = ("tensorboard", "wandb")
+#: ``data.DATASETS``
+DATASETS = ("digits", "mnist", "cifar10", "tinyimagenet")
+#: ``verify.STAGES``
+STAGES = ("ibp", "crown-ibp", "crown", "alpha-crown", "bab")
+#: ``verify.RELATIONAL``
+RELATIONAL = ("none", "io", "cross")
+#: ``verify.SOLVERS``
+SOLVERS = ("highs", "gurobi")
+#: The defaults of ``verify.Protocol``.
+PROTOCOL: dict[str, Any] = {
+    "method": "bab",
+    "relational": "cross",
+    "group_size": 5,
+    "time_limit": 10.0,
+    "solver": "highs",
+    "limit": None,
+    "clip": None,
+    "batch_size": 256,
+    "seed": 0,
+    "held_out": False,
+}
+#: The defaults of ``verify.Smoothing``.
+SMOOTHING: dict[str, Any] = {"n0": 100, "n": 100_000, "alpha": 0.001, "seed": 0}
+#: ``attacks.SgdUap.epochs``
+SGD_UAP_EPOCHS = 10
