@@ -14,6 +14,10 @@ from .output import Results, examples, results
         ("side by side, and a Pareto plot", "citrus-lirpa compare runs/citrus runs/ibp"),
         ("a table for a README", "citrus-lirpa compare runs/* --markdown > table.md"),
         (
+            "mean ± std over the seeds of a sweep, for a paper",
+            "citrus-lirpa compare runs/methods --seeds --latex > table.tex",
+        ),
+        (
             "what CROWN-IBP alone proves of them, elsewhere",
             "citrus-lirpa compare runs/* --method crown-ibp --out figures",
         ),
@@ -21,7 +25,14 @@ from .output import Results, examples, results
     ),
 )
 @evaluated_runs
-@click.option("--markdown", is_flag=True, help="Print Markdown.")
+@click.option("--markdown", "form", flag_value="markdown", default="text", help="Print Markdown.")
+@click.option("--latex", "form", flag_value="latex", help="Print LaTeX, for booktabs.")
+@click.option("--csv", "form", flag_value="csv", help="Print CSV: one table, shares of 1.")
+@click.option(
+    "--seeds",
+    is_flag=True,
+    help="One row, mean ± standard deviation, for runs that differ in train.seed only.",
+)
 @click.option(
     "--out",
     type=FILE,
@@ -30,12 +41,12 @@ from .output import Results, examples, results
 )
 @results
 def compare_command(**options) -> Results:
-    """Compare trained and evaluated runs: RUN... are run folders.
+    """Compare trained and evaluated runs: RUN... are run folders, or folders of such.
 
     Prints a table as in papers for each data set, ε, number of images, group size and
     clipping. Each is sorted by certified average UAP accuracy (UCert), highest first.
-    compare.json holds the figures; compare.png plots UCert against standard accuracy, with the
-    Pareto front.
+    compare.json holds the figures; compare.png plots UCert against standard accuracy of each run,
+    with the Pareto front. A pattern such as 'runs/*' names runs too; what is no run is left out.
     """
     from .actions import compare
 

@@ -28,7 +28,7 @@ from .output import Results, examples, results
 )
 @results
 def report_command(**options) -> Results:
-    """Write runs as one HTML page: RUN... are run folders, or those eval made for ONNX files.
+    """Write runs as one HTML page: RUN... are run folders, those eval made, or folders of such.
 
     The page shows what is proved and what attacks leave, stage by stage, the training curves,
     the strongest universal perturbation and what it does to each class, the groups it hurts

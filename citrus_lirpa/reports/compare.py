@@ -1,25 +1,26 @@
-"""Trained and evaluated runs side by side: what their files say, as tables of a paper."""
+"""Trained and evaluated runs side by side: what their files say."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..bounds.checks import check_name
 from ..errors import CheckpointError, InputError
 from ..formats import schema
-from ..formats.schema import Word
+from ..formats.schema import Count, Word
 from ..losses import TRAINING_METHODS
 from ..runs.folder import RunFolder
 from ..training import checkpoint
 from ..training.epochs import read_epochs
 from ..training.toml import parse_toml
 from ..verify import STAGES, EvaluationRecord, fingerprint
-from .tables import clipping, count_images, percent, radius, table
+from .tables import clipping, count_images, radius
 
 _RESTORE = "restore the file, or train again"
 
@@ -69,6 +70,8 @@ class Run:
         stage: Last stage tried on single images.
         relational: Group stage of the evaluation.
         time_limit: Seconds of the evaluation for each group.
+        seed: Of the training; None where it is not known.
+        recipe: The configuration of the training but for the seed; empty where it is not known.
     """
 
     run: str
@@ -83,6 +86,8 @@ class Run:
     stage: str
     relational: str
     time_limit: float
+    seed: int | None = None
+    recipe: str = field(default="", repr=False)
 
 
 # -- reading --------------------------------------------------------------------------
@@ -129,9 +134,12 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 def _read_run(folder: Path, name: str, stage: str | None) -> Run:
     RunFolder(folder).check_begun()
-    return run_of(
-        name, training_method(folder), training_seconds(folder), read_evaluation(folder, stage)
-    )
+    record = read_evaluation(folder, stage)
+    run = run_of(name, training_method(folder), training_seconds(folder), record)
+    tables = read_config(folder)
+    seed = _training(folder, tables).train.seed
+    tables.get("train", {}).pop("seed", None)
+    return replace(run, seed=seed, recipe=json.dumps(tables, sort_keys=True, default=str))
 
 
 def run_of(
@@ -175,15 +183,25 @@ class _Loss:
 
 
 @dataclass(frozen=True)
+class _Seed:
+    seed: Count = 0
+
+
+@dataclass(frozen=True)
 class _Training:
     loss: _Loss
+    train: _Seed = _Seed()
 
 
 def training_method(folder: Path) -> tuple[str, str]:
     """Return the name in papers, and the source, of the training of a run folder."""
     tables = read_config(folder)
-    schema.read(_Training, tables, RunFolder(folder).config, _RESTORE)
+    _training(folder, tables)
     return name_in_papers(tables["loss"])
+
+
+def _training(folder: Path, tables: dict[str, Any]) -> _Training:
+    return schema.read(_Training, tables, RunFolder(folder).config, _RESTORE)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -269,54 +287,14 @@ def pareto_front(runs: Sequence[Run]) -> list[Run]:
 def differences(runs: Sequence[Run]) -> str | None:
     """Say in one line how the evaluations of one setting differ; None where they do not."""
     parts = []
-    for field, label in (
+    for key, label in (
         ("stage", "method"),
         ("relational", "group stage"),
         ("time_limit", "seconds a group"),
     ):
-        values = {run.run: getattr(run, field) for run in runs}
+        values = {run.run: getattr(run, key) for run in runs}
         usual, count = Counter(values.values()).most_common(1)[0]
         others = [f"{value} for {name}" for name, value in values.items() if value != usual]
         if count < len(runs):
             parts.append(f"{label} is {usual}, but {', '.join(others)}")
     return f"not evaluated alike: {'; '.join(parts)}" if parts else None
-
-
-def to_json(runs: Sequence[Run]) -> dict[str, Any]:
-    """Turn the tables into plain values; accuracies are shares of all images."""
-    tables = []
-    for setting, rows in by_setting(runs).items():
-        front = pareto_front(rows)
-        records = [asdict(run) | {"on_pareto_front": run in front} for run in rows]
-        for record in records:
-            del record["setting"]
-        tables.append({**asdict(setting), "differences": differences(rows), "runs": records})
-    return {"tables": tables}
-
-
-# -- tables ---------------------------------------------------------------------------
-
-_TITLES = ("method", "source", "run", "Std", "certified", "UCert", "under attack", "minutes")
-
-
-def format_tables(runs: Sequence[Run], *, markdown: bool = False) -> str:
-    """Tabulate the runs of each setting below a line that names it; accuracies in percent."""
-    blocks = []
-    for setting, members in by_setting(runs).items():
-        lines = table([_TITLES, *map(_cells, members)], (*3 * "<", *5 * ">"), markdown=markdown)
-        heading = f"### {setting}\n" if markdown else str(setting)
-        note = differences(members)
-        notes = [] if note is None else [f"\n{note}" if markdown else note]
-        blocks.append("\n".join([heading, lines, *notes]))
-    return "\n\n".join(blocks)
-
-
-def _cells(run: Run) -> tuple[str, ...]:
-    shares = (
-        run.standard_accuracy,
-        run.certified_accuracy,
-        run.certified_uap_accuracy,
-        run.attacked_uap_accuracy,
-    )
-    minutes = "-" if run.training_seconds is None else f"{run.training_seconds / 60:.1f}"
-    return (run.method, run.source, run.run, *map(percent, shares), minutes)

@@ -54,19 +54,24 @@ def count_images(count: int, kind: str = "") -> str:
 # -- tables ---------------------------------------------------------------------------
 
 
-def table(rows: Sequence[Sequence[str]], columns: Sequence[str], *, markdown: bool = False) -> str:
+def table(rows: Sequence[Sequence[str]], columns: Sequence[str], form: str = "text") -> str:
     """Lay out rows of cells as a table.
 
     Args:
-        rows: The cells of each row. In Markdown the first row is the heading.
+        rows: The cells of each row. In Markdown and LaTeX the first row is the heading.
         columns: "<" or ">" for each column, the side to which its cells are moved, and its
             least width where it has one, such as ">8".
-        markdown: Whether to write Markdown instead of aligned text.
+        form: "text" (aligned), "markdown", or "latex" (a tabular with the lines of booktabs).
 
     Returns:
         The lines, without a newline at the end.
     """
-    if markdown:
+    if form == "latex":
+        title, *rest = (" & ".join(map(_latex, row)) + r" \\" for row in rows)
+        sides = "".join("l" if column[0] == "<" else "r" for column in columns)
+        begin = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule", title, r"\midrule"]
+        return "\n".join([*begin, *rest, r"\bottomrule", r"\end{tabular}"])
+    if form == "markdown":
         title, *rest = (
             "| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in rows
         )
@@ -78,6 +83,22 @@ def table(rows: Sequence[Sequence[str]], columns: Sequence[str], *, markdown: bo
     ]
     forms = [f"{column[0]}{width}" for column, width in zip(columns, widths, strict=True)]
     return "\n".join("  ".join(map(format, row, forms)).rstrip() for row in rows)
+
+
+#: What stands for characters that mean something to LaTeX.
+_LATEX = str.maketrans(
+    {
+        **{c: rf"\{c}" for c in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+    }
+)
+
+
+def _latex(cell: str) -> str:
+    return cell.translate(_LATEX)
 
 
 def epoch_line(record: dict[str, Any]) -> str:

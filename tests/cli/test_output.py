@@ -149,7 +149,9 @@ def test_doctor_presets_and_models_answer(tmp_path):
     record, err = answer("models")
     assert [model["name"] for model in record["models"]] == list(MODELS)
     assert {"width", "linear"} <= set(record["models"][0]["options"])
-    assert "zoo:mnist-0.1-convsmall" in [net["name"] for net in record["zoo"]]
+    methods = {net["name"]: net["method"] for net in record["zoo"]}
+    assert methods["zoo:mnist-0.1-convsmall"] == "MTL-IBP"
+    assert methods["zoo:mnist-0.1-convsmall-citrus"] == "CITRUS"
 
 
 def test_a_failure_leaves_stdout_empty(tmp_path):

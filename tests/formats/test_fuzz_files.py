@@ -25,7 +25,8 @@ from citrus_lirpa import data
 from citrus_lirpa.errors import CitrusError, DataError, InputError, ModelError
 from citrus_lirpa.formats.onnx import load_onnx, save_onnx
 from citrus_lirpa.formats.onnx_graph import remove_unused
-from citrus_lirpa.reports.compare import format_tables, read_runs
+from citrus_lirpa.reports.compare import read_runs
+from citrus_lirpa.reports.rows import format_tables
 from citrus_lirpa.runs import sweep
 from citrus_lirpa.runs.folder import RunFolder
 from citrus_lirpa.training import checkpoint, config

@@ -1,5 +1,6 @@
 """compare: figures from files, tables, the Pareto front and its picture, one line a mistake."""
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -14,7 +15,7 @@ from matplotlib.colors import to_hex
 from citrus_lirpa.cli import main
 from citrus_lirpa.errors import InputError
 from citrus_lirpa.losses import TRAINING_METHODS
-from citrus_lirpa.reports import compare, pareto
+from citrus_lirpa.reports import compare, pareto, rows
 from citrus_lirpa.reports.compare import Run, Setting
 from citrus_lirpa.reports.palette import METHODS
 
@@ -73,7 +74,8 @@ def test_a_run_is_read(tmp_path):
         setting=Setting("cifar10", 2 / 255, 1000, 5, (0.0, 1.0)),
         standard_accuracy=0.64, certified_accuracy=0.501, certified_uap_accuracy=0.528,
         attacked_uap_accuracy=0.531, training_seconds=pytest.approx(135.3),
-        stage="bab", relational="cross", time_limit=10.0,
+        stage="bab", relational="cross", time_limit=10.0, seed=0,
+        recipe='{"loss": {"name": "citrus"}}',
     )  # fmt: skip
 
 
@@ -150,13 +152,104 @@ def test_markdown_alone_stands_on_stdout(tmp_path, three):
     ]
 
 
+def test_latex_has_the_same_cells(tmp_path, three):
+    odd = make(tmp_path / "a_b%", standard_accuracy=0.7, **ucert(0.5, 0.6))
+    status, output = run(*three, odd, "--latex", "--out", tmp_path)
+    assert status == 0
+    assert output.splitlines()[:8] == [
+        "% cifar10, ε = 2/255, 1000 test images, groups of 5, not clipped",
+        r"\begin{tabular}{lllrrrrr}",
+        r"\toprule",
+        r"method & source & run & Std & certified & UCert & under attack & minutes \\",
+        r"\midrule",
+        r"CITRUS & Xu \& Singh 2024 & ours & 64.00 & 50.10 & 52.80 & 53.10 & 2.3 \\",
+        r"CITRUS & Xu \& Singh 2024 & a\_b\% & 70.00 & 50.10 & 50.00 & 60.00 & 2.3 \\",
+        r"IBP & Shi et al. 2021 & boxes & 50.00 & 50.10 & 40.00 & 40.50 & 2.3 \\",
+    ]
+    assert output.splitlines()[9:11] == [r"\bottomrule", r"\end{tabular}"]
+
+
+def test_csv_is_one_table_of_all_settings(tmp_path, three):
+    clipped = make(tmp_path / "a,b", clip=[0.0, 1.0])
+    arguments = ["compare", *map(str, [*three, clipped]), "--csv", "--out", str(tmp_path)]
+    lines = list(csv.DictReader(CliRunner().invoke(main, arguments).stdout.splitlines()))
+    assert [(line["run"], line["clip"]) for line in lines] == [
+        ("a,b", "0 to 1"), ("ours", ""), ("boxes", ""), ("plain", "")
+    ]  # fmt: skip
+    line = lines[1]
+    assert line["data"] == "cifar10" and float(line["eps"]) == 2 / 255
+    assert float(line["certified_uap_accuracy"]) == 0.528 and line["on_pareto_front"] == "True"
+    assert "recipe" not in line and line["seed"] == "0"
+
+
+# -- seeds --------------------------------------------------------------------------
+
+
+def seeded(folder: Path, seed: int, standard: float, certified: float, extra: str = "") -> Path:
+    loss = f'name = "ibp"\n[train]\nseed = {seed}\n{extra}'
+    return make(folder, loss, standard_accuracy=standard, **ucert(certified, 0.9))
+
+
+@pytest.fixture
+def seeds(tmp_path) -> list[Path]:
+    """Three seeds of one training, one run of another, and one that is evaluated otherwise."""
+    folders = [
+        seeded(tmp_path / f"ibp-{seed}-small", seed, 0.6 + seed / 100, 0.4 + seed / 50)
+        for seed in range(3)
+    ]
+    folders.append(seeded(tmp_path / "longer", 0, 0.7, 0.3, "epochs = 9"))
+    folders.append(seeded(tmp_path / "otherwise", 5, 0.1, 0.1))
+    evaluate(folders[-1], time_limit=60.0, standard_accuracy=0.1, **ucert(0.1, 0.9))
+    return folders
+
+
+def test_seeds_are_one_row_with_mean_and_deviation(tmp_path, seeds):
+    status, output = run(*seeds, "--seeds", "--out", tmp_path)
+    assert status == 0
+    title, *lines = output.splitlines()[1:5]
+    assert title.split() == [
+        "method", "source", "run", "seeds", "Std", "certified", "UCert", "under", "attack",
+        "minutes",
+    ]  # fmt: skip
+    start = "IBP     Shi et al. 2021  "
+    assert lines[0].startswith(start)
+    assert "ibp-*-small  0, 1, 2  61.00 ± 1.00" in lines[0] and "42.00 ± 2.00" in lines[0]
+    assert "50.10 ± 0.00" in lines[0]
+    assert "±" not in lines[1] + lines[2]
+    record = json.loads((tmp_path / "compare.json").read_text("utf-8"))["tables"][0]
+    assert len(record["runs"]) == 5 and len(record["seeds"]) == 3
+    three = record["seeds"][0]
+    assert three["seeds"] == [0, 1, 2] and three["training_seconds"] == pytest.approx(135.3)
+    assert three["standard_accuracy"] == {"mean": pytest.approx(0.61), "std": pytest.approx(0.01)}
+    assert record["seeds"][1]["standard_accuracy"] == {"mean": 0.7, "std": None}
+
+
+def test_seeds_in_latex_and_csv(tmp_path, seeds):
+    latex = run(*seeds, "--seeds", "--latex", "--out", tmp_path)[1]
+    assert r"{llllrrrrr}" in latex and r"61.00 $\pm$ 1.00" in latex
+    arguments = ["compare", *map(str, seeds), "--seeds", "--csv", "--out", str(tmp_path)]
+    first, *_ = csv.DictReader(CliRunner().invoke(main, arguments).stdout.splitlines())
+    assert first["seeds"] == "0 1 2"
+    assert float(first["certified_uap_accuracy_std"]) == pytest.approx(0.02)
+
+
+def test_one_seed_twice_is_no_second_sample(tmp_path, seeds):
+    again = seeded(tmp_path / "again", 1, 0.6, 0.4)
+    line = mistake(*seeds, again, "--seeds", "--out", tmp_path / "out")
+    assert "ibp-1-small and again are one training, with seed 1, twice" in line
+    assert run(*seeds, again, "--out", tmp_path)[0] == 0
+
+
+# -- settings -----------------------------------------------------------------------
+
+
 def test_one_table_for_each_setting(tmp_path):
     others = {
         "data": "mnist", "eps": 8 / 255, "images": 500, "group_size": 10, "clip": [0.0, 1.0]
     }  # fmt: skip
     folders = [make(tmp_path / "one"), make(tmp_path / "two")]
     folders += [make(tmp_path / key, **{key: value}) for key, value in others.items()]
-    tables = compare.format_tables(compare.read_runs(folders)).split("\n\n")
+    tables = rows.format_tables(compare.read_runs(folders)).split("\n\n")
     heads = {table.splitlines()[0]: len(table.splitlines()) - 2 for table in tables}
     end = "groups of 5, not clipped"
     assert heads == {
@@ -171,10 +264,10 @@ def test_one_table_for_each_setting(tmp_path):
 
 def test_evaluations_that_differ_are_named_beneath(tmp_path):
     folders = [make(tmp_path / "one"), make(tmp_path / "two"), make(tmp_path / "longer")]
-    assert "not evaluated alike" not in compare.format_tables(compare.read_runs(folders))
+    assert "not evaluated alike" not in rows.format_tables(compare.read_runs(folders))
     evaluate(folders[2], time_limit=60.0, relational="io")
     folders.append(make(tmp_path / "cheap", method="ibp", certified_accuracy={"ibp": 0.3}))
-    table = compare.format_tables(compare.read_runs(folders))
+    table = rows.format_tables(compare.read_runs(folders))
     assert table.splitlines()[-1] == (
         "not evaluated alike: method is bab, but ibp for cheap; group stage is cross, but io "
         "for longer; seconds a group is 10.0, but 60.0 for longer"
@@ -197,7 +290,7 @@ def test_json(tmp_path, three):
         "run": "boxes", "method": "IBP", "source": "Shi et al. 2021", "standard_accuracy": 0.5,
         "certified_accuracy": 0.501, "certified_uap_accuracy": 0.4, "attacked_uap_accuracy": 0.405,
         "training_seconds": pytest.approx(135.3), "stage": "bab", "relational": "cross",
-        "time_limit": 10.0, "on_pareto_front": False,
+        "time_limit": 10.0, "seed": 0, "on_pareto_front": False,
     }  # fmt: skip
     assert [(row["run"], row["on_pareto_front"]) for row in rows] == [
         ("ours", True), ("boxes", False), ("plain", True)
@@ -323,6 +416,24 @@ def mistake(*args) -> str:
 def test_no_run_folder(tmp_path):
     line = mistake(tmp_path / "absent")
     assert f"{tmp_path / 'absent'} is no run folder" in line and "citrus-lirpa train" in line
+
+
+def test_folders_and_patterns_name_the_runs_in_them(tmp_path, three, monkeypatch):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "compare.json").write_text("{}", "utf-8")
+    (tmp_path / "ours" / "earlier-1").mkdir()
+    (tmp_path / "ours" / "earlier-1" / "config.toml").write_text("", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    whole = run(tmp_path, "--out", tmp_path / "out")[1].splitlines()[:5]
+    assert [line.split()[0] for line in whole] == ["cifar10,", "method", "CITRUS", "IBP", "CE"]
+    listed = run(*sorted(tmp_path.iterdir()), "--out", tmp_path / "out")[1].splitlines()
+    left = [f"{tmp_path / name}" for name in ("compare.json", "logs", "out")]
+    assert listed[0] == f"left out, for they hold no run: {', '.join(left)}"
+    assert listed[1:6] == whole
+    assert run("[op]*", "--out", tmp_path / "out")[1].splitlines()[-4].split()[0] == "CITRUS"
+    assert "nothing is called x*; expected run folders" in mistake("x*")
+    assert "is no run folder" in mistake(tmp_path / "logs")
+    assert f"{tmp_path / 'ors'} is no run folder" in mistake(tmp_path / "ors", three[0])
 
 
 def test_a_run_given_twice(tmp_path):

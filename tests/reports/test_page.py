@@ -216,6 +216,15 @@ def test_several_runs_are_compared(folder, tmp_path, monkeypatch):
     assert len(text) < 2.2 * one
 
 
+def test_a_folder_of_runs_stands_for_them(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "runs" / "a")
+    shutil.copytree(folder, tmp_path / "runs" / "b")
+    (tmp_path / "runs" / "logs").mkdir()
+    status, output = run("report", tmp_path / "runs", "--out", tmp_path / "page.html")
+    assert status == 0 and output == f"report: {tmp_path / 'page.html'}\n"
+    assert "<title>a, b" in (tmp_path / "page.html").read_text("utf-8")
+
+
 def test_runs_of_different_settings_are_compared_apart(folder):
     copy = other(folder, "clipped", standard=0.9, certified=0.8, attacked=0.8)
     values = record(copy) | {"clip": [0.0, 1.0]}

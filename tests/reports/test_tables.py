@@ -25,7 +25,7 @@ def test_columns_are_aligned_and_markdown_is_escaped():
     assert tables.table(rows, ("<", ">6")).splitlines() == [
         "name    size", "a|b        5", "c"
     ]  # fmt: skip
-    assert tables.table(rows, ("<", ">6"), markdown=True).splitlines() == [
+    assert tables.table(rows, ("<", ">6"), "markdown").splitlines() == [
         "| name | size |", "|---|--:|", r"| a\|b | 5 |", "| c |  |"
     ]  # fmt: skip
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ import click
 from ... import distributed
 from ...bounds.box import PIXELS
 from ...reports.tables import table
+from ...runs.finding import find_runs
 from ...verify import Protocol
 from ..choices import PROTOCOL
 
@@ -48,3 +50,11 @@ def print_names(title: str, option: str, rows: Iterable[tuple[str, str]]) -> Non
     """Print names of a kind, in bold, with the option that takes them and a line on each."""
     bold = [(f"  {click.style(name, bold=True)}", line) for name, line in rows]
     click.echo(f"{title} ({option}):\n{table(bold, ('<', '<'))}")
+
+
+def found_runs(paths: Sequence[Path]) -> list[Path]:
+    """Return the run folders that paths name, and say which paths hold none."""
+    folders, others = find_runs(paths)
+    if others:
+        click.echo(f"left out, for they hold no run: {', '.join(map(str, others))}", err=True)
+    return folders

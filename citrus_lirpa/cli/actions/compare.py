@@ -10,25 +10,31 @@ from typing import Any
 import click
 
 from ...formats import atomic
-from ...reports import compare, pareto
+from ...reports import compare, pareto, rows
 from ..output import Results
+from .common import found_runs
 
 FIGURES, PICTURE = "compare.json", "compare.png"
 
 
-def run(folders, method, markdown, out) -> Results:
+def run(folders, method, form, seeds, out) -> Results:
     """Do what ``citrus-lirpa compare`` is for."""
-    return show(folders, out, method=method, markdown=markdown)
+    return show(found_runs(folders), out, method=method, form=form, seeds=seeds)
 
 
 def show(
-    folders: Sequence[Path], out: Path, *, method: str | None = None, markdown: bool = False
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    method: str | None = None,
+    form: str = "text",
+    seeds: bool = False,
 ) -> dict[str, Any]:
     """Print the tables of runs and write compare.json and compare.png into ``out``."""
     runs = compare.read_runs(folders, method)
-    click.echo(compare.format_tables(runs, markdown=markdown))
-    figures, record = out / FIGURES, compare.to_json(runs)
+    click.echo(rows.format_tables(runs, form, seeds=seeds))
+    figures, record = out / FIGURES, rows.to_json(runs, seeds=seeds)
     atomic.write_text(figures, json.dumps(record, indent=2) + "\n")
     picture = pareto.plot_pareto(runs, out / PICTURE)
-    click.echo(f"results: {figures}\npicture: {picture}", err=markdown)
+    click.echo(f"results: {figures}\npicture: {picture}", err=form != "text")
     return {**record, "files": {"results": str(figures), "picture": str(picture)}}

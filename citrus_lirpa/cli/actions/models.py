@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import click
 
 from ...models import MODELS
+from ...reports import compare
 from ...reports.tables import percent, radius
-from ...training import zoo
+from ...training import checkpoint, zoo
 from ..output import Results
 from .common import print_names
 
@@ -23,7 +25,7 @@ def run() -> Results:
     rows = [
         (
             n["name"],
-            f"{n['data']}, ε = {radius(n['eps'])}: standard accuracy "
+            f"{n['method']} on {n['data']}, ε = {radius(n['eps'])}: standard accuracy "
             f"{percent(n['standard_accuracy'], ' %')}, UCert "
             f"{percent(n['certified_uap_accuracy'], ' %')}",
         )
@@ -51,9 +53,10 @@ def _options(model: dict[str, Any]) -> str:
 
 
 def _trained(name: str) -> dict[str, Any]:
-    record = zoo.evaluation(name)
+    record, path = zoo.evaluation(name), f"{zoo.PREFIX}{name}"
     return {
-        "name": f"{zoo.PREFIX}{name}",
+        "name": path,
+        "method": compare.name_in_papers(checkpoint.load(Path(path))[0].loss)[0],
         "data": record["data"],
         "eps": record["eps"],
         "standard_accuracy": record["standard_accuracy"],
