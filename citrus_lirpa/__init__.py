@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from .losses import Adversarial as Adversarial
     from .losses import CcIbp as CcIbp
     from .losses import Citrus as Citrus
+    from .losses import Colt as Colt
     from .losses import CrossEntropy as CrossEntropy
     from .losses import CrownIbp as CrownIbp
     from .losses import ExpIbp as ExpIbp
@@ -68,8 +69,8 @@ _NAMES = {
     "bounds.net": ("METHODS", "BoundedNet"),
     "errors": ("CitrusError",),
     "losses": (
-        *("Adversarial", "CcIbp", "Citrus", "CrossEntropy", "CrownIbp", "ExpIbp", "Gaussian"),
-        *("Ibp", "LossTerms", "MtlIbp", "Sabr", "SmoothAdv", "Taps", "UapGame", "Uat"),
+        *("Adversarial", "CcIbp", "Citrus", "Colt", "CrossEntropy", "CrownIbp", "ExpIbp"),
+        *("Gaussian", "Ibp", "LossTerms", "MtlIbp", "Sabr", "SmoothAdv", "Taps", "UapGame", "Uat"),
     ),
     "losses.cross_input": ("Groups", "Shifts", "cross_input_boxes"),
     "training.initialisation": ("shi_initialise",),

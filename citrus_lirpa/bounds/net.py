@@ -23,7 +23,7 @@ from .lirpa_bounds import METHODS as METHODS
 from .lirpa_bounds import LirpaNetwork, magnitudes
 from .margins import specification
 from .precision import full_precision
-from .segments import INPUT, Segment, affine_segments, segment_behind
+from .segments import INPUT, Segment, affine_segments, chain, segment_behind
 from .selfcheck import self_check
 from .tracing import (
     check_logits,
@@ -190,6 +190,20 @@ class BoundedNet:
     def tail(self, relu: int) -> Segment:
         """Return the network from the output of ReLU ``relu``, in network order, to the logits."""
         return segment_behind(self.graph, relu)
+
+    def chain(self, relus: int) -> list[Segment]:
+        """Return the affine maps of pixels to the first ReLU, and from each ReLU to the next.
+
+        Args:
+            relus: How many ReLUs, in network order.
+
+        Returns:
+            A segment for each, with the weights of now and with graph.
+
+        Raises:
+            ModelError: The network cannot be split so.
+        """
+        return chain(self.graph, self.normalise, relus)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the module's parameters."""

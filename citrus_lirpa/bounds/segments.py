@@ -85,9 +85,38 @@ def affine_segments(graph: Graph, normalise: nn.Module | None) -> list[Segment]:
     segments = []
     for end in ends:
         segment = _segment(graph, numbers, end)
-        for operation in segment.operations:
-            _check_affine(operation)
+        _check_affine(segment, "branch and bound takes")
         segments.append(replace(segment.frozen(), normalise=normalise))
+    return segments
+
+
+def chain(graph: Graph, normalise: nn.Module | None, relus: int) -> list[Segment]:
+    """Return the affine maps from each of a network's first ReLUs to the next.
+
+    Args:
+        graph: The graph of the network. BatchNorm uses the statistics that bounds use.
+        normalise: Applied to the network's input first.
+        relus: How many ReLUs.
+
+    Returns:
+        The segment that ends in the input of each of them, from the output of the one before it;
+        the first one from the network's input. They have the weights of now, with graph.
+
+    Raises:
+        ModelError: There are other operations than affine ones and ReLU, or connections around
+            a ReLU.
+    """
+    numbers = {graph.input: INPUT, **{name: k for k, name in enumerate(graph.relus)}}
+    segments = []
+    for number, name in enumerate(graph.relus[:relus]):
+        segment = _segment(graph, numbers, graph.operations[name].arguments[0])
+        _check_affine(segment, "layer by layer go")
+        if segment.sources != (number - 1,):
+            raise ModelError(
+                f"the network cannot be split in layers: ReLU {number} depends on more than the "
+                "ReLU before it"
+            )
+        segments.append(replace(segment, normalise=normalise))
     return segments
 
 
@@ -132,12 +161,13 @@ def _segment(graph: Graph, numbers: dict[str, int], end: str) -> Segment:
     return Segment(sources, shape, names, end, operations, constants)
 
 
-def _check_affine(operation: Operation) -> None:
-    kind, varying = operation.kind, operation.varying
-    product = kind in _PRODUCTS and sum(varying) == 1 and (kind != "BoundDiv" or varying[0])
-    weights = kind in _WEIGHTED and any(varying[1:])
-    if (kind not in _AFFINE and not product) or weights:
-        raise ModelError(
-            f"branch and bound takes networks of affine layers and ReLU; this one has "
-            f"{kind.removeprefix('Bound')} on computed values"
-        )
+def _check_affine(segment: Segment, takes: str) -> None:
+    for operation in segment.operations:
+        kind, varying = operation.kind, operation.varying
+        product = kind in _PRODUCTS and sum(varying) == 1 and (kind != "BoundDiv" or varying[0])
+        weights = kind in _WEIGHTED and any(varying[1:])
+        if (kind not in _AFFINE and not product) or weights:
+            raise ModelError(
+                f"{takes} networks of affine layers and ReLU; this one has "
+                f"{kind.removeprefix('Bound')} on computed values"
+            )

@@ -6,6 +6,7 @@
 from .adversarial import Adversarial, CrossEntropy, Uat
 from .base import Loss, LossTerms
 from .citrus import Citrus
+from .colt import Colt
 from .cross_input import Groups, Shifts, cross_input_boxes
 from .game import UapGame
 from .ibp import CrownIbp, Ibp
@@ -21,6 +22,7 @@ __all__ = [
     "Adversarial",
     "CcIbp",
     "Citrus",
+    "Colt",
     "CrossEntropy",
     "CrownIbp",
     "ExpIbp",

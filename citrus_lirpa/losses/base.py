@@ -94,6 +94,19 @@ class LossTerms(Tensor):
         return 1 - (self.margins.detach().amin(dim=(1, 2)) > 0).float().mean()
 
 
+@dataclass(frozen=True)
+class Stage:
+    """What a step of a training in stages does.
+
+    Args:
+        rate: Factor of the learning rate.
+        frozen: Weights that are not trained: no penalty is to move them either.
+    """
+
+    rate: float = 1.0
+    frozen: tuple[nn.Parameter, ...] = ()
+
+
 class Loss(nn.Module):
     """Base of all losses: ``loss(net, x, y, eps)`` checks the batch, then asks ``terms``.
 
@@ -163,6 +176,15 @@ class Loss(nn.Module):
 
     def check_batch_size(self, size: int) -> None:
         """Raise InputError if this loss cannot use batches of ``size`` inputs."""
+
+    def begin_step(self, net: BoundedNet, done: float) -> Stage:
+        """Go to a point of the training; most losses are the same all along.
+
+        Args:
+            net: The network that is trained.
+            done: Share of the training that is done, from 0 to 1.
+        """
+        return Stage()
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of a batch that was checked, at a positive ε."""

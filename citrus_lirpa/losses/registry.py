@@ -15,6 +15,7 @@ from ..attacks import PGD
 from .adversarial import Adversarial, CrossEntropy, Uat
 from .base import Loss
 from .citrus import Citrus
+from .colt import Colt
 from .cross_input import make_pairing
 from .game import UapGame
 from .ibp import CrownIbp, Ibp
@@ -134,6 +135,7 @@ TRAINING_METHODS = {
             "Mao et al. 2023",
             from_options(Taps, steps=_latent_steps, tau_ratio=_required_ratio),
         ),
+        Method("colt", "COLT", "Balunović & Vechev 2020", from_options(Colt)),
         Method("mtl-ibp", "MTL-IBP", "De Palma et al. 2024", from_options(MtlIbp)),
         Method("cc-ibp", "CC-IBP", "De Palma et al. 2024", from_options(CcIbp)),
         Method("exp-ibp", "EXP-IBP", "De Palma et al. 2024", from_options(ExpIbp)),

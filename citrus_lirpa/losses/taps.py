@@ -132,13 +132,26 @@ class Taps(Loss):
 
     def _cut(self, net: BoundedNet) -> int:
         """Return the number of the ReLU that the split is behind."""
-        before = self.split if self.split >= 0 else net.relus + self.split
-        require(
-            0 < before < net.relus,
-            f"split is {self.split}, but the network has {net.relus} ReLUs; expected at least "
-            "one of them before the split and one behind it",
-        )
-        return before - 1
+        return relus_before(self.split, net) - 1
+
+
+def relus_before(split: int, net: BoundedNet) -> int:
+    """Return how many ReLUs of a network are before a split.
+
+    Args:
+        split: This number, counted from the end if negative.
+        net: The network.
+
+    Raises:
+        InputError: No ReLU is before the split, or none behind it.
+    """
+    before = split if split >= 0 else net.relus + split
+    require(
+        0 < before < net.relus,
+        f"split is {split}, but the network has {net.relus} ReLUs; expected at least one of them "
+        "before the split and one behind it",
+    )
+    return before
 
 
 def linked(z: Box, points: Tensor, link: float) -> Tensor:

@@ -24,6 +24,7 @@ from ..bounds.precision import check_device, float32_products
 from ..data.types import Split, check_split
 from ..errors import NonFiniteLossError
 from ..losses import LossTerms
+from ..losses.base import Stage
 from ..models import core_of
 from . import checkpoint
 from .batches import Batches, check_batches, training_part
@@ -156,12 +157,13 @@ class _Trainer:
 
     def _step(self) -> None:
         x, y = self.batches[self.state.step]
-        eps = self._eps()
+        eps, stage = self._eps(), self._stage()
+        rate = learning_rate(self.train, self.state.step / self.batches.an_epoch)
         for group in self.state.optimiser.param_groups:
-            group["lr"] = learning_rate(self.train, self.state.step / self.batches.an_epoch)
+            group["lr"] = rate * stage.rate
         with distributed.shared_batch():
             terms = self.loss(self.net, x, y, eps)
-            penalty = self._penalty(terms)
+            penalty = self._penalty(terms, stage)
             self.state.optimiser.zero_grad(set_to_none=True)
             (terms.total + penalty).backward()
         self._average_over_processes()
@@ -178,14 +180,22 @@ class _Trainer:
             clip = getattr(self.loss, "clip", None)
             self.kappa = highest_kappa(self.net, terms, x, y, eps, clip)
 
-    def _penalty(self, terms: LossTerms) -> Tensor:
+    def _stage(self) -> Stage:
+        """Tell the loss, unless it is a module of the user's that has no stages, how far it is."""
+        begin = getattr(self.loss, "begin_step", None)
+        total = self.train.epochs * self.batches.an_epoch
+        return begin(self.net, self.state.step / total) if callable(begin) else Stage()
+
+    def _penalty(self, terms: LossTerms, stage: Stage) -> Tensor:
         penalty = terms.total.new_zeros(())
         weight = self.train.shi * (1 - self._ramp())
         if weight > 0:
             bounds = terms.bounds or self.net.bound_unchecked(terms.box)
             penalty = penalty + weight * shi_regulariser(bounds.inputs, bounds.preactivations)
         if self.train.l1 > 0:
-            penalty = penalty + self.train.l1 * l1_norm(self.weights)
+            frozen = {id(weight) for weight in stage.frozen}
+            trained = [weight for weight in self.weights if id(weight) not in frozen]
+            penalty = penalty + self.train.l1 * l1_norm(trained)
         return penalty
 
     def _average_over_processes(self) -> None:

@@ -31,6 +31,7 @@ from citrus_lirpa.losses import (
     Adversarial,
     CcIbp,
     Citrus,
+    Colt,
     CrossEntropy,
     CrownIbp,
     ExpIbp,
@@ -65,7 +66,7 @@ def test_no_point_of_a_box_beats_its_margins(name, network):
     net, statistics = wrapped(model), clean_statistics(model, x)
     terms = make(name)(net, x, y, EPS)
     if terms.margins is None:
-        assert name in ("pgd", "uat", "cw-uat", "uap-game", "gaussian", "smoothadv", "ce")
+        assert name in ("pgd", "uat", "cw-uat", "uap-game", "gaussian", "smoothadv", "colt", "ce")
         assert terms.certified().isnan()
         return
     labels = y.repeat_interleave(len(terms.box) // 6)
@@ -179,6 +180,7 @@ CLIPPED = {
     ExpIbp: lambda max_eps, clip: ExpIbp(0.3, clip=clip),
     Adversarial: lambda max_eps, clip: Adversarial(clip=clip),
     Uat: lambda max_eps, clip: Uat(per_class=True, clip=clip),
+    Colt: lambda max_eps, clip: Colt(clip=clip),
     UapGame: lambda max_eps, clip: UapGame(clip=clip),
     CrossEntropy: lambda max_eps, clip: CrossEntropy(clip=clip),
 }

@@ -155,13 +155,33 @@ def test_every_method_trains_the_same_twice(digits, method):
     begun = Run(digits, *ANY, method=method).state
     records, state = trained(digits, *ANY, method=method)
     assert (records, same(state, begun)) == (trained(digits, *ANY, method=method)[0], False)
-    assert [r["eps"] for r in records] == [0.1, 0.1]
+    factor = 1.05 if method == "colt" else 1
+    assert [r["eps"] for r in records] == pytest.approx([0.1 * factor, 0.1 * factor])
     assert all(math.isfinite(r["loss"]) for r in records)
-    noisy = method in ("gaussian", "smoothadv")
+    noisy = method in ("gaussian", "smoothadv", "colt")
     bounded = not noisy and method not in ("ce", "pgd", "uat", "cw-uat", "uap-game")
     assert all((r["certified"] is not None) == bounded for r in records)
     attacked = not noisy and method not in ("ce", "ibp", "crown-ibp", "taps")
     assert all(isinstance(r["kappa"], int) if attacked else r["kappa"] is None for r in records)
+
+
+def test_frozen_layers_stay_as_they_are(digits):
+    """Stage by stage, though L1 draws on every other weight; rates fall within each stage."""
+    run = Run(digits, *ANY[:-1], "model.hidden=[12, 8, 6]", "train.epochs=3", "train.l1=0.01",
+              "train.lr=0.01", "loss.halvings=4", method="colt")  # fmt: skip
+    layers = [layer for layer in run.net.module if isinstance(layer, nn.Linear)]
+    seen = []
+
+    def keep(_record=None):
+        seen.append([layer.weight.detach().clone() for layer in layers])
+
+    keep()
+    records = run.fit(on_epoch=keep)
+    moved = [[not torch.equal(a, b) for a, b in zip(*pair, strict=True)]
+             for pair in zip(seen, seen[1:], strict=False)]  # fmt: skip
+    assert moved == [[True] * 4, [False, True, True, True], [False, False, True, True]]
+    # the last of an epoch's four steps is at 0.75 of its stage, in the third part of the rest
+    assert [r["lr"] for r in records] == pytest.approx([0.01 * 0.75**s / 4 for s in range(3)])
 
 
 class Trying(nn.Module):

@@ -26,7 +26,7 @@ BATCH = (64, 64, 128, 128, 128)
 BATCH_OF_SINGLE_INPUTS = (256, 256, 128, 128, 128)
 
 MIXED = ("mtl-ibp", "cc-ibp", "exp-ibp")
-BOUNDLESS = ("ce", "pgd", "uat", "cw-uat", "uap-game", "gaussian", "smoothadv")
+BOUNDLESS = ("ce", "pgd", "uat", "cw-uat", "uap-game", "gaussian", "smoothadv", "colt")
 RAMPED = ("pgd", "smoothadv")
 
 
@@ -57,6 +57,14 @@ def published(method: str, at: int) -> dict:
         train |= {"epochs": 80, "milestones": (61, 71), "ramp_length": 20, "shi": 0.2}
     if (method, SETTINGS[at]) == ("sabr", "tinyimagenet-1-255"):
         train |= {"epochs": 180, "milestones": (140, 160)}
+    if method == "colt":  # published for CIFAR-10 alone: 200 epochs for each of three stages
+        loss["split"], train["milestones"], train["eps_factor"] = 2, (), 1.05
+        train["l1"], train["batch_size"] = 1e-5, 100
+        if SETTINGS[at].startswith("cifar10"):
+            train["epochs"] = 600
+        if SETTINGS[at] == "cifar10-8-255":
+            loss |= {"eps_growth": 1.2, "stage_rate": 0.5, "stable": 0.003}
+            train |= {"l1": 5e-6, "batch_size": 150}
     if method in BOUNDLESS:
         train |= {"shi": 0.0, "initialisation": "default"}
     if method in BOUNDLESS and method not in RAMPED:  # which ramp as the certified methods do
