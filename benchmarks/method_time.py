@@ -2,8 +2,8 @@
 
     python benchmarks/method_time.py --data-dir DATA [--preset mnist-0.1] [--model convsmall]
 
-A step is the loss at the ramp's full ε (half of it for CROWN-IBP, which fades into IBP), the
-backward pass and Adam's update, on one real batch. The methods take turns, so that a change of
+A step is the loss at the ramp's full ε (half of it for CROWN-IBP, which fades into IBP) and in the
+last stage, the backward pass and Adam's update, on one real batch. The methods take turns, so that a change of
 the machine's load meets all of them; the median over the rounds is reported.
 """
 
@@ -69,6 +69,7 @@ def step_of(method: str, preset: str, model: str, data_dir: Path, batch: int):
     x, y = images.pixels(slice(0, batch)), images.labels[:batch]
     net, loss = runs.build(settings, torch.device("cpu"))
     net.train()
+    loss.begin_step(net, 1.0)
     optimiser = torch.optim.Adam(net.parameters(), lr=settings.train.lr)
     eps = settings.train.max_eps * (0.5 if method == "crown-ibp" else 1.0)
 
