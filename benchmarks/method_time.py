@@ -2,9 +2,9 @@
 
     python benchmarks/method_time.py --data-dir DATA [--preset mnist-0.1] [--model convsmall]
 
-A step is the loss at the ramp's full ε (half of it for CROWN-IBP, which fades into IBP) and in the
-last stage, the backward pass and Adam's update, on one real batch. The methods take turns, so that a change of
-the machine's load meets all of them; the median over the rounds is reported.
+A step is the loss at the ramp's full ε (half of it for CROWN-IBP, which fades into IBP) and in
+the last stage, the backward pass and Adam's update, on one real batch. The methods take turns, so
+that a change of the machine's load meets all of them; the median over the rounds is reported.
 """
 
 from __future__ import annotations

@@ -127,7 +127,8 @@ class Colt(Loss):
             with torch.no_grad():
                 layers, zonotope = relax(head, box, self.projections)
                 points = self._points(net, layers, x, y)
-            total = sum(w * F.cross_entropy(tail(z), y) for w, z in points if w)
+            losses = [weight * F.cross_entropy(tail(z), y) for weight, z in points if weight]
+            total = torch.stack(losses).sum()
             if self.stable and self._stage < last:
                 total = total + self._unstable(zonotope.through(net.chain(self._stage + 1)[-1]))
         return LossTerms(total, logits, Ball(POINT_RADIUS, self.clip).box(x))
