@@ -13,8 +13,8 @@ PRESETS = (
 )  # fmt: skip
 #: ``config.methods()``
 METHODS = (
-    "citrus", "ibp", "crown-ibp", "sabr", "taps", "staps", "mtl-ibp", "cc-ibp", "exp-ibp", "pgd",
-    "uat", "cw-uat", "uap-game", "gaussian", "smoothadv", "ce", "citrus-si",
+    "citrus", "ibp", "crown-ibp", "sabr", "taps", "staps", "colt", "mtl-ibp", "cc-ibp", "exp-ibp",
+    "pgd", "uat", "cw-uat", "uap-game", "gaussian", "smoothadv", "ce", "citrus-si",
 )  # fmt: skip
 #: ``config.MODES``
 MODES = ("paper", "large")
