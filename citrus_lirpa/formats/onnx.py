@@ -1,12 +1,13 @@
 """Networks in ONNX files: read into PyTorch layers, and written for other tools.
 
-Files may come from anybody: only the file itself is read, costs are checked before anything is
-allocated or computed, and a network is used only if it computes, on random inputs, what ONNX's
-reference evaluator computes.
+Files may come from anybody: only the file is read, and weights that it keeps beside it; costs are
+checked before anything is allocated or computed, and a network is used only if it computes, on
+random inputs, what ONNX's reference evaluator computes.
 """
 
 from __future__ import annotations
 
+import gzip
 import io
 import itertools
 import math
@@ -23,16 +24,19 @@ from torch import nn
 from ..bounds import lirpa as _compat
 from ..bounds.tracing import modes_restored
 from ..errors import InputError, ModelError, is_out_of_memory, reason, require
-from ..models import Shape
 from ..optional import import_optional
 from .atomic import write_atomically
-from .onnx_graph import Reader, Shapes, graph_inputs, kind, remove_unused, tensors_of
+from . import onnx_shapes
+from .onnx_graph import Reader, Shapes, graph_inputs, kind, remove_unused
 from .onnx_operators import LAYERS, read
+from .onnx_weights import take_in
 
 if TYPE_CHECKING:
     import onnx
 
 SUFFIX = ".onnx"
+#: How names of the files that are read end.
+SUFFIXES = (SUFFIX, ".onnx.gz")
 INSTALL_HINT = "pip install 'citrus-lirpa[onnx]'"
 
 #: Largest file in bytes; most values in all layers, and most multiplications, for one input. A
@@ -42,29 +46,35 @@ _MAX_VALUES = 2**26
 _MAX_PRODUCTS = 2**34
 #: What a value of a pooling layer costs: the reference evaluator computes it in a Python loop.
 _POOLING = 256
-#: Operators that may compute shapes, such as that of a Reshape; none of them takes long.
-_SHAPE_OPERATORS = ("Cast", "Concat", "Constant", "Gather", "Shape", "Slice")
+#: How often shapes may depend on shapes that were computed before.
+_DEPTH = 64
 #: Written for other verifiers, some of which read nothing newer.
 _OPSET = 13
-_MIN_OPSET = 9  # BatchNormalization, Add and others meant something else before
+_MIN_OPSET = 7  # Add and others meant something else before
+_SAME_OPSET = 9  # until when what is read meant the same; the evaluator fails on earlier ones
 
 
-def load_onnx(path: Path) -> tuple[nn.Module, Shape]:
-    """Read the network of an ONNX file.
+def is_onnx(path: Path) -> bool:
+    """Return whether a name is that of an ONNX file, compressed or not."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def load_onnx(path: Path) -> tuple[nn.Module, tuple[int, ...]]:
+    """Read the network of an ONNX file, which gzip may have compressed.
 
     Subtraction of a mean and division by a standard deviation at the input become a leading
-    :class:`~.models.Normalise`.
+    :class:`~.models.Normalise`. A softmax at the end, which changes no class, is taken off.
 
     Args:
         path: The file.
 
     Returns:
-        The network in eval mode, on the CPU, and its input shape (C, H, W). It maps images
-        (N, C, H, W), scaled as the file expects them, to logits (N, K), for any N.
+        The network in eval mode, on the CPU, and the shape of one input, (C, H, W) for images.
+        It maps inputs (N, ...), scaled as the file expects them, to logits (N, K), for any N.
 
     Raises:
-        InputError: The file is missing, too large, no ONNX, or keeps its weights elsewhere.
-        ModelError: It has no single image input and logits output, fixed but for the batch; an
+        InputError: The file is missing, too large, no ONNX, or keeps its weights in another folder.
+        ModelError: It has no single input and logits output, fixed but for the batch; an
             operator is not supported; or PyTorch and the reference evaluator disagree.
         DependencyError: The onnx package is missing.
     """
@@ -72,10 +82,11 @@ def load_onnx(path: Path) -> tuple[nn.Module, Shape]:
     proto = _parse(package, Path(path))
     try:
         remove_unused(proto.graph)
-        shapes = _shapes(package, proto)
-        _check_costs(proto.graph, shapes)
-        module = read(Reader(proto.graph, shapes)).eval()
-        shape = _check_ends(proto, shapes)
+        _take_off_softmax(proto.graph)
+        folded, shapes = _shapes(package, proto)
+        _check_costs(folded.graph, shapes)
+        module = read(Reader(folded.graph, shapes)).eval()
+        shape = _check_ends(folded, shapes)
         _check_same(module, proto, shape)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
@@ -129,64 +140,105 @@ def save_onnx(model: nn.Module, shape: Sequence[int], path: Path) -> None:
 
 
 def _parse(package: types.ModuleType, path: Path) -> onnx.ModelProto:
-    """Return the content of the file, without reading any other."""
+    """Return the content of the file, and of weights that it keeps beside it."""
     require(path.is_file(), f"{path} is no file; expected an ONNX file")
     size = path.stat().st_size
     require(size <= _MAX_BYTES, f"{path} has {size} bytes; expected at most {_MAX_BYTES}")
     try:
-        proto = package.load_model_from_string(path.read_bytes())
+        proto = package.load_model_from_string(_bytes(path))
+    except InputError:
+        raise
     except Exception as error:  # protobuf's DecodeError has no public home
         raise InputError(f"{path} is no ONNX file: {str(error)[:160]}") from error
     graph = proto.graph.node and proto.opset_import
     require(graph, f"{path} is no ONNX file: it holds no graph")
-    require(
-        not any(t.external_data or t.data_location for t in tensors_of(proto.graph)),
-        f"{path} keeps weights in other files, which are not read; save it as one file: "
-        "onnx.save(onnx.load(FILE), FILE)",
-    )
+    take_in(proto, path, _MAX_BYTES)
     return proto
 
 
-def _shapes(package: types.ModuleType, proto: onnx.ModelProto) -> Shapes:
-    """Return the shape of every value whose shape can be inferred, for a batch of one.
+def _bytes(path: Path) -> bytes:
+    if path.suffix.lower() != ".gz":
+        return path.read_bytes()
+    with gzip.open(path) as file:
+        content = file.read(_MAX_BYTES + 1)
+    require(len(content) <= _MAX_BYTES, f"{path} holds more than {_MAX_BYTES} bytes")
+    return content
 
-    The batch of ``proto``'s input becomes 1 where it is open.
+
+def _take_off_softmax(graph: onnx.GraphProto) -> None:
+    """Let a network of (N, K) end before the softmax that it ends with: classes stay the same."""
+    last = next(n for n in graph.node if graph.output[0].name in n.output)
+    if kind(last) in ("Softmax", "LogSoftmax"):
+        axis = next((a.i for a in last.attribute if a.name == "axis"), -1)
+        _require(axis in (1, -1), f"{last.op_type} '{last.output[0]}' has axis {axis}; expected 1")
+        graph.output[0].name = last.input[0]
+        graph.node.remove(last)
+
+
+def _shapes(package: types.ModuleType, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Shapes]:
+    """Return the model with the shapes that it computes as constants, and all that are known.
+
+    They are those of a batch of one: the batch of ``proto``'s input becomes 1 where it is open.
     """
     opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
     _require(opset >= _MIN_OPSET, f"opset is {opset}; expected {_MIN_OPSET} or newer: convert it")
+    if opset < _SAME_OPSET:
+        _renew(proto)
     inlined = not (len(proto.functions) or len(proto.graph.sparse_initializer))
     _require(inlined, "functions and sparse weights are not supported; inline them")
     name, shape = _input(package, proto.graph)
     package.checker.check_model(proto)
     del proto.graph.value_info[:]  # inferred anew: a file may state other shapes than it has
     proto.graph.output[0].type.tensor_type.ClearField("shape")
+    _check_operators(proto.graph)
+    folded = type(proto)()
+    folded.CopyFrom(proto)
+    for _ in range(_DEPTH):
+        shapes = {name: shape, **_inferred(package, folded)}
+        if not onnx_shapes.fold(folded, shapes):
+            break
+    values = sum(math.prod(sides) for sides in shapes.values())
+    expected = f"expected at most {_MAX_VALUES}"
+    _require(values <= _MAX_VALUES, f"its layers have {values} values; {expected}")
+    return folded, shapes
+
+
+def _renew(proto: onnx.ModelProto) -> None:
+    """Let a model of opset 7 or 8 be one of 9, whose BatchNormalization is always of channels."""
+    for node in proto.graph.node:
+        for attribute in [a for a in node.attribute if a.name == "spatial" and a.i == 1]:
+            node.attribute.remove(attribute)
+    for opset in proto.opset_import:
+        if opset.domain in ("", "ai.onnx"):
+            opset.version = _SAME_OPSET
+
+
+def _inferred(package: types.ModuleType, proto: onnx.ModelProto) -> Shapes:
+    """Return the shapes that can be inferred."""
     inferred = package.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
-    shapes = {name: shape}
+    shapes = {}
     for value in (*inferred.graph.value_info, *inferred.graph.output):
         tensor = value.type.tensor_type
         sides = tuple(axis.dim_value for axis in tensor.shape.dim)
         if tensor.HasField("shape") and all(side > 0 for side in sides):
             shapes[value.name] = sides
-    values = sum(math.prod(sides) for sides in shapes.values())
-    expected = f"expected at most {_MAX_VALUES}"
-    _require(values <= _MAX_VALUES, f"its layers have {values} values; {expected}")
     return shapes
 
 
 def _input(package: types.ModuleType, graph: onnx.GraphProto) -> tuple[str, tuple[int, ...]]:
-    """Return the name and the shape (1, C, H, W) of the input, whose batch becomes 1 if open."""
+    """Return the name and the shape (1, ...) of the input, whose batch becomes 1 if open."""
     inputs = graph_inputs(graph)
     _require(
         len(inputs) == len(graph.output) == 1,
         f"it has {len(inputs)} inputs and {len(graph.output)} outputs; expected one each",
     )
     axes = inputs[0].type.tensor_type.shape.dim
-    if len(axes) == 4 and not axes[0].dim_value:
+    if len(axes) > 1 and not axes[0].dim_value:
         axes[0].dim_value = 1
     shape = tuple(axis.dim_value for axis in axes)
     given = tuple(axis.dim_value or axis.dim_param or "?" for axis in axes)
     _require(
-        len(shape) == 4 and shape[0] == 1 and min(shape) > 0 and math.prod(shape) <= _MAX_VALUES,
+        len(shape) > 1 and shape[0] == 1 and min(shape) > 0 and math.prod(shape) <= _MAX_VALUES,
         f"its input is {given}; expected (1, C, H, W) or (N, C, H, W) with C, H, W fixed",
     )
     kind_of_input = inputs[0].type.tensor_type.elem_type
@@ -195,27 +247,29 @@ def _input(package: types.ModuleType, graph: onnx.GraphProto) -> tuple[str, tupl
     return inputs[0].name, shape
 
 
-def _check_ends(proto: onnx.ModelProto, shapes: Shapes) -> Shape:
-    """Return the input's (C, H, W), once the output is known to be logits (1, K)."""
+def _check_ends(proto: onnx.ModelProto, shapes: Shapes) -> tuple[int, ...]:
+    """Return the shape of one input, once the output is known to be logits (1, K)."""
     logits = shapes.get(proto.graph.output[0].name, ())
     _require(
         len(logits) == 2 and logits[0] == 1 and logits[1] > 1,
         f"its output is {logits}; expected logits (1, K) or (N, K), K >= 2",
     )
-    _, channels, height, width = shapes[graph_inputs(proto.graph)[0].name]
-    return channels, height, width
+    return shapes[graph_inputs(proto.graph)[0].name][1:]
+
+
+def _check_operators(graph: onnx.GraphProto) -> None:
+    """Refuse operators that are not known, and may not end."""
+    for node in graph.node:
+        _require(
+            kind(node) in (*LAYERS, *onnx_shapes.OPERATORS),
+            f"operator {kind(node)} is not supported (known: {', '.join(LAYERS)})",
+        )
 
 
 def _check_costs(graph: onnx.GraphProto, shapes: Shapes) -> None:
-    """Refuse operators that may not end, and more multiplications than a network needs."""
+    """Refuse more multiplications than a network needs."""
     known = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer} | shapes
-    products = 0
-    for node in graph.node:
-        _require(
-            kind(node) in (*LAYERS, *_SHAPE_OPERATORS),
-            f"operator {kind(node)} is not supported (known: {', '.join(LAYERS)})",
-        )
-        products += _products(node, known)
+    products = sum(_products(node, known) for node in graph.node)
     expected = f"expected at most {_MAX_PRODUCTS}"
     _require(products <= _MAX_PRODUCTS, f"it takes {products} multiplications; {expected}")
 
@@ -231,7 +285,7 @@ def _products(node: onnx.NodeProto, known: Shapes) -> int:
     if node.op_type in ("Conv", "Gemm", "MatMul"):
         weight = known.get(node.input[1], ()) if len(node.input) > 1 else ()
         return values * (math.prod(weight[1:]) if node.op_type == "Conv" else max((1, *weight)))
-    return values * (_POOLING if node.op_type == "AveragePool" else 1)
+    return values * (_POOLING if node.op_type in ("AveragePool", "MaxPool") else 1)
 
 
 @torch.no_grad()

@@ -94,6 +94,54 @@ class Sum(nn.Module):
         return a + b
 
 
+class Concat(nn.Module):
+    """Computed values one after the other along an axis."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """Return the values as one."""
+        return torch.cat(values, self.axis)
+
+
+class Mean(nn.Module):
+    """The mean over axes."""
+
+    def __init__(self, axes: tuple[int, ...], keeps: bool) -> None:
+        super().__init__()
+        self.axes, self.keeps = axes, keeps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mean."""
+        return x.mean(self.axes, keepdim=self.keeps)
+
+
+class Permute(nn.Module):
+    """The axes in another order, the batch first."""
+
+    def __init__(self, *order: int) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` with its axes in this order."""
+        return x.permute(self.order)
+
+
+class Shaped(nn.Module):
+    """The values of each input in another shape."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` as (N, *shape)."""
+        return x.reshape(-1, *self.shape)
+
+
 class Reader:
     """Collects the layers of one graph in network order.
 
@@ -153,6 +201,15 @@ class Reader:
             raise ModelError(f"constant '{node.input[index]}' is {array.dtype}; expected float32")
         return torch.from_numpy(array.copy())
 
+    def integers(self, node: onnx.NodeProto, index: int) -> list[int]:
+        """Return the input ``index`` of ``node``, whole numbers of the file."""
+        array = self.constants.get(node.input[index])
+        if array is None or array.dtype != np.int64:
+            raise ModelError(
+                f"{kind(node)} '{node.output[0]}': input {index} must be whole numbers of the file"
+            )
+        return [int(value) for value in array.reshape(-1)]
+
     def before(self, name: str) -> nn.Module | None:
         """Return the layer that computes value ``name`` if nothing else takes that value."""
         index = self.index(name)
@@ -166,7 +223,7 @@ class Reader:
             if node.op_type == "Identity" and node.input[0] in self.constants:
                 self.constants[node.output[0]] = self.constants[node.input[0]]
             elif node.op_type == "Constant":
-                self.constants[node.output[0]] = _constant_value(node)
+                self.constants[node.output[0]] = constant_value(node)
             else:
                 nodes.append(node)
         return nodes
@@ -178,7 +235,7 @@ class Reader:
         """
         shape = self.shapes[name]
         mean, std = np.zeros(shape[1]), np.ones(shape[1])  # float64
-        while len(users := [n for n in self.nodes if name in n.input]) == 1:
+        while len(shape) == 4 and len(users := [n for n in self.nodes if name in n.input]) == 1:
             (node,) = users
             other = node.input[1 - list(node.input).index(name)] if len(node.input) == 2 else ""
             value = per_channel(self.constants.get(other), shape)
@@ -232,8 +289,8 @@ def tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             yield from tensors_of(inner)
 
 
-def _constant_value(node: onnx.NodeProto) -> np.ndarray:
-    """Return the array of a Constant node."""
+def constant_value(node: onnx.NodeProto) -> np.ndarray:
+    """Return the array of a Constant node; raise ModelError where it holds no numbers."""
     from onnx import helper, numpy_helper
 
     (value,) = node.attribute

@@ -15,7 +15,18 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from ..errors import ModelError
-from .onnx_graph import Affine, Branches, Reader, Sum, kind, per_channel
+from .onnx_graph import (
+    Affine,
+    Branches,
+    Concat,
+    Mean,
+    Permute,
+    Reader,
+    Shaped,
+    Sum,
+    kind,
+    per_channel,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -188,17 +199,38 @@ def _batchnorm(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
 
 def _average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     padding, pad = _padding(reader, node, options)
-    if pad is not None or options.get("ceil_mode", 0) or set(options.get("dilations", (1,))) != {1}:
+    counts = bool(options.get("count_include_pad", 0))
+    _check_windows(node, options)
+    if pad is not None and not counts:
         raise ModelError(
-            f"AveragePool '{node.output[0]}' has uneven pads, ceil_mode or dilations; expected none"
+            f"AveragePool '{node.output[0]}' has uneven pads that it does not count; expected even "
+            "ones, or count_include_pad = 1"
         )
     pool = nn.AvgPool2d(
         tuple(options["kernel_shape"]),
         tuple(options.get("strides", (1, 1))),
         padding,
-        count_include_pad=bool(options.get("count_include_pad", 0)),
+        count_include_pad=counts,
+    )
+    reader.add(node, pool if pad is None else nn.Sequential(pad, pool), node.input[0])
+
+
+def _max_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    padding, pad = _padding(reader, node, options)
+    _check_windows(node, options)
+    if pad is not None or len(node.output) > 1:
+        raise ModelError(
+            f"MaxPool '{node.output[0]}' has uneven pads, or returns indices; expected neither"
+        )
+    pool = nn.MaxPool2d(
+        tuple(options["kernel_shape"]), tuple(options.get("strides", (1, 1))), padding
     )
     reader.add(node, pool, node.input[0])
+
+
+def _check_windows(node: onnx.NodeProto, options: Options) -> None:
+    if options.get("ceil_mode", 0) or set(options.get("dilations", (1,))) != {1}:
+        raise ModelError(f"{kind(node)} '{node.output[0]}' has ceil_mode or dilations; expected none")
 
 
 def _global_average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
@@ -207,22 +239,83 @@ def _global_average_pool(reader: Reader, node: onnx.NodeProto, options: Options)
     reader.add(node, nn.AvgPool2d((height, width)), node.input[0])
 
 
+def _mean(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    shape = reader.shapes[node.input[0]]
+    given = reader.integers(node, 1) if reader.given(node, 1) else options.get("axes", ())
+    axes = tuple(sorted(axis % len(shape) for axis in given))
+    if not axes or axes[0] == 0:
+        raise ModelError(
+            f"ReduceMean '{node.output[0]}' over axes {tuple(given)} of {shape}; expected some, "
+            "and not the batch"
+        )
+    keeps = bool(options.get("keepdims", 1))
+    if len(shape) == 4 and axes == (2, 3):  # which bounds know as pooling
+        pool = nn.AvgPool2d(shape[2:])
+        layer: nn.Module = pool if keeps else nn.Sequential(pool, nn.Flatten())
+    else:
+        layer = Mean(axes, keeps)
+    reader.add(node, layer, node.input[0])
+
+
+def _concat(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    axis = options["axis"] % len(reader.shapes[node.input[0]])
+    if axis == 0:
+        raise ModelError(f"Concat '{node.output[0]}' joins batches; expected another axis")
+    reader.add(node, Concat(axis), *node.input)
+
+
+def _transpose(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    axes = range(len(reader.shapes[node.input[0]]))
+    order = tuple(options.get("perm", tuple(axes)[::-1]))
+    if order[0] != 0:
+        raise ModelError(f"Transpose '{node.output[0]}' moves the batch; expected it to stay first")
+    reader.add(node, Permute(*order), node.input[0])
+
+
+def _pad(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    shape = reader.shapes[node.input[0]]
+    pads = tuple(reader.integers(node, 1) if reader.given(node, 1) else options.get("pads", ()))
+    value = float(reader.constant(node, 2)) if reader.given(node, 2) else options.get("value", 0.0)
+    mode = options.get("mode", b"constant").decode()
+    usable = len(shape) == 4 and len(pads) == 8 and not reader.given(node, 3)
+    if not usable or mode != "constant" or value != 0 or any(pads[i] for i in (0, 1, 4, 5)):
+        raise ModelError(
+            f"Pad '{node.output[0]}' pads {shape} by {pads}, mode {mode}, value {value:g}; expected "
+            "zeros around the height and width of (N, C, H, W)"
+        )
+    top, left, bottom, right = pads[2], pads[3], pads[6], pads[7]
+    if min(pads) < 0 or max(top, bottom) > shape[2] or max(left, right) > shape[3]:
+        raise ModelError(f"Pad '{node.output[0]}' pads {shape} by {pads}; expected at most its sides")
+    reader.add(node, nn.ZeroPad2d((left, right, top, bottom)), node.input[0])
+
+
 def _reshape(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    """Read flattening, however it is written; the shapes are those of a batch of one."""
+    """Read reshaping, however it is written; the shapes are those of a batch of one."""
     before, after = (reader.shapes.get(name, ()) for name in (node.input[0], node.output[0]))
     if before == after:
         reader.skip(node, node.input[0])
     elif after == (1, math.prod(before)):
         reader.add(node, nn.Flatten(), node.input[0])
+    elif after[:1] == (1,):
+        reader.add(node, Shaped(*after[1:]), node.input[0])
     else:
         raise ModelError(
             f"{node.op_type} '{node.output[0]}' from {before} to {after} is not supported; "
-            "only flattening to (N, F) is"
+            "the batch must stay first"
         )
 
 
-def _relu(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    reader.add(node, nn.ReLU(), node.input[0])
+def _leaky_relu(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    reader.add(node, nn.LeakyReLU(options.get("alpha", 0.01)), node.input[0])
+
+
+def _function(make: Callable[[], nn.Module]) -> Callable[..., None]:
+    """Return what reads a function of single values."""
+
+    def add(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+        reader.add(node, make(), node.input[0])
+
+    return add
 
 
 def _nothing(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
@@ -235,6 +328,7 @@ LAYERS: dict[str, Callable[..., None]] = {
     "Add": _arithmetic,
     "AveragePool": _average_pool,
     "BatchNormalization": _batchnorm,
+    "Concat": _concat,
     "Conv": _conv,
     "Div": _arithmetic,
     "Dropout": _nothing,
@@ -242,16 +336,24 @@ LAYERS: dict[str, Callable[..., None]] = {
     "Gemm": _gemm,
     "GlobalAveragePool": _global_average_pool,
     "Identity": _nothing,
+    "LeakyRelu": _leaky_relu,
     "MatMul": _matmul,
+    "MaxPool": _max_pool,
     "Mul": _arithmetic,
-    "Relu": _relu,
+    "Pad": _pad,
+    "ReduceMean": _mean,
+    "Relu": _function(nn.ReLU),
     "Reshape": _reshape,
+    "Sigmoid": _function(nn.Sigmoid),
+    "Softplus": _function(nn.Softplus),
     "Squeeze": _reshape,
     "Sub": _arithmetic,
+    "Tanh": _function(nn.Tanh),
+    "Transpose": _transpose,
     "Unsqueeze": _reshape,
 }
 #: Operators whose first input is a value, and whose other inputs are shapes and the like.
-ONE_INPUT = ("Dropout", "Reshape", "Squeeze", "Unsqueeze")
+ONE_INPUT = ("Dropout", "Pad", "ReduceMean", "Reshape", "Squeeze", "Unsqueeze")
 
 
 def read(reader: Reader) -> nn.Module:

@@ -1,5 +1,7 @@
 """ONNX files: what is read computes what the file says, and what cannot be trusted is refused."""
 
+import copy
+import gzip
 import sys
 import warnings
 from pathlib import Path
@@ -148,6 +150,68 @@ CASES = {
         {"axes": np.array([2, 3]), "w": weights(2, 4)},
     ),
     "opset-21": with_head([NODE("Relu", ["x"], ["r"])], {}, 128, opset=21),
+    "opset-7": with_head(
+        [conv(), NODE("BatchNormalization", ["c", *"somv"], ["n"], epsilon=1e-3),
+         NODE("Relu", ["n"], ["r"])], {**CONV, **BATCHNORM}, 108, opset=7,
+    ),
+    "mean": with_head(
+        [conv(), NODE("ReduceMean", ["c"], ["m"], axes=[2, 3], keepdims=0)], CONV, 3),
+    "mean-twice": with_head(
+        [conv(), NODE("ReduceMean", ["c", "last"], ["m"], keepdims=0),
+         NODE("ReduceMean", ["m", "last"], ["n"], keepdims=0)],
+        {**CONV, "last": np.array([-1])}, 3, opset=18,
+    ),
+    "squeezed-twice": with_head(
+        [conv(), NODE("GlobalAveragePool", ["c"], ["p"]), NODE("Squeeze", ["p", "last"], ["q"]),
+         NODE("Squeeze", ["q", "last"], ["s"])], {**CONV, "last": np.array([-1])}, 3,
+    ),
+    "concatenation": with_head(
+        [conv(), conv(target="d", names=("k2", "kb")), NODE("Concat", ["c", "d"], ["e"], axis=1),
+         NODE("Relu", ["e"], ["r"])], {**CONV, "k2": weights(3, 2, 3, 3)}, 216,
+    ),
+    "max-pool": with_head(
+        [conv(), NODE("MaxPool", ["c"], ["p"], kernel_shape=[2, 2], strides=[2, 2])], CONV, 27),
+    "padded-average": with_head(
+        [conv(), NODE("Pad", ["c", "pads"], ["z"]),
+         NODE("AveragePool", ["z"], ["p"], kernel_shape=[2, 2], strides=[2, 2])],
+        {**CONV, "pads": np.array([0, 0, 0, 1, 0, 0, 2, 1])}, 48,
+    ),
+    "uneven-average": with_head(
+        [conv(), NODE("AveragePool", ["c"], ["p"], kernel_shape=[2, 2], strides=[2, 2],
+                      pads=[0, 1, 2, 1], count_include_pad=1)], CONV, 48,
+    ),
+    "padded-10": with_head(
+        [NODE("Pad", ["x"], ["z"], pads=[0, 0, 1, 0, 0, 0, 1, 0]), conv("z")], CONV, 144, opset=10),
+    "smooth": with_head(
+        [conv(), NODE("Tanh", ["c"], ["t"]), NODE("Sigmoid", ["t"], ["s"]),
+         NODE("LeakyRelu", ["s"], ["l"], alpha=0.1), NODE("Softplus", ["l"], ["p"])], CONV, 108,
+    ),
+    "channels-last": with_head(
+        [conv(), NODE("Transpose", ["c"], ["t"], perm=[0, 2, 3, 1]), NODE("Relu", ["t"], ["r"]),
+         NODE("Transpose", ["r"], ["q"], perm=[0, 3, 1, 2])], CONV, 108,
+    ),
+    "reshaped": graph(
+        [NODE("Reshape", ["x", "s"], ["a"]), NODE("Relu", ["a"], ["r"]), *head("r", 128)[0]],
+        {"s": np.array([1, 4, 4, 8]), **head("a", 128)[1]},
+    ),
+    "computed-shape-11": graph(
+        [conv(), NODE("Shape", ["c"], ["h"]), NODE("Constant", [], ["zero"], value_int=0),
+         NODE("Gather", ["h", "zero"], ["n"], axis=0), NODE("Unsqueeze", ["n"], ["u"], axes=[0]),
+         NODE("Constant", [], ["rest"], value_ints=[-1]),
+         NODE("Concat", ["u", "rest"], ["s"], axis=0), NODE("Reshape", ["c", "s"], ["f"]),
+         NODE("Gemm", ["f", "w", "b"], ["y"])],
+        {**CONV, "w": weights(108, 4), "b": weights(4)}, shape=("N", 2, 8, 8), out=("N", 4),
+        opset=12,
+    ),
+    "computed-shape-13": graph(  # as without constant folding, with a product of sizes
+        [conv(), NODE("Shape", ["c"], ["h"]), NODE("Constant", [], ["one"], value_int=1),
+         NODE("Constant", [], ["rest"], value_ints=[36]), NODE("Gather", ["h", "one"], ["n"]),
+         NODE("Mul", ["n", "rest"], ["m"]), NODE("Constant", [], ["first"], value_ints=[-1]),
+         NODE("Concat", ["first", "m"], ["s"], axis=0), NODE("Reshape", ["c", "s"], ["f"]),
+         NODE("Gemm", ["f", "w", "b"], ["y"])],
+        {**CONV, "w": weights(108, 4), "b": weights(4)}, shape=("N", 2, 8, 8), out=("N", 4),
+        opset=13,
+    ),
 }  # fmt: skip
 
 
@@ -187,6 +251,90 @@ def test_a_constant_per_channel_survives_bounds_as_patches(tmp_path):
     net = BoundedNet(module, x)
     box, y = Box.around(x, 1e-5), module(x).argmax(1)
     assert net.bound_unchecked(box, y, "crown").margins.isfinite().all()
+
+
+def test_a_softmax_at_the_end_is_taken_off(tmp_path):
+    nodes, constants = head("x", 128)
+    plain = read(graph(nodes, constants), tmp_path)
+    x = torch.rand(5, 2, 8, 8)
+    for kind in ("Softmax", "LogSoftmax"):
+        nodes[-1].output[0] = "z"
+        module = read(graph([*nodes, NODE(kind, ["z"], ["y"], axis=1)], constants), tmp_path)
+        assert torch.equal(module(x), plain(x))
+        bad = graph([*nodes, NODE(kind, ["z"], ["y"], axis=0)], constants)
+        assert "has axis 0" in refused(bad, tmp_path)
+
+
+def test_flat_inputs_are_read(tmp_path):
+    nodes = [NODE("Sub", ["x", "m"], ["n"]), NODE("Gemm", ["n", "w", "b"], ["y"])]
+    constants = {"m": weights(1), "w": weights(9, 4), "b": weights(4)}
+    onnx.save(graph(nodes, constants, shape=("N", 9), out=("N", 4)), tmp_path / "flat.onnx")
+    module, shape = load_onnx(tmp_path / "flat.onnx")
+    x = torch.rand(3, 9)
+    wanted = (x.numpy() - constants["m"]) @ constants["w"] + constants["b"]
+    assert shape == (9,) and torch.allclose(module(x), torch.from_numpy(wanted), atol=1e-6)
+    assert BoundedNet(module, x).input_shape == (9,)
+
+
+def test_compressed_files_are_read(tmp_path, monkeypatch):
+    content = CASES["conv-strided"].SerializeToString()
+    path = tmp_path / "net.onnx.gz"
+    path.write_bytes(gzip.compress(content))
+    x = torch.rand(3, 2, 8, 8)
+    assert torch.equal(load_onnx(path)[0](x), read(CASES["conv-strided"], tmp_path)(x))
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="no ONNX file"):
+        load_onnx(path)
+    monkeypatch.setattr("citrus_lirpa.formats.onnx._MAX_BYTES", 2000)
+    path.write_bytes(gzip.compress(bytes(2001)))
+    with pytest.raises(InputError, match="more than 2000 bytes"):
+        load_onnx(path)
+
+
+# -- weights beside the file ----------------------------------------------------------
+
+
+def kept_apart(folder: Path, **entries: str) -> Path:
+    """A network with its weights in net.onnx.data, and other entries of where they are."""
+    path, model = folder / "net.onnx", copy.deepcopy(CASES["conv-strided"])
+    onnx.save(model, path, save_as_external_data=True, size_threshold=0, location="net.onnx.data")
+    proto = onnx.load(path, load_external_data=False)
+    for key, value in entries.items():
+        for entry in proto.graph.initializer[0].external_data:
+            entry.value = value if entry.key == key else entry.value
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def test_weights_beside_the_file_are_read(tmp_path):
+    expected = read(CASES["conv-strided"], tmp_path)
+    x = torch.rand(3, 2, 8, 8)
+    assert torch.equal(load_onnx(kept_apart(tmp_path))[0](x), expected(x))
+
+
+@pytest.mark.parametrize("place", ["../net.onnx.data", "{}/net.onnx.data", "link", "", "a/b"])
+def test_weights_in_other_folders_are_not_read(place, tmp_path):
+    (tmp_path / "sub").mkdir()
+    path = kept_apart(tmp_path / "sub", location=place.format(tmp_path / "sub"))
+    (tmp_path / "net.onnx.data").write_bytes(bytes(10**4))
+    (tmp_path / "sub" / "link").symlink_to(tmp_path / "net.onnx.data")
+    with pytest.raises(InputError, match="a file of its own folder only"):
+        load_onnx(path)
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"location": "other.data"}, "not beside it"),
+        ({"offset": "-8"}, "begin or end at '-8'"),
+        ({"length": "1e9"}, "begin or end at '1e9'"),
+        ({"length": "99999"}, "shorter than"),
+        ({"length": str(2**31)}, "larger than"),
+    ],
+)
+def test_weights_that_are_not_there_are_named(entries, words, tmp_path):
+    with pytest.raises(InputError, match=words):
+        load_onnx(kept_apart(tmp_path, **entries))
 
 
 # -- normalisation in front -----------------------------------------------------------
@@ -286,22 +434,34 @@ def refused(model, tmp_path: Path, kind=ModelError) -> str:
 
 RELU = [NODE("Relu", ["x"], ["r"])]
 UNSUPPORTED = {
-    "MaxPool is not supported": with_head(
-        [NODE("MaxPool", ["x"], ["p"], kernel_shape=[2, 2], strides=[2, 2])], {}, 32),
+    "Elu is not supported": with_head([NODE("Elu", ["x"], ["e"])], {}, 128),
+    "ceil_mode or dilations": with_head(
+        [NODE("MaxPool", ["x"], ["p"], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)], {}, 32),
+    "uneven pads, or returns": with_head(
+        [NODE("MaxPool", ["x"], ["p"], kernel_shape=[2, 2], pads=[1, 0, 0, 0])], {}, 112),
+    "it does not count": with_head(
+        [NODE("AveragePool", ["x"], ["p"], kernel_shape=[2, 2], pads=[1, 0, 0, 0])], {}, 112),
+    "value 1": with_head(
+        [NODE("Pad", ["x", "p", "one"], ["z"])], {"p": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+                                                  "one": np.float32(1)}, 200),
+    "zeros around the height": with_head(
+        [NODE("Pad", ["x", "p"], ["z"])], {"p": np.array([0, 1, 0, 0, 0, 0, 0, 0])}, 192),
+    "moves the batch": with_head([NODE("Transpose", ["x"], ["t"], perm=[1, 0, 2, 3])], {}, 64),
+    "joins batches": with_head([NODE("Concat", ["x", "x"], ["c"], axis=0)], {}, 128),
+    "and not the batch": with_head([NODE("ReduceMean", ["x"], ["m"], axes=[0, 2])], {}, 16),
     "Mul 'm' of two computed": with_head([NODE("Mul", ["x", "x"], ["m"])], {}, 128),
     "Div 'm'": with_head([NODE("Div", ["o", "x"], ["m"])], {"o": np.float32(1)}, 128),
     "auto_pad SAME_UPPER": with_head([conv(auto_pad="SAME_UPPER")], CONV, 192),
-    "only flattening": graph(
-        [NODE("Reshape", ["x", "s"], ["a"]), *head("a", 128)[0]],
-        {"s": np.array([1, 4, 4, 8]), **head("a", 128)[1]}),
+    "the batch must stay first": graph(
+        [NODE("Reshape", ["x", "s"], ["a"]), NODE("Gemm", ["a", "w", "b"], ["y"])],
+        {"s": np.array([2, 64]), "w": weights(64, 4), "b": weights(4)}),
     "must be a constant": with_head(
         [NODE("Relu", ["x"], ["q"]), NODE("Conv", ["x", "q"], ["c"])], {}, 1),
     "input is (1, '?', 8, 8)": with_head(RELU, {}, 128, shape=(1, None, 8, 8)),
     "input is (1, 'C', 8, 8)": with_head(RELU, {}, 128, shape=(1, "C", 8, 8)),
     "input is (3, 2, 8, 8)": with_head(RELU, {}, 128, shape=(3, 2, 8, 8)),
-    "input is (1, 128)": with_head(RELU, {}, 128, shape=(1, 128)),
     "1 inputs and 2 outputs": with_head(RELU, {}, 128, outputs=("y", "r")),
-    "opset is 7": with_head(RELU, {}, 128, opset=7),
+    "opset is 6": with_head(RELU, {}, 128, opset=6),
     "expected logits": graph([NODE("Relu", ["x"], ["y"])], {}, out=(1, 2, 8, 8)),
     "input is (1, 2, 1048576, 1048576)": with_head(
         [NODE("GlobalAveragePool", ["x"], ["g"])], {}, 2, shape=(1, 2, 2**20, 2**20)),

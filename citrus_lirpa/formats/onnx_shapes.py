@@ -1,0 +1,91 @@
+"""Shapes that an ONNX graph computes while it runs, such as that of a Reshape, made constants.
+
+Exporters write ``x.view(x.size(0), -1)`` so: Shape, Gather, Unsqueeze, Concat, Reshape. For a batch
+of one all of it is known beforehand.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .onnx_graph import Shapes, constant_value, kind, remove_unused
+
+if TYPE_CHECKING:
+    import onnx
+
+#: Operators that compute shapes, of shapes and constants; none of them takes long.
+OPERATORS = (
+    "Add", "Cast", "Concat", "Constant", "Div", "Gather", "Mul", "Shape", "Slice", "Squeeze", "Sub",
+    "Unsqueeze",
+)  # fmt: skip
+#: The most values that a shape, or what one is computed from, has.
+_MOST = 64
+
+
+def fold(proto: onnx.ModelProto, shapes: Shapes) -> bool:
+    """Replace whatever computes shapes by its result, as far as it is known.
+
+    Args:
+        proto: The model; it is changed.
+        shapes: The shapes of its values that are known, for a batch of one.
+
+    Returns:
+        Whether anything was replaced.
+    """
+    from onnx import numpy_helper
+
+    graph = proto.graph
+    known = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in graph.initializer
+        if math.prod(tensor.dims) <= _MOST
+    }
+    before = len(known)
+    for node in graph.node:
+        value = _value(proto, node, known, shapes)
+        if value is not None and value.dtype == np.int64 and value.size <= _MOST:
+            known[node.output[0]] = value
+            graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
+    if len(known) == before:
+        return False
+    kept = [node for node in graph.node if node.output[0] not in known]
+    del graph.node[:]
+    graph.node.extend(kept)
+    remove_unused(graph)
+    return True
+
+
+def _value(
+    proto: onnx.ModelProto, node: onnx.NodeProto, known: dict[str, np.ndarray], shapes: Shapes
+) -> np.ndarray | None:
+    """Return what a node computes of shapes, or None."""
+    if kind(node) not in OPERATORS or len(node.output) > 1:
+        return None
+    if node.op_type == "Constant":
+        small = all(math.prod(attribute.t.dims) <= _MOST for attribute in node.attribute)
+        return constant_value(node) if small else None
+    if node.op_type == "Shape":
+        sides = shapes.get(node.input[0])
+        options = {attribute.name: attribute.i for attribute in node.attribute}
+        part = slice(options.get("start", 0), options.get("end"))
+        return None if sides is None else np.array(sides[part], dtype=np.int64)
+    if not all(name in known for name in node.input if name):
+        return None
+    return _computed(proto, node, known)
+
+
+def _computed(
+    proto: onnx.ModelProto, node: onnx.NodeProto, known: dict[str, np.ndarray]
+) -> np.ndarray:
+    from onnx import TensorProto, helper, numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    given = [numpy_helper.from_array(known[name], name) for name in node.input if name]
+    result = helper.make_tensor_value_info(node.output[0], TensorProto.INT64, None)
+    alone = helper.make_graph([node], "shape", [], [result], given)
+    opsets = list(proto.opset_import)
+    evaluator: Any = ReferenceEvaluator(helper.make_model(alone, opset_imports=opsets))
+    return np.asarray(evaluator.run(None, {})[0])
