@@ -41,6 +41,8 @@ class DataError(CitrusError):
 class ModelError(CitrusError):
     """A model cannot be bounded soundly by auto_LiRPA."""
 
+    exit_code = 2
+
 
 class CheckpointError(CitrusError):
     """A checkpoint or run folder is missing, damaged, foreign, or cannot be written."""

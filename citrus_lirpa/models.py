@@ -281,7 +281,7 @@ def own(
     if shape[:2] == (1, 1):  # of a table, which such networks take as (N, d)
         model = Behind(nn.Flatten(), model)
     _check_logits(model, source, shape, classes)
-    return Behind(_normalise(mean, std, shape), model) if mean or std else model
+    return Behind(leading_normalise(mean, std, shape), model) if mean or std else model
 
 
 def _called(make: Callable[..., Any], source: str, known: dict[str, Any]) -> nn.Module:
@@ -386,10 +386,15 @@ def build_model(
     for option in options:
         expect_known(f"option of {name}", option, known)
     network = MODELS[name](shape, classes, **options)
-    return nn.Sequential(_normalise(mean, std, shape), *network.children())
+    return nn.Sequential(leading_normalise(mean, std, shape), *network.children())
 
 
-def _normalise(mean: Sequence[float], std: Sequence[float], shape: Shape) -> Normalise:
+def leading_normalise(mean: Sequence[float], std: Sequence[float], shape: Shape) -> Normalise:
+    """Make the layer that begins a network of images of a shape.
+
+    Raises:
+        InputError: The numbers are not usable, or not one for each channel.
+    """
     normalise = Normalise(mean, std)
     require(
         len(mean) == shape[0],

@@ -166,7 +166,7 @@ def network_path(command: Command) -> Command:
     @click.option(
         "--weights", type=FILE, help="In place of PATH: the weights of --model, or a checkpoint."
     )
-    @click.option("--mean", type=Numbers(), help="What --model wants pixels normalised by.")
+    @click.option("--mean", type=Numbers(), help="What the network wants pixels normalised by.")
     @click.option("--std", type=Numbers(), help="As --mean, a number for each channel.")
     @trust_code
     @functools.wraps(command)
@@ -174,7 +174,6 @@ def network_path(command: Command) -> Command:
         require((path is None) != (weights is None), "give either PATH or --weights FILE")
         given = {"source": model, "mean": mean, "std": std}
         chosen = {key: value for key, value in given.items() if value is not None}
-        require("source" in chosen or not chosen, "--mean and --std are for --model FILE.py:NAME")
         return command(path=path or weights, own=chosen or None, **options)
 
     return of_network

@@ -25,8 +25,8 @@ from ..bounds import lirpa as _compat
 from ..bounds.tracing import modes_restored
 from ..errors import InputError, ModelError, is_out_of_memory, reason, require
 from ..optional import import_optional
-from .atomic import write_atomically
 from . import onnx_shapes
+from .atomic import write_atomically
 from .onnx_graph import Reader, Shapes, graph_inputs, kind, remove_unused
 from .onnx_operators import LAYERS, read
 from .onnx_weights import take_in

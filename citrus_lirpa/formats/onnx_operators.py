@@ -230,7 +230,9 @@ def _max_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
 
 def _check_windows(node: onnx.NodeProto, options: Options) -> None:
     if options.get("ceil_mode", 0) or set(options.get("dilations", (1,))) != {1}:
-        raise ModelError(f"{kind(node)} '{node.output[0]}' has ceil_mode or dilations; expected none")
+        raise ModelError(
+            f"{kind(node)} '{node.output[0]}' has ceil_mode or dilations; expected none"
+        )
 
 
 def _global_average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
@@ -280,12 +282,14 @@ def _pad(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     usable = len(shape) == 4 and len(pads) == 8 and not reader.given(node, 3)
     if not usable or mode != "constant" or value != 0 or any(pads[i] for i in (0, 1, 4, 5)):
         raise ModelError(
-            f"Pad '{node.output[0]}' pads {shape} by {pads}, mode {mode}, value {value:g}; expected "
-            "zeros around the height and width of (N, C, H, W)"
+            f"Pad '{node.output[0]}' pads {shape} by {pads}, mode {mode}, value {value:g}; "
+            "expected zeros around the height and width of (N, C, H, W)"
         )
     top, left, bottom, right = pads[2], pads[3], pads[6], pads[7]
     if min(pads) < 0 or max(top, bottom) > shape[2] or max(left, right) > shape[3]:
-        raise ModelError(f"Pad '{node.output[0]}' pads {shape} by {pads}; expected at most its sides")
+        raise ModelError(
+            f"Pad '{node.output[0]}' pads {shape} by {pads}; expected at most its sides"
+        )
     reader.add(node, nn.ZeroPad2d((left, right, top, bottom)), node.input[0])
 
 

@@ -16,7 +16,7 @@ from .. import distributed, models
 from ..bounds.checks import check_one_radius
 from ..bounds.net import BoundedNet
 from ..bounds.tracing import modes_restored
-from ..data.datasets import DATASETS, find_spec, load
+from ..data.datasets import find_spec, load
 from ..data.types import DatasetSpec, Split, divide
 from ..errors import InputError, ModelError, is_out_of_memory, reason
 from ..formats import onnx, safetensors
@@ -24,6 +24,12 @@ from ..formats.atomic import write_atomically
 from ..training import checkpoint, zoo
 from ..training.setup import use_threads
 from ..training.weights import SUFFIXES, fit_weights, is_foreign, read_weights
+from . import onnx_networks
+from .onnx_networks import is_normalised
+
+#: By how much the accuracy of chance a network that is given other inputs than it wants may be
+#: better: published ones reached 26 % of 10 classes.
+_CHANCE = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +52,21 @@ class Network:
     threads: int
     name: str
     held_out: int = 0
+
+    def doubt(self, accuracy: float) -> str:
+        """Return a hint where a network of a file is little better than chance, else nothing.
+
+        Args:
+            accuracy: The share of images that it classifies correctly.
+        """
+        foreign = onnx.is_onnx(Path(self.name)) or is_foreign(Path(self.name))
+        if not foreign or is_normalised(self.model) or accuracy >= _CHANCE / self.spec.classes:
+            return ""
+        return (
+            f"only {100 * accuracy:.2f} % of the images are classified correctly, and the "
+            "network does not normalise its inputs; if it was trained on normalised pixels, say by "
+            "what: --mean and --std"
+        )
 
     def bounded(self, device: torch.device, seed: int) -> BoundedNet:
         """Wrap the model for bounds and make the process ready to use it.
@@ -77,12 +98,12 @@ def load_network(
 
     Args:
         path: A run folder, a checkpoint, a safetensors file of ``export``, zoo:NAME or, if it
-            ends in .onnx, an ONNX file.
+            ends in .onnx or .onnx.gz, an ONNX file.
         dataset: Name of the data set; the run's by default. An ONNX file, which holds none,
             needs it.
         eps: Radius in pixels; the run's by default. An ONNX file needs it too.
         own: Options of :func:`~.models.own`: whose weights ``path`` holds, with ``dataset`` and
-            ``eps``.
+            ``eps``. An ONNX file takes ``mean`` and ``std``.
 
     Returns:
         The network, on the CPU.
@@ -95,8 +116,11 @@ def load_network(
     path = Path(path)
     if eps is not None:
         check_one_radius(eps)
-    if path.suffix.lower() == onnx.SUFFIX:
-        return _load_onnx(path, dataset, eps)
+    if onnx.is_onnx(path):
+        model, spec, radius = onnx_networks.load(path, dataset, eps, **(own or {}))
+        return Network(model, spec, radius, 0, str(path))
+    if own is not None and "source" not in own:
+        raise InputError("--mean and --std are for --model FILE.py:NAME, and for ONNX files")
     if own is not None and path.suffix.lower() in SUFFIXES:
         return _load_own(path, dataset, eps, own)
     model, spec, config = checkpoint.load_model(path)
@@ -117,29 +141,6 @@ def _load_own(
     model = models.own(spec.shape, spec.classes, **own)
     fit_weights(models.core_of(model), read_weights(path), path)
     return Network(model.eval(), spec, eps, 0, str(path))
-
-
-def _load_onnx(path: Path, dataset: str | None, eps: float | None) -> Network:
-    if dataset is None or eps is None:
-        missing = "--dataset" if dataset is None else "--eps"
-        example = "--dataset mnist" if dataset is None else "--eps 8/255"
-        raise InputError(
-            f"{path} is an ONNX file, which says nothing of its data: {missing} is missing; "
-            f"add for example {example}"
-        )
-    spec = find_spec(dataset)
-    model, shape = onnx.load_onnx(path)
-    if shape != spec.shape:
-        fitting = [name for name, other in DATASETS.items() if other.shape == shape]
-        raise InputError(
-            f"{path} takes images {shape}, but those of {dataset} are {spec.shape}; data sets "
-            f"that fit: {', '.join(fitting) or 'none'}"
-        )
-    with torch.no_grad():
-        classes = model(torch.zeros(1, *shape)).shape[1]
-    if classes != spec.classes:
-        raise InputError(f"{path} knows {classes} classes, but {dataset} has {spec.classes}")
-    return Network(model, spec, eps, 0, str(path))
 
 
 def evaluation_images(network: Network, data_dir: Path, *, held_out: bool, download: bool) -> Split:
@@ -173,7 +174,7 @@ def is_trained(path: Path) -> bool:
         CheckpointError: If it is damaged.
     """
     path = Path(path)
-    if path.suffix.lower() == onnx.SUFFIX or is_foreign(path):
+    if onnx.is_onnx(path) or is_foreign(path):
         return True
     return checkpoint.load(path)[1].get("finished", True)
 
@@ -188,7 +189,9 @@ def results_folder(path: Path) -> Path:
     path = Path(path)
     if zoo.is_name(path):
         return Path(f"{zoo.find(path).stem}-eval")
-    if path.suffix.lower() in (onnx.SUFFIX, safetensors.SUFFIX) or is_foreign(path):
+    if onnx.is_onnx(path):
+        return path.parent / f"{path.name.rpartition(onnx.SUFFIX)[0]}-eval"
+    if path.suffix.lower() == safetensors.SUFFIX or is_foreign(path):
         return path.parent / f"{path.stem}-eval"
     return checkpoint.find(path).parent
 
@@ -248,7 +251,7 @@ def save_program(model: nn.Module, shape: Sequence[int], path: Path) -> None:
 
 
 def _save_weights(network: Network, out: Path) -> None:
-    if Path(network.name).suffix.lower() == onnx.SUFFIX:
+    if onnx.is_onnx(Path(network.name)):
         raise InputError(
             f"{network.name} is an ONNX file; {out.suffix} holds a run's weights and configuration"
         )

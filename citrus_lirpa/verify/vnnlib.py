@@ -34,6 +34,8 @@ MODEL, INSTANCES, EXPORT, RESULTS = "model.onnx", "instances.csv", "export.json"
 
 _CERTIFIED = ("unsat", "verified", "holds")
 _ATTACKED = ("sat", "falsified", "violated")
+#: The time of a row that failed before its run.
+_NEVER_RUN = "-1"
 _COLUMNS = {2: (0, 1), 4: (1, 2), 6: (2, 4)}  # row length: places of the property and the result
 _ROWS = "image,result or onnx,vnnlib,result,time or category,onnx,vnnlib,prepare_time,result,time"
 
@@ -168,7 +170,7 @@ def read_verdicts(csv_path: Path, folder: Path) -> dict[int, str]:
     """
     csv_path, verdicts = Path(csv_path), {}
     try:
-        with csv_path.open(encoding="utf-8", newline="") as file:
+        with csv_path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -235,7 +237,7 @@ def _same_outputs(model: nn.Module, path: Path, shape: Shape) -> bool:
 def _read_row(where: str, row: list[str], folder: Path) -> tuple[int, str]:
     require(len(row) in _COLUMNS, f"{where}: {len(row)} columns; expected {_ROWS}")
     at, result_at = _COLUMNS[len(row)]
-    place, result = row[at], row[result_at]
+    place, result, never_run = row[at], row[result_at], _NEVER_RUN in row[at + 1 :]
     if len(row) == 2:
         number = re.fullmatch(r"\d{1,9}", place, re.ASCII)
         require(number, f"{where}: '{place[:80]}' is no image; expected its number")
@@ -252,7 +254,7 @@ def _read_row(where: str, row: list[str], folder: Path) -> tuple[int, str]:
     if not match or not (folder / name).is_file():
         raise InputError(f"{where}: '{name[:80]}' is no property in {folder}; export again")
     require(result, f"{where}: the result is empty; expected sat, unsat, timeout or the like")
-    return int(match[1]), _verdict(result.lower())
+    return int(match[1]), "undecided" if never_run else _verdict(result.lower())
 
 
 def _verdict(result: str) -> str:
@@ -264,11 +266,13 @@ def _verdict(result: str) -> str:
 
 
 def _file_name(cell: str) -> str:
-    return PurePosixPath(cell.replace("\\", "/")).name
+    """The name of a file, which the verifier may have read compressed."""
+    return PurePosixPath(cell.replace("\\", "/")).name.removesuffix(".gz")
 
 
 def _is_time(cell: str) -> bool:
-    return bool(re.fullmatch(r"\d*\.?\d+(e[+-]?\d+)?", cell, re.ASCII | re.IGNORECASE))
+    number = re.fullmatch(r"\d*\.?\d+(e[+-]?\d+)?", cell, re.ASCII | re.IGNORECASE)
+    return bool(number) or cell == _NEVER_RUN
 
 
 def _sha256(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Users' own networks, weights and data on the command line, and what cannot be used."""
 
+import gzip
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from citrus_lirpa import optional
+from citrus_lirpa.models import Normalise
 
 MINE = """
 import numpy as np
@@ -202,3 +204,82 @@ def test_weights_without_a_network_point_to_it():
     assert "--model FILE.py:NAME" in said(*run("eval", weights(), "--quiet"), 1)
     assert "--data is missing" in said(*run("eval", "net.pth", "--model", "mine.py:Net"), 2)
     assert "either PATH or --weights" in said(*run("eval", "--model", "mine.py:Net"), 2)
+
+
+# -- ONNX files ---------------------------------------------------------------------------
+
+
+def onnx_file(name: str, *layers: nn.Module, shape=(3, 8, 8)) -> Path:
+    """A file of the network that tells red from blue, whose layers take inputs of a shape."""
+    onnx = pytest.importorskip("citrus_lirpa.formats.onnx")
+    pytest.importorskip("onnx")
+    scope: dict = {}
+    exec(MINE, scope)
+    model = scope["Net"]()
+    model.load_state_dict(torch.load(weights(), weights_only=True))
+    onnx.save_onnx(nn.Sequential(*layers, model), shape, Path(name))
+    return Path(name)
+
+
+class Flat(nn.Module):
+    def forward(self, x):
+        return x.view(-1, 3, 8, 8)
+
+
+class ChannelsLast(nn.Module):
+    def forward(self, x):
+        return x.permute(0, 3, 1, 2)
+
+
+PHOTOS = ("--data", "photos", "--eps", "0.01", "--method", "ibp", "--relational", "none", "--quiet")
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [((Flat(),), (192,)), ((ChannelsLast(),), (8, 8, 3))],
+    ids=["flat", "channels last"],
+)
+def test_files_that_take_pixels_in_another_order(layers, shape):
+    path = onnx_file("net.onnx", *layers, shape=shape)
+    status, output = run("eval", path, *PHOTOS)
+    assert status == 0 and "100.00 %" in output, output
+
+
+def test_a_compressed_file_has_its_results_beside_it():
+    path = Path("net.onnx.gz")
+    path.write_bytes(gzip.compress(onnx_file("net.onnx").read_bytes()))
+    assert run("eval", path, *PHOTOS)[0] == 0
+    assert Path("net-eval", "eval-ibp.json").is_file()
+
+
+def test_what_normalises_a_file_is_said_or_asked_for():
+    """Pixels moved by their mean: without that, the network calls everything red."""
+    path, blind = onnx_file("net.onnx"), nn.Conv2d(3, 3, 1)
+    with torch.no_grad():
+        blind.weight.zero_()
+        blind.bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
+        blind.weight[0, 0], blind.weight[2, 2] = 1.0, 1.0
+    path = onnx_file("moved.onnx", blind)
+    normalised = ("--mean", "1,0,0", "--std", "1,1,1")
+    status, output = run("eval", path, *PHOTOS)
+    assert status == 0 and "warning: only 50.00 % of the images" in output and "--mean" in output
+    status, output = run("eval", path, *PHOTOS, *normalised)
+    assert status == 0 and "100.00 %" in output and "warning" not in output
+    line = said(*run("eval", path, *PHOTOS, "--model", "mine.py:Net"), 2)
+    assert "moved.onnx holds its network itself" in line
+    assert "one number per channel" in said(
+        *run("eval", path, *PHOTOS, "--mean", "1", "--std", "1"), 2
+    )
+    line = said(*run("eval", weights(), *PHOTOS, *normalised), 2)
+    assert "--mean and --std are for --model FILE.py:NAME, and for ONNX files" in line
+
+
+def test_a_file_that_normalises_itself_is_not_normalised_twice():
+    path = onnx_file("net.onnx", Normalise([0.5] * 3, [0.5] * 3))
+    line = said(*run("eval", path, *PHOTOS, "--mean", "0,0,0", "--std", "1,1,1"), 2)
+    assert "normalises its inputs itself" in line
+
+
+def test_an_operator_that_cannot_be_read_is_the_users_to_change():
+    line = said(*run("eval", onnx_file("net.onnx", nn.ELU()), *PHOTOS), 2)
+    assert "operator Elu is not supported" in line

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from command_line import run
+from torch import nn
 
 from citrus_lirpa import data
 from citrus_lirpa.errors import InputError
@@ -72,7 +73,7 @@ def test_an_onnx_file_is_told_its_settings(onnx_file):
     [
         (None, 0.1, "--dataset is missing; add for example --dataset mnist"),
         ("digits", None, "--eps is missing; add for example --eps 8/255"),
-        ("mnist", 0.1, r"takes images \(1, 8, 8\), but those of mnist are \(1, 28, 28\).*: digits"),
+        ("mnist", 0.1, r"takes inputs \(1, 8, 8\), but .* mnist are \(1, 28, 28\).*: digits"),
         ("mnsit", 0.1, "'mnsit'; did you mean 'mnist'"),
     ],
 )
@@ -121,3 +122,16 @@ def test_held_out_images_are_those_that_training_did_not_see(tmp_path):
     everything = Network(model, spec, 0.1, 1, "run")
     with pytest.raises(InputError, match="run was trained without held-out images"):
         evaluation_images(everything, tmp_path, held_out=True, download=False)
+
+
+@pytest.mark.parametrize(("side", "taken"), [(56, True), (64, True), (40, False)])
+def test_a_file_takes_images_cropped_as_a_preset_crops_them(side, taken, tmp_path):
+    pytest.importorskip("onnx")
+    model = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3 * (side // 8) ** 2, 200))
+    save_onnx(model, (3, side, side), tmp_path / "net.onnx")
+    if not taken:
+        with pytest.raises(InputError, match=r"images of tinyimagenet are \(3, 64, 64\)"):
+            load_network(tmp_path / "net.onnx", "tinyimagenet", 1 / 255)
+        return
+    network = load_network(tmp_path / "net.onnx", "tinyimagenet", 1 / 255)
+    assert network.spec.shape == (3, side, side) and network.spec.classes == 200

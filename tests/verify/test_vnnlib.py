@@ -225,6 +225,20 @@ def test_verdicts_of_every_form(exported, folder, verdict, row):
     assert read(folder, f"{titles}\n{text}\n\n") == wanted
 
 
+@pytest.mark.parametrize("row", ["c,model.onnx,{},9,prepare_instance_error_1,-1",
+                                 "model.onnx,{},unsat,-1", "c,model.onnx,{},-1,sat,2"])  # fmt: skip
+def test_what_was_never_run_is_unknown(exported, folder, row):
+    first = exported[1]["images"][0]
+    assert read(folder, row.format(f"image_{first:05d}.vnnlib")) == {first: "undecided"}
+
+
+def test_compressed_properties_and_a_byte_order_mark(exported, folder):
+    first = exported[1]["images"][0]
+    text = f"\ufeffmodel.onnx.gz,vnnlib/image_{first:05d}.vnnlib.gz,unsat,3.4\n"
+    (folder / "results.csv").write_text(text, encoding="utf-8")
+    assert read_verdicts(folder / "results.csv", folder) == {first: "certified"}
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [

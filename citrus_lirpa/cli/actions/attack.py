@@ -13,7 +13,7 @@ from ...runs.networks import Network, load_network, results_folder
 from ...runs.observer import Observer
 from ...training.setup import join_processes
 from ..output import Results, echo_set_aside
-from .common import show_bars
+from .common import show_bars, warn
 
 
 def run(
@@ -33,7 +33,10 @@ def run(
         device=where,
         observer=_observer(network, quiet),
     )
-    return None if outcome is None else _answer(outcome)
+    if outcome is None:
+        return None
+    warn(network.doubt(outcome.record["accuracy"]["clean"]))
+    return _answer(outcome)
 
 
 def _observer(network: Network, quiet: bool) -> Observer:

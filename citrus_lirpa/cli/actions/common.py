@@ -46,6 +46,12 @@ def echo_once(text: str, *, err: bool = False) -> None:
         click.echo(text, err=err)
 
 
+def warn(text: str) -> None:
+    """Print a warning on stderr, if there is one."""
+    if text:
+        echo_once(f"warning: {text}", err=True)
+
+
 def print_names(title: str, option: str, rows: Iterable[tuple[str, str]]) -> None:
     """Print names of a kind, in bold, with the option that takes them and a line on each."""
     bold = [(f"  {click.style(name, bold=True)}", line) for name, line in rows]

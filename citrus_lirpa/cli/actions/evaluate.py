@@ -23,7 +23,7 @@ from ...runs.observer import Observer
 from ...training.setup import join_processes
 from ...verify import Evaluation, Protocol
 from ..output import Results, echo_set_aside, highlight
-from .common import echo_once, protocol_of, show_bars
+from .common import echo_once, protocol_of, show_bars, warn
 
 #: The lines of the table that matter most.
 _COLOURS = {"UCert": "green", "UAP accuracy": "red"}
@@ -54,7 +54,10 @@ def run(
         requeue=requeue,
         observer=_observer(network, quiet),
     )
-    return None if outcome is None else _answer(outcome)
+    if outcome is None:
+        return None
+    warn(network.doubt(outcome.record["standard_accuracy"]))
+    return _answer(outcome)
 
 
 def _imported(folder: Path | None, network: Network, protocol: Protocol) -> dict[int, str] | None:
