@@ -134,7 +134,8 @@ device = click.option(
 quiet = click.option(
     "--quiet",
     is_flag=True,
-    help="Results and errors only: no bar, and no line for each epoch where there is no terminal.",
+    help="Results, warnings and errors only: no bar, and no line for each epoch where there is no "
+    "terminal.",
 )
 results_out = click.option(
     "--out",

@@ -19,6 +19,8 @@ class CrossEntropy(Loss):
         clip: Valid range of the inputs; None for no limits.
     """
 
+    bounds_boxes = False
+
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the clean inputs."""
         return natural(net, x, y, self.clip)
@@ -35,6 +37,7 @@ class Adversarial(Loss):
         clip: Valid range of the inputs; None for no limits.
     """
 
+    bounds_boxes = False
     default_attack = PGD(steps=10)
 
     def __init__(self, *, attack: Attack | None = None, clip: Range | None = PIXELS):
@@ -61,6 +64,8 @@ class Uat(Loss):
         step_size: Step of the perturbation, as a share of ε.
         clip: Valid range of the inputs; None for no limits.
     """
+
+    bounds_boxes = False
 
     def __init__(
         self,

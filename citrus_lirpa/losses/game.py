@@ -34,6 +34,8 @@ class UapGame(Loss):
         clip: Valid range of the inputs; None for no limits.
     """
 
+    bounds_boxes = False
+
     def __init__(
         self,
         *,

@@ -24,6 +24,8 @@ class Gaussian(Loss):
         clip: Valid range of the inputs, without noise; None for no limits.
     """
 
+    bounds_boxes = False
+
     def __init__(self, *, sigma: float = 0.25, clip: Range | None = PIXELS):
         super().__init__(clip)
         check_positive(sigma, "sigma")
@@ -52,6 +54,8 @@ class SmoothAdv(Loss):
         attack_steps: Gradient steps, of 2 · radius / attack_steps each.
         clip: Valid range of the inputs, without noise; None for no limits.
     """
+
+    bounds_boxes = False
 
     def __init__(
         self,

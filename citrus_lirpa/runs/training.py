@@ -12,6 +12,7 @@ from .. import distributed
 from ..bounds.precision import check_device
 from ..data.types import Split
 from ..training import loggers
+from ..training.advice import ChanceWatch, short_ramp
 from ..training.batches import check_batches, training_part
 from ..training.config import RunConfig
 from ..training.loop import fit, warm_start
@@ -58,7 +59,8 @@ def train_run(
     keep_freed_memory()
     check_device(config.train.precision, device)
     net, loss = build(config, device)
-    check_batches(loss, training_part(images, config), config)
+    part = training_part(images, config)
+    check_batches(loss, part, config)
     begun = resume or (requeue and distributed.agreed(run.is_begun(config, "this command's")))
     if not begun:
         warm_start(net, config)  # unusable weights are refused before there is a folder
@@ -68,11 +70,16 @@ def train_run(
         use_threads(choose_threads(net, config.train.threads))
         if distributed.leads():
             observer.on_start()
+            if warning := short_ramp(loss, config, len(part)):
+                observer.on_warning(warning)
+        at_chance = ChanceWatch(part.labels, config.train.epochs)
         with loggers.opened(log if distributed.leads() else (), folder, config) as note:
 
             def on_epoch(record: dict[str, Any]) -> None:
                 note(record)
                 observer.on_epoch(record)
+                if warning := at_chance(record):
+                    observer.on_warning(warning)
 
             progress = observer.progress
             history = fit(

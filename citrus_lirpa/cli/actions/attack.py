@@ -9,11 +9,11 @@ from ...bounds.box import PIXELS
 from ...reports import pictures, tables
 from ...runs.attacking import Attack, AttackProtocol, attack_images, attack_run
 from ...runs.folder import Outcome, ResultFiles
-from ...runs.networks import Network, load_network, results_folder
+from ...runs.networks import Network, results_folder
 from ...runs.observer import Observer
 from ...training.setup import join_processes
 from ..output import Results, echo_set_aside
-from .common import show_bars, warn
+from .common import open_network, show_bars, warn
 
 
 def run(
@@ -22,7 +22,7 @@ def run(
     """Do what ``citrus-lirpa attack`` is for."""
     lirpa.load()
     where = join_processes(device)
-    network = load_network(path, dataset, eps, own)
+    network = open_network(path, dataset, eps, own)
     protocol = AttackProtocol(eps=network.eps, clip=PIXELS if clip else None, **options)
     images = attack_images(network, protocol.split, data_dir, download=download)
     outcome = attack_run(

@@ -14,6 +14,7 @@ from ... import distributed
 from ...bounds.box import PIXELS
 from ...reports.tables import table
 from ...runs.finding import find_runs
+from ...runs.networks import Network, is_trained, load_network
 from ...verify import Protocol
 from ..choices import PROTOCOL
 
@@ -64,3 +65,11 @@ def found_runs(paths: Sequence[Path]) -> list[Path]:
     if others:
         click.echo(f"left out, for they hold no run: {', '.join(map(str, others))}", err=True)
     return folders
+
+
+def open_network(path: Path, dataset: str | None, eps: float | None, own: Any) -> Network:
+    """Read a network as ``load_network`` does, and say where its training is not finished."""
+    network = load_network(path, dataset, eps, own)
+    if not is_trained(path):
+        warn(f"the training of {path} is not finished: this is the network so far")
+    return network

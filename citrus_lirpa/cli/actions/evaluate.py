@@ -16,14 +16,13 @@ from ...runs.networks import (
     Network,
     evaluation_images,
     is_trained,
-    load_network,
     results_folder,
 )
 from ...runs.observer import Observer
 from ...training.setup import join_processes
 from ...verify import Evaluation, Protocol
 from ..output import Results, echo_set_aside, highlight
-from .common import echo_once, protocol_of, show_bars, warn
+from .common import echo_once, open_network, protocol_of, show_bars, warn
 
 #: The lines of the table that matter most.
 _COLOURS = {"UCert": "green", "UAP accuracy": "red"}
@@ -40,7 +39,7 @@ def run(
     if requeue and not is_trained(path):
         echo_once(f"the training of {path} is not finished: nothing is evaluated", err=True)
         return None
-    network = load_network(path, dataset, options["eps"], own)
+    network = open_network(path, dataset, options["eps"], own)
     protocol = protocol_of(options, network.eps)
     images = evaluation_images(network, data_dir, held_out=protocol.held_out, download=download)
     outcome = evaluate_run(

@@ -13,8 +13,9 @@ from ... import data
 from ...bounds import lirpa
 from ...bounds.box import PIXELS
 from ...errors import InputError
-from ...runs.networks import FORMATS, load_network, save_network
+from ...runs.networks import FORMATS, save_network
 from ...verify import vnnlib
+from .common import open_network
 
 
 def run(path, own, out, dataset, eps, clip, timeout, data_dir, download, **which) -> None:
@@ -22,11 +23,11 @@ def run(path, own, out, dataset, eps, clip, timeout, data_dir, download, **which
     lirpa.load()
     if out.suffix.lower() in FORMATS:
         _check_alone(out)
-        save_network(load_network(path, dataset, 0.0, own), out)
+        save_network(open_network(path, dataset, 0.0, own), out)
         click.echo(f"network: {out}")
         return
     _check_images(**which)
-    network = load_network(path, dataset, eps, own)
+    network = open_network(path, dataset, eps, own)
     box: dict[str, Any] = dict(eps=network.eps, clip=PIXELS if clip else None)
     split = data.load(network.spec.name, train=False, data_dir=data_dir, download=download)
     images = _chosen(**which, available=len(split), dataset=network.spec.name, **box)

@@ -12,7 +12,6 @@ from ...runs.networks import (
     Network,
     evaluation_images,
     is_trained,
-    load_network,
     results_folder,
 )
 from ...runs.observer import Observer
@@ -20,7 +19,7 @@ from ...runs.smoothing import RADII, smooth_run
 from ...training.setup import join_processes
 from ...verify import Smoothed, Smoothing
 from ..output import Results, echo_set_aside
-from .common import echo_once, show_bars
+from .common import echo_once, open_network, show_bars
 
 #: Entries of the record with a value for each image.
 _LONG = ("predicted", "radius")
@@ -36,7 +35,7 @@ def run(
     if requeue and not is_trained(path):
         echo_once(f"the training of {path} is not finished: nothing is certified", err=True)
         return None
-    network = load_network(path, dataset, eps, own)
+    network = open_network(path, dataset, eps, own)
     images = evaluation_images(network, data_dir, held_out=held_out, download=download)
     images = dataclasses.replace(images, images=images.images[:limit], labels=images.labels[:limit])
     outcome = smooth_run(

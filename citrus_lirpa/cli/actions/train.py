@@ -25,7 +25,7 @@ from ...training.config import RunConfig
 from ...training.metrics import History
 from ...training.setup import join_processes
 from ..output import Results
-from .common import show_bars
+from .common import show_bars, warn
 
 
 def run(resume, out, log, data_dir, download, device, quiet, requeue, **options) -> Results:
@@ -108,6 +108,7 @@ def _observer(first_line: str, epochs: list[dict[str, Any]], quiet: bool) -> Obs
 
     return Observer(
         progress=bars,
+        on_warning=warn,
         on_start=lambda: click.echo(first_line),
         on_epoch=on_epoch,
         draw=lambda history, run: pictures.plot_curves(history.records, run.curves),
