@@ -64,6 +64,10 @@ class SoundnessError(CitrusError):
     """A certificate contradicts an attack, a defect that must never be hidden."""
 
 
+class OutOfTime(CitrusError):
+    """A computation that cannot end halfway was given up at its deadline."""
+
+
 class Interrupted(CitrusError):
     """Work stopped on request, after saving."""
 

@@ -19,6 +19,7 @@ from ..bounds.checks import (
     check_tensor,
     is_number,
 )
+from ..bounds.deadline import time_is_over
 from ..bounds.inputs import check_labelled, outside_inference
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet, as_bounded_net
@@ -107,7 +108,7 @@ class GroupAttack:
         with net.evaluating():
             for restart in range(self.restarts):
                 unfinished = (most < worth.sum(dim=1)).nonzero().squeeze(1)
-                if len(unfinished) == 0:
+                if len(unfinished) == 0 or (restart and time_is_over()):
                     break
                 now = worth[unfinished]
                 found, count = self._ascend(

@@ -21,6 +21,7 @@ from ..bounds.checks import (
     check_radius,
     check_range,
 )
+from ..bounds.deadline import time_is_over
 from ..bounds.inputs import check_labelled, outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
 
@@ -39,6 +40,8 @@ def ascend(
 ) -> Tensor:
     """Ascend a scalar objective by the signs of its gradient, projecting after every step.
 
+    At a deadline (:mod:`..bounds.deadline`) it ends with the value that it has.
+
     Args:
         objective: Function of the variable, of the shape of ``start``, to a scalar.
         project: Projection onto the set that the variable stays in.
@@ -55,6 +58,8 @@ def ascend(
     v = project(start)
     direction: Tensor | float = 0.0
     for i in range(steps):
+        if time_is_over():
+            break
         v.requires_grad_(True)
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(objective(v), v)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from . import lirpa
 from .box import Box, Interval
+from .deadline import check_time, deadline
 from .graph import Graph
 from .interval import Affine, step_of
 from .tracing import explained, nodes
@@ -144,6 +146,34 @@ def magnitudes(graph: Graph, within: dict[str, Box]) -> list[Tensor]:
             size = largest[operation.sources[0]]
             terms.append(step.magnitude(Interval(size, torch.zeros_like(size)), *step.weights()))
     return [*terms, *largest.values()]
+
+
+@contextlib.contextmanager
+def watching_the_clock(bounded: Any) -> Iterator[None]:
+    """Have auto_LiRPA look at the deadline before each layer that it passes bounds back through.
+
+    Args:
+        bounded: The BoundedModule. Inside the block its bounds raise OutOfTime at the deadline.
+    """
+    if deadline() == math.inf:
+        yield
+        return
+
+    def watched(bound_backward: Callable[..., Any]) -> Callable[..., Any]:
+        def in_time(*args: Any, **options: Any) -> Any:
+            check_time()
+            return bound_backward(*args, **options)
+
+        return in_time
+
+    watching = nodes(bounded)
+    for node in watching:
+        node.bound_backward = watched(node.bound_backward)
+    try:
+        yield
+    finally:
+        for node in watching:
+            del node.bound_backward
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import copy
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from .checks import check_labels, check_name, check_tensor
 from .graph import Graph
 from .interval import IntervalNetwork, margin_bounds
 from .lirpa_bounds import METHODS as METHODS
-from .lirpa_bounds import LirpaNetwork, magnitudes
+from .lirpa_bounds import LirpaNetwork, magnitudes, watching_the_clock
 from .margins import specification
 from .precision import full_precision
 from .segments import INPUT, Segment, affine_segments, chain, segment_behind
@@ -316,6 +317,10 @@ class BoundedNet:
         self.check_sound(method)
         with self.in_use(), full_precision(box.lower.device):
             return self.bound_unchecked(box, labels, method)
+
+    def in_time(self) -> AbstractContextManager[None]:
+        """Have bounds by CROWN raise OutOfTime at a deadline (:mod:`.deadline`), inside a block."""
+        return watching_the_clock(self.bounded)
 
     def check_sound(self, method: str) -> None:
         """Raise ModelError where bounds by a method prove nothing, as they are not known sound."""

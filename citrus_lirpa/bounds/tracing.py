@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, ModelError, is_out_of_memory, reason
+from ..errors import InputError, ModelError, OutOfTime, is_out_of_memory, reason
 from ..models import Normalise
 from . import lirpa
 from .dataflow import DataWatch
@@ -221,7 +221,7 @@ def explained(what: str) -> Iterator[None]:
     """Turn whatever auto_LiRPA raises into a ModelError of one line; memory errors pass."""
     try:
         yield
-    except (InputError, ModelError):
+    except (InputError, ModelError, OutOfTime):
         raise
     except Exception as error:
         if is_out_of_memory(error):

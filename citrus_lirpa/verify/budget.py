@@ -6,6 +6,8 @@ import math
 import time
 from dataclasses import dataclass, replace
 
+from ..bounds.deadline import deadline
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -21,8 +23,11 @@ class Budget:
 
     @staticmethod
     def of(limit: float, problems: int) -> Budget:
-        """Return a budget that begins now, of ``limit`` seconds for each of the problems."""
-        return Budget(time.perf_counter() + limit * problems, limit)
+        """Return a budget that begins now, of ``limit`` seconds for each of the problems.
+
+        It ends no later than the deadline that is set (:mod:`..bounds.deadline`).
+        """
+        return Budget(min(time.perf_counter() + limit * problems, deadline()), limit)
 
     def part(self, share: float) -> Budget:
         """Return a budget that ends after this share of the time that is left."""

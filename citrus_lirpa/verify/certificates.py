@@ -35,7 +35,8 @@ class Certificates:
         rows: (N, K-1) margins proved positive.
         decided_by: (N,) index into ``methods`` of the first stage that proved the input, -1
             where none did.
-        took: (N,) each one's share of the time of the stages it went through, in seconds.
+        took: (N,) each one's share of the time of the attack and of the stages it went through,
+            in seconds.
         seconds: By stage, and of the attack.
         not_fitting: By stage, how many inputs it could not bound for lack of memory. They are
             left to the other stages.

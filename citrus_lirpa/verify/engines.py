@@ -98,7 +98,8 @@ class LirpaEngine:
     @torch.no_grad()
     def margins(self, images: _Images, open_rows: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
         """Return bounds of all margins by CROWN or α-CROWN, and which are proved positive."""
-        lower, proved, _ = self._bound(images, "alpha-crown" if iterations else images.method)
+        with self.net.in_time():
+            lower, proved, _ = self._bound(images, "alpha-crown" if iterations else images.method)
         return lower, proved
 
     def as_dual(self) -> NoReturn:

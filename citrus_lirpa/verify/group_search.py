@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -11,6 +12,7 @@ from tqdm.auto import tqdm
 
 from ..attacks import GroupAttack, GroupAttackResult
 from ..bounds.box import Ball
+from ..bounds.deadline import ending_by, time_is_over
 from ..bounds.net import BoundedNet
 from .budget import Budget
 from .certificates import Certificates, check_soundness
@@ -19,9 +21,11 @@ from .crown.relaxation import Images
 from .memory import in_batches, in_less_memory
 from .relational import GroupStage, Search, relate
 
-#: Of the time for the group stage, what may go into further attacks on unsettled groups, and
-#: into bounds of ReLU inputs.
-_ATTACKING_SHARE, _PREPARING_SHARE = 0.05, 0.5
+#: Of the time of groups, what may go into the attack, into further attacks on unsettled groups,
+#: and into bounds of ReLU inputs.
+_ATTACK_SHARE, _ATTACKING_SHARE, _PREPARING_SHARE = 0.25, 0.05, 0.5
+#: Seconds that the attack gets, however short the limit.
+_LEAST_SECONDS = 0.5
 
 
 class Groups:
@@ -103,6 +107,8 @@ class Damage:
         size = self.groups.rows.shape[1]
         for i, v in zip(self.certificates.attacked.nonzero(), self.certificates.v, strict=True):
             self.adopt(int(i) // size, v)
+            if time_is_over():
+                break
         check_soundness(self.certificates, self.broken)
 
     def adopt(self, group: int, u: Tensor) -> None:
@@ -126,13 +132,13 @@ class GroupSearch:
     Args:
         damage: What attacks have found of the groups.
         stage: The group stage.
-        time_limit: Seconds for each group that is not settled.
+        time_limit: Seconds for each group that is not settled, the attacks included.
         solver: Of mixed-integer programs, one of ``SOLVERS``.
 
     Attributes:
         most: (G,) how many open inputs may break together.
         proved_by: What has proved that, for each group.
-        took: (G,) seconds.
+        took: (G,) seconds, of the attacks too.
     """
 
     def __init__(self, damage: Damage, stage: GroupStage, time_limit: float, solver: str):
@@ -150,16 +156,30 @@ class GroupSearch:
 
     def attack(self, attack: GroupAttack, at_once: int, bar: tqdm) -> None:
         """Attack every group that has open inputs, and try on it what broke single inputs."""
-        self.damage.attack(attack, self.unsettled(), at_once, bar)
-        self.damage.adopt_single_attacks()
+        left = self.unsettled()
+        begin = time.perf_counter()
+        seconds = max(_LEAST_SECONDS, _ATTACK_SHARE * self.time_limit * len(left))
+        with ending_by(begin + seconds):
+            self.damage.attack(attack, left, at_once, bar)
+            self.damage.adopt_single_attacks()
+        self._charge(left, begin)
 
     def attack_further(self, attack: GroupAttack, at_once: int, bar: tqdm) -> None:
         """Attack the unsettled groups again and again, from other starts, while there is time."""
-        left = self.unsettled()
-        budget = Budget.of(_ATTACKING_SHARE * self.time_limit, len(left))
-        while len(left) and not budget.over:
-            self.damage.attack(attack, left, at_once, bar)
-            left = self.unsettled()
+        groups = left = self.unsettled()
+        begin, budget = (
+            time.perf_counter(),
+            Budget.of(_ATTACKING_SHARE * self.time_limit, len(left)),
+        )
+        with ending_by(budget.deadline):
+            while len(left) and not budget.over:
+                self.damage.attack(attack, left, at_once, bar)
+                left = self.unsettled()
+        self._charge(groups, begin)
+
+    def _charge(self, groups: Tensor | list[int], begin: float) -> None:
+        """Share out the time since ``begin`` among groups that were worked on."""
+        self.took[groups] += (time.perf_counter() - begin) / max(1, len(groups))
 
     def run(self, engine: DualEngine, at_once: int, bar: tqdm) -> None:
         """Run the stage on all groups; those that do not fit into memory stay as they are."""
@@ -175,8 +195,11 @@ class GroupSearch:
         if split:  # of a single open input, branch and bound has tried all that this stage could
             count = self.groups.count(open_)
             unsettled = [g for g in unsettled if int(count[g]) > 1]
-        begin, budget = time.perf_counter(), Budget.of(self.time_limit, len(unsettled))
-        ready, parts = self._prepare(engine, unsettled, budget.part(_PREPARING_SHARE))
+        begin = time.perf_counter()
+        left = float((self.time_limit - self.took[unsettled]).clamp(min=0).sum())
+        budget = replace(Budget.of(left, 1), limit=self.time_limit)
+        with ending_by(budget.part(_PREPARING_SHARE).deadline):
+            ready, parts = self._prepare(engine, unsettled)
         if not ready:
             return
         members, images, rows = zip(*parts, strict=True)
@@ -189,16 +212,17 @@ class GroupSearch:
             for inputs in members
         ]
         search = Search(engine, Images.cat(images), split, budget, self.solver)
-        proofs = relate(search, torch.cat(rows), groups, self.stage)
+        with ending_by(budget.deadline):
+            proofs = relate(search, torch.cat(rows), groups, self.stage)
         for g, proof in zip(ready, proofs, strict=True):
             if proof.most < self.most[g]:
                 self.most[g], self.proved_by[g] = proof.most, proof.stage
             if proof.u is not None:
                 self.damage.adopt(g, proof.u)
-        self.took[ready] = (time.perf_counter() - begin) / len(ready)
+        self._charge(ready, begin)
 
     def _prepare(
-        self, engine: DualEngine, groups: list[int], budget: Budget
+        self, engine: DualEngine, groups: list[int]
     ) -> tuple[list[int], list[tuple[Tensor, Images, Tensor]]]:
         """Bound the open inputs of groups, the most hopeful groups first, while there is time.
 
@@ -210,6 +234,8 @@ class GroupSearch:
         members = {g: (rows := self.groups.members(g))[open_[rows]] for g in groups}
         hope = {g: float(certificates.margin[i].mean()) for g, i in members.items()}
         for g in sorted(groups, key=hope.__getitem__, reverse=True):
+            if time_is_over():
+                break
             now = members[g]
             images, _, proved = engine.ibp(self.damage.x[now], self.damage.y[now])
             if bool(images.usable.all()):
@@ -218,6 +244,4 @@ class GroupSearch:
                 rows &= ~engine.margins(images, rows, ALPHA_STEPS)[1]
                 ready.append(g)
                 parts.append((now, images, rows))
-            if budget.over:
-                break
         return ready, parts

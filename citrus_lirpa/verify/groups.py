@@ -44,7 +44,7 @@ class UapBounds:
         broken: (N,) inputs that the perturbation of their group misclassifies, those wrong
             without it included.
         stage: For each group, what raised its lower bound last.
-        took: (G,) its share of the time of the group stage, in seconds.
+        took: (G,) its share of the time of attack and group stage, in seconds.
         seconds: Of the attack and of the group stage.
     """
 
@@ -137,7 +137,9 @@ def certify_uap(
         certificates: Of these inputs, with this ε and ``clip``; by the default of
             :func:`certify` if None.
         relational: The group stage, one of ``RELATIONAL``.
-        time_limit: Seconds of the group stage for each group that is not settled.
+        time_limit: Seconds of attack and group stage for each group that is not settled. What
+            is open by then counts as broken in the lower bound, as safe in the upper one. The
+            attack gets a quarter of it, and half a second at least for all groups.
         solver: Of mixed-integer programs: highs, or gurobi where it is installed.
         attack: The joint attack, GroupAttack's default if None.
         clip: Range that perturbed inputs are cut to.

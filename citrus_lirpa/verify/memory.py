@@ -1,10 +1,12 @@
-"""Running a function over batches that shrink where memory runs out."""
+"""Running a function over batches that shrink where memory or time runs out."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -13,11 +15,14 @@ import torch
 from torch import Tensor
 
 from .. import distributed
-from ..errors import is_out_of_memory
+from ..bounds.deadline import deadline, time_is_over, time_left
+from ..errors import OutOfTime, is_out_of_memory
 
 Result = TypeVar("Result")
 #: Of the memory that is free at the start; the rest is left to other processes.
 _SHARE = 0.75
+#: Where there is a deadline: rows of the first batch, and by how much batches may grow.
+_FIRST, _GROWTH = 8, 8
 
 
 @contextlib.contextmanager
@@ -69,7 +74,9 @@ def in_batches(
     """Yield (some of ``rows``, function of them), in batches that fit into memory.
 
     Where memory runs out the size is halved for good and the rows are tried again; a single
-    row that does not fit yields None.
+    row that does not fit yields None. At a deadline (:mod:`..bounds.deadline`) it ends, and the
+    rows that are left are not yielded. Batches are small enough then to end in time at the pace
+    of those before.
 
     Args:
         function: Computes the result of some rows.
@@ -77,10 +84,16 @@ def in_batches(
         size: At most so many together.
         advance: Receives how many rows were done, after every batch.
     """
-    while len(rows):
-        now = rows[:size]
+    limited = deadline() < math.inf
+    at_once = min(size, _FIRST) if limited else size
+    while len(rows) and not time_is_over():
+        now, begin = rows[: min(size, at_once)], time.perf_counter()
         try:
-            yield now, function(now)
+            result = function(now)
+            pace = max(1e-9, time.perf_counter() - begin) / len(now)
+            yield now, result
+        except OutOfTime:
+            return
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -91,6 +104,8 @@ def in_batches(
         else:
             rows = rows[len(now) :]
             advance(len(now))
+            if limited:
+                at_once = max(1, min(_GROWTH * len(now), int(time_left() / pace)))
             continue
         _release_memory()
         if len(now) == 1:

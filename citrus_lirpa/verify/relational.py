@@ -23,8 +23,6 @@ ENUMERATED = 8
 _SET_SIZES = (2, 3)
 #: Combinations of wrong classes of one group handed to branch and bound at once.
 _MOST_COMBINATIONS = 2_000
-#: Seconds that a mixed-integer program gets even after the deadline.
-_LEAST_SECONDS = 1.0
 
 
 class GroupProof:
@@ -162,8 +160,8 @@ def _by_lines(search: Search, proofs: Sequence[GroupProof]) -> None:
 def _by_program(search: Search, proofs: Sequence[GroupProof]) -> None:
     """Solve a mixed-integer program for every large group (Zeng et al. 2023)."""
     for proof in proofs:
-        if not proof.small:
-            seconds = max(_LEAST_SECONDS, search.budget.left)
+        if not proof.small and not search.budget.over:
+            seconds = search.budget.left
             most = most_broken(proof.group, time_limit=seconds, solver=search.solver)
             proof.lower(max(proof.least, most), "milp")
 
@@ -187,6 +185,8 @@ def _one_round(search: Search, proofs: Sequence[GroupProof]) -> bool:
     """
     moved = False
     for size in range(1, ENUMERATED + 1):
+        if search.budget.over:
+            break
         to_come = [proof for proof in proofs if not proof.settled and proof.most >= size]
         now = [proof for proof in to_come if proof.most == size]
         if now:
@@ -200,6 +200,8 @@ def _prove_sets(search: Search, proofs: Sequence[GroupProof], size: int, budget:
     sets: list[tuple[int, ...]] = []
     problem, rows = [], []
     for number, proof in enumerate(proofs):
+        if search.budget.over:
+            break
         found = list(islice(proof.group.survivors(size), _MOST_COMBINATIONS + 1))
         if len(found) > _MOST_COMBINATIONS:
             continue  # too many to be worth it: stays as it is

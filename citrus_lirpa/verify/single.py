@@ -20,6 +20,7 @@ from ..bounds.checks import (
     check_range,
     check_seconds,
 )
+from ..bounds.deadline import ending_by, without_deadline
 from ..bounds.inputs import check_labelled, outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
@@ -28,7 +29,7 @@ from ..errors import InputError, ModelError, SoundnessError, expect
 from .certificates import Certificates, Proof
 from .engines import Engine, LirpaEngine, find_engine
 from .identity import subjects
-from .memory import allocations_fail_cleanly
+from .memory import allocations_fail_cleanly, in_batches
 from .second_opinion import check_by_attack
 from .stages import Limits, OpenImages, Stage, stages_up_to
 
@@ -36,6 +37,10 @@ from .stages import Limits, OpenImages, Stage, stages_up_to
 IMPORTED = "imported"
 #: Inputs whose logits are computed alone as well; the others' in smaller batches.
 _CHECKED = 4
+#: Of the time that is left, what the attack may take, and each stage but the last one.
+_ATTACK_SHARE, _STAGE_SHARE = 0.25, 0.5
+#: Seconds that a batch gets for all that comes before branch and bound, however short the limit.
+_LEAST_SECONDS = 0.5
 #: The memory that an input takes in the second opinion, in that of IBP.
 _ATTACK_COST = 2
 
@@ -76,7 +81,9 @@ def certify(
         method: The last stage, one of ``STAGES``. ``bab`` is branch and bound, which decides
             easy inputs first.
         attack: What is tried first; None for nothing.
-        time_limit: Seconds of branch and bound for each group that has open inputs.
+        time_limit: Seconds for each group that has open inputs, of the attack and all stages
+            together. What is not proved by then stays open. A stage leaves half of the time
+            that it finds to the later ones, and a batch gets half a second at least.
         group_size: Consecutive inputs that make a group.
         known: (N,) verdicts from elsewhere, taken as they are: 1 proved (its stage is
             ``imported``), -1 attacked, 0 unknown.
@@ -122,7 +129,8 @@ def certify(
             part = cascade.certificates(x[rows], y[rows], rows // group_size, verdicts)
             if isinstance(engine, LirpaEngine) and len(rows):
                 at_once = max(1, batch_size // _ATTACK_COST)
-                check_by_attack(engine, part, x[rows], y[rows], int(rows[0]), at_once)
+                with without_deadline():  # a proof that was not checked is none
+                    check_by_attack(engine, part, x[rows], y[rows], int(rows[0]), at_once)
             parts.append(part)
             bar.update(len(rows))
     return replace(Certificates.cat(parts), subjects=subjects(net.module, x, y))
@@ -194,21 +202,26 @@ class Cascade:
             check_same_function(self.net, x, logits)
         proof = Proof.of(x, y, logits)
         seconds: dict[str, float] = {}
+        end = time.perf_counter() + _LEAST_SECONDS
         if known is not None:
             proof.take(known, len(self.stages))
         if self.attack is not None:
             self.announce("attack")
-            begin = time.perf_counter()
-            self._try(self.attack, x, y, proof)
+            begin, tried = time.perf_counter(), proof.correct & ~proof.attacked
+            with ending_by(max(end, begin + _ATTACK_SHARE * self._seconds_left(proof, group))):
+                self._try(self.attack, x, y, proof)
             seconds["attack"] = time.perf_counter() - begin
+            proof.charge(tried.double(), seconds["attack"])
         open_ = OpenImages(self.engine, x, y, group, proof, self.limits, self.announce)
         not_fitting, unsupported = {}, {}
         for number, stage in enumerate(self.stages):
             self.announce(stage.name)
             begin = time.perf_counter()
             open_.begin(stage)
+            share = 1.0 if stage is self.stages[-1] else _STAGE_SHARE
             try:
-                stage.prove(open_)
+                with ending_by(max(end, begin + share * self._seconds_left(proof, group))):
+                    stage.prove(open_)
             except ModelError as error:
                 if number == 0:  # without bounds of the first stage there are none
                     raise
@@ -222,15 +235,26 @@ class Cascade:
             seconds[IMPORTED], not_fitting[IMPORTED] = 0.0, 0
         return proof.certificates(self.ball, seconds, not_fitting, unsupported)
 
+    def _seconds_left(self, proof: Proof, group: Tensor) -> float:
+        """Return the time that the groups with open inputs have not used yet."""
+        _, number = group.unique(return_inverse=True)
+        used = torch.zeros_like(proof.took).index_add(0, number, proof.took)
+        unsettled = number[proof.open].unique()
+        return float((self.limits.time_limit - used[unsettled]).clamp(min=0).sum())
+
     def _try(self, attack: PGD, x: Tensor, y: Tensor, proof: Proof) -> None:
         """Run the attack on all that is correct, what is proved elsewhere included."""
+
+        def attacked(rows: Tensor) -> tuple[Tensor, Tensor]:
+            v = attack(self.net, x[rows], y[rows], self.ball.eps)
+            with torch.no_grad():
+                logits = self.net(self.ball.cut(x[rows] + v))
+            return v, logits.argmax(1) != y[rows]
+
         rows = (proof.correct & ~proof.attacked).nonzero().squeeze(1)
-        if len(rows) == 0:
-            return
-        v = attack(self.net, x[rows], y[rows], self.ball.eps)
-        with torch.no_grad():
-            logits = self.net(self.ball.cut(x[rows] + v))
-        proof.attacked[rows], proof.v[rows] = logits.argmax(1) != y[rows], v
+        for now, found in in_batches(attacked, rows, self.limits.batch_size):
+            if found is not None:  # an input that does not fit stays unattacked
+                proof.v[now], proof.attacked[now] = found
         wrong = (proof.attacked & (proof.decided_by >= 0)).nonzero().flatten().tolist()
         if wrong:
             raise SoundnessError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..bounds.checks import check_name
+from ..bounds.deadline import ending_by, time_left
 from .budget import Budget
 from .certificates import Proof
 from .crown.branch_and_bound import PROVED, Problems, branch_and_bound
@@ -20,8 +20,8 @@ from .engines import Engine
 from .memory import in_batches, in_less_memory
 
 Result = TypeVar("Result")
-#: Of the time for branch and bound, what may go into bounds of ReLU inputs before it.
-_REFINING_SHARE = 0.5
+#: Of the time for CROWN, and for branch and bound, what may go into bounds of ReLU inputs.
+_TIGHTENING_SHARE, _REFINING_SHARE = 0.75, 0.5
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Limits:
     """How much time and memory stages may take.
 
     Args:
-        time_limit: Seconds of branch and bound for each group that has open inputs.
+        time_limit: Seconds of all stages together for each group that has open inputs.
         batch_size: Inputs that IBP bounds together; other stages bound fewer.
     """
 
@@ -86,7 +86,8 @@ class OpenImages:
     ) -> Iterator[tuple[Tensor, Result]]:
         """Yield (places in ``number``, ``work`` of them), as many as fit into memory together.
 
-        Those that do not fit alone are counted as missing.
+        Those that do not fit alone are counted as missing. Those that are not reached in time
+        are not yielded.
 
         Args:
             work: Computes something of the images at some places.
@@ -112,15 +113,15 @@ class OpenImages:
         self.images = type(images[0]).cat(images) if len(self.number) else None
 
     def improve(
-        self, better: Callable[[Any], Any], order: Tensor | None = None, until: float = math.inf
+        self, better: Callable[[Any], Any], order: Tensor | None = None, *, forget: bool = False
     ) -> None:
         """Compute better bounds of ReLU inputs; images that do not fit keep those they have.
 
         Args:
             better: Returns images with better bounds.
             order: (n,) places, the first to be improved first.
-            until: The time of ``time.perf_counter`` at which to end. Images that were not
-                reached are forgotten: without the bounds they are of no use to the stage.
+            forget: Whether images that were not reached in time are forgotten, being of no use
+                to the stage without the bounds. Otherwise they keep theirs, and come last.
         """
         images, places, parts = self.images, [], []
         if images is None:
@@ -128,9 +129,9 @@ class OpenImages:
         for now, found in self.each(lambda now: better(images.rows(now)), order):
             places.append(now)
             parts.append(found)
-            if time.perf_counter() > until:
-                break
-        left = self.missing[self.number].nonzero().squeeze(1)
+        left = torch.ones_like(self.missing[self.number])
+        left[torch.cat(places) if places else []] = False
+        left = (left & self.missing[self.number] if forget else left).nonzero().squeeze(1)
         if len(left):
             places.append(left)
             parts.append(images.rows(left))
@@ -181,7 +182,8 @@ def _by_crown_ibp(open_: OpenImages, iterations: int = 0) -> None:
 
 def _by_crown(open_: OpenImages) -> None:
     """Bound the open margins by CROWN, on ReLU inputs bounded by CROWN."""
-    open_.improve(open_.engine.tightened)
+    with ending_by(time.perf_counter() + _TIGHTENING_SHARE * time_left()):
+        open_.improve(open_.engine.tightened)
     _by_crown_ibp(open_)
 
 
@@ -196,7 +198,8 @@ def _by_branch_and_bound(open_: OpenImages) -> None:
     budget = Budget.of(open_.limits.time_limit, len(open_.group[open_.number].unique()))
     hope = torch.where(proof.rows, torch.inf, proof.lower)[open_.number].min(dim=1).values
     order = hope.argsort(descending=True)
-    open_.improve(engine.refined, order, budget.part(_REFINING_SHARE).deadline)
+    with ending_by(budget.part(_REFINING_SHARE).deadline):
+        open_.improve(engine.refined, order, forget=True)
     images, number = open_.images, open_.number
     if images is None:
         return

@@ -35,7 +35,7 @@ def test_uap_bounds_are_what_the_certificates_and_perturbations_show(net, clip, 
     assert sum(lower) < sum(upper) < 9  # the attack found something, the proofs not all
     found = uap.lower.tolist()
     if relational == "none":
-        assert found == lower and uap.stage == ("single",) * 3 and not uap.took.any()
+        assert found == lower and uap.stage == ("single",) * 3
     for g in range(3):
         assert lower[g] <= found[g] <= upper[g]
         assert (uap.stage[g] == "single") == (found[g] == lower[g])
@@ -44,7 +44,7 @@ def test_uap_bounds_are_what_the_certificates_and_perturbations_show(net, clip, 
     assert uap.certified_accuracy == pytest.approx(sum(found) / 11)
     assert uap.attacked_accuracy == pytest.approx(sum(upper) / 11)
     assert list(uap.seconds) == ["group attack", "group stage"]
-    assert 0 <= float(uap.took.sum()) <= uap.seconds["group stage"]
+    assert 0 <= float(uap.took.sum()) <= sum(uap.seconds.values())
 
 
 def test_dearer_group_stages_prove_no_less(deep):

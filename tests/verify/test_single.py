@@ -113,8 +113,7 @@ def check_consistent(proofs, x, y, net):
             }[flags]  # fmt: skip
     assert set(proofs.seconds) - {"attack"} == set(proofs.methods) == set(proofs.not_fitting)
     assert (proofs.took >= 0).all() and not proofs.took[~proofs.correct].any()
-    stages = sum(s for stage, s in proofs.seconds.items() if stage != "attack")
-    assert float(proofs.took.sum()) <= stages + 1e-9
+    assert float(proofs.took.sum()) <= sum(proofs.seconds.values()) + 1e-9
 
 
 # ------------------------------------------------------------------------------ stages
@@ -378,7 +377,6 @@ def test_what_the_attack_breaks_is_not_bounded(deep, engine):
     assert 0 < int(proofs.attacked.sum()) < 18
     bounded = proofs.margin > -torch.inf
     assert torch.equal(bounded, proofs.correct & ~proofs.attacked)
-    assert not proofs.took[proofs.attacked].any()
     assert set(proofs.seconds) == {"attack", *METHODS} and proofs.seconds["attack"] > 0
     assert "attack" not in certify(deep, x, y, 0.1, method="ibp").seconds
 

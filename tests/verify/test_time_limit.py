@@ -1,5 +1,7 @@
 """What the time limit of a group leaves out, and in which order the rest is done."""
 
+import time
+
 import pytest
 import torch
 from networks import images
@@ -25,14 +27,22 @@ def refined(monkeypatch):
     return seen
 
 
-def test_without_time_the_most_hopeful_image_alone_is_refined(deep, refined):
+@pytest.fixture
+def slow(refined, monkeypatch):
+    """The same; each refinement takes an hour by the clock."""
+    clock = time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + 3600 * len(refined))
+    return refined
+
+
+def test_the_most_hopeful_image_is_refined_first_and_none_after_the_deadline(deep, slow):
     x, y = images(deep, 12)
     before = certify(deep, x, y, EPS, method="alpha-crown")
     open_ = before.open & ~before.attacked
     assert int(open_.sum()) >= 3
     # one image at a time
-    after = certify(deep, x, y, EPS, method="bab", batch_size=16, time_limit=0.0)
-    (only,) = refined
+    after = certify(deep, x, y, EPS, method="bab", batch_size=16)
+    (only,) = slow
     best = torch.where(open_, before.margin, -torch.inf).argmax()
     torch.testing.assert_close(only, x[best : best + 1])
     proved_now = (after.certified & ~before.certified).nonzero().flatten().tolist()
@@ -49,13 +59,21 @@ def test_with_time_all_are_refined_best_first(deep, refined):
     torch.testing.assert_close(torch.cat(refined), expected)
 
 
-def test_without_time_the_most_hopeful_group_alone_is_prepared(deep, refined):
+@pytest.mark.parametrize("method", ["crown", "bab"])
+def test_without_time_nothing_is_refined(deep, refined, method):
+    x, y = images(deep, 12)
+    found = certify(deep, x, y, EPS, method=method, time_limit=0.0)
+    certify_uap(
+        deep, x, y, EPS, group_size=4, certificates=found, attack=Attack(deep, []), time_limit=0.0
+    )
+    assert refined == [] and bool(found.margin[found.correct].isfinite().all())
+
+
+def test_the_most_hopeful_group_is_prepared_first_and_none_after_the_deadline(deep, slow):
     x, y = images(deep, 16)
     certificates = certify(deep, x, y, EPS, method="crown")
     attack = Attack(deep, [])
-    found = certify_uap(
-        deep, x, y, EPS, group_size=4, certificates=certificates, attack=attack, time_limit=0.0
-    )
+    found = certify_uap(deep, x, y, EPS, group_size=4, certificates=certificates, attack=attack)
     groups = certificates.open.view(4, 4)
     hope = [
         float(certificates.margin.view(4, 4)[g][groups[g]].mean()) if groups[g].any() else -1e9
@@ -63,7 +81,7 @@ def test_without_time_the_most_hopeful_group_alone_is_prepared(deep, refined):
     ]
     best = max(range(4), key=hope.__getitem__)
     assert sum(bool(row.any()) for row in groups) >= 2
-    (only,) = refined
+    (only,) = slow
     torch.testing.assert_close(only, x.view(4, 4, 1, 4, 4)[best][groups[best]])
     others = [g for g in range(4) if g != best]
     alone = certificates.certified.view(4, 4).sum(1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...bounds.deadline import time_is_over
 from .dual import DualBound, Point
 
 _DECAY = 0.98
@@ -45,6 +46,8 @@ def ascend_dual(
 ) -> Ascent:
     """Ascend dual bounds, and return the best of every tuple; every bound met is sound.
 
+    At a deadline (:mod:`...bounds.deadline`) it ends with the steps made.
+
     Args:
         dual: The dual function of D tuples.
         iterations: Steps after the start, which is evaluated too.
@@ -62,6 +65,8 @@ def ascend_dual(
     mean = point.coefficients.abs().mean(1, keepdim=True)
     scale = torch.where(split, _BETA_RATE * mean, 1.0)
     for i in range(iterations):
+        if time_is_over():
+            break
         step = rate * _DECAY**i
         p = p + step * scale * steps_p.step(dual.gradient(point))
         p = torch.where(split, p.clamp(min=0), p.clamp(0, 1))

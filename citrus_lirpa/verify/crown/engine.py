@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...attacks import ascend
 from ...bounds.box import Ball, Box
+from ...bounds.deadline import time_is_over
 from ...bounds.margins import logit_margins, specification
 from ...bounds.net import BoundedNet
 from ...bounds.precision import rounding_threshold
@@ -160,8 +161,8 @@ class DualEngine:
             iterations: Steps of α-CROWN, 0 for CROWN.
 
         Returns:
-            Lower bounds of the margins (n, K-1), -inf where they are not open, and which of them
-            are proved positive.
+            Lower bounds of the margins (n, K-1), -inf where they are not open or not reached in
+            time, and which of them are proved positive.
         """
         lower = images.x.new_full(open_rows.shape, -torch.inf)
         proved = torch.zeros_like(open_rows)
@@ -172,6 +173,8 @@ class DualEngine:
             found = ascend_dual(dual, iterations, rate=ALPHA_RATE)
             lower[image[part], row[part]] = found.value
             proved[image[part], row[part]] = self.proved(dual, found, images, i)
+            if time_is_over():
+                break
         return lower, proved
 
     @torch.no_grad()
@@ -222,7 +225,10 @@ class DualEngine:
 
     @torch.no_grad()
     def lines(self, images: Images, open_rows: Tensor) -> Lines:
-        """Return linear bounds of the margins in ``open_rows`` (n, K-1): CROWN's and α-CROWN's."""
+        """Return linear bounds of the margins in ``open_rows`` (n, K-1): CROWN's and α-CROWN's.
+
+        Margins that are not reached in time (:mod:`...bounds.deadline`) have none.
+        """
         image, row = open_rows.nonzero(as_tuple=True)
         g, c, which = [], [], []
         for part in _parts(image, self.rows_at_once):
@@ -237,6 +243,8 @@ class DualEngine:
                 g.append(slope.double())
                 c.append((bias + (slope * judge.x).flatten(1).sum(1)).double())
                 which.append(part)
+            if time_is_over():
+                break
         x = images.x.double().cpu()
         order = torch.cat([image[:0], *which])
         return Lines(

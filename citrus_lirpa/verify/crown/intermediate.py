@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...bounds.box import Ball
+from ...bounds.deadline import time_is_over
 from ...bounds.segments import Segment
 from .dual import DualBound
 from .relaxation import Bounds, Relaxation
@@ -46,7 +47,8 @@ def tighten(
     """Return CROWN's bounds of every ReLU's input, cut with ``bounds``.
 
     Only neurons unstable in ``bounds`` are bounded, in network order: each layer's relaxation
-    rests on the bounds of the layers before it that are tightened already.
+    rests on the bounds of the layers before it that are tightened already. At a deadline
+    (:mod:`...bounds.deadline`) the neurons that were not reached keep their bounds.
 
     Args:
         segments: The network's affine maps between ReLUs.
@@ -63,6 +65,8 @@ def tighten(
         if k > 0 and len(images):  # before the first ReLU IBP is exact already
             relaxation = Relaxation.of(result if exact is None else rounded(result, x.dtype))
             for part in torch.arange(len(images), device=x.device).split(rows):
+                if time_is_over():
+                    break
                 i, j = images[part], neurons[part]
                 for sign, side in ((1.0, lower), (-1.0, upper)):
                     c = x.new_zeros(len(i), lower.shape[1])

@@ -165,5 +165,5 @@ class Group:
             if self.budget.over:
                 return False
             numbers = [n for image, row in chosen for n in self.lines.of(image, row)]
-            self._known[chosen] = refuted(self.lines, numbers)
+            self._known[chosen] = bool(numbers) and refuted(self.lines, numbers)
         return self._known[chosen]
