@@ -69,10 +69,10 @@ def check_one_radius(eps: float) -> float:
     return float(eps)
 
 
-def check_seconds(limit: float) -> None:
+def check_seconds(limit: float, name: str = "time limit") -> None:
     """Raise InputError unless a time limit is a finite number of seconds >= 0."""
     usable = is_number(limit) and limit >= 0
-    expect(usable, "time limit", limit, "a finite number of seconds >= 0")
+    expect(usable, name, limit, "a finite number of seconds >= 0")
 
 
 def check_range(limits: Range | None) -> None:

@@ -35,9 +35,10 @@ SOLVERS = ("highs", "gurobi")
 #: The defaults of ``verify.Protocol``.
 PROTOCOL: dict[str, Any] = {
     "method": "bab",
-    "relational": "cross",
+    "relational": None,
     "group_size": 5,
     "time_limit": 10.0,
+    "total_time": None,
     "solver": "highs",
     "limit": None,
     "clip": None,

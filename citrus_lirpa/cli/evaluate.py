@@ -24,12 +24,16 @@ from .output import Results, examples, results
     epilog=examples(
         ("a whole test set, with branch and bound", "citrus-lirpa eval runs/digits"),
         (
-            "quickly: no branch and bound, no group stage",
-            "citrus-lirpa eval runs/digits --method crown-ibp --relational none",
+            "quickly: no branch and bound, and a group stage as quick",
+            "citrus-lirpa eval runs/digits --method crown-ibp",
         ),
         (
             "another ε, the first 1,000 images, a minute for each hard group",
             "citrus-lirpa eval runs/mnist --eps 0.2 --limit 1000 --time-limit 60",
+        ),
+        (
+            "all that can be proved in an hour",
+            "citrus-lirpa eval runs/mnist --total-time 3600",
         ),
         (
             "somebody else's network",

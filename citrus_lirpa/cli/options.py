@@ -191,17 +191,25 @@ def seed(help: str) -> Callable[[Command], Command]:
 _PROTOCOL: dict[str, Callable[[Command], Command] | dict[str, Any]] = {
     "method": dict(
         type=click.Choice(STAGES),
-        help="Last stage to try on single images; the cheaper ones always run before it. "
-        "bab is branch and bound.",
+        help="Last stage to try on single images; the cheaper ones always run before it. Costs of "
+        "an open image: ibp two passes through the network, crown-ibp one for each class, crown "
+        "one for each unstable neuron, alpha-crown twenty for each class, bab (branch and bound) "
+        "up to half of --time-limit.",
     ),
     "relational": dict(
         type=click.Choice(RELATIONAL),
-        help="Group stage: none, io (fixed linear bounds), or cross (bounds of several images "
-        "optimised together; with --method bab also split).",
+        help="Group stage: none, io (fixed linear bounds; costs about as much as the method), or "
+        "cross (bounds of several images optimised together, with --method bab also split; up to "
+        "half of --time-limit for a group).  [default: cross with --method bab, else io]",
     ),
     "time_limit": dict(
         type=click.FloatRange(min=0),
-        help="Seconds of branch and bound and group stage for each group still open.",
+        help="Seconds for each group still open: half for its images alone, half for the group. "
+        "What is open by then is reported as open.",
+    ),
+    "total_time": dict(
+        type=click.FloatRange(min=0),
+        help="Seconds for the whole evaluation, shared among its batches.  [default: no limit]",
     ),
     "solver": dict(
         type=click.Choice(SOLVERS),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ from ..bounds.checks import (
     check_seconds,
     is_count,
 )
+from ..bounds.deadline import ending_by, time_is_over
 from ..bounds.inputs import outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
@@ -35,7 +38,7 @@ from .certificates import Certificates, check_soundness
 from .groups import UapBounds, certify_uap
 from .milp import check_solver
 from .record import EvaluationRecord, GroupFigures, UapAccuracy
-from .relational import RELATIONAL
+from .relational import RELATIONAL, group_stage_of
 from .resume import Batch, Saved, from_plain, to_plain
 from .single import certify
 from .stages import stages_up_to
@@ -47,6 +50,8 @@ _log = logging.getLogger(__name__)
 
 #: Group perturbations tried on the whole test set, to show the strongest.
 _CANDIDATES = 20
+#: Of the total time, what the batches may take; the rest is for showing the strongest.
+_BATCHES_SHARE = 0.95
 #: The attack on single images that comes before their certification.
 _STEPS, _RESTARTS = 30, 2
 
@@ -58,10 +63,13 @@ class Protocol:
     Args:
         eps: Radius in pixels.
         method: Last stage tried on single images.
-        relational: Group stage.
+        relational: Group stage; None for that of the method, see ``group_stage_of``.
         group_size: Consecutive images that share a perturbation.
-        time_limit: Seconds of branch and bound and group stage for each group that is not
-            settled before.
+        time_limit: Seconds for each group that is not settled before, half of them for its
+            images alone, half for the group.
+        total_time: Seconds for the whole evaluation; None for no limit. Each batch gets its
+            share of what is left, and what is open by then stays open. Clean predictions are
+            always made.
         solver: Solver of the mixed-integer programs of groups.
         limit: Number of images, the first ones; None for all.
         clip: Range that perturbed images are cut to; None for no cut.
@@ -75,9 +83,10 @@ class Protocol:
 
     eps: float
     method: str = "bab"
-    relational: str = "cross"
+    relational: str | None = None
     group_size: int = 5
     time_limit: float = 10.0
+    total_time: float | None = None
     solver: str = "highs"
     limit: int | None = None
     clip: Range | None = None
@@ -92,10 +101,14 @@ class Protocol:
         check_count(self.batch_size, "batch size")
         check_count(self.seed, "seed", 0, 2**32 - 1)
         check_range(self.clip)
-        check_name(self.relational, "relational stage", RELATIONAL)
         check_solver(self.solver)
-        stages_up_to(self.method)
+        methods = [stage.name for stage in stages_up_to(self.method)]
+        if self.relational is None:
+            object.__setattr__(self, "relational", group_stage_of(methods))
+        check_name(self.relational, "relational stage", RELATIONAL)
         check_seconds(self.time_limit)
+        if self.total_time is not None:
+            check_seconds(self.total_time, "total time")
 
     def images(self, available: int) -> int:
         """Return how many of the ``available`` images are evaluated.
@@ -262,6 +275,7 @@ def evaluate(
     y = data.labels[:count].to(device)
     known = None if imported is None else _known(imported, count).to(device)
     batches = _batches(count, protocol)
+    clock = _Clock(protocol.total_time, len(batches))
     with tqdm(total=count, desc="certifying", unit="image", disable=not progress) as bar:
 
         def bounded(number: int) -> dict[str, Any]:
@@ -270,9 +284,12 @@ def evaluate(
             if part is None:
                 torch.manual_seed(protocol.seed + number)
                 given = None if known is None else known[rows]
-                part = _evaluate_batch(net, x[rows], y[rows], protocol, given, bar)
+                with clock.batch(number):
+                    part = _evaluate_batch(net, x[rows], y[rows], protocol, given, bar)
                 if saved is not None:
                     saved.store(number, to_plain(*part))
+            else:
+                clock.take(part[2])
             _log.debug("images %d to %d: %.1f s", rows.start, rows.stop - 1, part[2])
             bar.update(len(y[rows]))
             return to_plain(*part)
@@ -284,9 +301,36 @@ def evaluate(
     certificates, bounds, seconds = zip(*map(from_plain, parts), strict=True)
     proofs, uap = Certificates.cat(certificates), UapBounds.cat(bounds)
     begin = time.perf_counter()
-    strongest, rate, predictions = _strongest(net, x, y, protocol, proofs, uap)
+    with ending_by(clock.end):
+        strongest, rate, predictions = _strongest(net, x, y, protocol, proofs, uap)
     total = sum(seconds) + time.perf_counter() - begin
     return Evaluation(x, y, protocol, proofs, uap, strongest, rate, predictions, total)
+
+
+class _Clock:
+    """The time of a whole evaluation, and what of it each batch may take.
+
+    Args:
+        seconds: For the whole; None for no limit.
+        batches: How many there are; processes that came together take them in turn.
+
+    Attributes:
+        end: When the evaluation is to end, a time of ``time.perf_counter``.
+    """
+
+    def __init__(self, seconds: float | None, batches: int):
+        self.end = time.perf_counter() + (math.inf if seconds is None else seconds)
+        self.batches = batches
+
+    def batch(self, number: int) -> AbstractContextManager[None]:
+        """Return the context in which a batch ends in time."""
+        now = time.perf_counter()
+        turns = -(-(self.batches - number) // distributed.size())
+        return ending_by(now + _BATCHES_SHARE * max(0.0, self.end - now) / turns)
+
+    def take(self, seconds: float) -> None:
+        """Count the time of a batch that was finished before."""
+        self.end -= seconds / distributed.size()
 
 
 def _known(imported: Mapping[int, str], count: int) -> Tensor:
@@ -353,19 +397,23 @@ def _strongest(
     """The group perturbation that fools most on all images, its rate, and predictions."""
     candidates = (uap.size - uap.upper).topk(min(_CANDIDATES, len(uap.size))).indices
     size = protocol.batch_size
+
+    def predicted(i: int) -> Tensor | None:
+        if i and time_is_over():
+            return None
+        return _predictions(net, clamp(x + uap.u[candidates[i]], protocol.clip), size)
+
     with net.evaluating(), full_precision(x.device):
         clean = _predictions(net, x, size)
-        moved = distributed.share(
-            lambda i: _predictions(net, clamp(x + uap.u[candidates[i]], protocol.clip), size),
-            len(candidates),
-            x.device,
-        )
+        found = distributed.share(predicted, len(candidates), x.device)
+    moved = [one for one in found if one is not None]
     wrong = torch.stack([p != y for p in moved])
     check_soundness(certificates, wrong.any(dim=0))
     fooled = (wrong & certificates.correct).sum(dim=1)
     best = int(fooled.argmax())
     rate = float(fooled[best]) / max(1, int(certificates.correct.sum()))
-    return uap.u[candidates[best]], rate, (clean, moved[best])
+    tried = candidates[[i for i, one in enumerate(found) if one is not None]]
+    return uap.u[tried[best]], rate, (clean, moved[best])
 
 
 @torch.no_grad()

@@ -211,7 +211,7 @@ class GroupSearch:
             )
             for inputs in members
         ]
-        search = Search(engine, Images.cat(images), split, budget, self.solver)
+        search = Search(engine, Images.cat(images), split, budget, self._iterations(), self.solver)
         with ending_by(budget.deadline):
             proofs = relate(search, torch.cat(rows), groups, self.stage)
         for g, proof in zip(ready, proofs, strict=True):
@@ -220,6 +220,13 @@ class GroupSearch:
             if proof.u is not None:
                 self.damage.adopt(g, proof.u)
         self._charge(ready, begin)
+
+    def _like(self, method: str) -> bool:
+        """Return whether bounds are to be as good as those of a stage of single images."""
+        return self.stage.optimises or method in self.certificates.methods
+
+    def _iterations(self) -> int:
+        return ALPHA_STEPS if self._like("alpha-crown") else 0
 
     def _prepare(
         self, engine: DualEngine, groups: list[int]
@@ -240,8 +247,11 @@ class GroupSearch:
             images, _, proved = engine.ibp(self.damage.x[now], self.damage.y[now])
             if bool(images.usable.all()):
                 rows = ~(certificates.rows[now] | proved)
-                images = engine.refined(images)
-                rows &= ~engine.margins(images, rows, ALPHA_STEPS)[1]
+                if self._like("bab"):
+                    images = engine.refined(images)
+                    rows &= ~engine.margins(images, rows, ALPHA_STEPS)[1]
+                elif self._like("crown"):
+                    images = engine.tightened(images)
                 ready.append(g)
                 parts.append((now, images, rows))
         return ready, parts

@@ -25,7 +25,7 @@ from .engines import find_engine
 from .group_search import Damage, Groups, GroupSearch
 from .memory import allocations_fail_cleanly
 from .milp import check_solver
-from .relational import GROUP_STAGES, RELATIONAL
+from .relational import GROUP_STAGES, RELATIONAL, group_stage_of
 from .single import certify, check_certifiable
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def certify_uap(
     *,
     group_size: int = 5,
     certificates: Certificates | None = None,
-    relational: str = "cross",
+    relational: str | None = None,
     time_limit: float = 10.0,
     solver: str = "highs",
     attack: GroupAttack | None = None,
@@ -136,7 +136,8 @@ def certify_uap(
         group_size: Consecutive inputs that share a perturbation; the last group may be smaller.
         certificates: Of these inputs, with this ε and ``clip``; by the default of
             :func:`certify` if None.
-        relational: The group stage, one of ``RELATIONAL``.
+        relational: The group stage, one of ``RELATIONAL``; None for ``cross`` where the
+            certificates went as far as branch and bound, and ``io`` elsewhere.
         time_limit: Seconds of attack and group stage for each group that is not settled. What
             is open by then counts as broken in the lower bound, as safe in the upper one. The
             attack gets a quarter of it, and half a second at least for all groups.
@@ -156,7 +157,8 @@ def certify_uap(
     check_count(batch_size, "batch size")
     possible = is_count(group_size, 2, len(x))
     expect(possible, "group size", group_size, f"2 to {len(x)}, the number of inputs")
-    check_name(relational, "relational stage", RELATIONAL)
+    if relational is not None:
+        check_name(relational, "relational stage", RELATIONAL)
     check_solver(solver)
     attack = GroupAttack(clip=clip) if attack is None else attack
     joint = callable(attack) and not isinstance(attack, PGD)
@@ -165,6 +167,7 @@ def certify_uap(
         certificates = certify(net, x, y, eps, clip=clip, batch_size=batch_size, progress=progress)
     else:
         _check_certificates(certificates, net, x, y, ball)
+    stage = GROUP_STAGES[relational or group_stage_of(certificates.methods)]
     groups, at_once = Groups(len(x), group_size, x.device), max(1, batch_size // group_size)
     begin = time.perf_counter()
     with (
@@ -175,10 +178,10 @@ def certify_uap(
     ):
         net.check_itself()
         damage = Damage(net, ball, x, y, groups, certificates)
-        search = GroupSearch(damage, GROUP_STAGES[relational], time_limit, solver)
+        search = GroupSearch(damage, stage, time_limit, solver)
         search.attack(attack, at_once, bar)
         engine = _dual_engine(net, ball) if search.stage.steps else None
-        if engine is not None:
+        if engine is not None and search.stage.optimises:
             search.attack_further(attack, at_once, bar)
         attacked = time.perf_counter()
         if engine is not None:

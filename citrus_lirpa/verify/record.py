@@ -64,7 +64,8 @@ class EvaluationRecord:
         method: Last stage tried on single images.
         relational: Group stage.
         group_size: Consecutive images that share a perturbation.
-        time_limit: Seconds of branch and bound and group stage for each group.
+        time_limit: Seconds for each group.
+        total_time: Seconds for the whole evaluation; None for no limit.
         solver: Solver of the mixed-integer programs.
         clip: Range that perturbed images are cut to.
         batch_size: Images that go through the stages together.
@@ -96,6 +97,7 @@ class EvaluationRecord:
     relational: Word
     group_size: Size
     time_limit: NonNegative
+    total_time: NonNegative | None = None
     solver: Word | None = None
     clip: tuple[Number, Number] | None
     batch_size: Count | None = None

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import SoundnessError
 from .budget import Budget
 from .crown.branch_and_bound import BROKEN, PROVED, Outcome, Problems, branch_and_bound
-from .crown.engine import DualEngine
+from .crown.engine import ALPHA_STEPS, DualEngine
 from .crown.linear import Group
 from .crown.relaxation import Images
 from .milp import most_broken
@@ -49,6 +49,11 @@ class GroupProof:
     def settled(self) -> bool:
         """Whether ``most`` is reached."""
         return self.most <= self.least
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether lines cannot lower ``most``: one u breaks all of them, and no set is proved."""
+        return not self.group.blocked and self.group.may_all_break
 
     @property
     def small(self) -> bool:
@@ -93,6 +98,7 @@ class Search:
         images: The open images of all groups.
         split: Whether sets of images are proved by branch and bound, or by their roots alone.
         budget: For all groups together; its limit holds for each set.
+        iterations: Steps of α-CROWN for the fixed linear bounds of margins.
         solver: Of mixed-integer programs, one of ``SOLVERS``.
     """
 
@@ -100,6 +106,7 @@ class Search:
     images: Images
     split: bool
     budget: Budget
+    iterations: int = ALPHA_STEPS
     solver: str = "highs"
 
 
@@ -109,10 +116,13 @@ class GroupStage:
 
     Args:
         name: What users choose it by.
+        optimises: Whether it optimises bounds across images. If not, it takes bounds as good as
+            those that single images got, and costs about as much.
         steps: Functions of a search and the unsettled groups, in order.
     """
 
     name: str
+    optimises: bool
     steps: tuple[Callable[[Search, Sequence[GroupProof]], None], ...]
 
 
@@ -137,7 +147,7 @@ def relate(
     mask = torch.zeros_like(open_rows)
     used = sorted({i for members, _ in groups for i in members})
     mask[used] = open_rows[used]
-    lines = search.engine.lines(search.images, mask)
+    lines = search.engine.lines(search.images, mask, search.iterations)
     rows = [row.nonzero().flatten().tolist() for row in mask.cpu()]
     proofs = [
         GroupProof(Group({i: rows[i] for i in members}, lines, search.budget), broken)
@@ -153,14 +163,14 @@ def relate(
 def _by_lines(search: Search, proofs: Sequence[GroupProof]) -> None:
     """Enumerate the subsets of small groups (Zeng et al. 2023)."""
     for proof in proofs:
-        if proof.small:
+        if proof.small and not proof.hopeless:
             proof.enumerate_sets("io")
 
 
 def _by_program(search: Search, proofs: Sequence[GroupProof]) -> None:
     """Solve a mixed-integer program for every large group (Zeng et al. 2023)."""
     for proof in proofs:
-        if not proof.small and not search.budget.over:
+        if not (proof.small or search.budget.over or proof.hopeless):
             seconds = search.budget.left
             most = most_broken(proof.group, time_limit=seconds, solver=search.solver)
             proof.lower(max(proof.least, most), "milp")
@@ -241,10 +251,19 @@ def _search_sets(search: Search, problems: Problems, owner: Tensor, budget: Budg
 #: The group stages, cheapest first: none, on fixed linear bounds, and with bounds optimised
 #: across inputs. A new stage is one more row.
 _GROUP_STAGES = (
-    GroupStage("none", ()),
-    GroupStage("io", (_by_lines, _by_program)),
-    GroupStage("cross", (_by_lines, _by_tuples, _by_program)),
+    GroupStage("none", False, ()),
+    GroupStage("io", False, (_by_lines, _by_program)),
+    GroupStage("cross", True, (_by_lines, _by_tuples, _by_program)),
 )
 GROUP_STAGES = {stage.name: stage for stage in _GROUP_STAGES}
 #: Their names.
 RELATIONAL = tuple(GROUP_STAGES)
+
+
+def group_stage_of(methods: Sequence[str]) -> str:
+    """Return the group stage that costs about as much as the stages that single images go through.
+
+    Args:
+        methods: The names of these stages.
+    """
+    return "cross" if "bab" in methods else "io"

@@ -224,10 +224,15 @@ class DualEngine:
         return (logits.argmax(1) != images.y[members].flatten()).view(members.shape)
 
     @torch.no_grad()
-    def lines(self, images: Images, open_rows: Tensor) -> Lines:
-        """Return linear bounds of the margins in ``open_rows`` (n, K-1): CROWN's and α-CROWN's.
+    def lines(self, images: Images, open_rows: Tensor, iterations: int = ALPHA_STEPS) -> Lines:
+        """Return linear bounds of margins: CROWN's, and α-CROWN's beside them.
 
         Margins that are not reached in time (:mod:`...bounds.deadline`) have none.
+
+        Args:
+            images: The images.
+            open_rows: (n, K-1) which margins to bound.
+            iterations: Steps of α-CROWN; 0 for CROWN's alone.
         """
         image, row = open_rows.nonzero(as_tuple=True)
         g, c, which = [], [], []
@@ -237,8 +242,10 @@ class DualEngine:
             if images.exact:
                 every = torch.arange(len(part), device=part.device)
                 judge = dual.rows(every, self.exact_segments, torch.float64)
-            optimised = ascend_dual(dual, ALPHA_STEPS, rate=ALPHA_RATE).parameter
-            for parameter in (dual.start(), optimised):
+            parameters = [dual.start()]
+            if iterations:
+                parameters.append(ascend_dual(dual, iterations, rate=ALPHA_RATE).parameter)
+            for parameter in parameters:
                 slope, bias = judge.planes(parameter.to(judge.x.dtype))
                 g.append(slope.double())
                 c.append((bias + (slope * judge.x).flatten(1).sum(1)).double())

@@ -9,9 +9,10 @@ cutting-plane master over a handful of weights) need not be trusted.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from ..budget import Budget
 from .dual import worst_shared
 
 _MOST_CUTS = 60
+#: Steps of the search for one u that makes lines of all images negative.
+_WITNESS_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,12 @@ class Lines:
     ball: Ball
     threshold: Tensor
 
+    def at(self, which: Tensor, weight: Tensor) -> Tensor:
+        """Return some lines (k,) at the u that minimises their sum with weights (1, k)."""
+        g, x = self.g[which].unsqueeze(0), self.x[self.image[which]].unsqueeze(0)
+        u = worst_shared(g, weight, x, self.ball)
+        return (g * (self.ball.cut(x + u.unsqueeze(1)) - x)).flatten(2).sum(2)[0] + self.c[which]
+
     def of(self, image: int, row: int) -> list[int]:
         """Return the numbers of the lines that bound one margin."""
         return ((self.image == image) & (self.row == row)).nonzero().flatten().tolist()
@@ -63,14 +72,12 @@ def refuted(lines: Lines, chosen: Sequence[int]) -> bool:
         chosen: Numbers of some of them.
     """
     which = torch.tensor(chosen)
-    g, c, x = lines.g[which].unsqueeze(0), lines.c[which], lines.x[lines.image[which]].unsqueeze(0)
     threshold = float(lines.threshold[lines.image[which]].max())
     count = len(chosen)
     weight = torch.full((1, count), 1 / count, dtype=torch.float64)
     cuts: list[np.ndarray] = []
     for _ in range(_MOST_CUTS):
-        u = worst_shared(g, weight, x, lines.ball)
-        line = (g * (lines.ball.cut(x + u.unsqueeze(1)) - x)).flatten(2).sum(2)[0] + c
+        line = lines.at(which, weight)
         if float(weight[0] @ line) > threshold:
             return True
         if bool((line <= 0).all()):
@@ -131,6 +138,32 @@ class Group:
             if next(self.survivors(size), None) is not None:
                 return size
         return at_least
+
+    @functools.cached_property
+    def may_all_break(self) -> bool:
+        """Whether one u leaves every image a margin all of whose lines are negative.
+
+        The lines refute no set of these images then. A search of a few steps, which lays more
+        weight on the images that u does not break; False where it finds no such u.
+        """
+        margins = [(i, row) for i in self.rows for row in self.rows[i]]
+        numbers = [self.lines.of(*margin) for margin in margins]
+        if not all(numbers):
+            return False
+        which = torch.tensor(list(chain.from_iterable(numbers)))
+        margin = torch.repeat_interleave(torch.tensor([len(n) for n in numbers]))
+        place = {i: k for k, i in enumerate(self.rows)}
+        image = torch.tensor([place[i] for i, _ in margins])
+        weight = torch.ones(1, len(which), dtype=torch.float64)
+        for _ in range(_WITNESS_STEPS):
+            lines = self.lines.at(which, weight)
+            value = lines.new_full((len(margins),), -torch.inf)
+            value = value.scatter_reduce(0, margin, lines, "amax")
+            left = value.new_full((len(place),), torch.inf).scatter_reduce(0, image, value, "amin")
+            if bool((left <= 0).all()):
+                return True
+            weight = torch.where((left > 0)[image[margin]], 2 * weight, weight)
+        return False
 
     def survivors(self, size: int) -> Iterator[Chosen]:
         """Yield tuples of ``size`` (image, row) that neither lines nor ``blocked`` refute.
