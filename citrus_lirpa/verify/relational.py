@@ -21,6 +21,8 @@ from .milp import most_broken
 ENUMERATED = 8
 #: Sizes of the sets of larger groups that branch and bound tries to prove apart.
 _SET_SIZES = (2, 3)
+#: Of the time of all groups, what large ones may take for that before their program.
+_SETS_SHARE = 0.5
 #: Combinations of wrong classes of one group handed to branch and bound at once.
 _MOST_COMBINATIONS = 2_000
 
@@ -169,9 +171,10 @@ def _by_lines(search: Search, proofs: Sequence[GroupProof]) -> None:
 
 def _by_program(search: Search, proofs: Sequence[GroupProof]) -> None:
     """Solve a mixed-integer program for every large group (Zeng et al. 2023)."""
-    for proof in proofs:
-        if not (proof.small or search.budget.over or proof.hopeless):
-            seconds = search.budget.left
+    large = [proof for proof in proofs if not (proof.small or proof.hopeless)]
+    for number, proof in enumerate(large):
+        if not search.budget.over:
+            seconds = search.budget.left / (len(large) - number)
             most = most_broken(proof.group, time_limit=seconds, solver=search.solver)
             proof.lower(max(proof.least, most), "milp")
 
@@ -181,10 +184,11 @@ def _by_tuples(search: Search, proofs: Sequence[GroupProof]) -> None:
     small = [proof for proof in proofs if proof.small]
     while _one_round(search, small) and not search.budget.over:
         continue
+    budget = search.budget.part(_SETS_SHARE)
     for proof in proofs:
         for size in _SET_SIZES:
-            if not proof.small and not search.budget.over:
-                _prove_sets(search, [proof], size, search.budget)
+            if not proof.small and not budget.over:
+                _prove_sets(search, [proof], size, budget)
 
 
 def _one_round(search: Search, proofs: Sequence[GroupProof]) -> bool:

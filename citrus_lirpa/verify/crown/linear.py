@@ -148,7 +148,7 @@ class Group:
         """
         margins = [(i, row) for i in self.rows for row in self.rows[i]]
         numbers = [self.lines.of(*margin) for margin in margins]
-        if not all(numbers):
+        if not numbers or not all(numbers):
             return False
         which = torch.tensor(list(chain.from_iterable(numbers)))
         margin = torch.repeat_interleave(torch.tensor([len(n) for n in numbers]))
