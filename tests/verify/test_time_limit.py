@@ -73,7 +73,9 @@ def test_the_most_hopeful_group_is_prepared_first_and_none_after_the_deadline(de
     x, y = images(deep, 16)
     certificates = certify(deep, x, y, EPS, method="crown")
     attack = Attack(deep, [])
-    found = certify_uap(deep, x, y, EPS, group_size=4, certificates=certificates, attack=attack)
+    found = certify_uap(
+        deep, x, y, EPS, group_size=4, certificates=certificates, attack=attack, relational="cross"
+    )
     groups = certificates.open.view(4, 4)
     hope = [
         float(certificates.margin.view(4, 4)[g][groups[g]].mean()) if groups[g].any() else -1e9
@@ -112,10 +114,10 @@ def test_unsettled_groups_are_attacked_again_and_the_best_is_kept(deep):
     late = Attack(deep, [lambda x: torch.zeros_like(x[:, :1]), lambda x: strong.u[: len(x)]])
     found = certify_uap(
         *(deep, x, y, EPS), group_size=4, certificates=certificates, attack=late, time_limit=1.0,
-        relational="io",  # which finds no perturbations of its own
+        relational="cross",
     )  # fmt: skip
     assert late.sizes[:2] == [2, 2]
-    assert found.upper.tolist() == [4 - int(n) for n in strong.broken.sum(1)]
+    assert (found.upper <= 4 - strong.broken.sum(1)).all()
     once = Attack(deep, [])
     certify_uap(
         deep, x, y, EPS, group_size=4, certificates=certificates, attack=once, relational="none"
@@ -161,5 +163,7 @@ def test_a_single_open_input_is_not_searched_twice(deep, refined, method):
     assert certificates.open.tolist() == [True, False, False, False]
     refined.clear()
     stub = Attack(deep, [])
-    certify_uap(deep, x, y, 0.1, group_size=4, certificates=certificates, attack=stub, time_limit=1)
+    certify_uap(
+        deep, x, y, 0.1, group_size=4, certificates=certificates, attack=stub, relational="cross"
+    )
     assert len(refined) == (method != "bab")
