@@ -25,7 +25,9 @@ PRECISIONS = ("float32", "bfloat16", "tf32")
 #: ``loggers.LOGGERS``
 LOGGERS = ("tensorboard", "wandb")
 #: ``data.DATASETS``
-DATASETS = ("digits", "mnist", "cifar10", "tinyimagenet")
+DATASETS = (
+    "digits", "mnist", "fashionmnist", "kmnist", "cifar10", "svhn", "gtsrb", "tinyimagenet",
+)  # fmt: skip
 #: ``verify.STAGES``
 STAGES = ("ibp", "crown-ibp", "crown", "alpha-crown", "bab")
 #: ``verify.RELATIONAL``

@@ -14,10 +14,12 @@ from .readers import (
     load_cifar10,
     load_digits,
     load_mnist,
+    load_svhn,
     load_tinyimagenet,
     missing_files,
     wnids,
 )
+from .signs import SIGNS, load_gtsrb
 from .types import DatasetSpec, Split
 
 _log = logging.getLogger(__name__)
@@ -122,23 +124,45 @@ def find_datasets(data_dir: Path) -> dict[str, str]:
 
 
 _DIGIT_NAMES = tuple("0123456789")
-_MNIST_FILES = tuple(
-    f"MNIST/raw/{part}-ubyte"
-    for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-)
+_MNIST_PARTS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 _CIFAR_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+
+
+def _like_mnist(name: str, kind: str, class_names: tuple[str, ...]) -> DatasetSpec:
+    """Describe a data set of MNIST's form, which torchvision calls ``kind``."""
+    return DatasetSpec(
+        name=name,
+        shape=(1, 28, 28),
+        class_names=class_names,
+        loader=load_mnist,
+        files=tuple(f"{kind}/raw/{part}-ubyte" for part in _MNIST_PARTS),
+        archive=f"{kind}/raw/*-ubyte.gz",
+    )
+
 
 DATASETS: dict[str, DatasetSpec] = {
     spec.name: spec
     for spec in (
         DatasetSpec(name="digits", shape=(1, 8, 8), class_names=_DIGIT_NAMES, loader=load_digits),
-        DatasetSpec(
-            name="mnist",
-            shape=(1, 28, 28),
-            class_names=_DIGIT_NAMES,
-            loader=load_mnist,
-            files=_MNIST_FILES,
-            archive="MNIST/raw/*-ubyte.gz",
+        _like_mnist("mnist", "MNIST", _DIGIT_NAMES),
+        _like_mnist(
+            "fashionmnist",
+            "FashionMNIST",
+            (
+                "T-shirt",
+                "trouser",
+                "pullover",
+                "dress",
+                "coat",
+                "sandal",
+                "shirt",
+                "sneaker",
+                "bag",
+                "ankle boot",
+            ),
+        ),
+        _like_mnist(
+            "kmnist", "KMNIST", ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
         ),
         DatasetSpec(
             name="cifar10",
@@ -162,6 +186,32 @@ DATASETS: dict[str, DatasetSpec] = {
             pad=2,
             files=tuple(f"cifar-10-batches-py/{file}" for file in _CIFAR_FILES),
             archive="cifar-10-python.tar.gz",
+        ),
+        DatasetSpec(
+            name="svhn",
+            shape=(3, 32, 32),
+            class_names=_DIGIT_NAMES,
+            loader=load_svhn,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.25, 0.25, 0.25),
+            pad=2,
+            files=("train_32x32.mat", "test_32x32.mat"),
+            archive="*_32x32.mat",
+        ),
+        DatasetSpec(
+            name="gtsrb",
+            shape=(3, 32, 32),
+            class_names=SIGNS,
+            loader=load_gtsrb,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.25, 0.25, 0.25),
+            pad=2,
+            files=(
+                "gtsrb/GTSRB/Training",
+                "gtsrb/GTSRB/Final_Test/Images",
+                "gtsrb/GT-final_test.csv",
+            ),
+            archive="gtsrb/GTSRB*.zip",
         ),
         DatasetSpec(
             name="tinyimagenet",

@@ -15,7 +15,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..errors import DataError
@@ -34,6 +35,9 @@ _NETWORK_TIMEOUT = 30.0  # seconds without an answer before a download counts as
 # What torchvision's readers and downloaders raise on damaged files and bad networks.
 _READ_ERRORS = (OSError, RuntimeError, ValueError, TypeError, LookupError, AssertionError,
                 EOFError, pickle.UnpicklingError)  # fmt: skip
+#: What Pillow raises on damaged images; bombs are no subclasses of the others.
+IMAGE_ERRORS = (*_READ_ERRORS, SyntaxError, Image.DecompressionBombError,
+                Image.DecompressionBombWarning)  # fmt: skip
 _FETCH_ERRORS = (*_READ_ERRORS, http.client.HTTPException, tarfile.TarError)
 
 
@@ -61,26 +65,33 @@ def load_digits(spec: DatasetSpec, folder: Path, train: bool, download: bool) ->
             images, labels = arrays["images"][part], arrays["labels"][part]
     except (*_READ_ERRORS, zipfile.BadZipFile) as error:
         raise DataError(
-            f"assets/digits.npz of citrus-lirpa is missing or damaged ({_last_line(error)}); "
+            f"assets/digits.npz of citrus-lirpa is missing or damaged ({last_line(error)}); "
             "install the package again"
         ) from error
     return torch.from_numpy(images), torch.from_numpy(labels).long()
 
 
 def load_mnist(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:
-    """Read MNIST, which is downloaded if need be."""
-    data = _read_with_torchvision("MNIST", spec, folder, train, download)
+    """Read MNIST, or what has its form, which is downloaded if need be."""
+    kind = Path(spec.files[0]).parts[0]  # torchvision's class and folder have one name
+    data = read_with_torchvision(kind, spec, folder, train, download)
     return data.data[:, None], data.targets
 
 
 def load_cifar10(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:
     """Read CIFAR-10, which is downloaded if need be."""
-    data = _read_with_torchvision("CIFAR10", spec, folder, train, download)
+    data = read_with_torchvision("CIFAR10", spec, folder, train, download)
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
     return images, torch.tensor(data.targets)
 
 
-def _read_with_torchvision(
+def load_svhn(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:
+    """Read SVHN's cropped digits, which are downloaded if need be."""
+    data = read_with_torchvision("SVHN", spec, folder, train, download)
+    return torch.from_numpy(data.data).contiguous(), torch.from_numpy(data.labels)
+
+
+def read_with_torchvision(
     kind: str, spec: DatasetSpec, folder: Path, train: bool, download: bool
 ) -> Any:
     """Return the data set ``kind`` of torchvision from ``folder``, downloaded first if missing."""
@@ -90,22 +101,33 @@ def _read_with_torchvision(
         raise _absent(spec, folder, missing)
     if missing:
         try:
-            _download(reader, spec, folder)
+            _download(reader, spec, folder, _parts(kind))
         except _FETCH_ERRORS as error:
             if isinstance(error, http.client.InvalidURL):  # its text has the proxy's password
                 error = OSError("a malformed address; look at http_proxy and https_proxy")
-            reason = f" (the download failed: {_last_line(error)})"
+            reason = f" (the download failed: {last_line(error)})"
             raise _absent(spec, folder, missing, reason) from error
     try:
-        return reader(folder, train=train, download=False)
+        return reader(folder, **_parts(kind)[0 if train else 1], download=False)
     except _READ_ERRORS as error:
+        places = {folder / file if "/" not in file else (folder / file).parent
+                  for file in spec.files[:2]}  # fmt: skip
         raise DataError(
-            f"{spec.name} in {folder} is damaged ({_last_line(error)}); delete "
-            f"{(folder / spec.files[0]).parent} and run again to have it downloaded"
+            f"{spec.name} in {folder} is damaged ({last_line(error)}); delete "
+            f"{' and '.join(map(str, sorted(places)))} and run again to have it downloaded"
         ) from error
 
 
-def _download(reader: Callable[..., object], spec: DatasetSpec, folder: Path) -> None:
+def _parts(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How torchvision's data set ``kind`` calls its training and its test set."""
+    if kind in ("SVHN", "GTSRB"):
+        return {"split": "train"}, {"split": "test"}
+    return {"train": True}, {"train": False}
+
+
+def _download(
+    reader: Callable[..., object], spec: DatasetSpec, folder: Path, parts: Iterable[dict[str, Any]]
+) -> None:
     """Download into a scratch folder, then move the finished files into place one by one.
 
     Archives already in ``folder`` are used if their checksums are right.
@@ -117,7 +139,8 @@ def _download(reader: Callable[..., object], spec: DatasetSpec, folder: Path) ->
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(archive, copy)
         with _quiet_download():
-            reader(scratch, download=True)
+            for part in parts:
+                reader(scratch, **part, download=True)
         for file in spec.files:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             Path(scratch, file).replace(folder / file)
@@ -176,32 +199,25 @@ def _annotated(annotations: Path) -> list[tuple[Path, str]]:
         return [(annotations.parent / "images" / row[0], row[1]) for row in rows]
     except (OSError, UnicodeDecodeError, IndexError) as error:
         raise DataError(
-            f"{annotations} is missing or damaged ({_last_line(error)}); expected a line for "
+            f"{annotations} is missing or damaged ({last_line(error)}); expected a line for "
             "each image with its name, a tab and its class; unpack tiny-imagenet-200.zip again"
         ) from error
 
 
 def _decode(path: Path, shape: tuple[int, int, int]) -> Tensor:
     """Return one image file as uint8 (3, H, W); a grey image is repeated over the channels."""
-    from PIL import Image
-
     size = (shape[2], shape[1])
     try:
         with Image.open(path) as image:
             if image.size == size:  # as the first bytes state; nothing is decoded yet
                 return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
             found = image.size
-    except (
-        *_READ_ERRORS,
-        SyntaxError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
-        raise DataError(f"{path} is missing or damaged ({_last_line(error)})") from error
+    except IMAGE_ERRORS as error:
+        raise DataError(f"{path} is missing or damaged ({last_line(error)})") from error
     raise DataError(f"{path} is {(3, *found[::-1])}; expected (C, H, W) = {shape}")
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     """Return the last line of an exception's text, its type where the text is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 

@@ -1,14 +1,18 @@
 """data: the embedded digits, loaders on real, absent and damaged files, batches, augmentation."""
 
 import hashlib
+import shutil
 import sys
 from dataclasses import replace
 from importlib import resources
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
+from scipy.io import savemat
 from torch.nn.functional import pad
 
 from citrus_lirpa.data.augmentation import augment, batches, centre_crop
@@ -33,6 +37,8 @@ def offline(monkeypatch):
 
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", fail)
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", fail)
+    monkeypatch.setattr("torchvision.datasets.svhn.download_url", fail)
+    monkeypatch.setattr("torchvision.datasets.gtsrb.download_and_extract_archive", fail)
 
 
 # -- the registry ------------------------------------------------------------------------------
@@ -52,6 +58,10 @@ def test_specs_hold_the_recipes():
     assert rows == {
         "digits": ((1, 8, 8), 10, False, 0),
         "mnist": ((1, 28, 28), 10, False, 0),
+        "fashionmnist": ((1, 28, 28), 10, False, 0),
+        "kmnist": ((1, 28, 28), 10, False, 0),
+        "svhn": ((3, 32, 32), 10, False, 2),
+        "gtsrb": ((3, 32, 32), 43, False, 2),
         "cifar10": ((3, 32, 32), 10, True, 2),
         "tinyimagenet": ((3, 64, 64), 200, True, 4),
     }
@@ -200,7 +210,7 @@ def test_a_data_dir_that_is_a_file(offline, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x00\x08\x03", b"\xff" * 100])
-@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+@pytest.mark.parametrize("name", ["mnist", "kmnist", "cifar10", "svhn"])
 def test_damaged_files(offline, tmp_path, name, content):
     for file in DATASETS[name].files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -209,6 +219,7 @@ def test_damaged_files(offline, tmp_path, name, content):
     with pytest.raises(DataError, match="damaged") as error:
         load(name, train=True, data_dir=tmp_path)
     assert "\n" not in str(error.value)
+    assert f"delete {tmp_path} " not in str(error.value)  # it holds other data sets too
 
 
 def test_mnist_images_and_labels_must_match(tmp_path):
@@ -217,17 +228,18 @@ def test_mnist_images_and_labels_must_match(tmp_path):
         load("mnist", train=True, data_dir=tmp_path)
 
 
-def test_mnist_layout(tmp_path):
-    write_mnist(tmp_path, images=3, labels=3)
-    split = load("mnist", train=False, data_dir=tmp_path, download=False)
+@pytest.mark.parametrize("name", ["mnist", "fashionmnist", "kmnist"])
+def test_mnist_layout(tmp_path, name):
+    write_mnist(tmp_path, images=3, labels=3, name=name)
+    split = load(name, train=False, data_dir=tmp_path, download=False)
     assert split.images.shape == (3, 1, 28, 28)
     assert split.images[1, 0, 0, :2].tolist() == [784 % 256, 785 % 256]
     assert split.labels.tolist() == [0, 1, 2]
 
 
-def write_mnist(folder, *, images, labels):
+def write_mnist(folder, *, images, labels, name="mnist"):
     """IDX files: two zero bytes, type 8 (uint8), number of axes, big-endian sizes, bytes."""
-    for file in DATASETS["mnist"].files:
+    for file in DATASETS[name].files:
         shape = (images, 28, 28) if "images" in file else (labels,)
         size = torch.Size(shape).numel()
         header = bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
@@ -239,6 +251,66 @@ def test_torchvision_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(DependencyError, match="torchvision cannot be imported"):
         load("mnist", train=True, data_dir=tmp_path)
+
+
+# -- SVHN and GTSRB ----------------------------------------------------------------------------
+
+
+def test_svhn_layout(monkeypatch, tmp_path):
+    """Images (32, 32, 3, N), labels 1 to 10, of which 10 is the digit 0."""
+    images = np.arange(32 * 32 * 3 * 4, dtype=np.uint8).reshape(32, 32, 3, 4)
+    checksums = dict(torchvision.datasets.SVHN.split_list)
+    for part in ("train", "test"):
+        file = tmp_path / f"{part}_32x32.mat"
+        savemat(file, {"X": images, "y": np.array([[1], [10], [9], [2]], dtype=np.uint8)})
+        md5 = hashlib.md5(file.read_bytes()).hexdigest()
+        checksums[part] = [*checksums[part][:2], md5]
+    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", checksums)
+    split = load("svhn", train=False, data_dir=tmp_path, download=False)
+    assert split.labels.tolist() == [1, 0, 9, 2]
+    assert split.images.shape == (4, 3, 32, 32)
+    assert split.images[3, 2, 5, 7] == images[5, 7, 2, 3]
+
+
+def write_gtsrb(folder):
+    """Training: 31 photographs of sign 0, one of the others; test: two, of two sizes."""
+    base = folder / "gtsrb"
+    for label in range(43):
+        count = 1 if label else 31
+        place = base / "GTSRB" / "Training" / f"{label:05}"
+        place.mkdir(parents=True)
+        for i in range(count):
+            name = f"{i // 30:05}_{i % 30:05}.ppm"
+            Image.new("RGB", (40 + i, 30), (label, i, 7)).save(place / name)
+    place = base / "GTSRB" / "Final_Test" / "Images"
+    place.mkdir(parents=True)
+    rows = ["Filename;Width;Height;ClassId"]
+    for i, (label, size) in enumerate([(14, (15, 18)), (0, (100, 90))]):
+        Image.new("RGB", size, (label, 200, i)).save(place / f"{i:05}.ppm")
+        rows.append(f"{i:05}.ppm;{size[0]};{size[1]};{label}")
+    (base / "GT-final_test.csv").write_text("\n".join(rows), "utf-8")
+
+
+def test_gtsrb_is_scaled_and_keeps_tracks_together(tmp_path):
+    write_gtsrb(tmp_path)
+    test = load("gtsrb", train=False, data_dir=tmp_path, download=False)
+    assert test.labels.tolist() == [14, 0] and test.images.shape == (2, 3, 32, 32)
+    assert test.images[0, :, 3, 3].tolist() == [14, 200, 0]
+    train = load("gtsrb", train=True, data_dir=tmp_path, download=False)
+    assert train.labels.tolist() == [0] * 30 + [*range(1, 43)] + [0]  # its second track
+    assert train.images[:30, 1, 0, 0].tolist() == list(range(30))
+    assert train.images[-1, :, 31, 31].tolist() == [0, 30, 7]
+    shutil.rmtree(tmp_path / "gtsrb" / "GTSRB" / "Training" / "00007")
+    with pytest.raises(DataError, match="43 classes of GTSRB: 00007 is missing"):
+        load("gtsrb", train=True, data_dir=tmp_path, download=False)
+
+
+def test_a_damaged_photograph_is_one_clear_line(tmp_path):
+    write_gtsrb(tmp_path)
+    next((tmp_path / "gtsrb").rglob("00001.ppm")).write_bytes(b"P6 no image")
+    with pytest.raises(DataError, match="gtsrb in .* is damaged") as error:
+        load("gtsrb", train=False, data_dir=tmp_path, download=False)
+    assert "\n" not in str(error.value)
 
 
 # -- TinyImageNet ------------------------------------------------------------------------------
