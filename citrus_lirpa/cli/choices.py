@@ -31,7 +31,7 @@ DATASETS = (
 #: ``verify.STAGES``
 STAGES = ("ibp", "crown-ibp", "crown", "alpha-crown", "bab")
 #: ``verify.RELATIONAL``
-RELATIONAL = ("none", "io", "cross")
+RELATIONAL = ("none", "io", "cross", "zeng", "raven", "racoon", "rabbit")
 #: ``verify.SOLVERS``
 SOLVERS = ("highs", "gurobi")
 #: The defaults of ``verify.Protocol``.

@@ -16,7 +16,7 @@ from ..bounds.deadline import ending_by, time_is_over
 from ..bounds.net import BoundedNet
 from .budget import Budget
 from .certificates import Certificates, check_soundness
-from .crown.engine import ALPHA_STEPS, DualEngine
+from .crown.engine import DualEngine
 from .crown.relaxation import Images
 from .memory import in_batches, in_less_memory
 from .relational import GroupStage, Search, relate
@@ -190,9 +190,10 @@ class GroupSearch:
     def _extend(self, engine: DualEngine, chunk: list[int]) -> None:
         """Run the stage on the groups of ``chunk`` that are not settled."""
         open_ = self.certificates.open
-        split = "bab" in self.certificates.methods
+        tried = "bab" in self.certificates.methods
+        split = tried if self.stage.split is None else self.stage.split
         unsettled = [g for g in self.unsettled().tolist() if g in chunk]
-        if split:  # of a single open input, branch and bound has tried all that this stage could
+        if tried:  # of a single open input, branch and bound has tried all that this stage could
             count = self.groups.count(open_)
             unsettled = [g for g in unsettled if int(count[g]) > 1]
         begin = time.perf_counter()
@@ -223,6 +224,8 @@ class GroupSearch:
 
     def _like(self, method: str) -> bool:
         """Return whether bounds are to be as good as those of a stage of single images."""
+        if self.stage.crown:
+            return method == "crown"
         return self.stage.optimises or method in self.certificates.methods
 
     def _iterations(self) -> int:
@@ -250,6 +253,8 @@ class GroupSearch:
                 if self._like("bab"):
                     images = engine.refined(images)
                     rows &= ~engine.margins(images, rows, ALPHA_STEPS)[1]
+                elif self.stage.differences:  # which are computed in float64
+                    images = engine.refined(images)
                 elif self._like("crown"):
                     images = engine.tightened(images)
                 ready.append(g)

@@ -125,8 +125,10 @@ def certify_uap(
     the group stage proves which cannot be broken by the *same* perturbation: ``io`` on fixed
     linear bounds (Zeng et al. 2023), ``cross`` also by bounds optimised for tuples of inputs
     together (RACoon), with branch and bound (RABBit) where the ``certificates`` went that far;
-    groups with many open inputs go to a mixed-integer program. The upper bound is a joint
-    attack on each group.
+    groups with many open inputs go to a mixed-integer program. ``zeng``, ``raven``, ``racoon``
+    and ``rabbit`` do what the paper of that name does, whatever the ``certificates``: CROWN's
+    lines; these and bounds of differences; bounds of tuples without splits; and with them. The
+    upper bound is a joint attack on each group.
 
     Args:
         net: A BoundedNet, or an auto_LiRPA BoundedModule.

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import SoundnessError
 from .budget import Budget
 from .crown.branch_and_bound import BROKEN, PROVED, Outcome, Problems, branch_and_bound
+from .crown.differences import with_differences
 from .crown.engine import ALPHA_STEPS, DualEngine
 from .crown.linear import Group
 from .crown.relaxation import Images
@@ -121,11 +122,17 @@ class GroupStage:
         optimises: Whether it optimises bounds across images. If not, it takes bounds as good as
             those that single images got, and costs about as much.
         steps: Functions of a search and the unsettled groups, in order.
+        crown: Whether it takes CROWN's bounds of single images, whatever these got.
+        differences: Whether bounds of what two images differ by give further lines.
+        split: Whether sets of images are split; None for where single images were.
     """
 
     name: str
     optimises: bool
     steps: tuple[Callable[[Search, Sequence[GroupProof]], None], ...]
+    crown: bool = False
+    differences: bool = False
+    split: bool | None = None
 
 
 def relate(
@@ -150,6 +157,11 @@ def relate(
     used = sorted({i for members, _ in groups for i in members})
     mask[used] = open_rows[used]
     lines = search.engine.lines(search.images, mask, search.iterations)
+    if stage.differences:
+        lines = with_differences(
+            *(lines, search.engine, search.images, mask),
+            *([members for members, _ in groups], search.iterations, search.budget),
+        )
     rows = [row.nonzero().flatten().tolist() for row in mask.cpu()]
     proofs = [
         GroupProof(Group({i: rows[i] for i in members}, lines, search.budget), broken)
@@ -252,12 +264,18 @@ def _search_sets(search: Search, problems: Problems, owner: Tensor, budget: Budg
     )
 
 
-#: The group stages, cheapest first: none, on fixed linear bounds, and with bounds optimised
-#: across inputs. A new stage is one more row.
+_ON_LINES = (_by_lines, _by_program)
+_ON_TUPLES = (_by_lines, _by_tuples, _by_program)
+#: The group stages: none, on fixed linear bounds, and with bounds optimised across inputs; then
+#: what single papers do. A new stage is one more row.
 _GROUP_STAGES = (
     GroupStage("none", False, ()),
-    GroupStage("io", False, (_by_lines, _by_program)),
-    GroupStage("cross", True, (_by_lines, _by_tuples, _by_program)),
+    GroupStage("io", False, _ON_LINES),
+    GroupStage("cross", True, _ON_TUPLES),
+    GroupStage("zeng", False, _ON_LINES, crown=True),
+    GroupStage("raven", False, _ON_LINES, crown=True, differences=True),
+    GroupStage("racoon", True, _ON_TUPLES, split=False),
+    GroupStage("rabbit", True, _ON_TUPLES, split=True),
 )
 GROUP_STAGES = {stage.name: stage for stage in _GROUP_STAGES}
 #: Their names.

@@ -16,10 +16,13 @@ from scipy.optimize import linprog
 
 from citrus_lirpa import BoundedNet, GroupAttack, certify, certify_uap
 from citrus_lirpa.bounds.box import Ball
+from citrus_lirpa.bounds.margins import logit_margins
 from citrus_lirpa.errors import SoundnessError
 from citrus_lirpa.verify import milp, relational
 from citrus_lirpa.verify.budget import Budget
 from citrus_lirpa.verify.crown.branch_and_bound import BROKEN, OPEN, PROVED, Outcome
+from citrus_lirpa.verify.crown.differences import with_differences
+from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.crown.linear import Group, Lines, refuted
 from citrus_lirpa.verify.relational import GROUP_STAGES, Search, relate
 
@@ -342,6 +345,86 @@ def test_groups_too_large_to_enumerate_are_enclosed_in_every_mode(monkeypatch):
             lowered += found.stage == ("milp",)
             reached += found.stage == ("milp",) and int(found.lower) == 5 - answer[0]
     assert lowered >= 1 and reached >= 1
+
+
+# ------------------------------------------------------------------- papers by their names
+
+
+def by_name(net, x, y, eps, mode, clip=None):
+    """How many of one group a mode proves to survive; images alone are bounded by CROWN."""
+    proofs = certify(net, x, y, eps, method="crown", clip=clip)
+    return int(
+        certify_uap(
+            net,
+            x,
+            y,
+            eps,
+            group_size=len(x),
+            certificates=proofs,
+            relational=mode,
+            time_limit=60.0,
+            attack=GroupAttack(steps=3, restarts=1, clip=clip),
+            clip=clip,
+        ).lower  # fmt: skip
+    )
+
+
+def test_each_paper_proves_no_less_than_the_one_before():
+    """With time enough, never more than the exact number; and most prove more somewhere."""
+    chain, more = ("none", "zeng", "io", "racoon", "rabbit"), set()
+    for seed in range(24):
+        model, shape = random_net(KINDS[seed % 6], 300 + seed, 3)
+        x, y = random_images(model, shape, seed, 5)
+        net = BoundedNet(model, x)
+        found = {mode: by_name(net, x, y, 0.25, mode) for mode in (*chain, "raven")}
+        assert [found[mode] for mode in chain] == sorted(found[mode] for mode in chain)
+        assert found["zeng"] <= found["raven"]
+        answer = most_broken(model, x, y, 0.25)
+        assert answer is None or max(found.values()) <= 5 - answer[0]
+        pairs = (*itertools.pairwise(chain), ("zeng", "raven"))
+        more |= {pair for pair in pairs if found[pair[0]] < found[pair[1]]}
+    assert {("none", "zeng"), ("racoon", "rabbit")} <= more, more
+
+
+def test_lines_by_differences_hold_at_every_sampled_perturbation():
+    """For networks with connections around ReLUs too; and some are above the image's own lines."""
+    better = 0
+    for seed in range(12):
+        model, shape = random_net(KINDS[seed % 6], 400 + seed, 3)
+        x, y = random_images(model, shape, seed, 4)
+        net = BoundedNet(model, x).eval()
+        engine = DualEngine(net, Ball(0.2))
+        images = engine.refined(engine.ibp(x, y)[0])
+        rows = torch.ones(4, 2, dtype=torch.bool)
+        own = engine.lines(images, rows, 0)
+        groups = [[0, 1, 2], [3]]
+        lines = with_differences(own, engine, images, rows, groups, 0, NEVER)
+        assert len(lines.c) == len(own.c) + 3 * 2 * 2 and not (lines.image[len(own.c) :] == 3).any()
+        u = 0.2 * (2 * torch.rand(500, *shape) - 1)
+        u[::2] = 0.2 * u[::2].sign()
+        margins = torch.stack([logit_margins(net(x[i] + u), y[i].repeat(500)) for i in range(4)])
+        values = torch.einsum("lp,up->lu", lines.g.flatten(1), u.flatten(1).double())
+        values += lines.c.unsqueeze(1)
+        least = margins[lines.image, :, lines.row].double()
+        slack = lines.threshold[lines.image].unsqueeze(1) + 1e-5
+        assert (values <= least + slack).all()
+        for i in range(3):
+            for row in range(2):
+                numbers = torch.tensor(lines.of(i, row))
+                theirs = values[numbers[numbers >= len(own.c)]].amax(0)
+                better += bool((theirs > values[numbers[numbers < len(own.c)]].amax(0)).any())
+    assert better >= 1
+
+
+def test_no_lines_by_differences_under_clipping_or_without_time():
+    model, shape = random_net(KINDS[0], 7, 3)
+    x, y = random_images(model, shape, 7, 3)
+    net, rows = BoundedNet(model, x).eval(), torch.ones(3, 2, dtype=torch.bool)
+    for clip, budget in (((0.0, 1.0), NEVER), (None, Budget(0.0))):
+        engine = DualEngine(net, Ball(0.2, clip))
+        images = engine.refined(engine.ibp(x, y)[0])
+        own = engine.lines(images, rows, 0)
+        assert with_differences(own, engine, images, rows, [[0, 1, 2]], 0, budget) is own
 
 
 # ------------------------------------------------------------------------------ theorem 3
