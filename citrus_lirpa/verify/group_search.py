@@ -16,7 +16,7 @@ from ..bounds.deadline import ending_by, time_is_over
 from ..bounds.net import BoundedNet
 from .budget import Budget
 from .certificates import Certificates, check_soundness
-from .crown.engine import DualEngine
+from .crown.engine import ALPHA_STEPS, DualEngine
 from .crown.relaxation import Images
 from .memory import in_batches, in_less_memory
 from .relational import GroupStage, Search, relate
