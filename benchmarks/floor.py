@@ -1,110 +1,116 @@
-"""What a step of CITRUS costs at least, and what it costs when written down literally.
+"""How fast a step could be: its floating-point operations over what the machine can do.
 
-``Floor`` is the same number of plain forward and backward passes and of hand-written interval
-passes (centre and radius) on a bare ``nn.Sequential`` of convolutions, BatchNorm, ReLU, Flatten
-and Linear: no wrapper, no checks. ``literal_step`` is Algorithm 1 with its loop over the pairs.
+    python benchmarks/floor.py [--threads 1] [--device cpu]
+
+``Work`` counts what the convolutions and linear layers of a network must compute in a step;
+``peaks`` measures how fast this machine computes at best, in convolutions and in products of
+matrices, float32 and bfloat16. One over the other is the floor, which a step can touch only
+where all else costs nothing: elementwise operations, memory, the optimiser, Python.
 """
 
 from __future__ import annotations
 
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import click
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from citrus_lirpa import BoundedNet, Box, robust_cross_entropy
+from citrus_lirpa.bounds.products import product
 
-Statistics = dict[nn.Module, tuple[Tensor, Tensor]]
-
-
-class Floor:
-    """Steps of a bare Sequential (normalisation, then the network)."""
-
-    def __init__(self, model: nn.Sequential, *, attack_steps: int, partners: int, eps: float):
-        self.model, self.attack_steps, self.partners, self.eps = model, attack_steps, partners, eps
-        self.optimiser = torch.optim.Adam(model.parameters(), lr=5e-4)
-
-    def step(self, x: Tensor, y: Tensor, tau: float) -> None:
-        """Attack, clean pass, boxes around the partners' perturbations, bounds, Adam."""
-        v = self.attack(x, y)
-        self.optimiser.zero_grad()
-        shifts = [v.roll(-s - 1, 0) for s in range(self.partners)]
-        centre = torch.stack([x + shift for shift in shifts], 1).flatten(0, 1)
-        labels = y.repeat_interleave(self.partners)
-        statistics = self.clean_pass(x)
-        margins = self.margins(statistics, centre, torch.full_like(centre, tau), labels)
-        margins.neg().logsumexp(1).mean().backward()
-        self.optimiser.step()
-
-    def attack(self, x: Tensor, y: Tensor) -> Tensor:
-        self.model.eval().requires_grad_(False)
-        low, high = (x - self.eps).clamp(min=0), (x + self.eps).clamp(max=1)
-        z = x.clone()
-        for _ in range(self.attack_steps):
-            z.requires_grad_()
-            loss = F.cross_entropy(self.model(z), y, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, z)
-            with torch.no_grad():
-                z = torch.clamp(z + 0.5 * self.eps * gradient.sign(), low, high)
-        self.model.train().requires_grad_(True)
-        return z - x
-
-    def clean_pass(self, x: Tensor) -> Statistics:
-        """The forward pass in train mode, and the statistics of each BatchNorm in it."""
-        statistics = {}
-        for layer in self.model:
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                over = [0, *range(2, x.ndim)]
-                statistics[layer] = x.mean(over), x.var(over, unbiased=False)
-            x = layer(x)
-        return statistics
-
-    def margins(self, statistics: Statistics, c: Tensor, r: Tensor, y: Tensor) -> Tensor:
-        """(N, K) lower bounds by centre and radius, 0 for the class itself."""
-        normalise, *layers, last = self.model
-        c, r = normalise(c), r / normalise.std
-        for layer in layers:
-            if isinstance(layer, nn.Conv2d):
-                options = layer.stride, layer.padding
-                r = F.conv2d(r, layer.weight.abs(), None, *options)
-                c = F.conv2d(c, layer.weight, layer.bias, *options)
-            elif isinstance(layer, nn.Linear):
-                c, r = layer(c), F.linear(r, layer.weight.abs())
-            elif isinstance(layer, nn.ReLU):
-                low, high = (c - r).relu(), (c + r).relu()
-                c, r = (high + low) / 2, (high - low) / 2
-            elif isinstance(layer, nn.Flatten):
-                c, r = c.flatten(1), r.flatten(1)
-            else:
-                mean, variance = statistics[layer]
-                scale = layer.weight / (variance + layer.eps).sqrt()
-                view = (-1,) + (1,) * (c.ndim - 2)
-                c = c * scale.view(view) + (layer.bias - mean * scale).view(view)
-                r = r * scale.abs().view(view)
-        weight = last.weight[y].unsqueeze(1) - last.weight
-        bias = last.bias[y].unsqueeze(1) - last.bias
-        centre, radius = weight @ c.unsqueeze(2), weight.abs() @ r.unsqueeze(2)
-        return (centre - radius).squeeze(2) + bias
+#: Seconds for which each kind of product is measured. One takes about a millisecond, so that on a
+#: busy machine too some are not interrupted.
+SECONDS = 1.0
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def literal_step(
-    net: BoundedNet,
-    optimiser: torch.optim.Optimizer,
-    attack,
-    x: Tensor,
-    y: Tensor,
-    sees: Tensor,
-    *,
-    eps: float,
-    tau: float,
-) -> None:
-    """Algorithm 1 as printed: a bound for each input i and each partner j, one box at a time."""
-    v = attack(net, x, y, eps - tau)
-    optimiser.zero_grad()
-    net(x)
-    total = x.new_zeros(())
-    for i in range(len(x)):
-        for j in sees[i].tolist():
-            box = Box.around(x[i : i + 1] + v[j : j + 1], tau)
-            total = total + robust_cross_entropy(net.margins(box, y[i : i + 1])).sum()
-    (total / len(x)).backward()
-    optimiser.step()
+@dataclass(frozen=True)
+class Work:
+    """Floating-point operations for one input: of a forward pass, and of its first layer."""
+
+    forward: float
+    first: float
+
+    @staticmethod
+    @torch.no_grad()
+    def of(model: nn.Module, example: Tensor) -> Work:
+        """Count two for each weight that a value of the result is multiplied by."""
+        found: list[float] = []
+
+        def count(layer: nn.Module, _: object, result: Tensor) -> None:
+            found.append(2 * result[0].numel() * layer.weight[0].numel())
+
+        layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        hooks = [layer.register_forward_hook(count) for layer in layers]
+        training = model.training
+        model.eval()(example)
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+        return Work(sum(found), found[0])
+
+    def step(self, attack_steps: int, boxes: int) -> tuple[float, float]:
+        """Operations of a training step for one input: of its attack, and of all else.
+
+        An attack step is a pass forward and one back to the input. The clean pass and those of a
+        box, of its centre and its radius, go back to the weights too, but not to the input.
+        """
+        trained = 3 * self.forward - self.first
+        return attack_steps * 2 * self.forward, (1 + 2 * boxes) * trained
+
+    def seconds(
+        self, attack_steps: int, boxes: int, peaks: dict[str, float], rounded: bool = False
+    ) -> float:
+        """The floor of a step for one input, its attack in bfloat16 where it is ``rounded``."""
+        attack, rest = self.step(attack_steps, boxes)
+        return attack / peaks["bfloat16" if rounded else "float32"] + rest / peaks["float32"]
+
+
+@functools.cache
+def rates(device: str) -> dict[str, float]:
+    """Operations a second of each kind of product in each type, the best of many tries."""
+    found = {}
+    for name, dtype in TYPES.items():
+        channels, side, batch, size = 128, 16, 4, 512
+        x = torch.randn(batch, channels, side, side, device=device, dtype=dtype)
+        x = x.contiguous(memory_format=torch.channels_last)
+        w = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype)
+        a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+        work = 2 * x.numel() * w[0].numel()
+        found[f"{name}, convolution"] = _rate(lambda x=x, w=w: F.conv2d(x, w, None, 1, 1), work)
+        found[f"{name}, product"] = _rate(lambda a=a, b=b: product(a, b), 2 * size**3)
+    return found
+
+
+def peaks(device: str) -> dict[str, float]:
+    """Operations a second at best, in each type."""
+    return {name: max(v for k, v in rates(device).items() if name in k) for name in TYPES}
+
+
+@torch.no_grad()
+def _rate(compute: Callable[[], Tensor], work: float) -> float:
+    best, end = float("inf"), time.perf_counter() + SECONDS
+    while time.perf_counter() < end:
+        begin = time.perf_counter()
+        result = compute()
+        if result.is_cuda:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begin)
+    return work / best
+
+
+@click.command()
+@click.option("--threads", default=1, show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+def main(threads: int, device: str) -> None:
+    torch.set_num_threads(threads)
+    for name, rate in rates(device).items():
+        click.echo(f"{name}: {rate / 1e9:.0f} GF/s")
+
+
+if __name__ == "__main__":
+    main()

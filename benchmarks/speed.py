@@ -1,11 +1,12 @@
-"""How long training steps take: beside the floor, a literal double loop, and other methods.
+"""How long training steps take: beside plain PyTorch, a literal double loop, and other methods.
 
     python benchmarks/speed.py [--quick] [--json runs/speed.json]
 
 Random images of CIFAR-10's size, ε = 8/255, τ = 0.7·ε, PGD with 20 steps (SABR 8, PGD training
 10). All variants of a table take turns, so that a change of the machine's load meets all of
 them; seconds are medians over the rounds and ratios medians of the rounds' ratios. Peak memory
-is that of a process that does nothing else. `floor.py` says what the floor is.
+is that of a process that does nothing else. Beside each step stands its share of the peak: its
+floor, which `floor.py` counts and measures, over its time. `plain.py` says what is plain.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from pathlib import Path
 
 import click
 import torch
-from floor import Floor, literal_step
+from floor import Work, peaks
+from plain import Plain, literal_step
 from torch import nn
 
 from citrus_lirpa import (
@@ -49,6 +51,16 @@ SHAPE = (3, 32, 32)
 _WIDE = 10  # columns
 #: Pairing of the two modes.
 MODES = {"paper": Groups(5), "large": Shifts(PARTNERS)}
+#: Of each kind of step: attack steps, and boxes an input.
+FLOORS = {
+    "citrus": (STEPS, PARTNERS),
+    "bfloat16": (STEPS, PARTNERS),
+    "8 PGD steps": (8, PARTNERS),
+    "--mode fast": (1, 2),
+    "sabr": (8, 1),
+    "ibp": (0, 1),
+    "pgd": (10, 0),
+}
 
 Step = Callable[[], object]
 
@@ -118,19 +130,21 @@ def ratio(seconds: dict[str, list[float]], a: str, b: str) -> float:
 
 
 def whole_steps(name: str, mode: str, batch: int, rounds: int, device: str, compiled: bool) -> dict:
-    """CITRUS beside the floor, the double loop, and other methods at the same batch."""
+    """CITRUS beside plain PyTorch, the double loop, and other methods at the same batch."""
     pairing = MODES[mode]
     subject, citrus = Subject(name, batch, device), Citrus(RATIO, pairing=pairing)
     bare = model(name).to(device).train()
-    floor = Floor(bare, attack_steps=STEPS, partners=PARTNERS, eps=(1 - RATIO) * EPS)
+    plain = Plain(bare, attack_steps=STEPS, partners=PARTNERS, eps=(1 - RATIO) * EPS)
+    fast = Citrus(RATIO, pairing=Shifts(2), attack=PGD.sign_step())
     steps = {
         "citrus": subject.step(citrus),
-        "floor": lambda: floor.step(subject.x, subject.y, RATIO * EPS),
+        "plain": lambda: plain.step(subject.x, subject.y, RATIO * EPS),
         "sabr": subject.step(Sabr(RATIO)),
         "ibp": subject.step(Ibp()),
         "pgd": subject.step(Adversarial()),
         "bfloat16": Subject(name, batch, device, dtype=torch.bfloat16).step(citrus),
         "8 PGD steps": subject.step(Citrus(RATIO, pairing=pairing, attack=PGD(8))),
+        "--mode fast": subject.step(fast),
     }
     if compiled:
         steps["compiled"] = Subject(name, batch, device, compiled=True).step(citrus)
@@ -141,7 +155,12 @@ def whole_steps(name: str, mode: str, batch: int, rounds: int, device: str, comp
     seconds = take_turns(steps, rounds, device)
     row = {"model": name, "mode": mode, "batch": batch}
     row |= {f"{key}, s": statistics.median(value) for key, value in seconds.items()}
-    row["citrus / floor"] = ratio(seconds, "citrus", "floor")
+    work = Work.of(bare, subject.x[:1])
+    for key, (attack, boxes) in FLOORS.items():
+        floor = batch * work.seconds(attack, boxes, peaks(device), rounded=key == "bfloat16")
+        row[f"{key}, % of peak"] = 100 * floor / row[f"{key}, s"]
+    row["plain / citrus"] = ratio(seconds, "plain", "citrus")
+    row["citrus / --mode fast"] = ratio(seconds, "citrus", "--mode fast")
     for other in ("sabr", "ibp", "pgd"):
         row[f"citrus / {other}"] = ratio(seconds, "citrus", other)
     for option in ("8 PGD steps", "bfloat16", "compiled"):
@@ -159,7 +178,7 @@ def interval_passes(name: str, boxes: int, rounds: int, device: str) -> dict:
     """IBP forward and backward: by BoundedNet, written by hand, and by auto_LiRPA."""
     subject = Subject(name, boxes, device)
     bare = model(name).to(device).train()
-    floor = Floor(bare, attack_steps=0, partners=0, eps=EPS)
+    plain = Plain(bare, attack_steps=0, partners=0, eps=EPS)
     slow = BoundedNet(model(name).to(device), subject.x[:2]).train()
     slow.fast = None
     box = Box.around(subject.x, EPS)
@@ -173,9 +192,9 @@ def interval_passes(name: str, boxes: int, rounds: int, device: str) -> dict:
         return step
 
     def by_hand() -> None:
-        statistics_ = floor.clean_pass(subject.x[:5])
+        statistics_ = plain.clean_pass(subject.x[:5])
         radius = torch.full_like(subject.x, EPS)
-        margins = floor.margins(statistics_, subject.x, radius, subject.y)
+        margins = plain.margins(statistics_, subject.x, radius, subject.y)
         margins.neg().logsumexp(1).mean().backward()
         bare.zero_grad()
 
@@ -262,7 +281,7 @@ def start_up(rounds: int) -> list[dict]:
 
 
 def peak_gib(kind: str, name: str, mode: str, batch: int, device: str, threads: int) -> float:
-    """Peak memory of one step of CITRUS or of the floor, above that of the bare process."""
+    """Peak memory of one step of CITRUS or in plain PyTorch, above that of the bare process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak, (kind, name, mode, batch, device, threads))
 
@@ -272,10 +291,10 @@ def _peak(kind: str, name: str, mode: str, batch: int, device: str, threads: int
     setup.keep_freed_memory()
     before = highest_memory()
     x, y = images(batch, device)
-    if kind == "floor":
+    if kind == "plain":
         bare = model(name).to(device).train()
-        floor = Floor(bare, attack_steps=STEPS, partners=PARTNERS, eps=(1 - RATIO) * EPS)
-        floor.step(x, y, RATIO * EPS)
+        plain = Plain(bare, attack_steps=STEPS, partners=PARTNERS, eps=(1 - RATIO) * EPS)
+        plain.step(x, y, RATIO * EPS)
     else:
         Subject(name, batch, device).step(Citrus(RATIO, pairing=MODES[mode]))()
     if device != "cpu":
@@ -389,7 +408,7 @@ def main(models, modes, rounds, threads, device, large_batch, compiled, quick, f
         "Peak memory of a step, GiB above the bare process",
         [
             {"model": name, "mode": mode, "batch": batch}
-            | {k: peak_gib(k, name, mode, batch, device, threads) for k in ("citrus", "floor")}
+            | {k: peak_gib(k, name, mode, batch, device, threads) for k in ("citrus", "plain")}
             for name, mode, batch in cases
         ],
     )

@@ -4,8 +4,9 @@
 
 Trains one epoch of so many steps, ε rising over its first half, in `paper` mode (batches of
 5, every ordered pair), in `large` mode (cyclic partners) and under plain IBP at large mode's
-batch, each in a process of its own so that the peak memory is its own. Ends with an error
-where a loss is not finite.
+batch, and CITRUS in `fast` mode, each in a process of its own so that the peak memory is its own.
+Beside each time stands its share of the peak that `floor.py` measures. Ends with an error where a
+loss is not finite.
 """
 
 from __future__ import annotations
@@ -20,11 +21,23 @@ from pathlib import Path
 
 import click
 import torch
+from floor import Work, peaks
+
+from citrus_lirpa.training.checkpoint import make_model
+from citrus_lirpa.training.config import resolve
 
 VARIANTS = {
     "citrus, paper mode": ["--mode", "paper"],
     "citrus, large mode": ["--mode", "large"],
+    "citrus, fast mode": ["--mode", "fast"],
     "ibp, large mode": ["--mode", "large", "--method", "ibp"],
+}
+#: Of each: attack steps, and boxes an input.
+WORK = {
+    "citrus, paper mode": (20, 4),
+    "citrus, large mode": (20, 4),
+    "citrus, fast mode": (1, 2),
+    "ibp, large mode": (0, 1),
 }
 
 
@@ -39,6 +52,11 @@ VARIANTS = {
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the rows here.")
 def main(preset, data_dir, steps, batch, threads, only, overrides, file) -> None:
     rows = []
+    settings = resolve(preset=preset, overrides=overrides)
+    model, spec = make_model(settings)
+    work = Work.of(model, torch.zeros(1, *spec.shape))
+    torch.set_num_threads(max(threads, 1))
+    peak = peaks("cpu")
     for name in only or VARIANTS:
         size = 5 if "paper" in name else batch
         settings = [
@@ -53,8 +71,11 @@ def main(preset, data_dir, steps, batch, threads, only, overrides, file) -> None
         rows.append(
             {"variant": name, "batch": size, **measure(preset, VARIANTS[name], settings, data_dir)}
         )
+        floor = size * work.seconds(*WORK[name], peak)
+        rows[-1]["share_of_peak"] = floor / rows[-1]["seconds_per_step"]
         click.echo(
-            f"{name:<20} batch {size:>4}: {rows[-1]['seconds_per_step']:8.3f} s/step, peak "
+            f"{name:<20} batch {size:>4}: {rows[-1]['seconds_per_step']:8.3f} s/step, "
+            f"{100 * rows[-1]['share_of_peak']:.0f} % of {peak['float32'] / 1e9:.0f} GF/s, peak "
             f"{rows[-1]['peak_gib']:.2f} GiB, loss {rows[-1]['loss']:.3f}, {steps} steps"
         )
     machine = f"{platform.processor() or platform.machine()}, torch {torch.__version__}"

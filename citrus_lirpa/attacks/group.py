@@ -20,6 +20,7 @@ from ..bounds.checks import (
     is_number,
 )
 from ..bounds.deadline import time_is_over
+from ..bounds.frozen import gradient_of
 from ..bounds.inputs import check_labelled, outside_inference
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet, as_bounded_net
@@ -165,7 +166,7 @@ class GroupAttack:
             return (loss * weight)[smallest > -self.overshoot].sum()
 
         step = self.step_size * ball.eps
-        last = ascend(objective, ball.project, start, step, self.steps, self.momentum)
+        last = ascend(gradient_of(objective), ball.project, start, step, self.steps, self.momentum)
         with torch.no_grad():
             objective(last)
         return best, most

@@ -22,6 +22,7 @@ from ..bounds.checks import (
     check_range,
 )
 from ..bounds.deadline import time_is_over
+from ..bounds.frozen import Frozen
 from ..bounds.inputs import check_labelled, outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
 
@@ -29,8 +30,9 @@ from ..bounds.net import BoundedNet, as_bounded_net
 DECAY_AT = (0.5, 0.8, 0.9)
 
 
+@torch.no_grad()
 def ascend(
-    objective: Callable[[Tensor], Tensor],
+    gradient: Callable[[Tensor], Tensor],
     project: Callable[[Tensor], Tensor],
     start: Tensor,
     step: Scalar,
@@ -38,12 +40,12 @@ def ascend(
     momentum: float = 0.0,
     decay: Sequence[float] = DECAY_AT,
 ) -> Tensor:
-    """Ascend a scalar objective by the signs of its gradient, projecting after every step.
+    """Ascend a scalar function by the signs of its gradient, projecting after every step.
 
     At a deadline (:mod:`..bounds.deadline`) it ends with the value that it has.
 
     Args:
-        objective: Function of the variable, of the shape of ``start``, to a scalar.
+        gradient: Its gradient, as ``gradient_of`` gives it, at a variable shaped as ``start``.
         project: Projection onto the set that the variable stays in.
         start: First value; it is projected too.
         step: Length of the first step, a number or a tensor that broadcasts to ``start``.
@@ -60,12 +62,9 @@ def ascend(
     for i in range(steps):
         if time_is_over():
             break
-        v.requires_grad_(True)
-        with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(objective(v), v)
-        direction = momentum * direction + gradient if momentum else gradient
+        direction = momentum * direction + gradient(v) if momentum else gradient(v)
         shrink = 0.1 ** sum(i >= at for at in decay_at)
-        v = project(direction.sign().mul_(step * shrink).add_(v.detach()))
+        v = project(direction.sign().mul_(step * shrink).add_(v))
     return v
 
 
@@ -115,6 +114,11 @@ class PGD:
         """Return the same attack with another valid range of the inputs."""
         return replace(self, clip=clip)
 
+    @staticmethod
+    def sign_step(clip: Range | None = PIXELS) -> PGD:
+        """Return an attack of one step, across the whole ball: to the corner that it points at."""
+        return PGD(steps=1, step_size=2.0, clip=clip)
+
     @outside_inference
     def __call__(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
         """Find a perturbation for each input.
@@ -143,6 +147,7 @@ class PGD:
 
     def perturb(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
         """Find the same perturbations for a batch that was checked before, as losses do."""
+        x = x.detach()
         lower, upper = Ball(eps, self.clip).box(x)
 
         def start() -> Tensor:
@@ -151,23 +156,30 @@ class PGD:
             )
             return x + shares * eps
 
-        def project(z: Tensor) -> Tensor:
-            return torch.clamp(z, lower, upper)
-
         with net.evaluating():
             logits = net.frozen()
-
-            def losses(z: Tensor) -> Tensor:
-                return F.cross_entropy(logits(z), y, reduction="none")
-
             runs = [
-                ascend(
-                    lambda z: losses(z).sum(), project, start(), self.step_size * eps, self.steps
-                )
+                torch.clamp(self._ascend(logits, start(), y, eps, lower, upper), lower, upper)
                 for _ in range(self.restarts)
             ]
             if self.restarts == 1:
                 return runs[0] - x
             with torch.no_grad():
-                best = torch.stack([losses(z) for z in runs]).argmax(0)
+                losses = [F.cross_entropy(logits(z), y, reduction="none") for z in runs]
+        best = torch.stack(losses).argmax(0)
         return torch.stack(runs)[best, torch.arange(len(x), device=x.device)] - x
+
+    def _ascend(
+        self, net: Frozen, start: Tensor, y: Tensor, eps: Scalar, lower: Tensor, upper: Tensor
+    ) -> Tensor:
+        """Ascend from ``start`` between ``lower`` and ``upper``, in the network's coordinates."""
+        at = net.coordinates
+        low, high = at.enter(lower), at.enter(upper)
+        last = ascend(
+            lambda z: net.gradient(z, y),
+            lambda z: torch.clamp(z, low, high),
+            at.enter(start),
+            at.radius(self.step_size * eps, start),
+            self.steps,
+        )
+        return at.leave(last)

@@ -23,6 +23,7 @@ from ..bounds.checks import (
     is_count,
     is_number,
 )
+from ..bounds.frozen import gradient_of
 from ..bounds.inputs import check_inputs, check_labelled, outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..errors import InputError, expect
@@ -231,7 +232,9 @@ class SgdUap:
         if len(rows):
             corner = uniform_start(best.shape, 1.0, best).sign() * ball.eps
             step = self.step_size * ball.eps
-            last = ascend(objective, ball.project, corner, step, self._steps(len(rows)))
+            last = ascend(
+                gradient_of(objective), ball.project, corner, step, self._steps(len(rows))
+            )
             measure(last)
         return best, most
 

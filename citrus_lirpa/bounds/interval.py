@@ -4,7 +4,8 @@ auto_LiRPA bounds any graph. For the layers that certified training uses (convol
 layers, BatchNorm, ReLU, flattening, addition, average pooling) an IntervalNetwork computes the
 same values and the same interval bounds with less work: BatchNorm is folded into the convolution
 before it, boxes stay centre and radius between ReLUs, and on the CPU images are laid out
-channels last.
+channels last. Each step knows its own gradient in its inputs, which attacks take
+(:mod:`.frozen`).
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .box import Box, Interval
 from .graph import BatchNorm, Graph, Operation, scaled
 from .margins import wrong_classes
+from .products import linear, product
 
 #: Weight and bias of an affine operation.
 Weight = tuple[Tensor, Tensor | None]
@@ -39,6 +41,8 @@ class Step:
     """
 
     function: Callable[..., Tensor]
+    #: Whether ``pullback`` needs the value; it gets the shape of the first argument else.
+    saves_value = False
 
     def __init__(self, operation: Operation, sources: tuple[int, ...]):
         self.operation, self.sources = operation, sources
@@ -64,12 +68,27 @@ class Step:
         """Return the largest sum of absolute values that the step adds up on a box."""
         return None
 
+    def pullback(self, g: Tensor, saved: Any, *weights: Any) -> tuple[Tensor, ...]:
+        """Return gradients in the step's arguments; here of a linear function without weights.
+
+        Args:
+            g: Gradient in the step's value, which may be overwritten.
+            saved: The value, or the shape of the first argument: see ``saves_value``.
+            weights: As ``forward`` takes them.
+        """
+        with torch.enable_grad():
+            x = g.new_zeros(saved).requires_grad_()
+            return torch.autograd.grad(self.function(x), x, g)
+
 
 class _Reshape(Step):
     def __init__(self, operation: Operation, sources: tuple[int, ...]):
         super().__init__(operation, sources)
         shape = tuple(operation.node.output_shape[1:])
         self.function = lambda x: x.reshape(len(x), *shape)
+
+    def pullback(self, g: Tensor, saved: Any, *weights: Any) -> tuple[Tensor, ...]:
+        return (laid_out(g.reshape(saved)),)
 
 
 class _AveragePool(Step):
@@ -90,8 +109,13 @@ class _GlobalAveragePool(Step):
 
 
 class _Relu(Step):
+    saves_value = True
+
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x)
+
+    def pullback(self, g: Tensor, saved: Any, *weights: Any) -> tuple[Tensor, ...]:
+        return (torch.ops.aten.threshold_backward.grad_input(g, saved, 0, grad_input=g),)
 
     def interval(self, box: Interval) -> Interval:
         return Interval(*_IntervalRelu.apply(*box))
@@ -100,6 +124,9 @@ class _Relu(Step):
 class _Add(Step):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b
+
+    def pullback(self, g: Tensor, saved: Any, *weights: Any) -> tuple[Tensor, ...]:
+        return g, g.clone()
 
     def interval(self, a: Interval, b: Interval) -> Interval:
         return Interval(a.centre + b.centre, a.radius + b.radius)
@@ -132,7 +159,7 @@ class Affine(Step):
 
 
 class _Linear(Affine):
-    function = staticmethod(F.linear)
+    function = staticmethod(linear)
 
     @staticmethod
     def computes(node: Any) -> bool:
@@ -145,8 +172,11 @@ class _Linear(Affine):
         weight, bias = super().weights()
         return weight if self.operation.node.transB else weight.T, bias
 
+    def pullback(self, g: Tensor, saved: Any, *weights: Any) -> tuple[Tensor, ...]:
+        return (product(g.flatten(0, -2), weights[0]).view(saved),)
 
-class _Convolution(Affine):
+
+class Convolution(Affine):
     """A convolution of images, with a BatchNorm behind it folded in."""
 
     norm: BatchNorm | None = None
@@ -154,20 +184,35 @@ class _Convolution(Affine):
     def __init__(self, operation: Operation, sources: tuple[int, ...]):
         super().__init__(operation, sources)
         node = operation.node
-        options = (*map(tuple, (node.stride, node.padding, node.dilation)), node.groups)
-        self.function = lambda x, weight, bias: F.conv2d(x, weight, bias, *options)
+        self.stride, self.padding = tuple(node.stride), tuple(node.padding)
+        self.dilation, self.groups = tuple(node.dilation), node.groups
+
+    def function(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the convolution of images."""
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     @staticmethod
     def computes(node: Any) -> bool:
+        """Return whether it is one of images."""
         return len(node.stride) == 2
 
     def weights(self) -> Weight:
+        """Return weight and bias as they are now, with the BatchNorm's, and with graph."""
         weight, bias = super().weights()
         if self.norm is None:
             return weight, bias
         scale, shift = self.norm.scale_and_shift()
         shift = shift if bias is None else shift + bias * scale
         return weight * scale.view(-1, 1, 1, 1), shift
+
+    def pullback(self, g: Tensor, saved: Any, *weights: Any) -> tuple[Tensor, ...]:
+        """Return the gradient in the images."""
+        weight = weights[0]
+        sizes = saved[2:], g.shape[2:], weight.shape[2:]
+        sides = zip(*sizes, self.stride, self.padding, self.dilation, strict=True)
+        beyond = [n - 1 - (m - 1) * s + 2 * p - d * (k - 1) for n, m, k, s, p, d in sides]
+        options = self.stride, self.padding, beyond, self.groups, self.dilation
+        return (F.conv_transpose2d(g, weight, None, *options),)
 
 
 class _Normalisation(Affine):
@@ -183,9 +228,12 @@ class _Normalisation(Affine):
     def weights(self) -> Weight:
         return self.operation.scale_and_shift()
 
+    def pullback(self, g: Tensor, saved: Any, *weights: Any) -> tuple[Tensor, ...]:
+        return (scaled(g, weights[0], None),)
+
 
 _STEPS: dict[str, type[Step]] = {
-    "BoundConv": _Convolution,
+    "BoundConv": Convolution,
     "BoundLinear": _Linear,
     "BoundBatchNormalization": _Normalisation,
     "BoundRelu": _Relu,
@@ -270,23 +318,6 @@ class IntervalNetwork:
 
         return [tuple(map(frozen, weights)) for weights in self.weights()]
 
-    def frozen(
-        self, normalise: nn.Module | None, dtype: torch.dtype | None
-    ) -> Callable[[Tensor], Tensor]:
-        """Return the network as it is now: logits (N, K) of inputs (N, ...), in their type.
-
-        Args:
-            normalise: Applied to the inputs first.
-            dtype: What to compute in; None for the type of the inputs.
-        """
-        weights = self.frozen_weights(dtype)
-
-        def logits(x: Tensor) -> Tensor:
-            z = x if normalise is None else normalise(x)
-            return self.logits(weights, z.to(dtype or x.dtype)).to(x.dtype)
-
-        return logits
-
     def _logits(self, weights: Weights, x: Tensor) -> Tensor:
         """(N, K) logits of normalised inputs."""
 
@@ -294,6 +325,27 @@ class IntervalNetwork:
             return step.forward(*values, *weights[number])
 
         return self._run(run, laid_out(x), self.steps)
+
+    def taped(self, weights: Weights, x: Tensor) -> tuple[Tensor, list[Any]]:
+        """Return the logits of normalised inputs, and what ``pullback`` needs of their way."""
+        tape: list[Any] = []
+
+        def run(number: int, step: Step, values: list[Tensor]) -> Tensor:
+            value = step.forward(*values, *weights[number])
+            tape.append(value if step.saves_value else values[0].shape)
+            return value
+
+        return self._run(run, laid_out(x), self.steps), tape
+
+    def pullback(self, weights: Weights, tape: list[Any], g: Tensor) -> Tensor:
+        """Return the gradient in the inputs of a gradient ``g`` (N, K) in the logits."""
+        gradients = {len(self.steps): g}
+        for number in reversed(range(len(self.steps))):
+            step, above = self.steps[number], gradients.pop(number + 1)
+            found = step.pullback(above, tape[number], *weights[number])
+            for source, part in zip(step.sources, found, strict=True):
+                gradients[source] = gradients[source] + part if source in gradients else part
+        return gradients[0]
 
     def _intervals(self, weights: Weights, box: Interval) -> tuple[list[Interval], Interval]:
         """Bounds of the input of every ReLU, in network order, and of the last step's.

@@ -18,6 +18,7 @@ from . import lirpa
 from .allowed import refusal
 from .box import Bounds, Box, Interval
 from .checks import check_labels, check_name, check_tensor
+from .frozen import Frozen, freeze
 from .graph import Graph
 from .interval import IntervalNetwork, margin_bounds
 from .lirpa_bounds import METHODS as METHODS
@@ -151,7 +152,7 @@ class BoundedNet:
             return self.tail(INPUT)(self._normalised(x))
         return self.module(x)
 
-    def frozen(self) -> Callable[[Tensor], Tensor]:
+    def frozen(self) -> Frozen:
         """Return the network as it is now and in eval mode, for the many steps of an attack.
 
         Call it inside ``evaluating``, and again once the weights have changed.
@@ -162,8 +163,8 @@ class BoundedNet:
             computes in ``attack_dtype``, where that is not None.
         """
         if self.fast is None:
-            return self._rounded_logits
-        return self.fast.frozen(self.normalise, self.attack_dtype)
+            return Frozen(self._rounded_logits)
+        return freeze(self.fast, self.normalise, self.input_shape, self.attack_dtype)
 
     def _rounded_logits(self, x: Tensor) -> Tensor:
         rounds = self.attack_dtype is not None

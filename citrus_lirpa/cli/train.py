@@ -73,7 +73,8 @@ def _complete(names: Sequence[str]) -> Callable[..., list[str]]:
 @click.option(
     "--mode",
     type=click.Choice(MODES),
-    help="paper: batches of 5, every pair. large: big batches, cyclic partners.",
+    help="paper: batches of 5, every pair. large: big batches, cyclic partners. fast: as large, "
+    "with two partners and one attack step.",
 )
 @click.option(
     "--out",

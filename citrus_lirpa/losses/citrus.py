@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..attacks import PGD
 from ..bounds.box import PIXELS
-from ..bounds.checks import Range, Scalar, check_count, check_name
+from ..bounds.checks import Range, Scalar, check_count, check_name, is_number
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet
 from ..errors import expect, require
-from .base import Attack, Loss, LossTerms, check_method, check_share, perturb
+from .base import Attack, Loss, LossTerms, Stage, check_method, check_share, perturb
 from .cross_input import Pairing, Shifts, cross_input_boxes
 from .universal import Universal
 
@@ -31,7 +32,7 @@ class Citrus(Loss):
     ``Groups(5)`` is Algorithm 1, ``Shifts(4)`` is the same loss per input for any batch.
 
     Source: Xu & Singh 2024, Cross-Input Certified Training for Universal Perturbations,
-    Definition 4. The paper has no ``worst``, ``universal`` and ``alpha``.
+    Definition 4. The paper has no ``worst``, ``universal``, ``alpha`` and ``sign_steps``.
 
     Args:
         tau_ratio: τ/ε, in (0, 1].
@@ -46,6 +47,8 @@ class Citrus(Loss):
             (:class:`Universal`).
         alpha: Weight α in α·L_CITRUS + (1 - α)·L_adv, as in MTL-IBP. L_adv is the same sum of
             the cross-entropy at the centres of the boxes.
+        sign_steps: Share of the training, from its beginning, in which one full sign step
+            (``PGD.sign_step``) stands in for ``attack``, as :meth:`begin_step` is told.
         clip: Valid range of the inputs; None for no limits.
     """
 
@@ -60,6 +63,7 @@ class Citrus(Loss):
         worst: int = 0,
         universal: int = 0,
         alpha: float = 1.0,
+        sign_steps: float = 0.0,
         clip: Range | None = PIXELS,
     ):
         super().__init__(clip)
@@ -69,11 +73,14 @@ class Citrus(Loss):
         check_name(reduction, "reduction", REDUCTIONS)
         usable = pairing is None or callable(pairing)
         expect(usable, "pairing", pairing, "Shifts(m), Groups(k) or None")
+        shares = is_number(sign_steps) and 0 <= sign_steps <= 1
+        expect(shares, "sign_steps", sign_steps, "a share of the training, from 0 to 1")
         check_count(worst, "worst", 0)
         check_count(universal, "universal", 0)
         self.tau_ratio, self.method, self.reduction = tau_ratio, method, reduction
         self.worst, self.alpha, self.universal_count = worst, alpha, universal
-        self.attack = self.choose_attack(attack)
+        self.attack, self.sign_steps = self.choose_attack(attack), sign_steps
+        self._early = sign_steps > 0
         self.pairing = Shifts() if pairing is None else pairing
         self.universal = Universal(_UNIVERSAL_STEP) if universal else None
 
@@ -82,12 +89,18 @@ class Citrus(Loss):
         boxes = self.pairing(size).shape[1] + self.universal_count
         require(self.worst <= boxes, f"worst is {self.worst}, but each input has {boxes} boxes")
 
+    def begin_step(self, net: BoundedNet, done: float) -> Stage:
+        """Choose the attack of this point of the training."""
+        self._early = done < self.sign_steps
+        return super().begin_step(net, done)
+
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the cross-input boxes."""
         self.check_batch_size(len(x))
         tau = self.tau_ratio * eps
         partners = self.pairing(len(x))
-        v = perturb(self.attack, net, x, y, eps - tau)
+        attack = PGD.sign_step(self.clip) if self._early else self.attack
+        v = perturb(attack, net, x, y, eps - tau)
         logits = net(x)
         if self.universal is not None:
             u = self.universal(self.universal_count, x, eps - tau)

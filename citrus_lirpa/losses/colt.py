@@ -15,6 +15,7 @@ from ..attacks import ascend
 from ..attacks.pgd import check_step_size
 from ..bounds.box import PIXELS, Ball
 from ..bounds.checks import Range, Scalar, check_count, is_count, is_number
+from ..bounds.frozen import gradient_of
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.segments import Segment
 from ..bounds.zonotope import RelaxedLayers, Zonotope, relax
@@ -163,7 +164,7 @@ class Colt(Loss):
             len(like),
         )
         errors = ascend(
-            lambda e: F.cross_entropy(tail(layers(e)), y, reduction="sum"),
+            gradient_of(lambda e: F.cross_entropy(tail(layers(e)), y, reduction="sum")),
             lambda e: e.clamp(-1, 1),
             start,
             self.attack_step_size,

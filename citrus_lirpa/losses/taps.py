@@ -9,6 +9,7 @@ from .. import distributed
 from ..attacks import ascend
 from ..bounds.box import PIXELS, Ball, Bounds, Box, clamp
 from ..bounds.checks import Range, Scalar, check_count, check_positive, is_count
+from ..bounds.frozen import gradient_of
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.segments import Segment
@@ -122,7 +123,7 @@ class Taps(Loss):
             len(width),
         )
         return ascend(
-            lambda points: -_own_margins(tail, points, y).sum(),
+            gradient_of(lambda points: -_own_margins(tail, points, y).sum()),
             lambda points: clamp(points, inside),
             inside.lower + share * width,
             max(0.2, 2 / self.steps) * width,

@@ -192,10 +192,17 @@ class RunConfig:
 #: Rescaled epochs are rounded.
 _ROUNDING = 0.01
 
-#: What ``--mode`` sets: the batch (large keeps the preset's) and, for losses that pair, how.
+#: What ``--mode`` sets: the batch (large and fast keep the preset's) and, for losses that pair,
+#: how, and how they attack.
 MODES = {
     "paper": {"train.batch_size": 5, "train.precise_bn": True, "loss.pairing": "groups"},
     "large": {"train.precise_bn": False, "loss.pairing": "shifts"},
+    "fast": {
+        "train.precise_bn": False,
+        "loss.pairing": "shifts",
+        "loss.partners": 2,
+        "loss.sign_steps": 1.0,
+    },
 }
 
 
@@ -220,7 +227,8 @@ def resolve(
         preset: Name of a preset, instead of a ``file``.
         file: A TOML file, instead of a ``preset``.
         method: Name of a training method.
-        mode: "paper" or "large": the batch and, for losses that pair images, how they pair them.
+        mode: A name in ``MODES``: the batch and, for losses that pair images, how they pair them
+            and how long they attack.
         overrides: Values as ``table.key=value``, which go before everything else.
 
     Raises:

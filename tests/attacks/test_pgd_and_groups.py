@@ -10,6 +10,7 @@ from torch import nn
 from citrus_lirpa.attacks import PGD, GroupAttack, group, kappa
 from citrus_lirpa.attacks.pgd import ascend
 from citrus_lirpa.bounds import lirpa as _compat
+from citrus_lirpa.bounds.frozen import gradient_of
 from citrus_lirpa.bounds.net import BoundedNet
 from citrus_lirpa.errors import InputError
 
@@ -60,8 +61,9 @@ def batch(n=8):
 def test_the_step_shrinks_as_scheduled(steps, counts):
     seen = []
     end = ascend(
-        lambda v: (seen.append(v.item()), v.sum())[1], lambda v: v, torch.zeros(1), 1.0, steps
-    )
+        gradient_of(lambda v: (seen.append(v.item()), v.sum())[1]),
+        lambda v: v, torch.zeros(1), 1.0, steps,
+    )  # fmt: skip
     points = [*seen, end.item()]
     moves = [b - a for a, b in zip(points, points[1:], strict=False)]
     sizes = [0.1**i for i, count in enumerate(counts) for _ in range(count)]
@@ -71,7 +73,8 @@ def test_the_step_shrinks_as_scheduled(steps, counts):
 def test_every_iterate_is_projected():
     seen = []
     start = torch.tensor([-9.0])
-    ascend(lambda v: seen.append(v.item()) or v.sum(), lambda v: v.clamp(-1, 2), start, 1.5, 5)
+    slope = gradient_of(lambda v: seen.append(v.item()) or v.sum())
+    ascend(slope, lambda v: v.clamp(-1, 2), start, 1.5, 5)
     assert seen == [-1.0, 0.5, 2.0, 2.0, 2.0]
 
 
@@ -79,7 +82,7 @@ def test_momentum_keeps_a_share_of_the_earlier_direction():
     slopes = iter([1.0, -0.25, -0.5, 0.0])  # directions 1, 0.25, -0.375 and -0.1875
     seen = []
     ascend(
-        lambda v: (seen.append(v.item()), v.sum() * next(slopes))[1],
+        gradient_of(lambda v: (seen.append(v.item()), v.sum() * next(slopes))[1]),
         lambda v: v, torch.zeros(1), 1.0, 4, 0.5,
     )  # fmt: skip
     assert seen == pytest.approx([0.0, 1.0, 2.0, 1.9])  # tenfold smaller from half way

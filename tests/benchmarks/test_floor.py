@@ -1,17 +1,13 @@
-"""What benchmarks/speed.py compares with computes the same as the package."""
+"""What benchmarks/floor.py counts and measures."""
 
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from reference import SHAPE, batch, small_conv, wrapped
-
-from citrus_lirpa import PGD, Box, Citrus, Groups
-from citrus_lirpa.bounds.margins import wrong_classes
+from torch import nn
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-EPS, TAU = 0.1, 0.04
 
 
 @pytest.fixture
@@ -21,32 +17,21 @@ def floor(monkeypatch):
     del sys.modules["floor"]
 
 
-def test_the_floor_bounds_what_the_package_bounds(floor, double):
-    net, (x, y) = wrapped(small_conv()), batch()
-    by_hand = floor.Floor(net.module, attack_steps=3, partners=2, eps=EPS)
-    margins = by_hand.margins(by_hand.clean_pass(x), x, torch.full_like(x, TAU), y)
-    net(x)
-    expected = net.margins(Box(x - TAU, x + TAU), y)
-    torch.testing.assert_close(margins.gather(1, wrong_classes(y, 3)), expected)
-    v = by_hand.attack(x, y)
-    assert v.shape == (6, *SHAPE) and 0 < float(v.abs().max()) <= EPS + 1e-9
-    before = [p.clone() for p in net.parameters()]
-    by_hand.step(x, y, TAU)
-    assert not any(torch.equal(*pair) for pair in zip(before, net.parameters(), strict=True))
+def test_operations_are_counted(floor):
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 5)
+    )
+    work = floor.Work.of(model, torch.rand(1, 2, 5, 5))
+    first, last = 2 * (4 * 3 * 3) * (2 * 3 * 3), 2 * 36 * 5
+    assert work == floor.Work(first + last, first) and model.training
+    assert work.step(20, 4) == (40 * (first + last), 9 * (2 * first + 3 * last))
+    peaks = {"float32": 1e3, "bfloat16": 4e3}
+    assert work.seconds(1, 0, peaks) == pytest.approx((4 * first + 5 * last) / 1e3)
+    assert work.seconds(1, 0, peaks, rounded=True) < work.seconds(1, 0, peaks)
 
 
-def test_the_double_loop_is_the_loss(floor, double):
-    net, (x, y) = wrapped(small_conv()), batch()
-    found = PGD(steps=2)(net, x, y, EPS - TAU)
-
-    def attack(*_):
-        return found
-
-    rate = torch.optim.SGD(net.parameters(), lr=0.0)  # leaves weights and gradients as they are
-    pairing = Groups(3)
-    floor.literal_step(net, rate, attack, x, y, pairing(6), eps=EPS, tau=TAU)
-    literal = [p.grad.clone() for p in net.parameters()]
-    rate.zero_grad()
-    Citrus(TAU / EPS, pairing=pairing, attack=attack)(net, x, y, EPS).backward()
-    gradients = [p.grad for p in net.parameters()]
-    torch.testing.assert_close(literal, gradients, atol=1e-9, rtol=1e-6)
+def test_rates_are_measured(floor, monkeypatch):
+    monkeypatch.setattr(floor, "SECONDS", 0.05)
+    rates = floor.rates("cpu")
+    assert len(rates) == 4 and min(rates.values()) > 1e6
+    assert floor.peaks("cpu")["float32"] == max(v for k, v in rates.items() if "float32" in k)

@@ -39,6 +39,7 @@ REFUSED = {
     "CITRUS of no bounds": (lambda: Citrus(alpha=0.0), r"alpha is 0\.0"),
     "a pairing's name": (lambda: Citrus(pairing="groups"), r"pairing is 'groups'; .*Groups\(k\)"),
     "worst below 0": (lambda: Citrus(worst=-1), r"worst is -1; expected at least 0, a whole"),
+    "sign steps beyond the end": (lambda: Citrus(sign_steps=1.5), r"sign_steps is 1\.5; .*0 to 1"),
     "universal below 0": (lambda: Citrus(universal=-2), r"universal is -2"),
 }  # fmt: skip
 

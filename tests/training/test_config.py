@@ -187,6 +187,11 @@ def test_modes():
     assert make_loss(paper.loss, paper.train).pairing == Groups(5)
     assert make_loss(large.loss, large.train).pairing == Shifts(4)
     assert digits("train.batch_size=10", mode="paper").train.batch_size == 10
+    fast = digits(mode="fast")
+    loss = make_loss(fast.loss, fast.train)
+    assert (fast.train.batch_size, loss.pairing, loss.sign_steps) == (64, Shifts(2), 1)
+    assert make_loss(paper.loss, paper.train).sign_steps == 0
+    assert digits("loss.name=ibp", mode="fast").loss == {"name": "ibp"}
 
 
 def test_another_loss_drops_the_options_it_does_not_know():

@@ -3,7 +3,7 @@
 import pytest
 
 from citrus_lirpa.attacks import PGD
-from citrus_lirpa.training.config import RunConfig, make_loss, methods, presets, resolve
+from citrus_lirpa.training.config import MODES, RunConfig, make_loss, methods, presets, resolve
 
 # Values in the order of these settings, copied by hand from the methods' papers and code:
 SETTINGS = ("mnist-0.1", "mnist-0.3", "cifar10-2-255", "cifar10-8-255", "tinyimagenet-1-255")
@@ -84,7 +84,7 @@ def test_recipe_is_the_published_one(setting, method):
         assert getattr(config.train, key) == getattr(common.train, key)
 
 
-@pytest.mark.parametrize("mode", [None, "paper", "large"])
+@pytest.mark.parametrize("mode", [None, *MODES])
 @pytest.mark.parametrize("preset", presets())
 def test_every_method_of_a_preset_makes_a_loss_and_survives_being_written(preset, mode):
     for method in methods():

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...attacks import ascend
 from ...bounds.box import Ball, Box
 from ...bounds.deadline import time_is_over
+from ...bounds.frozen import gradient_of
 from ...bounds.margins import logit_margins, specification
 from ...bounds.net import BoundedNet
 from ...bounds.precision import rounding_threshold
@@ -214,7 +215,7 @@ class DualEngine:
             margins = logit_margins(logits, y).min(dim=1).values
             return -margins.clamp(min=-_OVERSHOOT).sum()
 
-        return ascend(objective, self.ball.project, u, self.ball.eps / 4, steps).detach()
+        return ascend(gradient_of(objective), self.ball.project, u, self.ball.eps / 4, steps)
 
     @torch.no_grad()
     def broken(self, images: Images, members: Tensor, u: Tensor) -> Tensor:

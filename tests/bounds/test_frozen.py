@@ -1,0 +1,109 @@
+"""Logits and gradients of attacks, by hand, against autograd through the module."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import MEAN, MODELS, SHAPE, STD, batch, model_names, wrapped
+from torch import nn
+
+from citrus_lirpa import PGD, BoundedNet
+from citrus_lirpa.bounds.frozen import gradient_of
+from citrus_lirpa.models import Normalise, build_model
+
+EPS = 0.05
+
+
+def strided(kernel, stride, padding, sides=(8, 8)):
+    """A network that begins with a convolution with a stride, on images of two channels."""
+    first = nn.Conv2d(2, 4, kernel, stride, padding)
+    features = first(torch.zeros(1, 2, *sides)).numel()
+    return nn.Sequential(
+        Normalise(MEAN, STD), first, nn.ReLU(), nn.Flatten(), nn.Linear(features, 3)
+    )
+
+
+def loss_of(module, y):
+    return lambda x: F.cross_entropy(module(x), y, reduction="sum")
+
+
+def check(net, x, y):
+    """The gradient of the loss, in pixels and in coordinates, is that through the module."""
+    expected = gradient_of(loss_of(net.module, y))(x)
+    frozen = net.frozen()
+    at = frozen.coordinates
+    torch.testing.assert_close(frozen(x), net.module(x))
+    torch.testing.assert_close(gradient_of(loss_of(frozen, y))(x), expected)
+    torch.testing.assert_close(at.leave(at.enter(x)), x)
+    scales = at.radius(1.0, x)  # of a pixel's change, by the chain rule
+    there = frozen.gradient(at.enter(x), y) * scales
+    zero = at.leave(torch.zeros_like(there))
+    std = 1.0 if net.normalise is None else net.normalise.std
+    torch.testing.assert_close((at.leave(there) - zero) / std, expected)
+
+
+@model_names
+def test_gradients_are_autograds(name, double):
+    check(wrapped(MODELS[name]()).eval(), *batch())
+
+
+@pytest.mark.parametrize("sides", [(9, 9), (12, 12), (9, 12)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [(4, 2, 0), (3, 2, 1), (5, 3, 2), (2, 3, 0), ((3, 2), 2, (1, 0)), (3, (2, 1), 1), (1, 2, 0)],
+)
+def test_a_first_convolution_with_a_stride(kernel, stride, padding, sides, double):
+    x, y = torch.rand(4, 2, *sides), torch.arange(4) % 3
+    check(BoundedNet(strided(kernel, stride, padding, sides), x[:2]).eval(), x, y)
+
+
+def by_autograd(net, x, y, eps, steps):
+    """PGD of pixels, written out."""
+    lower, upper = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
+    gradient = gradient_of(loss_of(net.module.eval(), y))
+    z = (x + torch.empty_like(x).uniform_(-1, 1) * eps).clamp(lower, upper)
+    for i in range(steps):
+        step = 0.5 * eps * 0.1 ** sum(i >= share * steps for share in (0.5, 0.8, 0.9))
+        z = (z + step * gradient(z).sign()).clamp(lower, upper)
+    return z - x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("convsmall", (1, 28, 28)), ("convsmall", (3, 32, 32)), ("cnn7", (3, 8, 8))]
+)
+def test_perturbations_are_those_of_plain_pgd(name, shape, dtype):
+    """All of them, but where float32 rounds a slope to the other side of zero."""
+    model = build_model(name, shape=shape, classes=10, mean=[0.3] * shape[0], std=[0.2] * shape[0])
+    x, y = torch.rand(8, *shape, dtype=dtype), torch.arange(8) % 10
+    net = BoundedNet(model.to(dtype), x[:2]).eval()
+    torch.manual_seed(1)
+    found = PGD()(net, x, y, EPS)
+    torch.manual_seed(1)
+    same = (found - by_autograd(net, x, y, EPS, 20)).abs() <= 1e-5
+    assert float(same.double().mean()) >= (0.99 if dtype == torch.float32 else 1.0)
+    assert float(found.abs().max()) > 0.99 * EPS
+
+
+def test_radii_differ_by_channel_in_blocks_too():
+    x, y = torch.rand(4, 2, 8, 8), torch.arange(4) % 3
+    net = BoundedNet(strided(4, 2, 0), x[:2]).eval()
+    eps = torch.tensor([0.3, 0.05]).view(2, 1, 1)
+    for radius in (eps, eps.expand(4, 2, 1, 1)):
+        v = PGD(steps=5, clip=None)(net, x, y, radius)
+        assert bool((v.abs() <= eps + 1e-6).all()) and bool((v.abs().amax((0, 2, 3)) > 0.04).all())
+
+
+def test_autocast_rounds_no_attack():
+    net, (x, y) = wrapped(MODELS["conv"]()).eval(), batch()
+    frozen = net.frozen()
+    z = frozen.coordinates.enter(x)
+    exact = frozen(x), frozen.gradient(z, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = frozen(x), frozen.gradient(z, y)
+    torch.testing.assert_close(rounded, exact, atol=0, rtol=0)
+
+
+def test_an_input_may_carry_a_graph():
+    net, (x, y) = wrapped(MODELS["conv"]()).eval(), batch()
+    v = PGD(steps=2)(net, x.requires_grad_(), y, EPS)
+    assert not v.requires_grad and v.shape == (len(x), *SHAPE)
