@@ -1,18 +1,21 @@
-"""Users' own data: a folder of images, an .npz archive, or a function in a file."""
+"""Users' own data: a folder, an .npz archive, or a function in a file."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import zipfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..errors import InputError, is_out_of_memory, reason, require
 from ..optional import code_hash, is_code, load_code, permit_code
+from . import hugging_face
 from .types import Arrays, DatasetSpec
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -31,9 +34,10 @@ def find(name: str, sha256: str = "") -> DatasetSpec:
 
     Args:
         name: A folder with ``train`` and ``test`` or ``val``, each with a folder of images for
-            each class; an ``.npz`` file with x_train, y_train, x_test, y_test and, perhaps,
-            class_names; or ``file.py:function``, which returns (images, labels) or a map-style
-            Dataset for ``train=True`` and ``train=False``.
+            each class; a folder of ``DatasetDict.save_to_disk`` of Hugging Face; an ``.npz`` file
+            with x_train, y_train, x_test, y_test and, perhaps, class_names; or
+            ``file.py:function``, which returns (images, labels) or a map-style Dataset for
+            ``train=True`` and ``train=False``.
         sha256: What ``source_hash`` must be; empty for anything.
 
     Raises:
@@ -75,6 +79,8 @@ def class_names(name: str) -> tuple[str, ...]:
     if is_code(name):
         return ()
     require(path.exists(), f"{name} does not exist")
+    if (path / hugging_face.MARK).is_file():
+        return hugging_face.Saved(path).class_names
     if path.is_dir():
         return _class_folders(path)
     return tuple(map(str, _read(path, _NAMES).get(_NAMES, ())))
@@ -131,6 +137,10 @@ def _sets(name: str) -> tuple[Arrays, Arrays, tuple[str, ...]]:
 
 
 def _folder(root: Path) -> tuple[Arrays, Arrays, tuple[str, ...]]:
+    if (root / hugging_face.MARK).is_file():
+        saved = hugging_face.Saved(root)
+        train = _stack(saved.entries("train"), None)
+        return train, _stack(saved.entries(saved.test), train[0][0].numpy()), saved.class_names
     test = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
     if not (root / "train").is_dir() or test is None:
         raise InputError(f"{root} holds no folders train and test (or val) with one for each class")
@@ -148,31 +158,37 @@ def _class_folders(root: Path) -> tuple[str, ...]:
 
 def _images(folder: Path, names: tuple[str, ...], first: np.ndarray | None) -> Arrays:
     """Read all images of a folder, all like the ``first`` one of the data set."""
-    images, labels = [], []
+    entries: list[hugging_face.Entry] = []
     for label, name in enumerate(names):
         files = sorted(f for f in (folder / name).rglob("*") if f.suffix.lower() in _IMAGES)
         require(bool(files), f"{folder / name} holds no images ({', '.join(_IMAGES)})")
-        for file in files:
-            images.append(_decode(file, first))
-            labels.append(label)
-            first = images[0] if first is None else first
+        entries += [(str(file), functools.partial(Image.open, file), label) for file in files]
+    return _stack(entries, first)
+
+
+def _stack(entries: Iterable[hugging_face.Entry], first: np.ndarray | None) -> Arrays:
+    """Read images, all like the ``first`` one of the data set."""
+    images, labels = [], []
+    for what, open_image, label in entries:
+        images.append(_decode(what, open_image, first))
+        labels.append(label)
+        first = images[0] if first is None else first
+    require(bool(images), "a split holds no images; expected at least one in each")
     return torch.from_numpy(np.stack(images)), torch.tensor(labels)
 
 
-def _decode(file: Path, first: np.ndarray | None) -> np.ndarray:
+def _decode(what: str, open_image: Callable[[], Any], first: np.ndarray | None) -> np.ndarray:
     """Read an image as uint8 (C, H, W), grey or in colour as the ``first`` one is."""
-    from PIL import Image
-
     try:
-        with Image.open(file) as image:
+        with open_image() as image:
             grey = image.mode in ("1", "L") if first is None else len(first) == 1
             pixels = np.array(image.convert("L" if grey else "RGB"))
     except Exception as error:  # Pillow names no common class
-        raise InputError(f"{file} is damaged: {reason(error)}") from error
+        raise InputError(f"{what} is damaged: {reason(error)}") from error
     pixels = pixels[None] if grey else pixels.transpose(2, 0, 1)
     require(
         first is None or pixels.shape == first.shape,
-        f"{file} is {pixels.shape}; the first image is "
+        f"{what} is {pixels.shape}; the first image is "
         f"{() if first is None else first.shape}, and all must be alike",
     )
     return pixels
