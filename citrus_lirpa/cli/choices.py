@@ -17,7 +17,7 @@ METHODS = (
     "pgd", "uat", "cw-uat", "uap-game", "gaussian", "smoothadv", "ce", "citrus-si",
 )  # fmt: skip
 #: ``config.MODES``
-MODES = ("paper", "large")
+MODES = ("paper", "large", "fast")
 #: ``config.MAX_SEED``
 MAX_SEED = 2**32 - 1
 #: ``precision.PRECISIONS``
