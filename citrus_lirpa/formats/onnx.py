@@ -79,7 +79,7 @@ def load_onnx(path: Path) -> tuple[nn.Module, tuple[int, ...]]:
         DependencyError: The onnx package is missing.
     """
     package = import_optional("onnx", INSTALL_HINT)
-    proto = _parse(package, Path(path))
+    proto = parse(package, Path(path))
     try:
         remove_unused(proto.graph)
         _take_off_softmax(proto.graph)
@@ -139,7 +139,7 @@ def save_onnx(model: nn.Module, shape: Sequence[int], path: Path) -> None:
     write_atomically(Path(path), lambda out: out.write(file.getvalue()))
 
 
-def _parse(package: types.ModuleType, path: Path) -> onnx.ModelProto:
+def parse(package: types.ModuleType, path: Path) -> onnx.ModelProto:
     """Return the content of the file, and of weights that it keeps beside it."""
     require(path.is_file(), f"{path} is no file; expected an ONNX file")
     size = path.stat().st_size

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...attacks import ascend
 from ...bounds.box import Ball, Box
+from ...bounds.box import Bounds as NetBounds
 from ...bounds.deadline import time_is_over
 from ...bounds.frozen import gradient_of
 from ...bounds.margins import logit_margins, specification
@@ -77,15 +78,25 @@ class DualEngine:
         """
         box = self.ball.box(x)
         found = self.net.bound_unchecked(box, y)
+        images = self.images(x, y, specification(y, self.net.classes, x.dtype), found)
+        # what is not far above zero gets a second look by the later stages
+        sure = found.margins > _NEAR * images.threshold.unsqueeze(1)
+        return images, found.margins, sure & images.usable.unsqueeze(1)
+
+    def images(self, x: Tensor, y: Tensor, c: Tensor, found: NetBounds) -> Images:
+        """Return images with IBP's bounds of ReLU inputs.
+
+        Args:
+            x: (n, ...) pixels.
+            y: (n,) labels.
+            c: (n, R, K) coefficients of the margins.
+            found: The bounds of the network on their boxes.
+        """
         bounds = [widened(*b) for b in found.preactivation_boxes]
-        c = specification(y, self.net.classes, x.dtype)
         threshold = self._threshold(x, bounds)
         if threshold is None:
             threshold = rounding_threshold(self.net(x), found.magnitudes)
-        images = Images(x, y, c, threshold, bounds, Relaxation.of(bounds), False)
-        # what is not far above zero gets a second look by the later stages
-        sure = found.margins > _NEAR * threshold.unsqueeze(1)
-        return images, found.margins, sure & images.usable.unsqueeze(1)
+        return Images(x, y, c, threshold, bounds, Relaxation.of(bounds), False)
 
     @torch.no_grad()
     def tightened(self, images: Images) -> Images:

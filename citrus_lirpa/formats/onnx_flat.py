@@ -1,0 +1,406 @@
+"""ONNX graphs of any shapes as layers on flat vectors: dense affine maps and elementwise functions.
+
+Every value is kept as an affine function of the inputs and of the results of the elementwise
+functions before it, whose matrices come from ONNX's reference evaluator, column by column. So all
+operators that are affine are read alike, whatever their axes; the networks must be small.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError, is_out_of_memory, reason, require
+from ..optional import import_optional
+from .onnx import INSTALL_HINT, parse
+from .onnx_graph import graph_inputs, kind
+
+if TYPE_CHECKING:
+    import onnx
+
+#: Most numbers in all matrices, and most evaluations of an operator.
+_MOST_NUMBERS = 2**26
+_MOST_EVALUATIONS = 200_000
+
+#: Operators that are affine in their first input, the others being constants.
+_AFFINE_IN_FIRST = frozenset(
+    "AveragePool BatchNormalization Conv Dropout Expand Flatten Gather GlobalAveragePool "
+    "Identity Pad ReduceMean ReduceSum Reshape Slice Split Squeeze Transpose Unsqueeze".split()
+)
+#: Operators that are linear in all their inputs together.
+_LINEAR = frozenset("Add Concat Neg Sub Sum".split())
+#: Operators that are affine in one input, whichever it is, while the others are constants.
+_AFFINE_IN_ONE = frozenset("Gemm MatMul Mul".split())
+#: Operators whose results are constants, for shapes are fixed.
+_CONSTANT = frozenset("Constant ConstantOfShape Shape".split())
+
+
+@dataclass(frozen=True)
+class Function:
+    """An elementwise function of one or two vectors.
+
+    Args:
+        apply: Computes it for (N, n) tensors.
+        interval: (lower, upper) of its values, for those of each argument.
+    """
+
+    apply: Callable[..., Tensor]
+    interval: Callable[..., tuple[Tensor, Tensor]]
+
+
+def _increasing(function: Callable[[Tensor], Tensor]) -> Function:
+    return Function(function, lambda x: (function(x[0]), function(x[1])))
+
+
+def _of_corners(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
+    """Bounds of a function that is monotone in each argument, from the corners of a box."""
+
+    def interval(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        corners = torch.stack([function(x, y) for x in a for y in b])
+        return corners.amin(0), corners.amax(0)
+
+    return interval
+
+
+def _quotient(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    lower, upper = _of_corners(torch.div)(a, b)
+    zero = (b[0] <= 0) & (b[1] >= 0)
+    return lower.masked_fill(zero, -torch.inf), upper.masked_fill(zero, torch.inf)
+
+
+#: The elementwise functions, by what a graph calls them.
+FUNCTIONS = {
+    "Relu": _increasing(torch.relu),
+    "Sigmoid": _increasing(torch.sigmoid),
+    "Tanh": _increasing(torch.tanh),
+    "Mul": Function(torch.mul, _of_corners(torch.mul)),
+    "Div": Function(torch.div, _quotient),
+}
+#: All operators that can be read.
+OPERATORS = tuple(
+    sorted(_AFFINE_IN_FIRST | _LINEAR | _AFFINE_IN_ONE | _CONSTANT | FUNCTIONS.keys())
+)
+
+
+class Dense(nn.Module):
+    """An affine function of several vectors.
+
+    Args:
+        bias: (m,) the constant part.
+        weights: (m, n) of each vector.
+    """
+
+    def __init__(self, bias: np.ndarray, weights: Iterable[np.ndarray]):
+        super().__init__()
+        self.parts = nn.ModuleList()
+        for weight in weights:
+            linear = nn.Linear(weight.shape[1], weight.shape[0])
+            first = not len(self.parts)
+            linear.weight = nn.Parameter(
+                torch.tensor(weight, dtype=torch.float32), requires_grad=False
+            )
+            constant = torch.tensor(bias if first else 0 * bias, dtype=torch.float32)
+            linear.bias = nn.Parameter(constant, requires_grad=False)
+            self.parts.append(linear)
+
+    def forward(self, *vectors: Tensor) -> Tensor:
+        """Return (N, m) of vectors (N, n)."""
+        first, *others = (part(v) for part, v in zip(self.parts, vectors, strict=True))
+        return sum(others, start=first)
+
+
+class FlatNetwork(nn.Module):
+    """A network from one vector, all its inputs, to one vector, all its outputs.
+
+    Step i takes the vectors ``sources[i]``, where 0 is the input and k the result of step k - 1;
+    the last step gives the output.
+
+    Args:
+        steps: :class:`Dense`, or a name of ``FUNCTIONS``.
+        sources: What each step takes.
+        inputs: Shapes of the inputs by name, in order.
+        outputs: Shapes of the outputs.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Dense | str],
+        sources: Sequence[tuple[int, ...]],
+        inputs: Mapping[str, tuple[int, ...]],
+        outputs: Mapping[str, tuple[int, ...]],
+    ):
+        super().__init__()
+        self.dense = nn.ModuleDict(
+            {str(i): s for i, s in enumerate(steps) if not isinstance(s, str)}
+        )
+        self.steps = [step if isinstance(step, str) else "" for step in steps]
+        self.sources, self.inputs, self.outputs = list(sources), dict(inputs), dict(outputs)
+
+    @property
+    def functions(self) -> set[str]:
+        """The elementwise functions that it has."""
+        return set(self.steps) - {""}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, m) outputs of (N, n) inputs."""
+        values = [x]
+        for number, (step, sources) in enumerate(zip(self.steps, self.sources, strict=True)):
+            apply = FUNCTIONS[step].apply if step else self.dense[str(number)]
+            values.append(apply(*(values[i] for i in sources)))
+        return values[-1]
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return bounds (N, m) of the outputs on boxes (N, n) of inputs."""
+        boxes = [(lower, upper)]
+        for number, (step, sources) in enumerate(zip(self.steps, self.sources, strict=True)):
+            taken = [boxes[i] for i in sources]
+            if step:
+                boxes.append(FUNCTIONS[step].interval(*taken))
+                continue
+            dense: Any = self.dense[str(number)]
+            centre = dense(*((low + high) / 2 for low, high in taken))
+            radius = sum(
+                ((high - low) / 2) @ part.weight.abs().T
+                for part, (low, high) in zip(dense.parts, taken, strict=True)
+            )
+            boxes.append((centre - radius, centre + radius))
+        return boxes[-1]
+
+
+def load_flat(path: Path) -> FlatNetwork:
+    """Read a small network of an ONNX file, with any number of inputs and outputs.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The network, which keeps the file's names and shapes of inputs and outputs.
+
+    Raises:
+        InputError: The file is missing, no ONNX, or keeps its weights elsewhere.
+        ModelError: Shapes are not fixed, an operator is not known, or the network is too large.
+        DependencyError: The onnx package is missing.
+    """
+    package = import_optional("onnx", INSTALL_HINT)
+    proto = parse(package, Path(path))
+    try:
+        return _Compiler(package, proto).compiled()
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    except Exception as error:  # whatever numpy and onnx say of a graph that makes no sense
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{path}: cannot be used: {type(error).__name__}: {reason(error)}"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """A tensor as constant + Σ matrix · vector: ``parts`` (*shape, n) by number of the vector."""
+
+    constant: np.ndarray
+    parts: dict[int, np.ndarray]
+
+    @property
+    def varies(self) -> bool:
+        return bool(self.parts)
+
+
+class _Compiler:
+    """Reads one graph; ``values`` are its tensors so far."""
+
+    def __init__(self, package: Any, proto: onnx.ModelProto):
+        self.package, self.proto = package, proto
+        self.steps: list[Dense | str] = []
+        self.sources: list[tuple[int, ...]] = []
+        self.sizes: list[int] = []
+        self.numbers = self.evaluations = 0
+        self.values = {
+            tensor.name: _Affine(_in_float64(package.numpy_helper.to_array(tensor)), {})
+            for tensor in proto.graph.initializer
+        }
+
+    def compiled(self) -> FlatNetwork:
+        graph = self.proto.graph
+        inputs = {value.name: self._shape(value) for value in graph_inputs(graph)}
+        self.sizes = [sum(math.prod(shape) for shape in inputs.values())]
+        begin = 0
+        for name, shape in inputs.items():
+            size = math.prod(shape)
+            columns = np.eye(self.sizes[0])[begin : begin + size]
+            self.values[name] = _Affine(np.zeros(shape), {0: columns.reshape(*shape, -1)})
+            begin += size
+        for node in graph.node:
+            self._read(node)
+        last = [self.values[value.name] for value in graph.output]
+        flat = [_Affine(v.constant.reshape(-1), _flattened(v)) for v in last]
+        self._dense(_joined(flat))
+        outputs = {v.name: a.constant.shape for v, a in zip(graph.output, last, strict=True)}
+        return FlatNetwork(self.steps, self.sources, inputs, outputs).eval()
+
+    def _shape(self, value: onnx.ValueInfoProto) -> tuple[int, ...]:
+        tensor = value.type.tensor_type
+        shape = tuple(axis.dim_value for axis in tensor.shape.dim)
+        if shape and not shape[0]:  # an open batch
+            shape = (1, *shape[1:])
+        if min(shape, default=1) < 1 or tensor.elem_type != self.package.TensorProto.FLOAT:
+            raise ModelError(f"input '{value.name}' is no float32 tensor of fixed shape")
+        return shape
+
+    def _read(self, node: onnx.NodeProto) -> None:
+        operator = kind(node)
+        if operator not in OPERATORS and operator != "Cast":
+            raise ModelError(
+                f"operator {operator} is not supported (known: {', '.join(OPERATORS)})"
+            )
+        taken = [self.values[name] if name else None for name in node.input]
+        varying = [i for i, value in enumerate(taken) if value is not None and value.varies]
+        if operator in _CONSTANT and taken:
+            taken = [_Affine(v.constant, {}) for v in taken if v is not None]
+            varying = []
+        affine = (
+            not varying
+            or operator in _LINEAR
+            or (operator in _AFFINE_IN_FIRST and varying == [0])
+            or (operator in _AFFINE_IN_ONE and len(varying) == 1)
+            or (operator == "Div" and varying == [0])
+        )
+        if operator == "Cast":
+            self._cast(node, taken[0])
+        elif affine:
+            self._apply(node, taken, varying)
+        elif operator in FUNCTIONS:
+            self.values[node.output[0]] = self._elementwise(operator, taken)
+        else:
+            raise ModelError(f"{operator} '{node.output[0]}' of computed values is not supported")
+
+    def _cast(self, node: onnx.NodeProto, value: Any) -> None:
+        """Take a cast between floating-point types as none: margins allow for rounding."""
+        types = self.package.TensorProto
+        to = next(a.i for a in node.attribute if a.name == "to")
+        if value.varies and to not in (types.FLOAT, types.DOUBLE):
+            raise ModelError(f"Cast '{node.output[0]}' rounds computed values")
+        if value.varies or to in (types.FLOAT, types.DOUBLE):
+            self.values[node.output[0]] = value
+        else:
+            self._apply(node, [value], [])
+
+    def _apply(self, node: onnx.NodeProto, taken: list[Any], varying: list[int]) -> None:
+        """Compute an affine operator: at zero, then at each column of each vector."""
+        run = _runner(self.package, self.proto, node)
+        at_zero = [
+            v if v is None else np.zeros_like(v.constant) if i in varying else v.constant
+            for i, v in enumerate(taken)
+        ]
+        columns = {n: self.sizes[n] for i in varying for n in taken[i].parts}
+        self.evaluations += sum(columns.values()) + 2
+        _require(
+            self.evaluations <= _MOST_EVALUATIONS, "it is too large to be read column by column"
+        )
+        zero = run(at_zero)
+        shifted = run([v if v is None else v.constant for v in taken]) if varying else zero
+        for number, name in enumerate(node.output):
+            if name:
+                self.values[name] = _Affine(shifted[number], {})
+        parts: list[dict[int, np.ndarray]] = [{} for _ in node.output]
+        for vector, size in columns.items():
+            found: list[list[np.ndarray]] = [[] for _ in node.output]
+            for column in range(size):
+                arguments = list(at_zero)
+                for i in varying:
+                    if vector in taken[i].parts:
+                        arguments[i] = taken[i].parts[vector][..., column]
+                for number, result in enumerate(run(arguments)):
+                    found[number].append(result - zero[number])
+            for number, results in enumerate(found):
+                parts[number][vector] = np.stack(results, axis=-1)
+        for number, name in enumerate(node.output):
+            if name:
+                self._keep(name, _Affine(shifted[number], parts[number]))
+
+    def _keep(self, name: str, value: _Affine) -> None:
+        self.numbers += sum(part.size for part in value.parts.values())
+        _require(self.numbers <= _MOST_NUMBERS, "it is too large to be read as dense matrices")
+        self.values[name] = value
+
+    def _elementwise(self, operator: str, taken: list[Any]) -> _Affine:
+        """Apply a function to vectors, broadcast against each other; the result is a new vector."""
+        shape = np.broadcast_shapes(*(value.constant.shape for value in taken))
+        wide = [_broadcast(value, shape) for value in taken]
+        places = tuple(self._dense(_Affine(v.constant.reshape(-1), _flattened(v))) for v in wide)
+        new = self._step(operator, places, math.prod(shape))
+        return _Affine(np.zeros(shape), {new: np.eye(math.prod(shape)).reshape(*shape, -1)})
+
+    def _dense(self, value: _Affine) -> int:
+        parts = value.parts or {0: np.zeros((len(value.constant), self.sizes[0]))}
+        return self._step(Dense(value.constant, parts.values()), tuple(parts), len(value.constant))
+
+    def _step(self, step: Dense | str, sources: tuple[int, ...], size: int) -> int:
+        self.steps.append(step)
+        self.sources.append(sources)
+        self.sizes.append(size)
+        return len(self.steps)
+
+
+def _runner(
+    package: Any, proto: onnx.ModelProto, node: onnx.NodeProto
+) -> Callable[[list[Any]], list[np.ndarray]]:
+    """Return a function that computes one node of float64 arrays by the reference evaluator."""
+    from onnx.reference import ReferenceEvaluator
+
+    helper, names = package.helper, dict.fromkeys(name for name in node.input if name)
+    graph = helper.make_graph(
+        [node],
+        "node",
+        [helper.make_value_info(name, package.TypeProto()) for name in names],
+        [helper.make_value_info(name, package.TypeProto()) for name in node.output if name],
+    )
+    evaluator: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=proto.opset_import))
+
+    def run(arrays: list[Any]) -> list[np.ndarray]:
+        given = {n: a for n, a in zip(node.input, arrays, strict=True) if n}
+        results = iter(evaluator.run(None, given))
+        return [_in_float64(next(results)) if name else np.zeros(0) for name in node.output]
+
+    return run
+
+
+def _in_float64(array: Any) -> np.ndarray:
+    """Return an array, in float64 where it is of floating-point numbers."""
+    array = np.asarray(array)
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+
+def _flattened(value: _Affine) -> dict[int, np.ndarray]:
+    return {n: part.reshape(-1, part.shape[-1]) for n, part in value.parts.items()}
+
+
+def _broadcast(value: _Affine, shape: tuple[int, ...]) -> _Affine:
+    missing = (1,) * (len(shape) - value.constant.ndim)
+    parts = {
+        n: np.broadcast_to(part.reshape(missing + part.shape), (*shape, part.shape[-1]))
+        for n, part in value.parts.items()
+    }
+    return _Affine(np.broadcast_to(value.constant, shape), parts)
+
+
+def _joined(values: list[_Affine]) -> _Affine:
+    """Return flat tensors as one."""
+    columns = {n: part.shape[1] for value in values for n, part in value.parts.items()}
+    parts = {
+        n: np.concatenate([v.parts.get(n, np.zeros((len(v.constant), size))) for v in values])
+        for n, size in columns.items()
+    }
+    return _Affine(np.concatenate([value.constant for value in values]), parts)
+
+
+def _require(holds: object, message: str) -> None:
+    require(holds, message, ModelError)

@@ -1,0 +1,279 @@
+"""Decides a query: by an attack, by bounds of the joint network, by splitting it."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...attacks import ascend
+from ...bounds.box import Ball
+from ...bounds.net import BoundedNet
+from ...bounds.precision import full_precision, rounding_threshold
+from ...errors import ModelError
+from ...formats.query import Query
+from ..budget import Budget
+from ..crown.branch_and_bound import BROKEN, PROVED, Problems, branch_and_bound
+from ..crown.engine import ALPHA_STEPS, DualEngine
+from ..crown.relaxation import Images
+from .joint import Joint
+from .judge import Judge
+from .networks import load_networks
+from .statement import UndecidedError, statement_of
+from .tree import Tree, alternatives, possible, violation, without
+
+SAT, UNSAT, UNKNOWN, TIMED_OUT = "sat", "unsat", "unknown", "timed-out"
+
+#: Points that the first attack begins from, and its steps.
+_STARTS, _STEPS = 64, 60
+#: Boxes that are bounded together, and how many there may be at most.
+_BOXES, _MOST_BOXES = 4096, 1 << 20
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is found of a query.
+
+    Args:
+        verdict: ``sat``, ``unsat``, ``unknown`` or ``timed-out``.
+        values: Of ``sat``: the numbers of every tensor, in row-major order.
+        reason: Of ``unknown``: why.
+    """
+
+    verdict: str
+    values: Mapping[str, list[Fraction]] | None = None
+    reason: str = ""
+
+
+def decide(query: Query, files: Mapping[str, Path], timeout: float = math.inf) -> Answer:
+    """Decide whether a query can hold.
+
+    ``unsat`` rests on bounds that are positive beyond rounding, as certificates do; ``sat`` on
+    inputs with which onnxruntime, in the declared types, and exact arithmetic show that it holds.
+
+    Args:
+        query: The query.
+        files: An ONNX file for each network that is no copy of another.
+        timeout: Seconds.
+
+    Raises:
+        InputError: The files do not fit the query.
+        DependencyError: A package is missing.
+    """
+    budget = Budget(time.perf_counter() + timeout, timeout)
+    try:
+        statement = statement_of(query)
+        networks = load_networks(query, files)
+        if statement.formula is None:
+            return Answer(UNSAT)
+        joint = Joint(statement, query, networks).eval()
+        search = _Search(joint, Judge(query, statement, networks), budget)
+        with torch.no_grad(), full_precision(torch.device("cpu")):
+            return search.answer()
+    except (UndecidedError, ModelError) as error:
+        return Answer(UNKNOWN, reason=str(error))
+
+
+class _Search:
+    """One query on its way to an answer.
+
+    Args:
+        joint: The networks and what is asked.
+        judge: Replays inputs.
+        budget: Until when.
+    """
+
+    def __init__(self, joint: Joint, judge: Judge, budget: Budget):
+        self.joint, self.judge, self.budget = joint, judge, budget
+        self.tree: Tree = joint.tree
+        self.size = len(joint.statement.free)
+
+    def answer(self) -> Answer:
+        """Attack, then prove."""
+        torch.manual_seed(0)
+        starts = torch.rand(_STARTS, self.size) * 2 - 1
+        starts[0], starts[1 : _STARTS // 2] = 0.0, starts[1 : _STARTS // 2].sign()
+        if found := self._try(self.attacked(starts, _STEPS)):
+            return found
+        if self.budget.over:
+            return Answer(TIMED_OUT)
+        functions = self.joint.functions
+        if not functions:
+            return self._by_program()
+        return self._by_bounds() if functions == {"Relu"} else self._by_boxes()
+
+    # -- attacks ------------------------------------------------------------------
+
+    def attacked(self, z: Tensor, steps: int) -> Tensor:
+        """Return points (N, n) after some steps towards what is asked."""
+        return ascend(
+            lambda z: -violation(self.tree, self.joint(z)).clamp(min=-1e-3).sum(),
+            lambda z: z.clamp(-1, 1),
+            z,
+            0.25,
+            steps,
+        ).detach()
+
+    def _try(self, z: Tensor) -> Answer | None:
+        """Return an answer by one of some points (N, n) with which the query holds."""
+        off = violation(self.tree, self.joint(z))
+        for row in off.argsort().tolist():
+            if off[row] > 1e-4 * (1 + abs(float(off[row]))):
+                return None
+            free = self.joint.centre + self.joint.radius * z[row].double().numpy()
+            values = self.judge.assignment(free)
+            if values is not None:
+                return Answer(SAT, values)
+        return None
+
+    # -- affine networks ----------------------------------------------------------
+
+    def _by_program(self) -> Answer:
+        """Solve a linear program for each conjunction of rows that are affine in z."""
+        from scipy.optimize import linprog  # its import takes a second
+
+        zero = torch.zeros(1, self.size)
+        constant = self.joint(zero)[0].double().numpy()
+        with torch.enable_grad():
+            jacobian = torch.autograd.functional.jacobian(lambda z: self.joint(z)[0], zero)
+        matrix = jacobian[:, 0].double().numpy()
+        threshold = float(rounding_threshold(torch.tensor(constant)[None])[0])
+        undecided = False
+        for rows in alternatives(self.tree):
+            which = sorted(rows)
+            a = np.hstack([matrix[which], -np.ones((len(which), 1))])
+            found = linprog(
+                np.r_[np.zeros(self.size), 1.0],
+                A_ub=a,
+                b_ub=-constant[which],
+                bounds=[(-1, 1)] * self.size + [(None, None)],
+            )
+            if found.x is None:
+                undecided = True
+                continue
+            # whatever the multipliers are, the bound that they give holds
+            weights = np.maximum(-found.ineqlin.marginals, 0)
+            slope = weights @ matrix[which]
+            if weights @ constant[which] - np.abs(slope).sum() > threshold * weights.sum() > 0:
+                continue
+            undecided = True
+            if answer := self._try(torch.tensor(found.x[None, :-1], dtype=torch.float32)):
+                return answer
+        return Answer(UNKNOWN, reason="it is too close to decide") if undecided else Answer(UNSAT)
+
+    # -- networks with other functions than ReLU -----------------------------------
+
+    def _by_boxes(self) -> Answer:
+        """Split the box of inputs until interval bounds refute every part of it."""
+        joint = copy.deepcopy(self.joint).double()
+        lower, upper = (torch.full((1, self.size), v, dtype=torch.float64) for v in (-1.0, 1.0))
+        done = 0
+        while len(lower):
+            now, later = slice(0, _BOXES), slice(_BOXES, None)
+            low, high = joint.interval(lower[now], upper[now])
+            threshold = rounding_threshold(torch.nan_to_num(torch.maximum(low.abs(), high.abs())))
+            alive = possible(self.tree, ~(low > threshold[:, None]))
+            parts = lower[now][alive], upper[now][alive]
+            if len(parts[0]):
+                if found := self._try(((parts[0] + parts[1]) / 2).float()):
+                    return found
+            halves = _halves(*parts)
+            lower, upper = (
+                torch.cat([lower[later], halves[0]]),
+                torch.cat([upper[later], halves[1]]),
+            )
+            done += len(alive)
+            if self.budget.over:
+                return Answer(TIMED_OUT)
+            if done > _MOST_BOXES:
+                return Answer(UNKNOWN, reason=f"not decided by {done} boxes of inputs")
+        return Answer(UNSAT)
+
+    # -- networks of ReLUs ----------------------------------------------------------
+
+    def _by_bounds(self) -> Answer:
+        """Refute single rows by α-CROWN, then conjunctions of them by branch and bound."""
+        engine = QueryEngine(BoundedNet(self.joint, torch.zeros(2, self.size)), self)
+        images = engine.refined(engine.begin())
+        rows = torch.zeros(1, engine.net.classes, dtype=torch.bool)
+        rows[:, : len(self.joint.rows)] = True
+        for steps in (0, ALPHA_STEPS):
+            rows &= ~engine.margins(images, rows, steps)[1]
+        open_rows = set(rows[0].nonzero().flatten().tolist())
+        left = without(self.tree, set(range(len(self.joint.rows))) - open_rows)
+        if left is None:
+            return Answer(UNSAT)
+        by_size = defaultdict(list)
+        for chosen in alternatives(left):
+            by_size[len(chosen)].append(sorted(chosen))
+        undecided = False
+        for size in sorted(by_size):
+            sets = torch.tensor(by_size[size])
+            problems = Problems(
+                torch.zeros(1, size, dtype=torch.long),
+                torch.zeros(len(sets), dtype=torch.long),
+                sets,
+            )
+            outcome = branch_and_bound(engine, images, problems, self.budget)
+            if outcome.state[0] == BROKEN and engine.found is not None:
+                return engine.found
+            undecided |= bool(outcome.state[0] != PROVED)
+        if not undecided:
+            return Answer(UNSAT)
+        if self.budget.over:
+            return Answer(TIMED_OUT)
+        return Answer(UNKNOWN, reason="neither bounds nor attacks decide it")
+
+
+class QueryEngine(DualEngine):
+    """The dual engine on the one "image" of a query, whose margins are its rows.
+
+    A tuple is a conjunction of rows; all its members are that image.
+
+    Args:
+        net: The joint network.
+        search: What a perturbation must satisfy.
+
+    Attributes:
+        found: The answer by a perturbation with which the query holds.
+    """
+
+    def __init__(self, net: BoundedNet, search: _Search):
+        super().__init__(net.eval(), Ball(1.0))
+        self.search = search
+        self.found: Answer | None = None
+
+    def begin(self) -> Images:
+        """Return the image, with IBP's bounds of ReLU inputs."""
+        x = torch.zeros(1, self.search.size)
+        c = torch.eye(self.net.classes)[None]
+        found = self.net.bound_unchecked(self.ball.box(x))
+        return self.images(x, torch.zeros(1, dtype=torch.long), c, found)
+
+    def attacked(self, images: Images, members: Tensor, u: Tensor, steps: int) -> Tensor:
+        """Return u (D, n) after some steps towards what the query asks."""
+        return self.search.attacked(u, steps)
+
+    def broken(self, images: Images, members: Tensor, u: Tensor) -> Tensor:
+        """Return whether the query holds with one of u (D, n), for each of its members (D, s)."""
+        self.found = self.found or self.search._try(u)
+        return torch.full(members.shape, self.found is not None)
+
+
+def _halves(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both halves of boxes (N, n), split across their longest edges."""
+    edge = (upper - lower).argmax(1, keepdim=True)
+    middle = (lower + upper).gather(1, edge) / 2
+    return (
+        torch.cat([lower, lower.scatter(1, edge, middle)]),
+        torch.cat([upper.scatter(1, edge, middle), upper]),
+    )

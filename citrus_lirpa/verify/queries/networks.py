@@ -1,0 +1,215 @@
+"""The networks of a query: what their files compute, here and by onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...errors import InputError, ModelError, reason, require
+from ...formats.onnx import load_onnx
+from ...formats.onnx_flat import FlatNetwork, load_flat
+from ...formats.query import Declaration, Query, QueryNetwork, Variable
+from ...formats.query_reader import INSTALL_HINT
+from ...models import Normalise
+from ...optional import import_optional
+
+#: What numbers are declared as, and how they are computed with; files are in float32.
+DTYPES = {"real": None, "float32": np.float32, "float16": np.float16}
+
+
+class ImageNetwork(nn.Module):
+    """A network of images as one of flat vectors, without its normalisation.
+
+    Args:
+        core: Maps images (N, C, H, W) to logits.
+        shape: (C, H, W).
+    """
+
+    def __init__(self, core: nn.Module, shape: tuple[int, ...]):
+        super().__init__()
+        self.unflatten, self.core = nn.Unflatten(1, shape), core
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, K) of (N, C·H·W)."""
+        return self.core(self.unflatten(x))
+
+
+@dataclass(frozen=True, eq=False)
+class FileNetwork:
+    """The network of an ONNX file, from one vector to one vector.
+
+    Args:
+        path: The file.
+        module: What it computes of inputs that are shifted and scaled.
+        mean: (n,) what is subtracted from the inputs.
+        std: (n,) what they are divided by then.
+        session: The file in onnxruntime.
+    """
+
+    path: Path
+    module: nn.Module
+    mean: np.ndarray
+    std: np.ndarray
+    session: Any
+
+    @staticmethod
+    def load(path: Path) -> FileNetwork:
+        """Read a file.
+
+        Raises:
+            InputError: It is missing or no ONNX.
+            ModelError: It is not understood, or onnxruntime computes something else.
+            DependencyError: onnx or onnxruntime is missing.
+        """
+        module, mean, std = _read(Path(path))
+        network = FileNetwork(Path(path), module.eval(), mean, std, _session(path))
+        network.check()
+        return network
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Compare the module with onnxruntime on three random inputs."""
+        generator = np.random.default_rng(0)
+        for _ in range(3):
+            x = generator.random(len(self.mean), dtype=np.float32)
+            wanted = self.run(x)
+            scaled = torch.from_numpy((x - self.mean) / self.std).float()
+            found = self.module(scaled[None])[0].numpy()
+            off = np.abs(found - wanted).max() if found.shape == wanted.shape else np.nan
+            if not off <= 1e-5 * (1 + np.abs(wanted).max()):
+                raise ModelError(
+                    f"{self.path}: results are off by {off:.2g} from onnxruntime's; an operator "
+                    "is not understood"
+                )
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """Return the outputs (m,) of float32 inputs (n,), by onnxruntime."""
+        feed, begin = {}, 0
+        for value in self.session.get_inputs():
+            shape = _sides(value)
+            size = int(np.prod(shape))
+            feed[value.name] = x[begin : begin + size].reshape(shape)
+            begin += size
+        return np.concatenate([np.ravel(y) for y in self.session.run(None, feed)])
+
+    def offsets(self, network: QueryNetwork) -> dict[str, int]:
+        """Return where each tensor that a query declares begins among the inputs or outputs.
+
+        Raises:
+            InputError: The query declares other tensors than the file has.
+        """
+        ends = (
+            (network.inputs, self.session.get_inputs(), "inputs"),
+            (network.outputs, self.session.get_outputs(), "outputs"),
+        )
+        return {k: v for end in ends for k, v in self._offsets(network.name, *end).items()}
+
+    def _offsets(
+        self, name: str, declared: tuple[Declaration, ...], values: list[Any], what: str
+    ) -> dict[str, int]:
+        sizes = {value.name: int(np.prod(_sides(value))) for value in values}
+        begins = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
+        require(
+            len(declared) == len(values),
+            f"network '{name}' has {len(declared)} {what}, but {self.path} {len(values)}",
+        )
+        offsets = {}
+        for value, tensor in zip(values, declared, strict=True):
+            stored = tensor.onnx_name or value.name
+            require(stored in sizes, f"{self.path} has no value '{stored}' among its {what}")
+            require(
+                tensor.size == sizes[stored],
+                f"'{tensor.name}' is {list(tensor.shape)}, but '{stored}' of {self.path} has "
+                f"{sizes[stored]} numbers",
+            )
+            offsets[tensor.name] = begins[stored]
+        return offsets
+
+
+def load_networks(query: Query, files: Mapping[str, Path]) -> dict[str, FileNetwork]:
+    """Read the file of each network of a query; a copy shares that of its original.
+
+    Args:
+        query: The query.
+        files: The file of each network that is no copy, by name.
+
+    Raises:
+        InputError: A file is missing, or given for no network of the query; a type is not the
+            file's.
+        ModelError: A file is not understood.
+    """
+    names = [network.name for network in query.networks]
+    for name in files:
+        require(name in names, f"--network {name}=... names no network of the query: "
+                f"{', '.join(names)}")  # fmt: skip
+    loaded: dict[Path, FileNetwork] = {}
+    found: dict[str, FileNetwork] = {}
+    for network in query.networks:
+        for tensor in (*network.inputs, *network.outputs):
+            require(
+                tensor.dtype in DTYPES,
+                f"'{tensor.name}' is {tensor.dtype}; expected {', '.join(DTYPES)}, as files are "
+                "in float32",
+            )
+        if network.equal_to:
+            require(
+                network.name not in files and network.equal_to in found,
+                f"network '{network.name}' is equal to '{network.equal_to}', an earlier network; "
+                "it takes no file of its own",
+            )
+            found[network.name] = found[network.equal_to]
+            continue
+        require(network.name in files, f"give --network {network.name}=FILE.onnx")
+        path = Path(files[network.name])
+        if path not in loaded:
+            loaded[path] = FileNetwork.load(path)
+        found[network.name] = loaded[path]
+    return found
+
+
+def variables_of(tensors: tuple[Declaration, ...], offsets: dict[str, int]) -> list[Variable]:
+    """Return the variables of a network's inputs or outputs, in the order of its file."""
+    ordered = sorted(tensors, key=lambda tensor: offsets[tensor.name])
+    return [(tensor.name, place) for tensor in ordered for place in range(tensor.size)]
+
+
+def _read(path: Path) -> tuple[nn.Module, np.ndarray, np.ndarray]:
+    """Read a network of images with its convolutions, any other as dense matrices."""
+    try:
+        module, shape = load_onnx(path)
+    except ModelError:
+        flat = load_flat(path)
+        size = sum(int(np.prod(s)) for s in flat.inputs.values())
+        return flat, np.zeros(size), np.ones(size)
+    mean, std = np.zeros(shape), np.ones(shape)
+    if isinstance(module, nn.Sequential) and isinstance(module[0], Normalise):
+        mean = np.broadcast_to(module[0].mean.double().numpy(), shape)
+        std = np.broadcast_to(module[0].std.double().numpy(), shape)
+        module = module[1:]
+    return ImageNetwork(module, shape), mean.ravel(), std.ravel()
+
+
+def _session(path: Path) -> Any:
+    runtime = import_optional("onnxruntime", INSTALL_HINT)
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    try:
+        return runtime.InferenceSession(
+            Path(path).read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime's errors have no common public class
+        raise InputError(f"{path} cannot be run by onnxruntime: {reason(error)}") from error
+
+
+def _sides(value: Any) -> list[int]:
+    """Return the sides of a value in a file; what is open is a batch of one."""
+    return [side if isinstance(side, int) else 1 for side in value.shape]
+
+
+__all__ = ["DTYPES", "FileNetwork", "FlatNetwork", "load_networks", "variables_of"]
