@@ -26,6 +26,8 @@ COMMANDS = {
     "smooth": ("smooth", "Certify a network under Gaussian noise (randomized smoothing)."),
     "sweep": ("sweep", "Train, evaluate and compare every combination of a TOML file."),
     "export": ("export", "Write a network for other programs and verifiers."),
+    "verify": ("verify", "Decide a query in VNN-LIB."),
+    "supports": ("supports", "Say what queries verify decides."),
     "presets": ("lists", "List the settings and the methods to train with."),
     "models": ("lists", "List the architectures and the trained networks."),
     "completion": ("completion", "Teach the shell to complete commands and options."),
@@ -33,7 +35,7 @@ COMMANDS = {
 }
 
 
-#: Commands that several processes of one job share.
+#: _Commands that several processes of one job share.
 _SHARED = ("train", "eval", "attack", "smooth")
 
 #: The exit status of commands; the classes of errors.py name the status of each error.
@@ -47,14 +49,17 @@ EXIT_STATUS = {
 }
 
 
-class _Group(click.Group):
+class _Commands(click.Group):
     """The commands; an error raised on purpose is one line and an exit status, no traceback."""
 
+    #: Those of this program.
+    names: tuple[str, ...] = tuple(COMMANDS)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self.names)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
+        if name not in self.names:
             return None
         if (
             name not in _SHARED
@@ -73,12 +78,12 @@ class _Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
-            ctx.fail(unknown("command", args[0], COMMANDS))
+            ctx.fail(unknown("command", args[0], self.names))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.names])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Exit status"):
@@ -92,8 +97,8 @@ class _Group(click.Group):
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
         return [
-            CompletionItem(name, help=line)
-            for name, (_, line) in COMMANDS.items()
+            CompletionItem(name, help=COMMANDS[name][1])
+            for name in self.names
             if name.startswith(incomplete)
         ]
 
@@ -138,7 +143,7 @@ def _one_line(message: str, exit_code: int) -> click.ClickException:
 
 
 @click.group(
-    cls=_Group,
+    cls=_Commands,
     context_settings=HELP,
     epilog=examples(
         (

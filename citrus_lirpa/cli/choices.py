@@ -52,3 +52,17 @@ PROTOCOL: dict[str, Any] = {
 SMOOTHING: dict[str, Any] = {"n0": 100, "n": 100_000, "alpha": 0.001, "seed": 0}
 #: ``attacks.SgdUap.epochs``
 SGD_UAP_EPOCHS = 10
+#: The keys of ``capabilities.CAPABILITIES``, and what each is about.
+CAPABILITIES = {
+    "onnx-opset-versions": "The oldest and the newest version of ONNX's operators.",
+    "onnx-element-types": "Types of numbers.",
+    "onnx-operators": "Operators that networks may have.",
+    "vnnlib-versions": "The oldest and the newest version of VNN-LIB.",
+    "hidden-node-theories": "Whether values within networks may be named (H) or not (NH).",
+    "multiple-input-output-theories": "Whether networks may have several inputs and outputs.",
+    "multiple-network-theories": "Whether queries may have several networks.",
+    "multiple-node-comparison-theories": "Whether constraints may compare inputs and outputs.",
+    "arithmetic-complexity-theories": "Bounds, comparisons of outputs, linear arithmetic.",
+    "optimised-disjunctive-reasoning": "Whether (or ...) is more than a list of queries.",
+    "serialise-assignments": "Whether verify has the option of this name.",
+}

@@ -26,6 +26,10 @@ from .output import examples
             "citrus-lirpa export net.onnx --dataset mnist --eps 0.1 --images 0,5,7 --out exported",
         ),
         (
+            "whether one perturbation breaks several of five images, for `verify`",
+            "citrus-lirpa export runs/digits --uap --limit 5 --out queries",
+        ),
+        (
             "take the other verifier's results",
             "citrus-lirpa eval runs/digits --import-verdicts exported",
         ),
@@ -49,16 +53,29 @@ from .output import examples
 )
 @click.option("--limit", type=click.IntRange(1), help="The first N test images.")
 @clip
+@click.option(
+    "--uap",
+    is_flag=True,
+    help="Write VNN-LIB 2.0 queries about groups of images under one perturbation.",
+)
+@click.option("--group-size", default=5, show_default=True, help="With --uap: images of a group.")
+@click.option(
+    "--at-least",
+    type=click.IntRange(1),
+    metavar="M",
+    help="With --uap: ask whether at least M images of a group stay right.  [default: every M]",
+)
 @click.option("--timeout", default=100.0, show_default=True, help="Seconds for each image.")
 @data_dir
 @download
-def export_command(**options) -> None:
+def export_command(uap, group_size, at_least, **options) -> None:
     """Write a network for other programs, or its images' robustness for other verifiers.
 
     PATH is a run folder, a checkpoint, zoo:NAME or an ONNX file. A folder given as --out
     receives model.onnx, one property for each image that the network classifies correctly
     ("sat": a counterexample exists), and instances.csv, as in VNN-COMP, which α,β-CROWN and
-    other verifiers take. Put their results into results.csv there.
+    other verifiers take. Put their results into results.csv there. With --uap it receives queries
+    about groups of images under one perturbation, for verify.
 
     A file given as --out receives the network alone: FILE.onnx; FILE.pt2, a program of
     torch.export, which PyTorch runs without this package; or FILE.safetensors, weights and
@@ -66,4 +83,5 @@ def export_command(**options) -> None:
     """
     from .actions import export
 
-    export.run(**options)
+    groups = {"group_size": group_size, "at_least": at_least} if uap else None
+    export.run(groups=groups, **options)

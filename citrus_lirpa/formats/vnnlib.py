@@ -31,8 +31,8 @@ def property_text(box: Box, label: int, classes: int) -> str:
     lines = [f"(declare-const X_{i} Real)" for i in range(len(lower))]
     lines += [f"(declare-const Y_{j} Real)" for j in range(classes)]
     for i, (low, high) in enumerate(zip(lower, upper, strict=True)):
-        lines.append(f"(assert (>= X_{i} {_decimal(low, ROUND_FLOOR)}))")
-        lines.append(f"(assert (<= X_{i} {_decimal(high, ROUND_CEILING)}))")
+        lines.append(f"(assert (>= X_{i} {decimal(low, ROUND_FLOOR)}))")
+        lines.append(f"(assert (<= X_{i} {decimal(high, ROUND_CEILING)}))")
     others = (c for c in range(classes) if c != label)
     lines += ["(assert (or", *(f"    (and (>= Y_{c} Y_{label}))" for c in others), "))"]
     return "\n".join(lines) + "\n"
@@ -56,6 +56,6 @@ def enclosing_box(x: Tensor, eps: float, clip: Range | None) -> Box:
     )
 
 
-def _decimal(value: float, rounding: str) -> str:
+def decimal(value: float, rounding: str) -> str:
     """Write ``value`` with twelve decimal places; some parsers cannot read exponents."""
     return format(Decimal(value).quantize(_PLACES, rounding=rounding), "f")

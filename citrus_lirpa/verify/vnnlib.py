@@ -74,7 +74,7 @@ def export(
         ModelError: ``save_onnx`` refuses the network.
     """
     folder, images = Path(folder), list(images)
-    _check_export(folder, images, len(data), timeout)
+    check_export(folder, images, len(data), timeout)
     x, labels = centre_crop(data.pixels(images), spec), data.labels[images]
     boxes = enclosing_box(x, eps, clip)
     with torch.no_grad():
@@ -102,7 +102,8 @@ def export(
     return record
 
 
-def _check_export(folder: Path, images: list[int], count: int, timeout: float) -> None:
+def check_export(folder: Path, images: list[int], count: int, timeout: float) -> None:
+    """Raise InputError for a folder in use, unusable images of ``count``, or a bad time limit."""
     free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     require(free, f"{folder} exists and is not empty; choose another --out")
     expect(0 < timeout < float("inf"), "timeout", timeout, "a positive number of seconds")

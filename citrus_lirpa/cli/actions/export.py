@@ -14,11 +14,11 @@ from ...bounds import lirpa
 from ...bounds.box import PIXELS
 from ...errors import InputError
 from ...runs.networks import FORMATS, save_network
-from ...verify import vnnlib
+from ...verify import uap_export, vnnlib
 from .common import open_network
 
 
-def run(path, own, out, dataset, eps, clip, timeout, data_dir, download, **which) -> None:
+def run(path, own, out, dataset, eps, clip, timeout, data_dir, download, groups, **which) -> None:
     """Do what ``citrus-lirpa export`` is for."""
     lirpa.load()
     if out.suffix.lower() in FORMATS:
@@ -31,6 +31,16 @@ def run(path, own, out, dataset, eps, clip, timeout, data_dir, download, **which
     box: dict[str, Any] = dict(eps=network.eps, clip=PIXELS if clip else None)
     split = data.load(network.spec.name, train=False, data_dir=data_dir, download=download)
     images = _chosen(**which, available=len(split), dataset=network.spec.name, **box)
+    if groups is not None:
+        record = uap_export.export_uap(
+            network.model, split, network.spec, out, images=images, timeout=timeout, **groups, **box
+        )
+        click.echo(
+            f"{len(record['queries'])} queries about {len(record['groups'])} groups, ε = "
+            f"{network.eps:.4g}, in {out}; decide one with: citrus-lirpa verify "
+            f"{out}/QUERY --network N0={out / vnnlib.MODEL}"
+        )
+        return
     record = vnnlib.export(
         network.model, split, network.spec, out, images=images, timeout=timeout, **box
     )
@@ -45,7 +55,7 @@ def run(path, own, out, dataset, eps, clip, timeout, data_dir, download, **which
 def _check_alone(out: Path) -> None:
     """Refuse options of images where the network alone is written."""
     given = click.get_current_context().get_parameter_source
-    for name in ("eps", "images", "undecided", "limit", "clip", "timeout"):
+    for name in ("eps", "images", "undecided", "limit", "clip", "timeout", "uap", "at_least"):
         if given(name) is not ParameterSource.DEFAULT:
             raise InputError(
                 f"--out {out} is a file, for the network alone; --{name} is of images, which "

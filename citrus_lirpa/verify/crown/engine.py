@@ -52,6 +52,9 @@ class DualEngine:
         ModelError: The network is not made of affine layers and ReLU.
     """
 
+    #: Beyond how many thresholds a bound in float64 proves.
+    in_float64 = IN_FLOAT64
+
     def __init__(self, net: BoundedNet, ball: Ball):
         self.net, self.ball = net, ball
         self.segments = net.affine_segments()
@@ -207,7 +210,7 @@ class DualEngine:
             value = again(
                 found.parameter[flat].double(), found.logits[which].double().softmax(1)
             ).value
-            sure[which] = value > IN_FLOAT64 * threshold[which]
+            sure[which] = value > self.in_float64 * threshold[which]
         return sure
 
     def attacked(self, images: Images, members: Tensor, u: Tensor, steps: int) -> Tensor:

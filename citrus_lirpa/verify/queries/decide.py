@@ -34,7 +34,7 @@ from .tree import Tree, alternatives, possible, violation, without
 SAT, UNSAT, UNKNOWN, TIMED_OUT = "sat", "unsat", "unknown", "timed-out"
 
 #: Points that the first attack begins from, and its steps.
-_STARTS, _STEPS = 64, 60
+_STARTS, _STEPS = 16, 30
 #: Boxes that are bounded together, and how many there may be at most.
 _BOXES, _MOST_BOXES = 4096, 1 << 20
 
@@ -142,13 +142,17 @@ class _Search:
         from scipy.optimize import linprog  # its import takes a second
 
         zero = torch.zeros(1, self.size)
-        constant = self.joint(zero)[0].double().numpy()
+        constant = self.joint(zero)[0].double().numpy()  # at the centre of the box
         with torch.enable_grad():
             jacobian = torch.autograd.functional.jacobian(lambda z: self.joint(z)[0], zero)
         matrix = jacobian[:, 0].double().numpy()
         threshold = float(rounding_threshold(torch.tensor(constant)[None])[0])
+        alone = constant - np.abs(matrix).sum(1) > threshold
+        left = without(self.tree, set(np.flatnonzero(alone).tolist()))
+        if left is None:
+            return Answer(UNSAT)
         undecided = False
-        for rows in alternatives(self.tree):
+        for rows in alternatives(left):
             which = sorted(rows)
             a = np.hstack([matrix[which], -np.ones((len(which), 1))])
             found = linprog(
@@ -250,6 +254,8 @@ class QueryEngine(DualEngine):
     def __init__(self, net: BoundedNet, search: _Search):
         super().__init__(net.eval(), Ball(1.0))
         self.search = search
+        if search.judge.rounds:  # then the rounding of the network counts as well
+            self.in_float64 = 1.0
         self.found: Answer | None = None
 
     def begin(self) -> Images:

@@ -32,6 +32,11 @@ class Judge:
     statement: Statement
     files: Mapping[str, FileNetwork]
 
+    @property
+    def rounds(self) -> bool:
+        """Whether the query is about floating-point numbers, rather than real ones."""
+        return any(d.dtype != "real" for d in self.query.declarations)
+
     def assignment(self, free: np.ndarray) -> dict[str, list[Fraction]] | None:
         """Return the numbers of all tensors, where the query holds with these free inputs.
 

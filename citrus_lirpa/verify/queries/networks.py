@@ -18,6 +18,7 @@ from ...formats.query import Declaration, Query, QueryNetwork, Variable
 from ...formats.query_reader import INSTALL_HINT
 from ...models import Normalise
 from ...optional import import_optional
+from .statement import UndecidedError
 
 #: What numbers are declared as, and how they are computed with; files are in float32.
 DTYPES = {"real": None, "float32": np.float32, "float16": np.float16}
@@ -33,11 +34,11 @@ class ImageNetwork(nn.Module):
 
     def __init__(self, core: nn.Module, shape: tuple[int, ...]):
         super().__init__()
-        self.unflatten, self.core = nn.Unflatten(1, shape), core
+        self.shape, self.core = shape, core
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, K) of (N, C·H·W)."""
-        return self.core(self.unflatten(x))
+        return self.core(x.reshape(-1, *self.shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,11 +153,10 @@ def load_networks(query: Query, files: Mapping[str, Path]) -> dict[str, FileNetw
     found: dict[str, FileNetwork] = {}
     for network in query.networks:
         for tensor in (*network.inputs, *network.outputs):
-            require(
-                tensor.dtype in DTYPES,
-                f"'{tensor.name}' is {tensor.dtype}; expected {', '.join(DTYPES)}, as files are "
-                "in float32",
-            )
+            if tensor.dtype not in DTYPES:
+                raise UndecidedError(
+                    f"'{tensor.name}' is {tensor.dtype}; only {', '.join(DTYPES)} are decided"
+                )
         if network.equal_to:
             require(
                 network.name not in files and network.equal_to in found,
