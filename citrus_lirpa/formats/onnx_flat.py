@@ -232,6 +232,9 @@ class _Compiler:
         graph = self.proto.graph
         inputs = {value.name: self._shape(value) for value in graph_inputs(graph)}
         self.sizes = [sum(math.prod(shape) for shape in inputs.values())]
+        _require(
+            self.sizes[0] ** 2 <= _MOST_NUMBERS, "it is too large to be read as dense matrices"
+        )
         begin = 0
         for name, shape in inputs.items():
             size = math.prod(shape)
@@ -286,12 +289,12 @@ class _Compiler:
         """Take a cast between floating-point types as none: margins allow for rounding."""
         types = self.package.TensorProto
         to = next(a.i for a in node.attribute if a.name == "to")
-        if value.varies and to not in (types.FLOAT, types.DOUBLE):
-            raise ModelError(f"Cast '{node.output[0]}' rounds computed values")
-        if value.varies or to in (types.FLOAT, types.DOUBLE):
+        if not value.varies:
+            self._apply(node, [value], [])
+        elif to in (types.FLOAT, types.DOUBLE):
             self.values[node.output[0]] = value
         else:
-            self._apply(node, [value], [])
+            raise ModelError(f"Cast '{node.output[0]}' rounds computed values")
 
     def _apply(self, node: onnx.NodeProto, taken: list[Any], varying: list[int]) -> None:
         """Compute an affine operator: at zero, then at each column of each vector."""

@@ -91,13 +91,11 @@ class Declaration:
         name: In the query.
         dtype: As the standard writes it: float32, float16, real, ....
         shape: Its sides; () for a single number.
-        onnx_name: Its name in the file, where the query states one.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    onnx_name: str | None = None
 
     @property
     def size(self) -> int:

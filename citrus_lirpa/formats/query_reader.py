@@ -162,7 +162,7 @@ def _declaration(declared: Any) -> Declaration:
         raise InputError(f"'{declared.name}' has an element type that is not known")
     shape = tuple(int(side) for side in declared.shape)
     require(all(side > 0 for side in shape), f"'{declared.name}' has the shape {shape}")
-    return Declaration(declared.name, kind, shape, declared.onnx_name or None)
+    return Declaration(declared.name, kind, shape)
 
 
 class _Expressions:

@@ -71,8 +71,8 @@ def uap_query(
         lines += (line for i in range(count) for line in _bounds(f"X{i}", shape, low, high))
     broken = [_broken(f"Y{i}", label, classes) for i, label in enumerate(labels)]
     sets = itertools.combinations(range(count), count - least + 1)
-    choices = (f"    (and {' '.join(broken[i] for i in chosen)})" for chosen in sets)
-    lines += ["(assert (or", *choices, "))"]
+    choices = [_joined("and", [broken[i] for i in chosen]) for chosen in sets]
+    lines.append(f"(assert {_joined('or', choices)})")
     return _HEAD + "\n".join(lines) + "\n"
 
 
@@ -107,4 +107,9 @@ def _places(shape: Sequence[int]) -> list[str]:
 
 def _broken(logits: str, label: int, classes: int) -> str:
     others = (k for k in range(classes) if k != label)
-    return f"(or {' '.join(f'(>= {logits}[0,{k}] {logits}[0,{label}])' for k in others)})"
+    return _joined("or", [f"(>= {logits}[0,{k}] {logits}[0,{label}])" for k in others])
+
+
+def _joined(connective: str, parts: Sequence[str]) -> str:
+    """Return parts under a connective, which the standard has for two and more."""
+    return parts[0] if len(parts) == 1 else f"({connective} {' '.join(parts)})"

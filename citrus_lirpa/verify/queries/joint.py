@@ -70,11 +70,10 @@ class Joint(nn.Module):
         used = {v for row in self.rows for v in row.terms}
         for network in query.networks:
             file = files[network.name]
-            offsets = file.offsets(network)
-            results = variables_of(network.outputs, offsets)
+            results = variables_of(network.outputs)
             if not used.intersection(results):
                 continue
-            taken = self._inputs(variables_of(network.inputs, offsets), file)
+            taken = self._inputs(variables_of(network.inputs), file)
             weights = self._weights({v: i for i, v in enumerate(results)}, len(results))
             if "float16" in {d.dtype for d in (*network.inputs, *network.outputs)}:
                 constant -= np.abs(weights) @ _half_rounding(file, taken)

@@ -55,12 +55,10 @@ class Judge:
         for (name, place), value in statement.inputs(chosen).items():
             values[name][place] = _rounded(value, types[name])
         for network in self.query.networks:
-            file = self.files[network.name]
-            offsets = file.offsets(network)
-            taken = variables_of(network.inputs, offsets)
+            taken, results = variables_of(network.inputs), variables_of(network.outputs)
             x = np.array([float(values[n][p]) for n, p in taken], dtype=np.float32)
-            results = variables_of(network.outputs, offsets)
-            for (name, place), y in zip(results, file.run(x).tolist(), strict=True):
+            outputs = self.files[network.name].run(x).tolist()
+            for (name, place), y in zip(results, outputs, strict=True):
                 if not math.isfinite(y):
                     return None
                 values[name][place] = _rounded(Fraction(y), types[name])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError, ModelError, reason, require
 from ...formats.onnx import load_onnx
-from ...formats.onnx_flat import FlatNetwork, load_flat
+from ...formats.onnx_flat import load_flat
 from ...formats.query import Declaration, Query, QueryNetwork, Variable
 from ...formats.query_reader import INSTALL_HINT
 from ...models import Normalise
@@ -99,38 +99,25 @@ class FileNetwork:
             begin += size
         return np.concatenate([np.ravel(y) for y in self.session.run(None, feed)])
 
-    def offsets(self, network: QueryNetwork) -> dict[str, int]:
-        """Return where each tensor that a query declares begins among the inputs or outputs.
-
-        Raises:
-            InputError: The query declares other tensors than the file has.
-        """
+    def check_fits(self, network: QueryNetwork) -> None:
+        """Raise InputError unless a query declares the inputs and outputs that the file has."""
         ends = (
             (network.inputs, self.session.get_inputs(), "inputs"),
             (network.outputs, self.session.get_outputs(), "outputs"),
         )
-        return {k: v for end in ends for k, v in self._offsets(network.name, *end).items()}
-
-    def _offsets(
-        self, name: str, declared: tuple[Declaration, ...], values: list[Any], what: str
-    ) -> dict[str, int]:
-        sizes = {value.name: int(np.prod(_sides(value))) for value in values}
-        begins = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
-        require(
-            len(declared) == len(values),
-            f"network '{name}' has {len(declared)} {what}, but {self.path} {len(values)}",
-        )
-        offsets = {}
-        for value, tensor in zip(values, declared, strict=True):
-            stored = tensor.onnx_name or value.name
-            require(stored in sizes, f"{self.path} has no value '{stored}' among its {what}")
+        for declared, values, what in ends:
             require(
-                tensor.size == sizes[stored],
-                f"'{tensor.name}' is {list(tensor.shape)}, but '{stored}' of {self.path} has "
-                f"{sizes[stored]} numbers",
+                len(declared) == len(values),
+                f"network '{network.name}' has {len(declared)} {what}, but {self.path} "
+                f"{len(values)}",
             )
-            offsets[tensor.name] = begins[stored]
-        return offsets
+            for tensor, value in zip(declared, values, strict=True):
+                size = int(np.prod(_sides(value)))
+                require(
+                    tensor.size == size,
+                    f"'{tensor.name}' is {list(tensor.shape)}, but '{value.name}' of {self.path} "
+                    f"has {size} numbers",
+                )
 
 
 def load_networks(query: Query, files: Mapping[str, Path]) -> dict[str, FileNetwork]:
@@ -164,19 +151,20 @@ def load_networks(query: Query, files: Mapping[str, Path]) -> dict[str, FileNetw
                 "it takes no file of its own",
             )
             found[network.name] = found[network.equal_to]
+            found[network.name].check_fits(network)
             continue
         require(network.name in files, f"give --network {network.name}=FILE.onnx")
         path = Path(files[network.name])
         if path not in loaded:
             loaded[path] = FileNetwork.load(path)
         found[network.name] = loaded[path]
+        loaded[path].check_fits(network)
     return found
 
 
-def variables_of(tensors: tuple[Declaration, ...], offsets: dict[str, int]) -> list[Variable]:
-    """Return the variables of a network's inputs or outputs, in the order of its file."""
-    ordered = sorted(tensors, key=lambda tensor: offsets[tensor.name])
-    return [(tensor.name, place) for tensor in ordered for place in range(tensor.size)]
+def variables_of(tensors: tuple[Declaration, ...]) -> list[Variable]:
+    """Return the variables of a network's inputs or outputs, in order."""
+    return [(tensor.name, place) for tensor in tensors for place in range(tensor.size)]
 
 
 def _read(path: Path) -> tuple[nn.Module, np.ndarray, np.ndarray]:
@@ -210,6 +198,3 @@ def _session(path: Path) -> Any:
 def _sides(value: Any) -> list[int]:
     """Return the sides of a value in a file; what is open is a batch of one."""
     return [side if isinstance(side, int) else 1 for side in value.shape]
-
-
-__all__ = ["DTYPES", "FileNetwork", "FlatNetwork", "load_networks", "variables_of"]

@@ -50,8 +50,13 @@ def statement_of(query: Query) -> Statement:
     become a box. Whatever else is asserted of inputs stays in the formula.
 
     Raises:
-        UndecidedError: An input has no bounds.
+        UndecidedError: An input has no bounds, or a value within a network is named.
     """
+    for network in query.networks:
+        if network.hidden:
+            raise UndecidedError(
+                f"network {network.name} declares values within it; inputs and outputs are decided"
+            )
     inputs = [
         (declared.name, place)
         for network in query.networks
@@ -59,7 +64,7 @@ def statement_of(query: Query) -> Statement:
         for place in range(declared.size)
     ]
     known = set(inputs)
-    tied, box, others = _Ties(), {v: _Interval() for v in inputs}, []
+    tied, box, others = _Ties(inputs), {v: _Interval() for v in inputs}, []
     facts = list(_facts(query.formula))
     for fact in facts:
         if isinstance(fact, Atom) and fact.relation == "==" and known.issuperset(fact.left.terms):
@@ -117,9 +122,10 @@ class _Interval:
 
 
 class _Ties:
-    """Inputs as functions of others: ``known`` never refers to an input that it leaves out."""
+    """Inputs as functions of earlier ones; what is ``known`` refers to none that it leaves out."""
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: list[Variable]) -> None:
+        self._order = {variable: place for place, variable in enumerate(inputs)}
         self.known: dict[Variable, Linear] = {}
         self._used_by: dict[Variable, set[Variable]] = defaultdict(set)
 
@@ -128,7 +134,7 @@ class _Ties:
         zero = zero.replaced(self.known)
         if not zero.terms:
             return zero.constant == 0
-        variable: Variable = list(zero.terms)[-1]
+        variable = max(zero.terms, key=self._order.__getitem__)
         rest = Linear({v: f for v, f in zero.terms.items() if v != variable}, zero.constant)
         value = rest.times(-1 / zero.terms[variable])
         for other in self._used_by.pop(variable, set()):
