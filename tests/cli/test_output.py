@@ -216,7 +216,7 @@ def paint():
     click.echo(cli.output.highlight("UCert 1 %\\nother", {"UCert": "green"}))
     raise errors.InputError("refused")
 
-cli._Group.get_command = lambda self, ctx, name: click.Command(name, callback=paint)
+cli._Commands.get_command = lambda self, ctx, name: click.Command(name, callback=paint)
 cli.main(["paint"])
 """
 
