@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError, ModelError, reason, require
-from ...formats.onnx import load_onnx
+from ...formats.onnx import load_onnx, parse
 from ...formats.onnx_flat import load_flat
 from ...formats.query import Declaration, Query, QueryNetwork, Variable
 from ...formats.query_reader import INSTALL_HINT
@@ -21,7 +21,10 @@ from ...optional import import_optional
 from .statement import UndecidedError
 
 #: What numbers are declared as, and how they are computed with; files are in float32.
-DTYPES = {"real": None, "float32": np.float32, "float16": np.float16}
+DTYPES: dict[str, Any] = {"real": None, "float32": np.float32, "float16": np.float16}
+
+#: Networks of at most so many inputs are read as dense matrices first, which takes all operators.
+_SMALL = 256
 
 
 class ImageNetwork(nn.Module):
@@ -68,10 +71,21 @@ class FileNetwork:
             ModelError: It is not understood, or onnxruntime computes something else.
             DependencyError: onnx or onnxruntime is missing.
         """
-        module, mean, std = _read(Path(path))
-        network = FileNetwork(Path(path), module.eval(), mean, std, _session(path))
-        network.check()
-        return network
+        path = Path(path)
+        content = parse(import_optional("onnx", INSTALL_HINT), path).SerializeToString()
+        session = _session(content, path)
+        ways = [_as_images, _as_vectors]
+        if sum(int(np.prod(_sides(value))) for value in session.get_inputs()) <= _SMALL:
+            ways.reverse()
+        for way in ways:
+            try:
+                module, mean, std = way(path)
+                network = FileNetwork(path, module.eval(), mean, std, session)
+                network.check()
+                return network
+            except ModelError as error:
+                why = error
+        raise why
 
     @torch.no_grad()
     def check(self) -> None:
@@ -167,14 +181,9 @@ def variables_of(tensors: tuple[Declaration, ...]) -> list[Variable]:
     return [(tensor.name, place) for tensor in tensors for place in range(tensor.size)]
 
 
-def _read(path: Path) -> tuple[nn.Module, np.ndarray, np.ndarray]:
-    """Read a network of images with its convolutions, any other as dense matrices."""
-    try:
-        module, shape = load_onnx(path)
-    except ModelError:
-        flat = load_flat(path)
-        size = sum(int(np.prod(s)) for s in flat.inputs.values())
-        return flat, np.zeros(size), np.ones(size)
+def _as_images(path: Path) -> tuple[nn.Module, np.ndarray, np.ndarray]:
+    """Read a network of images, with its convolutions."""
+    module, shape = load_onnx(path)
     mean, std = np.zeros(shape), np.ones(shape)
     if isinstance(module, nn.Sequential) and isinstance(module[0], Normalise):
         mean = np.broadcast_to(module[0].mean.double().numpy(), shape)
@@ -183,14 +192,19 @@ def _read(path: Path) -> tuple[nn.Module, np.ndarray, np.ndarray]:
     return ImageNetwork(module, shape), mean.ravel(), std.ravel()
 
 
-def _session(path: Path) -> Any:
+def _as_vectors(path: Path) -> tuple[nn.Module, np.ndarray, np.ndarray]:
+    """Read a network as dense matrices."""
+    flat = load_flat(path)
+    size = sum(int(np.prod(shape)) for shape in flat.inputs.values())
+    return flat, np.zeros(size), np.ones(size)
+
+
+def _session(content: bytes, path: Path) -> Any:
     runtime = import_optional("onnxruntime", INSTALL_HINT)
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
     try:
-        return runtime.InferenceSession(
-            Path(path).read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
+        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common public class
         raise InputError(f"{path} cannot be run by onnxruntime: {reason(error)}") from error
 
