@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ...attacks import ascend
 from ...bounds.box import Ball
+from ...bounds.deadline import ending_by
 from ...bounds.net import BoundedNet
 from ...bounds.precision import full_precision, rounding_threshold
-from ...errors import ModelError
+from ...errors import ModelError, OutOfTime
 from ...formats.query import Query
 from ..budget import Budget
 from ..crown.branch_and_bound import BROKEN, PROVED, Problems, branch_and_bound
@@ -77,8 +78,11 @@ def decide(query: Query, files: Mapping[str, Path], timeout: float = math.inf) -
             return Answer(UNSAT)
         joint = Joint(statement, query, networks).eval()
         search = _Search(joint, Judge(query, statement, networks), budget)
-        with torch.no_grad(), full_precision(torch.device("cpu")):
+        device = torch.device("cpu")
+        with torch.no_grad(), full_precision(device), ending_by(budget.deadline):
             return search.answer()
+    except OutOfTime:
+        return Answer(TIMED_OUT)
     except (UndecidedError, ModelError) as error:
         return Answer(UNKNOWN, reason=str(error))
 
