@@ -25,6 +25,8 @@ COMMANDS = {
     "attack": ("attack", "Craft a universal perturbation."),
     "smooth": ("smooth", "Certify a network under Gaussian noise (randomized smoothing)."),
     "sweep": ("sweep", "Train, evaluate and compare every combination of a TOML file."),
+    "tune": ("tune", "Search for the front of standard accuracy and UCert."),
+    "front": ("front", "Compare the fronts of tuned methods."),
     "export": ("export", "Write a network for other programs and verifiers."),
     "verify": ("verify", "Decide a query in VNN-LIB."),
     "supports": ("supports", "Say what queries verify decides."),

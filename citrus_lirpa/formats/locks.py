@@ -73,6 +73,46 @@ def try_lock(file: IO[bytes]) -> bool:
         return True
 
 
+def try_claim(folder: Path, work: str) -> IO[bytes] | None:
+    """Claim a piece of work in a folder, until the file that is returned is closed.
+
+    Args:
+        folder: Where the work is done; it is made.
+        work: What the work is, such as "trial".
+
+    Returns:
+        The open lock file; None where another process has claimed the work.
+
+    Raises:
+        CheckpointError: The folder cannot be written.
+    """
+    file = _opened(folder / f".{work}{_SUFFIX}")
+    if try_lock(file):
+        return file
+    file.close()
+    return None
+
+
+@contextlib.contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Wait until no other process is inside a block with this lock file, then enter it.
+
+    Args:
+        path: The lock file, which stays behind.
+
+    Raises:
+        CheckpointError: The file cannot be written or locked.
+    """
+    with _opened(path) as file:
+        try:
+            lock_descriptor(file.fileno(), blocking=True)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise CheckpointError(f"cannot lock {path}: {error}") from error
+            try_lock(file)  # which warns
+        yield
+
+
 def is_vacant(folder: Path) -> bool:
     """Return whether ``folder`` holds nothing but locks and what a killed start left."""
     if not folder.is_dir():
@@ -87,11 +127,7 @@ def _is_lock(path: Path) -> bool:
 def _take(path: Path, work: str) -> IO[bytes]:
     """Return the lock file, locked, with the name of this process in it."""
     while True:
-        try:
-            make_folder(path.parent)
-            file = open(path, "a+b", buffering=0)
-        except OSError as error:
-            raise CheckpointError(f"cannot write {path.parent}: {error}") from error
+        file = _opened(path)
         if not try_lock(file):
             file.seek(_HOLDER_AT)
             holder = file.read().decode().strip() or "another process"
@@ -105,6 +141,14 @@ def _take(path: Path, work: str) -> IO[bytes]:
             file.write(f"\nprocess {os.getpid()} on {socket.gethostname()}\n".encode())
             return file
         file.close()  # its owner removed it after it was opened here
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        make_folder(path.parent)
+        return open(path, "a+b", buffering=0)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path.parent}: {error}") from error
 
 
 def _is_at(path: Path, file: IO[bytes]) -> bool:

@@ -19,6 +19,7 @@ class Observer:
     Attributes:
         progress: Whether to draw bars of the progress on stderr.
         on_warning: Gets one line on what is likely to go wrong with a training.
+        on_network: Gets the network of a training before its first step.
         on_start: Called without arguments before the first step of a training.
         on_epoch: Gets the record of each epoch of a training.
         on_set_aside: Gets the folder that earlier results were moved to.
@@ -29,6 +30,7 @@ class Observer:
 
     progress: bool = False
     on_warning: Callable[[str], object] = _ignore
+    on_network: Callable[[Any], object] = _ignore
     on_start: Callable[[], object] = _ignore
     on_epoch: Callable[[dict[str, Any]], object] = _ignore
     on_set_aside: Callable[[Path], object] = _ignore

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -18,18 +17,25 @@ from typing import Any
 
 from ..errors import ConfigError, InputError, expect_known, require, unknown
 from ..formats.schema import options_of
-from ..training.config import RunConfig, named, resolve
+from ..training.config import RunConfig
 from ..training.layers import REGISTRIES
-from ..training.toml import parse_override, parse_toml
+from ..training.toml import parse_toml
 from ..verify import Protocol
+from .choice import (
+    SPECIAL,
+    Choice,
+    check_key,
+    check_value,
+    configure,
+    dashed,
+    evaluation,
+    flat,
+    overrides,
+)
 from .networks import FORMATS
 
-#: Keys that do not have the form TABLE.KEY.
-SPECIAL = ("preset", "method")
 _TABLES = ("set", "grid", "eval")
 _LONGEST_NAME = 120
-
-Choice = Mapping[str, Any]  # the values of preset, method and TABLE.KEY
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,9 @@ class Sweep:
         flags = {True: "--", False: "--no-"}
         off = {field.name for field in fields(Protocol) if field.default is False}
         return [
-            f"{flags[value]}{_dashed(name)}"
+            f"{flags[value]}{dashed(name)}"
             if isinstance(value, bool)
-            else f"--{_dashed(name)}={value}"
+            else f"--{dashed(name)}={value}"
             for name, value in self.evaluation.items()
             if not (value is False and name in off)  # such an option has no --no- form
         ]
@@ -78,7 +84,7 @@ class Run:
         special = [
             f for key in SPECIAL if key in self.choice for f in (f"--{key}", self.choice[key])
         ]
-        return special + [part for text in _overrides(self.choice) for part in ("--set", text)]
+        return special + [part for text in overrides(self.choice) for part in ("--set", text)]
 
 
 def read(path: Path) -> Sweep:
@@ -129,7 +135,7 @@ def expand(sweep: Sweep) -> list[Run]:
         choice = {key: value for key, value in choice.items() if _fits(key, known)}
         name = _name(choice, grid)
         try:
-            run = Run(name, choice, _config(choice))
+            run = Run(name, choice, configure(choice))
         except InputError as error:
             raise ConfigError(f"run {name}: {error}") from None
         if all(run.config != other.config for other in runs):
@@ -147,98 +153,43 @@ def _sweep(tables: dict[str, Any]) -> Sweep:
     grids = grids if isinstance(grids, list) else [grids]
     given = [("set", tables.get("set", {})), ("eval", tables.get("eval", {}))]
     for name, table in [*given, *(("grid", grid) for grid in grids)]:
-        _require(isinstance(table, dict), f"'{name}' is not a table; write [{name}]")
+        require(isinstance(table, dict), f"'{name}' is not a table; write [{name}]", ConfigError)
     top = {key: tables[key] for key in SPECIAL if key in tables}
-    fixed = _flat(tables.get("set", {}))
+    fixed = flat(tables.get("set", {}))
     for key, value in top.items():
         expected = "expected one name (a list goes into [grid])"
-        _require(isinstance(value, str), f"{key} is {value!r}; {expected}")
+        require(isinstance(value, str), f"{key} is {value!r}; {expected}", ConfigError)
     for key in fixed:
-        _check_key(key, "set")
+        check_key(key, "set")
     for key, value in fixed.items():
-        _check_value(key, value)
-    grids = tuple(_grid(_flat(grid), {**top, **fixed}) for grid in grids)
-    return Sweep({**top, **fixed}, grids, _evaluation(tables.get("eval", {})))
+        check_value(key, value)
+    grids = tuple(_grid(flat(grid), {**top, **fixed}) for grid in grids)
+    return Sweep({**top, **fixed}, grids, evaluation(tables.get("eval", {}), "eval"))
 
 
 def _grid(grid: dict[str, Any], fixed: Choice) -> dict[str, list[Any]]:
     """Return ``grid``, once every key has a list of usable values and is not fixed."""
     for key, values in grid.items():
         if key not in SPECIAL:
-            _check_key(key, "grid")
+            check_key(key, "grid")
         several = isinstance(values, list) and values
-        _require(several, f"{key} in [grid] is {values!r}; expected a list of values")
+        require(several, f"{key} in [grid] is {values!r}; expected a list of values", ConfigError)
         twice = f"{key} is given for all runs and in [grid] too; remove one of them"
-        _require(key not in fixed, twice)
+        require(key not in fixed, twice, ConfigError)
         for value in values:
-            _check_value(key, value)
+            check_value(key, value)
     missing = 'preset is missing; give it first, as preset = "mnist-0.1"'
-    _require("preset" in fixed or "preset" in grid, missing)
+    require("preset" in fixed or "preset" in grid, missing, ConfigError)
     return grid
 
 
-def _flat(table: dict[str, Any]) -> dict[str, Any]:
-    """Turn ``train.seed = 1`` without quotes, which TOML nests, into ``"train.seed" = 1``."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        inner = value if isinstance(value, dict) else None
-        flat.update({key: value} if inner is None else {f"{key}.{k}": v for k, v in inner.items()})
-    return flat
-
-
-def _check_key(key: str, table: str) -> None:
-    misplaced = f"{key} does not go into [{table}]; give it above all tables"
-    _require(key not in SPECIAL, misplaced)
-    malformed = f"'{key}' in [{table}] is malformed; expected TABLE.KEY, as train.seed"
-    _require(key.count(".") == 1, malformed)
-
-
-def _check_value(key: str, value: Any) -> None:
-    for one in value if isinstance(value, list) else [value]:
-        expected = "expected a number, a text, true, false or a list"
-        _require(isinstance(one, (str, int, float)), f"{key} is {value!r}; {expected}")
-
-
-def _evaluation(table: dict[str, Any]) -> dict[str, Any]:
-    known = [_dashed(field.name) for field in fields(Protocol)]
-    for key, value in table.items():
-        expect_known("key in [eval]", _dashed(key), known)
-        single = f"{key} in [eval] is {value!r}; expected one value for all runs"
-        _require(isinstance(value, (str, int, float)), single)
-    return {key.replace("-", "_"): value for key, value in table.items()}
-
-
-def _require(holds: object, message: str) -> None:
-    require(holds, message, ConfigError)
-
-
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")
-
-
-# -- configurations -----------------------------------------------------------------
-
-
-def _config(choice: Choice) -> RunConfig:
-    special = {key: choice[key] for key in SPECIAL if key in choice}
-    return named(resolve(**special, overrides=_overrides(choice)))
-
-
-def _overrides(choice: Choice) -> list[str]:
-    """Return ``choice`` without the special keys, as TABLE.KEY=VALUE."""
-    return [f"{key}={_written(v)}" for key, v in choice.items() if key not in SPECIAL]
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, str) and parse_override(f"a.b={value}")[1] == value:
-        return value
-    return json.dumps(value, ensure_ascii=False)
+# -- options ------------------------------------------------------------------------
 
 
 def _options(choice: Choice) -> dict[str, set[str]]:
     """Return the options of the run's model and loss."""
     names = (*SPECIAL, *(f"{table}.name" for table in REGISTRIES))
-    config = _config({key: choice[key] for key in names if key in choice})
+    config = configure({key: choice[key] for key in names if key in choice})
     return {
         table: {"name", *options_of(registry[getattr(config, table)["name"]])}
         for table, registry in REGISTRIES.items()

@@ -69,6 +69,7 @@ def train_run(
             run.begin(config)
         use_threads(choose_threads(net, config.train.threads))
         if distributed.leads():
+            observer.on_network(net)
             observer.on_start()
             if warning := short_ramp(loss, config, len(part)):
                 observer.on_warning(warning)

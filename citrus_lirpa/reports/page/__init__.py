@@ -15,6 +15,7 @@ from ..._version import __version__
 from .. import compare
 from ..tables import percent
 from . import charts, views
+from .environment import environment
 from .gather import Material, gather
 from .images import Album
 
@@ -39,8 +40,6 @@ def make_page(folders: Sequence[Path], stage: str | None = None) -> str:
         CheckpointError: One is no run folder, has no evaluation by ``stage``, or holds a damaged
             file.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     names = compare.short_names(folders)
     materials = [gather(folder, name, stage) for folder, name in zip(folders, names, strict=True)]
     album = Album()
@@ -49,20 +48,17 @@ def make_page(folders: Sequence[Path], stage: str | None = None) -> str:
         views.view(material, number, album, groups=groups)
         for number, material in enumerate(materials, 1)
     ]
-    environment = Environment(
-        loader=PackageLoader("citrus_lirpa.reports", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(
-        title=", ".join(names) if len(names) < 4 else f"{len(names)} runs",
-        runs=runs,
-        comparison=_comparison(materials) if len(materials) > 1 else [],
-        pictures_left_out=album.full,
-        version=__version__,
-        date=datetime.date.today().isoformat(),
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            title=", ".join(names) if len(names) < 4 else f"{len(names)} runs",
+            runs=runs,
+            comparison=_comparison(materials) if len(materials) > 1 else [],
+            pictures_left_out=album.full,
+            version=__version__,
+            date=datetime.date.today().isoformat(),
+        )
     )
 
 

@@ -15,6 +15,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ..compare import Run
+from ..front_plot import draw_fronts
+from ..fronts import Fronts
 from ..palette import COLOURS, house_style
 from ..pareto import draw_runs
 from ..plots import draw_curves, plain_axes
@@ -85,6 +87,15 @@ def pareto(runs: Sequence[Run], numbers: dict[str, int], name: str) -> Chart:
         what = f"{run.run}: standard {shares[0]}, UCert {shares[1]}"
         svg = svg.replace(link, f"{link}<title>{escape(what)}</title>")
     return Chart(chart.title, svg)
+
+
+def fronts(found: Fronts) -> Chart:
+    """Draw the fronts of studies."""
+    with house_style(_ON_PAGE):
+        figure, (axes,) = plain_axes(1, 1, (6.4, 4.2))
+        draw_fronts(axes, found)
+        axes.set_title("UCert against standard accuracy")
+        return _chart(figure, "fronts")
 
 
 def _rounded(number: re.Match[str]) -> str:

@@ -1,0 +1,363 @@
+"""The storage of a study: the only place that knows Optuna.
+
+Optuna's own storages hold the trials: a journal file, or a database. What goes wrong with them
+where several workers share one is guarded here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ...errors import CheckpointError, ConfigError, DependencyError, InputError, reason
+from ...formats.atomic import make_folder
+from ...formats.locks import in_turn
+from ...optional import import_optional
+from .space import Choice, Parameter, text_of, value_of
+from .study import Study
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Seconds for which a worker tries again to reach a database that does not answer.
+PATIENCE = 300.0
+_PAUSE = 1.0
+_NAMED = 3  # differences in a message
+#: Trials that are drawn at random before the search learns from them.
+_AT_RANDOM = 6
+_DEFINITION = "citrus-lirpa"
+_INSTALL = "pip install 'citrus-lirpa[tune]'"
+_DAMAGED = (AssertionError, AttributeError, KeyError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial as it is in the storage now.
+
+    Attributes:
+        id: By which the storage knows it.
+        number: Its place in the study, from 0.
+        state: ``running``, ``complete``, ``pruned``, ``fail`` or ``waiting``.
+        values: By TABLE.KEY.
+        scores: Standard accuracy and UCert while searching; None until it is complete.
+        notes: What was noted of it.
+    """
+
+    id: int
+    number: int
+    state: str
+    values: Mapping[str, Any]
+    scores: tuple[float, float] | None
+    notes: Mapping[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more is done about it."""
+        return self.state in ("complete", "pruned", "fail")
+
+
+class Storage:
+    """The trials of a study, which any number of workers read and write.
+
+    Args:
+        study: What is tuned.
+        create: Whether to begin the study where the storage does not have it.
+
+    Raises:
+        DependencyError: Optuna or the driver of the database is missing.
+        InputError: The storage's name is no URL.
+        ConfigError: The storage has another study by this name.
+        CheckpointError: The storage cannot be reached, is damaged, or does not have the study.
+    """
+
+    def __init__(self, study: Study, *, create: bool) -> None:
+        self.optuna: Any = import_optional("optuna", _INSTALL)
+        self.optuna.logging.set_verbosity(self.optuna.logging.ERROR)
+        self.study, self.shown = study, study.storage
+        #: What is raised where a database does not answer.
+        self._lost: tuple[type[Exception], ...] = ()
+        if "://" in study.storage:
+            backend = self._database(study.storage)
+        else:
+            backend = self._journal(Path(study.storage), create=create)
+        self._study = self._persist(lambda: self._open(backend, create=create), patience=0)
+        self.check()
+
+    # -- reading --
+
+    def trials(self) -> list[Trial]:
+        """Return all trials, in their order."""
+        found = self._persist(lambda: self._study.get_trials(deepcopy=False))
+        return [self._read(trial) for trial in found]
+
+    def notes(self) -> dict[str, Any]:
+        """Return what was noted of the study."""
+        return dict(self._persist(lambda: self._study.user_attrs))
+
+    def importance(self, objective: int) -> dict[str, float]:
+        """Return how much each value of the space decides about an objective; shares of 1.
+
+        PED-ANOVA: Watanabe et al. 2023. It looks at the lowest values, hence the sign.
+        """
+        complete = [trial for trial in self.trials() if trial.state == "complete"]
+        if len(complete) < _AT_RANDOM:
+            return {}
+        return dict(
+            self.optuna.importance.get_param_importances(
+                self._study, target=lambda trial: -trial.values[objective]
+            )
+        )
+
+    def check(self) -> None:
+        """Raise ConfigError where the storage's study is another one than this."""
+        found = self.notes().get(_DEFINITION)
+        wanted = self.study.definition()
+        if found != wanted:
+            raise ConfigError(
+                f"study '{self.study.name}' in {self.shown} is another one than here "
+                f"({_difference(found or {}, wanted)}); give this one another name"
+            )
+
+    # -- writing --
+
+    def begin(self) -> Trial:
+        """Add a trial that runs."""
+        made = self._persist(lambda: self._study.ask())
+        return Trial(made._trial_id, made.number, "running", {}, None, {})
+
+    def values(self, trial: Trial) -> dict[str, Any]:
+        """Return the values of a running trial, drawn now where it has none yet.
+
+        The draw depends on the study's seed and on the number of the trial, so that no two
+        workers draw the same.
+        """
+
+        def draw() -> dict[str, Any]:
+            handle = self._handle(trial)
+            return {key: _suggest(handle, key, of) for key, of in self.study.space.items()}
+
+        return self._persist(draw)
+
+    def note(self, trial: Trial, key: str, value: Any) -> None:
+        """Note something of a running trial."""
+        self._persist(lambda: self._handle(trial).set_user_attr(key, value))
+
+    def note_of_study(self, key: str, value: Any) -> None:
+        """Note something of the study."""
+        self._persist(lambda: self._study.set_user_attr(key, value))
+
+    def complete(self, trial: Trial, standard: float, ucert: float) -> None:
+        """Finish a trial with its figures, as shares of the images."""
+        least = self.study.least
+        self._finish(
+            trial,
+            {"standard": least.standard - standard, "ucert": least.ucert - ucert},
+            "COMPLETE",
+            [float(standard), float(ucert)],
+        )
+
+    def prune(self, trial: Trial) -> None:
+        """Finish a trial that was ended early."""
+        # Without a number, a trial would count as one that reaches what is asked.
+        self._finish(trial, {"standard": 1.0, "ucert": 1.0}, "PRUNED", None)
+
+    def fail(self, trial: Trial, why: str) -> None:
+        """Finish a trial that has no figures."""
+        self.note(trial, "failed", why)
+        self._finish(trial, {}, "FAIL", None)
+
+    def _finish(
+        self, trial: Trial, missing: Mapping[str, float], state: str, scores: list[float] | None
+    ) -> None:
+        def finish() -> None:
+            handle = self._handle(trial)
+            for key, value in missing.items():
+                if key not in handle.constraints:  # a second call is ignored with a warning
+                    handle.set_constraint(key, value)
+            state_of = getattr(self.optuna.trial.TrialState, state)
+            self._study.tell(trial.number, scores, state=state_of, skip_if_finished=True)
+
+        self._persist(finish)
+
+    # -- Optuna --
+
+    def _database(self, url: str) -> Any:
+        exc = import_optional("sqlalchemy.exc", _INSTALL)
+        self._lost = (
+            exc.DBAPIError, exc.TimeoutError, self.optuna.exceptions.StorageInternalError
+        )  # fmt: skip
+        storages, kwargs = self.optuna.storages, {"pool_pre_ping": True}
+        try:
+            self.shown = import_optional("sqlalchemy", _INSTALL).make_url(url).render_as_string()
+            return self._persist(lambda: storages.RDBStorage(url, engine_kwargs=kwargs), patience=0)
+        except exc.ArgumentError as error:
+            raise InputError(
+                f"storage is no URL of a known database ({reason(error)}); expected one as "
+                "postgresql+psycopg://host/database, or the path of a journal file"
+            ) from None
+        except ImportError as error:
+            raise DependencyError(
+                f"the driver of {self.shown} is missing ({reason(error)}): install it, as pip "
+                "install 'psycopg[binary]' for postgresql+psycopg://"
+            ) from error
+        except RuntimeError as error:
+            raise CheckpointError(f"{self.shown} cannot be used: {reason(error)}") from error
+
+    def _journal(self, path: Path, *, create: bool) -> Any:
+        if not create and not path.is_file():
+            raise CheckpointError(self._no_study())
+        make_folder(path.parent)
+        journal = self.optuna.storages.journal
+        try:
+            backend = journal.JournalFileBackend(str(path), lock_obj=_JournalLock(path))
+            return self.optuna.storages.JournalStorage(backend)
+        except (*_DAMAGED, IsADirectoryError) as error:
+            raise CheckpointError(
+                f"{path} is no journal of a study, or damaged ({reason(error)}); restore it, or "
+                "give another storage"
+            ) from error
+
+    def _open(self, storage: Any, *, create: bool) -> Any:
+        """Open the study; who creates it also enqueues the preset's recipe as its first trial."""
+        name, directions = self.study.name, ["maximize", "maximize"]
+        if create:
+            with contextlib.suppress(self.optuna.exceptions.DuplicatedStudyError):
+                made = self.optuna.create_study(
+                    study_name=name, storage=storage, directions=directions
+                )
+                made.set_user_attr(_DEFINITION, self.study.definition())
+                made.enqueue_trial(self._as_stored(self.study.recipe()))
+        try:
+            study = self.optuna.load_study(study_name=name, storage=storage)
+        except KeyError:
+            raise CheckpointError(self._no_study()) from None
+        found = [direction.name.lower() for direction in study.directions]
+        if found != directions:
+            raise ConfigError(
+                f"study '{name}' in {self.shown} has other objectives ({', '.join(found)}; "
+                "expected two to maximize, standard accuracy and UCert); give this one another name"
+            )
+        if create and _DEFINITION not in study.user_attrs and not study.get_trials(deepcopy=False):
+            study.set_user_attr(_DEFINITION, self.study.definition())  # its creator was killed
+        return study
+
+    def _no_study(self) -> str:
+        return (
+            f"there is no study '{self.study.name}' in {self.shown}; begin it with: citrus-lirpa "
+            "tune FILE"
+        )
+
+    def _handle(self, trial: Trial) -> Any:
+        """Return Optuna's object of a trial that this or another worker began."""
+        seed = np.random.SeedSequence((self.study.seed, trial.number)).generate_state(1)[0]
+        self._study.sampler = self.optuna.samplers.TPESampler(
+            seed=int(seed), n_startup_trials=_AT_RANDOM
+        )
+        return self.optuna.trial.Trial(self._study, trial.id)
+
+    def _as_stored(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: _stored(self.study.space[key], value) for key, value in values.items()}
+
+    def _read(self, trial: Any) -> Trial:
+        known = {key: of for key, of in self.study.space.items() if key in trial.params}
+        return Trial(
+            id=trial._trial_id,
+            number=trial.number,
+            state=trial.state.name.lower(),
+            values={key: _read(of, trial.params[key]) for key, of in known.items()},
+            scores=tuple(trial.values) if trial.state.name == "COMPLETE" else None,
+            notes=dict(trial.user_attrs),
+        )
+
+    def _persist(self, call: Callable[[], T], patience: float | None = None) -> T:
+        """Call, again and again for some minutes while the database does not answer."""
+        begin, told = time.monotonic(), False
+        while True:
+            try:
+                return call()
+            except self._lost as error:
+                cause = reason(getattr(error, "orig", None) or error.__cause__ or error)
+                if time.monotonic() - begin >= (PATIENCE if patience is None else patience):
+                    raise CheckpointError(
+                        f"{self.shown} does not answer ({cause}); start the database, then repeat "
+                        "the command: what was finished is kept"
+                    ) from error
+                if not told:
+                    _log.warning("%s does not answer (%s); trying again", self.shown, cause)
+                told = True
+                time.sleep(_PAUSE)
+
+
+class _JournalLock:
+    """Lets one worker after the other write into a journal file, each from a new line.
+
+    A worker that was killed, or a full disk, may leave half a line. Optuna would append the next
+    record to it, and nobody could load the study again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held = contextlib.ExitStack()
+
+    def acquire(self) -> bool:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(in_turn(self._path.with_name(f".{self._path.name}.lock")))
+            _cut_half_line(self._path)
+            self._held = stack.pop_all()
+        return True
+
+    def release(self) -> None:
+        self._held.close()
+
+
+def _cut_half_line(path: Path) -> None:
+    with open(path, "r+b") as file:
+        size = file.seek(0, 2)
+        if not size:
+            return
+        file.seek(size - 1)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _suggest(handle: Any, key: str, parameter: Parameter) -> Any:
+    """Draw a value, or return the one that the trial has already."""
+    if isinstance(parameter, Choice):
+        return value_of(handle.suggest_categorical(key, parameter.texts()))
+    low, high = parameter.ends()
+    suggest = handle.suggest_int if parameter.whole else handle.suggest_float
+    return suggest(key, low, high, log=parameter.log)
+
+
+def _stored(parameter: Parameter, value: Any) -> Any:
+    return text_of(value) if isinstance(parameter, Choice) else value
+
+
+def _read(parameter: Parameter, stored: Any) -> Any:
+    return value_of(stored) if isinstance(parameter, Choice) else stored
+
+
+def _difference(found: Any, wanted: Any) -> str:
+    """Name the first keys whose values differ, with both values."""
+    there, here = _flat(found), _flat(wanted)
+    keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    named = [f"{key}: {there.get(key)} there, {here.get(key)} here" for key in keys[:_NAMED]]
+    return ", ".join([*named, *(["..."] if len(keys) > _NAMED else [])])
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of nested tables by the keys on the way to them."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return found
