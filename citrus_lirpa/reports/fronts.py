@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -137,16 +138,16 @@ def read_fronts(files: Sequence[Path], reference: Reference) -> Fronts:
 
 
 def _read(plan: study.Study) -> Tuned:
-    storage = Storage(plan, create=False)
-    trials = storage.trials()
+    with closing(Storage(plan, create=False)) as storage:
+        trials, notes = storage.trials(), storage.notes()
+        importance = (storage.importance(0), storage.importance(1))
     points = points_of(plan, trials)
     if not points:
         raise CheckpointError(
             f"study '{plan.name}' has no finished trial that reaches what it asks; continue it "
             "with: citrus-lirpa tune FILE"
         )
-    importance = (storage.importance(0), storage.importance(1))
-    return Tuned(plan, trials, points, judged_points(plan, trials, storage.notes()), importance)
+    return Tuned(plan, trials, points, judged_points(plan, trials, notes), importance)
 
 
 def _protocol(tuned: Tuned, judged: bool) -> Protocol:
@@ -168,7 +169,7 @@ def _check_alike(fronts: Fronts, tuned: Tuned) -> None:
 def _facts(tuned: Tuned, fronts: Fronts) -> dict[str, Any]:
     protocol, data = asdict(_protocol(tuned, fronts.judged)), tuned.study.config({}).data
     facts = {"data": data.name, "ε": protocol["eps"], **{key: protocol[key] for key in _SHARED}}
-    return facts | ({"held_out images": data.held_out} if protocol["held_out"] else {})
+    return facts | ({"held-out images": data.held_out} if protocol["held_out"] else {})
 
 
 def _check_reference(point: Point, reference: Reference) -> None:

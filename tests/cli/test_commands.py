@@ -444,11 +444,12 @@ def test_without_auto_lirpa(trained, tmp_path):
     needing = [["train", "--preset", "digits", "--out", out], ["doctor"]]
     needing += [[command, str(trained[0])] for command in ("eval", "attack")]
     needing += [["export", str(trained[0]), "--out", out], ["sweep", "none.toml"]]
+    needing += [["tune", "none.toml"]]
     helping = [["--help"], *([command, "--help"] for command in COMMANDS)]
     done = process("-c", WITHOUT, json.dumps(needing + helping))
     assert (done.returncode, done.stderr) == (0, "")
     results = json.loads(done.stdout)
-    bound_nothing = {"compare", "report", "presets", "models", "completion", "smooth"}
+    bound_nothing = {"compare", "report", "front", "presets", "models", "completion", "smooth"}
     assert {args[0] for args in needing} == set(COMMANDS) - bound_nothing
     expected = [1, f"Error: auto_LiRPA is not installed: {_compat.INSTALL_HINT}\n"]
     assert results[: len(needing)] == [expected] * len(needing)

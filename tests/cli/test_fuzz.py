@@ -56,6 +56,11 @@ def here(tmp_path, monkeypatch, trained) -> Path:
     (tmp_path / "garbage.onnx").write_bytes(bytes(range(256)))
     (tmp_path / "void").touch()
     (tmp_path / "s.toml").write_text('preset = "digits"\n[grid]\n"train.seed" = [0]\n')
+    (tmp_path / "t.toml").write_text(
+        'preset = "digits"\ntrials = 1\n[set]\n"data.held_out" = 50\n"train.epochs" = 1\n'
+        '"data.limit" = 64\n"model.hidden" = [6]\n"loss.attack_steps" = 1\n'
+        '[search]\nmethod = "ibp"\nlimit = 10\n'
+    )
     half = (trained / "checkpoint.pt").read_bytes()
     (tmp_path / "half.pt").write_bytes(half[: len(half) // 2])
     return tmp_path
@@ -137,6 +142,16 @@ SWEEP = (
     {"PATH": ["s.toml"], "--dry-run": [True], "--out": ["swept"]},
     {"PATH": [*PATHS[:-2], "run"], "--processes": NUMBERS, "--device": SHARED["--device"],
      "--out": ["garbage", "run"]},
+)  # fmt: skip
+
+TUNE = (
+    {"PATH": ["t.toml"]},
+    {"PATH": [*PATHS, "run"], "--requeue": [True], "--device": SHARED["--device"]},
+)
+FRONT = (
+    {"PATH": ["t.toml"], "--reference": ["0,0"], "--markdown": [True], "--json": [True]},
+    {"PATH": [*PATHS, "run"], "--reference": [*NUMBERS, "0.5,x", "2,2", "0.9,0.9", "1,2,3"],
+     "--out": ["garbage", "/dev/null/x", "run"]},
 )  # fmt: skip
 
 
@@ -229,6 +244,21 @@ def test_sweep(cases, here):
     explore(cases, check, options(*SWEEP))
 
 
+@sizes(10, 120)
+def test_tune(cases, here):
+    def check(case) -> None:
+        run("tune", *line({**case, "--dry-run": True}))
+
+    explore(cases, check, options(*TUNE))
+
+
+@sizes(15, 120)
+def test_front(cases, here):
+    pytest.importorskip("optuna", reason="Optuna is not installed")
+    assert run("tune", "t.toml", "--device", "cpu")[0] == 0
+    explore(cases, lambda case: run("front", *line(case)) and None, options(*FRONT))
+
+
 @pytest.mark.parametrize("name", ["presets", "models"])
 def test_lists(here, name):
     assert run(name)[0] == run(name, "--json")[0] == 0
@@ -249,5 +279,6 @@ def test_doctor_and_no_command(here, words):
 
 def test_every_command_is_tried_here():
     lists = {"presets", "models", "completion"}
-    tried = {"train", "eval", "compare", "report", "attack", "smooth", "sweep", "export", "doctor"}
+    tried = {"train", "eval", "compare", "report", "attack", "smooth", "sweep", "export", "doctor",
+             "tune", "front"}  # fmt: skip
     assert set(COMMANDS) == tried | lists

@@ -29,6 +29,7 @@ from citrus_lirpa.reports.compare import read_runs
 from citrus_lirpa.reports.rows import format_tables
 from citrus_lirpa.runs import sweep
 from citrus_lirpa.runs.folder import RunFolder
+from citrus_lirpa.runs.tuning import study
 from citrus_lirpa.training import checkpoint, config
 from citrus_lirpa.training import loop as train
 from citrus_lirpa.training import setup as runs
@@ -121,6 +122,19 @@ method = ["citrus", "ibp"]
 limit = 10
 time-limit = 1
 """
+STUDY = """preset = "digits"
+trials = 3
+[set]
+"data.held_out" = 50
+[space]
+"loss.tau_ratio" = { low = 0.2, high = "1/2" }
+[search]
+limit = 10
+[least]
+ucert = 0.5
+[front]
+seeds = [0, 1]
+"""
 
 
 def use(config: RunConfig) -> None:
@@ -181,6 +195,13 @@ def test_sweeps(cases, tmp_path):
     file = tmp_path / "s.toml"
     file.write_text(SWEEP)
     explore_bytes(cases, [file], lambda file: sweep.expand(sweep.read(file)), 4)
+
+
+@sizes(60, 500)
+def test_studies(cases, tmp_path):
+    file = tmp_path / "t.toml"
+    file.write_text(STUDY)
+    explore_bytes(cases, [file], study.read, 4)
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "[a" + ".a" * 100_000 + "]"])

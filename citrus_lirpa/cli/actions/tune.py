@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -24,9 +25,9 @@ def run(file, dry_run, data_dir, download, device, requeue) -> Results:
         _print_plan(plan)
         return None
     where = choose_device(device)
-    storage = Storage(plan, create=True)
-    Worker(plan, storage, where, data_dir, download, say=click.echo).run()
-    states = [trial.state for trial in storage.trials()]
+    with closing(Storage(plan, create=True)) as storage:
+        Worker(plan, storage, where, data_dir, download, say=click.echo).run()
+        states = [trial.state for trial in storage.trials()]
     counted = ", ".join(
         f"{states.count(state)} {word}"
         for state, word in (("complete", "complete"), ("pruned", "ended early"), ("fail", "failed"))

@@ -129,9 +129,10 @@ def parse(table: Mapping[str, Any]) -> dict[str, Parameter]:
     """
     found: dict[str, Parameter] = {}
     for key, value in table.items():
-        nested = isinstance(value, dict) and "." not in key  # train.lr without quotes
-        for name, one in value.items() if nested else [(key, value)]:
-            full = f"{key}.{name}" if nested else name
+        tables = isinstance(value, dict) and all(isinstance(v, dict) for v in value.values())
+        # train.lr without quotes is nested
+        named = {f"{key}.{k}": v for k, v in value.items()} if tables else {key: value}
+        for full, one in named.items():
             check_key(full, "space")
             found[full] = _parameter(full, one)
     return found

@@ -7,8 +7,10 @@ where several workers share one is guarded here.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ T = TypeVar("T")
 #: Seconds for which a worker tries again to reach a database that does not answer.
 PATIENCE = 300.0
 _PAUSE = 1.0
+#: Share of the trials, the best ones, whose values tell what is important.
+_BEST = 0.25
 _NAMED = 3  # differences in a message
 #: Trials that are drawn at random before the search learns from them.
 _AT_RANDOM = 6
@@ -87,8 +91,19 @@ class Storage:
             backend = self._database(study.storage)
         else:
             backend = self._journal(Path(study.storage), create=create)
-        self._study = self._persist(lambda: self._open(backend, create=create), patience=0)
-        self.check()
+        self._backend = backend
+        try:
+            self._study = self._persist(lambda: self._open(backend, create=create), patience=0)
+            self.check()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connections to a database."""
+        if "://" in self.study.storage:
+            self._backend.remove_session()
+            self._backend.engine.dispose()
 
     # -- reading --
 
@@ -106,14 +121,18 @@ class Storage:
 
         PED-ANOVA: Watanabe et al. 2023. It looks at the lowest values, hence the sign.
         """
-        complete = [trial for trial in self.trials() if trial.state == "complete"]
-        if len(complete) < _AT_RANDOM:
+        if sum(trial.state == "complete" for trial in self.trials()) < _AT_RANDOM:
             return {}
-        return dict(
-            self.optuna.importance.get_param_importances(
-                self._study, target=lambda trial: -trial.values[objective]
+        evaluator = self.optuna.importance.PedAnovaImportanceEvaluator(target_quantile=_BEST)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*to achieve low `target`")
+            return dict(
+                self.optuna.importance.get_param_importances(
+                    self._study,
+                    evaluator=evaluator,
+                    target=lambda trial: -trial.values[objective],
+                )
             )
-        )
 
     def check(self) -> None:
         """Raise ConfigError where the storage's study is another one than this."""
@@ -197,7 +216,7 @@ class Storage:
         try:
             self.shown = import_optional("sqlalchemy", _INSTALL).make_url(url).render_as_string()
             return self._persist(lambda: storages.RDBStorage(url, engine_kwargs=kwargs), patience=0)
-        except exc.ArgumentError as error:
+        except (exc.ArgumentError, ValueError) as error:
             raise InputError(
                 f"storage is no URL of a known database ({reason(error)}); expected one as "
                 "postgresql+psycopg://host/database, or the path of a journal file"
@@ -216,8 +235,11 @@ class Storage:
         make_folder(path.parent)
         journal = self.optuna.storages.journal
         try:
+            _check_last_line(path)
             backend = journal.JournalFileBackend(str(path), lock_obj=_JournalLock(path))
-            return self.optuna.storages.JournalStorage(backend)
+            storage = self.optuna.storages.JournalStorage(backend)
+            storage.get_all_studies()  # reads the file, before anything is added to it
+            return storage
         except (*_DAMAGED, IsADirectoryError) as error:
             raise CheckpointError(
                 f"{path} is no journal of a study, or damaged ({reason(error)}); restore it, or "
@@ -326,6 +348,14 @@ def _cut_half_line(path: Path) -> None:
         if file.read(1) != b"\n":
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _check_last_line(path: Path) -> None:
+    """Raise ValueError where a file ends in a line that is no record; Optuna would pass over it."""
+    if path.exists():
+        *lines, _ = path.read_bytes().split(b"\n")
+        if lines and "op_code" not in dict(json.loads(lines[-1])):
+            raise ValueError("its last line is no record")
 
 
 def _suggest(handle: Any, key: str, parameter: Parameter) -> Any:

@@ -103,6 +103,7 @@ class Worker:
                     claim = try_claim(self._folder(chosen), "trial")
                     if claim is not None:
                         stack.enter_context(claim)
+                    self.storage.values(chosen)  # by which other workers count it
             yield chosen
 
     def _is_left(self, trial: Trial, stack: contextlib.ExitStack) -> bool:

@@ -1,0 +1,180 @@
+"""Several workers on one study, killed again and again; databases that stop under them."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from command_line import PATIENCE, ROOT
+from configurations import refusal
+
+from citrus_lirpa.errors import CheckpointError
+from citrus_lirpa.runs.tuning import study
+from citrus_lirpa.runs.tuning.storage import Storage, Trial
+
+pytest.importorskip("optuna", reason="Optuna is not installed")
+WORKERS = 4
+
+
+def start(file: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "citrus_lirpa", "tune", str(file), "--device", "cpu"], cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def finished(plan: study.Study) -> int:
+    try:
+        return sum(t.finished for t in found(plan))
+    except Exception:  # not begun, or the database is away
+        return 0
+
+
+def found(plan: study.Study) -> list[Trial]:
+    with closing(Storage(plan, create=False)) as storage:
+        return storage.trials()
+
+
+def kill_until_done(file: Path, plan: study.Study, kills: int, pause: float) -> list[str]:
+    """Run workers, kill one after another ``pause`` seconds after it came to a trial."""
+    workers = [start(file) for _ in range(WORKERS)]
+    said: list[str] = []
+    try:
+        for number in range(kills):
+            done = finished(plan)
+            begin = time.monotonic()
+            while finished(plan) <= done:
+                assert time.monotonic() - begin < 5 * PATIENCE
+                time.sleep(0.5)
+            time.sleep(pause)
+            victim = number % WORKERS
+            workers[victim].send_signal(signal.SIGKILL)
+            said.append(workers[victim].communicate()[0])
+            workers[victim] = start(file)
+        for process in workers:
+            output, _ = process.communicate(timeout=5 * PATIENCE)
+            assert process.returncode == 0, output
+            said.append(output)
+    finally:
+        for process in workers:
+            process.kill()
+    return said
+
+
+def check_all_there(plan: study.Study, said: list[str]) -> None:
+    """Every finished trial is there once, and none was told that is not."""
+    trials = found(plan)
+    done = [t for t in trials if t.finished]
+    assert len(done) == plan.trials and len({str(t.values) for t in done}) == plan.trials
+    assert all(t.finished for t in trials if t.values)
+    told = [line for text in said for line in text.splitlines() if ": standard " in line]
+    numbers = sorted(int(line.split()[1].rstrip(":")) for line in told)
+    complete = [t.number for t in done if t.state == "complete"]
+    assert len(set(numbers)) == len(numbers) and set(numbers) <= set(complete)
+
+
+def test_four_workers_of_which_one_is_killed_again_and_again(write):
+    file = write(9)
+    plan = study.read(file)
+    check_all_there(plan, kill_until_done(file, plan, kills=3, pause=0.3))
+
+
+@pytest.mark.nightly
+def test_four_workers_for_ten_minutes(write):
+    file = write(150, **{'"train.epochs" = 4': '"train.epochs" = 40'})
+    plan = study.read(file)
+    check_all_there(plan, kill_until_done(file, plan, kills=10, pause=55))
+
+
+# -- PostgreSQL -----------------------------------------------------------------------
+
+
+def postgres_program(name: str) -> str | None:
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    found = [shutil.which(name, path=str(folder)) for folder in folders]
+    return next(filter(None, found), None) or shutil.which(name)
+
+
+class Postgres:
+    """A server of its own in a folder, reached by a socket there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.log = folder, folder / "log"
+        self.user = "nobody" if os.getuid() == 0 else None  # it refuses to run as root
+        if self.user:
+            os.chown(folder, pwd.getpwnam(self.user).pw_uid, -1)
+        self.run("initdb", "-D", folder / "data", "-U", "tuner", "-A", "trust", "-N")
+        self.url = f"postgresql+psycopg://tuner@/postgres?host={folder}"
+
+    def run(self, program: str, *words) -> None:
+        subprocess.run(
+            [postgres_program(program), *map(str, words)], check=True, cwd=self.folder,
+            user=self.user, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        options = f"-c listen_addresses='' -c fsync=off -k {self.folder}"
+        self.run("pg_ctl", "-D", self.folder / "data", "-l", self.log, "-w", "-o", options, "start")
+
+    def stop(self) -> None:
+        self.run("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "stop")
+
+
+@pytest.fixture
+def postgres():
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    if postgres_program("initdb") is None:
+        pytest.skip("PostgreSQL is not installed")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        server = Postgres(Path(folder))
+        server.start()
+        yield server
+        server.stop()
+
+
+def test_four_workers_on_a_database_that_stops_under_them(write, postgres):
+    file = write(9, head=f'storage = "{postgres.url}"')
+    plan = study.read(file)
+    workers = [start(file) for _ in range(WORKERS)]
+    try:
+        for wanted in (2, 5):
+            begin = time.monotonic()
+            while finished(plan) < wanted:
+                assert time.monotonic() - begin < 5 * PATIENCE
+                time.sleep(0.5)
+            postgres.stop()
+            workers[0].send_signal(signal.SIGKILL)
+            time.sleep(2)
+            postgres.start()
+            workers.append(start(file))
+        said = [process.communicate(timeout=5 * PATIENCE)[0] for process in workers]
+        statuses = [process.returncode for process in workers]
+    finally:
+        for process in workers:
+            process.kill()
+    assert statuses == [-signal.SIGKILL, *[0] * (len(workers) - 1)], said
+    assert any("does not answer" in text for text in said)
+    check_all_there(plan, said)
+
+
+def test_a_database_that_stays_away_is_one_line(write, postgres, monkeypatch):
+    plan = replace(study.read(write()), storage=postgres.url)
+    monkeypatch.setattr("citrus_lirpa.runs.tuning.storage.PATIENCE", 0.0)
+    with closing(Storage(plan, create=True)) as storage:
+        storage.complete(storage.begin(), 0.5, 0.25)
+        postgres.stop()
+        try:
+            message = refusal(storage.begin, error=CheckpointError)
+            assert "does not answer" in message and "what was finished is kept" in message
+        finally:
+            postgres.start()
+    assert found(plan)[0].scores == (0.5, 0.25)
