@@ -232,11 +232,11 @@ def format_fronts(fronts: Fronts, *, markdown: bool = False) -> str:
     if any(one.importance[0] for one in fronts.tuned):
         title = "what decides: share in standard accuracy and in UCert, %"
         blocks.append((title, importance_rows(fronts), ("<", "<", ">", ">")))
+    form = "markdown" if markdown else "text"
     sign = "### " if markdown else ""
     gap = "\n\n" if markdown else "\n"
     return "\n\n".join(
-        f"{sign}{title}{gap}{table(rows, sides, markdown=markdown)}"
-        for title, rows, sides in blocks
+        f"{sign}{title}{gap}{table(rows, sides, form)}" for title, rows, sides in blocks
     )
 
 

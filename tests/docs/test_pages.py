@@ -99,7 +99,7 @@ def test_command_parses(line, tmp_path, monkeypatch):
     command = main.get_command(click.Context(main), name)
     assert command is not None, f"there is no command {name}"
     params = command.make_context(name, arguments, **main.context_settings).params
-    if name == "train" and params["resume"] is None:
+    if name == "train" and params["resume"] is None and params["file"] is None:
         config.resolve(  # names and values of --set are known too
             preset=params["preset"],
             method=params["method"],

@@ -56,10 +56,19 @@ def test_a_study_from_begin_to_end(small):
     assert len(work(replace(small, trials=5)).trials()) == 5
 
 
-def test_measures_while_training_do_not_change_the_training(write):
-    model = {'"model.hidden" = [8]': '"model.name" = "cnn5"\n"model.width" = 0.05'}
-    plain = study.read(write(1, "stop_at = []", name="plain", **model))
-    watched = study.read(write(1, "stop_at = [0.25, 0.5, 0.75]", name="watched", **model))
+@pytest.mark.parametrize(
+    ("method", "model"),
+    [
+        ("citrus", '"model.name" = "cnn5"\n"model.width" = 0.05'),  # with BatchNorm
+        ("colt", '"model.hidden" = [8, 8]'),  # which freezes layers
+        ("uat", '"model.hidden" = [8]'),  # which keeps perturbations
+    ],
+)
+def test_measures_while_training_do_not_change_the_training(write, method, model):
+    changes = {'"model.hidden" = [8]': model, '"loss.attack_steps" = 1\n': ""}
+    head = f'method = "{method}"\nstop_at = '
+    plain = study.read(write(1, f"{head}[]", name="plain", **changes))
+    watched = study.read(write(1, f"{head}[0.25, 0.5, 0.75]", name="watched", **changes))
     one, other = work(plain).trials()[0], work(watched).trials()[0]
     assert one.scores == other.scores and len(other.notes) == len(one.notes) + 3
     assert same(*(weights(plan.folder / "trials" / "0000") for plan in (plain, watched)))
