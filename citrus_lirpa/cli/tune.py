@@ -11,9 +11,11 @@ from .output import examples
 @click.command(
     "tune",
     epilog=examples(
-        ("search for the front of a method", "citrus-lirpa tune citrus.toml"),
-        ("with two workers", "citrus-lirpa tune citrus.toml & citrus-lirpa tune citrus.toml"),
         ("what is varied", "citrus-lirpa tune citrus.toml --dry-run"),
+        (
+            "search, as one more worker each time that it is started",
+            "citrus-lirpa tune citrus.toml",
+        ),
         ("then look at the fronts", "citrus-lirpa front citrus.toml sabr.toml"),
     ),
 )

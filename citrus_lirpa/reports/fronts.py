@@ -18,7 +18,16 @@ from .compare import name_in_papers
 from .tables import clipping, count_images, percent, radius, table
 
 #: What two evaluations must share for their figures to be comparable, beside data and ε.
-_SHARED = ("method", "relational", "time_limit", "group_size", "limit", "clip", "held_out")
+_SHARED = (
+    "method",
+    "relational",
+    "time_limit",
+    "total_time",
+    "group_size",
+    "limit",
+    "clip",
+    "held_out",
+)
 Reference = tuple[float, float]
 
 
