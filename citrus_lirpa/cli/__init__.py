@@ -45,8 +45,8 @@ EXIT_STATUS = {
     0: "done; with --requeue also stopped by SIGTERM, to be started again",
     1: "failed: a run or a data set is missing or damaged, nothing can be written, memory ran "
     "out, a check failed",
-    2: "refused: an option, a value, a configuration or another file given is unknown, unusable "
-    "or in the way",
+    2: "refused: an option, a value, a configuration, a network or another file given is unknown, "
+    "unusable or in the way",
     130: "interrupted by Ctrl-C or SIGTERM; what was finished is kept",
 }
 

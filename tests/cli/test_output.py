@@ -18,7 +18,7 @@ from command_line import process, run, said, sets
 
 from citrus_lirpa import __version__, errors
 from citrus_lirpa.cli import COMMANDS, EXIT_STATUS, main
-from citrus_lirpa.cli.output import examples
+from citrus_lirpa.cli.output import HELP, examples
 from citrus_lirpa.models import MODELS
 from citrus_lirpa.training import config
 
@@ -88,7 +88,7 @@ def check_example(line: str) -> None:
     command = help_of(words[0])
     assert command is not None, line
     if "--help" not in words:
-        command.make_context(words[0], words[1:])  # UsageError where it is none
+        command.make_context(words[0], words[1:], **HELP)  # UsageError where it is none
 
 
 def test_a_wrong_example_is_found():
