@@ -18,6 +18,7 @@ from torch import Tensor
 from ...attacks import ascend
 from ...bounds.box import Ball
 from ...bounds.deadline import ending_by
+from ...bounds.frozen import gradient_of
 from ...bounds.net import BoundedNet
 from ...bounds.precision import full_precision, rounding_threshold
 from ...errors import ModelError, OutOfTime
@@ -36,6 +37,8 @@ SAT, UNSAT, UNKNOWN, TIMED_OUT = "sat", "unsat", "unknown", "timed-out"
 
 #: Points that the first attack begins from, and its steps.
 _STARTS, _STEPS = 16, 30
+#: An attack pushes no constraint further below 0 than this.
+_OVERSHOOT = 1e-3
 #: Boxes that are bounded together, and how many there may be at most.
 _BOXES, _MOST_BOXES = 4096, 1 << 20
 
@@ -119,13 +122,11 @@ class _Search:
 
     def attacked(self, z: Tensor, steps: int) -> Tensor:
         """Return points (N, n) after some steps towards what is asked."""
-        return ascend(
-            lambda z: -violation(self.tree, self.joint(z)).clamp(min=-1e-3).sum(),
-            lambda z: z.clamp(-1, 1),
-            z,
-            0.25,
-            steps,
-        ).detach()
+
+        def objective(z: Tensor) -> Tensor:
+            return -violation(self.tree, self.joint(z)).clamp(min=-_OVERSHOOT).sum()
+
+        return ascend(gradient_of(objective), lambda z: z.clamp(-1, 1), z, 0.25, steps)
 
     def _try(self, z: Tensor) -> Answer | None:
         """Return an answer by one of some points (N, n) with which the query holds."""
