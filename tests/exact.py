@@ -251,6 +251,18 @@ def _relus(model: nn.Module, x) -> int:
 # ------------------------------------------------------------------------- small networks
 
 KINDS = ("mlp", "deep", "conv", "residual", "batchnorm", "normalise")
+#: Those of images (1, 3, 3), by what comes before the linear layers.
+IMAGE_KINDS = {
+    "average pooling": lambda: [nn.Conv2d(1, 3, 2), nn.ReLU(), nn.AvgPool2d(2)],
+    "zero padding": lambda: [nn.ZeroPad2d((1, 0, 0, 1)), nn.Conv2d(1, 1, 2), nn.ReLU()],
+    "dilation": lambda: [nn.Conv2d(1, 3, 2, dilation=2, bias=False), nn.ReLU()],
+    "groups": lambda: [nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Conv2d(2, 4, 2, groups=2), nn.ReLU()],
+    "strides": lambda: [nn.Conv2d(1, 3, 2, stride=2, padding=1), nn.ReLU()],
+    "convolutional residual": lambda: [
+        nn.Conv2d(1, 2, 2), nn.ReLU(), Residual(nn.Conv2d(2, 2, 1), nn.ReLU()), nn.ReLU()
+    ],
+    "shifted": lambda: [nn.BatchNorm2d(1), nn.Conv2d(1, 2, 2), nn.ReLU()],
+}  # fmt: skip
 
 
 def random_net(kind: str, seed: int, classes: int = 3) -> tuple[nn.Sequential, tuple[int, ...]]:
@@ -276,6 +288,10 @@ def random_net(kind: str, seed: int, classes: int = 3) -> tuple[nn.Sequential, t
         shape = (1, 2, 2)
         layers = [nn.Conv2d(1, 2, 2, padding=1, stride=2), nn.BatchNorm2d(2), nn.ReLU()]
         layers += [nn.Flatten(), nn.Linear(8, classes)]
+    elif kind in IMAGE_KINDS:
+        shape, layers = (1, 3, 3), IMAGE_KINDS[kind]()
+        width = nn.Sequential(*layers).eval()(torch.zeros(1, *shape)).numel()
+        layers += [nn.Flatten(), nn.Linear(width, classes, bias=seed % 2 == 0)]
     else:
         shape = (1, 2, 2)
         layers = [Normalise((0.4,), (0.3,)), nn.Flatten(), nn.Linear(4, 6), nn.ReLU()]
@@ -287,10 +303,12 @@ def random_net(kind: str, seed: int, classes: int = 3) -> tuple[nn.Sequential, t
         for layer in model.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 layer.weight /= layer.weight[0].numel() ** 0.5
-                layer.bias /= 3
+                if layer.bias is not None:
+                    layer.bias /= 3
             if isinstance(layer, nn.BatchNorm2d):
-                layer.running_mean.copy_(torch.randn(2, generator=generator))
-                layer.running_var.copy_(0.5 + torch.rand(2, generator=generator))
+                channels = len(layer.running_mean)
+                layer.running_mean.copy_(torch.randn(channels, generator=generator))
+                layer.running_var.copy_(0.5 + torch.rand(channels, generator=generator))
     return model, shape
 
 

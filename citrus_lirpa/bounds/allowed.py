@@ -165,6 +165,12 @@ def form_of(node: Any) -> Form | None:
     return next((form for form in FORMS if kind in form.kinds and form.holds(node)), None)
 
 
+def name_of(node: Any) -> str:
+    """Return what an operation is called in messages."""
+    form = form_of(node)
+    return type(node).__name__.removeprefix("Bound") if form is None else form.name
+
+
 def rows() -> list[dict[str, Any]]:
     """Return the rows of the table: operation, version, date, bounds tried, and methods."""
     return json.loads(TABLE.read_text(encoding="utf-8"))
@@ -188,10 +194,9 @@ def refusal(graph: Graph, method: str) -> str | None:
         node = operation.node
         form = form_of(node)
         if form is None or method not in _methods().get(form.name, ()):
-            what = operation.kind.removeprefix("Bound") if form is None else form.name
             return (
                 f"no proof rests on auto_LiRPA {lirpa.load().version}'s {method} bounds of "
-                f"'{what}'{place(node)}: they are not known to be sound; "
+                f"'{name_of(node)}'{place(node)}: they are not known to be sound; "
                 f"{_INSTEAD.get(operation.kind, _OTHERS)} (docs/soundness.md lists what is)"
             )
     return None

@@ -17,7 +17,7 @@ import logging
 import re
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ from .lirpa_import import (
     own_modules,
     unsupported_named,
 )
-from .lirpa_nodes import keep_known_intervals, repair_nodes
+from .lirpa_nodes import keep_known_intervals, pool_in_order, repair_nodes
 
 INSTALL_HINT = "pip install --no-deps auto-LiRPA==0.3"
 SUPPORTED_LIRPA = ("0.3", "0.7")
@@ -93,6 +93,7 @@ def load() -> Lirpa:
     repair_nodes(operators)
     if _release(version) < (0, 4):
         keep_known_intervals(package.BoundedModule)
+        pool_in_order(operators.BoundAveragePool)
     return Lirpa(
         version=version,
         legacy=_release(version) < (0, 4),
@@ -132,8 +133,9 @@ def parsing() -> Iterator[None]:
 def origins(module: torch.nn.Module) -> Iterator[dict[str, str]]:
     """Yield where the nodes of what is parsed in the block stand in a module, by their names.
 
-    The tracer writes the layer of a node into its scope, from where it is taken here: names of
-    nodes stay what they are without.
+    Kinds of operations are among the names, for the first node of each kind. The tracer writes the
+    layer of a node into its scope, from where it is taken here: names of nodes stay what they are
+    without.
     """
     parser = importlib.import_module("auto_LiRPA.parse_graph")
     tracer = importlib.import_module("torch.jit._trace")
@@ -145,10 +147,12 @@ def origins(module: torch.nn.Module) -> Iterator[dict[str, str]]:
 
     def parse_graph(graph, *args):
         operations, inputs, outputs = parse(graph, *args)
-        traced = [_origin(node) for node in graph.nodes() for _ in node.outputs()]
+        kinds = {name: type(layer).__name__ for name, layer in module.named_modules()}
+        traced = [_origin(node, kinds) for node in graph.nodes() for _ in node.outputs()]
         for number, (node, origin) in enumerate(zip(operations, traced, strict=True)):
             name, sources = without_scope(node.name), [*map(without_scope, node.inputs)]
             operations[number], found[name] = node._replace(name=name, inputs=sources), origin
+            found.setdefault(node.op.rpartition("::")[2], origin)
         return operations, inputs, [*map(without_scope, outputs)]
 
     parser.parse_graph = parse_graph
@@ -165,13 +169,14 @@ def repair_options(bounded: Any) -> None:
         bounded.bound_opts.update(_LEGACY_OPTIONS)
 
 
-def _origin(node: torch._C.Node) -> str:
-    """The layer and the line of the user's code that a node was traced from, as far as known."""
+def _origin(node: torch._C.Node, kinds: Mapping[str, str]) -> str:
+    """The layer, its kind and the line of code that a node was traced from, as far as known."""
     layer = node.scopeName().rpartition("/")[2]
     stack = node.sourceRange().partition("/jit/_trace.py(")[0]  # the innermost call comes first
     frames = re.findall(r"^(.+)\((\d+)\): ", stack, flags=re.MULTILINE)
     lines = [f"{Path(file).name}:{n}" for file, n in frames if not file.startswith(LIBRARIES)]
-    known = [f"layer '{layer}'"] * bool(layer) + lines[:1]
+    kind = f", {kinds[layer]}" if layer in kinds else ""
+    known = [f"layer '{layer}'{kind}"] * bool(layer) + lines[:1]
     return f" ({', '.join(known)})" if known else ""
 
 

@@ -105,7 +105,7 @@ def _loggers_untouched() -> Iterator[None]:
 
 @contextmanager
 def unsupported_named() -> Iterator[None]:
-    """Both log the operations that they do not support: they go into the error instead."""
+    """Both log the operations that they do not support: they become the error's arguments."""
     logger, messages = logging.getLogger("auto_LiRPA.utils"), []
 
     def keep(record: logging.LogRecord) -> bool:
@@ -118,7 +118,7 @@ def unsupported_named() -> Iterator[None]:
     except NotImplementedError as error:
         lines = [m.partition(", Attr")[0] for m in messages if m.startswith("Name: ")]
         names = sorted({line.partition("::")[2] for line in lines})
-        raise NotImplementedError(f"{error} {', '.join(names)}".strip()) from error
+        raise NotImplementedError(*(names or [str(error)])) from error
     finally:
         logger.removeFilter(keep)
 

@@ -56,6 +56,22 @@ def _keep_weights_shared() -> None:
         vars(optimiser)["optimize_relu_relation"] = lambda _: None
 
 
+def pool_in_order(pool: Any) -> None:
+    """0.3's CROWN through AvgPool fails behind Tanh and the like: view size is not compatible."""
+    original = pool.bound_backward
+
+    def in_order(a: Any) -> Any:
+        if isinstance(a, torch.Tensor):
+            return a.contiguous()
+        patches = getattr(a, "patches", None)
+        return a if patches is None else a.create_similar(patches.contiguous())
+
+    def bound_backward(self: Any, last_lA: Any, last_uA: Any, x: Any) -> Any:
+        return original(self, in_order(last_lA), in_order(last_uA), x)
+
+    pool.bound_backward = bound_backward
+
+
 def keep_known_intervals(module: Any) -> None:
     """0.3 writes the interval of a ReLU's output to the ReLU's input: CROWN is unsound (CReLU).
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import itertools
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -114,8 +115,9 @@ class BoundedNet:
         self.classes = count_classes(self.bounded)
         self.graph = Graph(self.bounded)
         self.fast = IntervalNetwork.of(self.graph)
-        self._lirpa = LirpaNetwork(self.bounded, self.graph)
+        self.lirpa = LirpaNetwork(self.bounded, self.graph)
         self._refusals: dict[str, str | None] = {}
+        self._warned: set[str] = set()
         self._has_batchnorm = any(
             type(n).__name__ == "BoundBatchNormalization" for n in nodes(self.bounded)
         )
@@ -325,12 +327,22 @@ class BoundedNet:
 
     def check_sound(self, method: str) -> None:
         """Raise ModelError where bounds by a method prove nothing, as they are not known sound."""
+        if (why := self.doubt_of(method)) is not None:
+            raise ModelError(why)
+
+    def doubt_of(self, method: str) -> str | None:
+        """Return why bounds by a method prove nothing; None where they do."""
         if method == "ibp" and self.fast is not None:
-            return
+            return None
         if method not in self._refusals:
             self._refusals[method] = refusal(self.graph, method)
-        if (reason := self._refusals[method]) is not None:
-            raise ModelError(reason)
+        return self._refusals[method]
+
+    def warn_once(self, message: str) -> None:
+        """Warn the user of this network, if it is the first time."""
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(message, stacklevel=4)
 
     def bound_unchecked(
         self, box: Box, labels: Tensor | None = None, method: str = "ibp"
@@ -344,7 +356,7 @@ class BoundedNet:
         if method == "ibp" and self.fast is not None:
             return self._bound_by_intervals(self.fast, box, Interval.of(inputs), labels)
         c = None if labels is None else specification(labels, self.classes, box.lower.dtype)
-        found = self._lirpa.bounds(inputs, c, method, self.parameters())
+        found = self.lirpa.bounds(inputs, c, method, self.parameters())
         before: Sequence[Box | Interval] | None = found.before
         if before is None:
             before = () if method == "ibp" else self.bound_unchecked(box).relu_inputs

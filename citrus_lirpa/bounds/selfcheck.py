@@ -11,28 +11,38 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from .box import Bounds, Box
+from .culprit import Net as Bounded
+from .culprit import culprit
 from .margins import specification
 from .precision import full_precision, rounding_threshold
 from .tracing import explained
 
+#: What is said of networks whose bounds are no numbers; they prove nothing then.
+OVERFLOW = (
+    "interval bounds of this network overflow: they are NaN or infinite, so that it can be neither "
+    "certified nor trained by them; begin with "
+    "citrus_lirpa.training.initialisation.shi_initialise(net), or use fewer layers"
+)
 #: Rows of an example that are computed alone as well.
 _ALONE = 4
 #: Rows of a batch that the traced graph computes together, at most: it keeps all values.
 _AT_ONCE = 64
 
 
-class Net(Protocol):
+class Net(Bounded, Protocol):
     """What is checked of a network; BoundedNet is one."""
 
     module: nn.Module
     bounded: Any
-    classes: int
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Set eval mode inside the block."""
 
-    def input_box(self, box: Box) -> Box:
-        """Return the box behind the normalisation."""
+    def doubt_of(self, method: str) -> str | None:
+        """Return why bounds by a method prove nothing; None where they do."""
+
+    def warn_once(self, message: str) -> None:
+        """Warn the user of this network, if it is the first time."""
 
     def bound_unchecked(
         self, box: Box, labels: Tensor | None = None, method: str = "ibp"
@@ -152,21 +162,29 @@ def _differing(net: Net, x: Tensor, plain: Tensor, other: Tensor) -> list[int] |
 
 
 def _check_containment(net: Net, box: Box, generator: torch.Generator) -> None:
+    """Compare sampled margins with the bounds of the methods that may prove something here."""
     share = torch.rand((16, *box.lower.shape[1:]), generator=generator).to(box.lower)
-    logits = net.module(torch.lerp(box.lower, box.upper, share))
+    points = torch.lerp(box.lower, box.upper, share)
+    logits = net.module(points)
     y = logits[:1].argmax(1)
-    sampled = (specification(y, net.classes, logits.dtype)[0] @ logits.T).min(dim=1).values
+    sampled = (specification(y, net.classes, logits.dtype)[0] @ logits.T).T
     slack = 1e-4 * (1 + float(logits.abs().max()))
     for method in ("ibp", "crown-ibp"):
+        if net.doubt_of(method) is not None:
+            continue
         try:
-            bound = net.bound_unchecked(box, y, method).margins[0]
+            bound = net.bound_unchecked(box, y, method).margins
         except ModelError:
             if method == "ibp":
                 raise
             continue  # not every graph supports it; asking for it later says why
-        if not bool((bound <= sampled + slack).all()):
+        if not bool(bound.isfinite().all()):
+            net.warn_once(OVERFLOW)
+        above = (bound - sampled).nan_to_num(-torch.inf)  # what is no number proves nothing
+        if bool((above > slack).any()):
+            point = points[int(above.amax(1).argmax())].unsqueeze(0)
             raise ModelError(
-                f"auto_LiRPA's {method} bounds do not contain this model's outputs (off by "
-                f"{float((bound - sampled).max()):.2g}); known culprits are AvgPool with padding "
-                "or stride != kernel and powers: replace the layer"
+                f"{method} bounds do not contain this model's outputs (off by "
+                f"{float(above.max()):.2g}), because of {culprit(net, box, point, y, method)}: "
+                "replace the layer"
             )

@@ -60,14 +60,18 @@ def wrap(core: nn.Module, example: Tensor) -> nn.Module:
         ModelError: auto_LiRPA cannot trace the module, or its forward looks at its data.
     """
     _check_layers(core)
-    with modes_restored(core), explained("this model's graph"):
+    with modes_restored(core), explained("this model's graph"), _explicit_padding(core):
         core.eval()  # built in train mode, running statistics would move
         small = _largest_layer(core, example[:1]) <= MATRIX_MODE_LIMIT
         options = lirpa.bound_options(conv_mode="matrix" if small else "patches")
-        with lirpa.parsing(), lirpa.origins(core) as origins:
-            bounded = lirpa.load().BoundedModule(
-                core, example[:1], bound_opts=options, device=example.device
-            )
+        origins: dict[str, str] = {}
+        try:
+            with lirpa.parsing(), lirpa.origins(core) as origins:
+                bounded = lirpa.load().BoundedModule(
+                    core, example[:1], bound_opts=options, device=example.device
+                )
+        except NotImplementedError as error:
+            raise ModelError(_unsupported([str(name) for name in error.args], origins)) from error
     for node in nodes(bounded):
         node.origin = origins.get(node.name, "")
     _share_buffers(bounded, core)
@@ -100,8 +104,55 @@ def rng_kept(device: torch.device) -> Iterator[None]:
         yield
 
 
+#: What to write instead of an operation that auto_LiRPA does not know, by its name in ONNX.
+_INSTEAD = {
+    "Erf": 'use nn.GELU("tanh"), or auto_LiRPA 0.7',
+    "Clip": "use ReLU, or auto_LiRPA 0.7",
+    "LogSoftmax": "return the logits before it, which give the same classes",
+    "InstanceNormalization": "use BatchNorm",
+}
+_OTHERS = "use ReLU, LeakyReLU, Tanh or Sigmoid and affine layers"
+
+
+def _unsupported(names: list[str], origins: dict[str, str]) -> str:
+    what = ", ".join(f"'{name}'{origins.get(name, '')}" for name in names)
+    instead = next((_INSTEAD[name] for name in names if name in _INSTEAD), _OTHERS)
+    return f"auto_LiRPA {lirpa.load().version} cannot bound {what}; {instead}"
+
+
+@contextlib.contextmanager
+def _explicit_padding(core: nn.Module) -> Iterator[None]:
+    """Write ``padding="same"``, which auto_LiRPA does not know, in numbers for the block."""
+    layers = [m for m in core.modules() if isinstance(m, nn.Conv2d) and m.padding == "same"]
+    for m in layers:
+        height, width = (s // 2 for s in _spans(m))
+        m.padding = (height, width)
+    try:
+        yield
+    finally:
+        for m in layers:
+            m.padding = "same"
+
+
+def _spans(layer: nn.Conv2d) -> list[int]:
+    """How many values a convolution's kernel reaches beyond one, along each axis."""
+    return [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+
+
 def _check_layers(core: nn.Module) -> None:
     for name, module in core.named_modules():
+        unknown = (nn.GroupNorm, nn.LayerNorm) if lirpa.load().legacy else nn.GroupNorm
+        if isinstance(module, unknown):
+            raise ModelError(
+                f"layer '{name}' is a {type(module).__name__}, which auto_LiRPA "
+                f"{lirpa.load().version} cannot bound; use BatchNorm"
+            )
+        same = isinstance(module, nn.Conv2d) and module.padding == "same"
+        if same and any(span % 2 for span in _spans(module)):
+            raise ModelError(
+                f"layer '{name}' has padding=\"same\" and a kernel that it pads unevenly; use an "
+                "odd kernel, or ZeroPad2d before it"
+            )
         norms = getattr(module, "parametrizations", {}).values()
         if any(type(n).__name__ in ("_WeightNorm", "_SpectralNorm") for ns in norms for n in ns):
             raise ModelError(

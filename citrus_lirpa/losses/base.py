@@ -25,6 +25,7 @@ from ..bounds.checks import (
 from ..bounds.inputs import check_labelled
 from ..bounds.margins import logit_margins
 from ..bounds.net import BoundedNet, as_bounded_net
+from ..bounds.selfcheck import OVERFLOW
 from ..errors import InputError, expect, require, shown
 
 #: Radius of the boxes that stand in for points, where regularisers need bounds at ε = 0.
@@ -151,7 +152,9 @@ class Loss(nn.Module):
         with net.in_use():
             eps = check_batch(net, x, y, eps, self.clip)
             if bool(torch.as_tensor(eps).any()):
-                return self.terms(net, x, y, eps)
+                terms = self.terms(net, x, y, eps)
+                _warn(net, terms, getattr(self, "method", "ibp"))
+                return terms
             terms = natural(net, x, y, self.clip)
             return replace(terms, margins=logit_margins(terms.logits, y))
 
@@ -191,6 +194,17 @@ class Loss(nn.Module):
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of a batch that was checked, at a positive ε."""
         raise NotImplementedError
+
+
+def _warn(net: BoundedNet, terms: LossTerms, method: str) -> None:
+    """Warn, once for each network, of bounds that would prove nothing and of what is no number."""
+    if terms.bounds is not None and (why := net.doubt_of(method)) is not None:
+        net.warn_once(f"this loss trains on bounds that certify nothing: {why}")
+    # a GPU would wait for the answer; there the training loop looks at it
+    if terms.total.device.type == "cpu" and not bool(terms.total.isfinite()):
+        net.warn_once(
+            f"the loss is {terms.total.item()}, and its gradients are useless; {OVERFLOW}"
+        )
 
 
 def perturb(attack: Attack, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:

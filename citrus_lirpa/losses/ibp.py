@@ -49,6 +49,9 @@ class CrownIbp(Loss):
         clip: Valid range of the inputs; None for no limits.
     """
 
+    #: The bounds that it trains on.
+    method = "crown-ibp"
+
     def __init__(self, max_eps: float, *, clip: Range | None = PIXELS):
         super().__init__(clip)
         check_max_eps(max_eps)

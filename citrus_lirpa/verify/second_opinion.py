@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..bounds.box import Box
+from ..bounds.culprit import culprit
 from ..bounds.margins import logit_margins
 from ..errors import SoundnessError, is_out_of_memory
 from .certificates import Certificates
@@ -41,27 +42,27 @@ def check_by_attack(
     methods = certificates.methods
     own = torch.tensor([name in STAGES for name in methods], device=x.device)
     proved = certificates.certified & own[certificates.decided_by]
-    broken = [
-        now[hit]
-        for now, hit in in_batches(
-            lambda now: _broken(engine, x[now], y[now]), proved.nonzero().squeeze(1), size
-        )
-        if hit is not None
-    ]
-    wrong = torch.cat(broken).tolist() if broken else []
+    parts = in_batches(
+        lambda now: _attack(engine, x[now], y[now]), proved.nonzero().squeeze(1), size
+    )
+    broken = [(now[hit], worst[hit]) for now, found in parts if found for hit, worst in (found,)]
+    wrong = [int(i) for now, _ in broken for i in now]
     if wrong:
-        by = methods[int(certificates.decided_by[wrong[0]])]
+        number, by = wrong[0], methods[int(certificates.decided_by[wrong[0]])]
+        at = next(worst[:1] for now, worst in broken if len(now))
+        box = engine.ball.box(x[number : number + 1])
+        blamed = culprit(engine.net, box, at, y[number : number + 1], by)
         raise SoundnessError(
             f"an attack breaks {len(wrong)} inputs that auto_LiRPA's bounds proved (first: number "
-            f"{first + wrong[0]}, by {by}); the bounds of this model are not sound: please report "
-            "it with the model"
+            f"{first + number}, by {by}, because of {blamed}); the bounds of this model are not "
+            "sound: please report it with the model"
         )
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def _broken(engine: LirpaEngine, x: Tensor, y: Tensor) -> Tensor:
-    """Return which of n inputs the attack breaks; (n,)."""
+def _attack(engine: LirpaEngine, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which of n inputs the attack breaks, (n,), and the points (n, ...) that it reached."""
     x, y, logits = x.clone(), y.clone(), engine.net.frozen()
     box, eps = engine.ball.box(x), engine.ball.eps
     point, worst = x, x.clone()
@@ -77,7 +78,7 @@ def _broken(engine: LirpaEngine, x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():
             margins = logit_margins(engine.twin(exact), y[broken])
         broken[broken.clone()] = margins.amin(1) < 0
-    return broken
+    return broken, worst
 
 
 def _margin(logits: Callable[[Tensor], Tensor], point: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from citrus_lirpa.bounds import lirpa
+from citrus_lirpa.bounds.box import Box
 from citrus_lirpa.bounds.net import BoundedNet, as_bounded_net
 from citrus_lirpa.errors import CitrusError
 from citrus_lirpa.losses import Citrus, Ibp
@@ -154,7 +155,23 @@ REFUSED = {
     ),
     "unsupported operation": (
         lambda: BoundedNet(nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ELU()), X),
-        "unsupported operations Elu$",
+        r"auto_LiRPA 0.* cannot bound 'Elu' \(layer '2', ELU\); use ReLU",
+    ),
+    "log_softmax at the end": (
+        lambda: BoundedNet(nn.Sequential(mlp(), nn.LogSoftmax(1)), X),
+        r"'LogSoftmax' \(layer '1', LogSoftmax\); return the logits before it",
+    ),
+    "PReLU": (
+        lambda: BoundedNet(nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.PReLU()), X),
+        r"'PRelu' \(layer '2', PReLU\); use ReLU, LeakyReLU",
+    ),
+    "GroupNorm": (
+        lambda: BoundedNet(nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4)), X),
+        "layer '1' is a GroupNorm, .* use BatchNorm",
+    ),
+    "uneven same padding": (
+        lambda: BoundedNet(nn.Sequential(nn.Conv2d(1, 4, 2, padding="same"), nn.Flatten()), X),
+        "layer '0' has padding=\"same\" and a kernel .* use an odd kernel",
     ),
     "DistributedDataParallel": (lambda: BoundedNet(DDP.__new__(DDP), X), "pass model.module"),
     "loss fusion": (lambda: Ibp()(fused(), X, Y, 0.02), "pass the model inside"),
@@ -185,3 +202,27 @@ def test_conv1d_is_bounded_or_refused():
 def test_dropout_beside_batchnorm_of_single_values_wraps():
     layers = nn.Conv2d(1, 4, 8), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout()
     assert BoundedNet(nn.Sequential(*layers, nn.Linear(4, 10)), X).relus == 1
+
+
+def test_same_padding_is_bounded_and_stays_the_users():
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, (3, 5), padding="same", dilation=(2, 1)), nn.ReLU(), nn.Flatten(),
+        nn.Linear(128, 10),
+    ).eval()  # fmt: skip
+    found = certify(BoundedNet(model, X), X, model(X).argmax(1), 1e-4)
+    assert found.certified.sum() >= 5 and model[0].padding == "same"
+
+
+@pytest.mark.parametrize("limit", [0, 10**6], ids=["patches", "matrices"])
+def test_pooling_behind_tanh_is_bounded_by_crown(limit, monkeypatch):
+    """auto_LiRPA 0.3 fails there without a repair."""
+    monkeypatch.setattr("citrus_lirpa.bounds.tracing.MATRIX_MODE_LIMIT", limit)
+    layers = nn.Conv2d(1, 2, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(2, 3, 3)
+    model = nn.Sequential(*layers, nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(3, 10))
+    net, y = BoundedNet(model.eval(), X), model(X).argmax(1)
+    bound = net.margins(Box.around(X, 0.05, None), y, "crown")
+    points = X + 0.05 * torch.empty(300, *X.shape).uniform_(-1, 1).sign()
+    logits = model(points.flatten(0, 1)).view(300, 6, 10)
+    margins = logits.gather(2, y.expand(300, 6).unsqueeze(2)) - logits
+    others = torch.ones(6, 10, dtype=torch.bool).scatter(1, y[:, None], False)
+    assert (bound <= margins.amin(0)[others].view(6, 9) + 1e-5).all()

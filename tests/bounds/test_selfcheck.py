@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from citrus_lirpa import BoundedNet, Box, certify
-from citrus_lirpa.bounds import lirpa
+from citrus_lirpa import BoundedNet, Box, Ibp, certify
+from citrus_lirpa.bounds import METHODS, allowed, lirpa
 from citrus_lirpa.errors import ModelError
 
 BATCH = "depend on the other images of its batch"
@@ -90,29 +90,56 @@ def test_a_change_since_wrapping_is_seen_from_the_rounding_threshold_on(change, 
 # -- a user's own BoundedModule -------------------------------------------------------
 
 
-def padded_pool(seed: int) -> nn.Module:
-    """CROWN-IBP of auto_LiRPA spreads a padded mean over its pixels wrongly."""
-    torch.manual_seed(seed)
-    pool = nn.AvgPool2d(3, stride=2, padding=1)
-    return nn.Sequential(pool, nn.Flatten(), nn.Linear(4, 3)).eval()
+def wrongly_bounded(monkeypatch) -> nn.Module:
+    """A model of a layer whose bounds auto_LiRPA gets wrong, as if that were not known."""
+    monkeypatch.setattr(allowed, "_methods", lambda: dict.fromkeys(NAMES, list(METHODS)))
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 8), nn.LeakyReLU(-0.5), nn.Linear(8, 3)
+    ).eval()  # fmt: skip
 
 
-def refused(use) -> bool:
-    try:
-        use()
-    except ModelError as error:
-        return "bounds do not contain" in str(error)
-    return False
+NAMES = [form.name for form in allowed.FORMS]
 
 
-def test_an_own_bounded_module_is_checked_before_anything_is_certified():
+def test_an_own_bounded_module_is_checked_before_anything_is_certified(monkeypatch):
     x, y = torch.rand(4, 1, 4, 4), torch.zeros(4, dtype=torch.long)
-    models = [padded_pool(seed) for seed in range(6)]
-    wrapped = [refused(lambda m=m: BoundedNet(m, x)) for m in models]
-    own = [refused(lambda m=m: certify(own_module(m, x), x, y, 1e-3)) for m in models]
-    assert own == wrapped and any(own) == lirpa.load().legacy  # 0.7 bounds this pooling rightly
+    model = wrongly_bounded(monkeypatch)
+    words = "bounds do not contain this .*because of 'LeakyReLU with another slope' .*replace"
+    for wrap in (lambda: BoundedNet(model, x), lambda: certify(own_module(model, x), x, y, 1e-3)):
+        with pytest.raises(ModelError, match=words):
+            wrap()
     with pytest.raises(ModelError, match=BATCH):
         certify(own_module(Meddling(COMPARED["mean"]).eval(), x), x, y, 1e-3)
+
+
+def test_bounds_that_count_for_nothing_are_not_checked():
+    """CROWN-IBP of a padded mean is wrong on 0.3, and is on no list there: IBP certifies alone."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.Tanh(), nn.AvgPool2d(3, 2, 1), nn.Flatten(), nn.Linear(2, 3)
+    ).eval()
+    with torch.no_grad():
+        model[-1].weight.mul_(20)
+        model[-1].bias.zero_()
+    x = torch.rand(4, 1, 4, 4)
+    net, y = BoundedNet(model, x), model(x).argmax(1)
+    assert certify(net, x, y, 1e-4, method="crown-ibp").certified.any()
+    refused = certify(net, x, y, 0.9, method="crown-ibp").unsupported
+    assert ("AvgPool2d" in refused.get("crown-ibp", "")) == lirpa.load().legacy
+
+
+def test_bounds_that_overflow_are_wrapped_with_a_warning_and_prove_nothing():
+    layers = [nn.Linear(16, 16, bias=False) for _ in range(100)]
+    for layer in layers:
+        nn.init.orthogonal_(layer.weight)  # which keeps points, and widens boxes threefold
+    model = nn.Sequential(nn.Flatten(), *layers, nn.Linear(16, 3)).eval()
+    x = torch.rand(4, 1, 4, 4)
+    with pytest.warns(UserWarning, match="overflow.*shi_initialise"):
+        net = BoundedNet(model, x)
+    y = model(x).argmax(1)
+    assert not certify(net, x, y, 0.2, method="ibp").certified.any()
+    with pytest.warns(UserWarning, match="the loss is nan, and its gradients are useless"):
+        Ibp(clip=None)(net.train(), x, y, 0.2)
 
 
 def test_a_sound_one_is_certified_as_a_model_is():

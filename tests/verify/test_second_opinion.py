@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from citrus_lirpa import BoundedNet, certify
+from citrus_lirpa.bounds import METHODS, allowed, selfcheck
 from citrus_lirpa.errors import SoundnessError
 
 EPS = 0.1
@@ -91,3 +92,16 @@ class Detached(nn.Module):
 def test_models_without_gradients_keep_their_proofs():
     model, x = Detached().eval(), 0.5 * torch.rand(5, 1, 4, 4)
     assert certify(BoundedNet(model, x), x, model(x).argmax(1), 1e-5).certified.all()
+
+
+def test_the_layer_to_blame_is_named(monkeypatch):
+    """LeakyReLU of a negative slope, bounded wrongly by auto_LiRPA, as if that were not known."""
+    names = [form.name for form in allowed.FORMS]
+    monkeypatch.setattr(allowed, "_methods", lambda: dict.fromkeys(names, list(METHODS)))
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 12), nn.LeakyReLU(-0.5), nn.Linear(12, 3)
+    ).eval()  # fmt: skip
+    monkeypatch.setattr(selfcheck, "_check_containment", lambda *_: None)
+    x = torch.rand(60, 1, 4, 4)
+    with pytest.raises(SoundnessError, match=r"'LeakyReLU with another slope' \(layer '2'"):
+        certify(BoundedNet(model, x), x, model(x).argmax(1), 0.5, method="ibp")
