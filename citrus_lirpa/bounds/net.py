@@ -43,6 +43,8 @@ from .tracing import (
     wrap,
 )
 
+#: Whose bounds count: this package's own where it knows all layers, or auto_LiRPA's alone.
+BOUNDS = ("own", "auto-lirpa")
 #: Images of the example that is made where none is given.
 _EXAMPLES = 2
 #: Held by the thread that uses a network: modes, memory limits and precision are of the process.
@@ -70,6 +72,8 @@ class BoundedNet:
     Args:
         model: The classifier, or an auto_LiRPA BoundedModule of it.
         example: One batch of inputs of the right shape, dtype and device.
+        bounds: Whose bounds are used, one of BOUNDS: ``own`` takes this package's for networks of
+            affine layers and ReLU, ``auto-lirpa`` those of auto_LiRPA everywhere.
 
     Attributes:
         module: The user's module.
@@ -86,7 +90,9 @@ class BoundedNet:
             it, its forward looks at its data, or its logits depend on the rest of a batch.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor | None = None):
+    def __init__(self, model: nn.Module, example: Tensor | None = None, *, bounds: str = "own"):
+        check_name(bounds, "bounds", BOUNDS)
+        self.bounds = bounds
         library = lirpa.load()
         kind = type(model).__name__
         require(isinstance(model, nn.Module), f"the model is a {kind}; expected a torch.nn.Module")
@@ -114,7 +120,7 @@ class BoundedNet:
         self._places = _places(self.module, self.bounded)
         self.classes = count_classes(self.bounded)
         self.graph = Graph(self.bounded)
-        self.fast = IntervalNetwork.of(self.graph)
+        self.fast = IntervalNetwork.of(self.graph) if bounds == "own" else None
         self.lirpa = LirpaNetwork(self.bounded, self.graph)
         self._refusals: dict[str, str | None] = {}
         self._warned: set[str] = set()
@@ -276,7 +282,7 @@ class BoundedNet:
                 "auto_LiRPA's BoundedModule can be neither copied nor pickled; copy or save your "
                 "own module, and wrap it again"
             )
-        return BoundedNet, (self.module, self._example())
+        return _wrapped, (self.module, self._example(), self.bounds)
 
     def _example(self) -> Tensor:
         example = torch.full((_EXAMPLES, *self.input_shape), 0.5)
@@ -424,8 +430,11 @@ class BoundedNet:
         """Return the network as affine maps between ReLUs, of pixels.
 
         Raises:
-            ModelError: The network has operations other than affine ones and ReLU.
+            ModelError: The network has operations other than affine ones and ReLU, or bounds of
+                auto_LiRPA were asked for.
         """
+        if self.bounds != "own":
+            raise ModelError("auto_LiRPA's bounds were asked for, which do not branch")
         return affine_segments(self.graph, self.normalise)
 
     # -- what it is made of -------------------------------------------------------
@@ -434,7 +443,8 @@ class BoundedNet:
         """Return a copy in double precision; None where only a BoundedModule is known."""
         if self.module is self.bounded or self.like is None:
             return None
-        return BoundedNet(copy.deepcopy(self.module).double(), self._example().double())
+        model, example = copy.deepcopy(self.module).double(), self._example().double()
+        return BoundedNet(model, example, bounds=self.bounds)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -483,6 +493,10 @@ class BoundedNet:
                 )
         ordered = bool((box.lower <= box.upper).all())
         require(ordered, "a box has lower > upper or NaN; build boxes with Box.around")
+
+
+def _wrapped(model: nn.Module, example: Tensor, bounds: str) -> BoundedNet:
+    return BoundedNet(model, example, bounds=bounds)
 
 
 def as_bounded_net(net: object) -> BoundedNet:

@@ -30,6 +30,8 @@ DATASETS = (
 )  # fmt: skip
 #: ``verify.STAGES``
 STAGES = ("ibp", "crown-ibp", "crown", "alpha-crown", "bab")
+#: ``bounds.net.BOUNDS``
+BOUNDS = ("own", "auto-lirpa")
 #: ``verify.RELATIONAL``
 RELATIONAL = ("none", "io", "cross", "zeng", "raven", "racoon", "rabbit")
 #: ``verify.SOLVERS``

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from .choices import BOUNDS
 from .options import (
     FILE,
     data_dir,
@@ -48,6 +49,14 @@ from .output import Results, examples, results
 @dataset
 @results_out
 @click.option("--resume", is_flag=True, help="Continue an interrupted evaluation.")
+@click.option(
+    "--bounds",
+    type=click.Choice(BOUNDS),
+    default="own",
+    show_default=True,
+    help="Whose bounds count: own takes this package's for affine layers and ReLU, auto-lirpa "
+    "those of auto_LiRPA everywhere.",
+)
 @click.option(
     "--import-verdicts",
     "verdicts",

@@ -36,6 +36,7 @@ def evaluate_run(
     *,
     device: torch.device,
     imported: Mapping[int, str] | None = None,
+    bounds: str = "own",
     resume: bool = False,
     requeue: bool = False,
     observer: Observer | None = None,
@@ -52,6 +53,7 @@ def evaluate_run(
         folder: Where to write; see ``results_folder``.
         device: Where to compute.
         imported: Verdicts of another verifier by image number; see ``import_verdicts``.
+        bounds: Whose bounds count; see :class:`BoundedNet`.
         resume: Whether to continue an evaluation that was interrupted.
         requeue: Whether to begin, to continue or to take what is finished, as the folder is
             found.
@@ -70,8 +72,10 @@ def evaluate_run(
     """
     observer = observer or Observer()
     protocol.images(len(images))
-    net = network.bounded(device, protocol.seed)
+    net = network.bounded(device, protocol.seed, bounds)
     settings = _settings(network, images, protocol, imported or {})
+    other = {} if bounds == "own" else {"bounds": bounds}
+    settings |= other
     files = RunFolder(folder).evaluation(protocol.method)
 
     def compute(batches: Saved) -> Evaluation:
@@ -94,6 +98,7 @@ def evaluate_run(
             imported=len(settings["imported"]),
             identity=identity,
             versions=versions(),
+            **other,
         ).to_json()
 
     return run_batches(

@@ -68,18 +68,19 @@ class Network:
             "what: --mean and --std"
         )
 
-    def bounded(self, device: torch.device, seed: int) -> BoundedNet:
+    def bounded(self, device: torch.device, seed: int, bounds: str = "own") -> BoundedNet:
         """Wrap the model for bounds and make the process ready to use it.
 
         Args:
             device: Where the model is moved to.
             seed: Of the random numbers that follow.
+            bounds: Whose bounds count; see :class:`BoundedNet`.
 
         Returns:
             The bounded network. The process computes on ``threads`` CPU threads from now on.
         """
         example = torch.zeros(2, *self.spec.shape, device=device)
-        net = BoundedNet(self.model.to(device), example)
+        net = BoundedNet(self.model.to(device), example, bounds=bounds)
         use_threads(self.threads)
         torch.manual_seed(seed)
         return net

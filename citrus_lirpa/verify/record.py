@@ -87,6 +87,7 @@ class EvaluationRecord:
         imported: Number of images with verdicts of another verifier.
         identity: SHA-256 of all settings.
         versions: Of the packages that the figures were made with.
+        bounds: Whose bounds counted, if not this package's own.
     """
 
     run: Text | None = None
@@ -119,6 +120,7 @@ class EvaluationRecord:
     imported: Count | None = None
     identity: Text | None = None
     versions: dict[str, Text] | None = None
+    bounds: Word | None = None
 
     @property
     def strongest_stage(self) -> str:

@@ -8,6 +8,7 @@ from command_line import run
 from citrus_lirpa import data, verify
 from citrus_lirpa.attacks import SgdUap
 from citrus_lirpa.bounds import precision
+from citrus_lirpa.bounds.net import BOUNDS
 from citrus_lirpa.cli import choices
 from citrus_lirpa.training import config, loggers
 
@@ -22,6 +23,7 @@ from citrus_lirpa.training import config, loggers
         ("LOGGERS", loggers.LOGGERS),
         ("DATASETS", data.DATASETS),
         ("STAGES", verify.STAGES),
+        ("BOUNDS", BOUNDS),
         ("RELATIONAL", verify.RELATIONAL),
         ("SOLVERS", verify.SOLVERS),
     ],

@@ -1,6 +1,7 @@
 """Users' own networks, weights and data on the command line, and what cannot be used."""
 
 import gzip
+import json
 import os
 from pathlib import Path
 
@@ -243,6 +244,15 @@ def test_files_that_take_pixels_in_another_order(layers, shape):
     path = onnx_file("net.onnx", *layers, shape=shape)
     status, output = run("eval", path, *PHOTOS)
     assert status == 0 and "100.00 %" in output, output
+
+
+def test_the_bounds_of_auto_lirpa_are_recorded_and_are_other_settings():
+    path, record = onnx_file("net.onnx"), Path("net-eval", "eval-ibp.json")
+    assert run("eval", path, *PHOTOS, "--bounds", "auto-lirpa")[0] == 0
+    assert json.loads(record.read_text())["bounds"] == "auto-lirpa"
+    status, output = run("eval", path, *PHOTOS)
+    assert status == 0 and "earlier results, of other settings" in output
+    assert "bounds" not in json.loads(record.read_text())
 
 
 def test_a_compressed_file_has_its_results_beside_it():

@@ -31,7 +31,19 @@ _LONG = ("verdicts", "image_seconds", "groups")
 
 
 def run(
-    path, own, dataset, out, resume, verdicts, data_dir, download, device, quiet, requeue, **options
+    path,
+    own,
+    dataset,
+    out,
+    resume,
+    bounds,
+    verdicts,
+    data_dir,
+    download,
+    device,
+    quiet,
+    requeue,
+    **options,
 ) -> Results:
     """Do what ``citrus-lirpa eval`` is for."""
     lirpa.load()
@@ -49,6 +61,7 @@ def run(
         out or results_folder(path),
         device=where,
         imported=_imported(verdicts, network, protocol),
+        bounds=bounds,
         resume=resume,
         requeue=requeue,
         observer=_observer(network, quiet),
