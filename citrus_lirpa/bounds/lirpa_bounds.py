@@ -135,8 +135,8 @@ def magnitudes(graph: Graph, within: dict[str, Box]) -> list[Tensor]:
         within: Bounds, by name, of operations on N boxes.
 
     Returns:
-        Tensors (N, ...): the largest |W||x| + |b| of layers, then the largest
-        absolute values, as far as the bounds tell.
+        Tensors (N, ...): the largest |W||x| + |b| of layers and |t| exp(t) of exponentials, then
+        the largest absolute values, as far as the bounds tell.
     """
     largest = {name: torch.maximum(*(end.abs() for end in box)) for name, box in within.items()}
     terms = []
@@ -145,6 +145,9 @@ def magnitudes(graph: Graph, within: dict[str, Box]) -> list[Tensor]:
         if isinstance(step, Affine) and operation.sources[0] in largest:
             size = largest[operation.sources[0]]
             terms.append(step.magnitude(Interval(size, torch.zeros_like(size)), *step.weights()))
+        if operation.kind == "BoundExp" and {operation.name, *operation.sources} <= largest.keys():
+            # exp(t) passes on |t| times the relative error of t
+            terms.append(largest[operation.name] * largest[operation.sources[0]].clamp(min=1))
     return [*terms, *largest.values()]
 
 

@@ -44,9 +44,10 @@ def compared(kind: str, seed: int) -> Counter:
         tally["images"] += can is not None
         tally["certified"] += certified
         tally["wrong"] += can is True and certified
-    together = most_broken(model, x, y, eps, clip=clip is not None)
+    right = proofs.correct  # the others count as broken whatever the perturbation
+    together = most_broken(model, x[right], y[right], eps, clip=clip is not None)
     if together is not None:
-        survivors = 3 - together[0]
+        survivors = int(right.sum()) - together[0]
         tally["groups"] += 1
         tally["wrong"] += not group.lower.item() <= survivors <= group.upper.item()
     return tally
