@@ -48,6 +48,12 @@ class CheckpointError(CitrusError):
     """A checkpoint or run folder is missing, damaged, foreign, or cannot be written."""
 
 
+class OccupiedError(CheckpointError):
+    """A folder that is to be written holds something else."""
+
+    exit_code = 2
+
+
 class DependencyError(CitrusError):
     """auto_LiRPA (or another library) is missing or of an unsupported version."""
 

@@ -49,6 +49,7 @@ from .output import Results, examples, results
 @click.option("--limit", type=int, help="Craft on the first N images only.")
 @click.option(
     "--epochs",
+    type=click.IntRange(min=1),
     default=SGD_UAP_EPOCHS,
     show_default=True,
     help="Passes over the images in each restart.",

@@ -140,7 +140,8 @@ quiet = click.option(
 results_out = click.option(
     "--out",
     type=FILE,
-    help="Folder of the results.  [default: the run's; NAME-eval for zoo:NAME and beside files]",
+    help="Folder of the results.  [default: the run's; NAME-eval for zoo:NAME and beside "
+    "NAME.onnx; FILE-eval beside another FILE]",
 )
 
 

@@ -88,6 +88,6 @@ def _interruptible(batches: Saved, hint: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         kind = Terminated if isinstance(stop, Termination) else Interrupted
-        raise kind(
-            f"interrupted; {batches.count()} finished batches are kept in {batches.folder}: {hint}"
-        ) from None
+        count = batches.count()
+        kept = "1 finished batch is" if count == 1 else f"{count} finished batches are"
+        raise kind(f"interrupted; {kept} kept in {batches.folder}: {hint}") from None

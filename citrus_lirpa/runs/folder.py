@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import distributed
-from ..errors import CheckpointError, InputError
+from ..errors import CheckpointError, InputError, OccupiedError
 from ..formats import atomic
 from ..formats.locks import is_vacant, locked
 from ..training import checkpoint
@@ -77,10 +77,10 @@ class RunFolder:
         """Make the folder and write the configuration.
 
         Raises:
-            CheckpointError: If the folder is in use.
+            OccupiedError: If the folder is in use.
         """
         if not is_vacant(self.path):
-            raise CheckpointError(
+            raise OccupiedError(
                 f"{self.path} exists and is not empty; resume it with --resume, or choose "
                 "another --out"
             )
@@ -114,7 +114,7 @@ class RunFolder:
             owner: Whose configuration that is, for the message.
 
         Raises:
-            CheckpointError: If the folder holds something else.
+            OccupiedError: If the folder holds something else.
         """
         if is_vacant(self.path):
             return False
@@ -122,9 +122,9 @@ class RunFolder:
         try:
             found = RunConfig.from_toml(self.config.read_text("utf-8"), str(self.config))
         except (OSError, UnicodeDecodeError, InputError) as error:
-            raise CheckpointError(f"{self.path} is no run folder: {error}; {fix}") from error
+            raise OccupiedError(f"{self.path} is no run folder: {error}; {fix}") from error
         if found != config:
-            raise CheckpointError(
+            raise OccupiedError(
                 f"{self.path} is of another configuration than {owner} "
                 f"({_difference(found, config)}); {fix}"
             )

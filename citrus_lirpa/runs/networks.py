@@ -184,8 +184,8 @@ def results_folder(path: Path) -> Path:
     """Choose where results go unless a user says otherwise.
 
     Returns:
-        The folder of a run, NAME-eval beside an ONNX or safetensors file, or NAME-eval in the
-        current folder for a network of the zoo.
+        The folder of a run, NAME-eval beside NAME.onnx, FILE-eval beside another FILE, which may
+        have the same NAME, or NAME-eval in the current folder for a network of the zoo.
     """
     path = Path(path)
     if zoo.is_name(path):
@@ -193,7 +193,7 @@ def results_folder(path: Path) -> Path:
     if onnx.is_onnx(path):
         return path.parent / f"{path.name.rpartition(onnx.SUFFIX)[0]}-eval"
     if path.suffix.lower() == safetensors.SUFFIX or is_foreign(path):
-        return path.parent / f"{path.stem}-eval"
+        return path.parent / f"{path.name}-eval"
     return checkpoint.find(path).parent
 
 

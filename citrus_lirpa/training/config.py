@@ -18,7 +18,7 @@ from pydantic import Field
 from ..bounds.precision import PRECISIONS
 from ..data import own
 from ..data.datasets import is_known
-from ..errors import ConfigError, expect_known
+from ..errors import ConfigError, InputError, expect_known
 from ..formats.schema import (
     Count,
     Flag,
@@ -331,7 +331,10 @@ def _resolved(tables: dict[str, Any]) -> RunConfig:
         train=TrainConfig(**tables.get("train", {})),
     )
     is_known(config.data.name)
-    make_loss(config.loss, config.train)
+    try:
+        make_loss(config.loss, config.train)
+    except InputError as error:
+        raise ConfigError(f"[loss] {error}") from error
     return config
 
 

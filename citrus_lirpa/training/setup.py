@@ -62,6 +62,11 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+    except RuntimeError as error:  # it lists what torch was ever built for
+        raise InputError(
+            f"device '{name}' is unknown; expected --device auto, cpu, cuda (a GPU) or cuda:N"
+        ) from error
+    try:
         torch.zeros(1, device=device).item()  # meta has no values
     except (RuntimeError, AssertionError) as error:
         raise InputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,9 +82,8 @@ class Saved:
             ) from error
         if found != header:
             mine = json.loads(header)
-            differing = sorted(k for k in mine.keys() | other.keys() if mine.get(k) != other.get(k))
             raise CheckpointError(
-                f"{self.folder} is of another evaluation ({', '.join(differing)} differ); repeat "
+                f"{self.folder} is of another evaluation ({_difference(other, mine)}); repeat "
                 "its settings, or leave out --resume to begin anew"
             )
 
@@ -143,3 +142,14 @@ def is_saved(folder: Path, settings: dict[str, Any]) -> bool:
 
 def _plain(value: Certificates | UapBounds) -> dict[str, Any]:
     return {f.name: getattr(value, f.name) for f in fields(value)}
+
+
+def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Name every setting that differs, with both values unless they are hashes."""
+    return ", ".join(
+        f"other {key}"
+        if len(str(here.get(key))) == 64
+        else f"{key} is {there.get(key)} there, {here.get(key)} here"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key)
+    )

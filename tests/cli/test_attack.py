@@ -101,7 +101,7 @@ def test_an_attack_that_breaks_nothing_has_no_picture(folder, tmp_path):
     ("args", "words"),
     [
         (["--limit", "0"], ["limit is 0", "at least 1"]),
-        (["--epochs", "0"], ["epochs", "0", "positive"]),
+        (["--epochs", "0"], ["'--epochs'", "0", "x>=1"]),
         (["--split", "val"], ["'val'", "'test'"]),
     ],
 )

@@ -11,12 +11,12 @@ import pytest
 import torch
 from command_line import after, is_png, process, run, said, sets
 
-from citrus_lirpa import PGD, __version__
+from citrus_lirpa import PGD, __version__, data
 from citrus_lirpa.bounds import lirpa as _compat
 from citrus_lirpa.cli import COMMANDS as TABLE
 from citrus_lirpa.cli import main
 from citrus_lirpa.errors import CheckpointError
-from citrus_lirpa.training import checkpoint, config
+from citrus_lirpa.training import checkpoint, config, loop
 from citrus_lirpa.verify import Saved
 
 ROOT = Path(__file__).parents[2]
@@ -185,7 +185,7 @@ def interrupted(trained, tmp_path, monkeypatch) -> Path:
         status, output = run("eval", trained[0], *FEW, "--out", tmp_path)
     assert status != 0
     line = said(status, output, status)
-    assert "1 finished batches are kept" in line and "--resume" in line
+    assert "1 finished batch is kept" in line and "--resume" in line
     assert str(tmp_path / "eval-crown.partial") in line
     assert [path.name for path in tmp_path.iterdir()] == ["eval-crown.partial"]
     return tmp_path
@@ -224,12 +224,18 @@ def test_what_other_settings_found_is_kept_aside(trained, interrupted):
     assert [name for name in names(interrupted) if "earlier" in name] == ["earlier-1", "earlier-2"]
 
 
+def test_resume_names_the_settings_that_differ(trained, interrupted):
+    line = said(*run("eval", trained[0], *FEW, "--time-limit", 7, "--out", interrupted,
+                     "--resume"), 1)  # fmt: skip
+    assert "(time_limit is " in line and "there, 7.0 here)" in line
+
+
 def test_resume_of_another_network_is_refused(trained, interrupted, tmp_path_factory):
     other = tmp_path_factory.mktemp("other") / "run"
     assert run("train", "--preset", "digits", "--quiet", "--out", other, *sets(
         "train.epochs=1", "train.ramp_start=1", "data.limit=128"))[0] == 0  # fmt: skip
     line = said(*run("eval", other, *FEW, "--out", interrupted, "--resume"), 1)
-    assert "(weights differ)" in line
+    assert "(other weights)" in line
 
 
 def test_verdicts_on_test_images_are_not_taken_for_held_out_ones(tmp_path):
@@ -320,7 +326,7 @@ def test_a_verdict_that_the_attack_refutes_stops_the_evaluation(trained, tmp_pat
         (["--preset", "digits", "--mode", "huge"], 2, ["'huge'", "'paper'"]),
         (["--method", "sabr"], 2, ["preset", "configuration file"]),
         (["--preset", "digits", "--init-from", "."], 1, ["checkpoint.pt", "run folder"]),
-        (["--preset", "digits", "--device", "tpu"], 2, ["'tpu'", "--device cpu"]),
+        (["--preset", "digits", "--device", "tpu"], 2, ["'tpu'", "cuda (a GPU)"]),
         (["--preset", "digits", "--precision", "fp8"], 2, ["'fp8'", "'bfloat16'"]),
         (["--preset", "digits", "--precision", "tf32", "--device", "cpu"], 2, ["GPU", "bfloat16"]),
         (["--preset", "digits", "--device", "xla"], 2, ["'xla'", "--device cpu"]),
@@ -375,7 +381,7 @@ def test_train_refuses_before_it_makes_a_folder(tmp_path, args, words):
         (["--relational", "crss"], 2, ["'crss'", "'cross'"]),
         (["--time-limit", "-1"], 2, ["-1", "x>=0"]),
         (["--import-verdicts", "none"], 2, ["none", "export.json"]),
-        (["--device", "tpu"], 2, ["'tpu'", "--device cpu"]),
+        (["--device", "tpu"], 2, ["'tpu'", "cuda (a GPU)"]),
         (["--seed", "99999999999999999999"], 2, ["99999999999999999999"]),
     ],
     ids=lambda value: "=".join(value) if isinstance(value, list) else None,
@@ -385,6 +391,31 @@ def test_eval_refuses(trained, tmp_path, args, status, words):
     line = said(*run("eval", trained[0], *common, *args), status)
     assert all(word in line for word in words)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_before_the_first_step_says_what_there_is(tmp_path, monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "a run"
+    few = ("--preset", "digits", *sets("train.epochs=1", "train.ramp_length=0", "data.limit=128"))
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "load", stop)
+        line = said(*run("train", *few, "--out", folder), 130)
+    assert line == "Error: interrupted before the training began; nothing was written"
+    assert not folder.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Trainer, "_step", stop)
+        line = said(*run("train", *few, "--out", folder), 130)
+    assert line == f"Error: interrupted; continue with: citrus-lirpa train --resume '{folder}'"
+    assert run("train", "--resume", folder)[0] == 0
+
+
+def test_what_is_in_the_way_is_a_refusal(trained, tmp_path):
+    line = said(*run("train", "--preset", "digits", "--out", trained[0]), 2)
+    assert "exists and is not empty" in line
+    line = said(*run("train", "--preset", "digits", *sets("loss.tau_ratio=1.5")), 2)
+    assert "[loss] tau_ratio is 1.5" in line
 
 
 def test_a_finished_training_has_nothing_left(trained):

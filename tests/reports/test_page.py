@@ -329,6 +329,10 @@ def test_damaged_files_are_refused_in_one_line(folder, tmp_path):
         (folder / file).write_bytes(before)
     assert "mnist-0.1-convsmall-eval" in said(*run("report", "zoo:mnist-0.1-convsmall"), 1)
     assert "net-eval" in said(*run("report", tmp_path / "net.onnx"), 1)
+    for name in ("net.safetensors", "net.pth"):
+        (tmp_path / name).write_bytes(b"no weights")
+        line = said(*run("report", tmp_path / name), 1)
+        assert f"{name} is a network, not its results" in line and f"{name}-eval" in line
     assert not (folder / "report.html").exists()
 
 

@@ -39,7 +39,7 @@ def test_safetensors_are_evaluated_as_the_run(run, tmp_path):
         few = ("--method", "ibp", "--limit", 5, "--relational", "none", "--eps", "0.001")
         assert command("eval", path, *few, "--quiet")[0] == 0
         records.append(json.loads((results_folder(path) / "eval-ibp.json").read_text()))
-    assert results_folder(file) == tmp_path / "net-eval"
+    assert results_folder(file) == tmp_path / "net.safetensors-eval"
     assert records[0]["verdicts"] == records[1]["verdicts"]
     assert records[0]["certified_accuracy"] == records[1]["certified_accuracy"]
     begun, state = checkpoint.load(run)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from citrus_lirpa import Protocol, data
-from citrus_lirpa.errors import CheckpointError
+from citrus_lirpa.errors import CheckpointError, OccupiedError
 from citrus_lirpa.runs.attacking import AttackProtocol, attack_images, attack_run
 from citrus_lirpa.runs.evaluating import evaluate_run
 from citrus_lirpa.runs.folder import RunFolder
@@ -60,7 +60,7 @@ def test_a_run_is_trained_evaluated_and_attacked_without_a_command_line(tmp_path
     assert calls == ["on_start", "on_epoch", "on_epoch", "draw"]
     run = RunFolder(folder)
     assert len(history.records) == 2 and run.is_trained() and run.evaluated() == []
-    with pytest.raises(CheckpointError, match="not empty"):
+    with pytest.raises(OccupiedError, match="not empty"):
         train_run(digits(), images, folder, device=CPU)
 
     network = load_network(folder)

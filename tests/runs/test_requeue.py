@@ -116,7 +116,7 @@ def test_eval_is_begun_stopped_continued_and_finished_by_one_command(tmp_path, m
             after(patch, Saved, "store", 1, signal.SIGTERM)
             status, output = run(*command)
         assert status == 0 and "Error" not in output
-        assert f"{kept} finished batches are kept" in output and "--resume" not in output
+        assert f"{kept} finished batch" in output and "--resume" not in output
     status, output = run(*command)
     assert status == 0 and "UCert" in output and verdicts(tmp_path) == verdicts(whole)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -161,7 +161,7 @@ def test_otherwise_a_stopped_evaluation_is_no_success(
 ):
     after(monkeypatch, Saved, "store", 1, number)
     status, output = run("eval", whole, *EVAL, "--out", tmp_path, *options)
-    assert status == 130 and "Error: interrupted; 1 finished batches are kept" in output
+    assert status == 130 and "Error: interrupted; 1 finished batch is kept" in output
 
 
 def test_an_unfinished_training_is_not_evaluated_for_a_scheduler(tmp_path, monkeypatch):

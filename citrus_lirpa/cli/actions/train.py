@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 
 from ... import data, distributed
 from ...bounds import lirpa
-from ...errors import require
+from ...errors import Interrupted, require
 from ...reports import pictures, tables
 from ...runs.folder import RunFolder
 from ...runs.networks import FORMATS
@@ -22,6 +24,7 @@ from ...runs.observer import Observer
 from ...runs.training import train_run
 from ...training import config, zoo
 from ...training.config import RunConfig
+from ...training.interrupts import Termination
 from ...training.metrics import History
 from ...training.setup import join_processes
 from ..output import Results
@@ -33,23 +36,40 @@ def run(resume, out, log, data_dir, download, device, quiet, requeue, **options)
     lirpa.load()
     where = join_processes(device)
     settings, run = _requested(resume, out, requeue, options)
-    with distributed.leader_first():
-        images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)
     epochs: list[dict[str, Any]] = []
-    history = train_run(
-        settings,
-        images,
-        run.path,
-        device=where,
-        resume=resume is not None,
-        requeue=requeue,
-        log=log,
-        observer=_observer(_first_line(settings, where, run), epochs, quiet),
-    )
+    with _naming_what_is_left(run):
+        with distributed.leader_first():
+            images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)
+        history = train_run(
+            settings,
+            images,
+            run.path,
+            device=where,
+            resume=resume is not None,
+            requeue=requeue,
+            log=log,
+            observer=_observer(_first_line(settings, where, run), epochs, quiet),
+        )
     if history is None:
         return None
     _print_end(run, history, trained=len(epochs), last_line=quiet or show_bars(quiet))
     return _summary(settings, run, history)
+
+
+@contextlib.contextmanager
+def _naming_what_is_left(run: RunFolder) -> Iterator[None]:
+    """Say, after a Ctrl-C that no step could finish before, what there is of the run."""
+    try:
+        yield
+    except Termination:
+        raise
+    except KeyboardInterrupt:
+        folder = shlex.quote(str(run.path))
+        raise Interrupted(
+            f"interrupted; continue with: citrus-lirpa train --resume {folder}"
+            if run.config.is_file()
+            else "interrupted before the training began; nothing was written"
+        ) from None
 
 
 def _requested(

@@ -15,6 +15,7 @@ from ...runs.networks import results_folder
 from ...runs.perturbations import PerturbationRecord
 from ...training import zoo
 from ...training.epochs import read_epochs
+from ...training.weights import SUFFIXES
 from ...verify import EvaluationRecord
 from .. import compare
 from ..tables import exact_radius
@@ -104,7 +105,7 @@ def _no_run(folder: Path) -> str:
             f"{folder} is no run folder: it holds neither {CONFIG_FILE} nor eval-METHOD.json; "
             "expected a folder that citrus-lirpa train or eval made"
         )
-    if zoo.is_name(folder) or folder.suffix.lower() == SUFFIX:
+    if zoo.is_name(folder) or folder.suffix.lower() in (SUFFIX, *SUFFIXES):
         return (
             f"{folder} is a network, not its results; evaluate it with citrus-lirpa eval, then "
             f"report {results_folder(folder)}"
