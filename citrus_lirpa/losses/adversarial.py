@@ -19,7 +19,7 @@ class CrossEntropy(Loss):
         clip: Valid range of the inputs; None for no limits.
     """
 
-    bounds_boxes = False
+    needs_ramp = False
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the clean inputs."""
@@ -37,7 +37,7 @@ class Adversarial(Loss):
         clip: Valid range of the inputs; None for no limits.
     """
 
-    bounds_boxes = False
+    needs_ramp = False
     default_attack = PGD(steps=10)
 
     def __init__(self, *, attack: Attack | None = None, clip: Range | None = PIXELS):
@@ -65,7 +65,7 @@ class Uat(Loss):
         clip: Valid range of the inputs; None for no limits.
     """
 
-    bounds_boxes = False
+    needs_ramp = False
 
     def __init__(
         self,

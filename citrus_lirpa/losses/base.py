@@ -121,8 +121,8 @@ class Loss(nn.Module):
 
     #: The attack of a loss that has one and is given none.
     default_attack: ClassVar[PGD] = PGD()
-    #: Whether it bounds boxes, so that ε has to rise slowly.
-    bounds_boxes: ClassVar[bool] = True
+    #: Whether ε has to rise slowly, as where boxes are bounded.
+    needs_ramp: ClassVar[bool] = True
 
     def __init__(self, clip: Range | None = PIXELS):
         super().__init__()

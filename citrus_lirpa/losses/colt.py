@@ -57,6 +57,8 @@ class Colt(Loss):
         clip: Valid range of the inputs; None for no limits.
     """
 
+    needs_ramp = False  # its losses fade in, stage by stage
+
     def __init__(
         self,
         *,

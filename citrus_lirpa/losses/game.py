@@ -34,7 +34,7 @@ class UapGame(Loss):
         clip: Valid range of the inputs; None for no limits.
     """
 
-    bounds_boxes = False
+    needs_ramp = False
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ class Gaussian(Loss):
         clip: Valid range of the inputs, without noise; None for no limits.
     """
 
-    bounds_boxes = False
+    needs_ramp = False
 
     def __init__(self, *, sigma: float = 0.25, clip: Range | None = PIXELS):
         super().__init__(clip)
@@ -55,7 +55,7 @@ class SmoothAdv(Loss):
         clip: Valid range of the inputs, without noise; None for no limits.
     """
 
-    bounds_boxes = False
+    needs_ramp = False
 
     def __init__(
         self,

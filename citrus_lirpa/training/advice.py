@@ -14,16 +14,16 @@ SHORT_RAMP = 200
 
 
 def short_ramp(loss: nn.Module, config: RunConfig, images: int) -> str | None:
-    """Say that ε rises too fast for a loss of bounds; None where it does not.
+    """Say that ε rises too fast for a loss that needs a ramp; None where it does not.
 
     Args:
-        loss: The loss. One that bounds nothing, and training from trained weights, need no ramp.
+        loss: The loss. Not all need a ramp, and training from trained weights needs none.
         config: The configuration of the training.
         images: Number of images to train on.
     """
     train = config.train
     steps = train.ramp_length * (images // train.batch_size)
-    if train.init_from or not train.eps or not getattr(loss, "bounds_boxes", True):
+    if train.init_from or not train.eps or not getattr(loss, "needs_ramp", True):
         return None
     if steps >= SHORT_RAMP:
         return None

@@ -5,7 +5,7 @@ import torch
 from command_line import run, sets
 
 from citrus_lirpa import config
-from citrus_lirpa.losses import CrossEntropy, Ibp
+from citrus_lirpa.losses import Colt, CrossEntropy, Ibp
 from citrus_lirpa.training.advice import ChanceWatch, short_ramp
 
 
@@ -35,8 +35,9 @@ def test_long_ramps_and_trainings_without_one_get_no_warning(overrides):
     assert short(Ibp(), *overrides) is None
 
 
-def test_losses_without_bounds_need_no_ramp():
+def test_losses_without_bounds_or_with_stages_need_no_ramp():
     assert short(CrossEntropy(), "train.epochs=4") is None
+    assert short(Colt(), "train.epochs=4") is None
     assert short(torch.nn.Identity(), "train.epochs=4") is not None  # of the user: not known
 
 
