@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from .choices import SMOOTHING
@@ -26,6 +28,10 @@ from .output import Results, examples, results
     epilog=examples(
         ("a first look", "citrus-lirpa smooth runs/digits --sigma 0.25 --n 1000 --limit 100"),
         ("the samples of papers", "citrus-lirpa smooth runs/mnist --sigma 0.25"),
+        (
+            "a denoiser in front of a network that was trained without noise",
+            "citrus-lirpa smooth runs/mnist --sigma 0.25 --denoiser denoiser.onnx",
+        ),
         ("continue after an interruption", "citrus-lirpa smooth runs/mnist --sigma 0.25 --resume"),
     ),
 )
@@ -43,6 +49,12 @@ from .output import Results, examples, results
     default=SMOOTHING["alpha"],
     show_default=True,
     help="Probability that an image's certificate is wrong, at most.",
+)
+@click.option(
+    "--denoiser",
+    metavar="FILE.onnx",
+    type=click.Path(path_type=Path),
+    help="A network from noisy images to images, to put in front.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N images.")
 @click.option("--held-out", is_flag=True, help="The training images held out by data.held_out.")

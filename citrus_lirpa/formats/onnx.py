@@ -59,7 +59,7 @@ def is_onnx(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
-def load_onnx(path: Path) -> tuple[nn.Module, tuple[int, ...]]:
+def load_onnx(path: Path, *, images: bool = False) -> tuple[nn.Module, tuple[int, ...]]:
     """Read the network of an ONNX file, which gzip may have compressed.
 
     Subtraction of a mean and division by a standard deviation at the input become a leading
@@ -67,14 +67,16 @@ def load_onnx(path: Path) -> tuple[nn.Module, tuple[int, ...]]:
 
     Args:
         path: The file.
+        images: Whether its outputs are to be images of the inputs' shape, rather than logits.
 
     Returns:
         The network in eval mode, on the CPU, and the shape of one input, (C, H, W) for images.
-        It maps inputs (N, ...), scaled as the file expects them, to logits (N, K), for any N.
+        It maps inputs (N, ...), scaled as the file expects them, to logits (N, K), or to images
+        (N, ...), for any N.
 
     Raises:
         InputError: The file is missing, too large, no ONNX, or keeps its weights in another folder.
-        ModelError: It has no single input and logits output, fixed but for the batch; an
+        ModelError: It has no single input and such an output, fixed but for the batch; an
             operator is not supported; or PyTorch and the reference evaluator disagree.
         DependencyError: The onnx package is missing.
     """
@@ -82,11 +84,12 @@ def load_onnx(path: Path) -> tuple[nn.Module, tuple[int, ...]]:
     proto = parse(package, Path(path))
     try:
         remove_unused(proto.graph)
-        _take_off_softmax(proto.graph)
+        if not images:
+            _take_off_softmax(proto.graph)
         folded, shapes = _shapes(package, proto)
         _check_costs(folded.graph, shapes)
         module = read(Reader(folded.graph, shapes)).eval()
-        shape = _check_ends(folded, shapes)
+        shape = _check_ends(folded, shapes, images)
         _check_same(module, proto, shape)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
@@ -247,14 +250,18 @@ def _input(package: types.ModuleType, graph: onnx.GraphProto) -> tuple[str, tupl
     return inputs[0].name, shape
 
 
-def _check_ends(proto: onnx.ModelProto, shapes: Shapes) -> tuple[int, ...]:
-    """Return the shape of one input, once the output is known to be logits (1, K)."""
-    logits = shapes.get(proto.graph.output[0].name, ())
-    _require(
-        len(logits) == 2 and logits[0] == 1 and logits[1] > 1,
-        f"its output is {logits}; expected logits (1, K) or (N, K), K >= 2",
-    )
-    return shapes[graph_inputs(proto.graph)[0].name][1:]
+def _check_ends(proto: onnx.ModelProto, shapes: Shapes, images: bool) -> tuple[int, ...]:
+    """Return the shape of one input, once the output is known to be logits (1, K), or images."""
+    output = shapes.get(proto.graph.output[0].name, ())
+    given = shapes[graph_inputs(proto.graph)[0].name]
+    if images:
+        _require(output == given, f"its output is {output}; expected images {given}, as its input")
+    else:
+        _require(
+            len(output) == 2 and output[0] == 1 and output[1] > 1,
+            f"its output is {output}; expected logits (1, K) or (N, K), K >= 2",
+        )
+    return given[1:]
 
 
 def _check_operators(graph: onnx.GraphProto) -> None:

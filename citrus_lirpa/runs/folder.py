@@ -163,9 +163,9 @@ class RunFolder:
             effects="uap.npz",
         )
 
-    def smoothing(self, sigma: float) -> ResultFiles:
+    def smoothing(self, sigma: float, denoised: bool = False) -> ResultFiles:
         """Name the files of the certification under Gaussian noise."""
-        name = f"smooth-{sigma:.10g}"
+        name = f"smooth-{sigma:.10g}{'-denoised' if denoised else ''}"
         return self._results(name, results=f"{name}.json", curve=f"{name}.png")
 
     def _results(self, work: str, **names: str) -> ResultFiles:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..bounds.net import BoundedNet
 from ..bounds.tracing import modes_restored
 from ..data.datasets import find_spec, load
 from ..data.types import DatasetSpec, Split, divide
-from ..errors import InputError, ModelError, is_out_of_memory, reason
+from ..errors import InputError, ModelError, expect, is_out_of_memory, reason, require
 from ..formats import onnx, safetensors
 from ..formats.atomic import write_atomically
 from ..training import checkpoint, zoo
@@ -142,6 +142,29 @@ def _load_own(
     model = models.own(spec.shape, spec.classes, **own)
     fit_weights(models.core_of(model), read_weights(path), path)
     return Network(model.eval(), spec, eps, 0, str(path))
+
+
+def with_denoiser(network: Network, path: Path) -> Network:
+    """Put a denoiser in front of a network.
+
+    Args:
+        network: The network.
+        path: An ONNX file that maps noisy pixels (N, C, H, W) to pixels.
+
+    Raises:
+        InputError: It is no ONNX file, or takes images of another shape.
+        ModelError: It does not map images to images, or cannot be read.
+    """
+    expect(
+        path.suffix.lower() == onnx.SUFFIX, "the denoiser", str(path), "an ONNX file of a network "
+        "from images to images",
+    )  # fmt: skip
+    denoiser, shape = onnx.load_onnx(path, images=True)
+    require(
+        shape == network.spec.shape,
+        f"{path} takes images {shape}, but those of {network.spec.name} are {network.spec.shape}",
+    )
+    return replace(network, model=nn.Sequential(denoiser, network.model).eval())
 
 
 def evaluation_images(network: Network, data_dir: Path, *, held_out: bool, download: bool) -> Split:

@@ -16,7 +16,7 @@ from ..verify.smoothing import ABSTAIN
 from .batches import run_batches
 from .doctor import versions
 from .folder import Outcome, RunFolder
-from .networks import Network
+from .networks import Network, with_denoiser
 from .observer import Observer
 
 #: ℓ2 radii of the table.
@@ -31,6 +31,7 @@ def smooth_run(
     smoothing: Smoothing,
     folder: Path,
     *,
+    denoiser: Path | None = None,
     device: torch.device,
     resume: bool = False,
     requeue: bool = False,
@@ -46,6 +47,8 @@ def smooth_run(
         images: What to certify.
         smoothing: How.
         folder: Where to write.
+        denoiser: An ONNX file to put in front of the network (Salman et al. 2020, Denoised
+            Smoothing: A Provable Defense for Pretrained Classifiers).
         device: Where to compute.
         resume: Continue an interrupted certification.
         requeue: Begin, continue, or return what was finished before.
@@ -56,11 +59,14 @@ def smooth_run(
         The record and its files; None in a process that is not the first of its job.
 
     Raises:
+        InputError: The denoiser does not fit.
         CheckpointError: The folder is in use, cannot be written, or holds batches that do not fit.
         Interrupted: Ctrl-C or, as Terminated, SIGTERM stopped it.
     """
     observer = observer or Observer()
     use_threads(network.threads)
+    if denoiser is not None:
+        network = with_denoiser(network, denoiser)
     settings = {
         **asdict(smoothing),
         "data": network.spec.name,
@@ -84,6 +90,7 @@ def smooth_run(
             "run": network.name,
             "data": network.spec.name,
             **asdict(smoothing),
+            "denoiser": None if denoiser is None else str(denoiser),
             "guarantee": GUARANTEE,
             "images": len(found.y),
             "abstained": int((found.predicted == ABSTAIN).sum()),
@@ -97,7 +104,7 @@ def smooth_run(
             "identity": identity,
         }
 
-    files = RunFolder(folder).smoothing(smoothing.sigma)
+    files = RunFolder(folder).smoothing(smoothing.sigma, denoiser is not None)
     return run_batches(
         files, settings, compute, finish, resume=resume, requeue=requeue, observer=observer
     )

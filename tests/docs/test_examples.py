@@ -1,13 +1,15 @@
 """The examples run as they stand, and train: each prints what it reached."""
 
 import importlib.util
+import json
 import re
 
 import pytest
 from command_line import process
+from command_line import run as cli
 
 
-def run(name: str, *options: str, strict: bool = True) -> str:
+def run(name: str, *options: object, strict: bool = True) -> str:
     """What the example prints; strict: warnings are errors in it."""
     words = [*(["-W", "error"] if strict else []), f"examples/{name}.py", *options]
     done = process(*words)
@@ -49,6 +51,22 @@ def test_images_of_hugging_face(monkeypatch) -> None:
         pytest.skip("Hugging Face datasets is not installed")
     accuracy, certified = accuracies(run("huggingface_images", "--epochs", "10", strict=False))
     assert accuracy > 80 and certified > 10
+
+
+def test_a_denoiser_in_front_of_a_network_makes_it_smoother(tmp_path) -> None:
+    """More is certified of a network that has seen no noise, and the network stays as it is."""
+    file, folder = tmp_path / "denoiser.onnx", tmp_path / "run"
+    found = re.search(r"error ([\d.]+), of the noise itself 0.0625", run("denoiser", "--out", file))
+    assert float(found.group(1)) < 0.03
+    made = ("train", "--preset", "digits", "--method", "ce", "--out", folder, "--quiet")
+    assert cli(*made, "--set", "train.epochs=10")[0] == 0
+    smooth = ("smooth", folder, "--sigma", "0.25", "--n", 200, "--limit", 60, "--quiet")
+    assert cli(*smooth)[0] == cli(*smooth, "--denoiser", file)[0] == 0
+    plain, denoised = (
+        json.loads((folder / f"smooth-0.25{name}.json").read_text()) for name in ("", "-denoised")
+    )
+    assert (plain["denoiser"], denoised["denoiser"]) == (None, str(file))
+    assert denoised["accuracy_at"]["0.25"] > plain["accuracy_at"]["0.25"] + 0.05
 
 
 def test_a_resnet_tightens_its_bounds() -> None:

@@ -9,6 +9,7 @@ from scipy.stats import binom, norm
 from torch import nn
 
 from citrus_lirpa.errors import InputError
+from citrus_lirpa.formats.onnx import save_onnx
 from citrus_lirpa.verify import Saved, Smoothing, smooth
 from citrus_lirpa.verify.smoothing import ABSTAIN
 
@@ -100,6 +101,21 @@ def test_resumed_counts_are_those_of_one_run(tmp_path):
 def test_values_that_cannot_be_are_refused(changed, message):
     with pytest.raises(InputError, match=message):
         Smoothing(**{"sigma": 0.25, **changed})
+
+
+def test_denoisers_that_do_not_fit_are_refused_in_one_line(tmp_path):
+    made = ("train", "--preset", "digits", "--method", "ce", "--out", tmp_path / "run", "--quiet")
+    assert run(*made, "--set", "train.epochs=1")[0] == 0
+    for file, model, shape, message in (
+        ("logits", nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), (1, 8, 8), "expected images"),
+        ("larger", nn.Conv2d(1, 1, 3, padding=1), (1, 9, 9), r"takes images (1, 9, 9), but"),
+        ("text", None, (), "the denoiser is 'text'; expected an ONNX file"),
+    ):
+        path = "text" if model is None else tmp_path / f"{file}.onnx"
+        if model is not None:
+            save_onnx(model, shape, path)
+        given = ("smooth", tmp_path / "run", "--sigma", 1, "--denoiser", path, "--quiet")
+        assert message in said(*run(*given), 2)
 
 
 def test_command_writes_a_record_and_a_curve(tmp_path):

@@ -26,7 +26,20 @@ _LONG = ("predicted", "radius")
 
 
 def run(
-    path, own, dataset, out, resume, data_dir, download, device, quiet, requeue, eps, **options
+    *,
+    path,
+    own,
+    dataset,
+    denoiser,
+    out,
+    resume,
+    data_dir,
+    download,
+    device,
+    quiet,
+    requeue,
+    eps,
+    **options,
 ) -> Results:
     """Do what ``citrus-lirpa smooth`` is for."""
     where = join_processes(device)
@@ -43,6 +56,7 @@ def run(
         images,
         smoothing,
         out or results_folder(path),
+        denoiser=denoiser,
         device=where,
         resume=resume,
         requeue=requeue,
