@@ -6,6 +6,7 @@ has for convolutions, takes all of it. Products by it are of the same accuracy.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -25,29 +26,29 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Return ``a`` (N, I) times ``b`` (I, O), without graph."""
-    return _by_onednn(a, b.t(), None) if _suits(a, b.t()) else a @ b
+    return _by_onednn(a, b.t(), None) if _suits(a, b) else a @ b
 
 
 def _suits(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN computes the product, and faster."""
     return (
         x.ndim == 2
+        and len(x) * weight.numel() >= _LEAST
+        and x.dtype == weight.dtype == torch.float32  # F.linear gives bfloat16 to oneDNN itself
+        and x.device.type == "cpu"
         and _is_dense(x)
         and _is_dense(weight)
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and len(x) * weight.numel() >= _LEAST
         and _available()
         and not torch.is_autocast_enabled("cpu")
     )
 
 
 def _is_dense(x: Tensor) -> bool:
-    """Whether a matrix or its transpose is contiguous: of others torch 2.11 reads wrong values."""
+    """Whether a matrix or its transpose is contiguous: oneDNN is slow and less exact for others."""
     return x.is_contiguous() or x.t().is_contiguous()
 
 
+@functools.cache
 def _available() -> bool:
     backend: Any = torch.backends.mkldnn
     return backend.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
