@@ -376,9 +376,12 @@ def markdown(rows: list[dict]) -> str:
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--large-batch", default=128, show_default=True, help="Of large mode.")
 @click.option("--compile", "compiled", is_flag=True, help="Also time --compile.")
+@click.option("--steps", "only_steps", is_flag=True, help="Only the first table.")
 @click.option("--quick", is_flag=True, help="Small batches, fewer rounds, ConvSmall alone.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the rows here.")
-def main(models, modes, rounds, threads, device, large_batch, compiled, quick, file) -> None:
+def main(
+    models, modes, rounds, threads, device, large_batch, compiled, only_steps, quick, file
+) -> None:
     torch.set_num_threads(threads)
     setup.keep_freed_memory()  # as citrus-lirpa train does
     if quick:
@@ -399,20 +402,21 @@ def main(models, modes, rounds, threads, device, large_batch, compiled, quick, f
     )
     click.echo(machine)
     add("Steps", [whole_steps(*case, rounds, device, compiled) for case in cases])
-    boxes = [4 * batch for batch in batches.values()]
-    add("IBP, forward and backward",
-        [interval_passes(n, b, rounds, device) for n in names for b in boxes])  # fmt: skip
-    add("Where the time goes", [stages(*case, rounds, device) for case in cases])
-    add("Growth", [row for name in names for row in growth(name, rounds, device, large_batch)])
-    add(
-        "Peak memory of a step, GiB above the bare process",
-        [
-            {"model": name, "mode": mode, "batch": batch}
-            | {k: peak_gib(k, name, mode, batch, device, threads) for k in ("citrus", "plain")}
-            for name, mode, batch in cases
-        ],
-    )
-    add("Start-up", start_up(rounds))
+    if not only_steps:
+        boxes = [4 * batch for batch in batches.values()]
+        add("IBP, forward and backward",
+            [interval_passes(n, b, rounds, device) for n in names for b in boxes])  # fmt: skip
+        add("Where the time goes", [stages(*case, rounds, device) for case in cases])
+        add("Growth", [row for name in names for row in growth(name, rounds, device, large_batch)])
+        add(
+            "Peak memory of a step, GiB above the bare process",
+            [
+                {"model": name, "mode": mode, "batch": batch}
+                | {k: peak_gib(k, name, mode, batch, device, threads) for k in ("citrus", "plain")}
+                for name, mode, batch in cases
+            ],
+        )
+        add("Start-up", start_up(rounds))
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"machine": machine, "tables": tables}, indent=2) + "\n")
