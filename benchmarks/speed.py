@@ -25,7 +25,7 @@ from pathlib import Path
 
 import click
 import torch
-from floor import Work, peaks
+from floor import Work, clock_of, peaks
 from plain import Plain, literal_step
 from torch import nn
 
@@ -104,16 +104,20 @@ class Subject:
 
 
 def take_turns(steps: Mapping[str, Step], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each step in each round, after one round to warm up."""
+    """Seconds of each step in each round, after one round to warm up.
+
+    On one CPU thread they are those in which the thread ran, so that other work does not count.
+    """
+    clock = clock_of(device)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
             wait(device)
-            begin = time.perf_counter()
+            begin = clock()
             step()
             wait(device)
             if number:
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append(clock() - begin)
     return seconds
 
 
