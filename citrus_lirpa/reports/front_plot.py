@@ -44,11 +44,12 @@ def draw_fronts(axes: Axes, fronts: Fronts) -> None:
         axes.scatter(
             *_percents(front), s=34, marker=marker, color=colour, zorder=4, label=one.study.name
         )
+        bars = {"color": colour, "alpha": 0.4, "linewidth": 3}  # unlike the lines of the front
         for point in front:
             if point.spread is not None:
                 x, y = 100 * point.standard, 100 * point.ucert
                 spread = [100 * share for share in point.spread]
-                axes.errorbar(x, y, yerr=spread[1], xerr=spread[0], color=colour, linewidth=1)
+                axes.errorbar(x, y, yerr=spread[1], xerr=spread[0], **bars)
     axes.margins(0.08)
     axes.set(xlabel="standard accuracy (%)", ylabel="UCert (%)")
     axes.grid(color=COLOURS["line"])

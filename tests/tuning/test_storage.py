@@ -129,6 +129,13 @@ def test_another_space_is_refused(kept):
     assert len(opened(replace(kept, trials=99)).trials()) == 1  # more trials are no other study
 
 
+def test_a_study_of_a_version_that_had_fewer_options_goes_on(kept):
+    storage, earlier = opened(kept), kept.definition()
+    assert earlier["search"].pop("total_time") is None  # which is what leaving it out means
+    storage.note_of_study("citrus-lirpa", earlier)
+    assert opened(kept).trials() == storage.trials()
+
+
 def test_a_study_of_another_program_is_refused(kept):
     backend = opened(kept)._study._storage
     study = optuna.create_study(

@@ -136,12 +136,11 @@ class Storage:
 
     def check(self) -> None:
         """Raise ConfigError where the storage's study is another one than this."""
-        found = self.notes().get(_DEFINITION)
-        wanted = self.study.definition()
-        if found != wanted:
+        found = self.notes().get(_DEFINITION, {})
+        if difference := _difference(found, self.study.definition()):
             raise ConfigError(
                 f"study '{self.study.name}' in {self.shown} is another one than here "
-                f"({_difference(found or {}, wanted)}); give this one another name"
+                f"({difference}); give this one another name"
             )
 
     # -- writing --
@@ -376,7 +375,7 @@ def _read(parameter: Parameter, stored: Any) -> Any:
 
 
 def _difference(found: Any, wanted: Any) -> str:
-    """Name the first keys whose values differ, with both values."""
+    """Name the first keys whose values differ, with both values; a missing one is None."""
     there, here = _flat(found), _flat(wanted)
     keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
     named = [f"{key}: {there.get(key)} there, {here.get(key)} here" for key in keys[:_NAMED]]
