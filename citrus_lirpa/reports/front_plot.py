@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..runs.tuning.points import Point
 from .fronts import Fronts
@@ -44,7 +44,7 @@ def draw_fronts(axes: Axes, fronts: Fronts) -> None:
         axes.scatter(
             *_percents(front), s=34, marker=marker, color=colour, zorder=4, label=one.study.name
         )
-        bars = {"color": colour, "alpha": 0.4, "linewidth": 3}  # unlike the lines of the front
+        bars: dict[str, Any] = {"color": colour, "alpha": 0.4, "linewidth": 3}
         for point in front:
             if point.spread is not None:
                 x, y = 100 * point.standard, 100 * point.ucert
