@@ -126,6 +126,11 @@ EXPORT = (
      "--timeout": NUMBERS, "--eps": NUMBERS, "--dataset": WORDS, "--clip": [True],
      "--data-dir": SHARED["--data-dir"]},
 )  # fmt: skip
+VERIFY = (
+    {"PATH": ["garbage"], "--network": ["N=garbage"]},
+    {"PATH": PATHS, "--network": ["", "=", "N", "N=", "=garbage", "N=missing", "N=run"],
+     "--timeout": NUMBERS, "--assignments": ["garbage", "/dev/null/x"]},
+)  # fmt: skip
 TRAIN = (
     {"--preset": ["digits"], "--out": ["new"], "--quiet": [True]},
     {**SHARED, "--preset": WORDS, "--config": PATHS, "--method": [*WORDS, "taps", "staps"],
@@ -259,6 +264,16 @@ def test_front(cases, here):
     explore(cases, lambda case: run("front", *line(case)) and None, options(*FRONT))
 
 
+@sizes(10, 120)
+def test_verify(cases, here):
+    explore(cases, lambda case: run("verify", *line(case)) and None, options(*VERIFY))
+
+
+def test_supports(here):
+    for word in filter(None, [*WORDS, *PATHS]):
+        assert (run("supports", word)[0] == 2) == (word != "-h"), word
+
+
 @pytest.mark.parametrize("name", ["presets", "models"])
 def test_lists(here, name):
     assert run(name)[0] == run(name, "--json")[0] == 0
@@ -280,5 +295,5 @@ def test_doctor_and_no_command(here, words):
 def test_every_command_is_tried_here():
     lists = {"presets", "models", "completion"}
     tried = {"train", "eval", "compare", "report", "attack", "smooth", "sweep", "export", "doctor",
-             "tune", "front"}  # fmt: skip
+             "tune", "front", "verify", "supports"}  # fmt: skip
     assert set(COMMANDS) == tried | lists

@@ -143,6 +143,7 @@ def test_alpha_crown_that_does_nothing_is_found(monkeypatch):
         doctor.check_alpha()
 
 
+@pytest.mark.filterwarnings("ignore:the loss is nan")
 @pytest.mark.parametrize("factor", [1.001, 0.0, -1.0, float("nan")])
 def test_wrong_gradients_are_found(monkeypatch, factor):
     def change(margins, how):
