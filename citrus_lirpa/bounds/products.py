@@ -32,7 +32,8 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 def _suits(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN computes the product, and faster."""
     return (
-        x.ndim == 2
+        not torch.compiler.is_compiling()  # which chooses products itself
+        and x.ndim == 2
         and len(x) * weight.numel() >= _LEAST
         and x.dtype == weight.dtype == torch.float32  # F.linear gives bfloat16 to oneDNN itself
         and x.device.type == "cpu"

@@ -47,6 +47,20 @@ def test_any_layout_will_do():
     torch.testing.assert_close(linear(several, weight), several @ weight.t(), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore")  # torch warns of its own code
+def test_torch_compile_traces_plain_products():
+    x, weight, bias = operands(*SIZES[1])
+    seen = []
+
+    def record(graph, _):
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    compiled = torch.compile(linear, backend=record, fullgraph=True)
+    torch.testing.assert_close(compiled(x, weight, bias), F.linear(x, weight, bias))
+    assert any("linear" in name for name in seen) and not any("mkldnn" in n for n in seen)
+
+
 def test_autocast_is_followed():
     x, weight, bias = operands(*SIZES[1])
     with torch.autocast("cpu", torch.bfloat16):
