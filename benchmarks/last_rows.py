@@ -3,8 +3,9 @@
     python benchmarks/last_rows.py --data-dir DATA --out runs/last [--only colt]
 
 Two epochs each, as in methods.toml. Every run is evaluated by the whole cascade on the first
-1,000 test images in groups of 5, and those that were trained under noise are smoothed with the
-same σ too. What is finished already is not done again.
+1,000 test images in groups of 5. Those that were trained under noise are smoothed with the same
+σ too, and plain training with and without a denoiser (of 500 steps) in front. What is finished
+already is not done again.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ RUNS = {
     "uap-game": [],
     "gaussian": [],
     "smoothadv": [],
+    "ce": [],
 }
-SMOOTHED = ("gaussian", "smoothadv")
+SMOOTHED = ("gaussian", "smoothadv", "ce")
+DENOISED = "ce"
 SHARED = [
     *("--preset", "mnist-0.1", "--set", "model.name=convsmall", "--set", "train.epochs=2"),
     *("--set", "train.lr=2e-3", "--set", "train.batch_size=64"),
@@ -42,9 +45,13 @@ def main(data_dir: Path, out: Path, only: tuple[str, ...]) -> None:
         folder = str(out / name)
         citrus_lirpa("train", *SHARED, "--method", name, *RUNS[name], "--out", folder, *shared)
         citrus_lirpa("eval", folder, "--limit", "1000", "--time-limit", "1", *shared)
+        noise = ["--sigma", SIGMA, "--n", "1000"]
         if name in SMOOTHED:
-            noise = ["--sigma", SIGMA, "--n", "1000", "--limit", "1000"]
-            citrus_lirpa("smooth", folder, *noise, *shared)
+            citrus_lirpa("smooth", folder, *noise, "--limit", "1000", *shared)
+        if name == DENOISED:
+            denoiser = trained_denoiser(data_dir, out / "denoiser.onnx")
+            more = ["--limit", "100", "--denoiser", denoiser]
+            citrus_lirpa("smooth", folder, *noise, *more, *shared)
     click.echo(table(out))
 
 
@@ -52,9 +59,18 @@ def citrus_lirpa(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "citrus_lirpa", *arguments], check=True)
 
 
+def trained_denoiser(data_dir: Path, out: Path) -> str:
+    script = str(Path(__file__).parents[1] / "examples" / "denoiser.py")
+    options = ["--dataset", "mnist", "--data-dir", str(data_dir), "--steps", "500"]
+    if not out.exists():
+        subprocess.run([sys.executable, script, *options, "--out", str(out)], check=True)
+    return str(out)
+
+
 def table(out: Path) -> str:
     head = ["method", "Std", "certified", "UCert", "under attack", "training minutes"]
-    lines, smoothed = [head, ["---"] * len(head)], []
+    lines = [head, ["---"] * len(head)]
+    smoothed: list[list[str]] = []
     for name in RUNS:
         folder = out / name
         if not (folder / "eval-bab.json").exists():
@@ -66,13 +82,16 @@ def table(out: Path) -> str:
         shares += [uap["certified"], uap["attacked"]]
         minutes = sum(e["seconds"] for e in epochs) / 60
         lines.append([name, *(f"{100 * s:.2f}" for s in shares), f"{minutes:.1f}"])
-        record = folder / f"smooth-{SIGMA}.json"
-        if record.exists():
+        for record in sorted(folder.glob(f"smooth-{SIGMA}*.json")):
             found = json.loads(record.read_text())
-            at = ", ".join(f"{r}: {100 * s:.1f}" for r, s in found["accuracy_at"].items())
-            smoothed.append(f"{name}, smoothed, certified within an l2 radius of {at} %")
-    rows = ["| " + " | ".join(row) + " |" for row in lines]
-    return "\n".join([*rows, "", *smoothed])
+            at = [f"{100 * share:.1f}" for share in found["accuracy_at"].values()][:3]
+            title = f"{name}, denoised" if found.get("denoiser") else name
+            smoothed.append([title, str(found["images"]), *at])
+    head = ["smoothed", "images", "within 0", "within 0.25", "within 0.5"]
+    return "\n\n".join(
+        "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        for rows in (lines, [head, ["---"] * len(head), *smoothed])
+    )
 
 
 if __name__ == "__main__":

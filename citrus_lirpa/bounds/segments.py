@@ -110,7 +110,7 @@ def chain(graph: Graph, normalise: nn.Module | None, relus: int) -> list[Segment
     segments = []
     for number, name in enumerate(graph.relus[:relus]):
         segment = _segment(graph, numbers, graph.operations[name].arguments[0])
-        _check_affine(segment, "layer by layer go")
+        _check_affine(segment, "a split in layers takes")
         if segment.sources != (number - 1,):
             raise ModelError(
                 f"the network cannot be split in layers: ReLU {number} depends on more than the "
