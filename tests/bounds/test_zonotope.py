@@ -112,7 +112,7 @@ def test_a_network_is_a_chain_as_far_as_its_connections_allow():
     assert [segment.sources for segment in net.chain(2)] == [(-1,), (0,)]
     pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(),
                            nn.Linear(18, 3))  # fmt: skip
-    with pytest.raises(ModelError, match="a split in layers takes networks of affine.*has MaxPool on"):
+    with pytest.raises(ModelError, match="a split in layers takes networks of affine.*MaxPool"):
         BoundedNet(pooled, torch.rand(2, 1, 8, 8)).chain(1)
 
 
