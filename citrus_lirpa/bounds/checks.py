@@ -64,6 +64,8 @@ def check_radius(radius: Scalar, name: str = "radius") -> Scalar:
 
 def check_one_radius(eps: float) -> float:
     """Return ε as a float; raise InputError unless it is one number, the same for all pixels."""
+    if isinstance(eps, Tensor) and eps.ndim == 0 and _has_values(eps):
+        eps = eps.item()
     usable = is_number(eps) and 0 <= eps <= _LARGEST
     expect(usable, "ε", eps, "one finite number >= 0, in pixel units")
     return float(eps)
@@ -108,6 +110,22 @@ def check_fits(value: Scalar | Range | None, x: Tensor, name: str) -> None:
             part,
             f"a number or a tensor that broadcasts to the inputs, {tuple(x.shape)}: one value a "
             "channel has the shape (C, 1, 1)",
+        )
+
+
+def check_within(x: Tensor, clip: Range | None) -> None:
+    """Raise InputError unless inputs are numbers in their valid range, up to rounding."""
+    if clip is None or not len(x):
+        return
+    lower, upper = (torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in clip)
+    tolerance = 1e-5
+    inside = (x >= lower - tolerance) & (x <= upper + tolerance) & x.isfinite()
+    if not bool(inside.all()):
+        raise InputError(
+            f"images range from {float(x.detach().min()):.4g} to "
+            f"{float(x.detach().max()):.4g}, outside the valid range "
+            f"{shown(clip[0])} to {shown(clip[1])}; pass pixels in [0, 1], or clip=(lowest, "
+            "highest) of your normalised data"
         )
 
 

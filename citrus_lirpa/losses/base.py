@@ -20,13 +20,14 @@ from ..bounds.checks import (
     check_positive,
     check_radius,
     check_range,
+    check_within,
     is_number,
 )
 from ..bounds.inputs import check_labelled
 from ..bounds.margins import logit_margins
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.selfcheck import OVERFLOW
-from ..errors import InputError, expect, require, shown
+from ..errors import expect, require
 
 #: Radius of the boxes that stand in for points, where regularisers need bounds at ε = 0.
 POINT_RADIUS = 1e-6
@@ -244,16 +245,7 @@ def check_batch(net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, clip: Range 
     if clip is None:
         return eps
     check_fits(clip, x, "clip")
-    lower, upper = (torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in clip)
-    tolerance = 1e-5
-    inside = (x >= lower - tolerance) & (x <= upper + tolerance) & x.isfinite()
-    if not bool(inside.all()):
-        raise InputError(
-            f"images range from {float(x.detach().min()):.4g} to "
-            f"{float(x.detach().max()):.4g}, outside the valid range "
-            f"{shown(clip[0])} to {shown(clip[1])}; pass pixels in [0, 1], or clip=(lowest, "
-            "highest) of your normalised data"
-        )
+    check_within(x, clip)
     return eps
 
 

@@ -116,7 +116,8 @@ def load_network(
     """
     path = Path(path)
     if eps is not None:
-        check_one_radius(eps)
+        expected = "a radius in pixels, which are from 0 to 1, such as 8/255"
+        expect(check_one_radius(eps) <= 1, "ε", eps, expected)
     if onnx.is_onnx(path):
         model, spec, radius = onnx_networks.load(path, dataset, eps, **(own or {}))
         return Network(model, spec, radius, 0, str(path))

@@ -19,6 +19,7 @@ from ..bounds.checks import (
     check_one_radius,
     check_range,
     check_seconds,
+    check_within,
 )
 from ..bounds.deadline import ending_by, without_deadline
 from ..bounds.inputs import check_labelled, outside_inference
@@ -152,6 +153,7 @@ def check_certifiable(
         )
     check_range(clip)
     check_fits(clip, x[:1], "clip")  # of all images alike: bounds of tuples rest on it
+    check_within(x, clip)
     check_seconds(time_limit)
     return Ball(eps, clip)
 

@@ -73,6 +73,7 @@ def test_an_onnx_file_is_told_its_settings(onnx_file):
     [
         (None, 0.1, "--dataset is missing; add for example --dataset mnist"),
         ("digits", None, "--eps is missing; add for example --eps 8/255"),
+        ("digits", 8, "ε is 8; expected a radius in pixels, which are from 0 to 1, such as 8/255"),
         ("mnist", 0.1, r"takes inputs \(1, 8, 8\), but .* mnist are \(1, 28, 28\).*: digits"),
         ("mnsit", 0.1, "'mnsit'; did you mean 'mnist'"),
     ],

@@ -55,6 +55,22 @@ def test_both_solvers_bound_a_large_group_alike():
         pytest.skip(str(error))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_lines_that_are_no_numbers_refute_nothing(value):
+    """HiGHS calls a program with infinity infeasible, and one with NaN solved."""
+    group = random_group(3, images=4, rows=1)
+    group.lines.c.fill_(9.0)  # no image can break
+    assert most_broken(group, time_limit=20) == 0
+    group.lines.c[2] = value
+    group.lines.g[2, 0] = value
+    assert 1 <= most_broken(group, time_limit=20) <= 4
+
+
+def test_a_program_that_is_stopped_has_a_dual_bound_or_counts_every_image():
+    group = random_group(1, images=14)
+    assert group.largest(0) <= most_broken(group, time_limit=1e-9) <= 14
+
+
 def test_a_solver_that_is_not_installed_is_refused_before_the_work(monkeypatch):
     monkeypatch.setitem(sys.modules, "gurobipy", None)
     with pytest.raises(DependencyError, match="gurobipy cannot be imported .*--solver highs"):
