@@ -77,10 +77,11 @@ def eval_command(**options) -> Results:
     Reports standard accuracy, individually certified accuracy, and the certified average
     UAP accuracy over consecutive groups of images, between a lower bound (proved) and
     an upper bound (attacks). Writes eval-METHOD.json, a picture of what settled the images
-    and one of the strongest perturbation. Finished batches are kept until the end: after an
-    interruption, the same command with --resume continues. Earlier results of other settings
-    are moved into the folder earlier-N. With --requeue it begins, continues, or says that the
-    evaluation was finished before; it skips networks whose training is not finished.
+    and one of the strongest perturbation. Finished batches, and after Ctrl-C or SIGTERM what is
+    known of the one in hand, are kept until the end: the same command with --resume continues.
+    Earlier results of other settings are moved into the folder earlier-N. With --requeue it
+    begins, continues, or says that the evaluation was finished before; it skips networks whose
+    training is not finished.
     """
     from .actions import evaluate
 

@@ -259,7 +259,7 @@ def requeue(command: Command) -> Command:
         "--requeue",
         is_flag=True,
         help="For a job that a scheduler stops and starts again by the same command: continue "
-        "what is there; on SIGTERM save, and exit with 0.",
+        "what is there; on SIGTERM or SIGUSR1 save, and exit with 0.",
     )
     @functools.wraps(command)
     def requeueable(*, requeue: bool, **options: Any) -> Any:
@@ -267,7 +267,7 @@ def requeue(command: Command) -> Command:
             with terminations():
                 return command(requeue=requeue, **options)
         except (Terminated, Termination) as stop:
-            message = str(stop) or "stopped by SIGTERM; what was saved is kept"
+            message = str(stop) or "stopped by a signal; what was saved is kept"
             if not requeue:
                 raise Terminated(message) from None
             click.echo(message, err=True)

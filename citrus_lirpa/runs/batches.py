@@ -90,4 +90,5 @@ def _interruptible(batches: Saved, hint: str) -> Iterator[None]:
         kind = Terminated if isinstance(stop, Termination) else Interrupted
         count = batches.count()
         kept = "1 finished batch is" if count == 1 else f"{count} finished batches are"
-        raise kind(f"interrupted; {kept} kept in {batches.folder}: {hint}") from None
+        begun = ", and what is known of the one in hand" if batches.holds_unfinished() else ""
+        raise kind(f"interrupted; {kept} kept in {batches.folder}{begun}: {hint}") from None

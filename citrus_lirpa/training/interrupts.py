@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests, so that the current step is finished and saved."""
+"""Ctrl-C, SIGTERM and SIGUSR1 as requests, so that the current step is finished and saved."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from types import FrameType
 from ..errors import Interrupted, Terminated
 
 _Handler = Callable[[int, FrameType | None], object] | int | None
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: SIGUSR1 is what `sbatch --signal=B:USR1@60` sends a minute before the time limit.
+_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
 
 
 class Termination(KeyboardInterrupt):
-    """SIGTERM as an exception, as Ctrl-C is one."""
+    """SIGTERM or SIGUSR1 as an exception, as Ctrl-C is one."""
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], int]]:
-    """Take Ctrl-C and SIGTERM as requests to stop inside the block.
+    """Take Ctrl-C, SIGTERM and SIGUSR1 as requests to stop inside the block.
 
     A second Ctrl-C stops at once. Outside the main thread nothing changes.
 
@@ -46,7 +49,7 @@ def stop_requests() -> Iterator[Callable[[], int]]:
 
 @contextlib.contextmanager
 def terminations() -> Iterator[None]:
-    """Raise Termination at SIGTERM inside the block, and ignore all signals after it.
+    """Raise Termination at SIGTERM or SIGUSR1 inside the block, and ignore all signals after it.
 
     Outside the main thread nothing changes.
     """
@@ -60,7 +63,8 @@ def terminations() -> Iterator[None]:
         raise Termination
 
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    signal.signal(signal.SIGTERM, handle)
+    for number in _SIGNALS[1:]:
+        signal.signal(number, handle)
     try:
         yield
     finally:
@@ -69,7 +73,7 @@ def terminations() -> Iterator[None]:
 
 def interrupted_by(number: int, message: str) -> Interrupted:
     """Make the error of work that a signal stopped and that was saved."""
-    return (Terminated if number == signal.SIGTERM else Interrupted)(message)
+    return (Interrupted if number == signal.SIGINT else Terminated)(message)
 
 
 def _in_main_thread() -> bool:

@@ -161,7 +161,10 @@ class Proof:
         lower: (n, K-1) the best lower bounds of the margins.
         rows: (n, K-1) margins proved positive.
         decided_by: (n,) number of the stage that proved the input, -1 for none.
+        tried: (n,) number of the last stage that has bounded the input, -1 for the attack, -2
+            for none.
         took: (n,) seconds.
+        seconds: By stage, and of the attack.
     """
 
     correct: Tensor
@@ -170,7 +173,9 @@ class Proof:
     lower: Tensor
     rows: Tensor
     decided_by: Tensor
+    tried: Tensor
     took: Tensor
+    seconds: dict[str, float]
 
     @staticmethod
     def of(x: Tensor, y: Tensor, logits: Tensor) -> Proof:
@@ -184,7 +189,9 @@ class Proof:
             lower=torch.full(shape, -torch.inf, dtype=x.dtype, device=x.device),
             rows=torch.zeros(shape, dtype=torch.bool, device=x.device),
             decided_by=torch.full((len(x),), -1, device=x.device),
+            tried=torch.full((len(x),), -2, device=x.device),
             took=torch.zeros(len(x), dtype=torch.float64, device=x.device),
+            seconds={},
         )
 
     @property
@@ -202,14 +209,14 @@ class Proof:
         """Count open inputs as proved by ``stage`` where all their margins are proved."""
         self.decided_by[self.open & self.rows.all(1)] = stage
 
-    def charge(self, effort: Tensor, seconds: float) -> None:
+    def charge(self, name: str, effort: Tensor, seconds: float) -> None:
         """Share out the time of a stage, in proportion to the effort (n,) for each input."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         self.took += effort * (seconds / max(1.0, float(effort.sum())))
 
     def certificates(
         self,
         ball: Ball,
-        seconds: dict[str, float],
         not_fitting: dict[str, int],
         unsupported: dict[str, str],
     ) -> Certificates:
@@ -217,7 +224,6 @@ class Proof:
 
         Args:
             ball: The perturbations.
-            seconds: By stage, and of the attack where there was one.
             not_fitting: By stage, in their order, the inputs left out for lack of memory.
             unsupported: The stages that the network does not allow, and why.
         """
@@ -225,7 +231,7 @@ class Proof:
         return Certificates(
             *(float(ball.eps), ball.clip, tuple(not_fitting)),
             *(self.correct, self.attacked, v, margin, self.rows, self.decided_by, self.took),
-            *(seconds, not_fitting, unsupported),
+            *(self.seconds, not_fitting, unsupported),
         )
 
 

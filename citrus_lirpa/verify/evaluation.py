@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ from .relational import RELATIONAL, group_stage_of
 from .resume import Batch, Saved, from_plain, to_plain
 from .single import certify
 from .stages import stages_up_to
+from .unfinished import Unfinished
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -284,8 +285,12 @@ def evaluate(
             if part is None:
                 torch.manual_seed(protocol.seed + number)
                 given = None if known is None else known[rows]
-                with clock.batch(number):
-                    part = _evaluate_batch(net, x[rows], y[rows], protocol, given, bar)
+                with _kept(saved, number, device) as unfinished:
+                    clock.take(unfinished.seconds)
+                    with clock.batch(number):
+                        part = _evaluate_batch(
+                            *(net, x[rows], y[rows], protocol, given, unfinished, bar)
+                        )
                 if saved is not None:
                     saved.store(number, to_plain(*part))
             else:
@@ -329,7 +334,7 @@ class _Clock:
         return ending_by(now + _BATCHES_SHARE * max(0.0, self.end - now) / turns)
 
     def take(self, seconds: float) -> None:
-        """Count the time of a batch that was finished before."""
+        """Count the time that earlier runs have spent on a batch."""
         self.end -= seconds / distributed.size()
 
 
@@ -351,27 +356,50 @@ def _batches(count: int, protocol: Protocol) -> list[slice]:
     return [slice(a, b) for a, b in zip([0, *ends], [*ends, count], strict=True)]
 
 
+@contextmanager
+def _kept(saved: Saved | None, number: int, device: torch.device) -> Iterator[Unfinished]:
+    """Yield what is known of a batch, and keep what is added to it where that is stopped."""
+    unfinished = Unfinished() if saved is None else saved.load_unfinished(number, device)
+    begin = time.perf_counter()
+    try:
+        yield unfinished
+    except KeyboardInterrupt:
+        if saved is not None:
+            unfinished.seconds += time.perf_counter() - begin
+            saved.store_unfinished(number, unfinished)
+        raise
+
+
 def _evaluate_batch(
-    net: BoundedNet, x: Tensor, y: Tensor, protocol: Protocol, known: Tensor | None, bar: tqdm
+    net: BoundedNet,
+    x: Tensor,
+    y: Tensor,
+    protocol: Protocol,
+    known: Tensor | None,
+    unfinished: Unfinished,
+    bar: tqdm,
 ) -> Batch:
     begin = time.perf_counter()
     shared: dict[str, Any] = dict(
         clip=protocol.clip,
-        batch_size=protocol.batch_size,
+        batch_size=max(protocol.batch_size, len(x)),  # a rest below a group belongs to it
+        unfinished=unfinished,
         group_size=protocol.group_size,
         time_limit=protocol.time_limit / 2,
     )
-    certificates = certify(
-        net,
-        x,
-        y,
-        protocol.eps,
-        method=protocol.method,
-        attack=PGD(_STEPS, restarts=_RESTARTS, clip=protocol.clip),
-        known=known,
-        announce=bar.set_description,
-        **shared,
-    )
+    if unfinished.certificates is None:
+        unfinished.certificates = certify(
+            net,
+            x,
+            y,
+            protocol.eps,
+            method=protocol.method,
+            attack=PGD(_STEPS, restarts=_RESTARTS, clip=protocol.clip),
+            known=known,
+            announce=bar.set_description,
+            **shared,
+        )
+    certificates = unfinished.certificates
     bar.set_description("groups")
     uap = certify_uap(
         net,
@@ -383,7 +411,7 @@ def _evaluate_batch(
         solver=protocol.solver,
         **shared,
     )
-    return certificates, uap, time.perf_counter() - begin
+    return certificates, uap, unfinished.seconds + time.perf_counter() - begin
 
 
 def _strongest(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -19,7 +21,8 @@ from .certificates import Certificates, check_soundness
 from .crown.engine import ALPHA_STEPS, DualEngine
 from .crown.relaxation import Images
 from .memory import in_batches, in_less_memory
-from .relational import GroupStage, Search, relate
+from .relational import GroupProof, GroupStage, Search, group_proofs, relate
+from .unfinished import GroupState
 
 #: Of the time of groups, what may go into the attack, into further attacks on unsettled groups,
 #: and into bounds of ReLU inputs.
@@ -63,10 +66,7 @@ class Damage:
         y: (N,) labels.
         groups: Which inputs share a perturbation.
         certificates: Of the inputs, each alone.
-
-    Attributes:
-        u: (G, ...) the perturbations.
-        broken: (N,) inputs that the perturbation of their group misclassifies.
+        state: Holds the perturbations, and what they break.
     """
 
     def __init__(
@@ -77,11 +77,15 @@ class Damage:
         y: Tensor,
         groups: Groups,
         certificates: Certificates,
+        state: GroupState,
     ):
         self.net, self.ball, self.x, self.y = net, ball, x, y
-        self.groups, self.certificates = groups, certificates
-        self.u = torch.zeros((len(groups.rows), *x.shape[1:]), dtype=x.dtype, device=x.device)
-        self.broken = ~certificates.correct
+        self.groups, self.certificates, self.state = groups, certificates, state
+
+    @property
+    def broken(self) -> Tensor:
+        """Inputs that the perturbation of their group misclassifies; (N,)."""
+        return self.state.broken
 
     def attack(self, attack: GroupAttack, which: Tensor, at_once: int, bar: tqdm) -> None:
         """Find one perturbation for each of the groups ``which`` (n,), all with open inputs."""
@@ -100,6 +104,7 @@ class Damage:
                     broken = broken[groups.real[g]]
                     met[groups.members(g)] |= broken
                     self._keep(g, u, broken)
+            self.state.attacked[now] = True
         check_soundness(self.certificates, met)
 
     def adopt_single_attacks(self) -> None:
@@ -123,7 +128,7 @@ class Damage:
         rows = self.groups.members(group)
         broken = broken | ~self.certificates.correct[rows]
         if int(broken.sum()) > int(self.broken[rows].sum()):
-            self.u[group], self.broken[rows] = u, broken
+            self.state.u[group], self.state.broken[rows] = u, broken
 
 
 class GroupSearch:
@@ -134,75 +139,75 @@ class GroupSearch:
         stage: The group stage.
         time_limit: Seconds for each group that is not settled, the attacks included.
         solver: Of mixed-integer programs, one of ``SOLVERS``.
-
-    Attributes:
-        most: (G,) how many open inputs may break together.
-        proved_by: What has proved that, for each group.
-        took: (G,) seconds, of the attacks too.
     """
 
     def __init__(self, damage: Damage, stage: GroupStage, time_limit: float, solver: str):
-        self.damage, self.stage = damage, stage
+        self.damage, self.stage, self.state = damage, stage, damage.state
         self.time_limit, self.solver = time_limit, solver
         self.groups, self.certificates = damage.groups, damage.certificates
-        self.most = self.groups.count(self.certificates.open)
-        self.proved_by = ["single"] * len(self.most)
-        self.took = torch.zeros(len(self.most), dtype=torch.float64, device=self.most.device)
 
     def unsettled(self) -> Tensor:
         """Return the groups of which more inputs are open than known to break together; (n,)."""
         broken = self.groups.count(self.damage.broken & self.certificates.open)
-        return (self.most > broken).nonzero().squeeze(1)
+        return (self.state.most > broken).nonzero().squeeze(1)
 
     def attack(self, attack: GroupAttack, at_once: int, bar: tqdm) -> None:
         """Attack every group that has open inputs, and try on it what broke single inputs."""
         left = self.unsettled()
-        begin = time.perf_counter()
+        left = left[~self.state.attacked[left]]
         seconds = max(_LEAST_SECONDS, _ATTACK_SHARE * self.time_limit * len(left))
-        with ending_by(begin + seconds):
+        with self._working("group attack", left), ending_by(time.perf_counter() + seconds):
             self.damage.attack(attack, left, at_once, bar)
             self.damage.adopt_single_attacks()
-        self._charge(left, begin)
 
     def attack_further(self, attack: GroupAttack, at_once: int, bar: tqdm) -> None:
         """Attack the unsettled groups again and again, from other starts, while there is time."""
-        groups = left = self.unsettled()
-        begin, budget = (
-            time.perf_counter(),
-            Budget.of(_ATTACKING_SHARE * self.time_limit, len(left)),
-        )
-        with ending_by(budget.deadline):
+        left = self.unsettled()
+        budget = Budget.of(_ATTACKING_SHARE * self.time_limit, len(left))
+        with self._working("group attack", left), ending_by(budget.deadline):
             while len(left) and not budget.over:
                 self.damage.attack(attack, left, at_once, bar)
                 left = self.unsettled()
-        self._charge(groups, begin)
 
-    def _charge(self, groups: Tensor | list[int], begin: float) -> None:
-        """Share out the time since ``begin`` among groups that were worked on."""
-        self.took[groups] += (time.perf_counter() - begin) / max(1, len(groups))
+    @contextlib.contextmanager
+    def _working(self, part: str, groups: Tensor | list[int]) -> Iterator[None]:
+        """Share out the time of the block among the groups that are worked on, stopped or not."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - begin
+            self.state.took[groups] += seconds / max(1, len(groups))
+            self.state.seconds[part] = self.state.seconds.get(part, 0.0) + seconds
 
     def run(self, engine: DualEngine, at_once: int, bar: tqdm) -> None:
         """Run the stage on all groups; those that do not fit into memory stay as they are."""
         bar.set_description("group stage")
-        for chunk in torch.arange(len(self.most)).split(at_once):
+        for chunk in torch.arange(len(self.state.most)).split(at_once):
             in_less_memory(engine, partial(self._extend, engine, chunk.tolist()))
 
     def _extend(self, engine: DualEngine, chunk: list[int]) -> None:
         """Run the stage on the groups of ``chunk`` that are not settled."""
-        open_ = self.certificates.open
-        tried = "bab" in self.certificates.methods
-        split = tried if self.stage.split is None else self.stage.split
         unsettled = [g for g in self.unsettled().tolist() if g in chunk]
-        if tried:  # of a single open input, branch and bound has tried all that this stage could
-            count = self.groups.count(open_)
+        if self._tried:  # branch and bound has tried all that there is for a single open input
+            count = self.groups.count(self.certificates.open)
             unsettled = [g for g in unsettled if int(count[g]) > 1]
-        begin = time.perf_counter()
-        left = float((self.time_limit - self.took[unsettled]).clamp(min=0).sum())
+        left = float((self.time_limit - self.state.took[unsettled]).clamp(min=0).sum())
         budget = replace(Budget.of(left, 1), limit=self.time_limit)
-        with ending_by(budget.part(_PREPARING_SHARE).deadline):
-            ready, parts = self._prepare(engine, unsettled)
-        if not ready:
-            return
+        with self._working("group stage", unsettled), ending_by(budget.deadline):
+            with ending_by(budget.part(_PREPARING_SHARE).deadline):
+                ready, parts = self._prepare(engine, unsettled)
+            if ready:
+                self._relate(engine, ready, parts, budget)
+
+    def _relate(
+        self,
+        engine: DualEngine,
+        ready: list[int],
+        parts: list[tuple[Tensor, Images, Tensor]],
+        budget: Budget,
+    ) -> None:
+        """Run the stage on groups that are prepared; what it proves is kept where it is stopped."""
         members, images, rows = zip(*parts, strict=True)
         number = {int(i): k for k, i in enumerate(torch.cat(members))}
         groups = [
@@ -212,15 +217,33 @@ class GroupSearch:
             )
             for inputs in members
         ]
+        split = self._tried if self.stage.split is None else self.stage.split
         search = Search(engine, Images.cat(images), split, budget, self._iterations(), self.solver)
-        with ending_by(budget.deadline):
-            proofs = relate(search, torch.cat(rows), groups, self.stage)
+        proofs = group_proofs(search, torch.cat(rows), groups, self.stage)
         for g, proof in zip(ready, proofs, strict=True):
-            if proof.most < self.most[g]:
-                self.most[g], self.proved_by[g] = proof.most, proof.stage
-            if proof.u is not None:
-                self.damage.adopt(g, proof.u)
-        self._charge(ready, begin)
+            proof.lower(int(self.state.most[g]), self.state.proved_by[g])
+            proof.group.blocked |= {
+                frozenset(number[i] for i in one) for one in self.state.blocked[g]
+            }
+        try:
+            relate(search, proofs, self.stage)
+        finally:
+            inputs = torch.cat(members).tolist()
+            for g, proof in zip(ready, proofs, strict=True):
+                self._take(g, proof, inputs)
+
+    def _take(self, group: int, proof: GroupProof, inputs: list[int]) -> None:
+        """Take what is proved of a group, whose images are numbers of places in ``inputs``."""
+        if proof.most < self.state.most[group]:
+            self.state.most[group], self.state.proved_by[group] = proof.most, proof.stage
+        if proof.u is not None:
+            self.damage.adopt(group, proof.u)
+        self.state.blocked[group] = [[inputs[k] for k in one] for one in proof.group.blocked]
+
+    @property
+    def _tried(self) -> bool:
+        """Whether single images went through branch and bound."""
+        return "bab" in self.certificates.methods
 
     def _like(self, method: str) -> bool:
         """Return whether bounds are to be as good as those of a stage of single images."""

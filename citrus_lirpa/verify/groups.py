@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,6 +26,7 @@ from .memory import allocations_fail_cleanly
 from .milp import check_solver
 from .relational import GROUP_STAGES, RELATIONAL, group_stage_of
 from .single import certify, check_certifiable
+from .unfinished import GroupState, Unfinished
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -118,6 +118,7 @@ def certify_uap(
     clip: Range | None = None,
     batch_size: int = 256,
     progress: bool = False,
+    unfinished: Unfinished | None = None,
 ) -> UapBounds:
     """Bound the UAP accuracy over consecutive groups of ``group_size`` inputs.
 
@@ -148,6 +149,8 @@ def certify_uap(
         clip: Range that perturbed inputs are cut to.
         batch_size: Inputs that are worked on together.
         progress: Whether a bar shows how many groups are attacked.
+        unfinished: What an earlier call has left that was stopped, of these very inputs and
+            certificates; what is found is put there as it is found.
 
     Raises:
         InputError: A value cannot be used, or the certificates are of other boxes, inputs or
@@ -171,7 +174,7 @@ def certify_uap(
         _check_certificates(certificates, net, x, y, ball)
     stage = GROUP_STAGES[relational or group_stage_of(certificates.methods)]
     groups, at_once = Groups(len(x), group_size, x.device), max(1, batch_size // group_size)
-    begin = time.perf_counter()
+    unfinished = unfinished or Unfinished()
     with (
         tqdm(desc="group attack", unit="group", disable=not progress) as bar,
         net.evaluating(),
@@ -179,21 +182,35 @@ def certify_uap(
         allocations_fail_cleanly(x.device),
     ):
         net.check_itself()
-        damage = Damage(net, ball, x, y, groups, certificates)
+        state = unfinished.groups = unfinished.groups or _begin(x, groups, certificates)
+        damage = Damage(net, ball, x, y, groups, certificates, state)
         search = GroupSearch(damage, stage, time_limit, solver)
         search.attack(attack, at_once, bar)
         engine = _dual_engine(net, ball) if search.stage.steps else None
         if engine is not None and search.stage.optimises:
             search.attack_further(attack, at_once, bar)
-        attacked = time.perf_counter()
         if engine is not None:
             search.run(engine, at_once, bar)
     check_soundness(certificates, damage.broken)
-    lower, upper = groups.count(certificates.correct) - search.most, groups.count(~damage.broken)
-    seconds = {"group attack": attacked - begin, "group stage": time.perf_counter() - attacked}
+    lower, upper = groups.count(certificates.correct) - state.most, groups.count(~state.broken)
+    seconds = {part: state.seconds.get(part, 0.0) for part in ("group attack", "group stage")}
     return UapBounds(
-        *(lower, upper, groups.real.sum(dim=1), damage.u, damage.broken),
-        *(tuple(search.proved_by), search.took, seconds),
+        *(lower, upper, groups.real.sum(dim=1), state.u, state.broken),
+        *(tuple(state.proved_by), state.took, seconds),
+    )
+
+
+def _begin(x: Tensor, groups: Groups, certificates: Certificates) -> GroupState:
+    """Return what certificates alone tell of groups."""
+    most = groups.count(certificates.open)
+    return GroupState(
+        u=torch.zeros((len(most), *x.shape[1:]), dtype=x.dtype, device=x.device),
+        broken=~certificates.correct,
+        attacked=torch.zeros_like(most, dtype=torch.bool),
+        most=most,
+        proved_by=["single"] * len(most),
+        blocked=[[] for _ in most],
+        took=torch.zeros(len(most), dtype=torch.float64, device=x.device),
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import SoundnessError
 from .budget import Budget
-from .crown.branch_and_bound import BROKEN, PROVED, Outcome, Problems, branch_and_bound
+from .crown.branch_and_bound import BROKEN, OPEN, PROVED, Outcome, Problems, branch_and_bound
 from .crown.differences import with_differences
 from .crown.engine import ALPHA_STEPS, DualEngine
 from .crown.linear import Group
@@ -135,13 +135,13 @@ class GroupStage:
     split: bool | None = None
 
 
-def relate(
+def group_proofs(
     search: Search,
     open_rows: Tensor,
     groups: Sequence[tuple[list[int], set[int]]],
     stage: GroupStage,
 ) -> list[GroupProof]:
-    """Bound how many images of each group one perturbation breaks.
+    """Return groups with fixed linear bounds, of which nothing is proved yet.
 
     Args:
         search: What the stage works with.
@@ -149,9 +149,6 @@ def relate(
         groups: Of each the numbers of its open images, and those among them that a known
             perturbation breaks together; it leaves some of them unbroken.
         stage: The group stage.
-
-    Raises:
-        SoundnessError: What is proved contradicts a known perturbation.
     """
     mask = torch.zeros_like(open_rows)
     used = sorted({i for members, _ in groups for i in members})
@@ -163,15 +160,27 @@ def relate(
             *([members for members, _ in groups], search.iterations, search.budget),
         )
     rows = [row.nonzero().flatten().tolist() for row in mask.cpu()]
-    proofs = [
+    return [
         GroupProof(Group({i: rows[i] for i in members}, lines, search.budget), broken)
         for members, broken in groups
     ]
+
+
+def relate(search: Search, proofs: Sequence[GroupProof], stage: GroupStage) -> None:
+    """Bound how many images of each group one perturbation breaks.
+
+    Args:
+        search: What the stage works with.
+        proofs: What is known of the groups; the stage adds to them.
+        stage: The group stage.
+
+    Raises:
+        SoundnessError: What is proved contradicts a known perturbation.
+    """
     for step in stage.steps:
         step(search, proofs)
     for proof in proofs:
         proof.check()
-    return proofs
 
 
 def _by_lines(search: Search, proofs: Sequence[GroupProof]) -> None:
@@ -186,7 +195,7 @@ def _by_program(search: Search, proofs: Sequence[GroupProof]) -> None:
     large = [proof for proof in proofs if not (proof.small or proof.hopeless)]
     for number, proof in enumerate(large):
         if not search.budget.over:
-            seconds = search.budget.left / (len(large) - number)
+            seconds = min(search.budget.limit, search.budget.left / (len(large) - number))
             most = most_broken(proof.group, time_limit=seconds, solver=search.solver)
             proof.lower(max(proof.least, most), "milp")
 
@@ -241,18 +250,29 @@ def _prove_sets(search: Search, proofs: Sequence[GroupProof], size: int, budget:
         return False
     device = search.images.x.device
     problems = Problems(*(torch.tensor(part, device=device) for part in (sets, problem, rows)))
-    outcome = _search_sets(search, problems, torch.tensor(owner, device=device), budget)
-    moved = False
-    for number, members in enumerate(sets):
-        state, u = int(outcome.state[number]), outcome.u.get(number)
-        moved |= proofs[owner[number]].take(members, state, u)
+    news: dict[int, bool] = {}
+
+    def take(found: Outcome) -> None:
+        """Take the sets that are decided, so that they are kept where the search is stopped."""
+        for number in (found.state != OPEN).nonzero().flatten().tolist():
+            if number not in news:
+                state, u = int(found.state[number]), found.u.get(number)
+                news[number] = proofs[owner[number]].take(sets[number], state, u)
+
+    take(_search_sets(search, problems, torch.tensor(owner, device=device), budget, take))
     for proof in proofs:
         if proof.small:
             proof.enumerate_sets("tuple bab" if search.split else "cross")
-    return moved
+    return any(news.values())
 
 
-def _search_sets(search: Search, problems: Problems, owner: Tensor, budget: Budget) -> Outcome:
+def _search_sets(
+    search: Search,
+    problems: Problems,
+    owner: Tensor,
+    budget: Budget,
+    progress: Callable[[Outcome], object],
+) -> Outcome:
     """Run branch and bound on sets, each of the group with its number in ``owner`` (T,)."""
 
     def wanted(state: Tensor) -> Tensor:
@@ -260,7 +280,10 @@ def _search_sets(search: Search, problems: Problems, owner: Tensor, budget: Budg
         return ~torch.isin(owner, owner[state == BROKEN])
 
     return branch_and_bound(
-        *(search.engine, search.images, problems, budget), split=search.split, wanted=wanted
+        *(search.engine, search.images, problems, budget),
+        split=search.split,
+        wanted=wanted,
+        progress=progress,
     )
 
 

@@ -1,4 +1,4 @@
-"""The finished batches of a long evaluation, on the disk until it ends."""
+"""The batches of a long evaluation, and what is known of the one in hand, until it ends."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from ..formats.atomic import remove_leftovers, write_text
 from .certificates import Certificates
 from .groups import UapBounds
 from .identity import settings_text
+from .unfinished import Unfinished
 
 _HEADER = "settings.json"
+#: The suffix of what is known of a batch that was stopped.
+_UNFINISHED = ".unfinished"
 
 Result = TypeVar("Result")
 Batch = tuple[Certificates, UapBounds, float]
@@ -63,7 +66,7 @@ class Saved:
             self._check(header)
             remove_leftovers(folder, "*")
             return
-        if is_saved(folder, settings) and self.count():
+        if is_saved(folder, settings) and (self.count() or self.holds_unfinished()):
             raise CheckpointError(
                 f"{folder} holds {self.count()} finished batches of this evaluation; continue with "
                 "--resume, or remove it to begin anew"
@@ -102,8 +105,11 @@ class Saved:
             CheckpointError: It is damaged.
         """
         path = self._path(number)
-        if not path.is_file():
-            return None
+        return self._read(path, device, read) if path.is_file() else None
+
+    def _read(
+        self, path: Path, device: torch.device, read: Callable[[dict[str, Any]], Result]
+    ) -> Result:
         try:
             return read(tensors.load(path, device))
         except (CheckpointError, KeyError, TypeError) as error:
@@ -113,6 +119,26 @@ class Saved:
     def store(self, number: int, batch: dict[str, Any]) -> None:
         """Write a finished batch as plain values."""
         tensors.save(self._path(number), batch)
+        self._path(number).with_suffix(_UNFINISHED).unlink(missing_ok=True)
+
+    def load_unfinished(self, number: int, device: torch.device) -> Unfinished:
+        """Read what is known of a batch that was stopped; nothing where it was not begun.
+
+        Raises:
+            CheckpointError: It is damaged.
+        """
+        path = self._path(number).with_suffix(_UNFINISHED)
+        if not path.is_file():
+            return Unfinished()
+        return self._read(path, device, Unfinished.from_plain)
+
+    def store_unfinished(self, number: int, batch: Unfinished) -> None:
+        """Write what is known of a batch that is stopped."""
+        tensors.save(self._path(number).with_suffix(_UNFINISHED), batch.to_plain())
+
+    def holds_unfinished(self) -> bool:
+        """Return whether something is known of a batch that was stopped."""
+        return any(self.folder.glob(f"*{_UNFINISHED}"))
 
     def count(self) -> int:
         """Count the batches on disk."""

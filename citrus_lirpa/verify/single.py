@@ -33,6 +33,7 @@ from .identity import subjects
 from .memory import allocations_fail_cleanly, in_batches
 from .second_opinion import check_by_attack
 from .stages import Limits, OpenImages, Stage, stages_up_to
+from .unfinished import Unfinished
 
 #: The stage of inputs that another verifier proved.
 IMPORTED = "imported"
@@ -62,6 +63,7 @@ def certify(
     batch_size: int = 256,
     progress: bool = False,
     announce: Callable[[str], object] = lambda stage: None,
+    unfinished: Unfinished | None = None,
 ) -> Certificates:
     """Try to prove each input's class on its ε-box by every stage up to ``method``.
 
@@ -92,6 +94,8 @@ def certify(
         batch_size: Inputs that go through the stages together.
         progress: Whether a bar shows how many inputs are done.
         announce: Receives the name of each stage as it begins, unless the bar shows it.
+        unfinished: What an earlier call has left that was stopped, of these very inputs, at most
+            ``batch_size``; what is found is put there as it is found.
 
     Returns:
         What was proved, and by which stage.
@@ -111,6 +115,8 @@ def certify(
     stages = stages_up_to(method)
     if known is not None:
         _check_known(known, y)
+    whole = unfinished is None or (isinstance(unfinished, Unfinished) and len(x) <= batch_size)
+    expect(whole, "unfinished", unfinished, f"Unfinished() of at most {batch_size} inputs, or None")
     parts = []
     with (
         tqdm(total=len(x), unit="image", disable=not progress) as bar,
@@ -127,7 +133,7 @@ def certify(
         cascade = Cascade(net, ball, engine, stages, attack, limits, tell)
         for rows in torch.arange(len(x), device=x.device).split(batch_size):
             verdicts = None if known is None else known[rows]
-            part = cascade.certificates(x[rows], y[rows], rows // group_size, verdicts)
+            part = cascade.certificates(x[rows], y[rows], rows // group_size, verdicts, unfinished)
             if isinstance(engine, LirpaEngine) and len(rows):
                 at_once = max(1, batch_size // _ATTACK_COST)
                 with without_deadline():  # a proof that was not checked is none
@@ -188,7 +194,12 @@ class Cascade:
     announce: Callable[[str], object] = lambda stage: None
 
     def certificates(
-        self, x: Tensor, y: Tensor, group: Tensor, known: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        group: Tensor,
+        known: Tensor | None = None,
+        unfinished: Unfinished | None = None,
     ) -> Certificates:
         """Return the certificates of one batch.
 
@@ -197,29 +208,31 @@ class Cascade:
             y: (n,) labels.
             group: (n,) the group that each belongs to.
             known: (n,) verdicts from elsewhere, as of :func:`certify`.
+            unfinished: As of :func:`certify`.
         """
+        unfinished = unfinished or Unfinished()
         with torch.no_grad():
             logits = self.net(x)
         if len(x):
             check_same_function(self.net, x, logits)
-        proof = Proof.of(x, y, logits)
-        seconds: dict[str, float] = {}
+        proof = unfinished.proof = unfinished.proof or Proof.of(x, y, logits)
         end = time.perf_counter() + _LEAST_SECONDS
         if known is not None:
             proof.take(known, len(self.stages))
         if self.attack is not None:
             self.announce("attack")
-            begin, tried = time.perf_counter(), proof.correct & ~proof.attacked
-            with ending_by(max(end, begin + _ATTACK_SHARE * self._seconds_left(proof, group))):
-                self._try(self.attack, x, y, proof)
-            seconds["attack"] = time.perf_counter() - begin
-            proof.charge(tried.double(), seconds["attack"])
+            begin, trying = time.perf_counter(), proof.open & (proof.tried < -1)
+            try:
+                with ending_by(max(end, begin + _ATTACK_SHARE * self._seconds_left(proof, group))):
+                    self._try(self.attack, x, y, proof)
+            finally:
+                proof.charge("attack", trying.double(), time.perf_counter() - begin)
         open_ = OpenImages(self.engine, x, y, group, proof, self.limits, self.announce)
         not_fitting, unsupported = {}, {}
         for number, stage in enumerate(self.stages):
             self.announce(stage.name)
             begin = time.perf_counter()
-            open_.begin(stage)
+            open_.begin(number, stage)
             share = 1.0 if stage is self.stages[-1] else _STAGE_SHARE
             try:
                 with ending_by(max(end, begin + share * self._seconds_left(proof, group))):
@@ -228,14 +241,13 @@ class Cascade:
                 if number == 0:  # without bounds of the first stage there are none
                     raise
                 unsupported[stage.name] = str(error)
-            else:
+            finally:
                 proof.decide(number)
-            seconds[stage.name] = time.perf_counter() - begin
-            proof.charge(open_.effort, seconds[stage.name])
+                proof.charge(stage.name, open_.effort, time.perf_counter() - begin)
             not_fitting[stage.name] = int(open_.missing.sum())
         if known is not None:
-            seconds[IMPORTED], not_fitting[IMPORTED] = 0.0, 0
-        return proof.certificates(self.ball, seconds, not_fitting, unsupported)
+            proof.seconds[IMPORTED], not_fitting[IMPORTED] = 0.0, 0
+        return proof.certificates(self.ball, not_fitting, unsupported)
 
     def _seconds_left(self, proof: Proof, group: Tensor) -> float:
         """Return the time that the groups with open inputs have not used yet."""
@@ -253,10 +265,11 @@ class Cascade:
                 logits = self.net(self.ball.cut(x[rows] + v))
             return v, logits.argmax(1) != y[rows]
 
-        rows = (proof.correct & ~proof.attacked).nonzero().squeeze(1)
+        rows = (proof.correct & ~proof.attacked & (proof.tried < -1)).nonzero().squeeze(1)
         for now, found in in_batches(attacked, rows, self.limits.batch_size):
             if found is not None:  # an input that does not fit stays unattacked
                 proof.v[now], proof.attacked[now] = found
+            proof.tried[now] = -1
         wrong = (proof.attacked & (proof.decided_by >= 0)).nonzero().flatten().tolist()
         if wrong:
             raise SoundnessError(

@@ -14,7 +14,7 @@ from ..bounds.checks import check_name
 from ..bounds.deadline import ending_by, time_left
 from .budget import Budget
 from .certificates import Proof
-from .crown.branch_and_bound import PROVED, Problems, branch_and_bound
+from .crown.branch_and_bound import OPEN, PROVED, Outcome, Problems, branch_and_bound
 from .crown.engine import ALPHA_STEPS
 from .engines import Engine
 from .memory import in_batches, in_less_memory
@@ -52,6 +52,7 @@ class OpenImages:
     Attributes:
         number: (n,) places in the batch of those that the stage works on.
         images: These, as the engine knows them; None before the first stage.
+        stage: The number of the stage that works on them.
         missing: (N,) which of them did not fit into memory in this stage.
         effort: (N,) by which the time of this stage is shared among the inputs.
     """
@@ -71,8 +72,9 @@ class OpenImages:
         self.number = torch.arange(len(x), device=x.device)
         self.images: Any = None
 
-    def begin(self, stage: Stage) -> None:
-        """Forget the inputs that are decided, and go on to a stage with the others."""
+    def begin(self, number: int, stage: Stage) -> None:
+        """Forget the inputs that are decided, and go on to stage ``number`` with the others."""
+        self.stage = number
         open_ = self.proof.open
         self.missing, self.effort = torch.zeros_like(open_), open_.double()
         self._at_once = max(1, self.limits.batch_size // stage.cost)
@@ -106,6 +108,16 @@ class OpenImages:
         # a bound that is NaN leaves the one before it
         self.proof.lower[which] = torch.fmax(self.proof.lower[which], lower)
         self.proof.rows[which] |= proved
+        self.proof.tried[which] = self.proof.tried[which].clamp(min=self.stage)
+
+    def untried(self, stage: int) -> Tensor:
+        """Return the places of images that neither ``stage`` nor a later one has bounded.
+
+        An evaluation that was stopped goes on with them; those that came less far come first.
+        """
+        tried = self.proof.tried[self.number]
+        order = tried.argsort(stable=True)
+        return order[tried[order] < stage]
 
     def keep(self, places: list[Tensor], images: list[Any]) -> None:
         """Go on with the images at these places, as the engine knows them now."""
@@ -176,14 +188,15 @@ def _by_crown_ibp(open_: OpenImages, iterations: int = 0) -> None:
         unproved = ~open_.proof.rows[open_.number[now]]
         return open_.engine.margins(images.rows(now), unproved, iterations)
 
-    for now, (lower, proved) in open_.each(bounds):
+    for now, (lower, proved) in open_.each(bounds, open_.untried(open_.stage)):
         open_.note(now, lower, proved)
 
 
 def _by_crown(open_: OpenImages) -> None:
     """Bound the open margins by CROWN, on ReLU inputs bounded by CROWN."""
     with ending_by(time.perf_counter() + _TIGHTENING_SHARE * time_left()):
-        open_.improve(open_.engine.tightened)
+        # the next stage uses these bounds too
+        open_.improve(open_.engine.tightened, open_.untried(open_.stage + 1))
     _by_crown_ibp(open_)
 
 
@@ -207,21 +220,22 @@ def _by_branch_and_bound(open_: OpenImages) -> None:
     members = torch.arange(len(number), device=problem.device).unsqueeze(1)
     problems = Problems(members, problem, row.unsqueeze(1))
 
-    def progress(left: int) -> None:
-        open_.announce(f"bab, {left} left")
+    def take(found: Outcome) -> None:
+        """Note what is decided, so that it is kept where the search is stopped."""
+        # an image's share of the time is that of its domains
+        open_.effort = torch.zeros_like(open_.effort).index_put((number,), found.bounded.double())
+        proof.rows[number[found.state == PROVED]] = True
+        for broken, u in found.u.items():
+            proof.v[number[broken]], proof.attacked[number[broken]] = u, True
+        open_.announce(f"bab, {int((found.state == OPEN).sum())} left")
 
     outcome = in_less_memory(
-        engine, lambda: branch_and_bound(engine, images, problems, budget, progress=progress)
+        engine, lambda: branch_and_bound(engine, images, problems, budget, progress=take)
     )
     if outcome is None:
         open_.missing[number] = True
         return
-    # an image's share of the time is that of its domains
-    open_.effort = torch.zeros_like(open_.effort)
-    open_.effort[number] = outcome.bounded.double()
-    proof.rows[number[outcome.state == PROVED]] = True
-    for broken, u in outcome.u.items():
-        proof.attacked[number[broken]], proof.v[number[broken]] = True, u
+    take(outcome)
 
 
 #: The stages, in the order in which they run. A new stage is one more row.

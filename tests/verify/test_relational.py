@@ -24,7 +24,7 @@ from citrus_lirpa.verify.crown.branch_and_bound import BROKEN, OPEN, PROVED, Out
 from citrus_lirpa.verify.crown.differences import with_differences
 from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.crown.linear import Group, Lines, refuted
-from citrus_lirpa.verify.relational import GROUP_STAGES, Search, relate
+from citrus_lirpa.verify.relational import GROUP_STAGES, Search, group_proofs, relate
 
 NEVER = Budget()
 some_cases = settings(random_cases, max_examples=50)
@@ -259,7 +259,8 @@ def settle(monkeypatch, states, *, count, broken=(), mode="cross", c=-1.0, rows=
     on = Search(engine, SimpleNamespace(x=torch.zeros(count, 1)), True, Budget.of(60.0, 1))
     groups = [(list(range(count)), set(broken))]
     open_rows = torch.ones(count, rows, dtype=torch.bool)
-    (proof,) = relate(on, open_rows, groups, GROUP_STAGES[mode])
+    (proof,) = group_proofs(on, open_rows, groups, GROUP_STAGES[mode])
+    relate(on, [proof], GROUP_STAGES[mode])
     return proof, asked
 
 

@@ -222,7 +222,7 @@ def branch_and_bound(
     *,
     split: bool = True,
     wanted: Callable[[Tensor], Tensor] | None = None,
-    progress: Callable[[int], object] = lambda left: None,
+    progress: Callable[[Outcome], object] = lambda found: None,
 ) -> Outcome:
     """Prove or break as many problems as possible.
 
@@ -236,7 +236,7 @@ def branch_and_bound(
         budget: Its limit holds for each problem, which is given up beyond it.
         split: Whether domains are split at all.
         wanted: Maps the states (T,) to whether each problem is still worth the time (T,).
-        progress: Receives how many problems are open, after every step.
+        progress: Receives what is found so far, after every step.
     """
     search = _Search(engine, images, problems)
     members = problems.members.shape[1]
@@ -260,7 +260,7 @@ def branch_and_bound(
         pool = _Domains.cat([pool[rest], search.harder(now)])
         search.charge(now.problem, time.perf_counter() - begin, budget.limit)
         pool = search.settle(pool)
-        progress(int((search.state == OPEN).sum()))
+        progress(Outcome(search.state, search.u, search.bounded))
     return Outcome(search.state, search.u, search.bounded)
 
 
