@@ -1,11 +1,13 @@
 """What `citrus-lirpa eval` certifies of published networks, how long it takes, and where.
 
     python benchmarks/verifier.py --nets NETS --data-dir DATA [--row NAME] [--json FILE]
+    python benchmarks/verifier.py --nets NETS --data-dir DATA --row NAME --against CHECKOUT
 
 NETS holds the ConvSmall networks of the CITRUS and DiffAI authors as ONNX files. Each row is
 one evaluation, on the first images of the test set, unclipped, beside what was known of the
 same images before: the best lower bound (α-CROWN and the I/O formulation, or RACoon) and the
-best upper bound of a joint attack.
+best upper bound of a joint attack. With --against each of its images goes alone to this package and
+to α,β-CROWN, with the same limit; see against.py.
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ from __future__ import annotations
 import json
 import platform
 import resource
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 import torch
+from against import Rival, compare
 
 from citrus_lirpa import BoundedNet, data
 from citrus_lirpa.formats.onnx import load_onnx
@@ -62,8 +67,26 @@ ROWS = {
 @click.option("--row", "names", type=click.Choice(list(ROWS)), multiple=True)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Append the records here.")
-def main(nets: Path, data_dir: Path, names: tuple[str, ...], threads: int, file: Path) -> None:
+@click.option(
+    "--against", type=click.Path(path_type=Path, exists=True), help="A checkout of α,β-CROWN."
+)
+@click.option("--python", default=sys.executable, help="The Python that runs it.")
+@click.option(
+    "--config",
+    default="exp_configs/vnncomp22/cifar100_small_2022.yaml",
+    show_default=True,
+    help="Its configuration, from its folder complete_verifier.",
+)
+@click.option("--images", type=int, help="With --against: of each row only so many images.")
+@click.option("--seconds", type=float, help="With --against: the limit of an image.")
+def main(
+    nets: Path, data_dir: Path, names: tuple[str, ...], threads: int, file: Path,
+    against: Path | None, python: str, config: str, images: int | None, seconds: float | None,
+) -> None:  # fmt: skip
     torch.set_num_threads(threads)
+    if against is not None:
+        rival = Rival(against.resolve(), python, config)
+        return duel(rival, [ROWS[name] for name in names or ROWS], nets, data_dir, images, seconds)
     for name in names or ROWS:
         row = ROWS[name]
         begin = time.perf_counter()
@@ -87,16 +110,39 @@ def main(nets: Path, data_dir: Path, names: tuple[str, ...], threads: int, file:
     click.echo(f"{platform.machine()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}")
 
 
-def run(row: Row, nets: Path, data_dir: Path) -> Evaluation:
+def duel(
+    rival: Rival, rows: list[Row], nets: Path, data_dir: Path, images: int | None,
+    seconds: float | None,
+) -> None:  # fmt: skip
+    for row in rows:
+        net, found = load(row, nets, data_dir)
+        count, limit = min(images or row.images, row.images), seconds or row.seconds
+        found = data.Split(found.images[:count], found.labels[:count])
+        with tempfile.TemporaryDirectory() as folder:
+            pairs = compare(
+                *(rival, net, found, data.find_spec(row.dataset), parse_number(row.eps), limit),
+                Path(folder) / "exported",
+            )
+        click.echo(f"{row.file} at {row.eps}, {len(pairs.images)} images, {limit:g} s each:")
+        for line in pairs.lines():
+            click.echo(f"  {line}")
+
+
+def load(row: Row, nets: Path, data_dir: Path) -> tuple[BoundedNet, data.Split]:
     model, shape = load_onnx(nets / f"{row.file}.onnx")
-    net = BoundedNet(model, torch.zeros(2, *shape))
-    spec = data.find_spec(row.dataset)
+    net = BoundedNet(model, torch.zeros(2, *shape)).eval()
     images = data.load(row.dataset, train=False, data_dir=data_dir)
     if row.correct_only:
         with torch.no_grad():
             right = model(images.pixels(slice(0, 1000))).argmax(1) == images.labels[:1000]
         chosen = right.nonzero().squeeze(1)
         images = data.Split(images.images[chosen], images.labels[chosen])
+    return net, images
+
+
+def run(row: Row, nets: Path, data_dir: Path) -> Evaluation:
+    net, images = load(row, nets, data_dir)
+    spec = data.find_spec(row.dataset)
     protocol = Protocol(
         eps=parse_number(row.eps),
         group_size=row.group,
