@@ -44,7 +44,7 @@ def test_uap_bounds_are_what_the_certificates_and_perturbations_show(net, clip, 
     assert uap.certified_accuracy == pytest.approx(sum(found) / 11)
     assert uap.attacked_accuracy == pytest.approx(sum(upper) / 11)
     assert list(uap.seconds) == ["group attack", "group stage"]
-    assert 0 <= float(uap.took.sum()) <= sum(uap.seconds.values())
+    assert 0 <= float(uap.took.sum()) <= sum(uap.seconds.values()) + 1e-9
 
 
 def test_dearer_group_stages_prove_no_less(deep):
