@@ -363,7 +363,7 @@ def by_name(net, x, y, eps, mode, clip=None):
             group_size=len(x),
             certificates=proofs,
             relational=mode,
-            time_limit=2.0,
+            time_limit=10.0,
             attack=GroupAttack(steps=3, restarts=1, clip=clip),
             clip=clip,
         ).lower  # fmt: skip
