@@ -5,8 +5,8 @@
 Trains one epoch of so many steps, ε rising over its first half, in `paper` mode (batches of
 5, every ordered pair), in `large` mode (cyclic partners) and under plain IBP at large mode's
 batch, and CITRUS in `fast` mode, each in a process of its own so that the peak memory is its own.
-Beside each time stands its share of the peak that `floor.py` measures. Ends with an error where a
-loss is not finite.
+Beside each time stands its share of the peak that `floor.py` measures, on `--threads` threads or
+on one. Ends with an error where a loss is not finite.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main(preset, data_dir, steps, batch, threads, only, overrides, file) -> None
     settings = resolve(preset=preset, overrides=overrides)
     model, spec = make_model(settings)
     work = Work.of(model, torch.zeros(1, *spec.shape))
-    torch.set_num_threads(max(threads, 1))
+    torch.set_num_threads(threads or 1)
     peak = peaks("cpu")
     for name in only or VARIANTS:
         size = 5 if "paper" in name else batch
