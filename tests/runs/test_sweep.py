@@ -425,7 +425,7 @@ def test_a_folder_of_another_configuration_stops_the_sweep_before_it_starts(tmp_
     other = resolve(preset="digits", overrides=["train.epochs=3", "train.milestones=[]"])
     RunFolder(folder).begin(other)
     status, output = run(file, "--out", tmp_path / "out")
-    assert status == 1 and str(folder) in output and "citrus there, ibp here" in output
+    assert status == 2 and str(folder) in output and "citrus there, ibp here" in output
     assert f"than {folder.name} of this sweep" in output and "--out" in output
     assert "train.epochs: 3 there, 5 here" in output and "train.milestones: () there" in output
     assert "train.lr" not in output  # which is equal
