@@ -480,7 +480,8 @@ def test_without_auto_lirpa(trained, tmp_path):
     done = process("-c", WITHOUT, json.dumps(needing + helping))
     assert (done.returncode, done.stderr) == (0, "")
     results = json.loads(done.stdout)
-    bound_nothing = {"compare", "report", "front", "presets", "models", "completion", "smooth"}
+    bound_nothing = {"compare", "report", "front", "presets", "models", "completion", "smooth",
+                     "verify", "supports"}  # fmt: skip
     assert {args[0] for args in needing} == set(COMMANDS) - bound_nothing
     expected = [1, f"Error: auto_LiRPA is not installed: {_compat.INSTALL_HINT}\n"]
     assert results[: len(needing)] == [expected] * len(needing)
