@@ -67,7 +67,7 @@ class NonFiniteLossError(CitrusError):
 
 
 class SoundnessError(CitrusError):
-    """A certificate contradicts an attack, a defect that must never be hidden."""
+    """A certificate contradicts an attack, or its proof does not hold: never to be hidden."""
 
 
 class OutOfTime(CitrusError):

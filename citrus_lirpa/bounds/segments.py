@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, ModelError
-from .graph import Graph, Operation
+from .graph import BatchNorm, Graph, Operation, scaled
 
 #: Operations that are affine in what varies, while all but one argument are constants, except
 #: in sums and concatenations.
@@ -58,6 +60,37 @@ class Segment:
         for operation in self.operations:
             values[operation.name] = operation.forward(*(values[a] for a in operation.arguments))
         return values[self.end]
+
+    def sizes(self, *arguments: Tensor, constant: bool = True) -> Tensor:
+        """Return what the segment adds up in absolute values: |W||v| + |b|.
+
+        Args:
+            arguments: Of each source, (N, ...) the largest absolute values.
+            constant: Whether to add |b|.
+        """
+        values = dict(self.constants)
+        for source, name, value in zip(self.sources, self.names, arguments, strict=True):
+            if source == INPUT and self.normalise is not None:
+                shift = self.normalise(torch.zeros_like(value))
+                value = (self.normalise(value) - shift).abs() + shift.abs() * constant
+            values[name] = value
+        for operation in self.operations:
+            arguments = tuple(values[a] for a in operation.arguments)
+            values[operation.name] = _sizes(operation, arguments, constant)
+        return values[self.end]
+
+    def double(self) -> Segment:
+        """Return the same function in float64."""
+        values = self.constants.items()
+        return replace(self, constants={k: v.double() if _is_real(v) else v for k, v in values})
+
+    @property
+    def terms(self) -> tuple[int, int]:
+        """The most products that one number adds up, forwards and backwards."""
+        parts = [
+            _terms(op, [self.constants.get(a) for a in op.arguments]) for op in self.operations
+        ]
+        return 8 + sum(part[0] for part in parts), 8 + sum(part[1] for part in parts)
 
     def frozen(self) -> Segment:
         """Return the same function, differentiable in its arguments alone."""
@@ -147,6 +180,45 @@ def segment_behind(graph: Graph, relu: int) -> Segment:
     return segment
 
 
+def _sizes(operation: Operation, values: tuple[Any, ...], constant: bool) -> Tensor:
+    """The sum of absolute values that an affine operation adds up, of those of its arguments."""
+    varying = operation.varying
+    if isinstance(operation, BatchNorm):
+        weight, bias, mean, variance = values[1:]
+        scale, _ = operation.scale_and_shift(weight, bias, mean, variance)
+        shift = bias.abs() + (mean * scale).abs()
+        return scaled(values[0], scale.abs(), shift if constant else None)
+    if operation.kind in ("BoundAdd", "BoundSub"):
+        first, second = (
+            v.abs() * (constant or varies) for v, varies in zip(values, varying, strict=True)
+        )
+        return first + second
+    if operation.kind == "BoundNeg":
+        return values[0]
+    absolute = [v.abs() if _is_real(v) else v for v in values]
+    if not constant and operation.kind in ("BoundLinear", "BoundConv"):
+        absolute[2:] = [torch.zeros_like(bias) for bias in absolute[2:]]
+    return operation.forward(*absolute)
+
+
+def _terms(operation: Operation, constants: list[Any]) -> tuple[int, int]:
+    """How many products a number adds up in an operation, forwards and backwards."""
+    if operation.kind in ("BoundLinear", "BoundMatMul", "BoundConv"):
+        weight = next(c for c in constants if isinstance(c, Tensor) and c.ndim > 1)
+        if operation.kind == "BoundConv":
+            places = weight[0, 0].numel()
+            steps = math.prod(
+                -(-side // stride)
+                for side, stride in zip(weight.shape[2:], operation.node.stride, strict=True)
+            )
+            return weight.shape[1] * places + 8, weight.shape[0] * steps + 8
+        return max(weight.shape) + 8, max(weight.shape) + 8
+    if "Pool" in operation.kind or "Mean" in operation.kind:
+        inputs = math.prod(operation.node.inputs[0].output_shape[1:])
+        return inputs + 8, inputs + 8
+    return 8, 8
+
+
 def _segment(graph: Graph, numbers: dict[str, int], end: str) -> Segment:
     """The part of a network from the values in ``numbers`` to ``end``, with the weights of now."""
     if end not in graph.operations:
@@ -166,8 +238,21 @@ def _check_affine(segment: Segment, takes: str) -> None:
         kind, varying = operation.kind, operation.varying
         product = kind in _PRODUCTS and sum(varying) == 1 and (kind != "BoundDiv" or varying[0])
         weights = kind in _WEIGHTED and any(varying[1:])
-        if (kind not in _AFFINE and not product) or weights:
+        if (kind not in _AFFINE and not product) or weights or _is_unusual(operation):
             raise ModelError(
                 f"{takes} networks of affine layers and ReLU; this one has "
                 f"{kind.removeprefix('Bound')} on computed values"
             )
+
+
+def _is_unusual(operation: Operation) -> bool:
+    """Whether an affine operation is of a form whose terms ``Segment.sizes`` does not know."""
+    if operation.kind == "BoundLinear":  # its product and bias may be scaled, by several names
+        names = ("alpha", "beta", "alpha_linear", "beta_linear")
+        factors = [getattr(operation.node, name, 1.0) for name in names]
+        return any(isinstance(factor, int | float) and factor < 0 for factor in factors)
+    return operation.kind == "BoundBatchNormalization" and not isinstance(operation, BatchNorm)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "train": ("train", "Train a network."),
     "eval": ("evaluate", "Certify a trained network."),
+    "check": ("check", "Check the proofs of an evaluation."),
     "compare": ("compare", "Compare trained and evaluated runs."),
     "report": ("report", "Write runs as one HTML page, to be read, printed and sent."),
     "attack": ("attack", "Craft a universal perturbation."),

@@ -40,6 +40,7 @@ from .output import Results, examples, results
             "somebody else's network",
             "citrus-lirpa eval net.onnx --dataset cifar10 --eps 2/255",
         ),
+        ("with proofs that anyone can check", "citrus-lirpa eval runs/digits --proofs"),
         ("continue after an interruption", "citrus-lirpa eval runs/mnist --resume"),
         ("for a script", "citrus-lirpa eval runs/mnist --json --quiet | jq .uap_accuracy"),
     ),
@@ -64,6 +65,11 @@ from .output import Results, examples, results
     metavar="FOLDER",
     help="Take the verdicts of another verifier as they are: a folder of `export` with its "
     "results.csv.",
+)
+@click.option(
+    "--proofs",
+    is_flag=True,
+    help="Write proofs of what is certified, for citrus-lirpa check or anybody's checker.",
 )
 @data_dir
 @download

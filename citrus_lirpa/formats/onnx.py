@@ -102,7 +102,7 @@ def load_onnx(path: Path, *, images: bool = False) -> tuple[nn.Module, tuple[int
     return module, shape
 
 
-def save_onnx(model: nn.Module, shape: Sequence[int], path: Path) -> None:
+def save_onnx(model: nn.Module, shape: Sequence[int], path: Path, *, folded: bool = True) -> None:
     """Write a network, in eval mode, as an ONNX file from "input" (1, C, H, W) to "output".
 
     The file appears once it is whole and known to compute what the model does.
@@ -111,6 +111,7 @@ def save_onnx(model: nn.Module, shape: Sequence[int], path: Path) -> None:
         model: A network from images (N, C, H, W) to logits.
         shape: (C, H, W) of one image.
         path: The file.
+        folded: Whether BatchNorm may go into the layer before it, which rounds its weights.
 
     Raises:
         ModelError: The model cannot be exported, or the file would compute something else.
@@ -118,11 +119,13 @@ def save_onnx(model: nn.Module, shape: Sequence[int], path: Path) -> None:
         DependencyError: The onnx package or auto_LiRPA is missing.
     """
     package = import_optional("onnx", INSTALL_HINT)
+    mode = torch.onnx.TrainingMode.EVAL if folded else torch.onnx.TrainingMode.PRESERVE
     example = torch.zeros(1, *shape, dtype=torch.float32, device=_device(model))
     file: Any = io.BytesIO()
     with modes_restored(model), _compat.parsing(), warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx")
-        warnings.filterwarnings("ignore", message="You are using the legacy TorchScript")
+        for message in ("You are using the legacy TorchScript", "It is recommended that constant"):
+            warnings.filterwarnings("ignore", message=message)
         model.eval()
         try:
             torch.onnx.export(
@@ -130,6 +133,7 @@ def save_onnx(model: nn.Module, shape: Sequence[int], path: Path) -> None:
                 (example,),
                 file,
                 dynamo=False,
+                training=mode,
                 opset_version=_OPSET,
                 input_names=["input"],
                 output_names=["output"],

@@ -142,6 +142,9 @@ def evaluation_table(result: Evaluation) -> str:
             f"upper bound; {count_images(gap)} between the two",
         ),
     ]
+    if result.proofs is not None:
+        written = result.proofs
+        rows.append(("images with a proof", str(written.images), f"and {written.groups} groups"))
     head = (
         f"{count_images(len(result.y), 'held-out' if protocol.held_out else 'test')}, "
         f"ε = {radius(protocol.eps)}, groups of {protocol.group_size}, "

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ..bounds.box import Ball
+from ..bounds.net import BoundedNet
 from ..data.types import Split
 from ..errors import InputError
 from ..verify import (
@@ -20,10 +22,12 @@ from ..verify import (
     fingerprint_of_images,
     vnnlib,
 )
+from ..verify.identity import identity
+from ..verify.proof_files import ProofFolder
 from . import perturbations
 from .batches import run_batches
 from .doctor import versions
-from .folder import Outcome, RunFolder
+from .folder import Outcome, ResultFiles, RunFolder
 from .networks import Network
 from .observer import Observer
 
@@ -37,6 +41,7 @@ def evaluate_run(
     device: torch.device,
     imported: Mapping[int, str] | None = None,
     bounds: str = "own",
+    proofs: bool = False,
     resume: bool = False,
     requeue: bool = False,
     observer: Observer | None = None,
@@ -54,6 +59,7 @@ def evaluate_run(
         device: Where to compute.
         imported: Verdicts of another verifier by image number; see ``import_verdicts``.
         bounds: Whose bounds count; see :class:`BoundedNet`.
+        proofs: Whether to write proofs of what is certified, beside the results.
         resume: Whether to continue an evaluation that was interrupted.
         requeue: Whether to begin, to continue or to take what is finished, as the folder is
             found.
@@ -76,6 +82,8 @@ def evaluate_run(
     settings = _settings(network, images, protocol, imported or {})
     other = {} if bounds == "own" else {"bounds": bounds}
     settings |= other
+    if proofs:
+        settings["proofs"] = True
     files = RunFolder(folder).evaluation(protocol.method)
 
     def compute(batches: Saved) -> Evaluation:
@@ -86,17 +94,18 @@ def evaluate_run(
             protocol,
             saved=batches,
             imported=imported,
+            proofs=_proof_folder(files, net, protocol, settings) if proofs else None,
             progress=observer.progress,
         )
 
-    def finish(result: Evaluation, identity: str) -> dict[str, Any]:
+    def finish(result: Evaluation, known_by: str) -> dict[str, Any]:
         perturbations.of_evaluation(net, result).save(files.paths["perturbations"])
         return result.as_record(
             run=network.name,
             data=network.spec.name,
             weights=settings["weights"],
             imported=len(settings["imported"]),
-            identity=identity,
+            identity=known_by,
             versions=versions(),
             **other,
         ).to_json()
@@ -104,6 +113,13 @@ def evaluate_run(
     return run_batches(
         files, settings, compute, finish, resume=resume, requeue=requeue, observer=observer
     )
+
+
+def _proof_folder(
+    files: ResultFiles, net: BoundedNet, protocol: Protocol, settings: dict[str, Any]
+) -> ProofFolder:
+    net.eval()
+    return ProofFolder(files.proofs, net, Ball(protocol.eps, protocol.clip), identity(settings))
 
 
 def import_verdicts(folder: Path, network: Network, protocol: Protocol) -> dict[int, str]:

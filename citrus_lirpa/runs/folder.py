@@ -197,6 +197,11 @@ class ResultFiles:
         """Folder of the finished batches of an evaluation that has not come to its end."""
         return self.folder / f"{self.work}.partial"
 
+    @property
+    def proofs(self) -> Path:
+        """Folder of the proofs of an evaluation."""
+        return self.folder / self.work.replace("eval-", "proofs-", 1)
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Lock these files, and clear what killed processes left half-written.

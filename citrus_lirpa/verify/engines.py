@@ -15,6 +15,7 @@ from ..bounds.net import BoundedNet
 from ..bounds.precision import rounding_threshold
 from ..errors import ModelError
 from .crown.engine import IN_FLOAT64, DualEngine, in_float64
+from .crown.proofs import Proofs
 
 
 class Engine(Protocol):
@@ -133,9 +134,15 @@ class LirpaEngine:
         return in_float64(self.net)
 
 
-def find_engine(net: BoundedNet, ball: Ball) -> Engine:
-    """Return the dual engine of a network in eval mode, or auto_LiRPA's bounds of others."""
+def find_engine(net: BoundedNet, ball: Ball, proofs: Proofs | None = None) -> Engine:
+    """Return the dual engine of a network in eval mode, or auto_LiRPA's bounds of others.
+
+    Args:
+        net: The network.
+        ball: The perturbations.
+        proofs: Receives what the dual engine proves.
+    """
     try:
-        return DualEngine(net, ball)
+        return DualEngine(net, ball, proofs)
     except ModelError as error:
         return LirpaEngine(net, ball, str(error))

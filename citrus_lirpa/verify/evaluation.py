@@ -35,9 +35,11 @@ from ..data.types import DatasetSpec, Split, check_split
 from ..errors import expect
 from ..optional import to_frame
 from .certificates import Certificates, check_soundness
+from .crown.proofs import Proofs
 from .groups import UapBounds, certify_uap
 from .milp import check_solver
-from .record import EvaluationRecord, GroupFigures, UapAccuracy
+from .proof_files import ProofFolder
+from .record import EvaluationRecord, GroupFigures, ProofFigures, UapAccuracy
 from .relational import RELATIONAL, group_stage_of
 from .resume import Batch, Saved, from_plain, to_plain
 from .single import certify
@@ -139,6 +141,7 @@ class Evaluation:
         predictions: Classes (N,) without and with it.
         seconds: Time of the whole, with that of an interrupted first part, added up over the
             processes that shared it.
+        proofs: How many certificates have proofs; None where none were asked for.
     """
 
     x: Tensor
@@ -150,6 +153,7 @@ class Evaluation:
     fooling_rate: float
     predictions: tuple[Tensor, Tensor]
     seconds: float
+    proofs: ProofFigures | None = None
 
     def __repr__(self) -> str:
         c, uap = self.certificates, self.uap
@@ -230,6 +234,7 @@ class Evaluation:
             unsupported=c.unsupported,
             verdicts=tuple(c.verdicts()),
             image_seconds=_rounded(c.took),
+            proofs=self.proofs,
             groups=GroupFigures(
                 tuple(uap.lower.tolist()), tuple(uap.upper.tolist()), uap.stage, _rounded(uap.took)
             ),
@@ -246,6 +251,7 @@ def evaluate(
     *,
     saved: Saved | None = None,
     imported: Mapping[int, str] | None = None,
+    proofs: ProofFolder | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Certify the first images of a data set, alone and in groups, a batch of groups at a time.
@@ -262,6 +268,7 @@ def evaluate(
         saved: Keeps each finished batch on disk, and gives those that are there already.
         imported: Verdicts of another verifier by image number, ``certified`` or ``attacked``,
             which are taken as they are.
+        proofs: Receives the proofs of each batch.
         progress: Whether to show a bar.
 
     Raises:
@@ -282,15 +289,19 @@ def evaluate(
         def bounded(number: int) -> dict[str, Any]:
             rows = batches[number]
             part = saved.load(number, device, from_plain) if saved is not None else None
-            if part is None:
+            if part is None or (proofs is not None and not proofs.has(number)):
                 torch.manual_seed(protocol.seed + number)
                 given = None if known is None else known[rows]
-                with _kept(saved, number, device) as unfinished:
+                kept = None if proofs is None else Proofs(x[rows], y[rows])
+                # what was found without its proofs is found again
+                with _kept(saved if proofs is None else None, number, device) as unfinished:
                     clock.take(unfinished.seconds)
                     with clock.batch(number):
                         part = _evaluate_batch(
-                            *(net, x[rows], y[rows], protocol, given, unfinished, bar)
+                            *(net, x[rows], y[rows], protocol, given, unfinished, kept, bar)
                         )
+                if proofs is not None and kept is not None:
+                    proofs.store(number, kept, rows.start, protocol.group_size, *part[:2])
                 if saved is not None:
                     saved.store(number, to_plain(*part))
             else:
@@ -304,12 +315,13 @@ def evaluate(
 
         parts = distributed.share(bounded, len(batches), device, elsewhere)
     certificates, bounds, seconds = zip(*map(from_plain, parts), strict=True)
-    proofs, uap = Certificates.cat(certificates), UapBounds.cat(bounds)
+    found, uap = Certificates.cat(certificates), UapBounds.cat(bounds)
     begin = time.perf_counter()
     with ending_by(clock.end):
-        strongest, rate, predictions = _strongest(net, x, y, protocol, proofs, uap)
+        strongest, rate, predictions = _strongest(net, x, y, protocol, found, uap)
     total = sum(seconds) + time.perf_counter() - begin
-    return Evaluation(x, y, protocol, proofs, uap, strongest, rate, predictions, total)
+    figures = None if proofs is None else proofs.figures(uap)
+    return Evaluation(x, y, protocol, found, uap, strongest, rate, predictions, total, figures)
 
 
 class _Clock:
@@ -377,6 +389,7 @@ def _evaluate_batch(
     protocol: Protocol,
     known: Tensor | None,
     unfinished: Unfinished,
+    proofs: Proofs | None,
     bar: tqdm,
 ) -> Batch:
     begin = time.perf_counter()
@@ -386,6 +399,7 @@ def _evaluate_batch(
         unfinished=unfinished,
         group_size=protocol.group_size,
         time_limit=protocol.time_limit / 2,
+        proofs=proofs,
     )
     if unfinished.certificates is None:
         unfinished.certificates = certify(

@@ -20,6 +20,7 @@ from ..errors import InputError, ModelError, expect, shown
 from ..optional import to_frame
 from .certificates import Certificates, check_soundness
 from .crown.engine import DualEngine
+from .crown.proofs import Proofs
 from .engines import find_engine
 from .group_search import Damage, Groups, GroupSearch
 from .memory import allocations_fail_cleanly
@@ -119,6 +120,7 @@ def certify_uap(
     batch_size: int = 256,
     progress: bool = False,
     unfinished: Unfinished | None = None,
+    proofs: Proofs | None = None,
 ) -> UapBounds:
     """Bound the UAP accuracy over consecutive groups of ``group_size`` inputs.
 
@@ -151,6 +153,7 @@ def certify_uap(
         progress: Whether a bar shows how many groups are attacked.
         unfinished: What an earlier call has left that was stopped, of these very inputs and
             certificates; what is found is put there as it is found.
+        proofs: Receives what the dual engine proves, beside that of ``certify``.
 
     Raises:
         InputError: A value cannot be used, or the certificates are of other boxes, inputs or
@@ -169,7 +172,9 @@ def certify_uap(
     joint = callable(attack) and not isinstance(attack, PGD)
     expect(joint, "the attack", attack, "GroupAttack() or None")
     if certificates is None:
-        certificates = certify(net, x, y, eps, clip=clip, batch_size=batch_size, progress=progress)
+        certificates = certify(
+            *(net, x, y, eps), clip=clip, batch_size=batch_size, progress=progress, proofs=proofs
+        )
     else:
         _check_certificates(certificates, net, x, y, ball)
     stage = GROUP_STAGES[relational or group_stage_of(certificates.methods)]
@@ -186,7 +191,7 @@ def certify_uap(
         damage = Damage(net, ball, x, y, groups, certificates, state)
         search = GroupSearch(damage, stage, time_limit, solver)
         search.attack(attack, at_once, bar)
-        engine = _dual_engine(net, ball) if search.stage.steps else None
+        engine = _dual_engine(net, ball, proofs) if search.stage.steps else None
         if engine is not None and search.stage.optimises:
             search.attack_further(attack, at_once, bar)
         if engine is not None:
@@ -228,9 +233,9 @@ def _check_certificates(
     certificates.check_subjects(net.module, x, y)
 
 
-def _dual_engine(net: BoundedNet, ball: Ball) -> DualEngine | None:
+def _dual_engine(net: BoundedNet, ball: Ball, proofs: Proofs | None) -> DualEngine | None:
     """Return the dual engine of the network; None where it has none, and so no group stage."""
     try:
-        return find_engine(net, ball).as_dual()
+        return find_engine(net, ball, proofs).as_dual()
     except ModelError:
         return None

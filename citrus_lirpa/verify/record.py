@@ -49,6 +49,37 @@ class GroupFigures:
     seconds: tuple[NonNegative, ...] = ()
 
 
+@dataclass(frozen=True)
+class ProofFigures:
+    """How many certificates have proofs, and how many proofs were checked.
+
+    Args:
+        images: Certified images with a proof.
+        groups: Groups whose number of safe images is proved.
+        checked_images: Of these images, those whose proof the checker found to hold.
+        checked_groups: Likewise.
+        refused: What the checker refused.
+        checker: What checked them; None before.
+    """
+
+    images: Count
+    groups: Count
+    checked_images: Count = 0
+    checked_groups: Count = 0
+    refused: Count = 0
+    checker: Text | None = None
+
+    def words(self) -> str:
+        """Return these figures as a phrase."""
+        written = f"of {self.images} images and {self.groups} groups"
+        if self.checker is None:
+            return f"{written}, not checked"
+        return (
+            f"{written}; {self.checked_images} and {self.checked_groups} hold, "
+            f"{self.refused} refusals, by {self.checker}"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecord:
     """The figures of an evaluation and the settings they depend on.
@@ -83,6 +114,7 @@ class EvaluationRecord:
         verdicts: For each image, the stage that certified it, or how it is left.
         image_seconds: Time of each image.
         groups: Figures of each group.
+        proofs: How many certificates have proofs, and how many of them were checked.
         weights: Fingerprint of the network.
         imported: Number of images with verdicts of another verifier.
         identity: SHA-256 of all settings.
@@ -116,6 +148,7 @@ class EvaluationRecord:
     verdicts: tuple[Text, ...] | None = None
     image_seconds: tuple[NonNegative, ...] | None = None
     groups: GroupFigures | None = None
+    proofs: ProofFigures | None = None
     weights: Text | None = None
     imported: Count | None = None
     identity: Text | None = None

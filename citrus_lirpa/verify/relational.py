@@ -160,8 +160,18 @@ def group_proofs(
             *([members for members, _ in groups], search.iterations, search.budget),
         )
     rows = [row.nonzero().flatten().tolist() for row in mask.cpu()]
+
+    def note(numbers: list[int], weights: Tensor) -> None:
+        if search.engine.proofs is not None and not lines.slopes[numbers].isnan().any():
+            members, chosen = lines.image[numbers], lines.row[numbers]
+            search.engine.proofs.add(
+                *(search.images, members.unsqueeze(0), chosen.unsqueeze(0)),
+                parameter=lines.slopes[numbers],
+                weights=weights.unsqueeze(0),
+            )
+
     return [
-        GroupProof(Group({i: rows[i] for i in members}, lines, search.budget), broken)
+        GroupProof(Group({i: rows[i] for i in members}, lines, search.budget, note), broken)
         for members, broken in groups
     ]
 

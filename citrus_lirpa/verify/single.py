@@ -28,6 +28,7 @@ from ..bounds.precision import full_precision
 from ..bounds.selfcheck import check_rows_alone, check_same_function
 from ..errors import InputError, ModelError, SoundnessError, expect
 from .certificates import Certificates, Proof
+from .crown.proofs import Proofs
 from .engines import Engine, LirpaEngine, find_engine
 from .identity import subjects
 from .memory import allocations_fail_cleanly, in_batches
@@ -64,6 +65,7 @@ def certify(
     progress: bool = False,
     announce: Callable[[str], object] = lambda stage: None,
     unfinished: Unfinished | None = None,
+    proofs: Proofs | None = None,
 ) -> Certificates:
     """Try to prove each input's class on its ε-box by every stage up to ``method``.
 
@@ -96,6 +98,7 @@ def certify(
         announce: Receives the name of each stage as it begins, unless the bar shows it.
         unfinished: What an earlier call has left that was stopped, of these very inputs, at most
             ``batch_size``; what is found is put there as it is found.
+        proofs: Receives what the dual engine proves of these inputs.
 
     Returns:
         What was proved, and by which stage.
@@ -124,7 +127,7 @@ def certify(
         full_precision(x.device),
         allocations_fail_cleanly(x.device),
     ):
-        engine = find_engine(net, ball)
+        engine = find_engine(net, ball, proofs)
         net.check_itself()
         if len(x):
             check_rows_alone(net, x[:_CHECKED])

@@ -289,6 +289,7 @@ def test_lines_within_their_rounding_prove_nothing_in_a_program_either():
         x=torch.zeros(n, 2, dtype=torch.float64),
         ball=Ball(0.1),
         threshold=torch.full((n,), 1e-3, dtype=torch.float64),
+        slopes=torch.zeros(n, 0),
     )
     group = Group({i: [0] for i in range(n)}, lines, Budget())
     assert not any(refuted(lines, [i]) for i in range(n))

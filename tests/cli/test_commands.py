@@ -481,7 +481,7 @@ def test_without_auto_lirpa(trained, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     results = json.loads(done.stdout)
     bound_nothing = {"compare", "report", "front", "presets", "models", "completion", "smooth",
-                     "verify", "supports"}  # fmt: skip
+                     "verify", "supports", "check"}  # fmt: skip
     assert {args[0] for args in needing} == set(COMMANDS) - bound_nothing
     expected = [1, f"Error: auto_LiRPA is not installed: {_compat.INSTALL_HINT}\n"]
     assert results[: len(needing)] == [expected] * len(needing)

@@ -281,6 +281,11 @@ def test_lists(here, name):
         assert (run(name, word)[0] == 2) == (word != "-h"), word
 
 
+def test_check(here):
+    for word in filter(None, [*WORDS, *PATHS]):
+        assert run("check", word)[0] in (0, 1, 2), word
+
+
 def test_completion(here):
     assert run("completion", "zsh")[0] == 0
     for word in WORDS:
@@ -295,5 +300,5 @@ def test_doctor_and_no_command(here, words):
 def test_every_command_is_tried_here():
     lists = {"presets", "models", "completion"}
     tried = {"train", "eval", "compare", "report", "attack", "smooth", "sweep", "export", "doctor",
-             "tune", "front", "verify", "supports"}  # fmt: skip
+             "tune", "front", "verify", "supports", "check"}  # fmt: skip
     assert set(COMMANDS) == tried | lists

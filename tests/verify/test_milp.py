@@ -24,6 +24,7 @@ def random_group(seed: int, images: int, rows: int = 2, pixels: int = 4) -> Grou
         torch.rand(images, pixels, dtype=torch.double),
         ball=Ball(0.3),
         threshold=torch.full((images,), 1e-9),
+        slopes=torch.zeros(count, 0),
     )
     return Group({i: list(range(rows)) for i in range(images)}, lines, Budget())
 

@@ -41,7 +41,7 @@ def random_lines(seed, images, rows, each, pixels=3, eps=0.5, clip=None) -> Line
     order = torch.arange(count) // each
     x = torch.rand(images, pixels, generator=generator, dtype=torch.float64)
     ball, threshold = Ball(eps, clip), torch.full((len(x),), 1e-9)
-    return Lines(order // rows, order % rows, g, c, x, ball, threshold)
+    return Lines(order // rows, order % rows, g, c, x, ball, threshold, torch.zeros(count, 0))
 
 
 def least_maximum(lines: Lines, numbers) -> float:
@@ -194,7 +194,10 @@ def test_clipping_lets_images_break_together_that_would_not_without():
     one = torch.tensor([0, 0])
     g, c, x = (torch.tensor(v).double() for v in ([[-1.0], [1.0]], [0.3, -0.1], [[0.0], [1.0]]))
     for clip, most in ((None, 1), ((0.0, 1.0), 2)):
-        lines = Lines(torch.tensor([0, 1]), one, g, c, x, Ball(0.5, clip), torch.full((2,), 1e-9))
+        lines = Lines(
+            *(torch.tensor([0, 1]), one, g, c, x, Ball(0.5, clip)),
+            *(torch.full((2,), 1e-9), torch.zeros(2, 0)),
+        )
         group = Group({0: [0], 1: [0]}, lines, NEVER)
         assert group.largest(0) == most
         assert milp.most_broken(group, time_limit=10.0) == most

@@ -38,6 +38,7 @@ def run(
     resume,
     bounds,
     verdicts,
+    proofs,
     data_dir,
     download,
     device,
@@ -62,6 +63,7 @@ def run(
         device=where,
         imported=_imported(verdicts, network, protocol),
         bounds=bounds,
+        proofs=proofs,
         resume=resume,
         requeue=requeue,
         observer=_observer(network, quiet),
@@ -94,6 +96,14 @@ def _observer(network: Network, quiet: bool) -> Observer:
     )
 
 
+def _proofs(outcome: Outcome) -> str:
+    found = outcome.record.get("proofs")
+    if found is None:
+        return ""
+    folder = shlex.quote(str(outcome.files.folder))
+    return f"\nproofs: {outcome.files.proofs}\ncheck them: citrus-lirpa check {folder}"
+
+
 def _answer(outcome: Outcome) -> Results:
     """Print what was written where, and return the record without its long entries."""
     files = outcome.files
@@ -104,6 +114,7 @@ def _answer(outcome: Outcome) -> Results:
         click.echo(
             f"results: {files.record}\nstages: {files.paths['stages']}\n"
             + (f"picture: {picture}" if picture else "no perturbation broke an image: no picture")
+            + _proofs(outcome)
             + f"\nas a page: citrus-lirpa report {shlex.quote(str(files.folder))}"
         )
     short = {key: value for key, value in outcome.record.items() if key not in _LONG}

@@ -255,11 +255,15 @@ def _config(material: Material) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _made_with(record: EvaluationRecord | None) -> list[tuple[str, str]]:
-    """Hashes and versions that the figures depend on, as far as the record knows them."""
+    """Proofs, hashes and versions that the figures rest on, as far as the record knows them."""
     if record is None:
         return []
-    hashes = (("network, SHA-256", record.weights), ("evaluation, SHA-256", record.identity))
-    return [*((name, value) for name, value in hashes if value), *(record.versions or {}).items()]
+    facts = (
+        ("proofs", None if record.proofs is None else record.proofs.words()),
+        ("network, SHA-256", record.weights),
+        ("evaluation, SHA-256", record.identity),
+    )
+    return [*((name, value) for name, value in facts if value), *(record.versions or {}).items()]
 
 
 def _value(value: Any, key: str = "") -> str:

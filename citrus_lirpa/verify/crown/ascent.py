@@ -23,6 +23,7 @@ class Ascent:
 
     Args:
         value: (D,) best bounds met.
+        rounding: (D,) what was taken off them for rounding.
         parameter: (R, M) α and β of these bounds.
         logits: (D, s) of the weights of these bounds.
         last: Parameter and logits of the last step, from which another ascent continues.
@@ -30,6 +31,7 @@ class Ascent:
     """
 
     value: Tensor
+    rounding: Tensor
     parameter: Tensor
     logits: Tensor
     last: tuple[Tensor, Tensor]
@@ -61,7 +63,7 @@ def ascend_dual(
     q = dual.x.new_zeros(tuples, dual.members) if logits is None else logits
     steps_p, steps_q = _Adam(p), _Adam(q)
     point = dual(p, q.softmax(1))
-    best = Ascent(point.value, p, q, (p, q), point)
+    best = Ascent(point.value, point.rounding, p, q, (p, q), point)
     mean = point.coefficients.abs().mean(1, keepdim=True)
     scale = torch.where(split, _BETA_RATE * mean, 1.0)
     for i in range(iterations):
@@ -84,6 +86,7 @@ def _better(best: Ascent, point: Point, p: Tensor, q: Tensor) -> Ascent:
     rows = up.repeat_interleave(q.shape[1], dim=0)
     return Ascent(
         torch.maximum(best.value, point.value),
+        torch.where(up[:, 0], point.rounding, best.rounding),
         torch.where(rows, p, best.parameter),
         torch.where(up, q, best.logits),
         (p, q),

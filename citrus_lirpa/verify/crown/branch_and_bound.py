@@ -97,6 +97,7 @@ class _Search:
         self.bounded = torch.zeros(count, dtype=torch.long, device=device)
         self.spent = torch.zeros(count, dtype=torch.float64, device=device)
         self.u: dict[int, Tensor] = {}
+        self.leaves: list[_Domains] = []
 
     def bound(
         self, domains: _Domains, steps: int, rate: float, *, root: bool, push: bool = False
@@ -121,6 +122,9 @@ class _Search:
         )
         self.bounded += torch.bincount(domains.problem, minlength=len(self.state))
         left = ~self.engine.proved(dual, found, self.images, members)
+        if self.engine.proofs is not None:
+            best = found.parameter.view(domains.signs.shape)
+            self.leaves.append(replace(domains, parameter=best, logits=found.logits)[~left])
         self._note_broken(
             domains.problem[left], members[left], found.point.u[left], push=root or push
         )
@@ -196,6 +200,19 @@ class _Search:
             parts.append(replace(domains, signs=signs.view(shape), parameter=parameter.view(shape)))
         return _Domains.cat(parts)
 
+    def keep_proofs(self) -> None:
+        """Hand on the leaves of the problems that are proved."""
+        if self.engine.proofs is None or not self.leaves:
+            return
+        leaves = _Domains.cat(self.leaves)
+        leaves = leaves[self.state[leaves.problem] == PROVED]
+        self.engine.proofs.add(
+            *(self.images, self.problems.members[leaves.problem], leaves.rows),
+            parameter=leaves.parameter.flatten(0, 1),
+            signs=leaves.signs.flatten(0, 1),
+            weights=leaves.logits.double().softmax(1),
+        )
+
     def charge(self, problem: Tensor, seconds: float, limit: float) -> None:
         """Share out the time among the domains' problems, and give up those beyond the limit."""
         counts = torch.bincount(problem, minlength=len(self.state))
@@ -261,6 +278,7 @@ def branch_and_bound(
         search.charge(now.problem, time.perf_counter() - begin, budget.limit)
         pool = search.settle(pool)
         progress(Outcome(search.state, search.u, search.bounded))
+    search.keep_proofs()
     return Outcome(search.state, search.u, search.bounded)
 
 

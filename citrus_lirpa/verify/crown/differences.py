@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...bounds.segments import INPUT, Segment
 from ..budget import Budget
-from .engine import DualEngine
+from .engine import IN_FLOAT64, DualEngine
 from .linear import Lines
 from .relaxation import Images
 
@@ -49,9 +49,9 @@ def with_differences(
     if engine.ball.clip is not None or not images.exact:
         return lines
     first, second, least = [], [], []
-    threshold = lines.threshold.clone()
+    threshold = lines.threshold + IN_FLOAT64 * images.threshold.double().cpu()
     for members in groups:
-        threshold[list(members)] = lines.threshold[list(members)].max()
+        threshold[list(members)] = threshold[list(members)].max()
         for i, j in ((i, j) for i in members for j in members if i != j):
             low = None if budget.over else _least(engine.exact_segments, images, i, j)
             if low is not None:
@@ -63,6 +63,7 @@ def with_differences(
     own, other = (torch.tensor(numbers, device=images.x.device) for numbers in (first, second))
     swapped = replace(images.rows(other), c=images.c[own])
     more = engine.lines(swapped, open_rows[own], steps)
+    size = len(more.g), lines.slopes.shape[1]
     return Lines(
         torch.cat([lines.image, own.cpu()[more.image]]),
         torch.cat([lines.row, more.row]),
@@ -71,6 +72,7 @@ def with_differences(
         lines.x,
         lines.ball,
         threshold,
+        torch.cat([lines.slopes, lines.slopes.new_full(size, torch.nan)]),
     )
 
 

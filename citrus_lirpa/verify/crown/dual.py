@@ -13,6 +13,7 @@ Shapes: D tuples of s members, R = D·s rows, row d·s + i; M unstable neurons o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -23,6 +24,7 @@ from torch import Tensor
 from ...bounds.box import Ball
 from ...bounds.segments import INPUT, Segment
 from .relaxation import Relaxation
+from .rounding import SUMS, largest_input, unit
 
 
 @dataclass
@@ -30,11 +32,12 @@ class Point:
     """One evaluation of a dual function.
 
     Args:
-        value: (D,) the bounds.
+        value: (D,) the bounds, less what rounding can have added to them.
         line: (D, s) the values of L_i at the minimum.
         u: (D, ...) the perturbations at which it stands.
         slope: (R, M) the slopes of the unstable neurons' lower lines.
         coefficients: (R, M) the bound's coefficients on the outputs of these neurons.
+        rounding: (D,) what was taken off for rounding.
     """
 
     value: Tensor
@@ -42,6 +45,7 @@ class Point:
     u: Tensor
     slope: Tensor
     coefficients: Tensor
+    rounding: Tensor
 
 
 class DualBound:
@@ -74,8 +78,13 @@ class DualBound:
         self.relaxation = relaxation.split(self.signs)
         lower, upper = self.relaxation.lower, self.relaxation.upper
         self.up = upper / (upper - lower).clamp(min=torch.finfo(x.dtype).tiny)
-        self.offset = (-lower * self.up).split(relaxation.widths, dim=1)
         self.unstable = (lower < 0) & (upper > 0)
+        u = unit(x.dtype)  # by which the upper lines are raised, so that they are above ReLU
+        offset = (-lower * self.up * (1 + 8 * u) + 8 * u * upper) * self.unstable
+        self.offset = offset.split(relaxation.widths, dim=1)
+        self.largest = largest_input(x, ball)
+        most = max(x[:1].numel(), *(math.prod(segment.shape) for segment in segments))
+        self.sums, self.terms = 16 * SUMS * most, [segment.terms[1] for segment in segments]
         self.adjoints = _adjoints(segments, x)
 
     def rows(self, which: Tensor, segments: Sequence[Segment], dtype: torch.dtype) -> DualBound:
@@ -109,19 +118,27 @@ class DualBound:
             weight: (D, s), at least 0, with sum 1 in every tuple.
         """
         slope = torch.where(self.unstable, parameter, self.up)
-        coefficients, a, bias = self._transposed(slope, self.signs * parameter)
+        coefficients, a, bias, off = self._transposed(slope, self.signs * parameter)
         shape = (-1, self.members, *self.x.shape[1:])
         a, x = a.view(shape), self.x.view(shape)
         u = worst_shared(a, weight, x, self.ball)
         moved = self.ball.cut(x + u.unsqueeze(1))
-        line = bias.view(-1, self.members) + (a * moved).flatten(2).sum(2)
-        return Point((weight * line).sum(1), line, u, slope, torch.cat(coefficients, 1))
+        line = bias.view(-1, self.members) + (a * moved).flatten(2).sum(2, dtype=torch.float64)
+        terms = 16 + 8 * self.members
+        size = (a.abs() * self.largest.view(shape)).flatten(2).sum(2)
+        off = off.view(-1, self.members) + (unit(self.x.dtype) * terms + self.sums) * size
+        line = line - off
+        value = (weight * line).sum(1)
+        slack = 4 * unit(torch.float64) * self.members * line.abs().amax(1)
+        line, value = rounded_down(line, self.x.dtype), rounded_down(value - slack, self.x.dtype)
+        rounding = (weight * off).sum(1).to(value.dtype)
+        return Point(value, line, u, slope, torch.cat(coefficients, 1), rounding)
 
     def planes(self, parameter: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a (R, ...) and b (R,): margin >= a·input + b for each row, without splits."""
+        """Return a (R, ...) and b (R,) in float64: margin >= a·input + b, without splits."""
         slope = torch.where(self.unstable, parameter, self.up)
-        _, a, bias = self._transposed(slope, self.signs * parameter)
-        return a.view_as(self.x), bias
+        _, a, bias, off = self._transposed(slope, self.signs * parameter)
+        return a.view_as(self.x), bias - off
 
     def gradient(self, point: Point) -> Tensor:
         """Return the gradient (R, M) of every row's L_i in its own α and β, at ``point``.
@@ -134,8 +151,12 @@ class DualBound:
         slopes = point.coefficients.clamp(min=0) * inputs * self.unstable
         return slopes - self.signs * inputs
 
-    def _transposed(self, slope: Tensor, multiplier: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Return coefficients on the unstable outputs of every ReLU, on the input, and the bias.
+    def _transposed(
+        self, slope: Tensor, multiplier: Tensor
+    ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+        """Return coefficients on the unstable outputs of every ReLU and on the input, and the bias.
+
+        The bias is in float64; last comes what rounding can have added to the bound.
 
         Going backwards, each ReLU is replaced by a line: its upper one where the coefficient on
         it is negative (which adds ``offset`` to the bias), its lower one elsewhere. Stable
@@ -146,20 +167,27 @@ class DualBound:
         multipliers = multiplier.split(widths, 1)
         pending: dict[int, Tensor] = {len(widths): self.c}
         seen = [torch.zeros_like(s) for s in slopes]
-        bias = torch.zeros(len(self.x), dtype=self.x.dtype, device=self.x.device)
+        bias = torch.zeros(len(self.x), dtype=torch.float64, device=self.x.device)
+        off = torch.zeros_like(bias)
         for k in reversed(range(len(self.segments))):
             if k not in pending:
                 continue  # no path from this ReLU to the output
             a = pending.pop(k).flatten(1)
             if k < len(widths):
                 seen[k] = a.gather(1, r.index[k])
-                bias += (seen[k].clamp(max=0) * self.offset[k]).sum(1)
+                bias += (seen[k].clamp(max=0) * self.offset[k]).sum(1, dtype=torch.float64)
                 inner = seen[k] * torch.where(seen[k] > 0, slopes[k], ups[k]) - multipliers[k]
                 a = (a * r.active[k]).scatter_add_(1, r.index[k], inner)
-            bias += a @ self.adjoints[k].constant
+            bias += a.double() @ self.adjoints[k].constant.double()
+            off += self._charge(k, a)
             for source, part in zip(self.segments[k].sources, self.adjoints[k](a), strict=True):
                 pending[source] = pending[source] + part if source in pending else part
-        return seen, pending[INPUT], bias
+        return seen, pending[INPUT], bias, off
+
+    def _charge(self, k: int, a: Tensor) -> Tensor:
+        """Return what rounding can make of a (R, neurons) on segment k; see :mod:`.rounding`."""
+        factor, size = unit(self.x.dtype) * self.terms[k] + self.sums, self.relaxation.sizes[k]
+        return factor * (a.abs().view(len(a), size.shape[1], -1).sum(2) * size).sum(1)
 
     def _forward(self, point: Point) -> Tensor:
         """Return inputs (R, M) of the unstable neurons in the relaxed network at the minimum."""
@@ -179,6 +207,12 @@ class DualBound:
             flat = (flat * r.active[k]).scatter_add_(1, r.index[k], inner)
             values[k] = flat.view_as(z)
         return torch.cat(inputs, 1)
+
+
+def rounded_down(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return float64 values in another precision, none of them larger."""
+    found = values.to(dtype)
+    return torch.where(found > values, found - found.abs() * torch.finfo(dtype).eps, found)
 
 
 def worst_shared(a: Tensor, weight: Tensor, x: Tensor, ball: Ball) -> Tensor:

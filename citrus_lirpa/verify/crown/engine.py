@@ -11,30 +11,30 @@ from torch import Tensor
 
 from ...attacks import ascend
 from ...bounds.box import Ball, Box
-from ...bounds.box import Bounds as NetBounds
 from ...bounds.deadline import time_is_over
 from ...bounds.frozen import gradient_of
 from ...bounds.margins import logit_margins, specification
 from ...bounds.net import BoundedNet
 from ...bounds.precision import rounding_threshold
 from ...bounds.segments import Segment
+from ...checker import CROWN, SLOPES
 from ...errors import ModelError
 from .ascent import Ascent, ascend_dual
-from .dual import DualBound
-from .intermediate import rounded, tighten, widened
+from .dual import DualBound, rounded_down
+from .intermediate import rounded, tighten
 from .linear import Lines
+from .proofs import Proofs
 from .relaxation import Bounds, Images, Relaxation
+from .rounding import Sizes, interval_margins, intervals
 
 #: Steps of α-CROWN, and the first one's size.
 ALPHA_STEPS, ALPHA_RATE = 20, 0.25
 #: Bytes that one batch of rows may need at a time.
 _BUDGET = {"cpu": 1 << 28, "cuda": 1 << 32}
 _MOST_ROWS = {"cpu": 128, "cuda": 4096}
-#: Bounds this many thresholds above zero need no second look; those as far below have no hope.
-_NEAR = 10.0
 #: An attack pushes no input further beyond its decision boundary than this, in logits.
 _OVERSHOOT = 0.01
-#: What float64 rounding can make of a bound, in thresholds of float32.
+#: What float64 rounding can make of a bound that is not charged its own, in thresholds.
 IN_FLOAT64 = 1e-5
 
 
@@ -47,16 +47,17 @@ class DualEngine:
     Args:
         net: The network.
         ball: The perturbations.
+        proofs: Receives what is proved; None to keep no proofs.
 
     Raises:
         ModelError: The network is not made of affine layers and ReLU.
     """
 
-    #: Beyond how many thresholds a bound in float64 proves.
-    in_float64 = IN_FLOAT64
+    #: How many thresholds a bound must exceed to prove, beside the rounding that it is charged.
+    least = 0.0
 
-    def __init__(self, net: BoundedNet, ball: Ball):
-        self.net, self.ball = net, ball
+    def __init__(self, net: BoundedNet, ball: Ball, proofs: Proofs | None = None):
+        self.net, self.ball, self.proofs = net, ball, proofs
         self.segments = net.affine_segments()
         if len(self.segments) == 1:
             raise ModelError("branch and bound takes networks with ReLU; this one is affine")
@@ -79,27 +80,30 @@ class DualEngine:
             The images with IBP's bounds of ReLU inputs, lower bounds of their margins (n, K-1),
             and which of these are proved positive.
         """
-        box = self.ball.box(x)
-        found = self.net.bound_unchecked(box, y)
-        images = self.images(x, y, specification(y, self.net.classes, x.dtype), found)
-        # what is not far above zero gets a second look by the later stages
-        sure = found.margins > _NEAR * images.threshold.unsqueeze(1)
-        return images, found.margins, sure & images.usable.unsqueeze(1)
+        images, boxes = self._by_intervals(x, y, specification(y, self.net.classes, x.dtype))
+        margins = interval_margins(self.exact_segments[-1], boxes, y)
+        sure = (margins > 0) & images.usable.unsqueeze(1)
+        if self.proofs is not None:
+            self.proofs.begin(images, sure)
+        return images, rounded_down(margins, x.dtype), sure
 
-    def images(self, x: Tensor, y: Tensor, c: Tensor, found: NetBounds) -> Images:
+    @torch.no_grad()
+    def images(self, x: Tensor, y: Tensor, c: Tensor) -> Images:
         """Return images with IBP's bounds of ReLU inputs.
 
         Args:
             x: (n, ...) pixels.
             y: (n,) labels.
             c: (n, R, K) coefficients of the margins.
-            found: The bounds of the network on their boxes.
         """
-        bounds = [widened(*b) for b in found.preactivation_boxes]
-        threshold = self._threshold(x, bounds)
-        if threshold is None:
-            threshold = rounding_threshold(self.net(x), found.magnitudes)
-        return Images(x, y, c, threshold, bounds, Relaxation.of(bounds), False)
+        return self._by_intervals(x, y, c)[0]
+
+    def _by_intervals(self, x: Tensor, y: Tensor, c: Tensor) -> tuple[Images, dict[int, Box]]:
+        exact, boxes = intervals(self.exact_segments, x.double(), self.ball)
+        bounds = rounded(exact, x.dtype)
+        sizes = Sizes.all(self.segments, x, self.ball, bounds)
+        relaxation = Relaxation.of(bounds, sizes)
+        return Images(x, y, c, self._threshold(x, sizes), bounds, relaxation, False), boxes
 
     @torch.no_grad()
     def tightened(self, images: Images) -> Images:
@@ -109,19 +113,15 @@ class DualEngine:
 
     @torch.no_grad()
     def refined(self, images: Images) -> Images:
-        """Return the same images with CROWN's bounds of ReLU inputs in float64, if it can be had.
+        """Return the same images with CROWN's bounds of ReLU inputs in float64.
 
-        A bound near zero that float64 proves positive rests on bounds of ReLU inputs that hold
-        in float64 themselves; those of :meth:`tightened` hold up to the rounding of float32.
+        They are closer than those of :meth:`tightened`, which rounding in float32 moves outward.
         """
-        if self.twin is None:
-            return self.tightened(images)
-        box = self.ball.box(images.x.double())
         bounds = tighten(
             self.segments,
             images.x,
             self.ball,
-            [widened(*b) for b in self.twin.bound_unchecked(box).preactivation_boxes],
+            intervals(self.exact_segments, images.x.double(), self.ball)[0],
             rows=self.rows_at_once,
             exact=self.exact_segments,
         )
@@ -129,18 +129,13 @@ class DualEngine:
 
     def _with_bounds(self, images: Images, bounds: Bounds) -> Images:
         """Return the same images with other bounds, and the threshold that these give."""
-        threshold = self._threshold(images.x, bounds)
-        threshold = images.threshold if threshold is None else threshold
-        relaxation = Relaxation.of(bounds)
+        sizes = Sizes.all(self.segments, images.x, self.ball, bounds)
+        threshold, relaxation = self._threshold(images.x, sizes), Relaxation.of(bounds, sizes)
         return replace(images, bounds=bounds, relaxation=relaxation, threshold=threshold)
 
-    def _threshold(self, x: Tensor, bounds: Bounds) -> Tensor | None:
-        """Return the thresholds (n,) of images with inputs of ReLUs within ``bounds``.
-
-        None where auto_LiRPA bounds the network: then the terms of its layers are not known.
-        """
-        terms = self.net.largest_terms(self.ball.box(x), [Box(*ends) for ends in bounds])
-        return None if terms is None else rounding_threshold(self.net(x), [terms])
+    def _threshold(self, x: Tensor, sizes: list[Tensor]) -> Tensor:
+        """Return the thresholds (n,) of images whose segments add up to ``sizes``."""
+        return rounding_threshold(self.net(x), sizes)
 
     # -- bounds -------------------------------------------------------------------
 
@@ -187,30 +182,33 @@ class DualEngine:
             dual = self.dual(images, i, r)
             found = ascend_dual(dual, iterations, rate=ALPHA_RATE)
             lower[image[part], row[part]] = found.value
-            proved[image[part], row[part]] = self.proved(dual, found, images, i)
+            sure = self.proved(dual, found, images, i)
+            proved[image[part], row[part]] = sure
+            if self.proofs is not None:
+                kind, slopes = (SLOPES, found.parameter[sure]) if iterations else (CROWN, None)
+                self.proofs.add(images, i[sure], r[sure], kind=kind, parameter=slopes)
             if time_is_over():
                 break
         return lower, proved
 
     @torch.no_grad()
     def proved(self, dual: DualBound, found: Ascent, images: Images, members: Tensor) -> Tensor:
-        """Return which bounds (D,) are positive beyond rounding.
+        """Return which bounds (D,) are positive.
 
-        Bounds far from zero are taken as float32 has them. Those near zero are computed again
-        in float64, where the bounds of ReLU inputs hold in float64, and elsewhere prove nothing.
+        They are rounded down. Those that are near zero, and not positive in float32, are computed
+        again in float64.
         """
         threshold = images.threshold[members].amax(1)
-        sure = found.value > _NEAR * threshold
-        near = (found.value > -threshold) & ~sure
-        if images.exact and bool(near.any()):
+        sure = found.value > self.least * threshold
+        near = (found.value + found.rounding > -threshold) & ~sure
+        if dual.x.dtype != torch.float64 and bool(near.any()):
             which = near.nonzero().flatten()
             s = dual.members
             flat = (which.unsqueeze(1) * s + torch.arange(s, device=which.device)).flatten()
             again = dual.rows(flat, self.exact_segments, torch.float64)
-            value = again(
-                found.parameter[flat].double(), found.logits[which].double().softmax(1)
-            ).value
-            sure[which] = value > self.in_float64 * threshold[which]
+            weights = found.logits[which].double().softmax(1)
+            value = again(found.parameter[flat].double(), weights).value
+            sure[which] = value > self.least * threshold[which]
         return sure
 
     def attacked(self, images: Images, members: Tensor, u: Tensor, steps: int) -> Tensor:
@@ -250,7 +248,7 @@ class DualEngine:
             iterations: Steps of α-CROWN; 0 for CROWN's alone.
         """
         image, row = open_rows.nonzero(as_tuple=True)
-        g, c, which = [], [], []
+        g, c, which, slopes = [], [], [], []
         for part in _parts(image, self.rows_at_once):
             dual = self.dual(images, image[part].unsqueeze(1), row[part].unsqueeze(1))
             judge = dual
@@ -263,20 +261,21 @@ class DualEngine:
             for parameter in parameters:
                 slope, bias = judge.planes(parameter.to(judge.x.dtype))
                 g.append(slope.double())
-                c.append((bias + (slope * judge.x).flatten(1).sum(1)).double())
+                c.append(bias + (slope.double() * judge.x.double()).flatten(1).sum(1))
                 which.append(part)
+                slopes.append(parameter)
             if time_is_over():
                 break
         x = images.x.double().cpu()
         order = torch.cat([image[:0], *which])
-        return Lines(
+        return Lines.build(
             image[order].cpu(),
             row[order].cpu(),
             torch.cat([x[:0], *(part.cpu() for part in g)]),
             torch.cat([x.new_zeros(0), *(part.cpu() for part in c)]),
             x,
             self.ball,
-            (IN_FLOAT64 if images.exact else _NEAR) * images.threshold.double().cpu(),
+            torch.cat([images.relaxation.lower[:0], *slopes]),
         )
 
     def as_dual(self) -> DualEngine:
@@ -284,16 +283,9 @@ class DualEngine:
         return self
 
     @functools.cached_property
-    def twin(self) -> BoundedNet | None:
-        """The network in float64, made when first needed; None where it cannot be had."""
-        return in_float64(self.net)
-
-    @functools.cached_property
     def exact_segments(self) -> list[Segment]:
-        """The segments of ``twin``."""
-        if self.twin is None:
-            raise ModelError("this network cannot be had in float64")
-        return self.twin.affine_segments()
+        """The segments in float64, made when first needed."""
+        return [segment.double() for segment in self.segments]
 
 
 def in_float64(net: BoundedNet) -> BoundedNet | None:

@@ -12,15 +12,7 @@ from ...bounds.deadline import time_is_over
 from ...bounds.segments import Segment
 from .dual import DualBound
 from .relaxation import Bounds, Relaxation
-
-#: Rounding of a bound, relative to its size; all bounds are widened by it.
-_ROUNDING = {torch.float32: 2e-6, torch.float64: 1e-9}
-
-
-def widened(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Return bounds moved outward by what rounding in their own precision can make of them."""
-    slack = _ROUNDING[lower.dtype] * (1 + torch.maximum(lower.abs(), upper.abs()))
-    return lower - slack, upper + slack
+from .rounding import Sizes
 
 
 def rounded(bounds: Bounds, dtype: torch.dtype) -> Bounds:
@@ -59,25 +51,30 @@ def tighten(
         exact: The affine maps in float64, to compute the bounds by; None for those of ``x``.
     """
     result: Bounds = []
+    sizes, found_sizes = Sizes(segments, x, ball), []
     for k, (low, up) in enumerate(bounds):
+        found_sizes.append(sizes.of(k))
         lower, upper = low.flatten(1).clone(), up.flatten(1).clone()
         images, neurons = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
         if k > 0 and len(images):  # before the first ReLU IBP is exact already
-            relaxation = Relaxation.of(result if exact is None else rounded(result, x.dtype))
+            relaxation = Relaxation.of(
+                result if exact is None else rounded(result, x.dtype), found_sizes
+            )
             for part in torch.arange(len(images), device=x.device).split(rows):
                 if time_is_over():
                     break
                 i, j = images[part], neurons[part]
+                mine = relaxation.rows(i)
                 for sign, side in ((1.0, lower), (-1.0, upper)):
                     c = x.new_zeros(len(i), lower.shape[1])
                     c[torch.arange(len(i)), j] = sign
-                    dual = DualBound(segments[: k + 1], relaxation.rows(i), x[i], c, ball)
+                    dual = DualBound(segments[: k + 1], mine, x[i], c, ball)
                     found = sign * _crown(dual, exact and exact[: k + 1])
                     # fmax and fmin keep the bound that is there where the new one is NaN
                     tighter = torch.fmax if sign > 0 else torch.fmin
                     side[i, j] = tighter(side[i, j], found)
-        lower, upper = widened(lower, upper)
         result.append((lower.view_as(low), upper.view_as(up)))
+        sizes.bounded(k, *result[k])
     return result
 
 

@@ -10,7 +10,7 @@ cutting-plane master over a handful of weights) need not be trusted.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from ...bounds.box import Ball
 from ..budget import Budget
 from .dual import worst_shared
+from .rounding import largest_input, unit
 
 _MOST_CUTS = 60
 #: Steps of the search for one u that makes lines of all images negative.
@@ -39,6 +40,7 @@ class Lines:
         x: (n, ...) images by number.
         ball: The perturbations.
         threshold: (n,) what rounding can make of an image's lines.
+        slopes: (L, M) α of the lines, as of :class:`~.dual.DualBound`; NaN where a line has none.
     """
 
     image: Tensor
@@ -48,6 +50,18 @@ class Lines:
     x: Tensor
     ball: Ball
     threshold: Tensor
+    slopes: Tensor
+
+    @staticmethod
+    def build(
+        image: Tensor, row: Tensor, g: Tensor, c: Tensor, x: Tensor, ball: Ball, slopes: Tensor
+    ) -> Lines:
+        """Return lines with the thresholds that sums of float64 need: so many terms, so large."""
+        largest = largest_input(x[image], ball)
+        size = (g.abs() * largest).flatten(1).sum(1) + c.abs()
+        error = 8 * unit(g.dtype) * (g[0].numel() + 16 if len(g) else 0) * size
+        threshold = x.new_zeros(len(x)).scatter_reduce(0, image, error, "amax")
+        return Lines(image, row, g, c, x, ball, threshold, slopes)
 
     def at(self, which: Tensor, weight: Tensor) -> Tensor:
         """Return some lines (k,) at the u that minimises their sum with weights (1, k)."""
@@ -61,8 +75,10 @@ class Lines:
 
 
 @torch.no_grad()
-def refuted(lines: Lines, chosen: Sequence[int]) -> bool:
-    """Return whether no |u| <= ε makes all ``chosen`` lines negative; exact up to float64.
+def refuting(lines: Lines, chosen: Sequence[int]) -> Tensor | None:
+    """Return weights (s,) that show that no |u| <= ε makes all ``chosen`` lines negative.
+
+    None where there are none, up to float64.
 
     Kelley's method on the concave dual: the master's value bounds what weights can reach, so
     it ends with a certificate or with the proof that these lines hold none.
@@ -79,15 +95,20 @@ def refuted(lines: Lines, chosen: Sequence[int]) -> bool:
     for _ in range(_MOST_CUTS):
         line = lines.at(which, weight)
         if float(weight[0] @ line) > threshold:
-            return True
+            return weight[0]
         if bool((line <= 0).all()):
-            return False  # this u makes all of them negative
+            return None  # this u makes all of them negative
         cuts.append(line.numpy())
         answer = _master(np.stack(cuts))
         if answer is None or answer[1] <= threshold:
-            return False
+            return None
         weight = torch.from_numpy(answer[0]).unsqueeze(0)
-    return False
+    return None
+
+
+def refuted(lines: Lines, chosen: Sequence[int]) -> bool:
+    """Return whether no |u| <= ε makes all ``chosen`` lines negative."""
+    return refuting(lines, chosen) is not None
 
 
 def _master(cuts: np.ndarray) -> tuple[np.ndarray, float] | None:
@@ -125,10 +146,17 @@ class Group:
         rows: The margins of each open image that are not proved.
         lines: Linear bounds of these margins.
         budget: Time for refuting sets by the lines; after it, sets count as breakable.
+        note: Receives the numbers of lines that refute a set, and their weights.
     """
 
-    def __init__(self, rows: dict[int, list[int]], lines: Lines, budget: Budget):
-        self.rows, self.lines, self.budget = rows, lines, budget
+    def __init__(
+        self,
+        rows: dict[int, list[int]],
+        lines: Lines,
+        budget: Budget,
+        note: Callable[[list[int], Tensor], object] = lambda numbers, weights: None,
+    ):
+        self.rows, self.lines, self.budget, self.note = rows, lines, budget, note
         self.blocked: set[frozenset[int]] = set()
         self._known: dict[Chosen, bool] = {}
 
@@ -198,5 +226,8 @@ class Group:
             if self.budget.over:
                 return False
             numbers = [n for image, row in chosen for n in self.lines.of(image, row)]
-            self._known[chosen] = bool(numbers) and refuted(self.lines, numbers)
+            weights = refuting(self.lines, numbers) if numbers else None
+            self._known[chosen] = weights is not None
+            if weights is not None:
+                self.note(numbers, weights)
         return self._known[chosen]

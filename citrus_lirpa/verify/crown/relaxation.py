@@ -24,19 +24,24 @@ class Relaxation:
         index: For each ReLU, (n, M_k): places of its unstable neurons, padded with 0.
         lower: (n, M), M = ΣM_k: lower bounds of these neurons in order, 0 in the padding.
         upper: (n, M): their upper bounds, likewise.
+        sizes: Of every segment, (n, channels): the most that it adds up in absolute values for
+            neurons of a channel within the bounds, by which rounding errors are charged; see
+            :mod:`.rounding`. One for all neurons where float64 is used.
     """
 
     active: list[Tensor]
     index: list[Tensor]
     lower: Tensor
     upper: Tensor
+    sizes: list[Tensor]
 
     @staticmethod
-    def of(bounds: Sequence[tuple[Tensor, Tensor]]) -> Relaxation:
+    def of(bounds: Sequence[tuple[Tensor, Tensor]], sizes: Sequence[Tensor]) -> Relaxation:
         """Return the relaxation that bounds of ReLU inputs give.
 
         Args:
             bounds: (lower, upper), each (n, ...), of every ReLU's input in network order.
+            sizes: Of every segment, (n, channels), what it adds up in absolute values.
         """
         active, index, lowers, uppers = [], [], [], []
         for lower, upper in bounds:
@@ -48,7 +53,8 @@ class Relaxation:
             index.append(places * real)
             lowers.append(lower.gather(1, places) * real)
             uppers.append(upper.gather(1, places) * real)
-        return Relaxation(active, index, torch.cat(lowers, 1), torch.cat(uppers, 1))
+        ends = torch.cat(lowers, 1), torch.cat(uppers, 1)
+        return Relaxation(active, index, *ends, list(sizes))
 
     def rows(self, which: Tensor) -> Relaxation:
         """Return the relaxation of some images."""
@@ -57,6 +63,7 @@ class Relaxation:
             [i[which] for i in self.index],
             self.lower[which],
             self.upper[which],
+            [size[which] for size in self.sizes],
         )
 
     def split(self, signs: Tensor) -> Relaxation:
@@ -72,12 +79,13 @@ class Relaxation:
         )
 
     def to(self, dtype: torch.dtype) -> Relaxation:
-        """Return it in another precision."""
+        """Return it in another precision, float64 as a rule."""
         return Relaxation(
             [a.to(dtype) for a in self.active],
             self.index,
             self.lower.to(dtype),
             self.upper.to(dtype),
+            [size.to(dtype).amax(1, keepdim=True) for size in self.sizes],
         )
 
     @property
@@ -94,10 +102,10 @@ class Images:
         x: (n, ...) pixels.
         y: (n,) labels.
         c: (n, K-1, K) coefficients of the margins.
-        threshold: (n,) what rounding can make of a margin's bound.
+        threshold: (n,) how far below zero a bound of a margin may be that float64 may prove.
         bounds: (lower, upper), each (n, ...), of every ReLU's input.
         relaxation: What these bounds give.
-        exact: Whether the bounds hold in float64, so that a proof in float64 can rest on them.
+        exact: Whether the bounds were computed in float64.
     """
 
     x: Tensor
@@ -120,7 +128,7 @@ class Images:
             self.c[which],
             self.threshold[which],
             bounds,
-            Relaxation.of(bounds),
+            Relaxation.of(bounds, [size[which] for size in self.relaxation.sizes]),
             self.exact,
         )
 
@@ -144,4 +152,6 @@ class Images:
             torch.cat([getattr(p, name) for p in parts]) for name in ("x", "y", "c", "threshold")
         )
         exact = all(p.exact for p in parts)
-        return Images(x, y, c, threshold, bounds, Relaxation.of(bounds), exact)
+        every = zip(*(part.relaxation.sizes for part in parts), strict=True)
+        relaxation = Relaxation.of(bounds, [torch.cat(layer) for layer in every])
+        return Images(x, y, c, threshold, bounds, relaxation, exact)

@@ -25,7 +25,7 @@ from ...errors import ModelError, OutOfTime
 from ...formats.query import Query
 from ..budget import Budget
 from ..crown.branch_and_bound import BROKEN, PROVED, Problems, branch_and_bound
-from ..crown.engine import ALPHA_STEPS, DualEngine
+from ..crown.engine import ALPHA_STEPS, IN_FLOAT64, DualEngine
 from ..crown.relaxation import Images
 from .joint import Joint
 from .judge import Judge
@@ -259,16 +259,16 @@ class QueryEngine(DualEngine):
     def __init__(self, net: BoundedNet, search: _Search):
         super().__init__(net.eval(), Ball(1.0))
         self.search = search
-        if search.judge.rounds:  # then the rounding of the network counts as well
-            self.in_float64 = 1.0
+        # the numbers of a query are rounded to float32 before they become weights; and where the
+        # rounding of the network counts as well, bounds must be further from zero
+        self.least = 1.0 if search.judge.rounds else IN_FLOAT64
         self.found: Answer | None = None
 
     def begin(self) -> Images:
         """Return the image, with IBP's bounds of ReLU inputs."""
         x = torch.zeros(1, self.search.size)
         c = torch.eye(self.net.classes)[None]
-        found = self.net.bound_unchecked(self.ball.box(x))
-        return self.images(x, torch.zeros(1, dtype=torch.long), c, found)
+        return self.images(x, torch.zeros(1, dtype=torch.long), c)
 
     def attacked(self, images: Images, members: Tensor, u: Tensor, steps: int) -> Tensor:
         """Return u (D, n) after some steps towards what the query asks."""

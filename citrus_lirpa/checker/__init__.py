@@ -1,0 +1,40 @@
+"""A checker of the proofs that ``citrus-lirpa eval --proofs`` writes, on NumPy alone.
+
+``python -m citrus_lirpa.checker proofs model.onnx`` checks every ``.npz`` file of the folder
+``proofs`` against the network in ``model.onnx``. It shares no code with what made the proofs, and
+trusts nothing that they say. The format, and a proof by hand, are in the documentation (Proofs).
+
+What is proved are refuted tuples: no perturbation u with every |u_p| <= eps makes the margins
+(logit of the label minus logit of a class) of some (image, class) pairs <= 0 at once. An image is
+certified where each of its wrong classes is refuted alone; a group keeps as many images as refuted
+tuples leave in the worst case.
+"""
+
+from .network import Network, Refused
+from .proofs import (
+    CROWN,
+    FORMAT,
+    INTERVAL,
+    SLOPES,
+    Refuted,
+    Summary,
+    check_folder,
+    most_broken,
+    open_classes,
+    read_network,
+)
+
+__all__ = [
+    "CROWN",
+    "FORMAT",
+    "INTERVAL",
+    "SLOPES",
+    "Network",
+    "Refused",
+    "Refuted",
+    "Summary",
+    "check_folder",
+    "most_broken",
+    "open_classes",
+    "read_network",
+]

@@ -1,0 +1,256 @@
+"""Proofs of a batch of images, kept as the engine finds them, in the form that is checked."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...bounds.box import Ball
+from ...checker import FORMAT, INTERVAL, SLOPES, Refuted, most_broken, open_classes
+from ...formats.atomic import write_atomically
+from .relaxation import Images
+
+Array = NDArray[Any]
+#: The arrays of a file, and the types of their numbers.
+_ARRAYS = {
+    "context_image": "int32", "claim_end": "int64", "claim_neuron": "int32",
+    "claim_lower": "float32", "claim_upper": "float32",
+    "entry_leaf": "int32", "entry_context": "int32", "entry_class": "int32", "entry_kind": "int8",
+    "entry_weight": "float64", "slope_end": "int64", "slope": "float32",
+    "split_entry": "int32", "split_neuron": "int32", "split_sign": "int8",
+    "split_multiplier": "float32",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Context:
+    """Bounds of one image that entries rest on.
+
+    ``free`` are the numbers of its unstable neurons, all ReLUs in one row; ``crown`` has their
+    slopes by CROWN's rule.
+    """
+
+    number: int
+    image: int
+    free: Array
+    crown: Array
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which of an engine's columns are unstable neurons, and which these are."""
+
+    mine: Array
+    neuron: Array
+
+    @staticmethod
+    def of(images: Images, i: int) -> _Columns:
+        relaxation = images.relaxation
+        mine = ((relaxation.lower[i] < 0) & (relaxation.upper[i] > 0)).cpu().numpy()
+        sizes = [layer[0][0].numel() for layer in images.bounds]
+        starts = np.cumsum([0, *sizes[:-1]])
+        index = [at[i].cpu().numpy() + k for at, k in zip(relaxation.index, starts, strict=True)]
+        return _Columns(mine, np.concatenate(index)[mine])
+
+
+class Proofs:
+    """Refuted tuples of a batch of images: which (image, class) pairs do not break together.
+
+    Args:
+        x: (N, ...) the images.
+        y: (N,) their labels.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor):
+        self.x, self.y = x.detach().cpu().numpy(), y.cpu().numpy()
+        labels = self.labels = self.y.tolist()
+        self.classes = 0
+        self.refuted: set[Refuted] = set()
+        self._number = {
+            _key(p, label): i for i, (p, label) in enumerate(zip(self.x, labels, strict=True))
+        }
+        self._doubtful: dict[int, Array] = {}
+        self._contexts: dict[tuple[int, bytes], _Context] = {}
+        self._leaves = 0
+        self._parts: dict[str, list[Array]] = {}
+
+    def begin(self, images: Images, proved: Tensor) -> None:
+        """Keep what intervals prove: the margins ``proved`` (n, K-1)."""
+        self.classes = proved.shape[1] + 1
+        for i in range(len(images)):
+            doubtful = (_flat(images, 0, i) < 0) & (_flat(images, 1, i) > 0)
+            number = self._number[_key(images.x[i].cpu().numpy(), int(images.y[i]))]
+            self._doubtful.setdefault(number, doubtful)
+        image, row = proved.nonzero(as_tuple=True)
+        self.add(images, image.unsqueeze(1), row.unsqueeze(1), kind=INTERVAL)
+
+    def add(
+        self,
+        images: Images,
+        members: Tensor,
+        rows: Tensor,
+        *,
+        kind: int = SLOPES,
+        parameter: Tensor | None = None,
+        signs: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> None:
+        """Keep the leaves of tuples that are proved with them.
+
+        Args:
+            images: What the bounds are of.
+            members: (D, s) numbers of images.
+            rows: (D, s) a margin of each.
+            kind: How the margins are bounded.
+            parameter: (D·s, M) α of unstable neurons and β of split ones.
+            signs: (D·s, M) of the split neurons; None for no splits.
+            weights: (D, s) at least 0; equal ones if None.
+        """
+        if not len(members):
+            return
+        count, size = members.shape
+        flat = members.flatten().tolist()
+        contexts = {i: self._context(images, i) for i in set(flat)}
+        image = np.array([contexts[i].image for i in flat])
+        row = rows.flatten().cpu().numpy()
+        wrong = row + (row >= self.y[image])
+        pairs = np.stack([image, wrong], 1).reshape(count, size, 2).tolist()
+        keys = [frozenset((i, c) for i, c in one) for one in pairs]
+        new = np.array([key not in self.refuted for key in keys])
+        self.refuted.update(keys)
+        which = np.repeat(new, size).nonzero()[0]
+        if not len(which):
+            return
+        w = np.ones((count, size)) if weights is None else weights.double().cpu().numpy()
+        first = sum(map(len, self._parts.get("entry_leaf", [])))
+        self._keep(
+            entry_leaf=self._leaves + np.repeat(np.arange(int(new.sum())), size),
+            entry_context=np.array([contexts[flat[e]].number for e in which]),
+            entry_class=wrong[which],
+            entry_kind=np.full(len(which), kind),
+            entry_weight=w.flatten()[which],
+        )
+        self._leaves += int(new.sum())
+        if parameter is None:
+            self._keep(slope_end=np.zeros(len(which), np.int64))
+            return
+        columns = {i: _Columns.of(images, i) for i in contexts}
+        values = parameter.detach().cpu().numpy()
+        split = np.zeros(values.shape) if signs is None else signs.cpu().numpy()
+        for entry, e in enumerate(which.tolist(), first):
+            mine = columns[flat[e]]
+            self._keep_slopes(contexts[flat[e]], entry, mine, values[e], split[e])
+
+    def _keep_slopes(
+        self, context: _Context, entry: int, columns: _Columns, values: Array, split: Array
+    ) -> None:
+        mine, sign = values[columns.mine], split[columns.mine]
+        slopes = context.crown.copy()
+        slopes[np.searchsorted(context.free, columns.neuron)] = mine.clip(0, 1)
+        at = sign.nonzero()[0]
+        self._keep(
+            slope=slopes,
+            slope_end=np.array([len(slopes)]),
+            split_entry=np.full(len(at), entry),
+            split_neuron=columns.neuron[at],
+            split_sign=sign[at],
+            split_multiplier=mine[at],
+        )
+
+    def safe(self, members: Sequence[int]) -> int:
+        """Return how many images of a group survive, by what is refuted."""
+        return len(members) - most_broken(members, self.labels, self.classes, self.refuted)
+
+    def certified(self, image: int) -> bool:
+        """Return whether every wrong class of an image is refuted."""
+        return not open_classes([image], self.labels, self.classes, self.refuted)[image]
+
+    def save(
+        self,
+        path: Path,
+        *,
+        network: str,
+        ball: Ball,
+        first: int,
+        certified: Sequence[int],
+        groups: Sequence[tuple[int, int, int]],
+    ) -> None:
+        """Write the file of proofs.
+
+        Args:
+            path: The file; it appears once it is whole.
+            network: SHA-256 of the ONNX file of the network.
+            ball: The perturbations.
+            first: The number of the first image in its data set.
+            certified: Numbers of the images that are certified, from 0.
+            groups: First image, size and number of safe images of each group.
+        """
+        clip = None if ball.clip is None else [float(end) for end in ball.clip]
+        statement = {
+            "format": FORMAT,
+            "network": network,
+            "eps": float(ball.eps),
+            "clip": clip,
+            "first": first,
+            "labels": self.labels,
+            "images": [hashlib.sha256(p.astype("<f4").tobytes()).hexdigest() for p in self.x],
+            "certified": list(certified),
+            "groups": [list(group) for group in groups],
+        }
+        arrays: dict[str, Any] = {n: self._joined(n, kind) for n, kind in _ARRAYS.items()}
+        arrays |= {"statement": np.array(json.dumps(statement)), "pixels": self.x}
+        file = io.BytesIO()
+        np.savez_compressed(file, **arrays)
+        write_atomically(path, lambda out: out.write(file.getvalue()))
+
+    # -- what is kept ------------------------------------------------------------------------
+
+    def _keep(self, **arrays: Array) -> None:
+        for name, values in arrays.items():
+            self._parts.setdefault(name, []).append(values)
+
+    def _joined(self, name: str, kind: str) -> Array:
+        values = np.concatenate([np.zeros(0, kind), *self._parts.get(name, [])]).astype(kind)
+        return values.cumsum() if name.endswith("_end") else values
+
+    def _context(self, images: Images, i: int) -> _Context:
+        """Return the bounds of an image, which are kept once."""
+        ends = [_flat(images, side, i) for side in (0, 1)]
+        key = hashlib.sha256(ends[0].tobytes() + ends[1].tobytes()).digest()
+        number = self._number[_key(images.x[i].cpu().numpy(), int(images.y[i]))]
+        found = self._contexts.get((number, key))
+        if found is None:
+            lower, upper = ends
+            neuron = (self._doubtful[number] | ((lower < 0) & (upper > 0))).nonzero()[0]
+            lower, upper = lower[neuron], upper[neuron]
+            free = (lower < 0) & (upper > 0)
+            crown = (upper > -lower)[free].astype(lower.dtype)
+            found = _Context(len(self._contexts), number, neuron[free], crown)
+            self._contexts[number, key] = found
+            self._keep(
+                context_image=np.array([number]),
+                claim_end=np.array([len(neuron)]),
+                claim_neuron=neuron,
+                claim_lower=lower,
+                claim_upper=upper,
+            )
+        return found
+
+
+def _flat(images: Images, side: int, i: int) -> Array:
+    """Return the lower (0) or upper (1) bounds of all ReLU inputs of an image in one row."""
+    return torch.cat([layer[side][i].flatten() for layer in images.bounds]).cpu().numpy()
+
+
+def _key(pixels: Array, label: int) -> bytes:
+    return pixels.tobytes() + int(label).to_bytes(8, "little")

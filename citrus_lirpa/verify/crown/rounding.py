@@ -1,0 +1,127 @@
+"""Rounding: how far off computed bounds can be, so that they can be moved outward by it.
+
+A sum of t products a_i W_ij x_j, in any order and with or without fused operations, is off by at
+most t u / (1 - t u) Σ |a_i| |W_ij| |x_j|, u the unit roundoff (Higham 2002, section 3.1). Let S =
+|W||x| + |b| for the largest |x| that bounds allow. Then W x + b is off by at most t u S. And
+coefficients a on W x + b that become a'W on x change a bound by at most t u |a|·S, which takes one
+product more than the bound itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...bounds.box import Ball, Box
+from ...bounds.margins import wrong_classes
+from ...bounds.segments import INPUT, Segment
+from .relaxation import Bounds
+
+#: What covers the rounding of the errors themselves, t u being small.
+_SAFE = 1.01
+#: What a term of a sum in float64 is charged with: more than a checker in float64 does.
+SUMS = 2.0**-51
+
+
+def unit(dtype: torch.dtype) -> float:
+    """Return the unit roundoff of a type, a little enlarged."""
+    return _SAFE * torch.finfo(dtype).eps / 2
+
+
+def largest_input(x: Tensor, ball: Ball) -> Tensor:
+    """Return the largest absolute values (n, ...) of perturbed inputs, a little enlarged."""
+    box = ball.box(x)
+    return _SAFE * torch.maximum(box.lower.abs(), box.upper.abs())
+
+
+class Sizes:
+    """What segments add up in absolute values, computed along the network.
+
+    Args:
+        segments: The network's affine maps between ReLUs.
+        x: (n, ...) inputs.
+        ball: The perturbations.
+    """
+
+    def __init__(self, segments: Sequence[Segment], x: Tensor, ball: Ball):
+        self._segments, self._dtype = segments, x.dtype
+        self._largest = {INPUT: largest_input(x, ball)}
+
+    def of(self, k: int) -> Tensor:
+        """Return the most (n, channels) of segment k, once the ReLUs before it are bounded."""
+        segment = self._segments[k]
+        sizes = _SAFE * segment.sizes(*(self._largest[s] for s in segment.sources))
+        return sizes.flatten(2).amax(2) if sizes.ndim > 2 else sizes
+
+    def bounded(self, k: int, lower: Tensor, upper: Tensor) -> None:
+        """Take bounds (n, ...) of the input of ReLU k."""
+        self._largest[k] = upper.clamp(min=0).to(self._dtype)
+
+    @staticmethod
+    def all(segments: Sequence[Segment], x: Tensor, ball: Ball, bounds: Bounds) -> list[Tensor]:
+        """Return those (n, channels) of every segment, within bounds of all ReLU inputs."""
+        sizes = Sizes(segments, x, ball)
+        for k, ends in enumerate(bounds):
+            sizes.bounded(k, *ends)
+        return [sizes.of(k) for k in range(len(segments))]
+
+
+def intervals(segments: Sequence[Segment], x: Tensor, ball: Ball) -> tuple[Bounds, dict[int, Box]]:
+    """Bound ReLU inputs by IBP, moved outward by what rounding can make of the bounds.
+
+    Args:
+        segments: The network's affine maps between ReLUs, in float64.
+        x: (n, ...) inputs, in float64.
+        ball: The perturbations.
+
+    Returns:
+        (lower, upper), each (n, ...), of every ReLU's input, and the boxes of what segments start
+        from, by the number of the source.
+    """
+    boxes = {INPUT: ball.box(x)}
+    bounds: Bounds = []
+    for k, segment in enumerate(segments[:-1]):
+        before = [boxes[s] for s in segment.sources]
+        centre = segment(*(box.centre for box in before))
+        radius = segment.sizes(*(box.radius for box in before), constant=False)
+        error = _error(segment, before)
+        bounds.append((centre - radius - error, centre + radius + error))
+        boxes[k] = Box(bounds[k][0].relu(), bounds[k][1].relu())
+    return bounds, boxes
+
+
+def interval_margins(last: Segment, boxes: dict[int, Box], y: Tensor) -> Tensor:
+    """Bound margins (n, K-1) from below by the boxes of what the last segment starts from.
+
+    Args:
+        last: The segment that ends in the logits, in float64.
+        boxes: As of :func:`intervals`.
+        y: (n,) labels.
+    """
+    before = [boxes[s] for s in last.sources]
+    logits, error = last(*(box.centre for box in before)), _error(last, before)
+    wrong, own = wrong_classes(y, logits.shape[1]), y.unsqueeze(1)
+    radius = torch.cat([box.radius.flatten(1) for box in before], 1)
+    weight = torch.cat([part.flatten(1) for part in _weights(last, before)], 1)
+    spread = [((weight[y] - weight[c]).abs() * radius).sum(1) for c in wrong.unbind(1)]
+    margins = logits.gather(1, own) - logits.gather(1, wrong) - torch.stack(spread, 1)
+    off = error.gather(1, own) + error.gather(1, wrong)
+    return margins - off * (1 + radius.shape[1] / last.terms[0])
+
+
+def _error(segment: Segment, boxes: Sequence[Box]) -> Tensor:
+    """Return what rounding can make of a segment's intervals in float64."""
+    largest = [torch.maximum(box.lower.abs(), box.upper.abs()) for box in boxes]
+    return 8 * SUMS * segment.terms[0] * segment.sizes(*largest)
+
+
+def _weights(segment: Segment, boxes: Sequence[Box]) -> tuple[Tensor, ...]:
+    """Return the weights (K, ...) of a segment that ends in K logits, on each of its sources."""
+    classes = segment.shape[0]
+    with torch.enable_grad():
+        zeros = [box.lower.new_zeros(classes, *box.lower.shape[1:]) for box in boxes]
+        inputs = [value.requires_grad_(True) for value in zeros]
+        output = segment(*inputs)
+    return torch.autograd.grad(output, inputs, torch.eye(classes).to(output))

@@ -1,0 +1,138 @@
+"""The folder of an evaluation's proofs: the network as ONNX, and one file for each batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .. import checker, distributed
+from ..bounds.box import Ball, Box
+from ..bounds.net import BoundedNet
+from ..errors import ModelError
+from ..formats import onnx
+from ..formats.atomic import write_text
+from .certificates import Certificates
+from .crown.engine import DualEngine
+from .crown.proofs import Proofs
+from .groups import UapBounds
+from .record import ProofFigures
+
+#: The name of the network in the folder.
+MODEL = "model.onnx"
+#: Difference of two programs' values that no other order of the ReLUs explains, relative.
+_CLOSE = 1e-3
+
+
+class ProofFolder:
+    """A folder that receives the proofs of an evaluation.
+
+    Args:
+        path: The folder, which need not exist.
+        net: The network, in eval mode.
+        ball: The perturbations.
+        identity: Of the evaluation; files of another one are removed.
+
+    Raises:
+        ModelError: The network is not of affine layers and ReLU, as the checker reads them.
+        DependencyError: The onnx package is missing.
+    """
+
+    def __init__(self, path: Path, net: BoundedNet, ball: Ball, identity: str = ""):
+        self.path, self.ball = path, ball
+        try:
+            DualEngine(net, ball)
+        except ModelError as error:
+            raise ModelError(f"{error}; leave out --proofs") from error
+        file = path / MODEL
+        with distributed.leader_first():
+            if distributed.leads():
+                _clear(path, identity)
+                onnx.save_onnx(net.module, net.input_shape, file, folded=False)
+        self.network = _read(file, net)
+
+    def store(
+        self,
+        number: int,
+        proofs: Proofs,
+        first: int,
+        group_size: int,
+        certificates: Certificates,
+        uap: UapBounds,
+    ) -> None:
+        """Write the proofs of a batch, and claim in its file what follows from them.
+
+        Args:
+            number: Of the batch.
+            proofs: What the engine has proved.
+            first: The number of the batch's first image.
+            group_size: Images of a group.
+            certificates: Of the images.
+            uap: Bounds of the groups.
+        """
+        groups = []
+        for g, (size, lower) in enumerate(zip(uap.size.tolist(), uap.lower.tolist(), strict=True)):
+            members = range(g * group_size, g * group_size + size)
+            groups.append((members[0], size, min(lower, proofs.safe(members))))
+        certified = certificates.certified.nonzero().flatten().tolist()
+        proofs.save(
+            self._file(number),
+            network=self.network.hash,
+            ball=self.ball,
+            first=first,
+            certified=[i for i in certified if proofs.certified(i)],
+            groups=groups,
+        )
+
+    def figures(self, uap: UapBounds) -> ProofFigures:
+        """Count the certificates of all batches that have proofs."""
+        images, safe = 0, []
+        for file in sorted(self.path.glob("*.npz")):
+            with np.load(file, allow_pickle=False) as arrays:
+                statement = json.loads(str(arrays["statement"]))
+            images += len(statement["certified"])
+            safe += [group[2] for group in statement["groups"]]
+        groups = sum(mine >= lower for mine, lower in zip(safe, uap.lower.tolist(), strict=True))
+        return ProofFigures(images, groups)
+
+    def has(self, number: int) -> bool:
+        """Tell whether the file of a batch is there."""
+        return self._file(number).is_file()
+
+    def _file(self, number: int) -> Path:
+        return self.path / f"{number:05d}.npz"
+
+
+def _clear(folder: Path, identity: str) -> None:
+    """Remove the proofs of another evaluation, and note whose the next ones are."""
+    owner = folder / "evaluation.txt"
+    if not (owner.is_file() and owner.read_text("utf-8") == identity):
+        for file in folder.glob("*.npz"):
+            file.unlink()
+    write_text(owner, identity)
+
+
+def _read(file: Path, net: BoundedNet) -> checker.Network:
+    """Return the network as the checker reads it, once its ReLUs are known to be the engine's."""
+    try:
+        network = checker.read_network(file)
+    except checker.Refused as error:
+        raise ModelError(f"the checker of proofs does not read this network: {error}") from error
+    parameter = net.parameters()[0]
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand((1, *net.input_shape), generator=draw).to(parameter)
+    with torch.no_grad(), net.evaluating():
+        found = [box.lower for box in net.bound_unchecked(Box(x, x)).preactivation_boxes]
+    wanted = network.preactivations(x[0].double().cpu().numpy())
+    same = len(found) == len(wanted) and all(
+        mine[0].numel() == its.size
+        and np.allclose(mine[0].flatten().double().cpu(), its.ravel(), _CLOSE, _CLOSE)
+        for mine, its in zip(found, wanted, strict=False)
+    )
+    if not same:
+        raise ModelError(
+            "the ReLUs of this network are in another order in its ONNX file; leave out --proofs"
+        )
+    return network

@@ -1,0 +1,317 @@
+"""Proofs that an evaluation writes are accepted, and corrupted ones are not."""
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from networks import deep_net, images
+from torch import nn
+
+from citrus_lirpa import BoundedNet, certify, certify_uap, checker
+from citrus_lirpa.bounds.box import Ball
+from citrus_lirpa.formats.onnx import save_onnx
+from citrus_lirpa.verify.crown.proofs import Proofs
+from citrus_lirpa.verify.proof_files import ProofFolder
+
+pytest.importorskip("onnx")
+
+
+def prove(folder, net, x, y, eps, clip=None, size=4):
+    """Certify images and groups, and write their proofs."""
+    kept, made = Proofs(x, y), ProofFolder(folder, net, Ball(eps, clip))
+    found = certify(
+        *(net, x, y, eps), method="bab", clip=clip, group_size=size, time_limit=5, proofs=kept
+    )
+    uap = certify_uap(
+        *(net, x, y, eps), certificates=found, group_size=size, clip=clip, time_limit=5, proofs=kept
+    )
+    made.store(0, kept, 100, size, found, uap)
+    return found, uap, made.figures(uap)
+
+
+@pytest.fixture(scope="module")
+def proofs(tmp_path_factory):
+    """Arrays of proofs with splits and blocked sets, and the folder that they are in."""
+    folder = tmp_path_factory.mktemp("proofs")
+    for seed in range(10):
+        torch.manual_seed(seed)
+        net = deep_net()
+        x, y = images(net, 20, wrong=[3])
+        found, uap, figures = prove(folder, net, x, y, 0.08, size=5)
+        if "tuple bab" in uap.stage and "bab" in found.verdicts():
+            break
+    assert figures.images == int(found.certified.sum()) > 0 and figures.groups == 4
+    with np.load(folder / "00000.npz") as arrays:
+        made = dict(arrays)
+    assert len(made["split_entry"])
+    return folder, made
+
+
+def check(folder, arrays, model=None, exact=False):
+    """Check arrays as the only file of a folder."""
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / "00000.npz", **arrays)
+    return checker.check_folder(folder, checker.read_network(model, exact=exact))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
+@pytest.mark.parametrize("eps", [0.03, 0.1])
+def test_what_is_certified_has_proofs_that_hold(tmp_path, eps, clip, exact):
+    torch.manual_seed(1)
+    net = deep_net()
+    x, y = images(net, 8, wrong=[2])
+    found, uap, figures = prove(tmp_path, net, x, y, eps, clip)
+    assert (figures.images, figures.groups) == (int(found.certified.sum()), 2)
+    network = checker.read_network(tmp_path / "model.onnx", exact=exact)
+    summary = checker.check_folder(tmp_path, network)
+    assert summary.refused == []
+    assert (summary.images, summary.groups) == (figures.images, figures.groups)
+
+
+class Residual(nn.Module):
+    """Convolutions with BatchNorm and a bypass, of images 2x6x6."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(2, 4, 3, padding=1, stride=2), nn.BatchNorm2d(4)
+        self.b, self.pool = nn.Conv2d(4, 4, 3, padding=1), nn.AvgPool2d(3)
+        self.end = nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = self.norm(self.a(x)).relu()
+        h = (self.b(h) + h).relu()
+        return self.end(self.pool(h).flatten(1))
+
+
+def test_convolutions_batchnorm_and_bypasses(tmp_path):
+    torch.manual_seed(2)
+    model = Residual()
+    for _ in range(20):  # running statistics that are not 0 and 1
+        model(3 * torch.rand(8, 2, 6, 6))
+    model.eval()
+    x = torch.rand(6, 2, 6, 6)
+    y = model(x).argmax(1)
+    found, _, figures = prove(tmp_path, BoundedNet(model, x[:1]).eval(), x, y, 0.01, size=3)
+    assert figures.images == int(found.certified.sum()) > 0
+    network = checker.read_network(tmp_path / "model.onnx")
+    assert checker.check_folder(tmp_path, network).refused == []
+    z = network.preactivations(x[0].double().numpy())
+    wanted = model.double().norm(model.a(x[:1].double())).detach().numpy()
+    assert np.allclose(z[0], wanted, atol=1e-12)
+
+
+def statement(arrays, **changes):
+    """Change what is stated."""
+    values = json.loads(str(arrays["statement"]))
+    return {**arrays, "statement": np.array(json.dumps({**values, **changes}))}
+
+
+def stated(arrays, name):
+    return json.loads(str(arrays["statement"]))[name]
+
+
+def changed(arrays, name, at, value):
+    values = arrays[name].copy()
+    values[at] = value
+    return {**arrays, name: values}
+
+
+def of_certified(arrays):
+    """Entries that alone refute a class of a certified image."""
+    count = np.bincount(arrays["entry_leaf"])
+    image = arrays["context_image"][arrays["entry_context"]]
+    leaf_tuples = list(zip(image, arrays["entry_class"], strict=True))
+    single = count[arrays["entry_leaf"]] == 1
+    mine = np.isin(image, stated(arrays, "certified")) & single
+    return [e for e in np.flatnonzero(mine) if leaf_tuples.count(leaf_tuples[e]) == 1]
+
+
+def without(arrays, entry):
+    """Leave out the leaf of an entry."""
+    keep = arrays["entry_leaf"] != arrays["entry_leaf"][entry]
+    number = np.cumsum(keep) - 1
+    ends = np.r_[0, arrays["slope_end"]]
+    parts = [arrays["slope"][ends[e] : ends[e + 1]] for e in np.flatnonzero(keep)]
+    split = keep[arrays["split_entry"]]
+    made = {k: v[keep] if k.startswith("entry") else v for k, v in arrays.items()}
+    made |= {k: v[split] for k, v in arrays.items() if k.startswith("split")}
+    made["split_entry"] = number[made["split_entry"]]
+    made["slope"] = np.concatenate(parts)
+    made["slope_end"] = np.cumsum([len(part) for part in parts])
+    return made
+
+
+def other_class(arrays, pick):
+    e = pick(of_certified(arrays))
+    label = stated(arrays, "labels")[arrays["context_image"][arrays["entry_context"][e]]]
+    wrong = ({0, 1, 2} - {label, int(arrays["entry_class"][e])}).pop()
+    return changed(arrays, "entry_class", e, wrong)
+
+
+def other_image(arrays, pick):
+    e = pick(of_certified(arrays))
+    image = arrays["context_image"]
+    others = np.flatnonzero(image != image[arrays["entry_context"][e]])
+    return changed(arrays, "entry_context", e, pick(others))
+
+
+def closer_claim(arrays, pick):
+    """Of an input of the first ReLU, whose bounds are exact, and of an image that is certified."""
+    used = set(arrays["entry_context"][of_certified(arrays)].tolist())
+    ends = np.r_[0, arrays["claim_end"]]
+    places = [
+        k
+        for c in sorted(used)
+        for k in range(ends[c], ends[c + 1])
+        if arrays["claim_neuron"][k] < 14
+    ]
+    k = pick(places)
+    lower, upper = arrays["claim_lower"][k], arrays["claim_upper"][k]
+    return changed(arrays, "claim_lower", k, lower + 0.3 * (upper - lower))
+
+
+def a_group(arrays, pick):
+    groups = stated(arrays, "groups")
+    k = pick(range(len(groups)))
+    groups[k][2] += 1
+    return statement(arrays, groups=groups)
+
+
+def a_pixel(arrays, pick):
+    at = np.unravel_index(pick(range(arrays["pixels"].size)), arrays["pixels"].shape)
+    return changed(arrays, "pixels", at, arrays["pixels"][at] + np.float32(0.01))
+
+
+def a_label(arrays, pick):
+    labels = stated(arrays, "labels")
+    k = pick(stated(arrays, "certified"))
+    labels[k] = (labels[k] + 1) % 3
+    return statement(arrays, labels=labels)
+
+
+def one_more(arrays, pick):
+    certified = stated(arrays, "certified")
+    return statement(arrays, certified=[*certified, pick(sorted({*range(20)} - {*certified}))])
+
+
+def anywhere(name, value):
+    def change(arrays, pick):
+        return changed(arrays, name, pick(range(len(arrays[name]))), value)
+
+    return change
+
+
+def by_intervals(arrays, pick):
+    """A leaf with splits, which intervals do not know."""
+    return changed(arrays, "entry_kind", pick(arrays["split_entry"].tolist()), checker.INTERVAL)
+
+
+CORRUPTIONS = {
+    "a negative multiplier of a split": anywhere("split_multiplier", -0.1),
+    "a sign of a split turned": lambda a, pick: (
+        lambda k: changed(a, "split_sign", k, -a["split_sign"][k])
+    )(pick(range(len(a["split_sign"])))),
+    "a leaf left out": lambda a, pick: without(a, pick(a["split_entry"].tolist())),
+    "the only leaf of a class left out": lambda a, pick: without(a, pick(of_certified(a))),
+    "a slope above 1": anywhere("slope", 1.25),
+    "a slope below 0": anywhere("slope", -0.25),
+    "a slope that is NaN": anywhere("slope", math.nan),
+    "a negative weight": anywhere("entry_weight", -1.0),
+    "a class swapped": other_class,
+    "bounds of another image": other_image,
+    "a bound closer than it is": closer_claim,
+    "a kind that proves less": by_intervals,
+    "a larger eps": lambda a, pick: statement(a, eps=stated(a, "eps") * pick((1.5, 2.0, 3.0))),
+    "a pixel": a_pixel,
+    "a label": a_label,
+    "a certified image more": one_more,
+    "a safe image more": a_group,
+    "another network's hash": lambda a, pick: statement(a, network=str(pick(range(9))) * 64),
+    "an entry of no image": anywhere("context_image", 99),
+    "a neuron that is not there": anywhere("split_neuron", 10_000),
+}
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+@pytest.mark.parametrize("seed", range(3))
+def test_corrupted_proofs_are_refused(tmp_path, proofs, kind, seed):
+    folder, arrays = proofs
+    draw = np.random.default_rng(seed)
+
+    def pick(values):
+        return values[int(draw.integers(len(values)))]
+
+    bad = CORRUPTIONS[kind](arrays, pick)
+    summary = check(tmp_path / "bad", bad, folder / "model.onnx")
+    assert summary.refused, kind
+    assert summary.images <= len(stated(arrays, "certified")) and summary.groups <= 4
+
+
+def test_uncorrupted_they_hold(tmp_path, proofs):
+    folder, arrays = proofs
+    summary = check(tmp_path, arrays, folder / "model.onnx")
+    assert summary.images == len(stated(arrays, "certified"))
+    assert (summary.groups, summary.refused) == (4, [])
+
+
+def test_another_network_is_refused(tmp_path, proofs):
+    folder, _ = proofs
+    torch.manual_seed(5)
+    save_onnx(deep_net().module, (1, 4, 4), tmp_path / "other.onnx")
+    summary = checker.check_folder(folder, checker.read_network(tmp_path / "other.onnx"))
+    assert summary.images == 0 and "another network" in summary.refused[0]
+
+
+@pytest.mark.parametrize("size", [0, 10, 2000])
+def test_a_damaged_file_is_refused(tmp_path, proofs, size):
+    folder, _ = proofs
+    (tmp_path / "a.npz").write_bytes((folder / "00000.npz").read_bytes()[:size])
+    summary = checker.check_folder(tmp_path, checker.read_network(folder / "model.onnx"))
+    assert summary.images == 0 and len(summary.refused) == 1
+
+
+def test_a_folder_without_proofs_proves_nothing(tmp_path, proofs):
+    network = checker.read_network(proofs[0] / "model.onnx")
+    assert checker.check_folder(tmp_path, network).refused
+
+
+def test_what_is_no_onnx_file_is_refused(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"no network")
+    with pytest.raises(checker.Refused, match="cannot be read"):
+        checker.read_network(tmp_path / "x.onnx")
+
+
+def test_it_runs_by_itself_without_torch(proofs):
+    folder, _ = proofs
+    model = folder / "model.onnx"
+    code = (
+        "import runpy, sys; sys.modules['torch'] = None\n"
+        f"sys.argv = ['checker', {str(folder)!r}, {str(model)!r}]\n"
+        "runpy.run_module('citrus_lirpa.checker', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "0 refusals" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_most_broken_agrees_with_brute_force(seed):
+    draw = np.random.default_rng(seed)
+    labels, classes, members = draw.integers(0, 3, 4).tolist(), 3, range(4)
+    pairs = [(i, c) for i in members for c in range(classes) if c != labels[i]]
+    refuted = set()
+    for _ in range(6):
+        chosen = draw.permutation(len(pairs))[: draw.integers(1, 4)]
+        refuted.add(frozenset(pairs[k] for k in chosen))
+    refuted = {t for t in refuted if len({i for i, _ in t}) == len(t)}
+    most = 0
+    for choice in itertools.product(*([None, *(c for i, c in pairs if i == m)] for m in members)):
+        taken = {(i, c) for i, c in enumerate(choice) if c is not None}
+        if not any(t <= taken for t in refuted):
+            most = max(most, len(taken))
+    assert checker.most_broken(members, labels, classes, refuted) == most

@@ -1,0 +1,36 @@
+"""Proofs on the command line: written by eval, checked by check."""
+
+import json
+
+import numpy as np
+import pytest
+from command_line import run, said, small_run
+
+pytest.importorskip("onnx")
+
+
+def test_eval_writes_proofs_and_check_checks_them(tmp_path):
+    folder = small_run(tmp_path / "run")
+    args = ["eval", folder, "--limit", 20, "--time-limit", 1, "--proofs", "--quiet"]
+    status, output = run(*args)
+    assert status == 0 and "check them: citrus-lirpa check" in output
+    record = json.loads((folder / "eval-bab.json").read_text())
+    assert record["proofs"]["groups"] == 4 and record["proofs"]["checker"] is None
+    certified = sum(v not in ("wrong", "attacked", "undecided") for v in record["verdicts"])
+    assert record["proofs"]["images"] == certified
+    status, output = run("check", folder)
+    assert status == 0 and f"{certified} of {certified} images" in output
+    checked = json.loads((folder / "eval-bab.json").read_text())["proofs"]
+    assert (checked["checked_images"], checked["checked_groups"]) == (certified, 4)
+    assert checked["refused"] == 0 and "float64" in checked["checker"]
+
+    file = folder / "proofs-bab" / "00000.npz"
+    with np.load(file) as arrays:
+        made = dict(arrays)
+    np.savez(file, **{**made, "pixels": made["pixels"] + np.float32(0.01)})
+    status, output = run("check", folder)
+    assert status == 1 and "its pixels are others" in output
+
+
+def test_check_refuses_what_has_no_proofs(tmp_path):
+    assert "holds no evaluation" in said(*run("check", tmp_path), 2)
