@@ -250,7 +250,7 @@ def settle(monkeypatch, states, *, count, broken=(), mode="cross", c=-1.0, rows=
     lines = random_lines(0, count, rows, 1)
     lines.c.fill_(c)
     lines.g.zero_()
-    engine, asked = SimpleNamespace(lines=lambda *_: lines), []
+    engine, asked = SimpleNamespace(proofs=None, lines=lambda *_: lines), []
 
     def search(engine, images, problems, budget, **options):
         asked.append(problems)
