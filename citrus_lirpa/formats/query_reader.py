@@ -265,4 +265,4 @@ def _translated(token: str) -> str:
     if _NUMBER.fullmatch(token):
         text = format(Decimal(token), "f")
         return text if "." in text else f"{text}.0"
-    return "==" if token == "=" else token
+    return {"=": "=="}.get(token, token)
