@@ -28,7 +28,7 @@ from .output import Results, examples, results
 )
 @results
 def check_command(**options) -> Results:
-    """Check the proofs that eval --proofs wrote: FOLDER is where its results are.
+    """Check the proofs of an evaluation: FOLDER is where eval --proofs wrote its results.
 
     Every certificate with a proof is checked by a program of its own, which shares no code with
     the verifier. Prints what it refuses and why, and then exits with 1. The record eval-METHOD.json

@@ -3,6 +3,7 @@
 Each is refused in one line, or means what it says; nothing hangs, nothing outside is read.
 """
 
+import contextlib
 import copy
 import json
 import shutil
@@ -295,6 +296,7 @@ ODD = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:the loss is nan")
 @sizes(40, 300)
 def test_checkpoints_of_other_values(cases, evaluated, tmp_path):
     """Written by torch.save as a checkpoint is, with other things in it; resumed too."""
@@ -549,13 +551,19 @@ def test_nothing_outside_an_onnx_file_is_opened(tmp_path, place, location):
     path.write_bytes(proto.SerializeToString())
     _opened.clear()
     _watching = True
+    allowed = {str(path)}
     try:
-        with pytest.raises(InputError, match="keeps weights in other files"):
-            load_onnx(path)
+        if location == "weights.bin":  # beside the file
+            allowed.add(str(folder / location))
+            with contextlib.suppress(ModelError):
+                load_onnx(path)
+        else:
+            with pytest.raises(InputError, match="keeps weights in '.*'; they are read from a"):
+                load_onnx(path)
     finally:
         _watching = False
-    mine = [name for name in _opened if name.startswith((str(tmp_path), "/etc/host"))]
-    assert mine == [str(path)]
+    mine = {name for name in _opened if name.startswith((str(tmp_path), "/etc/host"))}
+    assert str(path) in mine <= allowed
 
 
 # -- data sets ----------------------------------------------------------------------

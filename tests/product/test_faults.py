@@ -37,12 +37,11 @@ def same(a: dict, b: dict) -> bool:
 def stopped_by(number: int, folder: Path) -> tuple[int, str]:
     """Start training, send ``number`` in the second epoch; exit status and errors.
 
-    The ramp of so few steps is warned of.
+    So few steps are warned of.
     """
     command = (LAUNCHER, "train", *SETTINGS, "--out", folder)
     status, said = signalled(command, folder / "metrics.jsonl", number)
-    warning, *errors = said.splitlines()
-    assert warning.startswith("warning: ε reaches its target within")
+    errors = [line for line in said.splitlines() if not line.startswith("warning: ")]
     return status, "\n".join(errors)
 
 

@@ -219,7 +219,7 @@ def test_a_network_that_float32_gets_wrong_is_not_certified():
         images, *_ = engine.ibp(x, y)
         member = torch.zeros(1, 1, dtype=torch.long)
         found = ascend_dual(engine.dual(images, member, member), 0)
-        misled += float(found.value) > 0
+        misled += float(found.value + found.rounding) > 0  # without what rounding is charged
         proofs = certify(engine.net, x, y, 1e-3, method="bab", time_limit=0.05)
         assert not proofs.certified.any()
     assert misled >= 3
