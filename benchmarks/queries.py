@@ -67,13 +67,13 @@ def compare(
             network.model, split, network.spec, out, images=range(groups * k), group_size=k, eps=eps
         )
         for number, images in enumerate(exported["groups"]):
-            if not images:
-                continue
+            if len(images) < 2:
+                continue  # no group
             x, y = split.pixels(images), split.labels[images]
             begin = time.perf_counter()
             found = certify(net, x, y, eps, method="bab", time_limit=seconds)
             bounds = certify_uap(
-                net, x, y, eps, group_size=k, certificates=found, time_limit=seconds
+                net, x, y, eps, group_size=len(x), certificates=found, time_limit=seconds
             )
             asked += time.perf_counter() - begin
             lower, upper = int(bounds.lower), int(bounds.upper)
