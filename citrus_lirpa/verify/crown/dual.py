@@ -78,6 +78,11 @@ class DualBound:
         self.unstable = (lower < 0) & (upper > 0)
         self.adjoints = _adjoints(segments, x)
 
+    @property
+    def domains(self) -> int:
+        """D, the number of tuples."""
+        return len(self.x) // self.members
+
     def rows(self, which: Tensor, segments: Sequence[Segment], dtype: torch.dtype) -> DualBound:
         """Return the dual function of some rows (whole tuples), in another precision.
 
@@ -122,6 +127,16 @@ class DualBound:
         slope = torch.where(self.unstable, parameter, self.up)
         _, a, bias = self._transposed(slope, self.signs * parameter)
         return a.view_as(self.x), bias
+
+    def folded(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Write each row as Σ h·(outputs of unstable neurons) + a·input + b.
+
+        Returns:
+            h (R, M), a (R, ...) and b (R,).
+        """
+        zero = torch.zeros_like(self.up)
+        h, a, b = self._transposed(zero, zero)
+        return torch.cat([zero[:, :0], *h], 1), a, b
 
     def gradient(self, point: Point) -> Tensor:
         """Return the gradient (R, M) of every row's L_i in its own α and β, at ``point``.

@@ -31,7 +31,7 @@ ALPHA_STEPS, ALPHA_RATE = 20, 0.25
 _BUDGET = {"cpu": 1 << 28, "cuda": 1 << 32}
 _MOST_ROWS = {"cpu": 128, "cuda": 4096}
 #: Bounds this many thresholds above zero need no second look; those as far below have no hope.
-_NEAR = 10.0
+NEAR = 10.0
 #: An attack pushes no input further beyond its decision boundary than this, in logits.
 _OVERSHOOT = 0.01
 #: What float64 rounding can make of a bound, in thresholds of float32.
@@ -83,7 +83,7 @@ class DualEngine:
         found = self.net.bound_unchecked(box, y)
         images = self.images(x, y, specification(y, self.net.classes, x.dtype), found)
         # what is not far above zero gets a second look by the later stages
-        sure = found.margins > _NEAR * images.threshold.unsqueeze(1)
+        sure = found.margins > NEAR * images.threshold.unsqueeze(1)
         return images, found.margins, sure & images.usable.unsqueeze(1)
 
     def images(self, x: Tensor, y: Tensor, c: Tensor, found: NetBounds) -> Images:
@@ -200,7 +200,7 @@ class DualEngine:
         in float64, where the bounds of ReLU inputs hold in float64, and elsewhere prove nothing.
         """
         threshold = images.threshold[members].amax(1)
-        sure = found.value > _NEAR * threshold
+        sure = found.value > NEAR * threshold
         near = (found.value > -threshold) & ~sure
         if images.exact and bool(near.any()):
             which = near.nonzero().flatten()
@@ -276,7 +276,7 @@ class DualEngine:
             torch.cat([x.new_zeros(0), *(part.cpu() for part in c)]),
             x,
             self.ball,
-            (IN_FLOAT64 if images.exact else _NEAR) * images.threshold.double().cpu(),
+            (IN_FLOAT64 if images.exact else NEAR) * images.threshold.double().cpu(),
         )
 
     def as_dual(self) -> DualEngine:

@@ -71,6 +71,11 @@ class Relaxation:
             upper=torch.where(signs < 0, 0.0, self.upper),
         )
 
+    def first(self, layers: int) -> Relaxation:
+        """Return the first layers of it, whose unstable neurons pass nothing on."""
+        zero = torch.zeros_like(self.lower[:, : sum(self.widths[:layers])])
+        return Relaxation(self.active[:layers], self.index[:layers], zero, zero)
+
     def to(self, dtype: torch.dtype) -> Relaxation:
         """Return it in another precision."""
         return Relaxation(
