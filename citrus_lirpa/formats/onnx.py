@@ -7,13 +7,14 @@ random inputs, what ONNX's reference evaluator computes.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import itertools
 import math
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,7 @@ def load_onnx(path: Path, *, images: bool = False) -> tuple[nn.Module, tuple[int
     """
     package = import_optional("onnx", INSTALL_HINT)
     proto = parse(package, Path(path))
-    try:
+    with named_after(path):
         remove_unused(proto.graph)
         if not images:
             _take_off_softmax(proto.graph)
@@ -91,6 +92,14 @@ def load_onnx(path: Path, *, images: bool = False) -> tuple[nn.Module, tuple[int
         module = read(Reader(folded.graph, shapes)).eval()
         shape = _check_ends(folded, shapes, images)
         _check_same(module, proto, shape)
+    return module, shape
+
+
+@contextlib.contextmanager
+def named_after(path: Path) -> Iterator[None]:
+    """Let whatever is raised of a graph be a ModelError that names its file; memory errors pass."""
+    try:
+        yield
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
     except Exception as error:  # whatever torch and onnx say of a graph that makes no sense
@@ -99,7 +108,6 @@ def load_onnx(path: Path, *, images: bool = False) -> tuple[nn.Module, tuple[int
         raise ModelError(
             f"{path}: cannot be used: {type(error).__name__}: {reason(error)}"
         ) from error
-    return module, shape
 
 
 def save_onnx(model: nn.Module, shape: Sequence[int], path: Path, *, folded: bool = True) -> None:

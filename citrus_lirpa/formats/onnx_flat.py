@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError, is_out_of_memory, reason, require
+from ..errors import ModelError, require
 from ..optional import import_optional
-from .onnx import INSTALL_HINT, parse
+from .onnx import INSTALL_HINT, named_after, parse
 from .onnx_graph import graph_inputs, kind
 
 if TYPE_CHECKING:
@@ -99,21 +99,24 @@ class Dense(nn.Module):
 
     def __init__(self, bias: np.ndarray, weights: Iterable[np.ndarray]):
         super().__init__()
-        self.parts = nn.ModuleList()
-        for weight in weights:
-            linear = nn.Linear(weight.shape[1], weight.shape[0])
-            first = not len(self.parts)
-            linear.weight = nn.Parameter(
-                torch.tensor(weight, dtype=torch.float32), requires_grad=False
-            )
-            constant = torch.tensor(bias if first else 0 * bias, dtype=torch.float32)
-            linear.bias = nn.Parameter(constant, requires_grad=False)
-            self.parts.append(linear)
+        self.parts = nn.ModuleList(
+            linear_layer(weight, 0 * bias if number else bias)
+            for number, weight in enumerate(weights)
+        )
 
     def forward(self, *vectors: Tensor) -> Tensor:
         """Return (N, m) of vectors (N, n)."""
         first, *others = (part(v) for part, v in zip(self.parts, vectors, strict=True))
         return sum(others, start=first)
+
+
+def linear_layer(weight: np.ndarray, bias: np.ndarray) -> nn.Linear:
+    """Return a layer of given numbers, in float32."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0])
+    for name, numbers in (("weight", weight), ("bias", bias)):
+        values = torch.tensor(numbers, dtype=torch.float32)
+        setattr(linear, name, nn.Parameter(values, requires_grad=False))
+    return linear
 
 
 class FlatNetwork(nn.Module):
@@ -190,16 +193,8 @@ def load_flat(path: Path) -> FlatNetwork:
     """
     package = import_optional("onnx", INSTALL_HINT)
     proto = parse(package, Path(path))
-    try:
+    with named_after(path):
         return _Compiler(package, proto).compiled()
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
-    except Exception as error:  # whatever numpy and onnx say of a graph that makes no sense
-        if is_out_of_memory(error):
-            raise
-        raise ModelError(
-            f"{path}: cannot be used: {type(error).__name__}: {reason(error)}"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -310,9 +305,6 @@ class _Compiler:
         )
         zero = run(at_zero)
         shifted = run([v if v is None else v.constant for v in taken]) if varying else zero
-        for number, name in enumerate(node.output):
-            if name:
-                self.values[name] = _Affine(shifted[number], {})
         parts: list[dict[int, np.ndarray]] = [{} for _ in node.output]
         for vector, size in columns.items():
             found: list[list[np.ndarray]] = [[] for _ in node.output]

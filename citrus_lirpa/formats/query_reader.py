@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import InputError, reason, require
 from ..optional import import_optional
 from .query import Atom, Declaration, Every, Formula, Linear, Query, QueryNetwork, Some
+from .vnnlib import plain
 
 INSTALL_HINT = "pip install 'citrus-lirpa[vnnlib]'"
 
@@ -263,6 +264,5 @@ def _translated(token: str) -> str:
     if match := _NAME.fullmatch(token):
         return f"{match[1]}[{match[2]}]"
     if _NUMBER.fullmatch(token):
-        text = format(Decimal(token), "f")
-        return text if "." in text else f"{text}.0"
+        return plain(Decimal(token))
     return {"=": "=="}.get(token, token)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..bounds.box import Box
 from ..bounds.checks import Range
-from .vnnlib import decimal
+from .vnnlib import decimal, plain
 
 _HEAD = "(vnnlib-version <2.0>)\n"
 #: Differences of pixels are written as they are, to the last digit.
@@ -63,8 +63,7 @@ def uap_query(
     pixels = x.flatten(1).double().tolist()
     for i in range(1, count):
         for place, first, other in zip(places, pixels[0], pixels[i], strict=True):
-            apart = format(_EXACT.subtract(Decimal(other), Decimal(first)), "f")
-            apart = apart if "." in apart else f"{apart}.0"
+            apart = plain(_EXACT.subtract(Decimal(other), Decimal(first)))
             lines.append(f"(assert (== X{i}{place} (+ X0{place} {apart})))")
     if clip is not None:
         low, high = (x.new_full(x.shape[1:], float(end)) for end in clip)

@@ -58,4 +58,10 @@ def enclosing_box(x: Tensor, eps: float, clip: Range | None) -> Box:
 
 def decimal(value: float, rounding: str) -> str:
     """Write ``value`` with twelve decimal places; some parsers cannot read exponents."""
-    return format(Decimal(value).quantize(_PLACES, rounding=rounding), "f")
+    return plain(Decimal(value).quantize(_PLACES, rounding=rounding))
+
+
+def plain(value: Decimal) -> str:
+    """Write a number without an exponent and with a point, as VNN-LIB 2.0 wants real numbers."""
+    text = format(value, "f")
+    return text if "." in text else f"{text}.0"

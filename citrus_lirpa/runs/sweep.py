@@ -19,7 +19,7 @@ from ..errors import ConfigError, InputError, expect_known, require, unknown
 from ..formats.schema import options_of
 from ..training.config import RunConfig
 from ..training.layers import REGISTRIES
-from ..training.toml import parse_toml
+from ..training.toml import read_toml
 from ..verify import Protocol
 from .choice import (
     SPECIAL,
@@ -99,10 +99,7 @@ def read(path: Path) -> Sweep:
     Raises:
         ConfigError: The file cannot be read, or a key or value in it is not usable.
     """
-    try:
-        tables = parse_toml(path.read_text("utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the sweep file {path}: {error}") from error
+    tables = read_toml(path, "sweep file")
     try:
         return _sweep(tables)
     except ConfigError as error:

@@ -15,7 +15,7 @@ from ..errors import ConfigError, expect_known
 from ..formats.schema import knows, options_of
 from ..losses import LOSSES
 from ..models import MODELS
-from .toml import parse_toml
+from .toml import parse_toml, read_toml
 
 Tables = dict[str, dict[str, Any]]
 
@@ -51,7 +51,7 @@ def layered(preset: str | None, file: Path | None, method: str | None, loss: obj
     Raises:
         ConfigError: A name or a table is unknown, the file cannot be read or contradicts itself.
     """
-    own: dict[str, Any] = {} if file is None else _file(file)
+    own: dict[str, Any] = {} if file is None else read_toml(file, "configuration file")
     preset, own_method = own.pop("preset", preset), own.pop("method", None)
     check_tables(own)
     base = {} if preset is None else _preset(preset)
@@ -125,13 +125,6 @@ def _preset(name: object) -> dict[str, Any]:
 
 def _package_toml(name: str) -> dict[str, Any]:
     return parse_toml((resources.files(__package__) / name).read_text("utf-8"), name)
-
-
-def _file(path: Path) -> dict[str, Any]:
-    try:
-        return parse_toml(path.read_text("utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration file {path}: {error}") from error
 
 
 def check_tables(tables: dict[str, Any]) -> None:

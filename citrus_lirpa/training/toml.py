@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
@@ -32,6 +33,23 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also an impossible date
         raise ConfigError(f"{source} is not valid TOML: {error}") from error
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Args:
+        path: The file.
+        what: What it is, for messages.
+
+    Raises:
+        ConfigError: It cannot be read, is too long, or is no TOML.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the {what} {path}: {error}") from error
+    return parse_toml(text, str(path))
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -18,7 +18,7 @@ from ...formats.numbers import parse_number
 from ...formats.schema import Count, Share, Size, Word, checked
 from ...training.config import MAX_SEED, RunConfig
 from ...training.layers import REGISTRIES
-from ...training.toml import parse_toml
+from ...training.toml import read_toml
 from ...verify import Protocol
 from .. import choice
 from . import space
@@ -171,10 +171,7 @@ def read(path: Path) -> Study:
     Raises:
         ConfigError: The file cannot be read, or a key or value in it is not usable.
     """
-    try:
-        tables = parse_toml(path.read_text("utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the study {path}: {error}") from error
+    tables = read_toml(path, "study")
     try:
         return _study(tables, path.stem)
     except InputError as error:

@@ -14,6 +14,7 @@ import numpy as np
 from ...errors import require
 from ...formats.atomic import write_atomically
 from ...formats.query import Declaration, Query
+from ...formats.vnnlib import plain
 from ...optional import import_optional
 from .networks import DTYPES
 
@@ -57,5 +58,4 @@ def _number(value: Fraction, tensor: Declaration) -> str:
         text = np.format_float_positional(dtype(float(value)), trim="0")
         return str(text)
     exact = _EXACT.divide(Decimal(value.numerator), Decimal(value.denominator))
-    text = format(exact if Fraction(exact) == value else Decimal(float(value)), "f")
-    return text if "." in text else f"{text}.0"
+    return plain(exact if Fraction(exact) == value else Decimal(float(value)))

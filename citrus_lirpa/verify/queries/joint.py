@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...formats.onnx_flat import FlatNetwork
+from ...formats.onnx_flat import FlatNetwork, linear_layer
 from ...formats.query import Linear, Query, Variable
 from .networks import FileNetwork, variables_of
 from .statement import Statement, UndecidedError
@@ -79,10 +79,10 @@ class Joint(nn.Module):
                 constant -= np.abs(weights) @ _half_rounding(file, taken)
             self.inputs.append(taken)
             self.networks.append(file.module)
-            self.outputs.append(_linear(weights, np.zeros(len(weights))))
+            self.outputs.append(linear_layer(weights, np.zeros(len(weights))))
         direct = self._weights(self._columns, len(statement.free))
         constant += direct @ self.centre
-        self.direct = _linear(direct * self._wide, constant)
+        self.direct = linear_layer(direct * self._wide, constant)
 
     def forward(self, z: Tensor) -> Tensor:
         """Return (N, R) rows of z (N, n)."""
@@ -130,7 +130,7 @@ class Joint(nn.Module):
         weights = np.zeros((len(variables), size))
         for i, column, factor in places:
             weights[i, column] = factor * self._wide[column] / file.std[i]
-        return _linear(weights, shift)
+        return linear_layer(weights, shift)
 
     def _weights(self, columns: dict[Variable, int], size: int) -> np.ndarray:
         """Return the factors (R, size) that rows have of some variables."""
@@ -144,13 +144,6 @@ class Joint(nn.Module):
 
 def _itself(variable: Variable) -> Linear:
     return Linear({variable: Fraction(1)}, Fraction(0))
-
-
-def _linear(weights: np.ndarray, bias: np.ndarray) -> nn.Linear:
-    linear = nn.Linear(weights.shape[1], weights.shape[0])
-    linear.weight = nn.Parameter(torch.tensor(weights, dtype=torch.float32), requires_grad=False)
-    linear.bias = nn.Parameter(torch.tensor(bias, dtype=torch.float32), requires_grad=False)
-    return linear
 
 
 def _affine_interval(layer: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -45,8 +46,7 @@ class Judge:
         Args:
             free: (n,) values of the free inputs.
         """
-        types = {d.name: DTYPES[d.dtype] for d in self.query.declarations}
-        statement = self.statement
+        types, statement = self._types, self.statement
         ends = zip(statement.free, free, statement.lower, statement.upper, strict=True)
         chosen = [_within(float(v), low, high, types[k[0]]) for k, v, low, high in ends]
         values: dict[str, list[Fraction]] = {
@@ -62,14 +62,21 @@ class Judge:
                 if not math.isfinite(y):
                     return None
                 values[name][place] = _rounded(Fraction(y), types[name])
-        return values if _holds(self._in_types(self.query.formula), values) else None
+        return values if _holds(self._formula, values) else None
+
+    @functools.cached_property
+    def _types(self) -> dict[str, Any]:
+        return {d.name: DTYPES[d.dtype] for d in self.query.declarations}
+
+    @functools.cached_property
+    def _formula(self) -> Formula:
+        return self._in_types(self.query.formula)
 
     def _in_types(self, formula: Formula) -> Formula:
         """Return a formula whose constants are numbers of the type that they are compared in."""
         if not isinstance(formula, Atom):
             return type(formula)(tuple(self._in_types(part) for part in formula.parts))
-        types = {d.name: DTYPES[d.dtype] for d in self.query.declarations}
-        used: set[Any] = {types[name] for name, _ in formula.left.terms}
+        used: set[Any] = {self._types[name] for name, _ in formula.left.terms}
         if len(used) != 1:
             return formula
         constant = _rounded(formula.left.constant, used.pop())
