@@ -54,9 +54,14 @@ from .output import examples
 @click.option("--limit", type=click.IntRange(1), help="The first N test images.")
 @clip
 @click.option(
+    "--vnnlib-version",
+    type=click.Choice(["1.0", "2.0"]),
+    help="Version of VNN-LIB of the properties.  [default: 1.0, with --uap 2.0]",
+)
+@click.option(
     "--uap",
     is_flag=True,
-    help="Write VNN-LIB 2.0 queries about groups of images under one perturbation.",
+    help="Write queries about groups of images under one perturbation.",
 )
 @click.option("--group-size", default=5, show_default=True, help="With --uap: images of a group.")
 @click.option(

@@ -25,12 +25,15 @@ from ..data.types import DatasetSpec, Split
 from ..errors import CheckpointError, InputError, expect, require
 from ..formats.atomic import write_text
 from ..formats.onnx import load_onnx, save_onnx
+from ..formats.query_writer import image_query
 from ..formats.vnnlib import enclosing_box, property_text
 from ..models import Shape
 from .record import EvaluationRecord
 
 FORMAT = "citrus-lirpa export 1"
 MODEL, INSTANCES, EXPORT, RESULTS = "model.onnx", "instances.csv", "export.json", "results.csv"
+#: What writes a property, by version of VNN-LIB.
+STANDARDS = {"1.0": property_text, "2.0": image_query}
 
 _CERTIFIED = ("unsat", "verified", "holds")
 _ATTACKED = ("sat", "falsified", "violated")
@@ -53,6 +56,7 @@ def export(
     eps: float,
     clip: Range | None = None,
     timeout: float = 100.0,
+    standard: str = "1.0",
 ) -> dict[str, Any]:
     """Write a network and one property for each image that it classifies correctly.
 
@@ -65,15 +69,18 @@ def export(
         eps: The radius, in pixels.
         clip: The range of pixels, None for no limits.
         timeout: What verifiers get for each property, in seconds.
+        standard: The version of VNN-LIB, 1.0 or 2.0.
 
     Returns:
         The content of export.json; ``left_out`` are the misclassified images.
 
     Raises:
-        InputError: ``folder`` is in use, or an image or ``timeout`` is not usable.
+        InputError: ``folder`` is in use, or an image or another value is not usable.
         ModelError: ``save_onnx`` refuses the network.
     """
     folder, images = Path(folder), list(images)
+    expect(standard in STANDARDS, "standard", standard, " or ".join(STANDARDS))
+    write_property = STANDARDS[standard]
     check_export(folder, images, len(data), timeout)
     x, labels = centre_crop(data.pixels(images), spec), data.labels[images]
     boxes = enclosing_box(x, eps, clip)
@@ -85,7 +92,7 @@ def export(
     for row in kept:
         name, box = _property_name(images[row]), Box(boxes.lower[row], boxes.upper[row])
         comment = f"; test image {images[row]} of {spec.name}, all pixels within {eps:.9g}\n"
-        write_text(folder / name, comment + property_text(box, int(labels[row]), spec.classes))
+        write_text(folder / name, comment + write_property(box, int(labels[row]), spec.classes))
         instances += f"{MODEL},{name},{timeout:g}\n"
     write_text(folder / INSTANCES, instances)
     record = {

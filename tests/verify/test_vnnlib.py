@@ -15,9 +15,11 @@ from citrus_lirpa.bounds.box import PIXELS
 from citrus_lirpa.data.datasets import find_spec, load
 from citrus_lirpa.errors import InputError
 from citrus_lirpa.formats.onnx import load_onnx, save_onnx
+from citrus_lirpa.formats.query_reader import read_query
 from citrus_lirpa.formats.vnnlib import enclosing_box, property_text
 from citrus_lirpa.models import build_model
 from citrus_lirpa.verify import vnnlib
+from citrus_lirpa.verify.queries.decide import decide
 from citrus_lirpa.verify.vnnlib import (
     import_verdicts,
     read_verdicts,
@@ -363,10 +365,28 @@ def test_the_command(exported, digits, tmp_path):
         assert found["clip"] == [0.0, 1.0]
 
 
+def test_properties_in_both_versions_of_the_standard_have_the_same_answer(exported, tmp_path):
+    pytest.importorskip("vnnlib")
+    model, answers = exported[0] / "model.onnx", {}
+    for version in ("1.0", "2.0"):
+        out = tmp_path / version
+        options = ("--dataset", "digits", "--eps", "0.05", "--limit", 12, "--out", out)
+        assert command(model, *options, "--vnnlib-version", version)[0] == 0
+        files = sorted(out.glob("*.vnnlib"))
+        assert all(("(vnnlib-version <2.0>)" in f.read_text()) == (version == "2.0") for f in files)
+        answers[version] = {
+            f.name: decide(read_query(f), {"N": out / "model.onnx"}, timeout=20).verdict
+            for f in files
+        }
+    assert answers["1.0"] == answers["2.0"] and set(answers["1.0"].values()) >= {"unsat"}
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
         ([], "say which images"),
+        (["--limit", 3, "--uap", "--vnnlib-version", "1.0"], "expected 2.0, which --uap needs"),
+        (["--limit", 3, "--vnnlib-version", "3.0"], "'1.0', '2.0'"),
         (["--limit", 3, "--images", "1"], "say which images"),
         (["--images", "1;2"], "0,5,7"),
         (["--limit", 0], "--limit"),

@@ -12,13 +12,21 @@ from click.core import ParameterSource
 from ... import data
 from ...bounds import lirpa
 from ...bounds.box import PIXELS
-from ...errors import InputError
+from ...errors import InputError, expect
 from ...runs.networks import FORMATS, save_network
 from ...verify import uap_export, vnnlib
 from .common import open_network
 
+#: Options that a network alone has no use for.
+_OF_IMAGES = (
+    "eps", "images", "undecided", "limit", "clip", "vnnlib_version", "timeout", "uap",
+    "group_size", "at_least",
+)  # fmt: skip
 
-def run(path, own, out, dataset, eps, clip, timeout, data_dir, download, groups, **which) -> None:
+
+def run(
+    path, own, out, dataset, eps, clip, vnnlib_version, timeout, data_dir, download, groups, **which
+) -> None:
     """Do what ``citrus-lirpa export`` is for."""
     lirpa.load()
     if out.suffix.lower() in FORMATS:
@@ -32,6 +40,7 @@ def run(path, own, out, dataset, eps, clip, timeout, data_dir, download, groups,
     split = data.load(network.spec.name, train=False, data_dir=data_dir, download=download)
     images = _chosen(**which, available=len(split), dataset=network.spec.name, **box)
     if groups is not None:
+        expect(vnnlib_version != "1.0", "--vnnlib-version", "1.0", "2.0, which --uap needs")
         record = uap_export.export_uap(
             network.model, split, network.spec, out, images=images, timeout=timeout, **groups, **box
         )
@@ -41,9 +50,8 @@ def run(path, own, out, dataset, eps, clip, timeout, data_dir, download, groups,
             f"{out}/QUERY --network N0={out / vnnlib.MODEL}"
         )
         return
-    record = vnnlib.export(
-        network.model, split, network.spec, out, images=images, timeout=timeout, **box
-    )
+    box |= {"timeout": timeout, "standard": vnnlib_version or "1.0"}
+    record = vnnlib.export(network.model, split, network.spec, out, images=images, **box)
     click.echo(
         f"{len(record['images'])} properties, ε = {network.eps:.4g}, in {out}; "
         f"{len(record['left_out'])} misclassified images left out\n"
@@ -55,11 +63,11 @@ def run(path, own, out, dataset, eps, clip, timeout, data_dir, download, groups,
 def _check_alone(out: Path) -> None:
     """Refuse options of images where the network alone is written."""
     given = click.get_current_context().get_parameter_source
-    for name in ("eps", "images", "undecided", "limit", "clip", "timeout", "uap", "at_least"):
+    for name in _OF_IMAGES:
         if given(name) is not ParameterSource.DEFAULT:
             raise InputError(
-                f"--out {out} is a file, for the network alone; --{name} is of images, which "
-                "need a folder"
+                f"--out {out} is a file, for the network alone; --{name.replace('_', '-')} is of "
+                "images, which need a folder"
             )
 
 
