@@ -27,12 +27,16 @@ from citrus_lirpa.verify.uap_export import export_uap
 
 #: Network, ε, group size.
 ROWS = (
+    ("zoo:mnist-0.1-convsmall-citrus", "0.1", 2),
+    ("zoo:mnist-0.1-convsmall-citrus", "0.15", 5),
     ("zoo:mnist-0.1-convsmall", "0.1", 2),
     ("zoo:mnist-0.1-convsmall", "0.15", 5),
     ("zoo:mnist-0.3-convsmall", "0.3", 2),
     ("zoo:mnist-0.3-convsmall", "0.3", 5),
     ("zoo:cifar10-2-255-convsmall", "2/255", 2),
     ("zoo:cifar10-2-255-convsmall", "2/255", 5),
+    ("zoo:cifar10-8-255-convsmall", "8/255", 2),
+    ("zoo:cifar10-8-255-convsmall", "8/255", 5),
 )
 
 

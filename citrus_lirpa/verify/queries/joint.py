@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...formats.onnx_flat import FlatNetwork, linear_layer
+from ...formats.flat_network import Box, FlatNetwork, linear_interval, linear_layer
 from ...formats.query import Linear, Query, Variable
 from .networks import FileNetwork, variables_of
 from .statement import Statement, UndecidedError
@@ -36,6 +36,11 @@ class Scaling(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Return the scaled vector."""
         return z * self.scale + self.shift
+
+    def interval(self, lower: Tensor, upper: Tensor) -> Box:
+        """Return bounds of its values on a box."""
+        centre, radius = self((lower + upper) / 2), (upper - lower) / 2 * self.scale.abs()
+        return centre - radius, centre + radius
 
 
 class Joint(nn.Module):
@@ -99,13 +104,13 @@ class Joint(nn.Module):
             found |= network.functions if isinstance(network, FlatNetwork) else {"Relu"}
         return found
 
-    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def interval(self, lower: Tensor, upper: Tensor) -> Box:
         """Return bounds (N, R) of the rows on boxes (N, n) of z; all networks must be flat."""
-        low, high = _affine_interval(self.direct, lower, upper)
+        low, high = linear_interval(self.direct, lower, upper)
         for taken, network, result in zip(self.inputs, self.networks, self.outputs, strict=True):
             inner: Any = network
-            box = inner.interval(*_affine_interval(taken, lower, upper))
-            below, above = _affine_interval(result, *box)
+            box = inner.interval(*_taken_interval(taken, lower, upper))
+            below, above = linear_interval(result, *box)
             low, high = low + below, high + above
         return low, high
 
@@ -146,13 +151,11 @@ def _itself(variable: Variable) -> Linear:
     return Linear({variable: Fraction(1)}, Fraction(0))
 
 
-def _affine_interval(layer: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    centre, radius = layer((lower + upper) / 2), (upper - lower) / 2
-    if isinstance(layer, Scaling):
-        around = radius * layer.scale.abs()
-    else:
-        around = radius @ layer.weight.abs().T
-    return centre - around, centre + around
+def _taken_interval(taken: Any, lower: Tensor, upper: Tensor) -> Box:
+    """Return bounds of a network's inputs on a box of z."""
+    if isinstance(taken, Scaling):
+        return taken.interval(lower, upper)
+    return linear_interval(taken, lower, upper)
 
 
 def _half_rounding(file: FileNetwork, taken: nn.Module) -> np.ndarray:
@@ -160,7 +163,7 @@ def _half_rounding(file: FileNetwork, taken: nn.Module) -> np.ndarray:
     if not isinstance(file.module, FlatNetwork):
         raise UndecidedError("float16 is decided for small networks only")
     with torch.no_grad():
-        ends = _affine_interval(taken, *(torch.full((1, _size(taken)), v) for v in (-1.0, 1.0)))
+        ends = _taken_interval(taken, *(torch.full((1, _size(taken)), v) for v in (-1.0, 1.0)))
         lower, upper = file.module.interval(*ends)
     return _HALF * torch.maximum(lower.abs(), upper.abs())[0].double().numpy()
 
