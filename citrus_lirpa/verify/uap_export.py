@@ -17,14 +17,13 @@ from torch import Tensor, nn
 
 from ..bounds.box import Box
 from ..bounds.checks import Range, check_count
-from ..data.augmentation import centre_crop
 from ..data.types import DatasetSpec, Split
 from ..errors import expect
 from ..formats.atomic import write_text
 from ..formats.onnx import save_onnx
 from ..formats.query_writer import uap_query
 from ..formats.vnnlib import enclosing_box
-from .vnnlib import EXPORT, INSTANCES, MODEL, check_export
+from .vnnlib import EXPORT, INSTANCES, MODEL, check_export, judged
 
 FORMAT = "citrus-lirpa uap export 1"
 
@@ -70,9 +69,7 @@ def export_uap(
     check_count(group_size, "group_size")
     usable = at_least is None or 1 <= at_least <= group_size
     expect(usable, "at_least", at_least, f"1 to {group_size}, the size of groups")
-    x, labels = centre_crop(data.pixels(images), spec), data.labels[images]
-    with torch.no_grad():
-        correct = torch.cat([model(part).argmax(1) for part in x.split(256)]) == labels
+    x, labels, correct = judged(model, data, spec, images)
     save_onnx(model, spec.shape, folder / MODEL)
     groups, queries = [], []
     for number, rows in enumerate(torch.arange(len(x)).split(group_size)):

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..bounds.box import Box
 from ..bounds.checks import Range
@@ -82,10 +82,8 @@ def export(
     expect(standard in STANDARDS, "standard", standard, " or ".join(STANDARDS))
     write_property = STANDARDS[standard]
     check_export(folder, images, len(data), timeout)
-    x, labels = centre_crop(data.pixels(images), spec), data.labels[images]
+    x, labels, correct = judged(model, data, spec, images)
     boxes = enclosing_box(x, eps, clip)
-    with torch.no_grad():
-        correct = torch.cat([model(part).argmax(1) for part in x.split(256)]) == labels
     save_onnx(model, spec.shape, folder / MODEL)
     kept = correct.nonzero().flatten().tolist()
     instances = ""
@@ -120,6 +118,15 @@ def check_export(folder: Path, images: list[int], count: int, timeout: float) ->
         images and not wrong and len(set(images)) == len(images),
         f"images are numbers from 0 to {count - 1}: {problem}",
     )
+
+
+@torch.no_grad()
+def judged(
+    model: nn.Module, data: Split, spec: DatasetSpec, images: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return images (N, *spec.shape), their labels, and whether the network is right (N,)."""
+    x, labels = centre_crop(data.pixels(images), spec), data.labels[images]
+    return x, labels, torch.cat([model(part).argmax(1) for part in x.split(256)]) == labels
 
 
 def _property_name(image: int) -> str:
