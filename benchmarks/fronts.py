@@ -11,43 +11,77 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
 #: Time of a training step beside IBP's: the means of method_time.py's two settings.
 STEP = {"ibp": 1.0, "mtl-ibp": 1.8, "sabr": 4.35, "citrus": 11.4, "citrus-si": 12.5}
 #: What the paper's CITRUS does not have, at its defaults; the study citrus-open varies it.
-PAPER = {"loss.reduction": '"sum"', "loss.worst": "0", "loss.universal": "0", "loss.alpha": "1.0"}
-#: Epochs of IBP, held-out images, and images that trials are judged on.
+PAPER = {"loss.reduction": '"sum"', "loss.worst": "0", "loss.universal": "0", "loss.alpha": "1.0",
+         "loss.k": "2"}  # fmt: skip
+#: Pairs of three partners with five attack steps: a step takes as long as one of CITRUS.
+PAIRS = PAPER | {"loss.k": "3", "loss.partners": "3", "loss.attack_steps": "5"}
+#: What the studies of CITRUS's family do not vary.
+FIXED = {"citrus": PAPER, "citrus-si": PAPER, "citrus-k3": PAIRS}
+
+
+#: Judges a network of the front in a minute.
+QUICK = ("seeds = [0]", 'method = "alpha-crown"', "limit = 1000", "time-limit = 1")
+
+
+class Setting(NamedTuple):
+    """The budget of a setting.
+
+    Args:
+        preset: Data set, ε and recipes.
+        epochs: Of IBP; the other methods get as many as take the same time.
+        held_out: Images kept from training.
+        limit: Held-out images that trials are judged on.
+        images: Training images; None for all.
+        front: How the front is judged, on test images.
+    """
+
+    preset: str
+    epochs: int
+    held_out: int
+    limit: int
+    images: int | None = None
+    front: tuple[str, ...] = ("seeds = [0, 1, 2]", "time-limit = 5")
+
+
 SETTINGS = {
-    "mnist-0.3": (40, 5000, 5000),
-    "cifar10-2-255": (40, 5000, 2000),
-    "cifar10-8-255": (40, 5000, 2000),
-    "digits": (100, 300, 300),  # minutes, to see that all of it works
+    "mnist-0.3": Setting("mnist-0.3", 40, 5000, 5000),
+    # an hour of a busy core
+    "mnist-0.3-small": Setting("mnist-0.3", 90, 5000, 1000, 6000, QUICK),
+    "cifar10-2-255": Setting("cifar10-2-255", 40, 5000, 2000),
+    "cifar10-8-255": Setting("cifar10-8-255", 40, 5000, 2000),
+    "digits": Setting("digits", 100, 300, 300),  # minutes, to see that all of it works
 }
-STUDIES = ("citrus", "citrus-open", "citrus-si", "sabr", "mtl-ibp", "ibp")
+STUDIES = ("citrus", "citrus-open", "citrus-k3", "citrus-si", "sabr", "mtl-ibp", "ibp")
 
 
 def write_study(setting: str, name: str, trials: int, out: Path) -> Path:
     """Write the file of a study."""
-    epochs, held_out, limit = SETTINGS[setting]
-    method = name.removesuffix("-open")
+    given = SETTINGS[setting]
+    method = name.removesuffix("-open").removesuffix("-k3")
     fixed = {
-        "data.held_out": held_out,
-        "train.epochs": max(2, round(epochs / STEP[method])),
+        "data.held_out": given.held_out,
+        "train.epochs": max(2, round(given.epochs / STEP[method])),
         "train.threads": 1,
+        **FIXED.get(name, {}),
     }
     if setting != "digits":
         fixed |= {"model.name": '"convsmall"', "train.batch_size": 128}
-    if name in ("citrus", "citrus-si"):
-        fixed |= PAPER
+    if given.images:
+        fixed |= {"data.limit": given.images}
     lines = [
-        f'preset = "{setting}"', f'method = "{method}"', f"trials = {trials}",
+        f'preset = "{given.preset}"', f'method = "{method}"', f"trials = {trials}",
         f'name = "{setting}-{name}"', f'folder = "{out / setting / name}"',
         f'storage = "benchmarks/fronts/{setting}-{name}.journal"',
         "[set]", *(f'"{key}" = {value}' for key, value in fixed.items()),
-        "[search]", 'method = "crown-ibp"', f"limit = {limit}",
-        "[front]", "seeds = [0, 1, 2]", "time-limit = 5",
+        "[search]", 'method = "crown-ibp"', f"limit = {given.limit}",
+        "[front]", *given.front,
     ]  # fmt: skip
     file = out / f"{setting}-{name}.toml"
     file.parent.mkdir(parents=True, exist_ok=True)

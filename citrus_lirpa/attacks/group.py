@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .. import distributed
 from ..bounds.box import Ball, clamp
 from ..bounds.checks import (
     Range,
@@ -25,7 +26,7 @@ from ..bounds.inputs import check_labelled, outside_inference
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..errors import expect
-from .pgd import ascend, check_step_size, uniform_start
+from .pgd import PGD, ascend, check_step_size, uniform_start
 
 
 class GroupAttackResult(NamedTuple):
@@ -127,6 +128,34 @@ class GroupAttack:
                 logits = net(ball.cut(x + u.unsqueeze(1)).flatten(0, 1))
         return GroupAttackResult(u.unsqueeze(1), logits.argmax(dim=1).view(y.shape) != y)
 
+    @classmethod
+    def like(cls, attack: PGD) -> GroupAttack:
+        """Return an attack on groups with the steps, restarts and range of one on inputs."""
+        return cls(attack.steps, attack.step_size, attack.restarts, clip=attack.clip)
+
+    def perturb(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
+        """Find one perturbation for each group of a batch that was checked before, as losses do.
+
+        Args:
+            net: The network; it runs in eval mode, and its mode is restored.
+            x: Groups of inputs (G, N, ...).
+            y: Labels (G, N).
+            eps: Radius ε in pixels, a number or a tensor that broadcasts to an input.
+
+        Returns:
+            (G, ...) the perturbation of the step that broke most inputs of the group; of the last
+            step where none was broken.
+        """
+        groups = torch.arange(len(x), device=x.device).repeat_interleave(x.shape[1])
+        x, y, ball = x.detach().flatten(0, 1), y.flatten(), Ball(eps, self.clip)
+        with net.evaluating():
+            found = [
+                self._ascend(net, x, y, ball, group=groups, by_margin=restart % 2 == 0)
+                for restart in range(self.restarts)
+            ]
+        u, broken = (torch.stack(part) for part in zip(*found, strict=True))
+        return u[broken.argmax(dim=0), torch.arange(u.shape[1], device=u.device)]
+
     def _check(
         self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, open_: Tensor | None
     ) -> None:
@@ -144,12 +173,17 @@ class GroupAttack:
     ) -> tuple[Tensor, Tensor]:
         """Ascend once on inputs (M, ...) with labels (M,) and groups (M,) in ascending order.
 
-        Return the u of the step that broke most, and how many it broke, for each group.
+        Return the u of the step that broke most, of the last one where none was broken, and how
+        many it broke, for each group.
         """
-        logits = net.frozen()
-        weight = torch.empty(len(x), dtype=x.dtype, device=x.device).exponential_()
-        shape = torch.Size([int(group[-1]) + 1, *x.shape[1:]])
-        start = uniform_start(shape, 1.0, x).sign() * ball.eps
+        logits, groups = net.frozen(), int(group[-1]) + 1
+        weight = distributed.draw_rows(
+            lambda rows: torch.empty(rows, dtype=x.dtype, device=x.device).exponential_(), len(x)
+        )
+        start = distributed.draw_rows(
+            lambda rows: uniform_start(torch.Size([rows, *x.shape[1:]]), 1.0, x).sign(), groups
+        )
+        start = start * ball.eps
         best = torch.zeros_like(start)
         most = group.new_zeros(len(start))
 
@@ -169,7 +203,7 @@ class GroupAttack:
         last = ascend(gradient_of(objective), ball.project, start, step, self.steps, self.momentum)
         with torch.no_grad():
             objective(last)
-        return best, most
+        return torch.where((most > 0).view(-1, *[1] * (x.ndim - 1)), best, last), most
 
 
 @torch.no_grad()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from ..attacks import PGD
+from ..attacks import PGD, GroupAttack
 from ..bounds.box import PIXELS
 from ..bounds.checks import Range, Scalar, check_count, check_name, is_number
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet
 from ..errors import expect, require
 from .base import Attack, Loss, LossTerms, Stage, check_method, check_share, perturb
-from .cross_input import Pairing, Shifts, cross_input_boxes
+from .cross_input import Pairing, Shifts, cross_input_boxes, joint_sets
 from .universal import Universal
 
 REDUCTIONS = {
@@ -32,12 +34,17 @@ class Citrus(Loss):
     ``Groups(5)`` is Algorithm 1, ``Shifts(4)`` is the same loss per input for any batch.
 
     Source: Xu & Singh 2024, Cross-Input Certified Training for Universal Perturbations,
-    Definition 4. The paper has no ``worst``, ``universal``, ``alpha`` and ``sign_steps``.
+    Definition 4. The paper has no ``k``, ``worst``, ``universal``, ``alpha`` and ``sign_steps``.
 
     Args:
         tau_ratio: τ/ε, in (0, 1].
         attack: (net, x, y, eps) -> v; PGD() by default. A PGD gets the range ``clip``.
         pairing: The partners of each input; Shifts(4) by default.
+        k: The boxes are drawn around perturbations that break k - 1 partners together: 2 is
+            CITRUS, with one for each partner, 3 takes all pairs of them, 4 all triples, each
+            attacked as one group with the steps of ``attack``, which is a PGD then. Without the
+            input itself among its partners, they contain all perturbations that break k inputs
+            (docs/maths.md).
         method: Bounds on the boxes: ``ibp``, ``crown-ibp`` or ``crown``.
         reduction: Over j: ``sum`` (the paper's), ``mean`` or ``max``.
         worst: Train on so many boxes of each input, those with the highest loss, which are
@@ -58,6 +65,7 @@ class Citrus(Loss):
         *,
         attack: Attack | None = None,
         pairing: Pairing | None = None,
+        k: int = 2,
         method: str = "ibp",
         reduction: str = "sum",
         worst: int = 0,
@@ -75,18 +83,27 @@ class Citrus(Loss):
         expect(usable, "pairing", pairing, "Shifts(m), Groups(k) or None")
         shares = is_number(sign_steps) and 0 <= sign_steps <= 1
         expect(shares, "sign_steps", sign_steps, "a share of the training, from 0 to 1")
+        check_count(k, "k", 2)
         check_count(worst, "worst", 0)
         check_count(universal, "universal", 0)
         self.tau_ratio, self.method, self.reduction = tau_ratio, method, reduction
         self.worst, self.alpha, self.universal_count = worst, alpha, universal
-        self.attack, self.sign_steps = self.choose_attack(attack), sign_steps
+        self.attack, self.sign_steps, self.k = self.choose_attack(attack), sign_steps, k
+        joint = k == 2 or isinstance(self.attack, PGD)
+        expect(joint, f"k is {k}, and the attack", attack, "PGD(): its steps find them together")
         self._early = sign_steps > 0
         self.pairing = Shifts() if pairing is None else pairing
         self.universal = Universal(_UNIVERSAL_STEP) if universal else None
 
     def check_batch_size(self, size: int) -> None:
         """Raise InputError if ``size`` inputs cannot be paired, or have too few partners."""
-        boxes = self.pairing(size).shape[1] + self.universal_count
+        partners = self.pairing(size).shape[1]
+        require(
+            self.k <= partners + 1,
+            f"k is {self.k}, but an input has {partners} partners; expected k to be at most "
+            f"{partners + 1}: lower k, or raise partners in batches that have them",
+        )
+        boxes = math.comb(partners, self.k - 1) + self.universal_count
         require(self.worst <= boxes, f"worst is {self.worst}, but each input has {boxes} boxes")
 
     def begin_step(self, net: BoundedNet, done: float) -> Stage:
@@ -98,9 +115,7 @@ class Citrus(Loss):
         """Compute the loss of the cross-input boxes."""
         self.check_batch_size(len(x))
         tau = self.tau_ratio * eps
-        partners = self.pairing(len(x))
-        attack = PGD.sign_step(self.clip) if self._early else self.attack
-        v = perturb(attack, net, x, y, eps - tau)
+        v, partners = self._attack(net, x, y, eps - tau)
         logits = net(x)
         if self.universal is not None:
             u = self.universal(self.universal_count, x, eps - tau)
@@ -118,6 +133,17 @@ class Citrus(Loss):
             losses = self.alpha * losses + (1 - self.alpha) * robust_cross_entropy(attacked)
         total = REDUCTIONS[self.reduction](losses.view_as(partners)).mean()
         return LossTerms(total, logits, box, bounds.margins, v.detach(), bounds)
+
+    def _attack(
+        self, net: BoundedNet, x: Tensor, y: Tensor, radius: Scalar
+    ) -> tuple[Tensor, Tensor]:
+        """Find the perturbations (P, ...), and choose the rows of them that each input sees."""
+        partners = self.pairing(len(x))
+        attack = PGD.sign_step(self.clip) if self._early else self.attack
+        if self.k == 2 or not isinstance(attack, PGD):
+            return perturb(attack, net, x, y, radius), partners
+        sets, rows = joint_sets(partners, self.k - 1)
+        return GroupAttack.like(attack).perturb(net, x[sets], y[sets], radius), rows
 
     @torch.no_grad()
     def _worst(

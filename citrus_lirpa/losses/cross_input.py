@@ -104,6 +104,23 @@ def make_pairing(
     return Shifts(partners, include_self)
 
 
+def joint_sets(partners: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """List all sets of partners of an input that one perturbation is to break together.
+
+    Args:
+        partners: (B, m) from a :class:`Pairing`.
+        size: Inputs of a set, at most m.
+
+    Returns:
+        The sets (S, size), each once, in lexicographic order; and the rows of those of each
+        input, (B, m choose size).
+    """
+    chosen = torch.combinations(torch.arange(partners.shape[1]), size)
+    sets = partners[:, chosen].sort(dim=2).values
+    different, rows = sets.flatten(0, 1).unique(dim=0, return_inverse=True)
+    return different, rows.view(len(partners), -1)
+
+
 def cross_input_boxes(
     x: Tensor, v: Tensor, radius: Scalar, partners: Tensor, clip: Range | None = PIXELS
 ) -> Box:
@@ -126,7 +143,7 @@ def cross_input_boxes(
     """
     check_tensor(x, "x")
     check_tensor(v, "v")
-    if 0 in (x.ndim, v.ndim) or x.shape[1:] != v.shape[1:] or len(v) < len(x):
+    if 0 in (x.ndim, v.ndim) or x.shape[1:] != v.shape[1:]:
         raise InputError(
             f"x has shape {tuple(x.shape)} but v has {tuple(v.shape)}; expected a perturbation "
             "of the same shape for each input"
