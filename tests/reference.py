@@ -218,6 +218,7 @@ REQUIRED = {"tau_ratio": TAU_RATIO, "alpha": 0.3}
 VARIANTS = {
     "citrus, worst of universal": ("citrus", dict(worst=2, universal=3, alpha=0.5)),
     "citrus, groups": ("citrus", dict(pairing="groups", partners=2, include_self=True)),
+    "citrus, pairs": ("citrus", dict(k=3, partners=3, worst=2, universal=1)),
     "citrus, crown-ibp": ("citrus", dict(method="crown-ibp", partners=2)),
     "citrus, crown": ("citrus", dict(method="crown", partners=2)),
     "ibp, crown-ibp": ("ibp", dict(method="crown-ibp")),

@@ -35,6 +35,7 @@ EQUAL = {
         "citrus",
         (ATTACK, "loss.pairing=groups", "loss.universal=2", "loss.worst=2"),
     ),
+    "citrus, triples": ("citrus", (ATTACK, "loss.pairing=groups", "loss.k=4")),
     "restarts": ("citrus", (ATTACK, "loss.pairing=groups", "loss.attack_restarts=2")),
     "cw-uat": ("cw-uat", ()),
 }

@@ -130,7 +130,7 @@ def cross_input_boxes(
 
     Args:
         x: Inputs (B, ...).
-        v: Perturbations (P, ...), the adversarial one of each input first.
+        v: Perturbations (P, ...).
         radius: τ in pixels, a number or one value a channel as (C, 1, 1).
         partners: Rows of ``v`` (B, m), from a :class:`Pairing`.
         clip: Valid range of the inputs; None for no limits.
@@ -145,8 +145,8 @@ def cross_input_boxes(
     check_tensor(v, "v")
     if 0 in (x.ndim, v.ndim) or x.shape[1:] != v.shape[1:]:
         raise InputError(
-            f"x has shape {tuple(x.shape)} but v has {tuple(v.shape)}; expected a perturbation "
-            "of the same shape for each input"
+            f"x has shape {tuple(x.shape)} but v has {tuple(v.shape)}; expected perturbations "
+            "of an input's shape"
         )
     indices = isinstance(partners, Tensor) and partners.dtype == torch.int64
     expect(indices and not partners.is_meta, "partners", partners, "the indices of a Pairing")

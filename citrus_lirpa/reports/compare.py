@@ -214,8 +214,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 def name_in_papers(loss: Mapping[str, Any]) -> tuple[str, str]:
     """Name and source of a [loss] table; plain certified training is named after its bounds."""
     name = loss.get("method", "ibp") if loss["name"] == "ibp" else loss["name"]
-    if name == "citrus" and loss.get("include_self") is True:
-        return "CITRUS+SI", TRAINING_METHODS[name].source
+    if name == "citrus":
+        own = "+SI" if loss.get("include_self") is True else ""
+        joint = f", k = {loss['k']}" if loss.get("k", 2) != 2 else ""
+        return f"CITRUS{own}{joint}", TRAINING_METHODS[name].source
     return (
         (TRAINING_METHODS[name].title, TRAINING_METHODS[name].source)
         if name in TRAINING_METHODS

@@ -17,7 +17,7 @@ ONE_STEP = dict(alpha="required", attack_ratio=1.0, attack_steps=1, attack_step_
 SABR = dict(tau_ratio="required", attack_steps=8, attack_step_size=0.5)
 #: Options of configuration files and their defaults, which runs of earlier versions rely on.
 OPTIONS = {
-    "citrus": dict(tau_ratio="required", pairing="shifts", partners=4, include_self=False,
+    "citrus": dict(tau_ratio="required", pairing="shifts", partners=4, include_self=False, k=2,
                    method="ibp", reduction="sum", worst=0, universal=0, alpha=1.0, sign_steps=0.0,
                    attack_steps=20, attack_step_size=0.5, attack_restarts=1),
     "ibp": dict(method="ibp"), "crown-ibp": {}, "sabr": SABR, "taps": LATENT,

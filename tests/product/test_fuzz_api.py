@@ -285,13 +285,13 @@ OPTIONS = {
     "attack_steps": once(two=2), "attack_step_size": once(half=0.5), "attack_restarts": once(one=1),
     "split": once(last=-1), "scale": once(five=5.0), "latent_steps": once(two=2),
     "link": once(half=0.5), "attack_ratio": once(one=1.0), "step_size": once(some=0.25),
-    "include_self": once(no=False),
+    "include_self": once(no=False), "k": once(two=2, three=3),
 }  # fmt: skip
 WRONG_OPTIONS = {
     **dict.fromkeys(("tau_ratio", "alpha", "attack_step_size", "scale", "link", "attack_ratio",
                      "step_size"), NUMBER),
     **dict.fromkeys(("partners", "attack_steps", "attack_restarts", "latent_steps", "worst",
-                     "universal"), COUNT),
+                     "universal", "k"), COUNT),
     **dict.fromkeys(("reduction", "method", "pairing"), WORD),
     "split": {**NONSENSE, **once(far=-9, none_before=0)}, "include_self": once(yes=True),
 }  # fmt: skip

@@ -91,6 +91,8 @@ def test_runs_may_be_named_by_strings_in_a_list(tmp_path):
     [
         ('name = "citrus"\ninclude_self = true', "CITRUS+SI", "Xu & Singh 2024"),
         ('name = "citrus"\ninclude_self = false', "CITRUS", "Xu & Singh 2024"),
+        ('name = "citrus"\nk = 2', "CITRUS", "Xu & Singh 2024"),
+        ('name = "citrus"\ninclude_self = true\nk = 3', "CITRUS+SI, k = 3", "Xu & Singh 2024"),
         ('name = "ibp"\nmethod = "crown-ibp"', "CROWN-IBP", "Zhang et al. 2020"),
         ('name = "ibp"\nmethod = "ibp"', "IBP", "Shi et al. 2021"),
         ('name = "staps"', "STAPS", "Mao et al. 2023"),
