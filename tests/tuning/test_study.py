@@ -67,7 +67,7 @@ def test_the_recipe_is_that_of_the_preset(small):
     assert small.recipe() == {
         "train.lr": 1e-3, "train.l1": 1e-5, "train.ramp_length": pytest.approx(0.3),
         "train.eps_factor": 1, "train.shi": 0.5, "loss.tau_ratio": 0.6, "loss.reduction": "sum",
-        "loss.worst": 0, "loss.universal": 0, "loss.alpha": 1,
+        "loss.k": 2, "loss.worst": 0, "loss.universal": 0, "loss.alpha": 1,
     }  # fmt: skip
 
 
