@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +16,7 @@ from ..bounds.box import Ball, clamp
 from ..bounds.checks import (
     Range,
     Scalar,
+    check_count,
     check_fits,
     check_radius,
     check_range,
@@ -46,12 +47,14 @@ class UapResult:
         y: (N,) labels.
         clean: (N,) predicted classes without the perturbation.
         moved: (N,) predicted classes with it.
+        target: The class that images are to be taken for; None for any wrong one.
     """
 
     u: Tensor
     y: Tensor
     clean: Tensor
     moved: Tensor
+    target: int | None = None
 
     @property
     def correct(self) -> Tensor:
@@ -67,6 +70,14 @@ class UapResult:
     def fooling_rate(self) -> float:
         """The share of the correctly classified images that are broken; 0 if there are none."""
         return int(self.broken.sum()) / max(1, int(self.correct.sum()))
+
+    @property
+    def target_rate(self) -> float:
+        """The share of the correct images of other classes that are taken for the target, or 0."""
+        if self.target is None:
+            return 0.0
+        others = self.correct & (self.y != self.target)
+        return int((others & (self.moved == self.target)).sum()) / max(1, int(others.sum()))
 
     def __repr__(self) -> str:
         kind = "one perturbation" if len(self.u) == 1 else f"{len(self.u)} perturbations"
@@ -92,7 +103,7 @@ class UapResult:
         """Select the images of one class."""
         mine = self.y == label
         u = self.u if len(self.u) == 1 else self.u[label : label + 1]
-        return UapResult(u, self.y[mine], self.clean[mine], self.moved[mine])
+        return UapResult(u, self.y[mine], self.clean[mine], self.moved[mine], self.target)
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,9 @@ class SgdUap:
     Every step adds ``step_size`` · ε times the sign of the gradient of a batch's mean
     cross-entropy. The cross-entropy of each image is clamped from above, so that images that are
     broken already do not dominate. Each restart begins at a random corner of the ball. The
-    attack keeps the u with the highest fooling rate on all the images after an epoch.
+    attack keeps the u with the highest fooling rate on all the images after an epoch. With a
+    target, steps lower the mean cross-entropy of this class on images of all others, and the u
+    that has most of them taken for the target is kept.
 
     Source: Mummadi et al. 2019, Defending Against Universal Perturbations With Shared
     Adversarial Training; Shafahi et al. 2020, Universal Adversarial Training.
@@ -115,6 +128,7 @@ class SgdUap:
         restarts: Random starts.
         clip: Range that perturbed images are cut to; None for no cut.
         per_class: Make one u for each class, from the images of this class alone.
+        target: The class that images of all others are to be taken for; None for any wrong one.
     """
 
     epochs: int = 10
@@ -124,6 +138,7 @@ class SgdUap:
     restarts: int = 3
     clip: Range | None = None
     per_class: bool = False
+    target: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "step_size", "beta", "batch_size", "restarts"):
@@ -158,6 +173,8 @@ class SgdUap:
         check_labelled(net, x, y, anywhere=True)
         check_fits(eps, x, "ε")
         check_fits(self.clip, x, "clip")
+        if self.target is not None:
+            check_count(self.target, "SgdUap.target", 0, net.classes - 1)
         rows = self._images(net, x, y)
         steps = [self._steps(len(r)) for r in rows for _ in range(self.restarts)]
         device = net.parameters()[0].device
@@ -179,15 +196,27 @@ class SgdUap:
             max(found[i : i + self.restarts], key=lambda one: one[1])[0]  # the first of equals
             for i in range(0, len(found), self.restarts)
         ]
-        return try_uap(net, x, y, torch.stack(best), clip=self.clip)
+        result = try_uap(net, x, y, torch.stack(best), clip=self.clip)
+        return replace(result, target=self.target)
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return the mean of min(cross-entropy, β) over logits (N, K) and labels (N,)."""
+        """Return what the attack raises.
+
+        The mean of min(cross-entropy, β); with a target, minus the mean cross-entropy of that.
+
+        Args:
+            logits: (N, K).
+            y: (N,) labels.
+        """
+        if self.target is not None:
+            return -F.cross_entropy(logits, torch.full_like(y, self.target))
         return F.cross_entropy(logits, y, reduction="none").clamp(max=self.beta).mean()
 
     def _images(self, net: BoundedNet, x: Tensor, y: Tensor) -> list[Tensor]:
         """List the correctly classified images that each perturbation is made from."""
         correct = (predictions(net, x) == y).cpu()
+        if self.target is not None:
+            correct &= y.cpu() != self.target
         groups = torch.arange(net.classes).unsqueeze(1) == y.cpu()
         groups = groups if self.per_class else torch.ones_like(groups[:1])
         return [(group & correct).nonzero().squeeze(1).to(x.device) for group in groups]
@@ -206,7 +235,8 @@ class SgdUap:
     ) -> tuple[Tensor, int]:
         """Find the best u (...) of one restart for the images ``rows``.
 
-        Return it with the number of images that it breaks; zero where it breaks none.
+        Return it with the number of images that it breaks, or has taken for the target; zero
+        where there are none.
         """
         device = net.parameters()[0].device
         best, most = torch.zeros(x.shape[1:], dtype=x.dtype, device=device), 0
@@ -215,9 +245,10 @@ class SgdUap:
 
         def measure(u: Tensor) -> None:
             nonlocal best, most
-            wrong = predictions(net, x, u.unsqueeze(0), y, clip=self.clip, rows=rows) != y[rows]
-            if int(wrong.sum()) > most:
-                best, most = u.detach(), int(wrong.sum())
+            moved = predictions(net, x, u.unsqueeze(0), y, clip=self.clip, rows=rows)
+            hit = moved != y[rows] if self.target is None else moved == self.target
+            if int(hit.sum()) > most:
+                best, most = u.detach(), int(hit.sum())
 
         def objective(u: Tensor) -> Tensor:
             if not queue:  # between two epochs, and before the first

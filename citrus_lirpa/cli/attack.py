@@ -6,6 +6,7 @@ import click
 
 from .choices import SGD_UAP_EPOCHS
 from .options import (
+    FILE,
     clip,
     data_dir,
     dataset,
@@ -32,6 +33,14 @@ from .output import Results, examples, results
             "harder: more passes over the images",
             "citrus-lirpa attack zoo:mnist-0.1-convsmall --epochs 50",
         ),
+        (
+            "images of all other classes are to be taken for a 3",
+            "citrus-lirpa attack runs/digits --eps 0.2 --target 3",
+        ),
+        (
+            "a perturbation of another network, tried on this one",
+            "citrus-lirpa attack runs/ibp --perturbation runs/digits/uap.pt --out runs/tried",
+        ),
         ("for a script", "citrus-lirpa attack runs/digits --json --quiet | jq .fooling_rate"),
     ),
 )
@@ -39,6 +48,15 @@ from .output import Results, examples, results
 @eps
 @dataset
 @click.option("--class-wise", is_flag=True, help="One perturbation for each class.")
+@click.option(
+    "--target", metavar="CLASS", help="Class that images of all others are to be taken for."
+)
+@click.option(
+    "--perturbation",
+    type=FILE,
+    help="Craft nothing: try what is in this file (uap.pt or uap-METHOD.npz of a run, .npy). ε is "
+    "its largest change of a pixel.",
+)
 @click.option(
     "--split",
     type=click.Choice(["train", "test"]),

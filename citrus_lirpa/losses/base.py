@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from ..bounds.checks import (
     is_number,
 )
 from ..bounds.inputs import check_labelled
-from ..bounds.margins import logit_margins
+from ..bounds.margins import logit_margins, wrong_classes
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.selfcheck import OVERFLOW
 from ..errors import expect, require
@@ -82,6 +82,27 @@ class LossTerms(Tensor):
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else repr(self)
+
+    def worst_logits(self, y: Tensor) -> Tensor:
+        """Return the worst logits that the bounds allow, with their graph, for losses of your own.
+
+        The label has 0, and each other class minus the lower bound of its margin. Their
+        cross-entropy is that of :func:`robust_cross_entropy`.
+
+        Args:
+            y: (B,) the labels of the batch.
+
+        Returns:
+            (B, m, K), in the order of the classes.
+
+        Raises:
+            InputError: The loss has no margins.
+        """
+        require(self.margins is not None, "this loss bounds no margins; it has no worst logits")
+        margins: Any = self.margins
+        classes = wrong_classes(y, margins.shape[-1] + 1).unsqueeze(1).expand_as(margins)
+        zeros = margins.new_zeros(*margins.shape[:2], margins.shape[-1] + 1)
+        return zeros.scatter(2, classes, -margins)
 
     def certified(self) -> Tensor:
         """Return the share of boxes whose margins are all proved positive; NaN without margins."""

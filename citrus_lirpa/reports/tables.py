@@ -166,16 +166,19 @@ def uap_table(result: UapResult, eps: float, clip: Range | None, spec: DatasetSp
     parts = [("all", result)]
     if class_wise:
         parts += [(name, result.of_class(k)) for k, name in enumerate(spec.class_names)]
-    rows = [("class", "images", "clean", "with u", "fooled")]
+    aim = [] if result.target is None else [f"as {spec.class_names[result.target]}"]
+    rows = [("class", "images", "clean", "with u", "fooled", *aim)]
     for name, part in parts:
         clean, moved = (
             percent(_mean(predicted == part.y) if len(part.y) else None, " %")
             for predicted in (part.clean, part.moved)
         )
-        rows.append((name, str(len(part.y)), clean, moved, percent(part.fooling_rate, " %")))
+        taken = [percent(part.target_rate, " %")] if aim else []
+        fooled = percent(part.fooling_rate, " %")
+        rows.append((name, str(len(part.y)), clean, moved, fooled, *taken))
     kind = "one perturbation a class" if class_wise else "one perturbation"
     head = f"{count_images(len(result.y), 'test')}, ε = {radius(eps)}, {kind}, {clipping(clip)}"
-    return f"{head}\n{table(rows, ('<', *4 * ('>8',)))}"
+    return f"{head}\n{table(rows, ('<', *(len(rows[0]) - 1) * ('>8',)))}"
 
 
 def smoothed_table(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import distributed
 from ..attacks import SgdUap, UapResult, try_uap
@@ -30,6 +32,7 @@ class AttackProtocol:
     Attributes:
         eps: Radius in pixels.
         class_wise: Whether each class gets a perturbation of its own.
+        target: Class that images of all others are to be taken for; None for any wrong one.
         split: Images that they are crafted on, train or test.
         limit: How many of these images, from the first; None for all.
         epochs: Passes over the images, a restart.
@@ -39,6 +42,7 @@ class AttackProtocol:
 
     eps: float
     class_wise: bool = False
+    target: int | None = None
     split: str = "train"
     limit: int | None = None
     epochs: int = SgdUap.epochs
@@ -51,23 +55,25 @@ class AttackProtocol:
 
     def attack(self) -> SgdUap:
         """Make the attack."""
-        return SgdUap(epochs=self.epochs, clip=self.clip, per_class=self.class_wise)
+        return SgdUap(
+            epochs=self.epochs, clip=self.clip, per_class=self.class_wise, target=self.target
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Attack:
-    """Crafted perturbations, tried on the test images.
+    """Perturbations, tried on the test images.
 
     Attributes:
         x: (N, C, H, W), the test images.
         result: What the perturbations do to them.
-        crafted: What they do to the images that they were crafted on.
+        crafted: What they do to the images that they were crafted on; None if they were given.
         protocol: How they were crafted.
     """
 
-    x: torch.Tensor
+    x: Tensor
     result: UapResult
-    crafted: UapResult
+    crafted: UapResult | None
     protocol: AttackProtocol
 
 
@@ -94,9 +100,10 @@ def attack_run(
     folder: Path,
     *,
     device: torch.device,
+    given: Tensor | None = None,
     observer: Observer | None = None,
 ) -> Outcome | None:
-    """Craft universal perturbations of a network and write everything into a folder.
+    """Craft universal perturbations of a network, or try given ones, and write everything.
 
     Results of other settings that are there are moved into earlier-N.
 
@@ -106,6 +113,7 @@ def attack_run(
         protocol: How.
         folder: Where to write; see ``results_folder``.
         device: Where to compute.
+        given: Perturbations (1, C, H, W) or (K, C, H, W) to try, in place of crafting some.
         observer: What to call meanwhile; ``on_result`` gets the ``Attack``, ``draw`` also the
             ``ResultFiles``.
 
@@ -122,17 +130,18 @@ def attack_run(
     files = RunFolder(folder).attack()
     with files.locked():
         net = network.bounded(device, protocol.seed)
-        settings = asdict(protocol)
-        del settings["split"]  # whose pixels say it
-        settings["weights"] = fingerprint(network.model)
-        settings["pixels"] = [fingerprint_of_images(part) for part in images]
-        x = centre_crop(crafted_on.pixels(slice(0, protocol.limit)), network.spec)
-        y = crafted_on.labels[: protocol.limit]
-        crafted = craft(net, x, y, protocol.eps, progress=observer.progress)
+        settings = _settings(network, images, protocol, given)
+        crafted, u = None, given
+        if u is None:
+            x = centre_crop(crafted_on.pixels(slice(0, protocol.limit)), network.spec)
+            y = crafted_on.labels[: protocol.limit]
+            crafted = craft(net, x, y, protocol.eps, progress=observer.progress)
+            u = crafted.u
         if not distributed.leads():
             return None
         x = centre_crop(test.pixels(slice(None)), network.spec)
-        result = try_uap(net, x, test.labels, crafted.u, clip=protocol.clip)
+        result = try_uap(net, x, test.labels, u, clip=protocol.clip)
+        result = replace(result, target=protocol.target)
         attack = Attack(x, result, crafted, protocol)
         observer.on_result(attack)
         record = {**_record(attack, network), "identity": identity(settings)}
@@ -146,17 +155,35 @@ def attack_run(
     return Outcome(record, files)
 
 
+def _settings(
+    network: Network, images: tuple[Split, Split], protocol: AttackProtocol, given: Tensor | None
+) -> dict[str, Any]:
+    """Collect all that the figures depend on."""
+    settings = asdict(protocol)
+    del settings["split"]  # whose pixels say it
+    if protocol.target is None:  # as before there were targets
+        del settings["target"]
+    if given is not None:
+        settings["given"] = hashlib.sha256(given.numpy().tobytes()).hexdigest()
+    pixels = [fingerprint_of_images(part) for part in images]
+    return {**settings, "weights": fingerprint(network.model), "pixels": pixels}
+
+
 def _record(attack: Attack, network: Network) -> dict[str, Any]:
     """Plain numbers for JSON; accuracies and rates are shares of images."""
     protocol, result, crafted = attack.protocol, attack.result, attack.crafted
-    classes: Sequence[str] | None = network.spec.class_names if protocol.class_wise else None
+    names = network.spec.class_names
+    classes: Sequence[str] | None = names if len(result.u) > 1 else None
     return {
         "run": network.name,
         "eps": protocol.eps,
         "clip": list(protocol.clip) if protocol.clip else None,
         "dataset": network.spec.name,
         "fooling_rate": result.fooling_rate,
-        "crafted_on": {
+        "target": None if protocol.target is None else names[protocol.target],
+        "target_rate": None if protocol.target is None else result.target_rate,
+        "crafted_on": crafted
+        and {
             "split": protocol.split,
             "images": len(crafted.y),
             "fooling_rate": crafted.fooling_rate,

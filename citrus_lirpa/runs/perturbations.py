@@ -1,4 +1,6 @@
-"""What universal perturbations do to a test set: plain arrays, kept for the report.
+"""What universal perturbations do to a test set, and files that hold some.
+
+Effects are plain arrays, kept for the report.
 
 ``citrus-lirpa eval`` writes them as uap-METHOD.npz, ``citrus-lirpa attack`` as uap.npz. NumPy
 reads them without this package.
@@ -10,6 +12,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +21,9 @@ from ..attacks import UapResult
 from ..bounds.box import clamp
 from ..bounds.checks import Range
 from ..bounds.net import BoundedNet
-from ..errors import CheckpointError
+from ..data.types import DatasetSpec
+from ..errors import CheckpointError, InputError, reason
+from ..formats import tensors
 from ..formats.atomic import write_atomically
 from ..verify import Evaluation
 
@@ -120,6 +125,43 @@ class PerturbationRecord:
         if problem := _problem(effect):
             raise CheckpointError(f"{path} is damaged: {problem}; {remedy}")
         return effect
+
+
+def read_perturbations(path: Path, spec: DatasetSpec) -> torch.Tensor:
+    """Read perturbations that this package or others have made.
+
+    Args:
+        path: An .npy file of them, or an .npz or torch file with the entry ``u``, as ``attack``
+            and ``eval`` write them: (C, H, W), (1, C, H, W), or (K, C, H, W) for each class.
+        spec: The data set.
+
+    Returns:
+        (1, C, H, W) or (K, C, H, W), in pixels.
+
+    Raises:
+        CheckpointError: The file is damaged or is something else.
+        InputError: The perturbations do not fit the images.
+    """
+    found: Any
+    if path.suffix in (".npy", ".npz"):
+        try:
+            with path.open("rb") as file:
+                found = np.load(file, allow_pickle=False)
+                found = found["u"] if path.suffix == ".npz" else found
+            found = torch.from_numpy(np.asarray(found, np.float32))
+        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+            raise CheckpointError(f"{path} holds no perturbation: {reason(error)}") from error
+    else:
+        found = tensors.load(path)
+        found = found.get("u") if isinstance(found, dict) else found
+    expected = f"one of shape {spec.shape}, or {spec.classes}, of finite numbers"
+    if not isinstance(found, torch.Tensor) or found.ndim not in (3, 4):
+        raise InputError(f"{path} holds no perturbation; expected {expected}")
+    u = found.float().reshape(-1, *found.shape[-3:])
+    fits = len(u) in (1, spec.classes) and u.shape[1:] == spec.shape
+    if not fits or not u.isfinite().all():
+        raise InputError(f"the perturbation in {path} is {tuple(found.shape)}; expected {expected}")
+    return u
 
 
 def of_evaluation(net: BoundedNet, result: Evaluation) -> PerturbationRecord:

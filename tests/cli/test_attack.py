@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from command_line import is_png, run, said
@@ -63,6 +64,59 @@ def test_attack_prints_what_it_writes(folder, tmp_path, options):
         assert record["classes"] is None and "0" not in rows
 
 
+def test_a_targeted_attack_counts_what_is_taken_for_the_target(folder, tmp_path):
+    status, output = run("attack", folder, *FEW, "--target", "3", "--out", tmp_path)
+    assert status == 0, output
+    record = json.loads((tmp_path / "uap.json").read_text())
+    u = torch.load(tmp_path / "uap.pt", weights_only=True)["u"]
+    model, _, _ = load_model(folder)
+    split = data.load("digits", train=False, data_dir=tmp_path)
+    x, y = split.pixels(slice(None)), split.labels
+    with torch.no_grad():
+        others = (model(x).argmax(1) == y) & (y != 3)
+        taken = others & (model(x + u).argmax(1) == 3)
+    rate = taken.sum().item() / others.sum().item()
+    assert (record["target"], record["target_rate"]) == ("3", pytest.approx(rate))
+    assert rate > 0.1 and f"{100 * rate:.2f} %" in output and "as 3" in output
+    status, _ = run("attack", folder, *FEW, "--out", tmp_path / "any")
+    any_class = torch.load(tmp_path / "any" / "uap.pt", weights_only=True)["u"]
+    with torch.no_grad():
+        assert taken.sum() > (others & (model(x + any_class).argmax(1) == 3)).sum()
+
+
+@pytest.mark.parametrize("form", ["uap.pt", "uap.npz", "one.npy"])
+def test_a_given_perturbation_is_tried_as_it_is(folder, tmp_path, form):
+    status, _ = run("attack", folder, *FEW, "--out", tmp_path)
+    assert status == 0
+    before = json.loads((tmp_path / "uap.json").read_text())
+    u = torch.load(tmp_path / "uap.pt", weights_only=True)["u"]
+    np.save(tmp_path / "one.npy", u[0].numpy())
+    given = ("--perturbation", tmp_path / form, "--out", tmp_path / "again")
+    status, output = run("attack", folder, *given, "--quiet")
+    assert status == 0, output
+    after = json.loads((tmp_path / "again" / "uap.json").read_text())
+    assert after["accuracy"] == before["accuracy"] and after["crafted_on"] is None
+    assert after["eps"] == pytest.approx(float(u.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "words"),
+    [
+        (np.zeros((1, 9, 9)), (), "is (1, 9, 9); expected one of shape (1, 8, 8), or 10"),
+        (np.zeros((3, 1, 8, 8)), (), "is (3, 1, 8, 8)"),
+        (np.full((1, 8, 8), np.nan), (), "of finite numbers"),
+        (np.array(["no", "numbers"]), (), "holds no perturbation"),
+        (np.zeros((1, 8, 8)), ("--epochs", 3), "leave out --epochs"),
+    ],
+)
+def test_what_is_no_perturbation_is_refused(folder, tmp_path, content, options, words):
+    np.save(tmp_path / "u.npy", content)
+    given = ("--perturbation", tmp_path / "u.npy", "--out", tmp_path / "out", *options)
+    status, output = run("attack", folder, *given)
+    assert status in (1, 2) and words in output and output.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_attack_by_default_writes_into_the_run_and_repeats_itself(folder):
     found = []
     for _ in range(2):
@@ -103,6 +157,7 @@ def test_an_attack_that_breaks_nothing_has_no_picture(folder, tmp_path):
         (["--limit", "0"], ["limit is 0", "at least 1"]),
         (["--epochs", "0"], ["'--epochs'", "0", "x>=1"]),
         (["--split", "val"], ["'val'", "'test'"]),
+        (["--target", "ten"], ["unknown class 'ten'"]),
     ],
 )
 def test_attack_refuses(folder, tmp_path, args, words):

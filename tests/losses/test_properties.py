@@ -48,6 +48,21 @@ from citrus_lirpa.losses import (
 from citrus_lirpa.losses.cross_input import Shifts
 
 
+@pytest.mark.parametrize("loss", [Ibp(), Citrus(TAU_RATIO, reduction="mean")])
+def test_any_loss_of_logits_takes_the_worst_ones(loss):
+    model, (x, y) = small_conv(), batch()
+    terms = loss(wrapped(model), x, y, EPS)
+    worst = terms.worst_logits(y)
+    assert worst.shape == (6, terms.margins.shape[1], 3)
+    assert torch.equal(logit_margins(worst[:, 0], y), terms.margins[:, 0])
+    labels = y.unsqueeze(1).expand(worst.shape[:2])
+    each = F.cross_entropy(worst.flatten(0, 1), labels.flatten(), reduction="none")
+    torch.testing.assert_close(each.mean(), terms.total.as_subclass(torch.Tensor))
+    weights = torch.tensor([0.0, 1.0, 2.0])
+    F.cross_entropy(worst.flatten(0, 1), labels.flatten(), weight=weights).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
 @every_loss
 @pytest.mark.parametrize("network", MODELS)
 def test_every_gradient_is_finite(name, network):

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
+from click.core import ParameterSource
 
 from ...bounds import lirpa
 from ...bounds.box import PIXELS
+from ...data.types import DatasetSpec
+from ...errors import InputError, expect_known
 from ...reports import pictures, tables
 from ...runs.attacking import Attack, AttackProtocol, attack_images, attack_run
 from ...runs.folder import Outcome, ResultFiles
 from ...runs.networks import Network, results_folder
 from ...runs.observer import Observer
+from ...runs.perturbations import read_perturbations
 from ...training.setup import join_processes
 from ..output import Results, echo_set_aside
 from .common import open_network, show_bars, warn
 
 
 def run(
-    path, own, dataset, out, data_dir, download, device, quiet, eps, clip, **options
-) -> Results:
+    path, own, dataset, out, data_dir, download, device, quiet, eps, clip, target, perturbation,
+    **options,
+) -> Results:  # fmt: skip
     """Do what ``citrus-lirpa attack`` is for."""
+    if perturbation is not None:
+        _check_given(perturbation)
     lirpa.load()
     where = join_processes(device)
     network = open_network(path, dataset, eps, own)
-    protocol = AttackProtocol(eps=network.eps, clip=PIXELS if clip else None, **options)
+    given, radius = None, network.eps
+    if perturbation is not None:
+        given = read_perturbations(perturbation, network.spec)
+        radius, options["split"] = float(given.abs().max()), "test"
+    protocol = AttackProtocol(
+        eps=radius, clip=PIXELS if clip else None, target=_label(target, network.spec), **options
+    )
     images = attack_images(network, protocol.split, data_dir, download=download)
     outcome = attack_run(
         network,
@@ -31,12 +46,32 @@ def run(
         protocol,
         out or results_folder(path),
         device=where,
+        given=given,
         observer=_observer(network, quiet),
     )
     if outcome is None:
         return None
     warn(network.doubt(outcome.record["accuracy"]["clean"]))
     return _answer(outcome)
+
+
+def _check_given(perturbation: Path) -> None:
+    """Refuse options of crafting where a perturbation is given."""
+    given = click.get_current_context().get_parameter_source
+    for name in ("eps", "class_wise", "split", "limit", "epochs", "seed"):
+        if given(name) is not ParameterSource.DEFAULT:
+            raise InputError(
+                f"--perturbation {perturbation} is tried as it is; leave out "
+                f"--{name.replace('_', '-')}, which is for crafting"
+            )
+
+
+def _label(target: str | None, spec: DatasetSpec) -> int | None:
+    """Return the number of a class."""
+    if target is None:
+        return None
+    expect_known("class", target, spec.class_names, InputError)
+    return spec.class_names.index(target)
 
 
 def _observer(network: Network, quiet: bool) -> Observer:
