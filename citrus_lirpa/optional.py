@@ -8,11 +8,12 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, DependencyError, reason, require
+from .errors import ConfigError, DependencyError, expect_known, reason, require
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -84,7 +85,7 @@ _PERMITTED: set[str] = set()
 
 
 def is_code(source: str) -> bool:
-    """Return whether a name is one of code: ``path/file.py:name`` or ``package.module:name``."""
+    """Return whether a name is one of code: ``FILE.py:NAME``, ``MODULE:NAME``, ``ctrain:NAME``."""
     return bool(re.fullmatch(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*", source))
 
 
@@ -92,7 +93,8 @@ def permit_code(source: str) -> str:
     """Let code run that the user has named.
 
     Args:
-        source: ``path/file.py:name`` or ``package.module:name``; "*" for whatever is named later.
+        source: ``path/file.py:name``, ``package.module:name`` or ``ctrain:name``; "*" for
+            whatever is named later.
 
     Returns:
         The name, with the whole path of the file.
@@ -144,6 +146,8 @@ def load_code(source: str, sha256: str = "") -> Callable[..., Any]:
         "--data",
         ConfigError,
     )
+    if is_ctrain(source):
+        return _ctrain(name)
     try:
         module = _module(where)
     except Exception as error:  # whatever the user's code raises
@@ -151,6 +155,49 @@ def load_code(source: str, sha256: str = "") -> Callable[..., Any]:
     found = getattr(module, name, None)
     require(callable(found), f"{where} has no function or class {name}", ConfigError)
     return found  # type: ignore[return-value]
+
+
+# -- the architectures of CTRAIN ----------------------------------------------------------
+
+#: The names in the manifest of its published fronts: class, and width.
+_PUBLISHED = {
+    "cnn3": ("CNN3_Mao", 64),
+    "cnn5": ("CNN5_Mao", 64),
+    "cnn7": ("CNN7_Shi", 64),
+    "narrow_cnn7": ("CNN7_Shi", 32),
+    "wide_cnn7": ("CNN7_Shi", 128),
+    "cnn9": ("CNN9_Mao", 64),
+    "cnn11": ("CNN11_Mao", 64),
+}
+
+
+def is_ctrain(source: str) -> bool:
+    """Return whether a name of code is one of CTRAIN's architectures: ``ctrain:NAME``."""
+    return source.startswith("ctrain:")
+
+
+def _ctrain(name: str) -> Callable[..., Any]:
+    """Return what builds an architecture of the installed CTRAIN, from a shape and classes.
+
+    Raises:
+        DependencyError: CTRAIN is missing.
+        ConfigError: It has no such architecture.
+    """
+    package = import_optional("CTRAIN.model_definitions", "pip install --no-deps CTRAIN")
+    known = {key: value for key, value in vars(package).items() if isinstance(value, type)}
+    expect_known("architecture of CTRAIN", name, [*known, *_PUBLISHED])
+    kind, width = _PUBLISHED.get(name, (name, None))
+    taken = signature(known[kind]).parameters
+
+    def build(shape: tuple[int, int, int], classes: int) -> Any:
+        given: dict[str, Any] = {"in_shape": shape, "n_classes": classes}
+        if width is not None:
+            given["width"] = width
+        if "dataset" in taken:  # which says how large the images are
+            given["dataset"] = "mnist" if shape[1:] == (28, 28) else "cifar10"
+        return known[kind](**given)
+
+    return build
 
 
 def _module(where: str) -> ModuleType:

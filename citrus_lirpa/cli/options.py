@@ -79,7 +79,8 @@ class Code(click.ParamType):
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         """Return its name, and let it run from now on."""
         if not is_code(value):
-            self.fail(f"{value!r} names no code; expected FILE.py:NAME or MODULE:NAME", param, ctx)
+            expected = "FILE.py:NAME, MODULE:NAME or ctrain:ARCHITECTURE"
+            self.fail(f"{value!r} names no code; expected {expected}", param, ctx)
         return permit_code(value)
 
 
@@ -146,7 +147,10 @@ results_out = click.option(
 
 
 own_model = click.option(
-    "--model", type=Code(), help="Your own network: FILE.py:NAME or MODULE:NAME, which is run."
+    "--model",
+    type=Code(),
+    help="Your own network: FILE.py:NAME or MODULE:NAME, which is run; or ctrain:ARCHITECTURE, of "
+    "the installed CTRAIN.",
 )
 trust_code = click.option(
     "--trust-code",

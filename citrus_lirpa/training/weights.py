@@ -18,6 +18,8 @@ SUFFIXES = (".pth", ".pt", ".ckpt", safetensors.SUFFIX)
 _ENTRIES = ("state_dict", "model_state_dict", "model")
 #: What wrappers put before the names: DataParallel, Lightning and others, torch.compile.
 _PREFIXES = ("module.", "model.", "_orig_mod.", "net.")
+#: A counter of BatchNorm that does not change what a network computes; auto_LiRPA leaves it out.
+_COUNTER = "num_batches_tracked"
 #: How many keys a message names.
 _NAMED = 3
 
@@ -78,8 +80,9 @@ def fit_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> No
         InputError: They do not fit.
     """
     own = module.state_dict()
-    fitting = next((named for named in _renamed(weights) if own.keys() <= named.keys()), weights)
-    missing = [name for name in own if name not in fitting]
+    needed = {name for name in own if not name.endswith(_COUNTER)}
+    fitting = next((named for named in _renamed(weights) if needed <= named.keys()), weights)
+    missing = [name for name in own if name in needed and name not in fitting]
     missing += [
         f"{name} {tuple(own[name].shape)} (there {tuple(fitting[name].shape)})"
         for name in own
@@ -91,7 +94,7 @@ def fit_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> No
             f"{path} does not fit the network: it lacks {', '.join(missing[:_NAMED])}{more}; it "
             f"holds {', '.join(list(fitting)[:_NAMED])} and so on"
         )
-    module.load_state_dict({name: fitting[name].to(own[name].dtype) for name in own})
+    module.load_state_dict({k: fitting.get(k, value).to(value.dtype) for k, value in own.items()})
 
 
 def _tensors(values: dict[Any, Any]) -> dict[str, Tensor]:
