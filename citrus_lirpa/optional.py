@@ -171,6 +171,14 @@ _PUBLISHED = {
 }
 
 
+#: Mean and standard deviation that its loaders normalise pixels of a data set by.
+CTRAIN_PIXELS = {
+    "mnist": ((0.1307,), (0.3081,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "tinyimagenet": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
+}
+
+
 def is_ctrain(source: str) -> bool:
     """Return whether a name of code is one of CTRAIN's architectures: ``ctrain:NAME``."""
     return source.startswith("ctrain:")

@@ -21,7 +21,7 @@ from ..data.types import DatasetSpec, Split, divide
 from ..errors import InputError, ModelError, expect, is_out_of_memory, reason, require
 from ..formats import onnx, safetensors
 from ..formats.atomic import write_atomically
-from ..optional import is_ctrain
+from ..optional import CTRAIN_PIXELS, is_ctrain
 from ..training import checkpoint, zoo
 from ..training.setup import use_threads
 from ..training.weights import SUFFIXES, fit_weights, is_foreign, read_weights
@@ -141,8 +141,10 @@ def _load_own(
         raise InputError(f"{path} holds weights, which say nothing of their data: {missing} is "
                          "missing; add for example --data FOLDER --eps 8/255")  # fmt: skip
     spec = find_spec(dataset)
-    usual = {"mean": spec.mean, "std": spec.std} if is_ctrain(own["source"]) else {}
-    model = models.own(spec.shape, spec.classes, **{**usual, **own})
+    if is_ctrain(own["source"]) and dataset in CTRAIN_PIXELS:
+        mean, std = CTRAIN_PIXELS[dataset]
+        own = {"mean": mean, "std": std, **own}
+    model = models.own(spec.shape, spec.classes, **own)
     fit_weights(models.core_of(model), read_weights(path), path)
     return Network(model.eval(), spec, eps, 0, str(path))
 
