@@ -1,9 +1,9 @@
 """The whole relational problem of a small ReLU network as one mixed-integer program.
 
-One perturbation u, |u| <= eps, is added to every image of a group (and the sum cut to
-[0, 1] with ``clip``); every image's network is encoded, with big-M from interval bounds in
-float64, and the number of images that some wrong class overtakes is maximised (scipy's
-HiGHS). Nothing of citrus_lirpa is used: modules are run on a basis to find what they compute.
+One perturbation u, |u| <= eps (a number, or one for each pixel), is added to every image of a
+group (and the sum cut to [0, 1] with ``clip``); every image's network is encoded, with big-M
+from interval bounds in float64, and the number of images that some wrong class overtakes is
+maximised (scipy's HiGHS). Nothing of citrus_lirpa is used: modules are run on a basis to find what they compute.
 
 HiGHS works to tolerances of about 1e-6. An answer is given only where it does not depend on
 them: every margin shifted by ``SHIFT`` up and down must give the same count, and the
@@ -182,7 +182,8 @@ def smallest_margins(model: nn.Module, x, y, u, clip: bool = False):
 
 def _solve(model, x, y, eps: float, clip: bool, shift: float):
     """The most images with a margin <= -shift, and a perturbation."""
-    program, free = _start(model, x, eps)
+    eps = _flat(eps, x)
+    program, free = _start(x, eps, model)
     broken = []
     for image, label in zip(x, y.tolist(), strict=True):
         logits = _logits(program, model, image, free, eps, clip)
@@ -207,7 +208,8 @@ def _solve(model, x, y, eps: float, clip: bool, shift: float):
 def lowest_margin(model: nn.Module, image, label: int, eps: float, *, clip: bool = False) -> float:
     """The smallest margin of one image under any |u| <= eps, up to the solver's tolerance."""
     exact, image = copy.deepcopy(model).double().eval(), image.double()
-    program, free = _start(exact, image.unsqueeze(0), eps)
+    eps = _flat(eps, image.unsqueeze(0))
+    program, free = _start(image.unsqueeze(0), eps, exact)
     logits = _logits(program, exact, image, free, eps, clip)
     lowest = np.inf
     for wrong in set(range(len(logits.constant))) - {label}:
@@ -218,14 +220,19 @@ def lowest_margin(model: nn.Module, image, label: int, eps: float, *, clip: bool
     return lowest
 
 
-def _start(model, x, eps: float):
+def _flat(eps, x) -> np.ndarray:
+    """The ε of every pixel in one row; eps is a number or broadcasts to an image."""
+    return np.broadcast_to(np.asarray(eps, float), x.shape[1:]).flatten()
+
+
+def _start(x, eps: np.ndarray, model):
     """A program for images x, and its columns of the perturbation they share."""
     n = x[0].numel()
     program = Program(n + len(x) * (4 * n + 2 * _relus(model, x[:1]) + 20))
-    return program, program.variables([-eps] * n, [eps] * n)
+    return program, program.variables(-eps, eps)
 
 
-def _logits(program: Program, model, image, free, eps: float, clip: bool) -> Value:
+def _logits(program: Program, model, image, free, eps: np.ndarray, clip: bool) -> Value:
     centre = image.flatten().numpy()
     moved = np.zeros((len(centre), program.width))
     moved[np.arange(len(centre)), free] = 1.0

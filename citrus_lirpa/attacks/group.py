@@ -25,6 +25,7 @@ from ..bounds.frozen import gradient_of
 from ..bounds.inputs import check_labelled, outside_inference
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet, as_bounded_net
+from ..bounds.radius import as_type
 from ..errors import expect
 from .pgd import PGD, ascend, check_step_size, uniform_start
 
@@ -103,7 +104,7 @@ class GroupAttack:
         eps = check_radius(eps, "ε")
         net = as_bounded_net(net)
         self._check(net, x, y, eps, open_)
-        ball = Ball(eps, self.clip)
+        ball = Ball(as_type(eps, x), self.clip)
         worth = torch.ones_like(y, dtype=torch.bool) if open_ is None else open_
         u = torch.zeros_like(x[:, 0])
         most = torch.zeros_like(y[:, 0])

@@ -25,6 +25,7 @@ from ..bounds.deadline import time_is_over
 from ..bounds.frozen import Frozen
 from ..bounds.inputs import check_labelled, outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
+from ..bounds.radius import as_type
 
 #: Shares of the steps after which an attack's step shrinks tenfold.
 DECAY_AT = (0.5, 0.8, 0.9)
@@ -143,7 +144,7 @@ class PGD:
         check_labelled(net, x, y)
         check_fits(eps, x, "ε")
         check_fits(self.clip, x, "clip")
-        return self.perturb(net, x, y, eps)
+        return self.perturb(net, x, y, as_type(eps, x))
 
     def perturb(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
         """Find the same perturbations for a batch that was checked before, as losses do."""

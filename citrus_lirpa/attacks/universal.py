@@ -27,6 +27,7 @@ from ..bounds.checks import (
 from ..bounds.frozen import gradient_of
 from ..bounds.inputs import check_inputs, check_labelled, outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
+from ..bounds.radius import as_type
 from ..errors import InputError, expect
 from ..optional import to_frame
 from .pgd import ascend, uniform_start
@@ -185,7 +186,7 @@ class SgdUap:
 
             def restart(number: int) -> tuple[Tensor, int]:
                 torch.manual_seed(seeds[number])
-                ball = Ball(eps, self.clip)
+                ball = Ball(as_type(eps, net.parameters()[0]), self.clip)
                 return self._craft(net, x, y, rows[number // self.restarts], ball, bar.update)
 
             def on_remote_progress(finished: int) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .checks import Range, Scalar, check_fits, check_radius, check_range, check_tensor, fits
+from .radius import as_type
 
 #: The valid range of pixels.
 PIXELS: Range = (0.0, 1.0)
@@ -149,9 +150,13 @@ class Ball:
     eps: Scalar
     clip: Range | None = None
 
+    def radius(self, x: Tensor) -> Scalar:
+        """Return ε in the type and on the device of inputs."""
+        return as_type(self.eps, x)
+
     def box(self, x: Tensor) -> Box:
         """Return the boxes of all perturbed inputs, one for each of ``x`` (N, ...)."""
-        eps = self.eps.to(x.device) if isinstance(self.eps, Tensor) else self.eps
+        eps = self.radius(x)
         return Box(clamp(x - eps, self.clip), clamp(x + eps, self.clip))
 
     def project(self, u: Tensor) -> Tensor:

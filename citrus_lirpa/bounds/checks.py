@@ -6,6 +6,7 @@ import numbers
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,19 +57,12 @@ def check_name(value: object, kind: str, known: Iterable[str]) -> None:
 
 def check_radius(radius: Scalar, name: str = "radius") -> Scalar:
     """Return a radius as a float or tensor; raise InputError unless it is finite and >= 0."""
+    if isinstance(radius, np.ndarray) and radius.dtype.kind in "fiu":
+        radius = torch.from_numpy(radius)
     if not (_has_values(radius) and _all_within(radius, 0, _LARGEST)):
-        expected = "a finite number >= 0, in pixel units"
+        expected = "a finite number >= 0, in pixel units, or a tensor of them"
         raise InputError(f"{name} is {shown(radius)}; expected {expected}")
     return radius if isinstance(radius, Tensor) else float(radius)
-
-
-def check_one_radius(eps: float) -> float:
-    """Return ε as a float; raise InputError unless it is one number, the same for all pixels."""
-    if isinstance(eps, Tensor) and eps.ndim == 0 and _has_values(eps):
-        eps = eps.item()
-    usable = is_number(eps) and 0 <= eps <= _LARGEST
-    expect(usable, "ε", eps, "one finite number >= 0, in pixel units")
-    return float(eps)
 
 
 def check_seconds(limit: float, name: str = "time limit") -> None:

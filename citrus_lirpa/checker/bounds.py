@@ -34,9 +34,14 @@ class Lines(NamedTuple):
 
 
 class Box:
-    """All x + u with |u_p| <= eps of one image, cut to ``clip`` where there is one."""
+    """All x + u with |u_p| <= eps of one image, cut to ``clip`` where there is one.
 
-    def __init__(self, network: Network, image: Array, eps: float, clip: Sequence[float] | None):
+    eps is one number, or an array with one for each pixel.
+    """
+
+    def __init__(
+        self, network: Network, image: Array, eps: float | Array, clip: Sequence[float] | None
+    ):
         of = network.numbers.of
         self.network, self.image, self.eps = network, of(image)[None], of(eps)[()]
         self.clip = None if clip is None else tuple(of(end)[()] for end in clip)
@@ -206,7 +211,8 @@ def least(boxes: Sequence[Box], lines: Sequence[Lines], weights: Array) -> Array
         lines: R lines of each.
         weights: (R, s), at least 0.
     """
-    numbers, eps, clip = boxes[0].network.numbers, boxes[0].eps, boxes[0].clip
+    numbers, clip = boxes[0].network.numbers, boxes[0].clip
+    eps = np.reshape(boxes[0].eps, (1, -1))
     a = [w[:, None] * line.a.reshape(len(w), -1) for w, line in zip(weights.T, lines, strict=True)]
     x = [box.image.reshape(1, -1) for box in boxes]
     largest = [abs(image) + eps + (0 if clip is None else max(map(abs, clip))) for image in x]
@@ -215,10 +221,10 @@ def least(boxes: Sequence[Box], lines: Sequence[Lines], weights: Array) -> Array
     size = size + sum((abs(c) * s).sum(1) for c, s in zip(a, largest, strict=True))
     if clip is None:
         value = sum((c * image).sum(1) for c, image in zip(a, x, strict=True))
-        value = value - eps * abs(sum(a)).sum(1)
+        value = value - (eps * abs(sum(a))).sum(1)
     else:
         kinks = [np.clip(end - image, -eps, eps) for end in clip for image in x]
-        ends = (np.full_like(x[0], -eps), np.full_like(x[0], eps))
+        ends = (0 * x[0] - eps, 0 * x[0] + eps)
         found = [
             sum(c * box.cut(image + u) for c, box, image in zip(a, boxes, x, strict=True))
             for u in (*ends, *kinks)

@@ -34,12 +34,12 @@ _DAMAGED = (
 
 @dataclass
 class Summary:
-    """What was checked, of which eps and clip, and what was refused and why."""
+    """What was checked, of which eps, map of eps and clip, and what was refused and why."""
 
     images: int = 0
     groups: int = 0
     refused: list[str] = field(default_factory=list)
-    boxes: set[tuple[float, tuple[float, ...] | None]] = field(default_factory=set)
+    boxes: set[tuple[float, str | None, tuple[float, ...] | None]] = field(default_factory=set)
 
 
 def read_network(path: Path, *, exact: bool = False) -> Network:
@@ -76,9 +76,8 @@ class _File:
         statement = json.loads(str(arrays["statement"]))
         require(statement["format"] == FORMAT, f"its format is not {FORMAT!r}")
         require(statement["network"] == network.hash, "it is of another network (SHA-256)")
-        self.eps, clip = float(statement["eps"]), statement["clip"]
+        self.eps, clip = self._radius(statement), statement["clip"]
         self.clip = None if clip is None else (float(clip[0]), float(clip[1]))
-        require(0 <= self.eps < np.inf, f"eps is {self.eps}")
         self.first, self.labels = int(statement["first"]), [int(y) for y in statement["labels"]]
         self.certified, self.groups = statement["certified"], statement["groups"]
         self.pixels = arrays["pixels"]
@@ -92,10 +91,25 @@ class _File:
         self.ends = {name: np.r_[0, arrays[f"{name}_end"]] for name in ("claim", "slope")}
         self.ranges = functools.lru_cache(maxsize=64)(self._ranges)
 
+    def _radius(self, statement: Mapping[str, Any]) -> float | Array:
+        """Return eps, one number or one for each pixel, and note what the statement says of it."""
+        eps, hashed = float(statement["eps"]), statement.get("eps_map")
+        require(0 <= eps < np.inf, f"eps is {eps}")
+        self.stated = eps, hashed
+        if hashed is None:
+            return eps
+        found = self.arrays["eps_map"].astype("<f8")
+        mine = hashlib.sha256(found.tobytes()).hexdigest()
+        require(mine == hashed, "its map of eps is another (SHA-256)")
+        shape = self.network.shapes[self.network.input]
+        require(found.shape == shape, f"its map of eps is not of the network's shape {shape}")
+        require((found >= 0).all() and found.max() == eps, "its map of eps is not from 0 to eps")
+        return found
+
     def check(self, summary: Summary, name: str) -> None:
         """Add what holds, and what does not, to a summary."""
         problems: list[str] = []
-        summary.boxes.add((self.eps, None if self.clip is None else tuple(self.clip)))
+        summary.boxes.add((*self.stated, None if self.clip is None else tuple(self.clip)))
         refuted = self._refuted(problems)
         summary.refused += [f"{name}: {problem}" for problem in problems]
         for i in map(int, self.certified):

@@ -26,6 +26,7 @@ from ..bounds.checks import (
 from ..bounds.inputs import check_labelled
 from ..bounds.margins import logit_margins, wrong_classes
 from ..bounds.net import BoundedNet, as_bounded_net
+from ..bounds.radius import as_type
 from ..bounds.selfcheck import OVERFLOW
 from ..errors import expect, require
 
@@ -158,7 +159,7 @@ class Loss(nn.Module):
             net: BoundedNet or the user's own BoundedModule, in train mode.
             x: Inputs (B, ...).
             y: Labels (B,).
-            eps: Radius ε in pixels, a number or one value a channel as (C, 1, 1).
+            eps: Radius ε in pixels, a number or a tensor that broadcasts to ``x``.
 
         Returns:
             The loss; call its ``backward()`` once.
@@ -253,21 +254,15 @@ def check_max_eps(max_eps: float) -> None:
     )
 
 
-def largest(eps: Scalar) -> float:
-    """Return the largest radius of any channel."""
-    return float(torch.as_tensor(eps).max())
-
-
 def check_batch(net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, clip: Range | None) -> Scalar:
     """Return ε; raise InputError for a batch that a training loss cannot use."""
     eps = check_radius(eps, "ε")
     check_labelled(net, x, y, finite=clip is None)
     check_fits(eps, x, "ε")
-    if clip is None:
-        return eps
-    check_fits(clip, x, "clip")
-    check_within(x, clip)
-    return eps
+    if clip is not None:
+        check_fits(clip, x, "clip")
+        check_within(x, clip)
+    return as_type(eps, x)
 
 
 def natural(net: BoundedNet, x: Tensor, y: Tensor, clip: Range | None) -> LossTerms:

@@ -8,7 +8,8 @@ from ..bounds.box import PIXELS, Ball
 from ..bounds.checks import Range, Scalar
 from ..bounds.margins import robust_cross_entropy
 from ..bounds.net import BoundedNet
-from .base import Loss, LossTerms, check_max_eps, check_method, largest
+from ..bounds.radius import largest
+from .base import Loss, LossTerms, check_max_eps, check_method
 
 
 class Ibp(Loss):

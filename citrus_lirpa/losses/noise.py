@@ -10,7 +10,8 @@ from .. import distributed
 from ..bounds.box import PIXELS, Ball, clamp
 from ..bounds.checks import Range, Scalar, check_count, check_positive
 from ..bounds.net import BoundedNet
-from .base import POINT_RADIUS, Loss, LossTerms, at_points, check_max_eps, largest
+from ..bounds.radius import largest
+from .base import POINT_RADIUS, Loss, LossTerms, at_points, check_max_eps
 
 
 class Gaussian(Loss):

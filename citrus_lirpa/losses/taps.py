@@ -12,9 +12,10 @@ from ..bounds.checks import Range, Scalar, check_count, check_positive, is_count
 from ..bounds.frozen import gradient_of
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet, as_bounded_net
+from ..bounds.radius import largest
 from ..bounds.segments import Segment
 from ..errors import expect, require
-from .base import Attack, Loss, LossTerms, check_max_eps, check_share, largest
+from .base import Attack, Loss, LossTerms, check_max_eps, check_share
 from .sabr import Sabr, SmallBox
 
 #: Steps of the attack between the two parts.

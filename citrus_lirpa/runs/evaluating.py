@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +149,7 @@ def _settings(
 ) -> dict[str, Any]:
     """Collect all that the figures depend on."""
     return {
-        **asdict(protocol),
+        **protocol.settings(),
         "data": network.spec.name,
         "weights": fingerprint(network.model),
         "pixels": fingerprint_of_images(images),

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..bounds.box import Ball, same_range
-from ..bounds.checks import Range
+from ..bounds.checks import Range, Scalar
+from ..bounds.radius import same_radius, shown_radius
 from ..errors import InputError, SoundnessError, shown
 from ..optional import to_frame
 from .identity import subjects
@@ -25,7 +26,7 @@ class Certificates:
     """What was proved of N inputs, each alone, for perturbations of radius ``eps``.
 
     Args:
-        eps: ε in pixels.
+        eps: ε in pixels, a number or a map of one input.
         clip: Range that perturbed inputs are cut to.
         methods: The stages, in the order in which they ran.
         correct: (N,) classified correctly without perturbation.
@@ -45,7 +46,7 @@ class Certificates:
             version has saved them.
     """
 
-    eps: float
+    eps: Scalar
     clip: Range | None
     methods: tuple[str, ...]
     correct: Tensor
@@ -72,12 +73,13 @@ class Certificates:
                 f"(first: number {other[0]}); certify these inputs with this network"
             )
 
-    def check_box(self, eps: float, clip: Range | None) -> None:
-        """Raise InputError where these are certificates of other boxes."""
-        if self.eps != eps or not same_range(self.clip, clip):
+    def check_box(self, ball: Ball) -> None:
+        """Raise InputError where these are certificates of other perturbations."""
+        if not same_radius(self.eps, ball.eps) or not same_range(self.clip, ball.clip):
             raise InputError(
-                f"the certificates are of ε = {self.eps:g} and clip {shown(self.clip)}, not of "
-                f"{eps:g} and {shown(clip)}; certify the inputs for these boxes"
+                f"the certificates are of ε = {shown_radius(self.eps)} and clip "
+                f"{shown(self.clip)}, not of {shown_radius(ball.eps)} and {shown(ball.clip)}; "
+                "certify the inputs for these boxes"
             )
 
     @property
@@ -137,7 +139,7 @@ class Certificates:
         tensors: dict[str, Any] = {
             f.name: torch.cat([getattr(p, f.name) for p in parts])
             for f in fields(Certificates)
-            if isinstance(getattr(parts[0], f.name), Tensor)
+            if f.name != "eps" and isinstance(getattr(parts[0], f.name), Tensor)
         }
         sums: dict[str, Any] = {
             name: {m: sum(getattr(p, name)[m] for p in parts) for m in getattr(parts[0], name)}
@@ -229,7 +231,7 @@ class Proof:
         """
         margin, v = self.lower.min(dim=1).values, self.v[self.attacked]
         return Certificates(
-            *(float(ball.eps), ball.clip, tuple(not_fitting)),
+            *(ball.eps, ball.clip, tuple(not_fitting)),
             *(self.correct, self.attacked, v, margin, self.rows, self.decided_by, self.took),
             *(self.seconds, not_fitting, unsupported),
         )

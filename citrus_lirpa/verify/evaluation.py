@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,9 +19,10 @@ from ..attacks import PGD
 from ..bounds.box import clamp
 from ..bounds.checks import (
     Range,
+    Scalar,
     check_count,
     check_name,
-    check_one_radius,
+    check_radius,
     check_range,
     check_seconds,
     is_count,
@@ -30,6 +31,7 @@ from ..bounds.deadline import ending_by, time_is_over
 from ..bounds.inputs import outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
+from ..bounds.radius import largest, map_hash, shown_radius
 from ..data.augmentation import centre_crop
 from ..data.types import DatasetSpec, Split, check_split
 from ..errors import expect
@@ -64,7 +66,7 @@ class Protocol:
     """How images are evaluated: all that the figures depend on.
 
     Args:
-        eps: Radius in pixels.
+        eps: Radius in pixels, a number or a tensor that broadcasts to one image.
         method: Last stage tried on single images.
         relational: Group stage; None for that of the method, see ``group_stage_of``.
         group_size: Consecutive images that share a perturbation.
@@ -84,7 +86,7 @@ class Protocol:
         InputError: A value cannot be used.
     """
 
-    eps: float
+    eps: Scalar
     method: str = "bab"
     relational: str | None = None
     group_size: int = 5
@@ -98,7 +100,7 @@ class Protocol:
     held_out: bool = False
 
     def __post_init__(self) -> None:
-        check_one_radius(self.eps)
+        check_radius(self.eps, "ε")
         if self.limit is not None:
             check_count(self.limit, "limit")
         check_count(self.batch_size, "batch size")
@@ -112,6 +114,12 @@ class Protocol:
         check_seconds(self.time_limit)
         if self.total_time is not None:
             check_seconds(self.total_time, "total time")
+
+    def settings(self) -> dict[str, Any]:
+        """Return it as plain values: of a map of ε, its largest value and its hash."""
+        hashed = map_hash(self.eps)
+        eps = {"eps": largest(self.eps), "eps_map": hashed} if hashed else {"eps": self.eps}
+        return {f.name: getattr(self, f.name) for f in fields(self)} | eps
 
     def images(self, available: int) -> int:
         """Return how many of the ``available`` images are evaluated.
@@ -165,7 +173,7 @@ class Evaluation:
         }
         percents = ", ".join(f"{name} {100 * share:.2f} %" for name, share in figures.items())
         return (
-            f"Evaluation({len(self.y)} images, ε = {self.protocol.eps:.4g}, groups of "
+            f"Evaluation({len(self.y)} images, ε = {shown_radius(self.protocol.eps)}, groups of "
             f"{self.protocol.group_size}: {percents})"
         )
 
@@ -218,7 +226,7 @@ class Evaluation:
             entries: What else the record is to say, such as ``run`` or ``weights``.
         """
         c, uap = self.certificates, self.uap
-        settings = {**asdict(self.protocol), "images": len(self.y)}
+        settings = {**self.protocol.settings(), "images": len(self.y)}
         del settings["limit"]
         return EvaluationRecord(
             **settings,

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ..attacks import PGD, GroupAttack
 from ..bounds.box import Ball
-from ..bounds.checks import Range, check_count, check_name, is_count
+from ..bounds.checks import Range, Scalar, check_count, check_name, is_count
 from ..bounds.inputs import outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
@@ -108,7 +108,7 @@ def certify_uap(
     net: object,
     x: Tensor,
     y: Tensor,
-    eps: float,
+    eps: Scalar,
     *,
     group_size: int = 5,
     certificates: Certificates | None = None,
@@ -137,7 +137,8 @@ def certify_uap(
         net: A BoundedNet, or an auto_LiRPA BoundedModule.
         x: (N, ...) inputs.
         y: (N,) labels.
-        eps: Radius of the perturbations, in pixels.
+        eps: Radius of the perturbations in pixels, a number or a tensor that broadcasts to one
+            input.
         group_size: Consecutive inputs that share a perturbation; the last group may be smaller.
         certificates: Of these inputs, with this ε and ``clip``; by the default of
             :func:`certify` if None.
@@ -229,7 +230,7 @@ def _check_certificates(
             f"{len(x)} inputs, {len(y)} labels and certificates of {len(certificates.correct)}; "
             "expected as many of each"
         )
-    certificates.check_box(float(ball.eps), ball.clip)
+    certificates.check_box(ball)
     certificates.check_subjects(net.module, x, y)
 
 

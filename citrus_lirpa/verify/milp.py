@@ -68,7 +68,7 @@ def _program(group: Group) -> Program:
     images = list(group.rows)
     margins = [(i, row) for i in images for row in group.rows[i]]
     lines = group.lines
-    eps = float(lines.ball.eps)
+    eps = np.broadcast_to(lines.ball.radius(lines.x), lines.x.shape[1:]).flatten()
     pixels = lines.g.shape[1:].numel() if lines.ball.clip is None else 0
     binaries = len(margins) + len(images)
     column = {margin: k for k, margin in enumerate(margins)}
@@ -89,7 +89,7 @@ def _program(group: Group) -> Program:
             for n in lines.of(i, row):
                 g, c = lines.g[n].flatten().numpy(), float(lines.c[n])
                 # g·u + c <= M (1 - y), M the most the line can be
-                most = c + eps * float(np.abs(g).sum())
+                most = c + float((eps * np.abs(g)).sum())
                 if relax < most < math.inf:  # HiGHS calls what is not finite infeasible or solved
                     constrain({column[i, row]: most}, most - c + relax, eps * g)
     for i in images:  # broken through one of its rows

@@ -91,7 +91,8 @@ class EvaluationRecord:
         run: The network that was evaluated, as it was given.
         data: Name of the data set.
         images: Number of images.
-        eps: Radius in pixels.
+        eps: Radius in pixels; with a map of ε, its largest value.
+        eps_map: SHA-256 of the map of ε, float64 in row-major order; None without one.
         method: Last stage tried on single images.
         relational: Group stage.
         group_size: Consecutive images that share a perturbation.
@@ -126,6 +127,7 @@ class EvaluationRecord:
     data: Word
     images: Size
     eps: NonNegative
+    eps_map: Word | None = None
     method: Word
     relational: Word
     group_size: Size

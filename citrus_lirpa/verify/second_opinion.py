@@ -64,7 +64,7 @@ def check_by_attack(
 def _attack(engine: LirpaEngine, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return which of n inputs the attack breaks, (n,), and the points (n, ...) that it reached."""
     x, y, logits = x.clone(), y.clone(), engine.net.frozen()
-    box, eps = engine.ball.box(x), engine.ball.eps
+    box, eps = engine.ball.box(x), engine.ball.radius(x)
     point, worst = x, x.clone()
     lowest = torch.full_like(y, torch.inf, dtype=x.dtype)
     for step in (*_STEPS, 0.0):

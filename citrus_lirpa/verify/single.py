@@ -14,9 +14,9 @@ from ..attacks import PGD
 from ..bounds.box import Ball
 from ..bounds.checks import (
     Range,
+    Scalar,
     check_count,
     check_fits,
-    check_one_radius,
     check_range,
     check_seconds,
     check_within,
@@ -25,6 +25,7 @@ from ..bounds.deadline import ending_by, without_deadline
 from ..bounds.inputs import check_labelled, outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
+from ..bounds.radius import check_shared_radius
 from ..bounds.selfcheck import check_rows_alone, check_same_function
 from ..errors import InputError, ModelError, SoundnessError, expect
 from .certificates import Certificates, Proof
@@ -53,7 +54,7 @@ def certify(
     net: object,
     x: Tensor,
     y: Tensor,
-    eps: float,
+    eps: Scalar,
     *,
     method: str = "alpha-crown",
     attack: PGD | None = None,
@@ -82,7 +83,7 @@ def certify(
         net: A BoundedNet, or an auto_LiRPA BoundedModule.
         x: (N, ...) inputs.
         y: (N,) labels.
-        eps: Radius of the boxes, in pixels.
+        eps: Radius of the boxes in pixels, a number or a tensor that broadcasts to one input.
         method: The last stage, one of ``STAGES``. ``bab`` is branch and bound, which decides
             easy inputs first.
         attack: What is tried first; None for nothing.
@@ -147,14 +148,14 @@ def certify(
 
 
 def check_certifiable(
-    net: BoundedNet, x: Tensor, y: Tensor, eps: float, clip: Range | None, time_limit: float
+    net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, clip: Range | None, time_limit: float
 ) -> Ball:
     """Return the perturbations; refuse what could not be proved, or wrongly.
 
     float32 is the least precision that the rounding threshold covers.
     """
-    eps = check_one_radius(eps)
     check_labelled(net, x, y, least=0)
+    eps = check_shared_radius(eps, x)
     if x.dtype not in (torch.float32, torch.float64):
         raise InputError(
             f"inputs and network are {x.dtype}, whose rounding no certificate covers; use "

@@ -229,9 +229,9 @@ def worst_shared(a: Tensor, weight: Tensor, x: Tensor, ball: Ball) -> Tensor:
     """
     weighted = weight.view(*weight.shape, *[1] * (a.ndim - 2)) * a
     if ball.clip is None:
-        return -ball.eps * weighted.sum(1).sign()
+        return -ball.radius(x) * weighted.sum(1).sign()
     kinks = [ball.project(ball.cut(torch.full_like(x, far)) - x) for far in (-1e9, 1e9)]
-    ends = torch.full_like(x[:, :1], float(ball.eps))
+    ends = torch.ones_like(x[:, :1]) * ball.radius(x)
     best = torch.full_like(x[:, 0], torch.inf)
     u = torch.zeros_like(best)
     for candidate in torch.cat([-ends, ends, *kinks], dim=1).unbind(1):

@@ -227,7 +227,7 @@ class DualEngine:
             margins = logit_margins(logits, y).min(dim=1).values
             return -margins.clamp(min=-_OVERSHOOT).sum()
 
-        return ascend(gradient_of(objective), self.ball.project, u, self.ball.eps / 4, steps)
+        return ascend(gradient_of(objective), self.ball.project, u, self.ball.radius(u) / 4, steps)
 
     @torch.no_grad()
     def broken(self, images: Images, members: Tensor, u: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...bounds.box import Ball
+from ...bounds.radius import largest, map_hash
 from ...checker import FORMAT, INTERVAL, SLOPES, Refuted, most_broken, open_classes
 from ...formats.atomic import write_atomically
 from .relaxation import Images
@@ -199,7 +200,8 @@ class Proofs:
         statement = {
             "format": FORMAT,
             "network": network,
-            "eps": float(ball.eps),
+            "eps": largest(ball.eps),
+            "eps_map": map_hash(ball.eps) or None,
             "clip": clip,
             "first": first,
             "labels": self.labels,
@@ -209,6 +211,8 @@ class Proofs:
         }
         arrays: dict[str, Any] = {n: self._joined(n, kind) for n, kind in _ARRAYS.items()}
         arrays |= {"statement": np.array(json.dumps(statement)), "pixels": self.x}
+        if isinstance(ball.eps, Tensor):
+            arrays["eps_map"] = ball.eps.cpu().numpy()
         file = io.BytesIO()
         np.savez_compressed(file, **arrays)
         write_atomically(path, lambda out: out.write(file.getvalue()))

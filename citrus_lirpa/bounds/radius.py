@@ -1,0 +1,61 @@
+"""ε: one number, or a map with the ε of every pixel, channel or feature; zero where nothing moves."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from .checks import Scalar, check_fits, check_radius
+
+
+def check_shared_radius(eps: Scalar, x: Tensor) -> Scalar:
+    """Return ε as a float, or as a float64 map shaped as one input.
+
+    Certificates take one ε for all inputs: groups share a perturbation.
+
+    Args:
+        eps: ε in pixels, a number or a tensor that broadcasts to one input.
+        x: The inputs (N, ...).
+
+    Raises:
+        InputError: It is negative, NaN or infinite, or does not broadcast to one input.
+    """
+    eps = check_radius(eps, "ε")
+    if not isinstance(eps, Tensor):
+        return eps
+    check_fits(eps, x[:1], "ε")
+    whole = eps.detach().to(x.device, torch.float64).expand(1, *x.shape[1:])[0].contiguous()
+    first = whole.flatten()[0]
+    return float(first) if bool((whole == first).all()) else whole
+
+
+def as_type(eps: Scalar, x: Tensor) -> Scalar:
+    """Return ε in the type and on the device of inputs; a number stays one."""
+    return eps.to(x) if isinstance(eps, Tensor) else eps
+
+
+def largest(eps: Scalar) -> float:
+    """Return the largest ε of any pixel."""
+    return float(eps.max()) if isinstance(eps, Tensor) else float(eps)
+
+
+def map_hash(eps: Scalar) -> str:
+    """Return the SHA-256 of a map's values, as float64 in row-major order; empty for a number."""
+    if not isinstance(eps, Tensor):
+        return ""
+    values = eps.detach().cpu().double().contiguous().numpy()
+    return hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()
+
+
+def same_radius(a: Scalar, b: Scalar) -> bool:
+    """Return whether two ε, as :func:`check_shared_radius` returns them, are equal."""
+    return largest(a) == largest(b) and map_hash(a) == map_hash(b)
+
+
+def shown_radius(eps: Scalar) -> str:
+    """Return ε in words, for messages."""
+    if not isinstance(eps, Tensor):
+        return f"{eps:.4g}"
+    return f"a map up to {largest(eps):.4g} (SHA-256 {map_hash(eps)[:8]})"
