@@ -3,7 +3,8 @@
 One perturbation u, |u| <= eps (a number, or one for each pixel), is added to every image of a
 group (and the sum cut to [0, 1] with ``clip``); every image's network is encoded, with big-M
 from interval bounds in float64, and the number of images that some wrong class overtakes is
-maximised (scipy's HiGHS). Nothing of citrus_lirpa is used: modules are run on a basis to find what they compute.
+maximised (scipy's HiGHS). Nothing of citrus_lirpa is used: modules are run on a basis to find
+what they compute.
 
 HiGHS works to tolerances of about 1e-6. An answer is given only where it does not depend on
 them: every margin shifted by ``SHIFT`` up and down must give the same count, and the

@@ -1,8 +1,9 @@
-"""ε: one number, or a map with the ε of every pixel, channel or feature; zero where nothing moves."""
+"""ε: one number, or a map with the ε of every pixel, channel or feature, zero where none moves."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,8 +55,14 @@ def same_radius(a: Scalar, b: Scalar) -> bool:
     return largest(a) == largest(b) and map_hash(a) == map_hash(b)
 
 
-def shown_radius(eps: Scalar) -> str:
-    """Return ε in words, for messages."""
+def radius_words(eps: Scalar, digits: int = 9) -> str:
+    """Return ε in words."""
     if not isinstance(eps, Tensor):
-        return f"{eps:.4g}"
-    return f"a map up to {largest(eps):.4g} (SHA-256 {map_hash(eps)[:8]})"
+        return f"{eps:.{digits}g}"
+    return f"a map up to {largest(eps):.{digits}g} (SHA-256 {map_hash(eps)[:8]})"
+
+
+def radius_entries(eps: Scalar) -> dict[str, Any]:
+    """Return ε as entries of a record: the number, or a map's largest value and its hash."""
+    hashed = map_hash(eps)
+    return {"eps": largest(eps), "eps_map": hashed} if hashed else {"eps": eps}

@@ -13,6 +13,7 @@ from .options import (
     device,
     download,
     eps,
+    eps_map,
     network_path,
     quiet,
     results_out,
@@ -46,6 +47,7 @@ from .output import Results, examples, results
 )
 @network_path
 @eps
+@eps_map
 @dataset
 @click.option("--class-wise", is_flag=True, help="One perturbation for each class.")
 @click.option(

@@ -11,6 +11,7 @@ from .options import (
     dataset,
     device,
     download,
+    eps_map,
     network_path,
     protocol_options,
     quiet,
@@ -66,6 +67,7 @@ from .output import Results, examples, results
     help="Take the verdicts of another verifier as they are: a folder of `export` with its "
     "results.csv.",
 )
+@eps_map
 @click.option(
     "--proofs",
     is_flag=True,

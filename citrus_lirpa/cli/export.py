@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .options import FILE, Images, clip, data_dir, dataset, download, eps, network_path
+from .options import FILE, Images, clip, data_dir, dataset, download, eps, eps_map, network_path
 from .output import examples
 
 
@@ -44,6 +44,7 @@ from .output import examples
 )
 @dataset
 @eps
+@eps_map
 @click.option("--images", type=Images(), help="These test images, as 0,5,7.")
 @click.option(
     "--undecided",

@@ -46,6 +46,12 @@ data_dir = click.option(
 eps = click.option(
     "--eps", type=Number(), help="Radius in pixels, as 0.1 or 8/255.  [default: the run's]"
 )
+eps_map = click.option(
+    "--eps-map",
+    type=FILE,
+    metavar="FILE.npy",
+    help="The radius of each pixel, channel or feature instead, zero where nothing moves.",
+)
 clip = click.option(
     "--clip/--no-clip",
     default=False,

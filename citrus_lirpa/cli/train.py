@@ -115,6 +115,12 @@ def _complete(names: Sequence[str]) -> Callable[..., list[str]]:
     metavar="NAME",
     help="Another data set than the preset's, or your own: a folder, FILE.npz or FILE.py:NAME.",
 )
+@click.option(
+    "--eps-map",
+    type=FILE,
+    metavar="FILE.npy",
+    help="The radius of each pixel, channel or feature; train.eps is then the largest.",
+)
 @trust_code
 @data_dir
 @download

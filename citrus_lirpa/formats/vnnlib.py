@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..bounds.box import Box
-from ..bounds.checks import Range
+from ..bounds.checks import Range, Scalar
 
 _PLACES = Decimal("1e-12")  # far below the spacing of float32 pixels
 
@@ -38,12 +38,12 @@ def property_text(box: Box, label: int, classes: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def enclosing_box(x: Tensor, eps: float, clip: Range | None) -> Box:
+def enclosing_box(x: Tensor, eps: Scalar, clip: Range | None) -> Box:
     """Return boxes that contain the exact ones around ``x`` and those of ``Box.around``.
 
     Args:
         x: Images (N, C, H, W), float32.
-        eps: The radius, in pixels.
+        eps: The radius in pixels, a number or a map of one input.
         clip: The range of pixels, None for no limits.
 
     Returns:

@@ -36,6 +36,7 @@ class Setting:
         group_size: Consecutive images that share a perturbation.
         clip: Range that perturbed images are cut to, or None.
         held_out: Whether the images are those held out from training.
+        eps_map: SHA-256 of the map of ε, whose largest value ``eps`` is then.
     """
 
     data: str
@@ -44,11 +45,12 @@ class Setting:
     group_size: int
     clip: tuple[float, float] | None
     held_out: bool = False
+    eps_map: str | None = None
 
     def __str__(self) -> str:
         images = count_images(self.images, "held-out" if self.held_out else "test")
         return (
-            f"{self.data}, ε = {radius(self.eps)}, {images}, "
+            f"{self.data}, ε = {radius(self.eps, self.eps_map)}, {images}, "
             f"groups of {self.group_size}, {clipping(self.clip)}"
         )
 
@@ -164,6 +166,7 @@ def run_of(
             record.group_size,
             record.clip,
             record.held_out,
+            record.eps_map,
         ),
         standard_accuracy=record.standard_accuracy,
         certified_accuracy=record.certified_accuracy[record.strongest_stage],

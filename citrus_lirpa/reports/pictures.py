@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..attacks import UapResult
-from ..bounds.checks import Range
+from ..bounds.checks import Range, Scalar
 from ..data.types import DatasetSpec
 from ..formats.atomic import write_atomically
 from ..verify import Evaluation, Smoothed
@@ -61,7 +61,7 @@ def plot_uap(result: Evaluation, spec: DatasetSpec, path: Path) -> Path | None:
 def plot_try(
     result: UapResult,
     x: torch.Tensor,
-    eps: float,
+    eps: Scalar,
     clip: Range | None,
     spec: DatasetSpec,
     path: Path,

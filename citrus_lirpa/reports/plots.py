@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from ..attacks import UapResult
-from ..bounds.checks import Range
+from ..bounds.checks import Range, Scalar
+from ..bounds.radius import largest
 from ..data.types import DatasetSpec
 from ..errors import InputError
 from ..runs.perturbations import one_a_class_first
@@ -154,7 +155,7 @@ def draw_strongest(
 def draw_uap(
     result: UapResult,
     x: torch.Tensor,
-    eps: float,
+    eps: Scalar,
     clip: Range | None,
     spec: DatasetSpec,
     figure: Figure | None = None,
@@ -188,9 +189,10 @@ def draw_uap(
     return _beside(result.u[0].cpu(), eps, shown, title, figure)
 
 
-def as_pixels(u: _Pixels, eps: float) -> _Pixels:
-    """Turn a perturbation into pixels: -ε is black, 0 grey, +ε white."""
-    return u / (2 * eps) + 0.5 if eps else 0 * u + 0.5
+def as_pixels(u: _Pixels, eps: Scalar) -> _Pixels:
+    """Turn a perturbation into pixels: -ε is black, 0 grey, +ε white, ε the largest of a map."""
+    most = largest(eps)
+    return u / (2 * most) + 0.5 if most else 0 * u + 0.5
 
 
 # -- figures and axes -----------------------------------------------------------------
@@ -267,7 +269,7 @@ def _line(
 def _class_wise(
     result: UapResult,
     x: torch.Tensor,
-    eps: float,
+    eps: Scalar,
     spec: DatasetSpec,
     title: str,
     figure: Figure | None,
@@ -290,7 +292,7 @@ def _class_wise(
 
 def _beside(
     u: torch.Tensor,
-    eps: float,
+    eps: Scalar,
     shown: list[tuple[torch.Tensor, str, str]],
     title: str,
     figure: Figure | None,

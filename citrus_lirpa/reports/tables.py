@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ..bounds.checks import Scalar
+from ..bounds.radius import largest, map_hash
+
 if TYPE_CHECKING:
     from ..attacks import UapResult
     from ..bounds.checks import Range
@@ -23,9 +26,17 @@ def percent(share: float | None, unit: str = "") -> str:
     return "-" if share is None else f"{100 * share:.2f}{unit}"
 
 
-def radius(eps: float) -> str:
-    """Write ε as people do: 0.1, or 8/255 where it is that."""
-    short, levels = f"{eps:.4g}", round(255 * eps)
+def radius(eps: Scalar, eps_map: str | None = None) -> str:
+    """Write ε as people do: 0.1, or 8/255 where it is that; of a map its largest value.
+
+    Args:
+        eps: A number or a map.
+        eps_map: The hash of the map whose largest value ``eps`` is.
+    """
+    hashed = eps_map or map_hash(eps)
+    if hashed:
+        return f"{radius(largest(eps))} at most (map {hashed[:8]})"
+    short, levels = f"{eps:.4g}", round(255 * float(eps))
     if float(short) != eps and math.isclose(levels / 255, eps, rel_tol=1e-6):
         return f"{levels}/255"
     return short
@@ -153,12 +164,12 @@ def evaluation_table(result: Evaluation) -> str:
     return f"{head}\n{table(rows, ('<', '>8', '<'))}"
 
 
-def uap_table(result: UapResult, eps: float, clip: Range | None, spec: DatasetSpec) -> str:
+def uap_table(result: UapResult, eps: Scalar, clip: Range | None, spec: DatasetSpec) -> str:
     """Tabulate what universal perturbations do, for each class where each has its own.
 
     Args:
         result: Of an attack on N images.
-        eps: Radius of the perturbations, in pixels.
+        eps: Radius of the perturbations in pixels, a number or a map.
         clip: Range that perturbed images are cut to, or None.
         spec: The data set.
     """

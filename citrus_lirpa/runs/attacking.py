@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .. import distributed
 from ..attacks import SgdUap, UapResult, try_uap
-from ..bounds.checks import Range, check_count
+from ..bounds.checks import Range, Scalar, check_count
+from ..bounds.radius import radius_entries
 from ..data import centre_crop, load
 from ..data.types import Split
 from ..formats import tensors
@@ -30,7 +31,7 @@ class AttackProtocol:
     """How universal perturbations are crafted: all that they depend on.
 
     Attributes:
-        eps: Radius in pixels.
+        eps: Radius in pixels, a number or the map of one image.
         class_wise: Whether each class gets a perturbation of its own.
         target: Class that images of all others are to be taken for; None for any wrong one.
         split: Images that they are crafted on, train or test.
@@ -40,7 +41,7 @@ class AttackProtocol:
         seed: Of the random starts and of the batches.
     """
 
-    eps: float
+    eps: Scalar
     class_wise: bool = False
     target: int | None = None
     split: str = "train"
@@ -52,6 +53,11 @@ class AttackProtocol:
     def __post_init__(self) -> None:
         if self.limit is not None:
             check_count(self.limit, "limit")
+
+    def settings(self) -> dict[str, Any]:
+        """Return it as plain values: of a map of ε, its largest value and its hash."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return own | radius_entries(self.eps)
 
     def attack(self) -> SgdUap:
         """Make the attack."""
@@ -148,6 +154,7 @@ def attack_run(
         files.set_aside_results(settings, observer)
         shared = {key: record[key] for key in ("eps", "clip", "dataset", "fooling_rate")}
         tensors.save(files.paths["perturbation"], {"u": result.u.cpu(), **shared})
+        RunFolder(folder).keep_eps_map(protocol.eps)
         files.write_record(record)
         effects = perturbations.of_attack(result, x, protocol.eps, protocol.clip)
         effects.save(files.paths["effects"])
@@ -159,7 +166,7 @@ def _settings(
     network: Network, images: tuple[Split, Split], protocol: AttackProtocol, given: Tensor | None
 ) -> dict[str, Any]:
     """Collect all that the figures depend on."""
-    settings = asdict(protocol)
+    settings = protocol.settings()
     del settings["split"]  # whose pixels say it
     if protocol.target is None:  # as before there were targets
         del settings["target"]
@@ -176,7 +183,7 @@ def _record(attack: Attack, network: Network) -> dict[str, Any]:
     classes: Sequence[str] | None = names if len(result.u) > 1 else None
     return {
         "run": network.name,
-        "eps": protocol.eps,
+        **radius_entries(protocol.eps),
         "clip": list(protocol.clip) if protocol.clip else None,
         "dataset": network.spec.name,
         "fooling_rate": result.fooling_rate,

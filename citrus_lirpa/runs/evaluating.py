@@ -98,6 +98,7 @@ def evaluate_run(
         )
 
     def finish(result: Evaluation, known_by: str) -> dict[str, Any]:
+        RunFolder(folder).keep_eps_map(protocol.eps)
         perturbations.of_evaluation(net, result).save(files.paths["perturbations"])
         return result.as_record(
             run=network.name,

@@ -9,7 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from .. import distributed
+from ..bounds.checks import Scalar
+from ..bounds.radius import map_hash
 from ..errors import CheckpointError, InputError, OccupiedError
 from ..formats import atomic
 from ..formats.locks import is_vacant, locked
@@ -33,6 +38,16 @@ class RunFolder:
     def config(self) -> Path:
         """The configuration, which is written first."""
         return self.path / CONFIG_FILE
+
+    def eps_map(self, hashed: str) -> Path:
+        """The map of ε with this hash, which an evaluation or attack was made with."""
+        return self.path / f"eps-map-{hashed[:8]}.npy"
+
+    def keep_eps_map(self, eps: Scalar) -> None:
+        """Write a map of ε, that the commands of the results find it; nothing for a number."""
+        if isinstance(eps, Tensor) and distributed.leads():
+            file = self.eps_map(map_hash(eps))
+            atomic.write_atomically(file, lambda out: np.save(out, eps.cpu().numpy()))
 
     @property
     def checkpoint(self) -> Path:

@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import distributed, models
-from ..bounds.checks import check_one_radius
+from ..bounds.checks import Scalar, is_number
 from ..bounds.net import BoundedNet
 from ..bounds.tracing import modes_restored
 from ..data.datasets import find_spec, load
+from ..data.eps_map import read_eps_map
 from ..data.types import DatasetSpec, Split, divide
 from ..errors import InputError, ModelError, expect, is_out_of_memory, reason, require
 from ..formats import onnx, safetensors
 from ..formats.atomic import write_atomically
 from ..optional import CTRAIN_PIXELS, is_ctrain
 from ..training import checkpoint, zoo
-from ..training.setup import use_threads
+from ..training.setup import judged_radius, use_threads
 from ..training.weights import SUFFIXES, fit_weights, is_foreign, read_weights
 from . import onnx_networks
 from .onnx_networks import is_normalised
@@ -41,10 +42,11 @@ class Network:
         model: Module in eval mode that maps pixels in [0, 1], (N, *spec.shape), to logits
             (N, spec.classes).
         spec: The data set it was trained for.
-        eps: Radius in pixels.
+        eps: Radius in pixels; with a map of ε, its largest value.
         threads: CPU threads to use; 0 for as many as torch chooses.
         name: The path it was read from.
         held_out: How many of the last training images it was not trained on.
+        eps_map: ε of every pixel, (C, H, W); None for ``eps`` everywhere.
     """
 
     model: nn.Module
@@ -53,6 +55,12 @@ class Network:
     threads: int
     name: str
     held_out: int = 0
+    eps_map: Tensor | None = None
+
+    @property
+    def radius(self) -> Scalar:
+        """ε in pixels: a number, or the map of one image."""
+        return self.eps if self.eps_map is None else self.eps_map
 
     def doubt(self, accuracy: float) -> str:
         """Return a hint where a network of a file is little better than chance, else nothing.
@@ -95,6 +103,7 @@ def load_network(
     dataset: str | None = None,
     eps: float | None = None,
     own: Mapping[str, Any] | None = None,
+    eps_map: Path | None = None,
 ) -> Network:
     """Read the network of a run or of a file.
 
@@ -106,6 +115,8 @@ def load_network(
         eps: Radius in pixels; the run's by default. An ONNX file needs it too.
         own: Options of :func:`~.models.own`: whose weights ``path`` holds, with ``dataset`` and
             ``eps``. An ONNX file takes ``mean`` and ``std``.
+        eps_map: A file with the ε of every pixel, in place of ``eps``; see ``read_eps_map``. The
+            run's by default, where ``eps`` is not given either.
 
     Returns:
         The network, on the CPU.
@@ -115,10 +126,19 @@ def load_network(
             does not fit the network; also what ``load_onnx`` raises.
         CheckpointError: If there is no usable run at ``path``.
     """
-    path = Path(path)
+    if eps_map is None:
+        return _load(Path(path), dataset, eps, own)
+    require(eps is None, "give --eps or --eps-map, which holds the ε of each pixel, not both")
+    network = _load(Path(path), dataset, float(read_eps_map(eps_map).max()), own)
+    return replace(network, eps_map=read_eps_map(eps_map, network.spec.shape))
+
+
+def _load(
+    path: Path, dataset: str | None, eps: float | None, own: Mapping[str, Any] | None
+) -> Network:
     if eps is not None:
         expected = "a radius in pixels, which are from 0 to 1, such as 8/255"
-        expect(check_one_radius(eps) <= 1, "ε", eps, expected)
+        expect(is_number(eps) and 0 <= eps <= 1, "ε", eps, expected)
     if onnx.is_onnx(path):
         model, spec, radius = onnx_networks.load(path, dataset, eps, **(own or {}))
         return Network(model, spec, radius, 0, str(path))
@@ -129,8 +149,13 @@ def load_network(
     model, spec, config = checkpoint.load_model(path)
     if dataset not in (None, spec.name):
         raise InputError(f"{path} was trained on {spec.name}, not {dataset}; drop --dataset")
-    radius = config.train.eps if eps is None else eps
-    return Network(model, spec, radius, config.train.threads, str(path), config.data.held_out)
+    network = Network(
+        model, spec, config.train.eps, config.train.threads, str(path), config.data.held_out
+    )
+    if eps is not None:
+        return replace(network, eps=eps)
+    judged = judged_radius(config)
+    return replace(network, eps_map=judged) if isinstance(judged, Tensor) else network
 
 
 def _load_own(

@@ -19,8 +19,9 @@ import torch
 
 from ..attacks import UapResult
 from ..bounds.box import clamp
-from ..bounds.checks import Range
+from ..bounds.checks import Range, Scalar
 from ..bounds.net import BoundedNet
+from ..bounds.radius import map_hash
 from ..data.types import DatasetSpec
 from ..errors import CheckpointError, InputError, reason
 from ..formats import tensors
@@ -53,7 +54,7 @@ class PerturbationRecord:
 
     Args:
         u: (1, C, H, W) for all images, or (K, C, H, W), one for each class.
-        eps: Radius in pixels.
+        eps: Radius in pixels, () or (C, H, W) with one for every pixel.
         clip: Whether images are cut to [0, 1].
         labels: True classes (N,).
         clean: Classes (N,) predicted without u.
@@ -79,6 +80,11 @@ class PerturbationRecord:
     member_classes: np.ndarray
     shown: np.ndarray
     images: np.ndarray
+
+    @property
+    def eps_map(self) -> str | None:
+        """The SHA-256 of the map of ε; None where ε is one number."""
+        return map_hash(torch.from_numpy(self.eps)) if self.eps.ndim else None
 
     @property
     def correct(self) -> np.ndarray:
@@ -201,14 +207,14 @@ def _correct(result: Evaluation, group: int) -> int:
 
 
 def of_attack(
-    result: UapResult, x: torch.Tensor, eps: float, clip: Range | None
+    result: UapResult, x: torch.Tensor, eps: Scalar, clip: Range | None
 ) -> PerturbationRecord:
     """Record the perturbations of an attack on test images.
 
     Args:
         result: The attack.
         x: The images (N, C, H, W).
-        eps: Radius in pixels.
+        eps: Radius in pixels, a number or the map of one image.
         clip: Range that perturbed images are cut to; None for no cut.
     """
     none = torch.zeros(0, 1, dtype=torch.long)
@@ -219,7 +225,7 @@ def of_attack(
 def _effect(
     x: torch.Tensor,
     u: torch.Tensor,
-    eps: float,
+    eps: Scalar,
     clip: Range | None,
     classes: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     groups: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
@@ -232,7 +238,7 @@ def _effect(
     pixels = (x[rows.to(x.device)] * 255).round().to(torch.uint8)
     return PerturbationRecord(
         u=u.detach().cpu().numpy(),
-        eps=np.array(eps),
+        eps=np.array(eps) if isinstance(eps, float) else torch.as_tensor(eps).cpu().numpy(),
         clip=np.array(clip is not None),
         labels=labels,
         clean=clean,
@@ -265,6 +271,7 @@ def _problem(effect: PerturbationRecord) -> str | None:
     sizes: dict[str, int] = {}
     for name, (kind, axes) in _ARRAYS.items():
         array = getattr(effect, name)
+        axes = "CHW" if name == "eps" and array.ndim else axes
         pairs = zip(axes, array.shape, strict=False)
         same = all(sizes.setdefault(axis, size) == size for axis, size in pairs)
         if array.dtype.kind != kind or array.ndim != len(axes) or not same:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from .. import data
+from ..bounds.checks import Scalar
 from ..errors import CheckpointError, require
 from ..training import checkpoint
 from ..training.batches import check_batches, training_part
 from ..training.config import make_loss
+from ..training.setup import judged_radius
 from ..verify import EvaluationRecord, Protocol, fingerprint
 from .folder import ResultFiles, RunFolder
 from .jobs import Job, Step
@@ -92,7 +95,7 @@ class Work:
             record = EvaluationRecord.load(self._files.record, "")
         except CheckpointError:  # absent or damaged: it is evaluated again
             return False
-        settings = asdict(self.protocol) | {"images": self.protocol.images(self._available())}
+        settings = self._settings | {"images": self.protocol.images(self._available())}
         del settings["limit"]  # which a record has as its number of images
         same = all(getattr(record, key) == value for key, value in settings.items())
         return same and not record.imported and self._is_of(record.weights) and not self._begun()
@@ -103,9 +106,14 @@ class Work:
             found = dict(json.loads((self._files.partial / "settings.json").read_text("utf-8")))
         except (OSError, TypeError, ValueError):
             return False
-        settings = json.loads(json.dumps(asdict(self.protocol)))
+        settings = json.loads(json.dumps(self._settings))
         same = all(found.get(key) == value for key, value in settings.items())
         return same and not found.get("imported") and self._is_of(found.get("weights"))
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """The protocol as plain values, which say where there is no map of ε."""
+        return {"eps_map": None, **self.protocol.settings()}
 
     @property
     def _place(self) -> RunFolder:
@@ -135,7 +143,7 @@ def plan(
     runs: Iterable[Run],
     out: Path,
     *,
-    protocol: Callable[[float], Protocol],
+    protocol: Callable[[Scalar], Protocol],
     eval_arguments: Iterable[str],
     shared: Iterable[str],
     source: Source,
@@ -159,7 +167,7 @@ def plan(
     """
     works, models = [], []
     for run in runs:
-        how = protocol(run.config.train.eps)
+        how = protocol(judged_radius(run.config))
         work = Work(run, out / run.name, how, tuple(eval_arguments), tuple(shared), source)
         work.check_folder()
         if (run.config.data, run.config.model) not in models:

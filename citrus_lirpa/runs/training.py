@@ -17,7 +17,13 @@ from ..training.batches import check_batches, training_part
 from ..training.config import RunConfig
 from ..training.loop import fit, warm_start
 from ..training.metrics import History
-from ..training.setup import build, choose_threads, keep_freed_memory, use_threads
+from ..training.setup import (
+    build,
+    choose_threads,
+    judged_radius,
+    keep_freed_memory,
+    use_threads,
+)
 from .folder import RunFolder
 from .observer import Observer
 
@@ -63,7 +69,8 @@ def train_run(
     check_batches(loss, part, config)
     begun = resume or (requeue and distributed.agreed(run.is_begun(config, "this command's")))
     if not begun:
-        warm_start(net, config)  # unusable weights are refused before there is a folder
+        judged_radius(config)  # unusable maps and weights are refused before there is a folder
+        warm_start(net, config)
     with run.training():
         if distributed.leads() and not begun:
             run.begin(config)

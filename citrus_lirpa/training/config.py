@@ -18,6 +18,7 @@ from pydantic import Field
 from ..bounds.precision import PRECISIONS
 from ..data import own
 from ..data.datasets import is_known
+from ..data.eps_map import eps_map_hash, read_eps_map
 from ..errors import ConfigError, InputError, expect_known
 from ..formats.schema import (
     Count,
@@ -81,7 +82,9 @@ class TrainConfig:
     """How to train. Epochs are counted from 1 and may be fractions in the schedules.
 
     Args:
-        eps: ε that the network is judged by, in pixels.
+        eps: ε that the network is judged by, in pixels; the largest one of ``eps_map``.
+        eps_map: An ``.npy`` file with the ε of every pixel; empty for ``eps`` everywhere.
+        eps_map_sha256: Of this file; empty without one.
         epochs: Length of the training.
         batch_size: Images in a step.
         lr: Learning rate of Adam.
@@ -105,6 +108,8 @@ class TrainConfig:
 
     eps: Fraction
     epochs: Size
+    eps_map: Text = ""
+    eps_map_sha256: Text = ""
     batch_size: Size = 256
     lr: PositiveFraction = 5e-4
     lr_factor: PositiveFraction = 0.2
@@ -172,6 +177,8 @@ class RunConfig:
         tables = dataclasses.asdict(self)
         if not self.data.sha256:
             del tables["data"]["sha256"]
+        if not self.train.eps_map:
+            del tables["train"]["eps_map"], tables["train"]["eps_map_sha256"]
         return tomli_w.dumps(tables)
 
     @staticmethod
@@ -220,6 +227,7 @@ def resolve(
     in the overrides, else that of the file, else CITRUS. A file may build on a ``preset`` and a
     ``method``, and its own values go before both; only a ``method`` given here replaces what a
     file without a preset says, and the loss of any file.
+    With ``train.eps_map``, ``train.eps`` is the largest ε of the map.
     Where ``train.epochs`` is overridden, milestones and ramp keep their place as shares of the
     training, except for those that are overridden too.
 
@@ -249,7 +257,7 @@ def resolve(
     if mode is not None:
         loss = changes.get("loss.name", tables.get("loss", {}).get("name"))
         changes = {**_mode(mode, loss), **changes}
-    config = _resolved(stacked(tables, nested(changes)))
+    config = _with_map(_resolved(stacked(tables, nested(changes))), "train.eps" in changes)
     if "train.epochs" in changes and isinstance(before, int) and before > 0:
         scaled = _rescaled(config.train, config.train.epochs / before)
         kept = {key: value for key, value in scaled.items() if f"train.{key}" not in changes}
@@ -265,7 +273,7 @@ def named(settings: RunConfig) -> RunConfig:
         settings: The configuration.
 
     Returns:
-        It with whole paths and the hashes of the user's own network and data.
+        It with whole paths and the hashes of the user's own network, data and map of ε.
 
     Raises:
         InputError: A file that it names is not there.
@@ -277,7 +285,12 @@ def named(settings: RunConfig) -> RunConfig:
     if not is_known(data.name):
         name = own.named(data.name)
         data = dataclasses.replace(data, name=name, sha256=own.source_hash(name))
-    return dataclasses.replace(settings, model=model, data=data)
+    train = settings.train
+    if train.eps_map:
+        path = Path(train.eps_map).expanduser().resolve()
+        hashed = eps_map_hash(path)
+        train = dataclasses.replace(train, eps_map=str(path), eps_map_sha256=hashed)
+    return dataclasses.replace(settings, model=model, data=data, train=train)
 
 
 def make_loss(loss: Mapping[str, Any], train: TrainConfig) -> Loss:
@@ -298,6 +311,20 @@ def _mode(mode: str, loss: Any) -> dict[str, Any]:
     expect_known("mode", mode, MODES)
     pairs = knows(LOSSES, loss) and "pairing" in options_of(LOSSES[loss])
     return {k: v for k, v in MODES[mode].items() if pairs or not k.startswith("loss.")}
+
+
+def _with_map(config: RunConfig, eps_given: bool) -> RunConfig:
+    """Take the largest ε of a map of ε as the ε of the run."""
+    train = config.train
+    if not train.eps_map:
+        return config
+    top = float(read_eps_map(Path(train.eps_map).expanduser()).max())
+    if eps_given and train.eps != top:
+        raise ConfigError(
+            f"train.eps is {train.eps:g}, but the largest ε of {train.eps_map} is {top:g}; leave "
+            "out train.eps"
+        )
+    return dataclasses.replace(config, train=dataclasses.replace(train, eps=top))
 
 
 def _check_schedule(train: TrainConfig) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .. import distributed
+from ..bounds.checks import Scalar
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import check_device, float32_products
 from ..data.types import Split, check_split
@@ -34,6 +35,7 @@ from .interrupts import interrupted_by, stop_requests
 from .metrics import EpochMeans, History, highest_kappa, measure
 from .regularisers import l1_norm, shi_regulariser
 from .schedules import ramp
+from .setup import judged_radius
 from .state import TrainingState
 from .weights import fit_weights, is_foreign, read_weights
 
@@ -127,6 +129,10 @@ class _Trainer:
         optimiser = torch.optim.Adam(self.weights, lr=self.train.lr, fused=True)
         self.state = TrainingState(net, loss, optimiser)
         self.kappa: int | None = None
+        self.share: Scalar = 1.0
+        if self.train.eps_map:
+            radius = torch.as_tensor(judged_radius(config))
+            self.share = (radius / radius.max().clamp(min=1e-12)).to(self.weights[0])
 
     def run(self, stop: Callable[[], int], progress: bool, on_epoch: OnEpoch) -> None:
         """Make the steps that are left, then the precise statistics of BatchNorm."""
@@ -157,7 +163,7 @@ class _Trainer:
 
     def _step(self) -> None:
         x, y = self.batches[self.state.step]
-        eps, stage = self._eps(), self._stage()
+        eps, stage = self.share * self._eps(), self._stage()
         rate = learning_rate(self.train, self.state.step / self.batches.an_epoch)
         for group in self.state.optimiser.param_groups:
             group["lr"] = rate * stage.rate

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import distributed
 from ..attacks import kappa
 from ..bounds.box import Ball
-from ..bounds.checks import Range
+from ..bounds.checks import Range, Scalar
 from ..bounds.net import BoundedNet
 from ..losses import LossTerms
 from ..optional import to_frame
@@ -123,7 +123,7 @@ def measure(terms: LossTerms, penalty: Tensor, norm: Tensor, y: Tensor) -> dict[
 
 
 def highest_kappa(
-    net: BoundedNet, terms: LossTerms, x: Tensor, y: Tensor, eps: float, clip: Range | None
+    net: BoundedNet, terms: LossTerms, x: Tensor, y: Tensor, eps: Scalar, clip: Range | None
 ) -> int | None:
     """Count the inputs of a batch that one of its own perturbations breaks.
 

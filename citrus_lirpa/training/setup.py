@@ -6,12 +6,15 @@ import ctypes
 import logging
 import os
 import sys
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from .. import distributed
+from ..bounds.checks import Scalar
 from ..bounds.net import BoundedNet
+from ..data.eps_map import read_eps_map
 from ..errors import InputError, reason
 from . import checkpoint
 from .config import RunConfig, make_loss
@@ -47,6 +50,19 @@ def build(config: RunConfig, device: torch.device) -> tuple[BoundedNet, nn.Modul
     if callable(check := getattr(loss, "check_net", None)):
         check(net)
     return net, loss
+
+
+def judged_radius(config: RunConfig) -> Scalar:
+    """Return the ε that a run is judged by: a number, or the map of one image.
+
+    Raises:
+        InputError: The map is not there, has changed, or does not fit the images.
+    """
+    train = config.train
+    if not train.eps_map:
+        return train.eps
+    shape = checkpoint.data_spec(config).shape
+    return read_eps_map(Path(train.eps_map), shape, train.eps_map_sha256)
 
 
 def choose_device(name: str) -> torch.device:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..bounds.box import Ball, same_range
 from ..bounds.checks import Range, Scalar
-from ..bounds.radius import same_radius, shown_radius
+from ..bounds.radius import radius_words, same_radius
 from ..errors import InputError, SoundnessError, shown
 from ..optional import to_frame
 from .identity import subjects
@@ -77,8 +77,8 @@ class Certificates:
         """Raise InputError where these are certificates of other perturbations."""
         if not same_radius(self.eps, ball.eps) or not same_range(self.clip, ball.clip):
             raise InputError(
-                f"the certificates are of ε = {shown_radius(self.eps)} and clip "
-                f"{shown(self.clip)}, not of {shown_radius(ball.eps)} and {shown(ball.clip)}; "
+                f"the certificates are of ε = {radius_words(self.eps, 6)} and clip "
+                f"{shown(self.clip)}, not of {radius_words(ball.eps, 6)} and {shown(ball.clip)}; "
                 "certify the inputs for these boxes"
             )
 

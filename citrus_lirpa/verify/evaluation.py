@@ -31,7 +31,7 @@ from ..bounds.deadline import ending_by, time_is_over
 from ..bounds.inputs import outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
-from ..bounds.radius import largest, map_hash, shown_radius
+from ..bounds.radius import radius_entries, radius_words
 from ..data.augmentation import centre_crop
 from ..data.types import DatasetSpec, Split, check_split
 from ..errors import expect
@@ -117,9 +117,8 @@ class Protocol:
 
     def settings(self) -> dict[str, Any]:
         """Return it as plain values: of a map of ε, its largest value and its hash."""
-        hashed = map_hash(self.eps)
-        eps = {"eps": largest(self.eps), "eps_map": hashed} if hashed else {"eps": self.eps}
-        return {f.name: getattr(self, f.name) for f in fields(self)} | eps
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return own | radius_entries(self.eps)
 
     def images(self, available: int) -> int:
         """Return how many of the ``available`` images are evaluated.
@@ -173,7 +172,7 @@ class Evaluation:
         }
         percents = ", ".join(f"{name} {100 * share:.2f} %" for name, share in figures.items())
         return (
-            f"Evaluation({len(self.y)} images, ε = {shown_radius(self.protocol.eps)}, groups of "
+            f"Evaluation({len(self.y)} images, ε = {radius_words(self.protocol.eps, 4)}, groups of "
             f"{self.protocol.group_size}: {percents})"
         )
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..bounds.box import Box
-from ..bounds.checks import Range, check_count
+from ..bounds.checks import Range, Scalar, check_count
+from ..bounds.radius import radius_entries, radius_words
 from ..data.types import DatasetSpec, Split
 from ..errors import expect
 from ..formats.atomic import write_text
@@ -36,7 +37,7 @@ def export_uap(
     *,
     images: Sequence[int],
     group_size: int,
-    eps: float,
+    eps: Scalar,
     clip: Range | None = None,
     at_least: int | None = None,
     timeout: float = 100.0,
@@ -52,7 +53,7 @@ def export_uap(
         folder: Where to write; it must be empty or not exist.
         images: Numbers of images in ``data``; consecutive ones share a perturbation.
         group_size: How many.
-        eps: The radius, in pixels.
+        eps: The radius in pixels, a number or a map of one image.
         clip: The range that no perturbed pixel leaves; None for no limits.
         at_least: m of the only query of a group, for groups of at least m images; None for all m.
         timeout: What solvers get for each query, in seconds.
@@ -78,7 +79,8 @@ def export_uap(
         wanted = range(1, len(rows) + 1) if at_least is None else [at_least]
         for m, text in _queries(x[rows], labels[rows], spec.classes, eps, clip, wanted):
             name = f"group_{number:05d}_at_least_{m}.vnnlib"
-            comment = f"; test images {groups[-1]} of {spec.name}, one |u| <= {eps:.9g}\n"
+            about = f"test images {groups[-1]} of {spec.name}"
+            comment = f"; {about}, one |u| <= {radius_words(eps)}\n"
             write_text(folder / name, comment + text)
             queries.append({"query": name, "group": number, "at_least": m})
     lines = (f"{MODEL},{query['query']},{timeout:g}\n" for query in queries)
@@ -86,7 +88,7 @@ def export_uap(
     record = {
         "format": FORMAT,
         "dataset": spec.name,
-        "eps": eps,
+        **radius_entries(eps),
         "clip": list(clip) if clip else None,
         "groups": groups,
         "queries": queries,
@@ -99,7 +101,7 @@ def _queries(
     x: Tensor,
     labels: Tensor,
     classes: int,
-    eps: float,
+    eps: Scalar,
     clip: Range | None,
     wanted: Sequence[int],
 ) -> Iterator[tuple[int, str]]:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ..bounds.box import Box
-from ..bounds.checks import Range
+from ..bounds.checks import Range, Scalar
+from ..bounds.radius import radius_entries, radius_words
 from ..data.augmentation import centre_crop
 from ..data.types import DatasetSpec, Split
 from ..errors import CheckpointError, InputError, expect, require
@@ -53,7 +54,7 @@ def export(
     folder: Path,
     *,
     images: Sequence[int],
-    eps: float,
+    eps: Scalar,
     clip: Range | None = None,
     timeout: float = 100.0,
     standard: str = "1.0",
@@ -66,7 +67,7 @@ def export(
         spec: What the test set is.
         folder: Where to write; it must be empty or not exist.
         images: Numbers of images in ``data``.
-        eps: The radius, in pixels.
+        eps: The radius in pixels, a number or a map of one image.
         clip: The range of pixels, None for no limits.
         timeout: What verifiers get for each property, in seconds.
         standard: The version of VNN-LIB, 1.0 or 2.0.
@@ -89,14 +90,15 @@ def export(
     instances = ""
     for row in kept:
         name, box = _property_name(images[row]), Box(boxes.lower[row], boxes.upper[row])
-        comment = f"; test image {images[row]} of {spec.name}, all pixels within {eps:.9g}\n"
+        about = f"test image {images[row]} of {spec.name}"
+        comment = f"; {about}, all pixels within {radius_words(eps)}\n"
         write_text(folder / name, comment + write_property(box, int(labels[row]), spec.classes))
         instances += f"{MODEL},{name},{timeout:g}\n"
     write_text(folder / INSTANCES, instances)
     record = {
         "format": FORMAT,
         "dataset": spec.name,
-        "eps": eps,
+        **radius_entries(eps),
         "clip": list(clip) if clip else None,
         "images": [images[row] for row in kept],
         "labels": labels[kept].tolist(),
@@ -136,7 +138,7 @@ def _property_name(image: int) -> str:
 # -- reading --------------------------------------------------------------------------
 
 
-def undecided_images(path: Path, *, dataset: str, eps: float, clip: Range | None) -> list[int]:
+def undecided_images(path: Path, *, dataset: str, eps: Scalar, clip: Range | None) -> list[int]:
     """Read which images an evaluation left undecided.
 
     Args:
@@ -160,7 +162,11 @@ def undecided_images(path: Path, *, dataset: str, eps: float, clip: Range | None
     verdicts = record.verdicts
     if verdicts is None:
         raise InputError(f'{path} holds no "verdicts"; expected a record of citrus-lirpa eval')
-    _check_settings(path, record.to_json(), {"data": dataset, "eps": eps, "clip": clip})
+    _check_settings(
+        path,
+        record.to_json(),
+        {"data": dataset, **_box(eps, clip)},
+    )
     held_out = f"{path} is of held-out training images; `export` writes test images"
     require(not record.held_out, held_out)
     images = [i for i, verdict in enumerate(verdicts) if verdict == "undecided"]
@@ -202,7 +208,7 @@ def read_verdicts(csv_path: Path, folder: Path) -> dict[int, str]:
 
 
 def import_verdicts(
-    folder: Path, model: nn.Module, spec: DatasetSpec, *, eps: float, clip: Range | None
+    folder: Path, model: nn.Module, spec: DatasetSpec, *, eps: Scalar, clip: Range | None
 ) -> dict[int, str]:
     """Read the verdicts in an export, once it is known to ask what an evaluation asks.
 
@@ -228,7 +234,7 @@ def import_verdicts(
         record.get("format") == FORMAT and isinstance(record.get("images"), list),
         f"{path} is no record of citrus-lirpa export ('{FORMAT}')",
     )
-    _check_settings(path, record, {"dataset": spec.name, "eps": eps, "clip": clip})
+    _check_settings(path, record, {"dataset": spec.name, **_box(eps, clip)})
     same = exported.is_file() and _sha256(exported) == record.get("model_sha256")
     require(same, f"{exported} is not the file that was exported; export again")
     same = _same_outputs(model, exported, spec.shape)
@@ -304,12 +310,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     return record
 
 
+def _box(eps: Scalar, clip: Range | None) -> dict[str, Any]:
+    """Return what a record says of the perturbations."""
+    return {"eps_map": None, **radius_entries(eps), "clip": clip}
+
+
 def _check_settings(path: Path, record: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Refuse a record whose entries differ from those ``wanted``; a clip may be a pair."""
     for key, value in wanted.items():
         value = list(value) if isinstance(value, tuple) else value
+        known = key in record or key == "eps_map"  # which records of one ε do not have
         require(
-            key in record and record[key] == value,
+            known and record.get(key) == value,
             f"{path} has {key} {json.dumps(record.get(key))}, but here it is "
-            f"{json.dumps(value)}; use the same data set, --eps and --clip",
+            f"{json.dumps(value)}; use the same data set, --eps or --eps-map, and --clip",
         )

@@ -7,6 +7,7 @@ import pytest
 import torch
 from exact import KINDS, breakable, most_broken, random_images, random_net, smallest_margins
 from networks import deep_net, images, small_net, without_dual_engine
+from reference import make
 
 from citrus_lirpa import (
     PGD,
@@ -23,6 +24,7 @@ from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.bounds.margins import logit_margins
 from citrus_lirpa.data.types import DatasetSpec, Split
 from citrus_lirpa.errors import InputError
+from citrus_lirpa.losses import LOSSES
 from citrus_lirpa.verify import Protocol
 from citrus_lirpa.verify.crown.proofs import Proofs
 from citrus_lirpa.verify.proof_files import ProofFolder
@@ -141,6 +143,23 @@ def test_attacks_leave_pixels_without_radius_alone():
     for found in (v, groups[:, 0], u):
         assert bool((found[:, fixed] == 0).all()) and found.dtype == x.dtype
         assert bool((found.abs().double() <= eps * (1 + 1e-6)).all()) and bool((found != 0).any())
+
+
+@pytest.mark.parametrize("name", [n for n in LOSSES if n not in ("gaussian", "smoothadv")])
+def test_losses_bound_and_attack_only_where_there_is_a_radius(name):
+    """Those two sample noise everywhere, whatever ε is."""
+    torch.manual_seed(0)
+    net = deep_net().train()
+    x, y = images(net, 6)
+    eps = random_map((1, 4, 4), 0.2)
+    terms = make(name, 0.2)(net, x, y, eps)
+    terms.total.backward()
+    fixed = eps == 0
+    wide = terms.box.radius[:, fixed].max()
+    assert float(wide) <= (2e-6 if terms.bounds is None else 0)  # points stand in as tiny boxes
+    if terms.perturbations is not None:
+        assert bool((terms.perturbations[:, fixed] == 0).all())
+    assert all(w.grad is None or bool(w.grad.isfinite().all()) for w in net.parameters())
 
 
 def test_a_patch_is_certified_where_its_whole_image_is_not():

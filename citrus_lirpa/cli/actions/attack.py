@@ -23,16 +23,16 @@ from .common import open_network, show_bars, warn
 
 
 def run(
-    path, own, dataset, out, data_dir, download, device, quiet, eps, clip, target, perturbation,
-    **options,
+    path, own, dataset, out, data_dir, download, device, quiet, eps, eps_map, clip, target,
+    perturbation, **options,
 ) -> Results:  # fmt: skip
     """Do what ``citrus-lirpa attack`` is for."""
     if perturbation is not None:
         _check_given(perturbation)
     lirpa.load()
     where = join_processes(device)
-    network = open_network(path, dataset, eps, own)
-    given, radius = None, network.eps
+    network = open_network(path, dataset, eps, own, eps_map)
+    given, radius = None, network.radius
     if perturbation is not None:
         given = read_perturbations(perturbation, network.spec)
         radius, options["split"] = float(given.abs().max()), "test"
@@ -58,7 +58,7 @@ def run(
 def _check_given(perturbation: Path) -> None:
     """Refuse options of crafting where a perturbation is given."""
     given = click.get_current_context().get_parameter_source
-    for name in ("eps", "class_wise", "split", "limit", "epochs", "seed"):
+    for name in ("eps", "eps_map", "class_wise", "split", "limit", "epochs", "seed"):
         if given(name) is not ParameterSource.DEFAULT:
             raise InputError(
                 f"--perturbation {perturbation} is tried as it is; leave out "

@@ -12,6 +12,7 @@ import click
 
 from ... import distributed
 from ...bounds.box import PIXELS
+from ...bounds.checks import Scalar
 from ...reports.tables import table
 from ...runs.finding import find_runs
 from ...runs.networks import Network, is_trained, load_network
@@ -19,12 +20,12 @@ from ...verify import Protocol
 from ..choices import PROTOCOL
 
 
-def protocol_of(options: Mapping[str, Any], eps: float) -> Protocol:
+def protocol_of(options: Mapping[str, Any], eps: Scalar) -> Protocol:
     """Make the protocol of the options that ``protocol_options`` gave a command.
 
     Args:
         options: Their values, perhaps among others.
-        eps: The radius where --eps is not given.
+        eps: The radius where --eps is not given, a number or a map.
 
     Raises:
         InputError: If there can be no such protocol.
@@ -67,9 +68,11 @@ def found_runs(paths: Sequence[Path]) -> list[Path]:
     return folders
 
 
-def open_network(path: Path, dataset: str | None, eps: float | None, own: Any) -> Network:
+def open_network(
+    path: Path, dataset: str | None, eps: float | None, own: Any, eps_map: Path | None = None
+) -> Network:
     """Read a network as ``load_network`` does, and say where its training is not finished."""
-    network = load_network(path, dataset, eps, own)
+    network = load_network(path, dataset, eps, own, eps_map)
     if not is_trained(path):
         warn(f"the training of {path} is not finished: this is the network so far")
     return network

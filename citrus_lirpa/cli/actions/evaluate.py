@@ -39,6 +39,7 @@ def run(
     bounds,
     verdicts,
     proofs,
+    eps_map,
     data_dir,
     download,
     device,
@@ -52,8 +53,8 @@ def run(
     if requeue and not is_trained(path):
         echo_once(f"the training of {path} is not finished: nothing is evaluated", err=True)
         return None
-    network = open_network(path, dataset, options["eps"], own)
-    protocol = protocol_of(options, network.eps)
+    network = open_network(path, dataset, options["eps"], own, eps_map)
+    protocol = protocol_of(options, network.radius)
     images = evaluation_images(network, data_dir, held_out=protocol.held_out, download=download)
     outcome = evaluate_run(
         network,

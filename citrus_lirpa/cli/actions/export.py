@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from ... import data
 from ...bounds import lirpa
 from ...bounds.box import PIXELS
+from ...bounds.radius import radius_words
 from ...errors import InputError, expect
 from ...runs.networks import FORMATS, save_network
 from ...verify import uap_export, vnnlib
@@ -19,13 +20,25 @@ from .common import open_network
 
 #: Options that a network alone has no use for.
 _OF_IMAGES = (
-    "eps", "images", "undecided", "limit", "clip", "vnnlib_version", "timeout", "uap",
+    "eps", "eps_map", "images", "undecided", "limit", "clip", "vnnlib_version", "timeout", "uap",
     "group_size", "at_least",
 )  # fmt: skip
 
 
 def run(
-    path, own, out, dataset, eps, clip, vnnlib_version, timeout, data_dir, download, groups, **which
+    path,
+    own,
+    out,
+    dataset,
+    eps,
+    eps_map,
+    clip,
+    vnnlib_version,
+    timeout,
+    data_dir,
+    download,
+    groups,
+    **which,
 ) -> None:
     """Do what ``citrus-lirpa export`` is for."""
     lirpa.load()
@@ -35,8 +48,8 @@ def run(
         click.echo(f"network: {out}")
         return
     _check_images(**which)
-    network = open_network(path, dataset, eps, own)
-    box: dict[str, Any] = dict(eps=network.eps, clip=PIXELS if clip else None)
+    network = open_network(path, dataset, eps, own, eps_map)
+    box: dict[str, Any] = dict(eps=network.radius, clip=PIXELS if clip else None)
     split = data.load(network.spec.name, train=False, data_dir=data_dir, download=download)
     images = _chosen(**which, available=len(split), dataset=network.spec.name, **box)
     if groups is not None:
@@ -46,14 +59,14 @@ def run(
         )
         click.echo(
             f"{len(record['queries'])} queries about {len(record['groups'])} groups, ε = "
-            f"{network.eps:.4g}, in {out}; decide one with: citrus-lirpa verify "
+            f"{radius_words(network.radius, 4)}, in {out}; decide one with: citrus-lirpa verify "
             f"{out}/QUERY --network N0={out / vnnlib.MODEL}"
         )
         return
     box |= {"timeout": timeout, "standard": vnnlib_version or "1.0"}
     record = vnnlib.export(network.model, split, network.spec, out, images=images, **box)
     click.echo(
-        f"{len(record['images'])} properties, ε = {network.eps:.4g}, in {out}; "
+        f"{len(record['images'])} properties, ε = {radius_words(network.radius, 4)}, in {out}; "
         f"{len(record['left_out'])} misclassified images left out\n"
         f"run a verifier on {out / vnnlib.INSTANCES} and put its results into "
         f"{out / vnnlib.RESULTS}"

@@ -89,6 +89,8 @@ def _requested(
     overrides = [] if own_data is None else [f"data.name={json.dumps(own_data)}"]
     if own_model is not None:
         overrides += ["model.name=own", f"model.source={json.dumps(own_model)}"]
+    if (eps_map := options.pop("eps_map")) is not None:
+        overrides.append(f"train.eps_map={json.dumps(str(eps_map))}")
     overrides += options.pop("overrides")
     given = {name: options.pop(name) for name in names}
     settings = config.named(config.resolve(**given, overrides=overrides))
@@ -139,7 +141,8 @@ def _first_line(settings: RunConfig, device: torch.device, run: RunFolder) -> st
     shared = f" over {distributed.size()} processes" if distributed.size() > 1 else ""
     return (
         f"{settings.loss['name']} on {settings.data.name}: {settings.model['name']}, "
-        f"ε = {settings.train.eps:.4g}, {settings.train.epochs} epochs, "
+        f"ε {'up to' if settings.train.eps_map else '='} {settings.train.eps:.4g}, "
+        f"{settings.train.epochs} epochs, "
         f"batch {settings.train.batch_size}{shared}, {device}; run folder {run.path}"
     )
 

@@ -151,12 +151,21 @@ def network_arguments(folder: Path, record: EvaluationRecord, *, trained: bool) 
     return f"{shlex.join(words)} --out {shlex.quote(str(folder))}"
 
 
+def radius_argument(folder: Path, record: EvaluationRecord) -> str:
+    """Return the ε of an evaluation as ``eval`` and ``attack`` take it."""
+    if record.eps_map is None:
+        return f"--eps {exact_radius(record.eps)}"
+    return f"--eps-map {shlex.quote(str(RunFolder(folder).eps_map(record.eps_map)))}"
+
+
 def _found(
     folder: Path, record: EvaluationRecord, network: str, missing: list[tuple[str, str]]
 ) -> PerturbationRecord | None:
     """The evaluation's perturbations, where the file is there and of this evaluation."""
     file = RunFolder(folder).evaluation(record.method).paths["perturbations"]
-    again = f"citrus-lirpa eval {network} --eps {exact_radius(record.eps)} --method {record.method}"
+    again = (
+        f"citrus-lirpa eval {network} {radius_argument(folder, record)} --method {record.method}"
+    )
     if not file.is_file():
         missing.append((f"the evaluation's perturbations and worst groups ({file.name})", again))
         return None
@@ -175,7 +184,7 @@ def _crafted(
     """The attack's perturbations, where they are of the evaluation's ε and clipping."""
     file = RunFolder(folder).attack().paths["effects"]
     clip = " --clip" if record.clip else ""
-    command = f"citrus-lirpa attack {network} --eps {exact_radius(record.eps)}{clip}"
+    command = f"citrus-lirpa attack {network} {radius_argument(folder, record)}{clip}"
     if not file.is_file():
         missing.append(("an attack with one perturbation for the whole data set", command))
         return None
@@ -187,5 +196,6 @@ def _crafted(
 
 
 def _fits(effect: PerturbationRecord, record: EvaluationRecord) -> bool:
-    same_eps = abs(float(effect.eps) - record.eps) < 1e-9
-    return same_eps and bool(effect.clip) == bool(record.clip)
+    same_eps = abs(float(effect.eps.max()) - record.eps) < 1e-9
+    same_map = effect.eps_map == record.eps_map
+    return same_eps and same_map and bool(effect.clip) == bool(record.clip)

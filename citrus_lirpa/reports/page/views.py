@@ -11,9 +11,9 @@ from ...runs.folder import CONFIG_FILE
 from ...verify import EvaluationRecord, Protocol
 from ...verify.record import GroupFigures
 from .. import compare
-from ..tables import clipping, count_images, exact_radius, percent, radius
+from ..tables import clipping, count_images, percent, radius
 from . import charts, perturbations
-from .gather import Material, network_arguments
+from .gather import Material, network_arguments, radius_argument
 from .images import Album
 
 #: What ``eval`` is given as it stands in the record.
@@ -101,7 +101,7 @@ def _chips(material: Material) -> list[str]:
     record = material.record
     if record is not None:
         chips += [
-            f"ε = {radius(record.eps)}",
+            f"ε = {radius(record.eps, record.eps_map)}",
             count_images(record.images, "held-out" if record.held_out else "test"),
             f"groups of {record.group_size}",
             clipping(record.clip),
@@ -124,7 +124,7 @@ def _result(record: EvaluationRecord) -> dict[str, Any]:
         "settled": undecided == 0,
         "images": _count(images),
         "group_size": record.group_size,
-        "eps": radius(record.eps),
+        "eps": radius(record.eps, record.eps_map),
         "time": seconds(record.seconds.get("total")),
         "parts": _parts(record.shares, images),
         "rows": [
@@ -288,7 +288,7 @@ def _commands(material: Material) -> list[list[str]]:
         trained = material.config is not None
         network = network_arguments(material.folder, record, trained=trained)
         options = [
-            f"--eps {exact_radius(record.eps)}",
+            radius_argument(material.folder, record),
             *(
                 f"--{key.replace('_', '-')} {value}"
                 for key in _OPTIONS

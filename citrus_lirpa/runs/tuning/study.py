@@ -249,6 +249,8 @@ def _protocol(
         expected = f"{choice.dashed(key)} is {value!r} in [{name}]; expected true or false"
         require(isinstance(value, bool), expected, ConfigError)
     given["clip"] = PIXELS if given["clip"] else None
+    require(not config.train.eps_map, "train.eps_map is a map of ε; studies take one ε, train.eps",
+            ConfigError)  # fmt: skip
     given["eps"] = parse_number(given.get("eps", config.train.eps))
     try:
         protocol = Protocol(**given)
