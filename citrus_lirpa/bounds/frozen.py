@@ -54,7 +54,7 @@ class Coordinates:
         """Return a radius ``r`` of pixels that broadcasts to ``x``, in these coordinates."""
         if self.normalise is None and self.block == 1:
             return r
-        wide = torch.as_tensor(r, dtype=x.dtype, device=x.device) + torch.zeros_like(x[:1])
+        wide = torch.zeros_like(x[:1]) + r
         return self._in_blocks(wide if self.normalise is None else wide / self.normalise.std)
 
     def _in_blocks(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ folder; 0.3 also needs two names that torch 2 and NumPy 2 removed, while it is i
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import io
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import (
     AbstractContextManager,
     ExitStack,
@@ -132,13 +133,36 @@ def _jit_flags_restored() -> Iterator[None]:
     """
     setters = (torch._C._jit_set_profiling_executor, torch._C._jit_set_profiling_mode)
     before = [setter(False) for setter in setters]  # a setter returns the old value
+    script, found = torch.jit.script, []
+
+    def script_too(function: Callable[..., Any]) -> Callable[..., Any]:
+        found.append(script(function))
+        return _plain_on_gpus(function, found[-1])
+
     try:
-        yield
-        for function in _script_functions():
+        with _swapped(vars(torch.jit), "script", script_too):
+            yield
+        for function in found:
             function.get_debug_state()  # creates the executor, of the kind now set
     finally:
         for setter, value in zip(setters, before, strict=True):
             setter(value)
+
+
+def _plain_on_gpus(
+    function: Callable[..., Any], scripted: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Both script a dozen small functions, for which a GPU's kernels are compiled at first calls.
+
+    Plain ones need no compiler. On CPUs they differ in the last bit of gradients.
+    """
+
+    @functools.wraps(function)
+    def either(*args: Any) -> Any:
+        on_gpu = any(isinstance(value, torch.Tensor) and value.is_cuda for value in args)
+        return (function if on_gpu else scripted)(*args)
+
+    return either
 
 
 @contextmanager
@@ -152,16 +176,6 @@ def _recursion_limited() -> Iterator[None]:
         yield
     finally:
         sys.setrecursionlimit(max(before, _RECURSION_LIMIT))
-
-
-def _script_functions() -> Iterator[torch.jit.ScriptFunction[..., Any]]:
-    for module in own_modules():
-        owners = [module, *(value for value in vars(module).values() if isinstance(value, type))]
-        for owner in owners:
-            for value in vars(owner).values():
-                function = getattr(value, "__func__", value)
-                if isinstance(function, torch.jit.ScriptFunction):
-                    yield function
 
 
 def own_modules() -> list[types.ModuleType]:

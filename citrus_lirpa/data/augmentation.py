@@ -27,21 +27,52 @@ def augment(x: Tensor, spec: DatasetSpec, generator: torch.Generator) -> Tensor:
     Raises:
         InputError: A padded image is smaller than (H, W).
     """
-    spare_rows, spare_columns = _spare(x, spec, spec.pad)
-    if not (spec.flip or spare_rows or spare_columns):
-        return x
+    draws = draw_augmentation(x.shape, spec, generator)
+    return x if draws is None else augment_as(x, spec, draws.to(x.device))
+
+
+def draw_augmentation(
+    shape: torch.Size, spec: DatasetSpec, generator: torch.Generator
+) -> Tensor | None:
+    """Draw what ``augment`` does with images.
+
+    Args:
+        shape: Shape of the images, (B, C, H0, W0).
+        spec: The data set; its shape is (C, H, W).
+        generator: The source of randomness.
+
+    Returns:
+        Of each image the first row and column of its crop and whether it is flipped, int64
+        (3, B) on the generator's device; None where the spec has neither flip nor crop.
+
+    Raises:
+        InputError: A padded image is smaller than (H, W).
+    """
+    spare = _spare(shape, spec, spec.pad)
+    if not (spec.flip or any(spare)):
+        return None
+    choices = [number + 1 for number in spare] + [2] * spec.flip
+    options = {"generator": generator, "device": generator.device}
+    draws = [torch.randint(choice, (shape[0],), **options) for choice in choices]
+    return torch.stack(draws if spec.flip else [*draws, torch.zeros_like(draws[0])])
+
+
+def augment_as(x: Tensor, spec: DatasetSpec, draws: Tensor) -> Tensor:
+    """Augment images as was drawn.
+
+    Args:
+        x: Images (B, C, H0, W0).
+        spec: The data set; its shape is (C, H, W).
+        draws: (3, B) from ``draw_augmentation``, on the device of ``x``.
+    """
     height, width = spec.shape[1:]
-
-    def draw(choices: int) -> Tensor:
-        drawn = torch.randint(choices, (len(x), 1), generator=generator, device=generator.device)
-        return drawn.to(x.device)
-
+    top, left, flipped = draws.unsqueeze(2)
     # Clamping the coordinates repeats the edge pixels, so nothing is ever padded.
-    rows = draw(spare_rows + 1) - spec.pad + torch.arange(height, device=x.device)
-    columns = draw(spare_columns + 1) - spec.pad + torch.arange(width, device=x.device)
+    rows = top - spec.pad + torch.arange(height, device=x.device)
+    columns = left - spec.pad + torch.arange(width, device=x.device)
     rows, columns = rows.clamp(0, x.shape[2] - 1), columns.clamp(0, x.shape[3] - 1)
     if spec.flip:
-        columns = torch.where(draw(2).bool(), columns.flip(1), columns)
+        columns = torch.where(flipped.bool(), columns.flip(1), columns)
     index = rows[:, :, None] * x.shape[3] + columns[:, None, :]  # (B, H, W)
     index = index.flatten(1)[:, None].expand(-1, x.shape[1], -1)  # (B, C, H*W)
     return x.flatten(2).gather(2, index).unflatten(2, (height, width))
@@ -62,22 +93,22 @@ def centre_crop(x: Tensor, spec: DatasetSpec) -> Tensor:
     Raises:
         InputError: The images are smaller than (H, W).
     """
-    spare_rows, spare_columns = _spare(x, spec, 0)
+    spare_rows, spare_columns = _spare(x.shape, spec, 0)
     top, left = spare_rows // 2, spare_columns // 2
     return x[:, :, top : top + spec.shape[1], left : left + spec.shape[2]]
 
 
-def _spare(x: Tensor, spec: DatasetSpec, pad: int) -> tuple[int, int]:
+def _spare(shape: torch.Size, spec: DatasetSpec, pad: int) -> tuple[int, int]:
     """Return how many rows and columns of padded images a crop to ``spec.shape`` drops."""
     require(
-        x.ndim == 4 and x.shape[1] == spec.shape[0],
-        f"images are {tuple(x.shape)}; {spec.name} has (B, {spec.shape[0]}, H, W)",
+        len(shape) == 4 and shape[1] == spec.shape[0],
+        f"images are {tuple(shape)}; {spec.name} has (B, {spec.shape[0]}, H, W)",
     )
-    rows = x.shape[2] + 2 * pad - spec.shape[1]
-    columns = x.shape[3] + 2 * pad - spec.shape[2]
+    rows = shape[2] + 2 * pad - spec.shape[1]
+    columns = shape[3] + 2 * pad - spec.shape[2]
     require(
         min(rows, columns) >= 0,
-        f"images are {tuple(x.shape)}; crops of {spec.name} need at least "
+        f"images are {tuple(shape)}; crops of {spec.name} need at least "
         f"{spec.shape[1] - 2 * pad}x{spec.shape[2] - 2 * pad} pixels",
     )
     return rows, columns

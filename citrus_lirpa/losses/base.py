@@ -108,13 +108,13 @@ class LossTerms(Tensor):
     def certified(self) -> Tensor:
         """Return the share of boxes whose margins are all proved positive; NaN without margins."""
         if self.margins is None:
-            return torch.full((), float("nan"))
+            return self.total.new_full((), torch.nan)
         return (self.margins.detach().amin(dim=2) > 0).float().mean()
 
     def certified_error(self) -> Tensor:
         """Return the share of inputs with a box that is not certified; NaN without margins."""
         if self.margins is None:
-            return torch.full((), float("nan"))
+            return self.total.new_full((), torch.nan)
         return 1 - (self.margins.detach().amin(dim=(1, 2)) > 0).float().mean()
 
 

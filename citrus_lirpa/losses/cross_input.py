@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..bounds.box import PIXELS, Box
-from ..bounds.checks import Range, Scalar, check_count, check_tensor
+from ..bounds.checks import Range, Scalar, are_values_known, check_count, check_tensor
 from ..errors import InputError, expect, expect_known, require
 
 
@@ -121,6 +122,31 @@ def joint_sets(partners: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return different, rows.view(len(partners), -1)
 
 
+def partners_on(device: torch.device, pairing: Pairing, batch: int) -> Tensor:
+    """Return the partners (B, m) of a batch on a device, where those of Groups and Shifts stay."""
+    return _chosen(device, pairing, batch, 0)[0]
+
+
+def joint_sets_on(
+    device: torch.device, pairing: Pairing, batch: int, size: int
+) -> tuple[Tensor, ...]:
+    """Return the ``joint_sets`` of a batch on a device, where those of Groups and Shifts stay."""
+    return _chosen(device, pairing, batch, size)
+
+
+def _chosen(device: torch.device, pairing: Pairing, batch: int, size: int) -> tuple[Tensor, ...]:
+    if isinstance(pairing, (Groups, Shifts)):
+        return _kept(device, pairing, batch, size)
+    return _kept.__wrapped__(device, pairing, batch, size)
+
+
+@functools.lru_cache(maxsize=8)
+def _kept(device: torch.device, pairing: Pairing, batch: int, size: int) -> tuple[Tensor, ...]:
+    partners = pairing(batch)
+    found = joint_sets(partners, size) if size else (partners,)
+    return tuple(part.to(device) for part in found)
+
+
 def cross_input_boxes(
     x: Tensor, v: Tensor, radius: Scalar, partners: Tensor, clip: Range | None = PIXELS
 ) -> Box:
@@ -154,7 +180,8 @@ def cross_input_boxes(
         raise InputError(
             f"partners has shape {tuple(partners.shape)}; expected ({len(x)}, m), one row an input"
         )
-    if partners.numel() and not 0 <= int(partners.min()) <= int(partners.max()) < len(v):
+    known = are_values_known() or not partners.numel()
+    if not known and not 0 <= int(partners.min()) <= int(partners.max()) < len(v):
         raise InputError(
             f"partners range from {int(partners.min())} to {int(partners.max())}; expected rows "
             f"of v, 0 to {len(v) - 1}"

@@ -95,7 +95,7 @@ class SmoothAdv(Loss):
             for _ in range(self.attack_steps):
                 v.requires_grad_(True)
                 shares = logits((x + v + noise).flatten(0, 1)).log_softmax(1)
-                of_label = shares.unflatten(0, noise.shape[:2])[:, torch.arange(len(y)), y]
+                of_label = shares.unflatten(0, noise.shape[:2])[:, torch.arange(len(y), device=y.device), y]
                 (gradient,) = torch.autograd.grad(-of_label.logsumexp(0).sum(), v)
                 v = _within(v.detach() + step * gradient / _norms(gradient), radius)
                 v = clamp(x + v, self.clip) - x

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import distributed
-from ..data.augmentation import augment, batches
+from ..data.augmentation import augment_as, batches, draw_augmentation
 from ..data.types import Split, divide
 from ..errors import InputError, require
 from . import checkpoint
@@ -65,7 +65,8 @@ class Batches:
         self.size, self.seed = config.train.batch_size, config.train.seed
         self.an_epoch = len(data) // self.size
         self._rows = distributed.rank_slice(self.size, "train.batch_size")
-        self._epoch, self._order = -1, torch.empty(0)
+        self._device, self._epoch = device, -1
+        self._order, self._draws = torch.empty(0), None
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the inputs (B, C, H, W), augmented, and labels (B,) of a step.
@@ -75,9 +76,22 @@ class Batches:
         """
         epoch, number = divmod(step, self.an_epoch)
         if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = batches(len(self.data), self.size, seed=self.seed, epoch=epoch)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        index = self._order[number].to(self.data.labels.device)
-        x = augment(self.data.pixels(index), self.spec, generator)
+            self._begin(epoch)
+        index = self._order[number]
+        x = self.data.pixels(index)
+        if self._draws is not None:
+            x = augment_as(x, self.spec, self._draws[number])
         return x[self._rows], self.data.labels[index[self._rows]]
+
+    def _begin(self, epoch: int) -> None:
+        """Draw all that is random in the batches of an epoch, and move it to the device at once."""
+        order = batches(len(self.data), self.size, seed=self.seed, epoch=epoch)
+        shape = torch.Size([self.size, *self.data.images.shape[1:]])
+        first, generator = self.seed * 1_000_003 + epoch * self.an_epoch, torch.Generator()
+        draws = [
+            draw_augmentation(shape, self.spec, generator.manual_seed(first + number))
+            for number in range(self.an_epoch)
+        ]
+        self._epoch, self._order = epoch, order.to(self._device)
+        drawn = [part for part in draws if part is not None]
+        self._draws = torch.stack(drawn).to(self._device) if drawn else None

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .. import distributed
-from ..bounds.checks import Scalar
+from ..bounds.checks import Scalar, values_known
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import check_device, float32_products
 from ..data.types import Split, check_split
@@ -32,7 +32,7 @@ from .batches import Batches, check_batches, training_part
 from .batchnorm import precise_batchnorm, running_statistics
 from .config import RunConfig, TrainConfig
 from .interrupts import interrupted_by, stop_requests
-from .metrics import EpochMeans, History, highest_kappa, measure
+from .metrics import EpochMeans, FirstBadStep, History, highest_kappa, measure
 from .regularisers import l1_norm, shi_regulariser
 from .schedules import ramp
 from .setup import judged_radius
@@ -45,6 +45,10 @@ __all__ = ["History", "check_batches", "fit", "learning_rate", "training_part", 
 OnEpoch = Callable[[dict[str, Any]], object]
 
 SAVE_EVERY_SECONDS = 300.0
+#: Between two checkpoints lies at least so many times the time that one takes.
+_SAVING_APART = 50
+#: Seconds between two looks of the progress bar at the metrics, for which a GPU is waited.
+_SHOW_EVERY_SECONDS = 1.0
 
 
 def warm_start(net: BoundedNet, config: RunConfig) -> None:
@@ -74,8 +78,8 @@ def fit(
 ) -> History:
     """Train ``net`` in place to the end of ``config``, resuming ``folder`` if it was begun.
 
-    It saves a checkpoint after every epoch and every five minutes, and a JSON line of metrics
-    for each epoch. On the CPU, a run that was interrupted and resumed ends with the very weights
+    It saves a JSON line of metrics for each epoch, and a checkpoint after every epoch and every
+    five minutes; epochs so short that this took more than 2 % of the time share one. On the CPU, a run that was interrupted and resumed ends with the very weights
     of one that was not.
 
     Processes that came together (:mod:`.distributed`) share each batch: each takes its rows,
@@ -126,33 +130,37 @@ class _Trainer:
         self.weights = [p for p in net.parameters() if p.requires_grad]
         self.statistics = running_statistics(net.module)
         self.batches = Batches(data, config, self.weights[0].device)
-        optimiser = torch.optim.Adam(self.weights, lr=self.train.lr, fused=True)
+        optimiser: Any = torch.optim.Adam(self.weights, lr=self.train.lr, fused=True)
         self.state = TrainingState(net, loss, optimiser)
+        self.first_bad = FirstBadStep(self.state.device)
+        optimiser.found_inf = self.first_bad.found
         self.kappa: int | None = None
         self.share: Scalar = 1.0
         if self.train.eps_map:
             radius = torch.as_tensor(judged_radius(config))
             self.share = (radius / radius.max().clamp(min=1e-12)).to(self.weights[0])
+        self._saved, self._saving = time.monotonic(), 0.0
+        self._shown = 0.0
 
     def run(self, stop: Callable[[], int], progress: bool, on_epoch: OnEpoch) -> None:
         """Make the steps that are left, then the precise statistics of BatchNorm."""
         self.net.train()
-        saved = time.monotonic()
         with self._bar(progress) as bar:
             while self.state.step < self.train.epochs * self.batches.an_epoch:
                 begin = time.monotonic()
-                self._step()
+                with values_known():
+                    self._step()
                 self.state.epoch.seconds += time.monotonic() - begin
-                bar.update()
-                bar.set_postfix_str(self._summary(), refresh=False)
+                self._show(bar)
                 if ended := self._epoch_ended():
                     record = self._end_epoch()
+                    if self.folder is not None and distributed.leads():
+                        self.state.save_metrics(self.folder)
                     if distributed.leads():
                         on_epoch(record)
                 (asked,) = distributed.highest(stop())
-                if ended or asked or time.monotonic() - saved > SAVE_EVERY_SECONDS:
+                if asked or self._is_time_to_save(ended):
                     self._save()
-                    saved = time.monotonic()
                 if asked:
                     raise interrupted_by(int(asked), self._resume_hint())
         if not self.state.finished:
@@ -174,15 +182,15 @@ class _Trainer:
             (terms.total + penalty).backward()
         self._average_over_processes()
         norm = nn.utils.clip_grad_norm_(self.weights, self.train.grad_clip)
-        values = measure(terms, penalty, norm, y)
-        if not torch.as_tensor(eps).any():  # nothing was bounded
-            values["certified"] = math.nan
-        self._check_finite(values["loss"] + values["regulariser"], "loss")
-        self._check_finite(values.pop("gradient"), "gradient")
+        measured = measure(terms, penalty, norm, y, bounded=self._eps() > 0)
+        self.first_bad.look(self.state.step, measured)
+        if not measured.is_cuda:  # a GPU would be waited for: the epoch's end and saving ask it
+            self._check_finite()
         self.state.optimiser.step()
         self.state.step += 1
-        self.state.epoch.add(values)
+        self.state.epoch.add(measured)
         if self._epoch_ended():
+            self._check_finite()
             clip = getattr(self.loss, "clip", None)
             self.kappa = highest_kappa(self.net, terms, x, y, eps, clip)
 
@@ -208,15 +216,17 @@ class _Trainer:
         distributed.average([p.grad for p in self.weights if p.grad is not None])
         distributed.average(self.statistics)
 
-    def _check_finite(self, value: float, what: str) -> None:
-        if math.isfinite(value):
+    def _check_finite(self) -> None:
+        bad = self.first_bad.read()
+        if bad is None:
             return
+        step, what, value = bad
         last = "no checkpoint was saved yet"
         if self.folder is not None and (self.folder / checkpoint.FILE_NAME).exists():
             last = f"the last good checkpoint is {self.folder / checkpoint.FILE_NAME}"
         raise NonFiniteLossError(
-            f"the {what} became {value} at step {self.state.step} (epoch "
-            f"{self.state.step // self.batches.an_epoch + 1}); {last}; a lower train.lr, a longer "
+            f"the {what} became {value} at step {step} (epoch "
+            f"{step // self.batches.an_epoch + 1}); {last}; a lower train.lr, a longer "
             "train.ramp_length or a smaller train.eps usually helps"
         )
 
@@ -248,7 +258,7 @@ class _Trainer:
             "seconds": round(self.state.epoch.seconds, 3),
         }
         self.state.history.records.append(record)
-        self.state.epoch = EpochMeans()
+        self.state.epoch = EpochMeans(self.state.device)
         return record
 
     def _bar(self, progress: bool) -> tqdm:
@@ -260,6 +270,13 @@ class _Trainer:
             desc=self.config.loss["name"],
             dynamic_ncols=True,
         )
+
+    def _show(self, bar: tqdm) -> None:
+        bar.update()
+        now = time.monotonic()
+        if not bar.disable and now - self._shown > _SHOW_EVERY_SECONDS:
+            bar.set_postfix_str(self._summary(), refresh=False)
+            self._shown = now
 
     def _summary(self) -> str:
         epoch = math.ceil(self.state.step / self.batches.an_epoch)
@@ -273,9 +290,18 @@ class _Trainer:
         folder = shlex.quote(str(self.folder))
         return f"{where}, saved; continue with: citrus-lirpa train --resume {folder}"
 
+    def _is_time_to_save(self, epoch_ended: bool) -> bool:
+        since = time.monotonic() - self._saved
+        enough = since >= _SAVING_APART * self._saving
+        return since > SAVE_EVERY_SECONDS or (epoch_ended and enough)
+
     def _save(self) -> None:
+        self._check_finite()
         if self.folder is not None and distributed.leads():
+            begin = time.monotonic()
             self.state.save(self.folder, self.config)
+            self._saved = time.monotonic()
+            self._saving = self._saved - begin
 
     def resume(self) -> None:
         """Continue from the folder's checkpoint, or begin with the weights of init_from."""

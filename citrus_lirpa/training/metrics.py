@@ -66,31 +66,48 @@ class History:
         return to_frame({key: [record.get(key) for record in self.records] for key in keys})
 
 
-@dataclass
+#: What of a step is averaged over an epoch, in this order.
+_AVERAGED = ("loss", "regulariser", "accuracy", "certified")
+
+
 class EpochMeans:
-    """Means over the steps of an epoch, so far.
+    """Means over the steps of an epoch, so far; they stay on the device until they are read.
 
     Args:
+        device: Where steps are measured.
         sums: The sum of each value, and under "NAME count" how many steps had it.
         seconds: Duration of the steps.
     """
 
-    sums: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
+    def __init__(
+        self, device: torch.device, sums: Mapping[str, float] | None = None, seconds: float = 0.0
+    ):
+        before = sums or {}
+        rows = [[before.get(f"{key}{end}", 0.0) for key in _AVERAGED] for end in ("", " count")]
+        self._totals = torch.tensor(rows, dtype=torch.float64, device=device)
+        self.seconds = seconds
 
-    def add(self, values: Mapping[str, float]) -> None:
-        """Add the values of a step; NaN stands for what the loss does not have."""
-        for key, value in values.items():
-            if math.isfinite(value):
-                for name, more in ((key, value), (f"{key} count", 1.0)):
-                    self.sums[name] = self.sums.get(name, 0.0) + more
+    def add(self, measured: Tensor) -> None:
+        """Add what ``measure`` gave of a step; NaN stands for what the loss does not have."""
+        values = measured[: len(_AVERAGED)]
+        usable = values.isfinite()
+        self._totals += torch.stack([values.where(usable, 0.0), usable.double()])
+
+    def sums(self) -> dict[str, float]:
+        """Return the sums and counts, of values that any step had."""
+        found = zip(_AVERAGED, *self._totals.tolist(), strict=True)
+        return {
+            name: value
+            for key, total, count in found
+            if count
+            for name, value in ((key, total), (f"{key} count", count))
+        }
 
     def means(self) -> dict[str, float | None]:
         """Return the mean of each value; None where no step had it."""
-        keys = ("loss", "regulariser", "accuracy", "certified")
+        sums = self.sums()
         return {
-            key: self.sums[key] / self.sums[f"{key} count"] if key in self.sums else None
-            for key in keys
+            key: sums[key] / sums[f"{key} count"] if key in sums else None for key in _AVERAGED
         }
 
     def __str__(self) -> str:
@@ -99,27 +116,63 @@ class EpochMeans:
         return f"loss {means['loss']:.3f} clean {means['accuracy']:.1%} robust {certified}"
 
 
-def measure(terms: LossTerms, penalty: Tensor, norm: Tensor, y: Tensor) -> dict[str, float]:
-    """Measure what a step reports, in one transfer from the device.
+def measure(
+    terms: LossTerms, penalty: Tensor, norm: Tensor, y: Tensor, *, bounded: bool = True
+) -> Tensor:
+    """Measure what a step reports, without waiting for the device.
 
     Args:
         terms: The loss.
         penalty: The regularisers, a scalar.
         norm: Norm of the gradient, a scalar.
         y: Labels (B,).
+        bounded: Whether anything was bounded: else no share of boxes is reported.
 
     Returns:
-        The values, as means over the processes that share the batch; NaN for what is missing.
+        float64 (5,): loss, regulariser, accuracy, share of certified boxes, gradient norm, as
+        means over the processes that share the batch; NaN for what is missing.
     """
-    values = {
-        "loss": terms.total,
-        "regulariser": penalty,
-        "gradient": norm,
-        "accuracy": (terms.logits.argmax(1) == y).float().mean(),
-        "certified": terms.certified(),
-    }
-    stacked = torch.stack([value.detach().to(y.device, torch.float64) for value in values.values()])
-    return distributed.means(dict(zip(values, stacked.tolist(), strict=True)))
+    values = [
+        terms.total,
+        penalty,
+        (terms.logits.argmax(1) == y).float().mean(),
+        terms.certified() if bounded else norm.new_full((), torch.nan),
+        norm,
+    ]
+    found = torch.stack([value.detach().to(y.device, torch.float64) for value in values])
+    distributed.average([found])
+    return found
+
+
+class FirstBadStep:
+    """Remembers the first step whose loss or gradient is no number, on the device of the steps.
+
+    Args:
+        device: Where steps are measured.
+
+    Attributes:
+        found: 1 from this step on, else 0: Adam changes nothing then, if it is its ``found_inf``.
+    """
+
+    def __init__(self, device: torch.device):
+        self.found = torch.zeros((), device=device)
+        self._first = torch.zeros(3, dtype=torch.float64, device=device)
+
+    def look(self, step: int, measured: Tensor) -> None:
+        """Look at what ``measure`` gave of a step."""
+        loss, regulariser, *_, norm = measured
+        now = torch.stack([torch.full_like(loss, step), loss + regulariser, norm])
+        wrong = ~now.isfinite().all()
+        self._first = torch.where(wrong & (self.found == 0), now, self._first)
+        torch.maximum(self.found, wrong.float(), out=self.found)
+
+    def read(self) -> tuple[int, str, float] | None:
+        """Return the step, what became no number in it, and which value it had; None for none."""
+        if not bool(self.found):
+            return None
+        step, loss, norm = self._first.tolist()
+        wrong = ("gradient", norm) if math.isfinite(loss) else ("loss", loss)
+        return int(step), *wrong
 
 
 def highest_kappa(

@@ -56,9 +56,12 @@ class TrainingState:
     loss: nn.Module
     optimiser: torch.optim.Adam
     step: int = 0
-    epoch: EpochMeans = field(default_factory=EpochMeans)
+    epoch: EpochMeans = field(init=False)
     history: History = field(default_factory=History)
     finished: bool = False
+
+    def __post_init__(self) -> None:
+        self.epoch = EpochMeans(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -66,7 +69,7 @@ class TrainingState:
         return self.net.parameters()[0].device
 
     def save(self, folder: Path, config: RunConfig) -> None:
-        """Write the checkpoint and the metrics of a run folder."""
+        """Write the checkpoint of a run folder, and its metrics."""
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -79,12 +82,16 @@ class TrainingState:
                 "loss": self.loss.state_dict(),
                 "rng": rng,
                 "step": self.step,
-                "sums": self.epoch.sums,
+                "sums": self.epoch.sums(),
                 "seconds": self.epoch.seconds,
                 "history": self.history.records,
                 "finished": self.finished,
             },
         )
+        self.save_metrics(folder)
+
+    def save_metrics(self, folder: Path) -> None:
+        """Write the records of the epochs that ended."""
         lines = "".join(json.dumps(record) + "\n" for record in self.history.records)
         atomic.write_text(folder / checkpoint.METRICS_FILE, lines)
 
@@ -107,5 +114,5 @@ class TrainingState:
         if self.device.type == "cuda" and "cuda" in rng:
             checkpoint.restore_generator(self.device, rng["cuda"], folder)
         self.step, self.finished = saved.step, saved.finished
-        self.epoch = EpochMeans(saved.sums, saved.seconds)
+        self.epoch = EpochMeans(self.device, saved.sums, saved.seconds)
         self.history.records = state["history"]
