@@ -84,12 +84,23 @@ class Terminated(Interrupted):
     """Work stopped after SIGTERM, which a scheduler sends before it kills."""
 
 
+#: What is said where memory ran out: by torch and Linux, and by cuBLAS and cuDNN, which name no
+#: cause where they do not get their workspace.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "cudnn_status_internal_error_device_allocation_failed",
+    "unable to find an engine to execute",
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether ``error`` reports that the device or the host ran out of memory."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and any(hint in text for hint in ("out of memory", "can't allocate memory"))
+        isinstance(error, RuntimeError) and any(hint in text for hint in _OUT_OF_MEMORY)
     )
 
 

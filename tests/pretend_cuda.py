@@ -187,21 +187,15 @@ def _deepcopy(tensor: torch.Tensor, memo: dict):
 
 
 def _reading(name: str):
-    """A method of tensors that brings the values of one on the device to the host."""
+    """The method of tensors that brings the values of one on the device to the host."""
 
     def method(tensor: torch.Tensor, *args, **kwargs):
-        if _is_there(tensor):
-            SEEN.wait(name)
+        if not _is_there(tensor):
+            return _PLAIN[name](tensor, *args, **kwargs)
+        SEEN.wait(name)
         return _PLAIN[name](_host(tensor).detach(), *args, **kwargs)
 
     return method
-
-
-def _plain_or_reading(name: str):
-    reading = _reading(name)
-    return lambda tensor, *args, **kwargs: (
-        reading if _is_there(tensor) else _PLAIN[name]
-    )(tensor, *args, **kwargs)
 
 
 class _Generator(torch.Generator):
@@ -291,7 +285,7 @@ def _drawn(compute, plain, options):
 
 
 def _check_places(func, name: str, args, given) -> None:
-    """Raise where tensors of the host stand among those of the device, but where CUDA takes them."""
+    """Raise where tensors of the host are among those of the device, unless CUDA takes them."""
     others = [tensor for tensor in given if not _is_there(tensor)]
     if not others or name in _MIXING:
         return
@@ -382,7 +376,7 @@ def _patch_torch() -> None:
     torch.autograd.set_multithreading_enabled(False)
     _foreach_utils._foreach_supported_types.append(_Wrapper)
     for name in ("__reduce_ex__", "__repr__", "tolist"):
-        setattr(torch.Tensor, name, _plain_or_reading(name))
+        setattr(torch.Tensor, name, _reading(name))
     torch.Tensor.__deepcopy__ = _deepcopy
     torch.Tensor.data = property(TensorBase.data.__get__, _set_data)
     torch.Tensor.data_ptr = lambda tensor: TensorBase.data_ptr(_host(tensor))

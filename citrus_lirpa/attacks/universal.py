@@ -27,6 +27,7 @@ from ..bounds.checks import (
 from ..bounds.frozen import gradient_of
 from ..bounds.inputs import check_inputs, check_labelled, outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
+from ..bounds.precision import full_precision
 from ..bounds.radius import as_type
 from ..errors import InputError, expect
 from ..optional import to_frame
@@ -297,7 +298,7 @@ def predictions(
     device = net.parameters()[0].device
     rows = torch.arange(len(x), device=x.device) if rows is None else rows
     found = [rows[:0]]
-    with net.evaluating():
+    with net.evaluating(), full_precision(device):
         for part in rows.split(_AT_ONCE):
             images = x[part].to(device)
             if u is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -57,28 +57,41 @@ def float32_products(tf32: bool = False) -> Iterator[None]:
     CPU, is far above ``rounding_threshold``.
     """
     backends: Any = torch.backends
-    if hasattr(backends.cuda.matmul, "fp32_precision"):  # torch >= 2.9: mixing both names raises
-        gpu = backends.cuda.matmul, backends.cudnn.conv
+    high = "tf32" if tf32 else "ieee"
+    gpu: tuple[Any, ...] = ()
+    cpu: tuple[Any, ...] = ()
+    if hasattr(backends.cuda.matmul, "fp32_precision"):  # torch >= 2.9 has two names for each
+        gpu = backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn
         cpu = backends.mkldnn.matmul, backends.mkldnn.conv
-        switches = [(part, "tf32" if tf32 else "ieee") for part in gpu]
-        switches += [(part, "ieee") for part in cpu]
-        before = [part.fp32_precision for part, _ in switches]
-        try:
-            for part, value in switches:
-                part.fp32_precision = value
-            yield
-        finally:
-            for (part, _), value in zip(switches, before, strict=True):
-                part.fp32_precision = value
-        return
-    products, convolutions = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
+    new = [(part, value) for parts, value in ((gpu, high), (cpu, "ieee")) for part in parts]
+    before = [part.fp32_precision for part, _ in new]
+    products = _by_its_old_name(torch.get_float32_matmul_precision)
+    convolutions = _by_its_old_name(lambda: backends.cudnn.allow_tf32)
     try:
-        torch.set_float32_matmul_precision("high" if tf32 else "highest")
-        backends.cudnn.allow_tf32 = tf32
+        _set_by_old_names(products and ("high" if tf32 else "highest"), convolutions, tf32)
+        for part, value in new:
+            part.fp32_precision = value
         yield
     finally:
+        _set_by_old_names(products, convolutions, convolutions)
+        for (part, _), value in zip(new, before, strict=True):
+            part.fp32_precision = value
+
+
+def _by_its_old_name(read: Callable[[], Any]) -> Any:
+    """Return a setting, or None where it was set by its newer name alone: torch raises then."""
+    try:
+        return read()
+    except RuntimeError:
+        return None
+
+
+def _set_by_old_names(products: str | None, known: bool | None, convolutions: Any) -> None:
+    """Set what could be read by the old names: torch raises where both names disagree."""
+    if products is not None:
         torch.set_float32_matmul_precision(products)
-        backends.cudnn.allow_tf32 = convolutions
+    if known is not None:
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -52,7 +54,7 @@ def draw_augmentation(
     if not (spec.flip or any(spare)):
         return None
     choices = [number + 1 for number in spare] + [2] * spec.flip
-    options = {"generator": generator, "device": generator.device}
+    options: dict[str, Any] = {"generator": generator, "device": generator.device}
     draws = [torch.randint(choice, (shape[0],), **options) for choice in choices]
     return torch.stack(draws if spec.flip else [*draws, torch.zeros_like(draws[0])])
 

@@ -91,11 +91,11 @@ class SmoothAdv(Loss):
         radius = eps / self.max_eps
         step, v = 2 * radius / self.attack_steps, torch.zeros_like(x)
         with net.evaluating(), torch.enable_grad():
-            logits = net.frozen()
+            logits, index = net.frozen(), y.expand(len(noise), -1).unsqueeze(2)
             for _ in range(self.attack_steps):
                 v.requires_grad_(True)
                 shares = logits((x + v + noise).flatten(0, 1)).log_softmax(1)
-                of_label = shares.unflatten(0, noise.shape[:2])[:, torch.arange(len(y), device=y.device), y]
+                of_label = shares.unflatten(0, noise.shape[:2]).gather(2, index).squeeze(2)
                 (gradient,) = torch.autograd.grad(-of_label.logsumexp(0).sum(), v)
                 v = _within(v.detach() + step * gradient / _norms(gradient), radius)
                 v = clamp(x + v, self.clip) - x

@@ -23,6 +23,7 @@ from ..optional import import_torchvision
 
 #: The last line, where no check failed.
 PASSED = "all checks passed"
+_CPU = torch.device("cpu")
 
 
 def run_checks(data_dir: Path) -> Iterator[str]:
@@ -46,9 +47,9 @@ def run_checks(data_dir: Path) -> Iterator[str]:
     yield f"GPU: {device}; CPU threads: {torch.get_num_threads()}"
     for name, status in find_datasets(data_dir).items():
         yield f"data set {name}: {status}"
-    yield check_containment()
-    yield check_alpha()
-    yield check_gradients()
+    for name in ["cpu", *["cuda"] * torch.cuda.is_available()]:
+        for check in (check_containment, check_alpha, check_gradients):
+            yield check(torch.device(name)) + (", on the GPU" if name == "cuda" else "")
     yield PASSED
 
 
@@ -80,7 +81,7 @@ def facts(data_dir: Path) -> dict[str, Any]:
     }
 
 
-def _small_net() -> tuple[BoundedNet, Box, torch.Tensor]:
+def _small_net(device: torch.device) -> tuple[BoundedNet, Box, torch.Tensor]:
     """Return a fixed ReLU network with many unstable neurons, 8 boxes and their classes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -92,14 +93,17 @@ def _small_net() -> tuple[BoundedNet, Box, torch.Tensor]:
             nn.ReLU(),
             nn.Linear(20, 10),
         )
-        x = torch.rand(8, 1, 8, 8)
-    net = BoundedNet(model, x).eval()
+        x = torch.rand(8, 1, 8, 8).to(device)
+    net = BoundedNet(model.to(device), x).eval()
     with torch.no_grad():
         return net, Box.around(x, 0.1), net(x).argmax(1)
 
 
-def check_containment() -> str:
+def check_containment(device: torch.device = _CPU) -> str:
     """Check that the bounds of every method contain the margins of sampled points.
+
+    Args:
+        device: Where they are computed.
 
     Returns:
         A line to print.
@@ -107,9 +111,9 @@ def check_containment() -> str:
     Raises:
         SoundnessError: The bounds of a method are unsound.
     """
-    net, wide, y = _small_net()
+    net, wide, y = _small_net(device)
     generator = torch.Generator().manual_seed(2)
-    share = torch.rand((200, *wide.lower.shape), generator=generator).round(decimals=1)
+    share = torch.rand((200, *wide.lower.shape), generator=generator).round(decimals=1).to(device)
     for box in (wide, Box.around(wide.centre, 1e-6)):  # the tiny one shows small errors
         with torch.no_grad():
             points = torch.lerp(box.lower, box.upper, share).flatten(0, 1)
@@ -124,8 +128,11 @@ def check_containment() -> str:
     return f"bounds contain 3200 sampled outputs: {', '.join(METHODS)}"
 
 
-def check_alpha() -> str:
+def check_alpha(device: torch.device = _CPU) -> str:
     """Check that α-CROWN is tighter than CROWN: with some versions of torch it is not.
+
+    Args:
+        device: Where they are computed.
 
     Returns:
         A line to print.
@@ -133,7 +140,7 @@ def check_alpha() -> str:
     Raises:
         SoundnessError: It is not.
     """
-    net, box, y = _small_net()
+    net, box, y = _small_net(device)
     with torch.no_grad():
         gain = float((net.margins(box, y, "alpha-crown") - net.margins(box, y, "crown")).mean())
     if not gain > 1e-6:
@@ -144,8 +151,11 @@ def check_alpha() -> str:
     return f"alpha-crown is tighter than crown, by {gain:.3g} on average"
 
 
-def check_gradients() -> str:
+def check_gradients(device: torch.device = _CPU) -> str:
     """Check that weight gradients through IBP agree with central differences.
+
+    Args:
+        device: Where they are computed.
 
     Returns:
         A line to print.
@@ -153,7 +163,7 @@ def check_gradients() -> str:
     Raises:
         SoundnessError: They do not.
     """
-    net, box, y = _small_net()
+    net, box, y = _small_net(device)
     net.module.double()
     net = BoundedNet(net.module, box.lower.double())
     x, loss = box.centre.double(), Ibp()

@@ -21,6 +21,7 @@ from ..attacks import UapResult
 from ..bounds.box import clamp
 from ..bounds.checks import Range, Scalar
 from ..bounds.net import BoundedNet
+from ..bounds.precision import full_precision
 from ..bounds.radius import map_hash
 from ..data.types import DatasetSpec
 from ..errors import CheckpointError, InputError, reason
@@ -183,7 +184,7 @@ def of_evaluation(net: BoundedNet, result: Evaluation) -> PerturbationRecord:
         mine = _members(result, g)
         first = torch.argsort(~uap.broken[mine].cpu(), stable=True)[: members.shape[1]]
         mine = mine[first].sort().values
-        with net.evaluating(), torch.no_grad():
+        with net.evaluating(), torch.no_grad(), full_precision(result.x.device):
             logits = net(clamp(result.x[mine] + uap.u[g], protocol.clip))
         members[row, : len(mine)], classes[row, : len(mine)] = mine, logits.argmax(1).cpu()
     clean, perturbed = result.predictions

@@ -66,7 +66,7 @@ class Batches:
         self.an_epoch = len(data) // self.size
         self._rows = distributed.rank_slice(self.size, "train.batch_size")
         self._device, self._epoch = device, -1
-        self._order, self._draws = torch.empty(0), None
+        self._order, self._draws = torch.empty(0), torch.empty(0)
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the inputs (B, C, H, W), augmented, and labels (B,) of a step.
@@ -79,7 +79,7 @@ class Batches:
             self._begin(epoch)
         index = self._order[number]
         x = self.data.pixels(index)
-        if self._draws is not None:
+        if len(self._draws):
             x = augment_as(x, self.spec, self._draws[number])
         return x[self._rows], self.data.labels[index[self._rows]]
 
@@ -94,4 +94,4 @@ class Batches:
         ]
         self._epoch, self._order = epoch, order.to(self._device)
         drawn = [part for part in draws if part is not None]
-        self._draws = torch.stack(drawn).to(self._device) if drawn else None
+        self._draws = torch.stack(drawn).to(self._device) if drawn else torch.empty(0)

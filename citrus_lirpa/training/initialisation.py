@@ -16,7 +16,7 @@ def shi_initialise(net: BoundedNet) -> None:
 
     Biases and one-dimensional parameters (BatchNorm) keep their values. Weights of layers that a
     residual addition feeds are halved, as their input is twice as wide. The draws are from
-    torch's global generator.
+    torch's global generator of the CPU, so that training begins alike on every device.
 
     Source: Shi et al. 2021, Fast Certified Robust Training with Short Warmup, section 4.1.
 
@@ -28,6 +28,7 @@ def shi_initialise(net: BoundedNet) -> None:
         if weight.ndim < 2 or weight is net.output_weight():
             continue
         fan_in = weight[0].numel()
-        nn.init.normal_(weight, 0.0, math.sqrt(2 * math.pi) / fan_in)
+        drawn = torch.empty(weight.shape, dtype=weight.dtype)
+        weight.copy_(nn.init.normal_(drawn, 0.0, math.sqrt(2 * math.pi) / fan_in))
     for weight in net.weights_after_addition():
         weight.div_(2)

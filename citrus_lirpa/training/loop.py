@@ -79,8 +79,9 @@ def fit(
     """Train ``net`` in place to the end of ``config``, resuming ``folder`` if it was begun.
 
     It saves a JSON line of metrics for each epoch, and a checkpoint after every epoch and every
-    five minutes; epochs so short that this took more than 2 % of the time share one. On the CPU, a run that was interrupted and resumed ends with the very weights
-    of one that was not.
+    five minutes; where epochs are so short that this would take more than 2 % of the time, several
+    share one. On the CPU, a run that was interrupted and resumed ends with the very weights of one
+    that was not.
 
     Processes that came together (:mod:`.distributed`) share each batch: each takes its rows,
     pairs inputs among them and has BatchNorm statistics of its own. Gradients, running

@@ -106,9 +106,7 @@ class EpochMeans:
     def means(self) -> dict[str, float | None]:
         """Return the mean of each value; None where no step had it."""
         sums = self.sums()
-        return {
-            key: sums[key] / sums[f"{key} count"] if key in sums else None for key in _AVERAGED
-        }
+        return {key: sums[key] / sums[f"{key} count"] if key in sums else None for key in _AVERAGED}
 
     def __str__(self) -> str:
         means = self.means()

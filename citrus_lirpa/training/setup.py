@@ -92,12 +92,14 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def join_processes(name: str) -> torch.device:
+def join_processes(name: str, *, share_gpus: bool = False) -> torch.device:
     """Join the other processes of the job, where torchrun started several.
 
     Args:
         name: Of the device, as for ``choose_device``; each of several processes takes the GPU
             of its number.
+        share_gpus: Whether more processes than GPUs take these in turn. They can then exchange
+            nothing but what is on the CPU, which training does not do.
 
     Returns:
         The device of this process.
@@ -109,15 +111,16 @@ def join_processes(name: str) -> torch.device:
     device = choose_device(name)
     if device.type == "cuda" and distributed.launched() > 1:
         here, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-        if device.index is not None or here >= gpus:
+        if device.index is not None or (here >= gpus and not share_gpus):
             raise InputError(
                 f"process {here} of this machine cannot take a GPU of its own (--device {name}, "
                 f"{gpus} found); use --device cuda and torchrun --nproc_per_node={gpus}, or "
                 "--device cpu"
             )
-        device = torch.device("cuda", here)
+        device = torch.device("cuda", here % gpus)
+    if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.start(cuda=device.type == "cuda")
+    distributed.start(cuda=device.type == "cuda" and not share_gpus)
     return device
 
 

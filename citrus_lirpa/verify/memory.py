@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import distributed
 from ..bounds.deadline import deadline, time_is_over, time_left
 from ..errors import OutOfTime, is_out_of_memory
+from .crown.dual import forget_adjoints
 
 Result = TypeVar("Result")
 #: Of the memory that is free at the start; the rest is left to other processes.
@@ -137,6 +138,7 @@ def in_less_memory(sized: Sized, work: Callable[[], Result]) -> Result | None:
 
 
 def _release_memory() -> None:
+    forget_adjoints()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

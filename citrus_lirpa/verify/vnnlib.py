@@ -214,7 +214,7 @@ def import_verdicts(
 
     Args:
         folder: The export, with the verdicts in results.csv.
-        model: The evaluated network, in eval mode, on the CPU.
+        model: The evaluated network, in eval mode.
         spec: The data set of the evaluation.
         eps: Its radius.
         clip: Its range of pixels.
@@ -250,7 +250,9 @@ def _same_outputs(model: nn.Module, path: Path, shape: Shape) -> bool:
     """Return whether the network in ``path`` computes what ``model`` does, up to rounding."""
     x = torch.rand(8, *shape)
     other, other_shape = load_onnx(path)
-    if other_shape != shape or (here := model(x)).shape != (there := other(x)).shape:
+    device = next((tensor.device for tensor in model.parameters()), x.device)
+    here, there = model(x.to(device)).cpu(), other(x)
+    if other_shape != shape or here.shape != there.shape:
         return False
     return bool((here - there).abs().max() <= 1e-5 * (1 + here.abs().max()))
 

@@ -341,8 +341,17 @@ def test_each_process_takes_the_gpu_of_its_number(two_gpus, name, rank, gpu):
     assert setup.join_processes(name) == torch.device("cuda", gpu)
 
 
+def test_processes_of_an_evaluation_share_gpus(two_gpus):
+    backends = []
+    two_gpus.setattr(distributed, "start", lambda *, cuda: backends.append(cuda))
+    for rank, gpu in enumerate((0, 1, 0)):
+        two_gpus.setenv("LOCAL_RANK", str(rank))
+        assert setup.join_processes("cuda", share_gpus=True) == torch.device("cuda", gpu)
+    assert backends == [False] * 3  # NCCL takes one process a GPU
+
+
 @pytest.mark.parametrize(("name", "rank"), [("cuda:1", "0"), ("cuda", "2")])
-def test_two_processes_never_share_a_gpu(two_gpus, name, rank):
+def test_two_processes_of_a_training_never_share_a_gpu(two_gpus, name, rank):
     two_gpus.setenv("LOCAL_RANK", rank)
     with pytest.raises(InputError, match=f"^process {rank} of this machine .*--device {name}, 2 "):
         setup.join_processes(name)

@@ -30,7 +30,7 @@ def run(
     if perturbation is not None:
         _check_given(perturbation)
     lirpa.load()
-    where = join_processes(device)
+    where = join_processes(device, share_gpus=True)
     network = open_network(path, dataset, eps, own, eps_map)
     given, radius = None, network.radius
     if perturbation is not None:

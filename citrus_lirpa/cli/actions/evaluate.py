@@ -49,7 +49,7 @@ def run(
 ) -> Results:
     """Do what ``citrus-lirpa eval`` is for."""
     lirpa.load()
-    where = join_processes(device)
+    where = join_processes(device, share_gpus=True)
     if requeue and not is_trained(path):
         echo_once(f"the training of {path} is not finished: nothing is evaluated", err=True)
         return None

@@ -42,7 +42,7 @@ def run(
     **options,
 ) -> Results:
     """Do what ``citrus-lirpa smooth`` is for."""
-    where = join_processes(device)
+    where = join_processes(device, share_gpus=True)
     limit, held_out = options.pop("limit"), options.pop("held_out")
     smoothing = Smoothing(**options)
     if requeue and not is_trained(path):

@@ -261,6 +261,11 @@ class _Adjoint:
 _LAST: WeakKeyDictionary[Segment, tuple[object, _Adjoint]] = WeakKeyDictionary()
 
 
+def forget_adjoints() -> None:
+    """Free the graphs that are kept for the next batch."""
+    _LAST.clear()
+
+
 def _adjoints(segments: Sequence[Segment], x: Tensor) -> list[_Adjoint]:
     shapes = {INPUT: tuple(x.shape[1:]), **{k: p.shape for k, p in enumerate(segments)}}
     wanted = len(x), x.dtype, x.device
