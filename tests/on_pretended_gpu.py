@@ -1,6 +1,6 @@
 """What tests/product/test_pretended_gpu.py looks at, computed on the pretended GPU.
 
-``python on_pretended_gpu.py FOLDER`` works in a folder and writes ``seen.json`` there.
+``python on_pretended_gpu.py FOLDER METHOD...`` works in a folder and writes ``seen.json`` there.
 """
 
 import pretend_cuda  # before torch
@@ -22,22 +22,23 @@ from citrus_lirpa import Box, data, verify
 from citrus_lirpa.attacks import SgdUap
 from citrus_lirpa.cli import main
 from citrus_lirpa.errors import Interrupted
-from citrus_lirpa.losses.registry import TRAINING_METHODS
 from citrus_lirpa.training import checkpoint, setup
 from citrus_lirpa.training.config import resolve
 from citrus_lirpa.training.loop import fit
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 DIGITS = data.load("digits", train=True, data_dir=Path("none"))
+EPS = 0.04
 TEST = data.load("digits", train=False, data_dir=Path("none"))
-SMALL = ("train.batch_size=30", "loss.attack_steps=2", "model.hidden=[12, 12]")
 #: Loads the pretended GPU in every process that a sweep starts.
 SITE = "import pretend_cuda\npretend_cuda.Pretended().__enter__()\n"
 
 
 def configuration(method: str, *overrides: str):
-    options = [part for part in SMALL if "attack_steps" not in part or method == "citrus"]
-    return resolve(preset="digits", method=method, overrides=[*options, *overrides])
+    options = ["train.batch_size=30", *overrides]
+    options += ["loss.attack_steps=2"] * (method == "citrus")
+    options += ["model.hidden=[12, 12]"] * ("model.name=cnn7" not in overrides)
+    return resolve(preset="digits", method=method, overrides=options)
 
 
 def trained(method: str, device: torch.device, *overrides: str, **options):
@@ -50,7 +51,7 @@ def trained(method: str, device: torch.device, *overrides: str, **options):
 def run(*args: object) -> dict:
     """One command on the pretended GPU."""
     with pretend_cuda.Pretended() as seen:
-        result = CliRunner().invoke(main, [*map(str, args), "--device", "cuda"])
+        result = CliRunner().invoke(main, [str(arg) for arg in args])
     error = result.exception if not isinstance(result.exception, SystemExit) else None
     told = "".join(traceback.format_exception(error)) if error else result.output
     return {
@@ -70,9 +71,11 @@ def commands(folder: Path, network: Path) -> dict:
             "citrus", GPU, "train.epochs=3", "data.limit=90",
             folder=begun, on_epoch=lambda record: os.kill(os.getpid(), 2),
         )  # fmt: skip
-    few = ("--limit", 20, "--time-limit", 0.2)
+    gpu, few = ("--device", "cuda"), ("--limit", 20, "--time-limit", 0.2, "--eps", EPS)
     exported = folder / "exported"
-    CliRunner().invoke(main, ["export", str(network), "--out", str(exported), "--images", "0,1,2"])
+    CliRunner().invoke(
+        main, ["export", str(network), "--out", str(exported), "--limit", "2", "--eps", str(EPS)]
+    )
     (exported / "results.csv").write_text("0,unsat\n1,timeout\n")
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(SITE)
@@ -81,14 +84,14 @@ def commands(folder: Path, network: Path) -> dict:
     here = [str(folder / "site"), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(here)
     return {
-        "resume": run("train", "--resume", begun),
-        "eval": run("eval", network, *few, "--relational", "cross"),
+        "resume": run("train", "--resume", begun, *gpu),
+        "eval": run("eval", network, *few, "--relational", "cross", *gpu),
         "import": run(
-            "eval", network, *few, "--import-verdicts", exported, "--out", folder / "imported"
+            "eval", network, *few, "--import-verdicts", exported, "--out", folder / "other", *gpu
         ),
-        "attack": run("attack", network, "--limit", 50),
-        "smooth": run("smooth", network, "--sigma", 0.1, "--n", 500, "--limit", 3),
-        "sweep": run("sweep", folder / "sweep.toml", "--out", folder / "sweep"),
+        "attack": run("attack", network, "--limit", 50, *gpu),
+        "smooth": run("smooth", network, "--sigma", 0.1, "--n", 500, "--limit", 3, *gpu),
+        "sweep": run("sweep", folder / "sweep.toml", "--out", folder / "sweep", *gpu),
         "doctor": run("doctor"),
     }
 
@@ -127,28 +130,51 @@ def results(device: torch.device, network: Path) -> dict:
         x, y = TEST.pixels(slice(40)).to(device), TEST.labels[:40].to(device)
         with torch.no_grad():
             for method in ("ibp", "crown-ibp", "crown", "alpha-crown"):
-                bound = net.margins(Box.around(x[:5], 0.02), y[:5], method)
+                bound = net.margins(Box.around(x[:5], EPS), y[:5], method)
                 found[f"bounds by {method}"] = bound.flatten().cpu().tolist()
-        certificates = verify.certify(net, x, y, 0.04, method="bab", time_limit=5)
+        certificates = verify.certify(net, x, y, EPS, method="bab", time_limit=5)
         found["certificates"] = certificates.verdicts()
-        groups = verify.certify_uap(net, x, y, 0.04, group_size=5, time_limit=5)
+        groups = verify.certify_uap(net, x, y, EPS, group_size=5, time_limit=5)
         found["groups"] = [groups.lower.tolist(), groups.upper.tolist()]
         torch.manual_seed(0)
         found["attack"] = SgdUap(epochs=2, restarts=1)(net, x, y, 0.1).fooling_rate
     return found
 
 
-def everything(folder: Path) -> dict:
+def controls() -> dict:
+    """Two things that a GPU refuses and two that it takes; five waits, and two that are none."""
+    raised = []
+    with pretend_cuda.Pretended() as seen:
+        x = torch.arange(4.0, device=GPU)
+        for work in (
+            lambda: x + torch.ones(4),
+            lambda: torch.rand(2, device=GPU, generator=torch.Generator()),
+            lambda: x + torch.tensor(1.0),
+            lambda: x.index_fill(0, torch.arange(2, device=GPU), 2.0),
+        ):
+            raised.append(False)
+            try:
+                work()
+            except RuntimeError:
+                raised[-1] = True
+        seen.waits.clear()
+        x.cpu(), x.sum().item(), x[x > 1], x.tolist(), torch.ones(2).to(GPU)
+        x.masked_fill(x > 1, 0.0), x.sum().sqrt()
+    return {"raised": raised, "mixed": len(seen.mixed), "waits": sum(seen.waits.values())}
+
+
+def everything(folder: Path, methods: list[str]) -> dict:
     network = folder / "network"
-    trained("ibp", CPU, "train.epochs=8", folder=network)
+    trained("ce", CPU, "train.epochs=8", folder=network)
     return {
+        "controls": controls(),
         "commands": commands(folder, network),
-        "waits": {name: waits(name) for name in TRAINING_METHODS},
+        "waits": {name: waits(name) for name in methods},
         "results": {device.type: results(device, network) for device in (CPU, GPU)},
     }
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    place = Path(sys.argv[1])
-    (place / "seen.json").write_text(json.dumps(everything(place)))
+    place, *named = sys.argv[1:]
+    Path(place, "seen.json").write_text(json.dumps(everything(Path(place), named)))

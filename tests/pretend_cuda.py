@@ -1,10 +1,10 @@
 """A CUDA device that is none, to see without a GPU what would fail or wait on one.
 
-Import this before torch, in a process of its own (:func:`why_not` says whether that works), and
-compute in ``with Pretended() as seen``. Tensors on ``cuda`` then say so to Python and to torch's
-C++ code, which chooses operators, casts and checks as for a GPU. Behind each stands a tensor of the
-CPU that holds its values: every operator is looked at by CUDA's rules and then runs there, so
-results are real, and control flow that depends on them goes on.
+Import this before torch (2.11: it uses private names), in a process of its own on Linux with a C++
+compiler, and compute in ``with Pretended() as seen``. Tensors on ``cuda`` then say so to Python and
+to torch's C++ code, which chooses operators, casts and checks as for a GPU. Behind each stands a
+tensor of the CPU that holds its values: every operator is looked at by CUDA's rules and then runs
+there, so results are real, and control flow that depends on them goes on.
 
 It sees mixed devices (which raise, as on a GPU), waits of the host for the device (copies of
 pageable memory are among them), and operators that this torch has no CUDA kernel for. It does not
@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import collections
 import ctypes
-import shutil
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
+from typing import ClassVar
 
 #: Autograd asks for CUDA's streams unless it is told that there is no accelerator.
 SHIM = """
@@ -31,19 +30,6 @@ std::optional<c10::DeviceType> getAccelerator(bool) { return std::nullopt; }
 bool isAccelerator(c10::DeviceType) { return false; }
 }
 """
-#: It rests on private names of torch: those of this version are known.
-TORCH = "2.11."
-
-
-def why_not() -> str | None:
-    """Return why the device cannot be pretended here; None where it can."""
-    if sys.platform != "linux":
-        return "the pretended GPU needs Linux"
-    if shutil.which("c++") is None:
-        return "the pretended GPU needs a C++ compiler"
-    if not version("torch").startswith(TORCH):
-        return f"the pretended GPU knows torch {TORCH}x, not {version('torch')}"
-    return None
 
 
 def _load_shim() -> None:
@@ -176,6 +162,13 @@ def _set_data(tensor: torch.Tensor, value: torch.Tensor) -> None:
         tensor.__dict__.pop("host", None)
 
 
+def _as_subclass(tensor: torch.Tensor, cls: type):
+    made = TensorBase.as_subclass(tensor, cls)
+    if _is_there(tensor):
+        made.host = tensor.host
+    return made
+
+
 def _deepcopy(tensor: torch.Tensor, memo: dict):
     if not _is_there(tensor):
         return _PLAIN["__deepcopy__"](tensor, memo)
@@ -201,14 +194,19 @@ def _reading(name: str):
 class _Generator(torch.Generator):
     """Of either device."""
 
+    #: Those of the device by the place of their state, which is all that operators are given.
+    there: ClassVar[dict[int, torch.Generator]] = {}
+
     def __new__(cls, device="cpu"):
         made = super().__new__(cls, "cpu")
-        made.of = torch.device(device)
+        made.place = torch.device(device)
+        if made.place.type == "cuda":
+            cls.there[made._cdata] = made
         return made
 
     @property
     def device(self):
-        return self.of
+        return self.place
 
 
 _PLAIN = {
@@ -271,7 +269,7 @@ def _drawn(compute, plain, options):
     """Random numbers of the device: by its own generator, or by the one that is passed."""
     given = options.get("generator")
     if given is not None:
-        if given.device.type == "cpu":
+        if given._cdata not in _Generator.there:
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
         return compute(*plain, **options)
     before = torch.default_generator.get_state()
@@ -377,7 +375,7 @@ def _patch_torch() -> None:
     _foreach_utils._foreach_supported_types.append(_Wrapper)
     for name in ("__reduce_ex__", "__repr__", "tolist"):
         setattr(torch.Tensor, name, _reading(name))
-    torch.Tensor.__deepcopy__ = _deepcopy
+    torch.Tensor.__deepcopy__, torch.Tensor.as_subclass = _deepcopy, _as_subclass
     torch.Tensor.data = property(TensorBase.data.__get__, _set_data)
     torch.Tensor.data_ptr = lambda tensor: TensorBase.data_ptr(_host(tensor))
     torch.nn.Parameter.__new__, torch.Tensor.__new__ = _parameter, _new

@@ -1,0 +1,96 @@
+"""All that computes, on a GPU that is pretended (tests/pretend_cuda.py): nothing fails or waits."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from citrus_lirpa.losses.registry import TRAINING_METHODS
+
+TESTS = Path(__file__).parents[1]
+#: Methods with attacks, with bounds of auto_LiRPA, and with perturbations that are kept.
+METHODS = ("citrus", "crown-ibp", "uat")
+COMMANDS = ("resume", "eval", "import", "attack", "smooth", "sweep", "doctor")
+#: The versions of torch whose private names tests/pretend_cuda.py knows.
+TORCH = "2.11."
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the pretended GPU needs Linux"),
+    pytest.mark.skipif(shutil.which("c++") is None, reason="it needs a C++ compiler"),
+    pytest.mark.skipif(
+        not version("torch").startswith(TORCH), reason=f"it knows torch {TORCH}x alone"
+    ),
+]
+
+
+def look(folder: Path, methods) -> dict:
+    """What was seen in a process of its own: the GPU is pretended to torch from the beginning."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+    command = [sys.executable, str(TESTS / "on_pretended_gpu.py"), str(folder), *methods]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "seen.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory) -> dict:
+    return look(tmp_path_factory.mktemp("gpu"), METHODS)
+
+
+def test_the_pretended_gpu_sees_what_a_gpu_would(seen):
+    """Controls: else the tests below would find nothing whatever there was."""
+    controls = seen["controls"]
+    assert controls["raised"] == [True, True, False, False]
+    assert controls["mixed"] == 1
+    assert controls["waits"] == 5
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_runs_without_mixing_devices(seen, name):
+    found = seen["commands"][name]
+    assert (found["exit"], found["mixed"], found["without_kernel"]) == (0, [], []), found["told"]
+    if name == "doctor":
+        assert found["told"].count("on the GPU") == 3
+    elif name != "sweep":  # whose processes are others
+        assert found["operators"] > 10
+
+
+def check_waits(found: dict) -> None:
+    assert (found["mixed"], found["without_kernel"]) == ([], [])
+    assert len(found["lines"]) > 3  # an epoch has some
+    assert sum(found["lines"].values()) <= 1, found["lines"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_training_step_waits_for_the_gpu_at_most_once(seen, method):
+    check_waits(seen["waits"][method])
+
+
+def flat(values) -> list:
+    nested = isinstance(values, list)
+    return [one for value in values for one in flat(value)] if nested else [values]
+
+
+def test_results_are_those_of_the_cpu(seen):
+    """With the same random numbers: weights, metrics, bounds, verdicts, groups, attacks."""
+    cpu, gpu = seen["results"]["cpu"], seen["results"]["cuda"]
+    assert cpu.keys() == gpu.keys() and len(cpu) > 10
+    assert {"attacked", "wrong", "ibp", "crown"} < set(cpu["certificates"])
+    for name, values in cpu.items():
+        if name in ("certificates", "groups"):
+            assert gpu[name] == values
+        else:
+            assert flat(gpu[name]) == pytest.approx(flat(values), rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.nightly
+def test_no_method_waits_in_its_steps(tmp_path):
+    found = look(tmp_path, TRAINING_METHODS)["waits"]
+    assert found.keys() == TRAINING_METHODS.keys()
+    for method in found.values():
+        check_waits(method)
