@@ -41,10 +41,9 @@ class Citrus(Loss):
         attack: (net, x, y, eps) -> v; PGD() by default. A PGD gets the range ``clip``.
         pairing: The partners of each input; Shifts(4) by default.
         k: The boxes are drawn around perturbations that break k - 1 partners together: 2 is
-            CITRUS, with one for each partner, 3 takes all pairs of them, 4 all triples, each
-            attacked as one group with the steps of ``attack``, which is a PGD then. Without the
-            input itself among its partners, they contain all perturbations that break k inputs
-            (docs/maths.md).
+            CITRUS, with one for each partner; 3 takes all pairs of partners, 4 all triples
+            (docs/maths.md). Each such set is attacked as a group with the steps of ``attack``,
+            which must be a PGD then.
         method: Bounds on the boxes: ``ibp``, ``crown-ibp`` or ``crown``.
         reduction: Over j: ``sum`` (the paper's), ``mean`` or ``max``.
         worst: Train on so many boxes of each input, those with the highest loss, which are

@@ -1,0 +1,32 @@
+"""fronts.py: every study that it writes is one that ``tune`` takes, and trials cost the same."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from citrus_lirpa.runs.tuning import study
+
+pytest.importorskip("optuna", reason="Optuna is not installed")
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+COSTLY = {"loss.k", "loss.partners", "loss.attack_steps", "train.epochs"}
+
+
+@pytest.fixture
+def fronts(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield pytest.importorskip("fronts")
+    del sys.modules["fronts"]
+
+
+def test_every_study_can_be_tuned(fronts, tmp_path):
+    for setting, given in fronts.SETTINGS.items():
+        for name in fronts.STUDIES:
+            plan = study.read(fronts.write_study(setting, name, 20, tmp_path))
+            config = plan.config(plan.recipe())
+            assert not COSTLY & plan.space.keys() and plan.front is not None
+            step = given.step.get(name, given.step[config.loss["name"]])
+            if config.train.epochs > 8:  # fewer are rounded far
+                assert config.train.epochs * step == pytest.approx(given.epochs, rel=0.05)
+            assert config.loss.get("k", 2) == (3 if name == "citrus-k3" else 2)
+            assert config.data.held_out == given.held_out
