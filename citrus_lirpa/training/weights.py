@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ _ENTRIES = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "model.", "_orig_mod.", "net.")
 #: A counter of BatchNorm that does not change what a network computes; auto_LiRPA leaves it out.
 _COUNTER = "num_batches_tracked"
+#: What auto_LiRPA 0.7 calls the weights of its modules: by nodes, numbered in the model's order.
+_NODE = re.compile(r"/(\d+)\.(param|buffer)")
 #: How many keys a message names.
 _NAMED = 3
 
@@ -80,9 +83,10 @@ def fit_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> No
         InputError: They do not fit.
     """
     own = module.state_dict()
-    needed = {name for name in own if not name.endswith(_COUNTER)}
-    fitting = next((named for named in _renamed(weights) if needed <= named.keys()), weights)
-    missing = [name for name in own if name in needed and name not in fitting]
+    needed = [name for name in own if not name.endswith(_COUNTER)]
+    weights = _by_node(weights, needed, {name for name, _ in module.named_parameters()})
+    fitting = next((w for w in _renamed(weights) if set(needed) <= w.keys()), weights)
+    missing = [name for name in needed if name not in fitting]
     missing += [
         f"{name} {tuple(own[name].shape)} (there {tuple(fitting[name].shape)})"
         for name in own
@@ -99,6 +103,18 @@ def fit_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> No
 
 def _tensors(values: dict[Any, Any]) -> dict[str, Tensor]:
     return {str(name): value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _by_node(
+    weights: dict[str, Tensor], names: list[str], parameters: set[str]
+) -> dict[str, Tensor]:
+    """Return weights that are numbered as nodes under the names of a model, in its order."""
+    nodes = {key: found for key in weights if (found := _NODE.fullmatch(key))}
+    keys = sorted(nodes, key=lambda key: int(nodes[key][1]))
+    kinds = ["param" if name in parameters else "buffer" for name in names]
+    if len(keys) != len(weights) or [nodes[key][2] for key in keys] != kinds:
+        return weights
+    return {name: weights[key] for name, key in zip(names, keys, strict=True)}
 
 
 def _renamed(weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -50,6 +50,17 @@ def published(name: str):
     return model, bounded, spec
 
 
+def numbered(model) -> dict[str, torch.Tensor]:
+    """The weights as a BoundedModule of auto_LiRPA 0.7 calls them, in no order."""
+    parameters = dict(model.named_parameters())
+    entries = enumerate(model.state_dict().items(), start=1)
+    return {
+        f"/{number}.{'param' if name in parameters else 'buffer'}": value
+        for number, (name, value) in reversed(list(entries))
+        if not name.endswith("num_batches_tracked")
+    }
+
+
 def loaded(name: str, **own):
     dataset = NETWORKS[name][1]
     return load_network(Path("front.pt"), dataset, EPS, {"source": f"ctrain:{name}", **own})
@@ -86,6 +97,24 @@ def test_a_checkpoint_of_a_training_and_other_means():
     x = torch.rand(2, *spec.shape)
     plain = loaded("cnn3", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     torch.testing.assert_close(plain.model(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["CNN7_Shi", "GowalConvMed"])
+def test_weights_numbered_as_nodes(name):
+    model, _, spec = published(name)
+    torch.save(numbered(model), "front.pt")
+    optional.permit_code(f"ctrain:{name}")
+    found = loaded(name).model[-1]
+    assert all(torch.equal(found.state_dict()[k], v) for k, v in model.state_dict().items())
+
+
+def test_nodes_of_another_network_are_one_line():
+    model, _, _ = published("cnn5")
+    for state in (numbered(model), dict(list(numbered(model).items())[1:])):
+        torch.save(state, "front.pt")
+        status, output = run("eval", "front.pt", "--model", "ctrain:cnn3", "--data", "cifar10",
+                             "--eps", "0.1")  # fmt: skip
+        assert "front.pt does not fit the network: it lacks" in said(status, output, 2)
 
 
 def test_a_front_is_judged_by_a_command():
