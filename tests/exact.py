@@ -35,6 +35,35 @@ class Residual(nn.Module):
         return x + self.body(x)
 
 
+class Larger(nn.Module):
+    """The larger of two values of x, or the smaller."""
+
+    def __init__(self, first: nn.Module, second: nn.Module, function=torch.maximum):
+        super().__init__()
+        self.first, self.second, self.function = first, second, function
+
+    def forward(self, x):
+        return self.function(self.first(x), self.second(x))
+
+
+class Absolute(nn.Module):
+    """|x|."""
+
+    def forward(self, x):
+        return x.abs()
+
+
+class Limited(nn.Module):
+    """x, no lower than ``low`` and no higher than ``high``."""
+
+    def __init__(self, low: float | None = None, high: float | None = None):
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, x):
+        return x.clamp(self.low, self.high)
+
+
 @dataclass
 class Value:
     """Affine expressions in the program's variables, with bounds: matrix (n, width),
@@ -100,15 +129,87 @@ class Program:
         if isinstance(module, nn.ReLU):
             return self.relu(value)
         if isinstance(module, Residual):
-            inner = self.through(module.body, value)
-            return Value(
-                value.matrix + inner.matrix,
-                value.constant + inner.constant,
-                value.low + inner.low,
-                value.high + inner.high,
-                value.shape,
-            )
+            return self.sum(value, self.through(module.body, value))
+        if isinstance(module, nn.LeakyReLU):
+            return self.bent(value, module.negative_slope)
+        if isinstance(module, nn.PReLU):
+            return self.bent(value, per_channel(module.weight, value.shape))
+        if isinstance(module, Absolute):
+            return self.bent(value, -1.0)
+        if isinstance(module, nn.Hardtanh):  # and ReLU6
+            return self.between(value, module.min_val, module.max_val)
+        if isinstance(module, Limited):
+            return self.between(value, module.low, module.high)
+        if isinstance(module, Larger):
+            both = [self.through(part, value) for part in (module.first, module.second)]
+            if module.function is torch.maximum:
+                return self.largest(both)
+            return self.scaled(self.largest([self.scaled(v, -1.0) for v in both]), -1.0)
+        if isinstance(module, nn.MaxPool2d):
+            return self.pooled(module, value)
         return self.affine(module, value)
+
+    # sums, and functions of one value by ReLUs: not as citrus_lirpa writes them
+
+    @staticmethod
+    def sum(a: Value, b: Value) -> Value:
+        return Value(
+            a.matrix + b.matrix, a.constant + b.constant, a.low + b.low, a.high + b.high, a.shape
+        )
+
+    @staticmethod
+    def scaled(z: Value, factor, shift=0.0) -> Value:
+        """factor * z + shift, for one factor or one for each element."""
+        f = np.broadcast_to(factor, z.constant.shape)
+        ends = np.sort([f * z.low + shift, f * z.high + shift], axis=0)
+        return Value(f[:, None] * z.matrix, f * z.constant + shift, *ends, z.shape)
+
+    def bent(self, z: Value, slope) -> Value:
+        """z where it is positive, slope * z elsewhere."""
+        return self.sum(self.relu(z), self.scaled(self.relu(self.scaled(z, -1.0)), -slope))
+
+    def between(self, z: Value, low, high) -> Value:
+        """low + relu(z - low) - relu(z - high); z - relu(z - high) without low."""
+        start = z if low is None else self.scaled(self.relu(self.scaled(z, 1.0, -low)), 1.0, low)
+        if high is None:
+            return start
+        return self.sum(start, self.scaled(self.relu(self.scaled(z, 1.0, -high)), -1.0))
+
+    def largest(self, values: list[Value]) -> Value:
+        """y >= each value, and y <= that one whose binary is 1."""
+        first = values[0]
+        matrix = np.zeros_like(first.matrix)
+        low = np.max([v.low for v in values], axis=0)
+        high = np.max([v.high for v in values], axis=0)
+        for k in range(len(first.constant)):
+            (y,) = self.variables([low[k]], [high[k]])
+            chosen = self.variables([0.0] * len(values), [1.0] * len(values), integral=True)
+            for v, d in zip(values, chosen, strict=True):
+                most = high[k] - v.low[k]
+                self.at_most(v.matrix[k] - self.unit(y), -v.constant[k])
+                self.at_most(self.unit(y) - v.matrix[k] + self.unit(d, most), v.constant[k] + most)
+            self.at_most(-sum(self.unit(d) for d in chosen), -1.0)
+            matrix[k, y] = 1.0
+        return Value(matrix, np.zeros_like(first.constant), low, high, first.shape)
+
+    def pooled(self, module: nn.MaxPool2d, value: Value) -> Value:
+        """The largest value of each window; padding never counts."""
+        places = torch.arange(1.0, len(value.constant) + 1).view(1, *value.shape)
+        shape = tuple(module(places).shape[1:])
+        options = module.dilation, module.padding, module.stride
+        windows = nn.functional.unfold(places, module.kernel_size, *options)
+        windows = windows.view(shape[0], -1, shape[1] * shape[2]).transpose(1, 2).flatten(0, 1)
+        found = []
+        for window in windows.long().tolist():
+            inside = [at - 1 for at in window if at]
+            parts = [
+                Value(*(array[[at]] for array in (value.matrix, value.constant, value.low,
+                      value.high)), (1,))
+                for at in inside
+            ]  # fmt: skip
+            found.append(self.largest(parts))
+        names = ("matrix", "constant", "low", "high")
+        return Value(*(np.concatenate([getattr(v, n) for v in found]) for n in names), shape)
 
     def affine(self, module: nn.Module, value: Value) -> Value:
         n = len(value.constant)
@@ -241,13 +342,26 @@ def _logits(program: Program, model, image, free, eps: np.ndarray, clip: bool) -
     return program.through(model, program.clipped(value) if clip else value)
 
 
+def per_channel(values, shape) -> np.ndarray:
+    """One value, or one for each channel, as one for each element of a shape."""
+    columns = values.detach().double().numpy().reshape(-1, *[1] * (len(shape) - 1))
+    return np.broadcast_to(columns, shape).reshape(-1)
+
+
+#: How many times two variables an element of a layer may need.
+BENT = {
+    nn.ReLU: 1, nn.LeakyReLU: 2, nn.PReLU: 2, Absolute: 2, nn.Hardtanh: 2, nn.ReLU6: 2,
+    Limited: 2, Larger: 2, nn.MaxPool2d: 5,
+}  # fmt: skip
+
+
 def _relus(model: nn.Module, x) -> int:
-    """Neurons under ReLUs."""
+    """How many ReLUs would need as many variables."""
     seen = []
     hooks = [
-        layer.register_forward_hook(lambda _m, _i, out: seen.append(out.numel()))
+        layer.register_forward_hook(lambda m, _i, out: seen.append(BENT[type(m)] * out.numel()))
         for layer in model.modules()
-        if isinstance(layer, nn.ReLU)
+        if type(layer) in BENT
     ]
     with torch.no_grad():
         model(x)
@@ -270,6 +384,23 @@ IMAGE_KINDS = {
         nn.Conv2d(1, 2, 2), nn.ReLU(), Residual(nn.Conv2d(2, 2, 1), nn.ReLU()), nn.ReLU()
     ],
     "shifted": lambda: [nn.BatchNorm2d(1), nn.Conv2d(1, 2, 2), nn.ReLU()],
+}  # fmt: skip
+#: Those with other piecewise linear layers.
+BENT_KINDS = {
+    "leaky": lambda: [nn.Conv2d(1, 2, 2), nn.LeakyReLU(0.2)],
+    "leaky beyond 1": lambda: [nn.Conv2d(1, 2, 2), nn.LeakyReLU(1.5), nn.Conv2d(2, 2, 1),
+                               nn.LeakyReLU(-0.4)],
+    "prelu": lambda: [nn.Conv2d(1, 2, 2), nn.PReLU(2)],
+    "relu6": lambda: [nn.Conv2d(1, 2, 2), nn.ReLU6()],
+    "hardtanh": lambda: [nn.Conv2d(1, 2, 2), nn.Hardtanh(-0.3, 0.4)],
+    "clamp below": lambda: [nn.Conv2d(1, 2, 2), Limited(low=0.1)],
+    "clamp above": lambda: [nn.Conv2d(1, 2, 2), Limited(high=0.3)],
+    "absolute": lambda: [nn.Conv2d(1, 2, 2), Absolute()],
+    "maximum": lambda: [Larger(nn.Conv2d(1, 2, 2), nn.Conv2d(1, 2, 2))],
+    "minimum": lambda: [Larger(nn.Conv2d(1, 2, 2), nn.Conv2d(1, 2, 2), torch.minimum)],
+    "max pooling": lambda: [nn.Conv2d(1, 1, 2, padding=1), nn.ReLU(), nn.MaxPool2d(2)],
+    "overlapping windows": lambda: [nn.Conv2d(1, 1, 2), nn.MaxPool2d(2, 1, padding=1)],
+    "dilated windows": lambda: [nn.Conv2d(1, 1, 1), nn.MaxPool2d(2, 1, dilation=2), nn.ReLU()],
 }  # fmt: skip
 
 
@@ -296,8 +427,8 @@ def random_net(kind: str, seed: int, classes: int = 3) -> tuple[nn.Sequential, t
         shape = (1, 2, 2)
         layers = [nn.Conv2d(1, 2, 2, padding=1, stride=2), nn.BatchNorm2d(2), nn.ReLU()]
         layers += [nn.Flatten(), nn.Linear(8, classes)]
-    elif kind in IMAGE_KINDS:
-        shape, layers = (1, 3, 3), IMAGE_KINDS[kind]()
+    elif kind in (made := IMAGE_KINDS | BENT_KINDS):
+        shape, layers = (1, 3, 3), made[kind]()
         width = nn.Sequential(*layers).eval()(torch.zeros(1, *shape)).numel()
         layers += [nn.Flatten(), nn.Linear(width, classes, bias=seed % 2 == 0)]
     else:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from . import lirpa
+from . import lirpa, lirpa_operators
 from .graph import Graph, computed
 from .tracing import place
 
@@ -34,7 +34,17 @@ def _first(node: Any) -> bool:
 
 def _windows(node: Any) -> bool:
     """Whether the windows of a pooling lie side by side, without padding."""
-    return list(node.kernel_size) == list(node.stride) and list(node.padding) == [0, 0]
+    side_by_side = list(node.kernel_size) == list(node.stride) and list(node.padding) == [0, 0]
+    return side_by_side and set(node.dilation) == {1} and not node.ceil_mode
+
+
+def _averages_alike(node: Any) -> bool:
+    """Whether all windows of an average pooling have the same divisor."""
+    return not node.ceil_mode and (node.count_include_pad or list(node.padding) == [0, 0])
+
+
+def _steps_by_one(node: Any) -> bool:
+    return _first(node) and (len(node.inputs) < 5 or abs(int(_value(node, 4))) == 1)
 
 
 def _convolves(node: Any) -> bool:
@@ -99,7 +109,7 @@ FORMS = (
     Form("division by a constant", ("BoundDiv",)),
     Form("product of two computed values", ("BoundMul",), _any),
     Form("concatenation", ("BoundConcat",), _any),
-    Form("slice", ("BoundSlice",)),
+    Form("slice", ("BoundSlice",), _steps_by_one),
     Form("split", ("BoundSplit",)),
     Form("selection in order, without repeats", ("BoundGather",), _selects),
     Form("padding by zero", ("BoundPad",), _pads_by_zero),
@@ -107,7 +117,7 @@ FORMS = (
     Form("sum over axes", ("BoundReduceSum",)),
     Form("AdaptiveAvgPool2d(1)", ("BoundGlobalAveragePool",)),
     Form("AvgPool2d with stride = kernel and no padding", ("BoundAveragePool",), _windows),
-    Form("AvgPool2d with another stride or padding", ("BoundAveragePool",)),
+    Form("AvgPool2d with another stride or padding", ("BoundAveragePool",), _averages_alike),
     Form("MaxPool2d with stride = kernel and no padding", ("BoundMaxPool",), _windows),
     Form("MaxPool2d with another stride or padding", ("BoundMaxPool",)),
     Form("ReLU", ("BoundRelu",)),
@@ -192,6 +202,8 @@ def refusal(graph: Graph, method: str) -> str | None:
     """
     for operation in graph.path(graph.output, {graph.input})[0]:
         node = operation.node
+        if method == "ibp" and type(node).__module__ == lirpa_operators.__name__:
+            continue  # this package's own
         form = form_of(node)
         if form is None or method not in _methods().get(form.name, ()):
             return (

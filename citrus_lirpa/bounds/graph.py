@@ -40,6 +40,11 @@ class Operation:
         ]
         self.forward = node.forward
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the value, for one input."""
+        return tuple(self.node.output_shape[1:])
+
     def constants(self) -> dict[str, Any]:
         """Return the arguments that do not vary, by name, as they are now and with graph."""
         sources = zip(self.node.inputs, self.varying, strict=True)

@@ -99,7 +99,7 @@ class _AveragePool(Step):
 
     @staticmethod
     def computes(node: Any) -> bool:
-        return list(node.padding) == [0, 0]
+        return list(node.padding) == [0, 0] and not node.ceil_mode
 
 
 class _GlobalAveragePool(Step):

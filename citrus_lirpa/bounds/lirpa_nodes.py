@@ -8,6 +8,7 @@ import inspect
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 
 def repair_nodes(operators: Any) -> None:
@@ -19,6 +20,10 @@ def repair_nodes(operators: Any) -> None:
     _keep_the_batch_open(operators.BoundReshape)
     _bound_without_bias(operators.BoundMatMul)
     _keep_weights_shared()
+    _pool_as_written(operators.BoundMaxPool, _max_pool)
+    _pool_as_written(operators.BoundAveragePool, _average_pool)
+    _unsqueeze_several_axes(operators.BoundUnsqueeze)
+    _slice_in_steps(operators.BoundSlice)
 
 
 def _keep_the_batch_open(reshape: Any) -> None:
@@ -54,6 +59,68 @@ def _keep_weights_shared() -> None:
     if importlib.util.find_spec("auto_LiRPA.optimize_graph") is not None:
         optimiser = importlib.import_module("auto_LiRPA.optimize_graph")
         vars(optimiser)["optimize_relu_relation"] = lambda _: None
+
+
+def _pool_as_written(pool: Any, function: Any) -> None:
+    """Both overlook a pooling's dilation, ceil_mode and count_include_pad.
+
+    Only values and intervals are of such a pooling.
+    """
+    original = pool.__init__
+
+    def __init__(self: Any, attr: Any = None, *args: Any, **options: Any) -> None:
+        original(self, attr, *args, **options)
+        self.dilation = list(attr.get("dilations", [1] * len(self.kernel_size)))
+        self.ceil_mode = bool(attr.get("ceil_mode", 0))
+        self.count_include_pad = bool(attr.get("count_include_pad", 0))
+
+    pool.__init__, pool.forward = __init__, function
+
+
+def _max_pool(self: Any, x: torch.Tensor) -> torch.Tensor:
+    sizes = self.kernel_size, self.stride, self.padding, self.dilation
+    return F.max_pool2d(x, *sizes, ceil_mode=self.ceil_mode)
+
+
+def _average_pool(self: Any, x: torch.Tensor) -> torch.Tensor:
+    sizes = self.kernel_size, self.stride, self.padding
+    return F.avg_pool2d(x, *sizes, self.ceil_mode, self.count_include_pad)
+
+
+def _unsqueeze_several_axes(unsqueeze: Any) -> None:
+    """Both refuse more than one axis, as the slopes of PReLU have: AssertionError."""
+    original, forward_one = unsqueeze.__init__, unsqueeze.forward
+
+    def __init__(self: Any, attr: Any = None, *args: Any, **options: Any) -> None:
+        axes = (attr or {}).get("axes", [0])
+        self_axes = [] if len(axes) == 1 else sorted(axes)
+        original(self, {**(attr or {}), "axes": axes[:1]} if self_axes else attr, *args, **options)
+        self.several = self_axes
+
+    def forward(self: Any, x: torch.Tensor, *axes: Any) -> torch.Tensor:
+        if not self.several:
+            return forward_one(self, x, *axes)
+        for axis in self.several:
+            x = x.unsqueeze(axis)
+        return x
+
+    unsqueeze.__init__, unsqueeze.forward = __init__, forward
+
+
+def _slice_in_steps(slicing: Any) -> None:
+    """Both refuse steps beyond one: AssertionError.
+
+    Only values and intervals are of such a slice.
+    """
+    original = slicing.forward
+
+    def forward(self: Any, x: Any, *limits: Any) -> Any:
+        if len(limits) < 4 or int(limits[3]) <= 1:
+            return original(self, x, *limits)
+        start, end, axis, step = (int(limit) for limit in limits)
+        return x[(slice(None),) * (axis % x.ndim) + (slice(start, end, step),)]
+
+    slicing.forward = forward
 
 
 def pool_in_order(pool: Any) -> None:

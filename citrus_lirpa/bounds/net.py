@@ -73,7 +73,7 @@ class BoundedNet:
         model: The classifier, or an auto_LiRPA BoundedModule of it.
         example: One batch of inputs of the right shape, dtype and device.
         bounds: Whose bounds are used, one of BOUNDS: ``own`` takes this package's for networks of
-            affine layers and ReLU, ``auto-lirpa`` those of auto_LiRPA everywhere.
+            piecewise linear layers, ``auto-lirpa`` those of auto_LiRPA everywhere.
 
     Attributes:
         module: The user's module.
@@ -430,12 +430,13 @@ class BoundedNet:
         """Return the network as affine maps between ReLUs, of pixels.
 
         Raises:
-            ModelError: The network has operations other than affine ones and ReLU, or bounds of
+            ModelError: The network has operations that are not piecewise linear, or bounds of
                 auto_LiRPA were asked for.
         """
         if self.bounds != "own":
             raise ModelError("auto_LiRPA's bounds were asked for, which do not branch")
-        return affine_segments(self.graph, self.normalise)
+        dtype = torch.get_default_dtype() if self.like is None else self.like.dtype
+        return affine_segments(self.graph, self.normalise, dtype)
 
     # -- what it is made of -------------------------------------------------------
 

@@ -1,4 +1,8 @@
-"""Parts of a network as functions: the affine ones between ReLUs, and what follows a ReLU."""
+"""Parts of a network as functions: the affine ones between ReLUs, and what follows a ReLU.
+
+Other piecewise linear operations are written as affine ones and ReLU (:mod:`.piecewise`). Their
+values are knots: intervals go from knot to knot.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +15,26 @@ from torch import Tensor, nn
 
 from ..errors import InputError, ModelError
 from .graph import BatchNorm, Graph, Operation, scaled
+from .piecewise import Hull, Joined, Piece, PiecewiseGraph
 
 #: Operations that are affine in what varies, while all but one argument are constants, except
 #: in sums and concatenations.
 _AFFINE = {
     "BoundLinear", "BoundConv", "BoundBatchNormalization", "BoundFlatten", "BoundReshape",
     "BoundTranspose", "BoundSqueeze", "BoundUnsqueeze", "BoundIdentity", "BoundDropout",
-    "BoundPad", "BoundAveragePool", "BoundGlobalAveragePool", "BoundReduceMean",
-    "BoundAdd", "BoundSub", "BoundNeg", "BoundConcat",
+    "BoundPad", "BoundAveragePool", "BoundGlobalAveragePool", "BoundReduceMean", "BoundReduceSum",
+    "BoundAdd", "BoundSub", "BoundNeg", "BoundConcat", "BoundGather", "BoundSlice", "BoundSplit",
 }  # fmt: skip
 #: Affine as long as only one operand varies (the first, for a quotient).
 _PRODUCTS = {"BoundMul", "BoundDiv", "BoundMatMul"}
-_WEIGHTED = {"BoundLinear", "BoundConv", "BoundBatchNormalization"}
+_WEIGHTED = {
+    "BoundLinear", "BoundConv", "BoundBatchNormalization", "BoundPad", "BoundGather", "BoundSlice",
+}  # fmt: skip
+#: Those that add up several numbers of one value.
+_SUMS = {
+    "BoundLinear", "BoundConv", "BoundMatMul", "BoundAveragePool", "BoundGlobalAveragePool",
+    "BoundReduceMean", "BoundReduceSum",
+}  # fmt: skip
 
 #: The number of the network's input among the sources of segments.
 INPUT = -1
@@ -41,15 +53,19 @@ class Segment:
         operations: What computes the result, in order.
         constants: By name, what the operations take beside computed values.
         normalise: Applied to the network's input first.
+        knots: Values behind the earlier segments' that an interval of the result goes by.
+        short: The same result computed from these and earlier knots; None for the segment itself.
     """
 
     sources: tuple[int, ...]
     shape: tuple[int, ...]
     names: tuple[str, ...]
     end: str
-    operations: list[Operation]
+    operations: list[Any]
     constants: dict[str, Any]
     normalise: nn.Module | None = None
+    knots: tuple[Knot, ...] = ()
+    short: Segment | None = None
 
     def __call__(self, *arguments: Tensor) -> Tensor:
         """Compute the result (N, ...) from the values of the sources."""
@@ -81,8 +97,12 @@ class Segment:
 
     def double(self) -> Segment:
         """Return the same function in float64."""
-        values = self.constants.items()
-        return replace(self, constants={k: v.double() if _is_real(v) else v for k, v in values})
+        return replace(
+            self,
+            constants={k: v.double() if _is_real(v) else v for k, v in self.constants.items()},
+            knots=tuple(knot.double() for knot in self.knots),
+            short=self.short and self.short.double(),
+        )
 
     @property
     def terms(self) -> tuple[int, int]:
@@ -98,28 +118,68 @@ class Segment:
         constants = {k: v.detach() if isinstance(v, Tensor) else v for k, v in values}
         return replace(self, constants=constants)
 
+    @property
+    def mixes(self) -> bool:
+        """Whether operations that add up numbers follow each other, which makes intervals wide."""
+        return sum(map(_adds_up, self.operations)) > 1
 
-def affine_segments(graph: Graph, normalise: nn.Module | None) -> list[Segment]:
+
+@dataclass(frozen=True, eq=False)
+class Knot:
+    """A value within the network with an interval of its own.
+
+    Attributes:
+        number: Its number among the sources of short segments, below INPUT.
+        operands: The values that the interval follows from.
+        hull: The interval in float64, from those of the operands.
+    """
+
+    number: int
+    operands: tuple[Segment, ...]
+    hull: Hull
+
+    def double(self) -> Knot:
+        """Return the same value in float64."""
+        return replace(self, operands=tuple(operand.double() for operand in self.operands))
+
+
+def affine_segments(graph: Graph, normalise: nn.Module | None, dtype: torch.dtype) -> list[Segment]:
     """Split a network into affine maps to the inputs of its ReLUs and to the logits.
 
     Args:
         graph: The graph of the network, whose BatchNorm must be in eval mode.
         normalise: Applied to the network's input first.
+        dtype: The type of the network's numbers.
 
     Returns:
         The segment that ends in the input of each ReLU, in network order, then the one that
-        ends in the logits. They keep the weights of now.
+        ends in the logits. They keep the weights of now. Piecewise linear operations have ReLUs
+        of their own there.
 
     Raises:
-        ModelError: The network has operations other than affine ones and ReLU.
+        ModelError: The network has operations other than piecewise linear ones.
     """
+    graph = PiecewiseGraph(graph, dtype)
     numbers = {graph.input: INPUT, **{name: k for k, name in enumerate(graph.relus)}}
-    ends = [graph.operations[name].arguments[0] for name in graph.relus] + [graph.output]
-    segments = []
-    for end in ends:
+    known = dict(numbers)
+
+    def part(end: str, numbers: dict[str, int]) -> Segment:
         segment = _segment(graph, numbers, end)
-        _check_affine(segment, "branch and bound takes")
-        segments.append(replace(segment.frozen(), normalise=normalise))
+        _check_affine(segment, "branch and bound takes", "piecewise linear layers")
+        return replace(segment.frozen(), normalise=normalise)
+
+    segments = []
+    for end in [*(graph.operations[name].arguments[0] for name in graph.relus), graph.output]:
+        segment, knots = part(end, numbers), []
+        passed = [op.name for op in segment.operations if op.name in graph.knots]
+        for name in passed:
+            if name not in known:
+                operands, hull = graph.knots[name]
+                number = INPUT - 1 - len(known)
+                knots.append(Knot(number, tuple(part(o, known) for o in operands), hull))
+                known[name] = number
+        short = part(end, known) if passed else None
+        segments.append(replace(segment, knots=tuple(knots), short=short))
     return segments
 
 
@@ -143,7 +203,7 @@ def chain(graph: Graph, normalise: nn.Module | None, relus: int) -> list[Segment
     segments = []
     for number, name in enumerate(graph.relus[:relus]):
         segment = _segment(graph, numbers, graph.operations[name].arguments[0])
-        _check_affine(segment, "a split in layers takes")
+        _check_affine(segment, "a split in layers takes", "affine layers and ReLU")
         if segment.sources != (number - 1,):
             raise ModelError(
                 f"the network cannot be split in layers: ReLU {number} depends on more than the "
@@ -183,6 +243,8 @@ def segment_behind(graph: Graph, relu: int) -> Segment:
 def _sizes(operation: Operation, values: tuple[Any, ...], constant: bool) -> Tensor:
     """The sum of absolute values that an affine operation adds up, of those of its arguments."""
     varying = operation.varying
+    if isinstance(operation, Piece):
+        return operation.sizes(values, constant)
     if isinstance(operation, BatchNorm):
         weight, bias, mean, variance = values[1:]
         scale, _ = operation.scale_and_shift(weight, bias, mean, variance)
@@ -196,13 +258,15 @@ def _sizes(operation: Operation, values: tuple[Any, ...], constant: bool) -> Ten
     if operation.kind == "BoundNeg":
         return values[0]
     absolute = [v.abs() if _is_real(v) else v for v in values]
-    if not constant and operation.kind in ("BoundLinear", "BoundConv"):
+    if not constant and operation.kind in ("BoundLinear", "BoundConv", "BoundPad"):
         absolute[2:] = [torch.zeros_like(bias) for bias in absolute[2:]]
     return operation.forward(*absolute)
 
 
 def _terms(operation: Operation, constants: list[Any]) -> tuple[int, int]:
     """How many products a number adds up in an operation, forwards and backwards."""
+    if isinstance(operation, Piece):
+        return operation.terms
     if operation.kind in ("BoundLinear", "BoundMatMul", "BoundConv"):
         weight = next(c for c in constants if isinstance(c, Tensor) and c.ndim > 1)
         if operation.kind == "BoundConv":
@@ -213,9 +277,11 @@ def _terms(operation: Operation, constants: list[Any]) -> tuple[int, int]:
             )
             return weight.shape[1] * places + 8, weight.shape[0] * steps + 8
         return max(weight.shape) + 8, max(weight.shape) + 8
-    if "Pool" in operation.kind or "Mean" in operation.kind:
+    if operation.kind in _SUMS:
         inputs = math.prod(operation.node.inputs[0].output_shape[1:])
         return inputs + 8, inputs + 8
+    if operation.kind == "BoundGather":  # backwards, as often as a place is taken
+        return 8, 8 + next(c.numel() for c in constants if isinstance(c, Tensor))
     return 8, 8
 
 
@@ -228,21 +294,29 @@ def _segment(graph: Graph, numbers: dict[str, int], end: str) -> Segment:
     constants: dict[str, Any] = {}
     for operation in operations:
         constants |= operation.constants()
-    shape = tuple(graph.operations[end].node.output_shape[1:])
+    shape = graph.operations[end].shape
     sources = tuple(numbers[name] for name in names)
     return Segment(sources, shape, names, end, operations, constants)
 
 
-def _check_affine(segment: Segment, takes: str) -> None:
+def _check_affine(segment: Segment, what: str, layers: str) -> None:
     for operation in segment.operations:
+        if isinstance(operation, Piece):
+            continue
         kind, varying = operation.kind, operation.varying
         product = kind in _PRODUCTS and sum(varying) == 1 and (kind != "BoundDiv" or varying[0])
         weights = kind in _WEIGHTED and any(varying[1:])
         if (kind not in _AFFINE and not product) or weights or _is_unusual(operation):
             raise ModelError(
-                f"{takes} networks of affine layers and ReLU; this one has "
+                f"{what} networks of {layers}; this one has "
                 f"{kind.removeprefix('Bound')} on computed values"
             )
+
+
+def _adds_up(operation: Operation | Piece) -> bool:
+    """Whether an operation adds up several numbers of what varies."""
+    joins = operation.kind == "BoundConcat" or isinstance(operation, Joined)
+    return operation.kind in _SUMS or (sum(operation.varying) > 1 and not joins)
 
 
 def _is_unusual(operation: Operation) -> bool:

@@ -107,7 +107,6 @@ def rng_kept(device: torch.device) -> Iterator[None]:
 #: What to write instead of an operation that auto_LiRPA does not know, by its name in ONNX.
 _INSTEAD = {
     "Erf": 'use nn.GELU("tanh"), or auto_LiRPA 0.7',
-    "Clip": "use ReLU, or auto_LiRPA 0.7",
     "LogSoftmax": "return the logits before it, which give the same classes",
     "InstanceNormalization": "use BatchNorm",
 }

@@ -10,7 +10,8 @@ certified where each of its wrong classes is refuted alone; a group keeps as man
 tuples leave in the worst case.
 """
 
-from .network import Network, Refused
+from .affine import Refused
+from .network import Network
 from .proofs import (
     CROWN,
     FORMAT,

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .network import Affine, Array, Network, Refused, require
+from .affine import Affine, Array, Refused, require
+from .network import Network
 
 _AT_ONCE = 128
 
@@ -95,7 +96,12 @@ class Ranges:
         centre = affine.apply(*centres)
         self.size[result] = spread[1:] + affine.sizes
         radius = spread[:1] + 2 * numbers.unit * affine.terms * self.size[result] + numbers.tiny
-        self.lower[result], self.upper[result] = numbers.out(centre - radius, centre + radius)
+        lower, upper = numbers.out(centre - radius, centre + radius)
+        if result in self.network.hulls:
+            operands, hull = self.network.hulls[result]
+            low, up = hull(*((self.lower[name], self.upper[name]) for name in operands))
+            lower, upper = np.maximum(lower, low), np.minimum(upper, up)
+        self.lower[result], self.upper[result] = lower, upper
 
     def _claim(self, number: int, claims: Claims, at: int, name: str) -> None:
         """Take claimed bounds of one ReLU's input, once they are known to follow."""
@@ -143,7 +149,8 @@ class Ranges:
             slopes: (R, free neurons) of the lines below ReLUs; CROWN's if None.
             splits: (R, neurons) 1 where a neuron's input is >= 0, -1 where it is <= 0.
             multipliers: (R, neurons) β >= 0 of the splits.
-            interval: Whether the last ReLUs are bounded by intervals instead of lines.
+            interval: Whether the last ReLUs, and values with hulls, are bounded by intervals
+                instead of lines.
         """
         numbers, rows = self.network.numbers, len(a)
         pending, b = {value: a}, numbers.of(np.zeros(rows))
@@ -151,7 +158,7 @@ class Ranges:
             if result not in pending:
                 continue
             a = pending.pop(result)
-            if affine is not None:
+            if affine is not None and not (interval and result in self.network.hulls):
                 total = 0 if affine.constant is None else _sum(a * affine.constant)
                 b = b + total - self._charge(a, result, affine.terms + a[0].size)
                 parts = affine.back(a)

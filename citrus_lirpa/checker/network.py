@@ -1,7 +1,7 @@
-"""The network of an ONNX file, as a checker of proofs reads it: affine layers and ReLU.
+"""The network of an ONNX file, as a checker of proofs reads it: affine maps and ReLU.
 
-The file is read by the protobuf rules of ONNX, without any package. Numbers are float64, or
-fractions.
+The file is read by the protobuf rules of ONNX, without any package. Piecewise linear operations are
+written as affine maps and ReLU (:mod:`.pieces`).
 """
 
 from __future__ import annotations
@@ -9,49 +9,25 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections import defaultdict
-from collections.abc import Iterator
-from fractions import Fraction
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-
-
-class Refused(Exception):
-    """A proof does not hold, or cannot be read; the message names what and why."""
-
-
-def require(holds: Any, message: str) -> None:
-    """Raise Refused unless something holds."""
-    if not bool(holds):
-        raise Refused(message)
-
-
-class Numbers:
-    """The arithmetic: float64 with twice its unit roundoff, or fractions with none."""
-
-    def __init__(self, exact: bool):
-        self.exact = exact
-        self.unit: float = 0 if exact else 2.0**-52
-        self.tiny: float = 0 if exact else 1e-280
-
-    def of(self, values: Any) -> Array:
-        """Return float values as numbers of this arithmetic."""
-        array = np.asarray(values, np.float64)
-        require(np.isfinite(array).all(), "a number is infinite or NaN")
-        made = np.frompyfunc(Fraction, 1, 1)(array) if self.exact else array
-        return np.asarray(made, object if self.exact else np.float64)
-
-    def out(self, lower: Array, upper: Array) -> tuple[Array, Array]:
-        """Return ends moved outward by one rounding."""
-        if self.exact:
-            return lower, upper
-        return np.nextafter(lower, -np.inf), np.nextafter(upper, np.inf)
-
-
-# -- the network, read from an ONNX file -----------------------------------------------------
+from .affine import (
+    Affine,
+    Array,
+    Convolution,
+    Joined,
+    Matrix,
+    Numbers,
+    Refused,
+    Reshape,
+    Selection,
+    Sum,
+    require,
+)
+from .pieces import Hull, Writer, windows_of
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
@@ -103,112 +79,14 @@ def _tensor(data: bytes) -> Array:
     return values.reshape(_integers(f[1]))
 
 
-class Affine:
-    """An affine map, by default of elements: ``weight`` x + ``constant``, as images need it.
-
-    ``sizes`` are at least |constant|, ``terms`` how many products one number adds up.
-    """
-
-    def __init__(self, weight: Any, constant: Any = None, sizes: Any = None, terms: int = 1):
-        self.weight, self.constant, self.terms = weight, constant, terms + 16
-        self.sizes = 0 if constant is None else abs(constant) if sizes is None else sizes
-
-    def apply(self, *x: Array) -> Array:
-        """Return the result (R, ...) of values (R, ...)."""
-        linear = self.forward(self.weight, *x)
-        return linear if self.constant is None else linear + self.constant
-
-    def forward(self, weight: Any, *x: Array) -> Array:
-        """Return the linear part of values (R, ...), for ``weight`` or its absolute value."""
-        return x[0] * weight
-
-    def back(self, a: Array) -> tuple[Array, ...]:
-        """Return coefficients (R, ...) on the sources, of coefficients on the result."""
-        return (a * self.weight,)
-
-
-class Sum(Affine):
-    """The weighted sum of two values."""
-
-    def forward(self, weight: Any, *x: Array) -> Array:  # noqa: D102
-        return x[0] * weight[0] + x[1] * weight[1]
-
-    def back(self, a: Array) -> tuple[Array, ...]:  # noqa: D102
-        return a * self.weight[0], a * self.weight[1]
-
-
-class Matrix(Affine):
-    """A product with a matrix (out, in)."""
-
-    def forward(self, weight: Any, *x: Array) -> Array:  # noqa: D102
-        return x[0] @ weight.T
-
-    def back(self, a: Array) -> tuple[Array, ...]:  # noqa: D102
-        return (a @ self.weight,)
-
-
-class Reshape(Affine):
-    """The same numbers in another shape; ``before`` and ``after`` without the first axis."""
-
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-
-    def forward(self, weight: Any, *x: Array) -> Array:  # noqa: D102
-        return x[0].reshape(len(x[0]), *self.after)
-
-    def back(self, a: Array) -> tuple[Array, ...]:  # noqa: D102
-        return (a.reshape(len(a), *self.before),)
-
-
-class Convolution(Affine):
-    """A convolution by ``weight`` (out, in, h, w), or, where it is (h, w), of each channel."""
-
-    strides: list[int]
-    pads: list[int]
-    before: tuple[int, ...]
-
-    def _windows(self, padded: Array) -> Iterator[tuple[int, int, Any]]:
-        """Yield the places of the kernel, and what of the padded image each is multiplied by."""
-        sizes = self.weight.shape[-2:]
-        ends = [padded.shape[k] - sizes[k - 2] + 1 for k in (2, 3)]
-        for i, j in np.ndindex(*sizes):
-            yield (
-                i,
-                j,
-                padded[:, :, i : i + ends[0] : self.strides[0], j : j + ends[1] : self.strides[1]],
-            )
-
-    def _padded(self, x: Array) -> Array:
-        top, left, bottom, right = self.pads
-        return np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
-
-    def forward(self, weight: Any, *x: Array) -> Array:  # noqa: D102
-        total: Any = 0
-        for i, j, part in self._windows(self._padded(x[0])):
-            w = weight[..., i, j]
-            if w.ndim:
-                product = (w @ part.reshape(*part.shape[:2], -1)).reshape(
-                    len(part), -1, *part.shape[2:]
-                )
-            total = total + (product if w.ndim else part * w)
-        return np.asarray(total)
-
-    def back(self, a: Array) -> tuple[Array, ...]:  # noqa: D102
-        padded = self._padded(np.zeros((len(a), *self.before), a.dtype))
-        for i, j, part in self._windows(padded):
-            w = self.weight[..., i, j]
-            if w.ndim:
-                product = (w.T @ a.reshape(*a.shape[:2], -1)).reshape(len(a), -1, *a.shape[2:])
-            part += product if w.ndim else a * w
-        top, left = self.pads[:2]
-        return (padded[:, :, top : top + self.before[1], left : left + self.before[2]],)
-
-
 Node = tuple[str, list[str], Any]  # its result, its computed sources, Affine or None for ReLU
 
 
 class Network:
-    """A network of affine layers and ReLU: ``nodes`` in order, ``shapes`` of their results."""
+    """A network of affine maps and ReLU: ``nodes`` in order, ``shapes`` of their results.
+
+    ``hulls`` are intervals that values have by other values of the network.
+    """
 
     def __init__(self, data: bytes, numbers: Numbers):
         self.numbers, self.hash = numbers, hashlib.sha256(data).hexdigest()
@@ -222,6 +100,7 @@ class Network:
         sizes = [(_integers(_message(side)[1]) or [1])[0] for side in sides]
         self.shapes: dict[str, tuple[int, ...]] = {self.input: tuple(sizes[1:])}
         self.nodes: list[Node] = []
+        self.hulls: dict[str, tuple[list[str], Hull]] = {}
         for node in map(_message, graph[1]):
             self._read(node)
         self.output = _message(graph[12][0])[1][0].decode()
@@ -246,27 +125,63 @@ class Network:
             value = _tensor(field[5][0]) if field[5] else _integers(field[8] or field[3])
             if field[2]:
                 value = struct.unpack("<f", field[2][0])[0]
-            given[field[1][0].decode()] = value
+            given[field[1][0].decode()] = field[4][0] if field[4] else value
         constants = [self.constants.get(name) for name in arguments]
         if kind == "Constant" or (kind == "Identity" and constants[0] is not None):
             self.constants[result] = given["value"] if kind == "Constant" else constants[0]
             return
         sources = [name for name in arguments if name in self.shapes]
-        known = len(sources) + sum(c is not None for c in constants) == len(arguments)
+        known = all(name in self.shapes or name in self.constants for name in arguments if name)
         require(sources and known and not others, f"{kind} {result}: its inputs are not read")
-        affine = None
-        if kind != "Relu":
-            affine = self._affine(kind, given, constants, self.shapes[sources[0]])
+        if kind == "Relu":
+            self._add(result, sources, None)
+        elif not self._piecewise(kind, result, given, arguments):
+            shapes = [self.shapes[name] for name in sources]
+            self._add(result, sources, self._affine(kind, given, constants, shapes))
+
+    def _add(self, result: str, sources: Sequence[str], affine: Affine | None) -> str:
+        """Add a node, and return the name of its result."""
+        require(result not in self.shapes, f"{result} is computed twice")
         zeros = [np.zeros((1, *self.shapes[name]), self.numbers.of(0).dtype) for name in sources]
         value = zeros[0] if affine is None else affine.apply(*zeros)
         self.shapes[result] = value.shape[1:]
-        self.nodes.append((result, sources, affine))
+        self.nodes.append((result, list(sources), affine))
+        return result
+
+    def _piecewise(self, kind: str, result: str, given: dict[str, Any], names: list[str]) -> bool:
+        """Add the nodes of an operation that is piecewise linear; False for others."""
+        of, writer = self.numbers.of, Writer(result, self.numbers, self._add, self.hulls)
+        known = self.constants
+        constants: list[Any] = [of(known[n]) if n in known else None for n in names]
+        x = names[0]
+        refused = f"{kind} with {sorted(given)} is not read"
+        if kind in ("Max", "Min"):
+            computed = [n if n in self.shapes else None for n in names]
+            values = list(zip(computed, constants, strict=True))
+            writer.largest(values, 1 if kind == "Max" else -1)
+        elif kind in ("Abs", "LeakyRelu", "PRelu", "Clip", "MaxPool"):
+            require(x in self.shapes and all(n not in self.shapes for n in names[1:]), refused)
+            if kind == "Abs":
+                writer.absolute(x)
+            elif kind == "LeakyRelu":
+                writer.leaky(x, of(given.get("alpha", float(np.float32(0.01)))))
+            elif kind == "PRelu":
+                writer.leaky(x, constants[1])
+            elif kind == "Clip":
+                require(not given, refused)
+                writer.clip(x, *(*constants[1:], None, None)[:2])
+            else:
+                shape = self.shapes[x]
+                writer.max_pool(x, shape, windows_of(given, shape, refused))
+        else:
+            return False
+        return True
 
     def _affine(
-        self, kind: str, given: dict[str, Any], constants: list[Any], shape: tuple[int, ...]
+        self, kind: str, given: dict[str, Any], constants: list[Any], shapes: list[tuple[int, ...]]
     ) -> Affine:
         """Return what a node of ONNX computes; ``constants`` has None for computed inputs."""
-        of = self.numbers.of
+        of, shape = self.numbers.of, shapes[0]
         values: list[Any] = [None if c is None else of(c) for c in constants]
         first, second, bias = (*values, None, None)[:3]
         weight: Any = second if first is None else first
@@ -276,6 +191,16 @@ class Network:
             if first is None and second is None:
                 return Sum(np.array([1, sign]), terms=2)
             return Affine(1, sign * weight) if first is None else Affine(sign, weight)
+        if kind == "Neg":
+            return Affine(-1)
+        if kind == "Concat":
+            require(all(c is None for c in constants), refused)
+            axis = given["axis"][0] % (len(shape) + 1) - 1
+            require(axis >= 0, refused)
+            return Joined(axis, [sides[axis] for sides in shapes])
+        if kind in ("Slice", "Gather", "Transpose", "Squeeze", "Unsqueeze", "Pad"):
+            require(all(c is not None for c in constants[1:]), refused)
+            return _selection(kind, given, constants, shape, refused)
         if kind == "Mul":
             return Affine(weight)
         if kind == "Div" and second is not None:
@@ -321,5 +246,44 @@ class Network:
         made.terms += weight.shape[-2] * weight.shape[-1] * max(weight.shape[:2])
         made.strides, made.before = given.get("strides", [1, 1]), shape
         made.pads = given.get("pads", [0, 0, 0, 0])
-        require(kind == "Conv" or not any(made.pads), refused)
+        alike = given.get("count_include_pad", [0]) == [1]  # one divisor for all windows
+        require(kind == "Conv" or not any(made.pads) or alike, refused)
         return made
+
+
+def _selection(
+    kind: str, given: dict[str, Any], constants: list[Any], shape: tuple[int, ...], refused: str
+) -> Selection:
+    """Return what an operation does that moves numbers, found by moving the numbers of places."""
+    index = np.arange(int(np.prod(shape))).reshape(1, *shape)
+    ints: list[Any] = [None, *(np.asarray(c).astype(int) for c in constants[1:])]
+    constant = None
+    if kind == "Slice":
+        starts, ends, axes, steps = (*(i.tolist() for i in ints[1:]), None, None)[:4]
+        axes = range(len(starts)) if axes is None else axes
+        cut = [slice(None)] * index.ndim
+        for start, end, axis, step in zip(
+            starts, ends, axes, steps or [1] * len(starts), strict=True
+        ):
+            cut[axis] = slice(start, end if step > 0 or end >= -index.shape[axis] else None, step)
+        index = index[tuple(cut)]
+    elif kind == "Gather":
+        axis = given.get("axis", [0])[0]
+        require(axis % index.ndim > 0, refused)
+        index = np.take(index, ints[1], axis)
+    elif kind == "Transpose":
+        require(given["perm"][0] == 0, refused)
+        index = index.transpose(given["perm"])
+    elif kind == "Pad":
+        require(given.get("mode", b"constant") == b"constant" and len(ints) < 4, refused)
+        sides = ints[1].reshape(2, -1)
+        require((sides >= 0).all() and not sides[:, 0].any(), refused)
+        index = np.pad(index, sides.T, constant_values=-1)
+        value = np.asarray(constants[2] if len(constants) > 2 else 0, np.float64)
+        constant = (index[0] < 0) * value
+    else:
+        axes = given["axes"] if "axes" in given else ints[1].tolist()
+        change = np.squeeze if kind == "Squeeze" else np.expand_dims
+        index = change(index, tuple(axes))
+    require(index.ndim > 1 and index.shape[0] == 1, refused)
+    return Selection(index[0], shape, constant)

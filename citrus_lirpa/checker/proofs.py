@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from .affine import Array, Numbers, Refused, require
 from .bounds import Box, Claims, Lines, Ranges, least
-from .network import Array, Network, Numbers, Refused, require
+from .network import Network
 
 FORMAT = "citrus-lirpa proofs 1"
 #: How an entry bounds its margin: by intervals, by CROWN's slopes, or by slopes of its own.
@@ -43,7 +44,7 @@ class Summary:
 
 
 def read_network(path: Path, *, exact: bool = False) -> Network:
-    """Read an ONNX file; Refused where it is not of affine layers and ReLU."""
+    """Read an ONNX file; Refused where it is not of piecewise linear layers that are read."""
     try:
         return Network(path.read_bytes(), Numbers(exact))
     except _DAMAGED as error:

@@ -56,7 +56,7 @@ from .output import Results, examples, results
     type=click.Choice(BOUNDS),
     default="own",
     show_default=True,
-    help="Whose bounds count: own takes this package's for affine layers and ReLU, auto-lirpa "
+    help="Whose bounds count: own takes this package's for piecewise linear layers, auto-lirpa "
     "those of auto_LiRPA everywhere.",
 )
 @click.option(

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .. import checker, distributed
-from ..bounds.box import Ball, Box
+from ..bounds.box import Ball
 from ..bounds.net import BoundedNet
+from ..bounds.segments import INPUT
 from ..errors import ModelError
 from ..formats import onnx
 from ..formats.atomic import write_text
@@ -36,7 +38,7 @@ class ProofFolder:
         identity: Of the evaluation; files of another one are removed.
 
     Raises:
-        ModelError: The network is not of affine layers and ReLU, as the checker reads them.
+        ModelError: The network is not of piecewise linear layers, as the checker reads them.
         DependencyError: The onnx package is missing.
     """
 
@@ -124,7 +126,7 @@ def _read(file: Path, net: BoundedNet) -> checker.Network:
     draw = torch.Generator().manual_seed(0)
     x = torch.rand((1, *net.input_shape), generator=draw).to(parameter)
     with torch.no_grad(), net.evaluating():
-        found = [box.lower for box in net.bound_unchecked(Box(x, x)).preactivation_boxes]
+        found = _relu_inputs(net, x)
     wanted = network.preactivations(x[0].double().cpu().numpy())
     same = len(found) == len(wanted) and all(
         mine[0].numel() == its.size
@@ -136,3 +138,12 @@ def _read(file: Path, net: BoundedNet) -> checker.Network:
             "the ReLUs of this network are in another order in its ONNX file; leave out --proofs"
         )
     return network
+
+
+def _relu_inputs(net: BoundedNet, x: Tensor) -> list[Tensor]:
+    """Return the inputs of all ReLUs on an image, as the engine numbers these."""
+    values, found = {INPUT: x}, []
+    for number, segment in enumerate(net.affine_segments()[:-1]):
+        found.append(segment(*(values[source] for source in segment.sources)))
+        values[number] = found[-1].relu()
+    return found

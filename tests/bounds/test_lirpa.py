@@ -326,8 +326,6 @@ def test_square_is_sound_or_refused():
 
 @pytest.mark.parametrize("layer", [nn.Hardtanh(), nn.ReLU6(), nn.ZeroPad2d(1), nn.Dropout()])
 def test_layers_that_need_the_symbolics_parse(layer):
-    if ours.load().legacy and isinstance(layer, nn.Hardtanh):
-        pytest.skip("auto_LiRPA 0.3 has no Hardtanh or ReLU6")
     x = torch.rand(2, 1, 4, 4)
     net = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), layer, nn.Flatten())
     bounded = build(net, x)

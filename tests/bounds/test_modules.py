@@ -161,10 +161,6 @@ REFUSED = {
         lambda: BoundedNet(nn.Sequential(mlp(), nn.LogSoftmax(1)), X),
         r"'LogSoftmax' \(layer '1', LogSoftmax\); return the logits before it",
     ),
-    "PReLU": (
-        lambda: BoundedNet(nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.PReLU()), X),
-        r"'PRelu' \(layer '2', PReLU\); use ReLU, LeakyReLU",
-    ),
     "GroupNorm": (
         lambda: BoundedNet(nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4)), X),
         "layer '1' is a GroupNorm, .* use BatchNorm",

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from exact import BENT_KINDS, Absolute, random_images, random_net
 from networks import deep_net, images
 from torch import nn
 
@@ -104,6 +105,43 @@ def test_convolutions_batchnorm_and_bypasses(tmp_path):
     z = network.preactivations(x[0].double().numpy())
     wanted = model.double().norm(model.a(x[:1].double())).detach().numpy()
     assert np.allclose(z[0], wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("exact_numbers", [False, True])
+@pytest.mark.parametrize("kind", BENT_KINDS)
+def test_other_piecewise_linear_layers(tmp_path, kind, exact_numbers):
+    """Every certificate of a small network is proved again, by float64 and by fractions."""
+    proved = 0
+    for seed in range(3):
+        model, shape = random_net(kind, seed)
+        x, y = random_images(model, shape, seed, 4)
+        net = BoundedNet(model, x).eval()
+        clip = (0.0, 1.0) if seed else None
+        found, _, figures = prove(tmp_path, net, x, y, (0.01, 0.05, 0.2)[seed], clip, size=4)
+        assert figures.images == int(found.certified.sum()) and figures.groups == 1
+        network = checker.read_network(tmp_path / "model.onnx", exact=exact_numbers)
+        assert checker.check_folder(tmp_path, network).refused == []
+        proved += figures.images
+    assert proved > 0
+
+
+def test_intervals_of_the_operation_itself_are_checked(tmp_path):
+    """Without them the maximum of two values that hardly differ would be twice as wide."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), Absolute(), nn.Linear(8, 2)).eval()
+    x = torch.rand(1, 1, 2, 2)
+    save_onnx(model, (1, 2, 2), tmp_path / "model.onnx")
+    network = checker.read_network(tmp_path / "model.onnx")
+    box = checker.bounds.Box(network, x[0].double().numpy(), 0.1, None)
+    none = checker.bounds.Claims(np.zeros(0, int), np.zeros(0), np.zeros(0))
+    ranges = checker.bounds.Ranges(box, none, "image 0")
+    (name,) = network.hulls
+    z = model[1](x.flatten(1)).detach().double().numpy()[0]
+    radius = 0.1 * model[1].weight.abs().sum(1).detach().double().numpy()
+    low = np.maximum(np.maximum(z - radius, -z - radius), 0)
+    high = np.maximum(abs(z - radius), abs(z + radius))
+    assert np.allclose(ranges.lower[name][0], low, atol=1e-6)
+    assert np.allclose(ranges.upper[name][0], high, atol=1e-6)
 
 
 def statement(arrays, **changes):

@@ -3,7 +3,15 @@
 from collections import Counter
 
 import pytest
-from exact import IMAGE_KINDS, KINDS, breakable, most_broken, random_images, random_net
+from exact import (
+    BENT_KINDS,
+    IMAGE_KINDS,
+    KINDS,
+    breakable,
+    most_broken,
+    random_images,
+    random_net,
+)
 from operators import examined
 
 from citrus_lirpa import BoundedNet, certify, certify_uap
@@ -53,7 +61,7 @@ def compared(kind: str, seed: int) -> Counter:
     return tally
 
 
-MANY_KINDS = [*KINDS, *IMAGE_KINDS]
+MANY_KINDS = [*KINDS, *IMAGE_KINDS, *BENT_KINDS]
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_the_layer_to_blame_is_named(monkeypatch):
     names = [form.name for form in allowed.FORMS]
     monkeypatch.setattr(allowed, "_methods", lambda: dict.fromkeys(names, list(METHODS)))
     model = nn.Sequential(
-        nn.Flatten(), nn.Linear(16, 12), nn.LeakyReLU(-0.5), nn.Linear(12, 3)
+        nn.Flatten(), nn.Linear(16, 12), nn.LeakyReLU(-0.5), nn.Tanh(), nn.Linear(12, 3)
     ).eval()  # fmt: skip
     monkeypatch.setattr(selfcheck, "_check_containment", lambda *_: None)
     x = torch.rand(60, 1, 4, 4)

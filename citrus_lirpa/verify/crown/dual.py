@@ -132,7 +132,8 @@ class DualBound:
         slack = 4 * unit(torch.float64) * self.members * line.abs().amax(1)
         line, value = rounded_down(line, self.x.dtype), rounded_down(value - slack, self.x.dtype)
         rounding = (weight * off).sum(1).to(value.dtype)
-        return Point(value, line, u, slope, torch.cat(coefficients, 1), rounding)
+        seen = torch.cat([slope[:, :0], *coefficients], 1)
+        return Point(value, line, u, slope, seen, rounding)
 
     def planes(self, parameter: Tensor) -> tuple[Tensor, Tensor]:
         """Return a (R, ...) and b (R,) in float64: margin >= a·input + b, without splits."""

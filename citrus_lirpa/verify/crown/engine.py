@@ -50,7 +50,7 @@ class DualEngine:
         proofs: Receives what is proved; None to keep no proofs.
 
     Raises:
-        ModelError: The network is not made of affine layers and ReLU.
+        ModelError: The network is not made of piecewise linear layers.
     """
 
     #: How many thresholds a bound must exceed to prove, beside the rounding that it is charged.

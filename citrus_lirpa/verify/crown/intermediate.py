@@ -16,15 +16,14 @@ from .rounding import Sizes
 
 
 def rounded(bounds: Bounds, dtype: torch.dtype) -> Bounds:
-    """Return the bounds in another precision, rounded outward."""
-    infinity = torch.tensor(torch.inf, dtype=dtype)
-    return [
-        (
-            torch.nextafter(lower.to(dtype), -infinity.to(lower.device)),
-            torch.nextafter(upper.to(dtype), infinity.to(upper.device)),
-        )
-        for lower, upper in bounds
-    ]
+    """Return the bounds in another precision, rounded outward where they are no numbers of it."""
+
+    def below(ends: Tensor) -> Tensor:
+        found = ends.to(dtype)
+        lower = torch.nextafter(found, torch.full_like(found, -torch.inf))
+        return torch.where(found > ends, lower, found)
+
+    return [(below(lower), -below(-upper)) for lower, upper in bounds]
 
 
 def tighten(
@@ -56,7 +55,8 @@ def tighten(
         found_sizes.append(sizes.of(k))
         lower, upper = low.flatten(1).clone(), up.flatten(1).clone()
         images, neurons = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
-        if k > 0 and len(images):  # before the first ReLU IBP is exact already
+        exact_already = k == 0 and not segments[0].mixes  # one affine layer, by IBP
+        if len(images) and not exact_already:
             relaxation = Relaxation.of(
                 result if exact is None else rounded(result, x.dtype), found_sizes
             )

@@ -43,7 +43,8 @@ class Relaxation:
             bounds: (lower, upper), each (n, ...), of every ReLU's input in network order.
             sizes: Of every segment, (n, channels), what it adds up in absolute values.
         """
-        active, index, lowers, uppers = [], [], [], []
+        none = sizes[0].new_zeros(len(sizes[0]), 0)  # a network may have no ReLU before its output
+        active, index, lowers, uppers = [], [], [none], [none]
         for lower, upper in bounds:
             lower, upper = lower.flatten(1), upper.flatten(1)
             unstable = (lower < 0) & (upper > 0)

@@ -83,13 +83,28 @@ def intervals(segments: Sequence[Segment], x: Tensor, ball: Ball) -> tuple[Bound
     boxes = {INPUT: ball.box(x)}
     bounds: Bounds = []
     for k, segment in enumerate(segments[:-1]):
-        before = [boxes[s] for s in segment.sources]
-        centre = segment(*(box.centre for box in before))
-        radius = segment.sizes(*(box.radius for box in before), constant=False)
-        error = _error(segment, before)
-        bounds.append((centre - radius - error, centre + radius + error))
-        boxes[k] = Box(bounds[k][0].relu(), bounds[k][1].relu())
+        lower, upper = _interval(_shortened(segment, boxes), boxes)
+        bounds.append((lower, upper))
+        boxes[k] = Box(lower.relu(), upper.relu())
     return bounds, boxes
+
+
+def _interval(segment: Segment, boxes: dict[int, Box]) -> Box:
+    """Return the interval of a segment's result, from the boxes of what it starts from."""
+    before = [boxes[s] for s in segment.sources]
+    if not segment.operations and segment.sources != (INPUT,):
+        return before[0]
+    centre = segment(*(box.centre for box in before))
+    radius = segment.sizes(*(box.radius for box in before), constant=False)
+    error = _error(segment, before)
+    return Box(centre - radius - error, centre + radius + error)
+
+
+def _shortened(segment: Segment, boxes: dict[int, Box]) -> Segment:
+    """Return a segment that starts from the last knots, whose boxes are put into ``boxes``."""
+    for knot in segment.knots:
+        boxes[knot.number] = knot.hull(*(_interval(o, boxes) for o in knot.operands))
+    return segment.short or segment
 
 
 def interval_margins(last: Segment, boxes: dict[int, Box], y: Tensor) -> Tensor:
@@ -100,6 +115,7 @@ def interval_margins(last: Segment, boxes: dict[int, Box], y: Tensor) -> Tensor:
         boxes: As of :func:`intervals`.
         y: (n,) labels.
     """
+    last = _shortened(last, boxes)
     before = [boxes[s] for s in last.sources]
     logits, error = last(*(box.centre for box in before)), _error(last, before)
     wrong, own = wrong_classes(y, logits.shape[1]), y.unsqueeze(1)

@@ -1,0 +1,78 @@
+"""Nodes for piecewise linear operations that auto_LiRPA does not know.
+
+They compute values and intervals. Linear bounds of them are this package's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def register(operators: Any, table: dict[str, Any]) -> None:
+    """Add what is missing to auto_LiRPA's table of operations.
+
+    Args:
+        operators: auto_LiRPA's module of node classes.
+        table: Its classes by the name of the operation; entries of the user's stay.
+    """
+    for name, function in _FUNCTIONS.items():
+        if not hasattr(operators, f"Bound{name}"):
+            made = _node(operators.Bound, operators.Interval, name, function)
+            table.setdefault(f"onnx::{name}", made)
+
+
+def _node(base: Any, interval: Any, name: str, function: Callable[..., Tensor]) -> type:
+    """Return a class of nodes of a function that grows with its arguments, or of PRelu."""
+
+    def forward(self: Any, *values: Tensor) -> Tensor:
+        return function(*values)
+
+    def interval_propagate(self: Any, *intervals: Sequence[Tensor]) -> Any:
+        lower, upper = ([ends[side] for ends in intervals] for side in (0, 1))
+        ends = [function(*lower), function(*upper)]
+        if name == "PRelu":  # which is not monotone where the slope is negative
+            inside = (lower[0] < 0) & (upper[0] > 0)
+            kink = torch.where(inside, 0, ends[0])
+            ends = [f(f(*ends), kink) for f in (torch.minimum, torch.maximum)]
+        perturbed = next((i for i in intervals if getattr(i, "ptb", None) is not None), None)
+        return interval.make_interval(*ends, perturbed)
+
+    def infer_batch_dim(self: Any, batch_size: int, *batch_dims: int) -> int:
+        return max(batch_dims)
+
+    methods = {
+        "forward": forward,
+        "interval_propagate": interval_propagate,
+        "infer_batch_dim": infer_batch_dim,
+    }
+    return type(f"Bound{name}", (base,), methods)
+
+
+def _clip(x: Tensor, *ends: Tensor) -> Tensor:
+    low, high = (*(end if end.numel() else None for end in ends), None, None)[:2]
+    return x if low is high is None else x.clamp(low, high)
+
+
+def _prelu(x: Tensor, slope: Tensor) -> Tensor:
+    return torch.where(x > 0, x, slope * x)
+
+
+def _several(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    def fold(first: Tensor, *others: Tensor) -> Tensor:
+        for other in others:
+            first = function(first, other)
+        return first
+
+    return fold
+
+
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "Clip": _clip,
+    "PRelu": _prelu,
+    "Max": _several(torch.maximum),
+    "Min": _several(torch.minimum),
+}

@@ -1,0 +1,222 @@
+"""Piecewise linear layers as affine maps and ReLU: values, intervals, bounds."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from exact import BENT_KINDS, Absolute, Larger, Limited, random_images, random_net
+from torch import nn
+
+from citrus_lirpa import BoundedNet, Box, Ibp, certify
+from citrus_lirpa.bounds.box import Ball
+from citrus_lirpa.bounds.margins import logit_margins
+from citrus_lirpa.bounds.segments import INPUT
+from citrus_lirpa.errors import ModelError
+from citrus_lirpa.verify.crown.engine import DualEngine
+from citrus_lirpa.verify.crown.rounding import intervals
+
+
+class Function(nn.Module):
+    """A function as a layer."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def prelu(*slopes):
+    layer = nn.PReLU(len(slopes))
+    layer.weight.data.copy_(torch.tensor(slopes))
+    return layer
+
+
+CORNER = torch.linspace(-0.3, 0.5, 108).view(3, 6, 6)
+#: Layers on values (3, 6, 6), and how many ReLUs they are made of.
+LAYERS = {
+    "leaky": (nn.LeakyReLU(0.1), 1),
+    "leaky, below 0": (nn.LeakyReLU(-0.4), 1),
+    "leaky, above 1": (nn.LeakyReLU(1.7), 1),
+    "prelu": (prelu(-0.5, 0.2, 1.3), 1),
+    "one prelu": (prelu(0.3), 1),
+    "rrelu": (nn.RReLU(), 1),
+    "relu6": (nn.ReLU6(), 2),
+    "hardtanh": (nn.Hardtanh(-0.2, 0.1), 2),
+    "clamp": (Limited(-0.1, 0.3), 2),
+    "clamp below": (Limited(low=0.1), 1),
+    "clamp above": (Limited(high=0.1), 1),
+    "abs": (Absolute(), 1),
+    "max": (Larger(nn.Identity(), nn.Conv2d(3, 3, 1)), 1),
+    "min": (Larger(nn.Identity(), nn.Conv2d(3, 3, 1), torch.minimum), 1),
+    "max with a constant": (Function(lambda x: torch.maximum(CORNER, x)), 1),
+    "min with a constant": (Function(lambda x: torch.minimum(x, CORNER)), 1),
+    "pool 2": (nn.MaxPool2d(2), 2),
+    "pool 3, stride 2, padding": (nn.MaxPool2d(3, 2, 1), 4),
+    "pool 3, stride 1": (nn.MaxPool2d(3, 1), 4),
+    "dilated pool": (nn.MaxPool2d(2, 1, dilation=2), 2),
+    "dilated and padded pool": (nn.MaxPool2d(3, 2, 1, dilation=2), 4),
+    "pool in ceil mode": (nn.MaxPool2d(4, 4, ceil_mode=True), 4),
+    "oblong pool": (nn.MaxPool2d((1, 5), (2, 1), (0, 2)), 3),
+    "one window": (nn.MaxPool2d(6), 6),
+}
+#: Affine layers on the same values.
+AFFINE = {
+    "overlapping average": nn.AvgPool2d(3, 2, 1),
+    "average without padding": nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+    "average in ceil mode": nn.AvgPool2d(4, 4, ceil_mode=True),
+    "constant padding": nn.ConstantPad2d((1, 0, 0, 2), -0.7),
+    "concatenation": Function(lambda x: torch.cat([x, 2 * x], 1)),
+    "slice": Function(lambda x: x[:, 1:, 1:5, :3]),
+    "slice in steps": Function(lambda x: x[:, :, ::2, 1::3]),
+    "channel": Function(lambda x: x[:, 1]),
+    "channels": Function(lambda x: x[:, [2, 0]]),
+    "split": Function(lambda x: torch.split(x, [1, 2], 1)[1]),
+    "sum": Function(lambda x: x.sum(3)),
+}
+
+
+def network(*layers, seed=0):
+    """A small network around layers, in eval mode, images (1, 6, 6) of it and their classes."""
+    torch.manual_seed(seed)
+    layers = copy.deepcopy(layers)
+    first = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), *layers, nn.Flatten()).eval()
+    x = torch.rand(4, 1, 6, 6)
+    model = nn.Sequential(*first, nn.Linear(first(x).shape[1], 3)).eval()
+    return model, x, model(x).argmax(1)
+
+
+def values(segments, x):
+    """The input of every ReLU, and the logits."""
+    known, found = {INPUT: x}, []
+    for k, segment in enumerate(segments):
+        found.append(segment(*(known[s] for s in segment.sources)))
+        assert found[-1].shape[1:] == segment.shape
+        known[k] = found[-1].relu()
+    return found
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_segments_compute_the_layer(name):
+    layer, relus = LAYERS[name]
+    model, x, _ = network(layer)
+    segments = BoundedNet(model, x).eval().affine_segments()
+    assert len(segments) == relus + 1
+    torch.testing.assert_close(values(segments, x)[-1], model(x))
+    double = [segment.double() for segment in segments]
+    torch.testing.assert_close(
+        values(double, x.double())[-1], model.double()(x.double()), atol=1e-6, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_segments_compute_affine_layers(name):
+    model, x, _ = network(nn.ReLU(), AFFINE[name], nn.ReLU())
+    segments = BoundedNet(model, x).eval().affine_segments()
+    assert len(segments) == 3
+    torch.testing.assert_close(values(segments, x)[-1], model(x))
+
+
+def widest(function, low, high):
+    """The interval of a function of one value, which has its kinks at 0 or multiples of 0.1."""
+    points = [low, high, *(torch.full_like(low, k / 10).clamp(low, high) for k in range(-70, 71))]
+    found = torch.stack([function(p) for p in points])
+    return found.amin(0), found.amax(0)
+
+
+@pytest.mark.parametrize("eps", [0.01, 0.2])
+@pytest.mark.parametrize("name", LAYERS)
+def test_intervals_are_those_of_the_layer(name, eps):
+    """Margins by IBP, against intervals of the layers written out."""
+    model, x, y = network(LAYERS[name][0])
+    engine = DualEngine(BoundedNet(model, x).eval(), Ball(eps))
+    _, margins, _ = engine.ibp(x, y)
+    conv, layer, _, last = model.double()
+    with torch.no_grad():
+        centre = conv(x.double())
+        radius = nn.functional.conv2d(
+            torch.full_like(x.double(), eps), conv.weight.abs(), padding=1
+        )
+        low, high = centre - radius, centre + radius
+        if isinstance(layer, Larger):
+            other = layer.second
+            middle, wide = other(centre), nn.functional.conv2d(radius, other.weight.abs())
+            low, high = layer.function(low, middle - wide), layer.function(high, middle + wide)
+        elif "pool" in name or "constant" in name or name == "one window":
+            low, high = layer(low), layer(high)  # which grow with their input
+        else:
+            low, high = widest(layer, low, high)
+        middle, wide = ((low + high) / 2).flatten(1), ((high - low) / 2).flatten(1)
+        logits, spread = last(middle), (last.weight[y].unsqueeze(1) - last.weight).abs()
+        wanted = logits.gather(1, y[:, None]) - logits - (spread @ wide.unsqueeze(2)).squeeze(2)
+        rows = torch.ones_like(wanted, dtype=torch.bool).scatter(1, y[:, None], False)
+    torch.testing.assert_close(margins, wanted[rows].view(4, 2).float(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("eps", [0.02, 0.2])
+@pytest.mark.parametrize("name", [*LAYERS, *AFFINE])
+def test_samples_stay_above_all_bounds(name, eps):
+    layers = [LAYERS[name][0]] if name in LAYERS else [nn.ReLU(), AFFINE[name], nn.ReLU()]
+    model, x, y = network(*layers)
+    engine = DualEngine(BoundedNet(model, x).eval(), Ball(eps))
+    images, ibp, _ = engine.ibp(x, y)
+    tight, rows = engine.tightened(images), torch.ones_like(ibp, dtype=torch.bool)
+    bounds = [ibp, *(engine.margins(i, rows, n)[0] for i in (images, tight) for n in (0, 8))]
+    u = eps * (2 * torch.rand(600, 1, 1, 6, 6) - 1)
+    u[::2] = eps * u[::2].sign()
+    with torch.no_grad():
+        moved = (x + u).flatten(0, 1)
+        sampled = logit_margins(model(moved), y.repeat(600)).view(600, 4, 2).amin(0)
+        inputs = values(engine.segments, moved)[:-1]
+    for bound in bounds:
+        assert bool((bound <= sampled + 1e-5).all())
+    for (low, high), z in zip(tight.bounds, inputs, strict=True):
+        z = z.view(600, 4, *z.shape[1:])
+        assert bool((z.amin(0) >= low - 1e-5).all() and (z.amax(0) <= high + 1e-5).all())
+    assert bool((bounds[-1] >= bounds[3] - 1e-4).all())  # alpha-CROWN begins with CROWN
+
+
+def test_crown_tightens_differences_before_the_first_relu():
+    """Windows of one convolution differ by less than their intervals say."""
+    model, x, y = network(nn.MaxPool2d(2))
+    engine = DualEngine(BoundedNet(model, x).eval(), Ball(0.1))
+    images, _, _ = engine.ibp(x, y)
+    (low, high), (tight_low, tight_high) = images.bounds[0], engine.tightened(images).bounds[0]
+    assert float((tight_high - tight_low).mean()) < 0.9 * float((high - low).mean())
+
+
+@pytest.mark.parametrize("kind", BENT_KINDS)
+def test_all_stages_take_them(kind):
+    model, shape = random_net(kind, 1)
+    x, y = random_images(model, shape, 1, 6)
+    found = certify(BoundedNet(model, x).eval(), x, y, 0.1, method="bab", time_limit=1)
+    assert not found.unsupported
+
+
+def test_intervals_start_from_boxes_of_double_precision():
+    model, x, _ = network(LAYERS["pool 2"][0])
+    segments = [s.double() for s in BoundedNet(model, x).eval().affine_segments()]
+    bounds, boxes = intervals(segments, x.double(), Ball(0.1))
+    assert len(bounds) == 2 and len(boxes) == 4  # the input, two ReLUs, a maximum
+    assert all(end.dtype == torch.float64 for box in boxes.values() for end in box)
+
+
+def test_a_factor_that_is_computed_is_refused():
+    model, x, _ = network(Function(lambda x: torch.prelu(x, x.mean((0, 2, 3)))))
+    with pytest.raises(ModelError):
+        DualEngine(BoundedNet(model, x).eval(), Ball(0.1))
+
+
+@pytest.mark.parametrize("name", ["relu6", "clamp below", "prelu", "max", "min", "dilated pool"])
+def test_what_auto_lirpa_does_not_know_is_trained_by_intervals(name):
+    model, x, y = network(LAYERS[name][0])
+    net = BoundedNet(model, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Ibp()(net.train(), x, y, 0.1).backward()
+    assert float(model[0].weight.grad.abs().sum()) > 0
+    low = net.eval().margins(Box.around(x, 0.1, None), y)
+    _, ours, _ = DualEngine(net, Ball(0.1)).ibp(x, y)
+    torch.testing.assert_close(low.detach(), ours, atol=1e-5, rtol=1e-5)
