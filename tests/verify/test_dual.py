@@ -413,7 +413,7 @@ def no_attack(net, x, y, eps, worth):
 def test_relaxation_keeps_the_unstable_neurons_alone():
     lower = torch.tensor([[-1.0, 0.0, -2.0, 1.0], [-1.0, -1.0, -1.0, 0.0]])
     upper = torch.tensor([[2.0, 3.0, -1.0, 2.0], [0.0, 1.0, 2.0, 0.0]])
-    r = Relaxation.of([(lower, upper)], [])
+    r = Relaxation.of([(lower, upper)], [torch.ones(2, 1)])
     assert r.active[0].tolist() == [[0, 1, 0, 1], [0, 0, 0, 0]]
     kept = [
         sorted(i for i, low in zip(places, lows, strict=True) if low < 0)
