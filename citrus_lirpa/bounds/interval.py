@@ -94,12 +94,10 @@ class _Reshape(Step):
 class _AveragePool(Step):
     def __init__(self, operation: Operation, sources: tuple[int, ...]):
         super().__init__(operation, sources)
-        size, stride = tuple(operation.node.kernel_size), tuple(operation.node.stride)
-        self.function = lambda x: F.avg_pool2d(x, size, stride)
-
-    @staticmethod
-    def computes(node: Any) -> bool:
-        return list(node.padding) == [0, 0] and not node.ceil_mode
+        node = operation.node
+        sizes = tuple(node.kernel_size), tuple(node.stride), tuple(node.padding)
+        switches = node.ceil_mode, node.count_include_pad
+        self.function = lambda x: F.avg_pool2d(x, *sizes, *switches)
 
 
 class _GlobalAveragePool(Step):
