@@ -120,6 +120,7 @@ class GroupAttack:
                     y[unfinished][now],
                     ball,
                     group=now.nonzero()[:, 0],
+                    groups=len(unfinished),
                     by_margin=restart % 2 == 0,
                 )
                 better = count > most[unfinished]
@@ -147,11 +148,14 @@ class GroupAttack:
             (G, ...) the perturbation of the step that broke most inputs of the group; of the last
             step where none was broken.
         """
-        groups = torch.arange(len(x), device=x.device).repeat_interleave(x.shape[1])
+        groups, size = x.shape[:2]
+        group = torch.arange(groups, device=x.device).repeat_interleave(size)
         x, y, ball = x.detach().flatten(0, 1), y.flatten(), Ball(eps, self.clip)
         with net.evaluating():
             found = [
-                self._ascend(net, x, y, ball, group=groups, by_margin=restart % 2 == 0)
+                self._ascend(
+                    net, x, y, ball, group=group, groups=groups, by_margin=restart % 2 == 0
+                )
                 for restart in range(self.restarts)
             ]
         u, broken = (torch.stack(part) for part in zip(*found, strict=True))
@@ -170,14 +174,22 @@ class GroupAttack:
         expect(open_ is None or mask, "open_", open_, f"torch.bool of shape {tuple(y.shape)}")
 
     def _ascend(
-        self, net: BoundedNet, x: Tensor, y: Tensor, ball: Ball, *, group: Tensor, by_margin: bool
+        self,
+        net: BoundedNet,
+        x: Tensor,
+        y: Tensor,
+        ball: Ball,
+        *,
+        group: Tensor,
+        groups: int,
+        by_margin: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Ascend once on inputs (M, ...) with labels (M,) and groups (M,) in ascending order.
+        """Ascend once on inputs (M, ...) with labels (M,), ``group`` (M,) of ``groups`` each.
 
         Return the u of the step that broke most, of the last one where none was broken, and how
         many it broke, for each group.
         """
-        logits, groups = net.frozen(), int(group[-1]) + 1
+        logits = net.frozen()
         weight = distributed.draw_rows(
             lambda rows: torch.empty(rows, dtype=x.dtype, device=x.device).exponential_(), len(x)
         )
@@ -198,7 +210,8 @@ class GroupAttack:
             best = torch.where(better, u.detach(), best)
             most = torch.maximum(most, count)
             loss = -smallest if by_margin else robust_cross_entropy(margins)
-            return (loss * weight)[smallest > -self.overshoot].sum()
+            # of all, as a selection would make the host wait for a GPU
+            return torch.where(smallest > -self.overshoot, loss * weight, 0.0).sum()
 
         step = self.step_size * ball.eps
         last = ascend(gradient_of(objective), ball.project, start, step, self.steps, self.momentum)
