@@ -35,12 +35,13 @@ _DAMAGED = (
 
 @dataclass
 class Summary:
-    """What was checked, of which eps, map of eps and clip, and what was refused and why."""
+    """What was checked, of which images, eps, map of eps and clip, and what was refused and why."""
 
     images: int = 0
     groups: int = 0
     refused: list[str] = field(default_factory=list)
     boxes: set[tuple[float, str | None, tuple[float, ...] | None]] = field(default_factory=set)
+    numbers: set[int] = field(default_factory=set)
 
 
 def read_network(path: Path, *, exact: bool = False) -> Network:
@@ -111,6 +112,7 @@ class _File:
         """Add what holds, and what does not, to a summary."""
         problems: list[str] = []
         summary.boxes.add((*self.stated, None if self.clip is None else tuple(self.clip)))
+        self._count_once(summary)
         refuted = self._refuted(problems)
         summary.refused += [f"{name}: {problem}" for problem in problems]
         for i in map(int, self.certified):
@@ -123,10 +125,6 @@ class _File:
                 )
         for first, size, safe in self.groups:
             members = range(first, first + size)
-            require(
-                0 <= first and size > 0 and members[-1] < len(self.labels),
-                "a group is of no images",
-            )
             most = size - most_broken(members, self.labels, self.network.classes, refuted)
             summary.groups += most >= safe
             if most < safe:
@@ -134,6 +132,18 @@ class _File:
                     f"{name}: group of images {self.first + first} to {self.first + members[-1]}: "
                     f"{safe} are claimed to be safe, {most} follow"
                 )
+
+    def _count_once(self, summary: Summary) -> None:
+        """Refuse an image that is counted twice, in this file or in one before."""
+        require(len(set(self.certified)) == len(self.certified), "an image is certified twice")
+        for first, size, _ in self.groups:
+            inside = 0 <= first and 0 < size <= len(self.labels) - first
+            require(inside, "a group is of no images")
+        members = [first + k for first, size, _ in self.groups for k in range(size)]
+        require(len(set(members)) == len(members), "an image is in two groups")
+        mine = {self.first + i for i in range(len(self.labels))}
+        require(not mine & summary.numbers, "its images are those of another file")
+        summary.numbers |= mine
 
     # -- refuted tuples ----------------------------------------------------------------------
 

@@ -250,6 +250,16 @@ def by_intervals(arrays, pick):
     return changed(arrays, "entry_kind", pick(arrays["split_entry"].tolist()), checker.INTERVAL)
 
 
+def certified_twice(arrays, pick):
+    certified = stated(arrays, "certified")
+    return statement(arrays, certified=[*certified, pick(certified)])
+
+
+def a_group_twice(arrays, pick):
+    groups = stated(arrays, "groups")
+    return statement(arrays, groups=[*groups, pick(groups)])
+
+
 CORRUPTIONS = {
     "a negative multiplier of a split": anywhere("split_multiplier", -0.1),
     "a sign of a split turned": lambda a, pick: (
@@ -271,6 +281,8 @@ CORRUPTIONS = {
     "a certified image more": one_more,
     "a safe image more": a_group,
     "another network's hash": lambda a, pick: statement(a, network=str(pick(range(9))) * 64),
+    "an image that is counted twice": certified_twice,
+    "a group that is counted twice": a_group_twice,
     "an entry of no image": anywhere("context_image", 99),
     "a neuron that is not there": anywhere("split_neuron", 10_000),
 }
@@ -289,6 +301,26 @@ def test_corrupted_proofs_are_refused(tmp_path, proofs, kind, seed):
     summary = check(tmp_path / "bad", bad, folder / "model.onnx")
     assert summary.refused, kind
     assert summary.images <= len(stated(arrays, "certified")) and summary.groups <= 4
+
+
+@pytest.mark.nightly
+def test_hundreds_of_corrupted_proofs_are_refused(tmp_path, proofs):
+    folder, arrays = proofs
+    accepted = []
+    for kind, seed in itertools.product(CORRUPTIONS, range(100, 120)):
+        draw = np.random.default_rng(seed)
+        bad = CORRUPTIONS[kind](arrays, lambda values: values[int(draw.integers(len(values)))])  # noqa: B023
+        if not check(tmp_path / "bad", bad, folder / "model.onnx").refused:
+            accepted.append((kind, seed))
+    assert len(CORRUPTIONS) * 20 >= 300 and accepted == []
+
+
+def test_a_file_that_is_there_twice_is_refused(tmp_path, proofs):
+    folder, arrays = proofs
+    np.savez(tmp_path / "00001.npz", **arrays)
+    summary = check(tmp_path, arrays, folder / "model.onnx")
+    assert summary.images == len(stated(arrays, "certified"))
+    assert summary.refused == ["00001.npz: its images are those of another file"]
 
 
 def test_uncorrupted_they_hold(tmp_path, proofs):
