@@ -11,17 +11,15 @@ tuples leave in the worst case.
 """
 
 from .affine import Refused
+from .cases import Refuted, most_broken, open_classes
 from .network import Network
 from .proofs import (
     CROWN,
     FORMAT,
     INTERVAL,
     SLOPES,
-    Refuted,
     Summary,
     check_folder,
-    most_broken,
-    open_classes,
     read_network,
 )
 

@@ -8,29 +8,46 @@ import json
 import struct
 import zipfile
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .affine import Array, Numbers, Refused, require
 from .bounds import Box, Claims, Lines, Ranges, least
+from .cases import Refuted, covers, most_broken, open_classes
 from .network import Network
 
 FORMAT = "citrus-lirpa proofs 1"
 #: How an entry bounds its margin: by intervals, by CROWN's slopes, or by slopes of its own.
 INTERVAL, CROWN, SLOPES = range(3)
-_AT_ONCE, _MOST_TRIES = 128, 1_000_000
-#: Images and classes that one perturbation does not break together.
-Refuted = frozenset[tuple[int, int]]
+_AT_ONCE = 128
 #: What a damaged file makes NumPy and Python raise.
 _DAMAGED = (
     *(AttributeError, IndexError, KeyError, TypeError, ValueError, OSError, EOFError),
     *(RecursionError, struct.error, zipfile.BadZipFile, NotImplementedError),
 )
+
+
+class Entry(NamedTuple):
+    """A line below the margin of one class of an image, within one leaf.
+
+    ``context`` numbers the bounds that it rests on; ``splits`` has sign and multiplier by neuron.
+    """
+
+    context: int
+    image: int
+    wrong: int
+    kind: int
+    weight: float
+    slopes: Array
+    splits: dict[int, tuple[int, float]]
+
+
+Leaf = tuple[Entry, ...]
 
 
 @dataclass
@@ -114,24 +131,23 @@ class _File:
         summary.boxes.add((*self.stated, None if self.clip is None else tuple(self.clip)))
         self._count_once(summary)
         refuted = self._refuted(problems)
-        summary.refused += [f"{name}: {problem}" for problem in problems]
+        known = (self.labels, self.network.classes, refuted)
         for i in map(int, self.certified):
             require(0 <= i < len(self.labels), "a certified image is not among the images")
-            left = open_classes([i], self.labels, self.network.classes, refuted)[i]
+            left = open_classes([i], *known)[i]
             summary.images += not left
             if left:
-                summary.refused.append(
-                    f"{name}: image {self.first + i}: class {left[0]} is not refuted"
-                )
+                problems.append(f"image {self.first + i}: class {left[0]} is not refuted")
         for first, size, safe in self.groups:
             members = range(first, first + size)
-            most = size - most_broken(members, self.labels, self.network.classes, refuted)
+            most = size - most_broken(members, *known)
             summary.groups += most >= safe
             if most < safe:
-                summary.refused.append(
-                    f"{name}: group of images {self.first + first} to {self.first + members[-1]}: "
+                problems.append(
+                    f"group of images {self.first + first} to {self.first + members[-1]}: "
                     f"{safe} are claimed to be safe, {most} follow"
                 )
+        summary.refused += [f"{name}: {problem}" for problem in problems]
 
     def _count_once(self, summary: Summary) -> None:
         """Refuse an image that is counted twice, in this file or in one before."""
@@ -145,164 +161,122 @@ class _File:
         require(not mine & summary.numbers, "its images are those of another file")
         summary.numbers |= mine
 
-    # -- refuted tuples ----------------------------------------------------------------------
-
     def _refuted(self, problems: list[str]) -> set[Refuted]:
-        """Return the tuples whose leaves cover all cases and are all proved."""
-        entries = range(len(self.arrays["entry_leaf"]))
+        """Return the tuples whose leaves are all proved, and cover all cases."""
+        trees: dict[Refuted, list[Leaf]] = defaultdict(list)
+        alike: dict[Any, list[Leaf]] = defaultdict(list)
+        for leaf in self._leaves():
+            trees[_pairs(leaf)].append(leaf)
+            alike[tuple((entry.context, entry.kind) for entry in leaf)].append(leaf)
+        doubtful: set[Refuted] = set()
+        for _, group in sorted(alike.items()):
+            for at in range(0, len(group), _AT_ONCE):
+                for leaf, problem in self._unproved(group[at : at + _AT_ONCE]):
+                    doubtful.add(_pairs(leaf))
+                    problems.append(problem)
+        for pairs, leaves in trees.items():
+            if pairs not in doubtful and not covers([_signs(leaf) for leaf in leaves]):
+                doubtful.add(pairs)
+                problems.append(f"{self._words(leaves[0])}: the leaves do not cover all cases")
+        return set(trees) - doubtful
+
+    def _unproved(self, leaves: list[Leaf]) -> list[tuple[Leaf, str]]:
+        """Return the leaves, of the same contexts and kinds, that are not proved, and why."""
+        try:
+            bounds = self._bounds(leaves)
+        except Refused as error:
+            return [(leaf, str(error)) for leaf in leaves]
+        return [
+            (leaf, f"{self._words(leaf)}: a leaf is bounded by {float(bound):.4g}")
+            for leaf, bound in zip(leaves, bounds, strict=True)
+            if not bound > 0
+        ]
+
+    def _words(self, leaf: Leaf) -> str:
+        pairs = sorted(_pairs(leaf))
+        return ", ".join(f"image {self.first + i} class {c}" for i, c in pairs)
+
+    # -- what the arrays hold ----------------------------------------------------------------
+
+    def _leaves(self) -> Iterator[Leaf]:
+        """Yield the leaves, each of one entry or, for several images together, of several."""
         leaf = self.arrays["entry_leaf"]
         require((np.diff(leaf) >= 0).all(), "entries are not in the order of their leaves")
-        leaves = [tuple(group) for _, group in groupby(entries, key=lambda e: int(leaf[e]))]
-        trees: dict[Refuted, list[tuple[int, ...]]] = defaultdict(list)
-        alike: dict[Any, list[tuple[int, ...]]] = defaultdict(list)
-        for one in leaves:
-            trees[self._tuple(one)].append(one)
-            alike[tuple((self._context(e), int(self.arrays["entry_kind"][e])) for e in one)].append(
-                one
-            )
         splits = self._splits()
-        proved: set[tuple[int, ...]] = set()
-        for contexts, group in sorted(alike.items()):
-            for at in range(0, len(group), _AT_ONCE):
-                part = group[at : at + _AT_ONCE]
-                try:
-                    bounds = self._bounds(contexts, np.array(part), splits)
-                except Refused as error:
-                    problems.append(str(error))
-                    continue
-                for one, bound in zip(part, bounds, strict=True):
-                    if bound > 0:
-                        proved.add(one)
-                    else:
-                        problems.append(
-                            f"{self._words(one)}: a leaf is bounded by {float(bound):.4g}"
-                        )
-        refuted = set()
-        for key, members in trees.items():
-            if not proved.issuperset(members):
-                continue
-            if self._covers(members, splits):
-                refuted.add(key)
-            else:
-                problems.append(f"{self._words(members[0])}: the leaves do not cover all cases")
-        return refuted
+        for _, numbers in groupby(range(len(leaf)), key=leaf.tolist().__getitem__):
+            yield tuple(self._entry(number, splits.get(number, {})) for number in numbers)
 
-    def _context(self, entry: int) -> int:
-        return int(self.arrays["entry_context"][entry])
-
-    def _tuple(self, leaf: tuple[int, ...]) -> Refuted:
-        """Return the (image, class) pairs that a leaf is about."""
-        found = set()
-        for entry in leaf:
-            image = int(self.arrays["context_image"][self._context(entry)])
-            wrong = int(self.arrays["entry_class"][entry])
-            require(0 <= image < len(self.labels), "an entry is of no image")
-            require(
-                0 <= wrong < self.network.classes, f"image {self.first + image}: no class {wrong}"
-            )
-            require(
-                wrong != self.labels[image], f"image {self.first + image}: {wrong} is its label"
-            )
-            found.add((image, wrong))
-        return frozenset(found)
-
-    def _words(self, leaf: tuple[int, ...]) -> str:
-        pairs = sorted(self._tuple(leaf))
-        return ", ".join(f"image {self.first + i} class {c}" for i, c in pairs)
+    def _entry(self, number: int, splits: dict[int, tuple[int, float]]) -> Entry:
+        context, wrong, kind = (
+            int(self.arrays[f"entry_{name}"][number]) for name in ("context", "class", "kind")
+        )
+        require(0 <= context < len(self.arrays["context_image"]), "an entry is of no context")
+        image = int(self.arrays["context_image"][context])
+        require(0 <= image < len(self.labels), "an entry is of no image")
+        said = f"image {self.first + image}"
+        require(0 <= wrong < self.network.classes, f"{said}: no class {wrong}")
+        require(wrong != self.labels[image], f"{said}: {wrong} is its label")
+        require(kind in (INTERVAL, CROWN, SLOPES), f"{said}: an entry has the kind {kind}")
+        weight = float(self.arrays["entry_weight"][number])
+        require(weight >= 0, f"{said}, class {wrong}: a weight is {weight}")
+        slopes = self.arrays["slope"][slice(*self.ends["slope"][number : number + 2])]
+        inside = ((slopes >= 0) & (slopes <= 1)).all()
+        require(inside, f"{said}, class {wrong}: a slope is not between 0 and 1")
+        return Entry(context, image, wrong, kind, weight, slopes, splits)
 
     def _splits(self) -> dict[int, dict[int, tuple[int, float]]]:
         """Return sign and multiplier of the splits of each entry, by neuron."""
         found: dict[int, dict[int, tuple[int, float]]] = defaultdict(dict)
-        names = ("split_entry", "split_neuron", "split_sign", "split_multiplier")
-        for entry, neuron, sign, multiplier in zip(
-            *(self.arrays[name].tolist() for name in names), strict=True
-        ):
+        columns = [
+            self.arrays[f"split_{name}"].tolist()
+            for name in ("entry", "neuron", "sign", "multiplier")
+        ]
+        for entry, neuron, sign, multiplier in zip(*columns, strict=True):
             require(abs(sign) == 1, f"a split has the sign {sign}")
             require(multiplier >= 0, f"a multiplier of a split is {multiplier}")
             require(neuron not in found[entry], f"neuron {neuron} is split twice in one leaf")
             found[entry][neuron] = sign, multiplier
         return found
 
-    def _covers(self, leaves: list[tuple[int, ...]], splits: Any) -> bool:
-        """Return whether the splits of the leaves make a tree of all cases."""
-        signs = []
-        for one in leaves:
-            mine: dict[tuple[int, int], int] = {}
-            for entry in one:
-                image = int(self.arrays["context_image"][self._context(entry)])
-                for neuron, (sign, _) in splits.get(entry, {}).items():
-                    if mine.setdefault((image, neuron), sign) != sign:
-                        return False
-            signs.append(mine)
-        names = {key: k for k, key in enumerate(sorted({key for mine in signs for key in mine}))}
-        table = np.zeros((len(signs), len(names)), np.int8)
-        for row, mine in enumerate(signs):
-            for key, sign in mine.items():
-                table[row, names[key]] = sign
-        pending = [table]
-        while pending:
-            table = pending.pop()
-            if not len(table):
-                return False
-            if (table == 0).all(1).any():
-                continue  # a leaf without splits is all cases
-            common = np.flatnonzero((table != 0).all(0))
-            if not len(common):
-                return False
-            column = table[:, common[0]]
-            rest = np.delete(table, common[0], 1)
-            pending += [rest[column > 0], rest[column < 0]]
-        return True
-
-    # -- bounds ------------------------------------------------------------------------------
-
     def _ranges(self, context: int) -> Ranges:
+        """Return the bounds of a context, once its claims are checked."""
         image = int(self.arrays["context_image"][context])
         start, end = self.ends["claim"][context : context + 2]
-        lower, upper = (
-            self.of(self.arrays[f"claim_{name}"][start:end]) for name in ("lower", "upper")
+        neuron, lower, upper = (
+            self.arrays[f"claim_{name}"][start:end] for name in ("neuron", "lower", "upper")
         )
-        claims = Claims(self.arrays["claim_neuron"][start:end].astype(np.int64), lower, upper)
+        claims = Claims(neuron.astype(np.int64), self.of(lower), self.of(upper))
         box = Box(self.network, self.pixels[image].astype(np.float64), self.eps, self.clip)
         return Ranges(box, claims, f"image {self.first + image}")
 
-    def _bounds(self, contexts: Any, leaves: Array, splits: Any) -> Array:
+    # -- bounds ------------------------------------------------------------------------------
+
+    def _bounds(self, leaves: list[Leaf]) -> Array:
         """Return lower bounds of leaves whose entries have the same contexts and kinds."""
-        weights = self.of(self.arrays["entry_weight"][leaves])
-        require((weights >= 0).all(), f"{self._words(tuple(leaves[0]))}: a weight is negative")
-        ranges = [self.ranges(context) for context, _ in contexts]
-        lines = [
-            self._lines(known, kind, entries, splits)
-            for known, (_, kind), entries in zip(ranges, contexts, leaves.T, strict=True)
-        ]
+        weights = self.of([[entry.weight for entry in leaf] for leaf in leaves])
+        entries = list(zip(*leaves, strict=True))  # by image
+        ranges = [self.ranges(mine[0].context) for mine in entries]
+        lines = [self._lines(known, mine) for known, mine in zip(ranges, entries, strict=True)]
         return least([known.box for known in ranges], lines, weights)
 
-    def _lines(self, known: Ranges, kind: int, entries: Array, splits: Any) -> Lines:
+    def _lines(self, known: Ranges, entries: Sequence[Entry]) -> Lines:
         """Return lines below the margins of entries of one context and kind."""
-        rows = np.arange(len(entries))
-        image = int(self.arrays["context_image"][self._context(int(entries[0]))])
+        image, kind = entries[0].image, entries[0].kind
         a = self.of(np.zeros((len(entries), self.network.classes)))
-        a[rows, self.labels[image]] += 1
-        a[rows, self.arrays["entry_class"][entries]] -= 1
-        require(kind in (INTERVAL, CROWN, SLOPES), f"an entry has the kind {kind}")
-        slopes = None
+        slopes = signs = multipliers = None
         if kind == SLOPES:
-            parts = [self.arrays["slope"][slice(*self.ends["slope"][e : e + 2])] for e in entries]
-            slopes = self.of(np.stack(parts))
-            require(
-                slopes.shape[1] == len(known.free),
-                f"image {self.first + image}: slopes are missing",
-            )
-            inside = ((slopes >= 0) & (slopes <= 1)).all()
-            require(inside, f"image {self.first + image}: a slope is not between 0 and 1")
-        signs = multipliers = None
-        mine = [splits.get(int(e), {}) for e in entries]
-        if any(mine):
+            enough = all(len(entry.slopes) == len(known.free) for entry in entries)
+            require(enough, f"image {self.first + image}: slopes are missing")
+            slopes = self.of([entry.slopes for entry in entries])
+        if any(entry.splits for entry in entries):
             signs = np.zeros((len(entries), known.neurons), np.int64)
             multipliers = self.of(np.zeros(signs.shape))
-            for row, found in enumerate(mine):
-                for neuron, (sign, multiplier) in found.items():
-                    signs[row, neuron], multipliers[row, neuron] = sign, self.of(multiplier)[()]
+        for row, entry in enumerate(entries):
+            a[row, self.labels[image]] += 1
+            a[row, entry.wrong] -= 1
+            for neuron, (sign, multiplier) in entry.splits.items():
+                require(0 <= neuron < known.neurons, f"a split is of neuron {neuron}")
+                signs[row, neuron], multipliers[row, neuron] = sign, self.of(multiplier)[()]
         return known.lines(
             self.network.output,
             a,
@@ -313,40 +287,16 @@ class _File:
         )
 
 
-def open_classes(
-    members: Iterable[int], labels: Sequence[int], classes: int, refuted: Collection[Refuted]
-) -> dict[int, list[int]]:
-    """Return the wrong classes of each image that are not refuted alone."""
-    return {
-        i: [c for c in range(classes) if c != labels[i] and frozenset([(i, c)]) not in refuted]
-        for i in members
-    }
+def _pairs(leaf: Leaf) -> Refuted:
+    """Return the (image, class) pairs that a leaf is about."""
+    return frozenset((entry.image, entry.wrong) for entry in leaf)
 
 
-def most_broken(
-    members: Sequence[int], labels: Sequence[int], classes: int, refuted: Collection[Refuted]
-) -> int:
-    """Return how many images of a group one perturbation may break, by what is refuted."""
-    options = open_classes(members, labels, classes, refuted)
-    several = [pairs for pairs in refuted if len(pairs) > 1]
-    named = {pair for pairs in several for pair in pairs}
-    able = [i for i in members if options[i]]
-    tied = [i for i in able if all((i, c) in named for c in options[i])]
-    mine = [pairs for pairs in several if {i for i, _ in pairs} <= set(tied)]
-    best, tries = 0, 0
-
-    def extend(at: int, chosen: frozenset[tuple[int, int]]) -> None:
-        nonlocal best, tries
-        tries += 1
-        require(tries <= _MOST_TRIES, "a group has more combinations than are tried")
-        best = max(best, len(chosen))
-        if len(chosen) + len(tied) - at <= best:
-            return
-        for c in options[tied[at]]:
-            more = chosen | {(tied[at], c)}
-            if not any(pairs <= more for pairs in mine):
-                extend(at + 1, more)
-        extend(at + 1, chosen)
-
-    extend(0, frozenset())
-    return best + len(able) - len(tied)
+def _signs(leaf: Leaf) -> dict[tuple[int, int], int]:
+    """Return the signs that a leaf restricts (image, neuron) to."""
+    found: dict[tuple[int, int], int] = {}
+    for entry in leaf:
+        for neuron, (sign, _) in entry.splits.items():
+            same = found.setdefault((entry.image, neuron), sign) == sign
+            require(same, f"neuron {neuron} has two signs in one leaf")
+    return found
