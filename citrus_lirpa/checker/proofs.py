@@ -263,7 +263,9 @@ class _File:
         """Return lines below the margins of entries of one context and kind."""
         image, kind = entries[0].image, entries[0].kind
         a = self.of(np.zeros((len(entries), self.network.classes)))
-        slopes = signs = multipliers = None
+        slopes: Any = None
+        signs: Any = None
+        multipliers: Any = None
         if kind == SLOPES:
             enough = all(len(entry.slopes) == len(known.free) for entry in entries)
             require(enough, f"image {self.first + image}: slopes are missing")
