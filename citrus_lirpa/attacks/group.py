@@ -22,7 +22,7 @@ from ..bounds.checks import (
 )
 from ..bounds.deadline import time_is_over
 from ..bounds.frozen import gradient_of
-from ..bounds.inputs import check_labelled, outside_inference
+from ..bounds.inputs import check_labelled, outside_inference, taking_data
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.radius import as_type
@@ -80,6 +80,7 @@ class GroupAttack:
         check_range(self.clip)
 
     @outside_inference
+    @taking_data
     def __call__(
         self, net: object, x: Tensor, y: Tensor, eps: Scalar, open_: Tensor | None = None
     ) -> GroupAttackResult:

@@ -23,7 +23,7 @@ from ..bounds.checks import (
 )
 from ..bounds.deadline import time_is_over
 from ..bounds.frozen import Frozen
-from ..bounds.inputs import check_labelled, outside_inference
+from ..bounds.inputs import check_labelled, outside_inference, taking_data
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.radius import as_type
 
@@ -121,6 +121,7 @@ class PGD:
         return PGD(steps=1, step_size=2.0, clip=clip)
 
     @outside_inference
+    @taking_data
     def __call__(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
         """Find a perturbation for each input.
 

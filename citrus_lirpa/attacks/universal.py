@@ -25,7 +25,7 @@ from ..bounds.checks import (
     is_number,
 )
 from ..bounds.frozen import gradient_of
-from ..bounds.inputs import check_inputs, check_labelled, outside_inference
+from ..bounds.inputs import check_inputs, check_labelled, outside_inference, taking_data
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
 from ..bounds.radius import as_type
@@ -151,6 +151,7 @@ class SgdUap:
         check_range(self.clip)
 
     @outside_inference
+    @taking_data
     def __call__(
         self, net: object, x: Tensor, y: Tensor, eps: Scalar, *, progress: bool = False
     ) -> UapResult:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from ..data.arrays import read_pairs
 from ..errors import InputError, require
 from .checks import are_values_known, check_labels, check_tensor, kind_of
-from .net import BoundedNet
+from .net import BoundedNet, as_bounded_net
 
 Result = TypeVar("Result")
+#: Types of labels.
+_WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 
 
 def outside_inference(function: Callable[..., Result]) -> Callable[..., Result]:
@@ -31,6 +37,49 @@ def outside_inference(function: Callable[..., Result]) -> Callable[..., Result]:
             return function(*map(_ordinary, args), **plain)
 
     return called
+
+
+def taking_data(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Let a function of (net, x, y, ...) take arrays, tensors of any number type, and data sets.
+
+    Inputs become tensors of the network's type; bytes are divided by 255. Labels become int64. Of a
+    Dataset or DataLoader as ``x``, with None as ``y``, all inputs and labels are taken, in order.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def called(*args: Any, **named: Any) -> Result:
+        bound = signature.bind(*args, **named)
+        given = bound.arguments
+        given["net"] = net = as_bounded_net(given["net"])
+        x, y = given["x"], given["y"]
+        if y is None and isinstance(x, (Dataset, DataLoader)):
+            x, y = read_pairs(x)
+        given["x"] = _as_inputs(x, net.like)
+        given["y"] = _as_labels(y, given["x"])
+        return function(*bound.args, **bound.kwargs)
+
+    return called
+
+
+def _as_inputs(x: Any, like: Tensor | None) -> Any:
+    """Return arrays and numbers of other types as the network takes them; all else as it is."""
+    if isinstance(x, np.ndarray) and x.dtype.kind in "fiu":
+        x = torch.from_numpy(np.ascontiguousarray(x))
+        x = x if like is None else x.to(like.device)
+    numbers = isinstance(x, Tensor) and x.layout == torch.strided and not x.is_meta
+    if not numbers or like is None or x.dtype in (like.dtype, torch.bool) or x.is_complex():
+        return x
+    return x.to(like.dtype) / 255 if x.dtype == torch.uint8 else x.to(like.dtype)
+
+
+def _as_labels(y: Any, x: Any) -> Any:
+    """Return arrays and whole numbers of other types as int64; all else as it is."""
+    if isinstance(y, np.ndarray) and y.dtype.kind in "iu":
+        y = torch.from_numpy(y.astype(np.int64))
+        y = y.to(x.device) if isinstance(x, Tensor) else y
+    whole = isinstance(y, Tensor) and not y.is_meta and y.layout == torch.strided
+    return y.long() if whole and y.dtype in _WHOLE else y
 
 
 def _ordinary(value: Any) -> Any:

@@ -16,6 +16,7 @@ from PIL import Image
 from ..errors import InputError, is_out_of_memory, reason, require
 from ..optional import code_hash, is_code, load_code, permit_code
 from . import hugging_face
+from .arrays import as_arrays, read_pairs
 from .types import Arrays, DatasetSpec
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -222,57 +223,10 @@ def _read(path: Path, *keys: str) -> dict[str, np.ndarray]:
 def _made(name: str, make: Any, train: bool) -> Arrays:
     try:
         made = make(train=train)
-        if not isinstance(made, tuple):  # a map-style Dataset
-            pairs = [made[i] for i in range(len(made))]
-            made = np.stack([np.asarray(x) for x, _ in pairs]), [int(y) for _, y in pairs]
-        x, y = (np.asarray(part) for part in made)
+        x, y = map(np.asarray, made) if isinstance(made, tuple) else read_pairs(made)
     except Exception as error:  # whatever the user's code raises
         if is_out_of_memory(error):
             raise
         raise InputError(f"{name}(train={train}) fails: {type(error).__name__}: {reason(error)}; "
                         "expected (images, labels) or a Dataset") from error  # fmt: skip
     return as_arrays(x, y, f"{name}(train={train})")
-
-
-def as_arrays(x: np.ndarray, y: np.ndarray, what: str) -> Arrays:
-    """Return images and labels as a data set has them.
-
-    Args:
-        x: (N, H, W), (N, C, H, W) or (N, H, W, C), bytes or floats in [0, 1]; or (N, d), a table
-            with features in [0, 1], which becomes images of one row (N, 1, 1, d).
-        y: (N,) whole numbers.
-        what: Name of the data, for messages.
-
-    Returns:
-        Images, uint8 or float32 (N, C, H, W), and labels, int64 (N,).
-
-    Raises:
-        InputError: They are something else.
-    """
-    require(y.ndim == 1 and y.dtype.kind in "iu", f"{what}: labels are {y.dtype} {y.shape}; "
-            "expected whole numbers (N,)")  # fmt: skip
-    require(len(x) == len(y) > 0, f"{what}: {len(x)} images and {len(y)} labels; expected as many, "
-            "and at least one")  # fmt: skip
-    require(
-        x.dtype.kind in "fui" and x.ndim in (2, 3, 4),
-        f"{what}: images are {x.dtype} {x.shape}; expected numbers (N, C, H, W), (N, H, W, C), "
-        "(N, H, W) or (N, d)",
-    )
-    if x.ndim == 2:
-        x = x[:, None, None, :]
-    elif x.ndim == 3:
-        x = x[:, None]
-    elif x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
-        x = x.transpose(0, 3, 1, 2)
-    if x.dtype == np.uint8:
-        images = torch.from_numpy(np.ascontiguousarray(x))
-    else:
-        low, high = float(x.min()), float(x.max())
-        require(np.isfinite([low, high]).all(), f"{what} holds NaN or infinite values")
-        require(
-            0 <= low <= high <= 1,
-            f"{what}: values range from {low:g} to {high:g}; expected bytes, or numbers in [0, 1]: "
-            "scale them, as by (x - x.min()) / (x.max() - x.min())",
-        )
-        images = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
-    return images, torch.from_numpy(np.ascontiguousarray(y, dtype=np.int64))

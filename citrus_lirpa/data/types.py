@@ -104,12 +104,6 @@ class Split:
         return images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images
 
 
-def check_split(data: object) -> None:
-    """Raise InputError unless ``data`` is a Split."""
-    message = f"data is a {type(data).__name__}; expected a Split(images, labels)"
-    require(isinstance(data, Split), message)
-
-
 def divide(split: Split, held_out: int) -> tuple[Split, Split]:
     """Split off the last images of a training set.
 

@@ -22,7 +22,8 @@ from .. import distributed
 from ..bounds.checks import Scalar, values_known
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import check_device, float32_products
-from ..data.types import Split, check_split
+from ..data.arrays import as_split
+from ..data.types import Split
 from ..errors import NonFiniteLossError
 from ..losses import LossTerms
 from ..losses.base import Stage
@@ -69,7 +70,7 @@ def warm_start(net: BoundedNet, config: RunConfig) -> None:
 def fit(
     net: BoundedNet,
     loss: nn.Module,
-    data: Split,
+    data: Any,
     config: RunConfig,
     *,
     folder: Path | None = None,
@@ -92,7 +93,8 @@ def fit(
     Args:
         net: The network.
         loss: ``loss(net, x, y, eps)`` returns :class:`LossTerms`.
-        data: Images of the training set.
+        data: Images of the training set: a Split, (images, labels) as arrays or tensors, a Dataset
+            or a DataLoader; see :func:`~citrus_lirpa.data.as_split`.
         config: The configuration of the training.
         folder: The run folder to save to and to resume from; None to save nothing.
         progress: Show a progress bar.
@@ -108,9 +110,8 @@ def fit(
         NonFiniteLossError: The loss or its gradient became infinite or NaN; the last good
             checkpoint is kept.
     """
-    check_split(data)
     net = as_bounded_net(net)
-    data = training_part(data, config)
+    data = training_part(as_split(data), config)
     check_batches(loss, data, config)
     trainer = _Trainer(net, loss, data, config, folder)
     trainer.resume()

@@ -32,8 +32,9 @@ from ..bounds.inputs import outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
 from ..bounds.radius import radius_entries, radius_words
+from ..data.arrays import as_split
 from ..data.augmentation import centre_crop
-from ..data.types import DatasetSpec, Split, check_split
+from ..data.types import DatasetSpec, Split
 from ..errors import expect
 from ..optional import to_frame
 from .certificates import Certificates, check_soundness
@@ -252,8 +253,8 @@ class Evaluation:
 @outside_inference
 def evaluate(
     net: BoundedNet,
-    data: Split,
-    spec: DatasetSpec,
+    data: Any,
+    spec: DatasetSpec | None,
     protocol: Protocol,
     *,
     saved: Saved | None = None,
@@ -269,8 +270,9 @@ def evaluate(
 
     Args:
         net: The network.
-        data: The images.
-        spec: Their data set.
+        data: The images: a Split, (images, labels) as arrays or tensors, a Dataset or a DataLoader;
+            see :func:`~citrus_lirpa.data.as_split`.
+        spec: Their data set; None for data without names of classes.
         protocol: How to evaluate.
         saved: Keeps each finished batch on disk, and gives those that are there already.
         imported: Verdicts of another verifier by image number, ``certified`` or ``attacked``,
@@ -282,11 +284,13 @@ def evaluate(
         InputError: The protocol does not fit the images, or the data is none.
         SoundnessError: An attack contradicts a certificate.
     """
-    check_split(data)
-    net = as_bounded_net(net)
+    data, net = as_split(data), as_bounded_net(net)
+    spec = spec or _unnamed(data, net.classes)
     count = protocol.images(len(data))
     device = net.parameters()[0].device
     x = centre_crop(data.pixels(slice(0, count)), spec).to(device)
+    if net.input_shape == x.shape[3:] and x.shape[1:3] == (1, 1):  # a table
+        x = x.flatten(1)
     y = data.labels[:count].to(device)
     known = None if imported is None else _known(imported, count).to(device)
     batches = _batches(count, protocol)
@@ -329,6 +333,18 @@ def evaluate(
     total = sum(seconds) + time.perf_counter() - begin
     figures = None if proofs is None else proofs.figures(uap)
     return Evaluation(x, y, protocol, found, uap, strongest, rate, predictions, total, figures)
+
+
+def _unnamed(data: Split, classes: int) -> DatasetSpec:
+    """Describe data of which only its arrays are known."""
+    channels, height, width = data.images.shape[1:]
+    names = tuple(map(str, range(classes)))
+    return DatasetSpec(
+        name="",
+        shape=(channels, height, width),
+        class_names=names,
+        loader=lambda *_: (data.images, data.labels),
+    )
 
 
 class _Clock:

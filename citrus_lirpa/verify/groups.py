@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ..attacks import PGD, GroupAttack
 from ..bounds.box import Ball
 from ..bounds.checks import Range, Scalar, check_count, check_name, is_count
-from ..bounds.inputs import outside_inference
+from ..bounds.inputs import outside_inference, taking_data
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
 from ..errors import InputError, ModelError, expect, shown
@@ -104,6 +104,7 @@ class UapBounds:
 
 
 @outside_inference
+@taking_data
 def certify_uap(
     net: object,
     x: Tensor,

@@ -22,7 +22,7 @@ from ..bounds.checks import (
     check_within,
 )
 from ..bounds.deadline import ending_by, without_deadline
-from ..bounds.inputs import check_labelled, outside_inference
+from ..bounds.inputs import check_labelled, outside_inference, taking_data
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
 from ..bounds.radius import check_shared_radius
@@ -50,6 +50,7 @@ _ATTACK_COST = 2
 
 
 @outside_inference
+@taking_data
 def certify(
     net: object,
     x: Tensor,

@@ -136,7 +136,8 @@ WRONG_NET = {name: (lambda name=name: wrong_nets()[name])
 def survives(net, x, y, eps, clip, kept) -> None:
     """No corner, no random point and no attack breaks what is said to be safe."""
     net = net if isinstance(net, BoundedNet) else BoundedNet(net)
-    x, y = x[kept].detach(), y[kept]
+    x, y = torch.as_tensor(x)[kept].detach(), y[kept].long()
+    x = x.to(net.like.dtype) / (255 if x.dtype == torch.uint8 else 1)
     if len(x) == 0:
         return
     tried = [torch.rand_like(x) * 2 - 1 for _ in range(8)]

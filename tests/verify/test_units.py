@@ -19,8 +19,9 @@ def test_a_radius_may_be_a_tensor_of_one_number(small):
     eps = torch.tensor(0.03, dtype=torch.float64)
     assert torch.equal(certify(net, x, y, eps).margin, certify(net, x, y, 0.03).margin)
     assert certify_uap(net, x, y, eps).size.sum() == 10
-    for bad in (torch.tensor([0.03]), torch.tensor(-0.1), torch.tensor(float("nan"))):
-        with pytest.raises(InputError, match="expected one finite number"):
+    assert certify(net, x, y, torch.tensor([0.03], dtype=torch.float64)).eps == 0.03
+    for bad in (torch.tensor(-0.1), torch.tensor(float("nan"))):
+        with pytest.raises(InputError, match="expected a finite number"):
             certify(net, x, y, bad)
 
 
