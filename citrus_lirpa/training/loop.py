@@ -24,7 +24,7 @@ from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import check_device, float32_products
 from ..data.arrays import as_split
 from ..data.types import Split
-from ..errors import NonFiniteLossError
+from ..errors import NonFiniteLossError, require
 from ..losses import LossTerms
 from ..losses.base import Stage
 from ..models import core_of
@@ -104,7 +104,8 @@ def fit(
         The record of each epoch.
 
     Raises:
-        InputError: The data or the batches cannot be used.
+        InputError: The data or the batches cannot be used, or ``folder`` would name another
+            network than this one.
         CheckpointError: ``folder`` holds something else than this training.
         Interrupted: Ctrl-C stopped the training, or, as Terminated, SIGTERM; it was saved.
         NonFiniteLossError: The loss or its gradient became infinite or NaN; the last good
@@ -112,6 +113,8 @@ def fit(
     """
     net = as_bounded_net(net)
     data = training_part(as_split(data), config)
+    if folder is not None:
+        _check_described(net, config)
     check_batches(loss, data, config)
     trainer = _Trainer(net, loss, data, config, folder)
     trainer.resume()
@@ -119,6 +122,22 @@ def fit(
     with stop_requests() as stop, _precision(net, config.train.precision):
         trainer.run(stop, progress, on_epoch or (lambda record: None))
     return trainer.state.history
+
+
+def _check_described(net: BoundedNet, config: RunConfig) -> None:
+    """Refuse a network that later commands would not make of the configuration in the folder."""
+    with torch.random.fork_rng(devices=[]):
+        described = checkpoint.make_model(config)[0].state_dict()
+    mine = net.module.state_dict()
+    same = described.keys() == mine.keys() and all(
+        described[name].shape == weight.shape for name, weight in mine.items()
+    )
+    require(
+        same,
+        f"the network is not the model '{config.model['name']}' of its configuration, by which "
+        "later commands find it; name it there: config.named(config.resolve(..., "
+        "overrides=['model.name=own', 'model.source=FILE.py:NAME']))",
+    )
 
 
 class _Trainer:

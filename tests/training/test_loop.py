@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from citrus_lirpa import data
+from citrus_lirpa import BoundedNet, data
 from citrus_lirpa.bounds.box import Box
 from citrus_lirpa.data.types import Split
 from citrus_lirpa.errors import CheckpointError, InputError, Interrupted
@@ -431,8 +431,19 @@ def test_fit_takes_a_network_that_is_wrapped_and_a_split(digits):
     run = Run(digits)
     with pytest.raises(InputError, match="wrap the model first"):
         train.fit(nn.Flatten(), run.loss, digits, run.config)
-    with pytest.raises(InputError, match=r"data is a tuple; expected a Split\(images, labels\)"):
-        train.fit(run.net, run.loss, (digits.images, digits.labels), run.config)
+    with pytest.raises(InputError, match="data is a int; expected"):
+        train.fit(run.net, run.loss, 7, run.config)
+
+
+def test_a_run_folder_takes_only_the_network_that_its_configuration_names(digits, tmp_path):
+    """Every later command makes the network of the configuration."""
+    run = Run(digits)
+    other = BoundedNet(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), torch.zeros(2, 1, 8, 8))
+    torch.manual_seed(0)
+    drawn = torch.get_rng_state()
+    with pytest.raises(InputError, match=r"is not the model 'mlp' .*model.source=FILE.py:NAME"):
+        train.fit(other, run.loss, digits, run.config, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists() and torch.equal(drawn, torch.get_rng_state())
 
 
 def test_fit_ends_with_precise_batchnorm(digits, whole):
