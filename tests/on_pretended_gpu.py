@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from click.testing import CliRunner
 from configurations import SMALL_SWEEP
+from reference import make
 
 from citrus_lirpa import Box, data, verify
-from citrus_lirpa.attacks import SgdUap
+from citrus_lirpa.attacks import PGD, GroupAttack, SgdUap
 from citrus_lirpa.cli import main
 from citrus_lirpa.errors import Interrupted
 from citrus_lirpa.training import checkpoint, setup
@@ -112,6 +113,30 @@ def waits(method: str) -> dict:
     return {"mixed": seen.mixed, "without_kernel": seen.without_kernel(), "lines": each}
 
 
+def radii() -> dict:
+    """Whatever takes an ε takes one that is a tensor on the CPU, and its waits."""
+    with pretend_cuda.Pretended() as seen:
+        net, _ = setup.build(configuration("ce"), GPU)
+        x, y = TEST.pixels(slice(30)).to(GPU), TEST.labels[:30].to(GPU)
+        eps = torch.full((1, 8, 8), EPS)
+        groups = x.view(6, 5, 1, 8, 8), y.view(6, 5)
+        Box.around(x, eps)
+        PGD(2, restarts=2)(net, x, y, eps)
+        GroupAttack(2, restarts=2)(net, *groups, eps)
+        SgdUap(epochs=1, restarts=1)(net, x, y, eps)
+        for name in ("citrus", "ibp", "sabr", "uat", "pgd"):
+            make(name, EPS)(net.train(), x, y, eps).backward()
+        net.eval()
+        verify.certify(net, x, y, eps, method="alpha-crown")
+        verify.certify_uap(net, x, y, eps, time_limit=0.1)
+        waits = []
+        for steps in (5, 25):
+            seen.waits.clear()
+            GroupAttack(steps, restarts=1)(net, *groups, EPS)
+            waits.append(sum(seen.waits.values()))
+    return {"mixed": seen.mixed, "waits of a group attack": waits}
+
+
 def results(device: torch.device, network: Path) -> dict:
     """What must be the same on both devices, up to rounding."""
     found = {}
@@ -168,6 +193,7 @@ def everything(folder: Path, methods: list[str]) -> dict:
     trained("ce", CPU, "train.epochs=8", folder=network)
     return {
         "controls": controls(),
+        "radii": radii(),
         "commands": commands(folder, network),
         "waits": {name: waits(name) for name in methods},
         "results": {device.type: results(device, network) for device in (CPU, GPU)},

@@ -60,6 +60,15 @@ def test_a_command_runs_without_mixing_devices(seen, name):
         assert found["operators"] > 10
 
 
+def test_an_eps_on_the_cpu_is_moved(seen):
+    assert seen["radii"]["mixed"] == []
+
+
+def test_the_steps_of_a_group_attack_do_not_wait(seen):
+    few, many = seen["radii"]["waits of a group attack"]
+    assert few == many
+
+
 def check_waits(found: dict) -> None:
     assert (found["mixed"], found["without_kernel"]) == ([], [])
     assert len(found["lines"]) > 3  # an epoch has some
