@@ -1,0 +1,72 @@
+"""The commands of benchmarks/gpu, tried on the CPU."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from citrus_lirpa.runs.networks import load_network
+from citrus_lirpa.training import checkpoint
+
+KIT = Path(__file__).parents[2] / "benchmarks" / "gpu"
+
+
+def run(script: str, *options: object) -> str:
+    command = [sys.executable, str(KIT / script), *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("size", [0, 3, 1_000_001, 20 << 20])
+def test_pieces_go_together_again(tmp_path, size):
+    raw = np.random.default_rng(0).standard_normal(size // 4 + 1).astype("<f4").tobytes()[:size]
+    (tmp_path / "weights").write_bytes(raw)
+    run("pieces.py", "split", tmp_path / "weights", tmp_path / "out")
+    sizes = [file.stat().st_size for file in (tmp_path / "out").glob("weights.*")]
+    assert max(sizes) <= 15 << 20 and (len(sizes) > 1) == (size >= 20 << 20)
+    run("pieces.py", "join", tmp_path / "out", tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == raw
+
+
+def test_cifar_comes_back_byte_for_byte(tmp_path):
+    """A file as CIFAR-10's, which Python 2 pickled: of one colour an image, so that it is quick."""
+    folder = tmp_path / "data" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    shades = np.random.default_rng(0).integers(0, 256, (10_000, 1), dtype=np.uint8)
+    pixels = np.broadcast_to(shades, (10_000, 3072)).tobytes()
+    head = pickle.dumps({"labels": [1, 2, 3]}, protocol=2)
+    raw = head[:-1] + b"T" + len(pixels).to_bytes(4, "little") + pixels + head
+    (folder / "data_batch_1").write_bytes(raw)
+    (folder / "batches.meta").write_bytes(b"names")
+    run("cifar.py", "pack", tmp_path / "data", tmp_path / "packed", "data_batch_1")
+    assert sum(file.stat().st_size for file in (tmp_path / "packed").iterdir()) < len(raw) / 20
+    run("cifar.py", "unpack", tmp_path / "packed", tmp_path / "again")
+    found = tmp_path / "again" / "cifar-10-batches-py"
+    assert (found / "data_batch_1").read_bytes() == raw
+    assert (found / "batches.meta").read_bytes() == b"names"
+
+
+@pytest.mark.nightly
+def test_both_commands_end_to_end(tmp_path, real_data):
+    said = run("first.py", tmp_path, "--device", "cpu", "--small", "--seconds", 600)
+    assert "checks: 14 of 14 passed" in said
+    first = json.loads((tmp_path / "first.json").read_text())
+    timed = [row for row in first["steps"] if "seconds" in row]
+    assert len(timed) == 4 and all(row["seconds"] > 0 for row in timed)  # a CPU has no TF32
+    more = ("--precision", "float32", "--total", 800, "--data-dir", real_data)
+    run("second.py", tmp_path, "--device", "cpu", "--small", *more)
+    second = json.loads((tmp_path / "second.json").read_text())
+    assert set(second["said"].values()) == {"finished"} and len(second["said"]) == 5
+    for name in ("images", "groups", "search"):
+        assert second[name][0]["images"] == 10
+    run("pieces.py", "join", tmp_path, tmp_path / "joined.safetensors")
+    ours = checkpoint.load_model(tmp_path / "run")[0].state_dict()
+    theirs = load_network(tmp_path / "joined.safetensors").model.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
