@@ -145,6 +145,33 @@ class Convolution(Affine):
         return (padded[:, :, top : top + self.before[1], left : left + self.before[2]],)
 
 
+class Average(Convolution):
+    """Means over windows by their numbers inside the image; ``weight`` (h, w) are ones."""
+
+    share: Any = 1
+
+    def forward(self, weight: Any, *x: Array) -> Array:  # noqa: D102
+        return super().forward(weight, *x) * self.share
+
+    def back(self, a: Array) -> tuple[Array, ...]:  # noqa: D102
+        return super().back(a * self.share)
+
+
+class Total(Affine):
+    """Sums over axes, each times ``weight``; ``before`` is the shape without the first axis."""
+
+    def __init__(self, weight: Any, axes: tuple[int, ...], keeps: bool, before: tuple[int, ...]):
+        super().__init__(weight, terms=int(np.prod([before[axis - 1] for axis in axes])))
+        self.axes, self.keeps, self.before = axes, keeps, before
+
+    def forward(self, weight: Any, *x: Array) -> Array:  # noqa: D102
+        return np.asarray(x[0].sum(self.axes, keepdims=self.keeps)) * weight
+
+    def back(self, a: Array) -> tuple[Array, ...]:  # noqa: D102
+        wide = a if self.keeps else np.expand_dims(a, self.axes)
+        return (np.broadcast_to(wide * self.weight, (len(a), *self.before)),)
+
+
 class Selection(Affine):
     """Numbers of a value at other places, each as often as it is named.
 

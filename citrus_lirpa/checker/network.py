@@ -17,6 +17,7 @@ import numpy as np
 from .affine import (
     Affine,
     Array,
+    Average,
     Convolution,
     Joined,
     Matrix,
@@ -25,6 +26,7 @@ from .affine import (
     Reshape,
     Selection,
     Sum,
+    Total,
     require,
 )
 from .pieces import Hull, Writer, windows_of
@@ -201,6 +203,12 @@ class Network:
         if kind in ("Slice", "Gather", "Transpose", "Squeeze", "Unsqueeze", "Pad"):
             require(all(c is not None for c in constants[1:]), refused)
             return _selection(kind, given, constants, shape, refused)
+        if kind in ("ReduceMean", "ReduceSum"):
+            axes = given["axes"] if "axes" in given else constants[1].tolist()
+            axes = tuple(sorted(axis % (len(shape) + 1) for axis in axes))
+            require(axes and axes[0] > 0, refused)
+            count = int(np.prod([shape[axis - 1] for axis in axes])) if kind[6] == "M" else 1
+            return Total(of(1)[()] / count, axes, given.get("keepdims", [1]) != [0], shape)
         if kind == "Mul":
             return Affine(weight)
         if kind == "Div" and second is not None:
@@ -242,12 +250,16 @@ class Network:
         plain = given.get("group", [1]) == [1] and set(given.get("dilations", [1])) == {1}
         require(plain and not given.get("ceil_mode", [0])[0] and len(shape) == 3, refused)
         require("auto_pad" not in given, refused)
-        made = Convolution(weight, None if bias is None else bias.reshape(-1, 1, 1))
+        alike = given.get("count_include_pad", [0]) == [1]  # one divisor for all windows
+        uneven = kind != "Conv" and any(given.get("pads", [0])) and not alike
+        bias = None if bias is None else bias.reshape(-1, 1, 1)
+        made = (Average if uneven else Convolution)(weight, bias)
         made.terms += weight.shape[-2] * weight.shape[-1] * max(weight.shape[:2])
         made.strides, made.before = given.get("strides", [1, 1]), shape
         made.pads = given.get("pads", [0, 0, 0, 0])
-        alike = given.get("count_include_pad", [0]) == [1]  # one divisor for all windows
-        require(kind == "Conv" or not any(made.pads) or alike, refused)
+        if isinstance(made, Average):
+            made.weight = self.numbers.of(np.ones(weight.shape))
+            made.share = 1 / made.apply(self.numbers.of(np.ones((1, *shape))))
         return made
 
 

@@ -8,6 +8,7 @@ random inputs, what ONNX's reference evaluator computes.
 from __future__ import annotations
 
 import contextlib
+import copy
 import gzip
 import io
 import itertools
@@ -150,8 +151,17 @@ def save_onnx(model: nn.Module, shape: Sequence[int], path: Path, *, folded: boo
             if is_out_of_memory(error):
                 raise
             raise ModelError(f"this model cannot be written as ONNX: {reason(error)}") from error
-        _check_same(model, package.load_model_from_string(file.getvalue()), tuple(shape))
-    write_atomically(Path(path), lambda out: out.write(file.getvalue()))
+        proto = _without_shapes(package, package.load_model_from_string(file.getvalue()))
+        _check_same(model, copy.deepcopy(proto), tuple(shape))
+    write_atomically(Path(path), lambda out: out.write(proto.SerializeToString()))
+
+
+def _without_shapes(package: types.ModuleType, proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Make constants of shapes and widths of paddings, which the exporter computes by nodes."""
+    if any(node.op_type in ("ConstantOfShape", "Shape") for node in proto.graph.node):
+        while onnx_shapes.fold(proto, _inferred(package, proto)):
+            pass
+    return proto
 
 
 def parse(package: types.ModuleType, path: Path) -> onnx.ModelProto:

@@ -87,11 +87,15 @@ class Affine(nn.Module):
 
 
 class Sum(nn.Module):
-    """The sum of two computed values, where a residual connection ends."""
+    """The sum of two computed values, where a residual connection ends, or their difference."""
+
+    def __init__(self, sign: int = 1) -> None:
+        super().__init__()
+        self.sign = sign
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the sum."""
-        return a + b
+        """Return the sum, or the difference for sign -1."""
+        return a + b if self.sign > 0 else a - b
 
 
 class Concat(nn.Module):

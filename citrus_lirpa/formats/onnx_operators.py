@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from ..errors import ModelError
+from . import onnx_pieces
 from .onnx_graph import (
     Affine,
     Branches,
@@ -129,12 +130,12 @@ def _arithmetic(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     first, second = node.input
     shapes = [reader.shapes.get(name, ()) for name in (first, second, node.output[0])]
     if first in reader.where and second in reader.where:
-        if node.op_type != "Add" or shapes[0] != shapes[1]:
+        if node.op_type not in ("Add", "Sub") or shapes[0] != shapes[1]:
             raise ModelError(
                 f"{node.op_type} '{node.output[0]}' of two computed values of shapes {shapes[0]} "
-                f"and {shapes[1]} is not supported; only Add of equal shapes is"
+                f"and {shapes[1]} is not supported; only Add and Sub of equal shapes are"
             )
-        return reader.add(node, Sum(), first, second)
+        return reader.add(node, Sum(1 if node.op_type == "Add" else -1), first, second)
     turned = first not in reader.where
     name, c = (second, reader.constant(node, 0)) if turned else (first, reader.constant(node, 1))
     if shapes[2] != shapes[turned] or (turned and node.op_type == "Div"):
@@ -217,13 +218,16 @@ def _average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> Non
 
 def _max_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     padding, pad = _padding(reader, node, options)
-    _check_windows(node, options)
     if pad is not None or len(node.output) > 1:
         raise ModelError(
             f"MaxPool '{node.output[0]}' has uneven pads, or returns indices; expected neither"
         )
     pool = nn.MaxPool2d(
-        tuple(options["kernel_shape"]), tuple(options.get("strides", (1, 1))), padding
+        tuple(options["kernel_shape"]),
+        tuple(options.get("strides", (1, 1))),
+        padding,
+        tuple(options.get("dilations", (1, 1))),
+        ceil_mode=bool(options.get("ceil_mode", 0)),
     )
     reader.add(node, pool, node.input[0])
 
@@ -280,17 +284,19 @@ def _pad(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     value = float(reader.constant(node, 2)) if reader.given(node, 2) else options.get("value", 0.0)
     mode = options.get("mode", b"constant").decode()
     usable = len(shape) == 4 and len(pads) == 8 and not reader.given(node, 3)
-    if not usable or mode != "constant" or value != 0 or any(pads[i] for i in (0, 1, 4, 5)):
+    if not usable or mode != "constant" or any(pads[i] for i in (0, 1, 4, 5)):
         raise ModelError(
             f"Pad '{node.output[0]}' pads {shape} by {pads}, mode {mode}, value {value:g}; "
-            "expected zeros around the height and width of (N, C, H, W)"
+            "expected a constant around the height and width of (N, C, H, W)"
         )
     top, left, bottom, right = pads[2], pads[3], pads[6], pads[7]
     if min(pads) < 0 or max(top, bottom) > shape[2] or max(left, right) > shape[3]:
         raise ModelError(
             f"Pad '{node.output[0]}' pads {shape} by {pads}; expected at most its sides"
         )
-    reader.add(node, nn.ZeroPad2d((left, right, top, bottom)), node.input[0])
+    sides = (left, right, top, bottom)
+    layer = nn.ConstantPad2d(sides, value) if value else nn.ZeroPad2d(sides)
+    reader.add(node, layer, node.input[0])
 
 
 def _reshape(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
@@ -313,6 +319,10 @@ def _leaky_relu(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     reader.add(node, nn.LeakyReLU(options.get("alpha", 0.01)), node.input[0])
 
 
+def _negative(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    _affine(reader, node, node.input[0], torch.tensor(-1.0), None)
+
+
 def _function(make: Callable[[], nn.Module]) -> Callable[..., None]:
     """Return what reads a function of single values."""
 
@@ -329,26 +339,35 @@ def _nothing(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
 
 #: What can be read, by ONNX's name.
 LAYERS: dict[str, Callable[..., None]] = {
+    "Abs": onnx_pieces.absolute,
     "Add": _arithmetic,
     "AveragePool": _average_pool,
     "BatchNormalization": _batchnorm,
+    "Clip": onnx_pieces.clip,
     "Concat": _concat,
     "Conv": _conv,
     "Div": _arithmetic,
     "Dropout": _nothing,
     "Flatten": _reshape,
+    "Gather": onnx_pieces.gather,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_average_pool,
     "Identity": _nothing,
     "LeakyRelu": _leaky_relu,
     "MatMul": _matmul,
+    "Max": onnx_pieces.extreme,
     "MaxPool": _max_pool,
+    "Min": onnx_pieces.extreme,
     "Mul": _arithmetic,
+    "Neg": _negative,
+    "PRelu": onnx_pieces.prelu,
     "Pad": _pad,
     "ReduceMean": _mean,
+    "ReduceSum": onnx_pieces.total,
     "Relu": _function(nn.ReLU),
     "Reshape": _reshape,
     "Sigmoid": _function(nn.Sigmoid),
+    "Slice": onnx_pieces.part,
     "Softplus": _function(nn.Softplus),
     "Squeeze": _reshape,
     "Sub": _arithmetic,
@@ -357,7 +376,10 @@ LAYERS: dict[str, Callable[..., None]] = {
     "Unsqueeze": _reshape,
 }
 #: Operators whose first input is a value, and whose other inputs are shapes and the like.
-ONE_INPUT = ("Dropout", "Pad", "ReduceMean", "Reshape", "Squeeze", "Unsqueeze")
+ONE_INPUT = (
+    *("Dropout", "Gather", "Pad", "ReduceMean", "ReduceSum", "Reshape", "Slice", "Squeeze"),
+    "Unsqueeze",
+)
 
 
 def read(reader: Reader) -> nn.Module:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 #: Operators that compute shapes, of shapes and constants; none of them takes long.
 OPERATORS = (
-    "Add", "Cast", "Concat", "Constant", "Div", "Gather", "Mul", "Shape", "Slice", "Squeeze", "Sub",
-    "Unsqueeze",
+    "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Div", "Gather", "Mul", "Reshape",
+    "Shape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze",
 )  # fmt: skip
 #: The most values that a shape, or what one is computed from, has.
 _MOST = 64
@@ -73,6 +73,8 @@ def _value(
         part = slice(options.get("start", 0), options.get("end"))
         return None if sides is None else np.array(sides[part], dtype=np.int64)
     if not all(name in known for name in node.input if name):
+        return None
+    if node.op_type == "ConstantOfShape" and math.prod(known[node.input[0]].tolist()) > _MOST:
         return None
     return _computed(proto, node, known)
 

@@ -1,11 +1,11 @@
 """Piecewise linear layers as affine maps and ReLU: values, intervals, bounds."""
 
-import copy
 import warnings
 
 import pytest
 import torch
-from exact import BENT_KINDS, Absolute, Larger, Limited, random_images, random_net
+from exact import BENT_KINDS, Larger, random_images, random_net
+from layers import AFFINE, LAYERS, Function, network
 from torch import nn
 
 from citrus_lirpa import BoundedNet, Box, Ibp, certify
@@ -15,77 +15,6 @@ from citrus_lirpa.bounds.segments import INPUT
 from citrus_lirpa.errors import ModelError
 from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.crown.rounding import intervals
-
-
-class Function(nn.Module):
-    """A function as a layer."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
-
-def prelu(*slopes):
-    layer = nn.PReLU(len(slopes))
-    layer.weight.data.copy_(torch.tensor(slopes))
-    return layer
-
-
-CORNER = torch.linspace(-0.3, 0.5, 108).view(3, 6, 6)
-#: Layers on values (3, 6, 6), and how many ReLUs they are made of.
-LAYERS = {
-    "leaky": (nn.LeakyReLU(0.1), 1),
-    "leaky, below 0": (nn.LeakyReLU(-0.4), 1),
-    "leaky, above 1": (nn.LeakyReLU(1.7), 1),
-    "prelu": (prelu(-0.5, 0.2, 1.3), 1),
-    "one prelu": (prelu(0.3), 1),
-    "rrelu": (nn.RReLU(), 1),
-    "relu6": (nn.ReLU6(), 2),
-    "hardtanh": (nn.Hardtanh(-0.2, 0.1), 2),
-    "clamp": (Limited(-0.1, 0.3), 2),
-    "clamp below": (Limited(low=0.1), 1),
-    "clamp above": (Limited(high=0.1), 1),
-    "abs": (Absolute(), 1),
-    "max": (Larger(nn.Identity(), nn.Conv2d(3, 3, 1)), 1),
-    "min": (Larger(nn.Identity(), nn.Conv2d(3, 3, 1), torch.minimum), 1),
-    "max with a constant": (Function(lambda x: torch.maximum(CORNER, x)), 1),
-    "min with a constant": (Function(lambda x: torch.minimum(x, CORNER)), 1),
-    "pool 2": (nn.MaxPool2d(2), 2),
-    "pool 3, stride 2, padding": (nn.MaxPool2d(3, 2, 1), 4),
-    "pool 3, stride 1": (nn.MaxPool2d(3, 1), 4),
-    "dilated pool": (nn.MaxPool2d(2, 1, dilation=2), 2),
-    "dilated and padded pool": (nn.MaxPool2d(3, 2, 1, dilation=2), 4),
-    "pool in ceil mode": (nn.MaxPool2d(4, 4, ceil_mode=True), 4),
-    "oblong pool": (nn.MaxPool2d((1, 5), (2, 1), (0, 2)), 3),
-    "one window": (nn.MaxPool2d(6), 6),
-}
-#: Affine layers on the same values.
-AFFINE = {
-    "overlapping average": nn.AvgPool2d(3, 2, 1),
-    "average without padding": nn.AvgPool2d(3, 2, 1, count_include_pad=False),
-    "average in ceil mode": nn.AvgPool2d(4, 4, ceil_mode=True),
-    "constant padding": nn.ConstantPad2d((1, 0, 0, 2), -0.7),
-    "concatenation": Function(lambda x: torch.cat([x, 2 * x], 1)),
-    "slice": Function(lambda x: x[:, 1:, 1:5, :3]),
-    "slice in steps": Function(lambda x: x[:, :, ::2, 1::3]),
-    "channel": Function(lambda x: x[:, 1]),
-    "channels": Function(lambda x: x[:, [2, 0]]),
-    "split": Function(lambda x: torch.split(x, [1, 2], 1)[1]),
-    "sum": Function(lambda x: x.sum(3)),
-}
-
-
-def network(*layers, seed=0):
-    """A small network around layers, in eval mode, images (1, 6, 6) of it and their classes."""
-    torch.manual_seed(seed)
-    layers = copy.deepcopy(layers)
-    first = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), *layers, nn.Flatten()).eval()
-    x = torch.rand(4, 1, 6, 6)
-    model = nn.Sequential(*first, nn.Linear(first(x).shape[1], 3)).eval()
-    return model, x, model(x).argmax(1)
 
 
 def values(segments, x):

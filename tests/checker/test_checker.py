@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from exact import BENT_KINDS, Absolute, random_images, random_net
+from layers import AFFINE, LAYERS, network
 from networks import deep_net, images
 from torch import nn
 
 from citrus_lirpa import BoundedNet, certify, certify_uap, checker
 from citrus_lirpa.bounds.box import Ball
+from citrus_lirpa.errors import ModelError
 from citrus_lirpa.formats.onnx import save_onnx
 from citrus_lirpa.verify.crown.proofs import Proofs
 from citrus_lirpa.verify.proof_files import ProofFolder
@@ -123,6 +125,22 @@ def test_other_piecewise_linear_layers(tmp_path, kind, exact_numbers):
         assert checker.check_folder(tmp_path, network).refused == []
         proved += figures.images
     assert proved > 0
+
+
+@pytest.mark.parametrize("name", [*LAYERS, *AFFINE])
+def test_layers_of_images(tmp_path, name):
+    """Padding, strides, slices and the like mean the same in the file."""
+    layers = [LAYERS[name][0]] if name in LAYERS else [nn.ReLU(), AFFINE[name], nn.ReLU()]
+    model, x, y = network(*layers)
+    net = BoundedNet(model, x).eval()
+    if name in ("average in ceil mode", "split"):
+        with pytest.raises(ModelError):
+            ProofFolder(tmp_path, net, Ball(0.02))
+        return
+    found, _, figures = prove(tmp_path, net, x, y, 0.02)
+    assert figures.images == int(found.certified.sum()) > 0
+    network_read = checker.read_network(tmp_path / "model.onnx")
+    assert checker.check_folder(tmp_path, network_read).refused == []
 
 
 def test_intervals_of_the_operation_itself_are_checked(tmp_path):

@@ -171,6 +171,38 @@ CASES = {
     ),
     "max-pool": with_head(
         [conv(), NODE("MaxPool", ["c"], ["p"], kernel_shape=[2, 2], strides=[2, 2])], CONV, 27),
+    "max-pool-dilated": with_head(
+        [conv(), NODE("MaxPool", ["c"], ["p"], kernel_shape=[2, 2], dilations=[2, 2])], CONV, 48),
+    "max-pool-ceil": with_head(
+        [NODE("MaxPool", ["x"], ["p"], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)], {}, 32),
+    "limits": with_head(
+        [conv(), NODE("Clip", ["c", "low", "high"], ["d"]), NODE("Clip", ["d", "", "high"], ["e"]),
+         NODE("Clip", ["e"], ["f"])],
+        {**CONV, "low": np.float32(-0.3), "high": np.float32(0.2)}, 108,
+    ),
+    "limits-10": with_head([NODE("Clip", ["x"], ["r"], min=0.2, max=0.6)], {}, 128, opset=10),
+    "extremes": with_head(
+        [conv(), conv(target="d", names=("k2", "kb")), NODE("Max", ["c", "d"], ["e"]),
+         NODE("Min", ["e", "c", "full"], ["f"]), NODE("Max", ["low", "f"], ["g"]),
+         NODE("Sub", ["g", "c"], ["h"]), NODE("Neg", ["h"], ["i"]), NODE("Abs", ["i"], ["j"])],
+        {**CONV, "k2": weights(3, 2, 3, 3), "full": weights(1, 3, 6, 6), "low": np.float32(-0.1)},
+        108,
+    ),
+    "slopes": with_head(
+        [conv(), NODE("PRelu", ["c", "s"], ["d"]), NODE("PRelu", ["d", "t"], ["e"])],
+        {**CONV, "s": weights(3, 1, 1), "t": np.float32([0.3])}, 108,
+    ),
+    "parts": with_head(
+        [conv(), NODE("Relu", ["c"], ["r"]), NODE("Slice", ["r", "s", "e", "a", "t"], ["d"]),
+         NODE("Gather", ["d", "i"], ["f"], axis=1), NODE("Gather", ["f", "j"], ["g"], axis=-1),
+         NODE("ReduceSum", ["g", "a1"], ["h"], keepdims=0)],
+        {**CONV, "s": np.array([1, -5]), "e": np.array([2**40, -1]), "a": np.array([2, -1]),
+         "t": np.array([2, 1]), "i": np.array([2, 0, 2]), "j": np.array(1), "a1": np.array([-1])},
+        3,
+    ),
+    "padded-by-one": with_head(
+        [NODE("Relu", ["x"], ["r"]), NODE("Pad", ["r", "p", "one"], ["z"])],
+        {"p": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "one": np.float32(1)}, 200),
     "padded-average": with_head(
         [conv(), NODE("Pad", ["c", "pads"], ["z"]),
          NODE("AveragePool", ["z"], ["p"], kernel_shape=[2, 2], strides=[2, 2])],
@@ -440,15 +472,21 @@ RELU = [NODE("Relu", ["x"], ["r"])]
 UNSUPPORTED = {
     "Elu is not supported": with_head([NODE("Elu", ["x"], ["e"])], {}, 128),
     "ceil_mode or dilations": with_head(
-        [NODE("MaxPool", ["x"], ["p"], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)], {}, 32),
+        [NODE("AveragePool", ["x"], ["p"], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)], {},
+        32),
+    "slopes of shape": with_head([NODE("PRelu", ["x", "s"], ["r"])], {"s": weights(8)}, 128),
+    "has the step -1": with_head(
+        [NODE("Slice", ["x", "s", "e", "a", "s"], ["r"])],
+        {"s": np.array([-1]), "e": np.array([-9]), "a": np.array([3])}, 128),
+    "another axis than": with_head(
+        [NODE("Gather", ["x", "i"], ["r"], axis=0)], {"i": np.array([0])}, 128),
+    "computed values of this shape": with_head(
+        [NODE("Max", ["x", "big"], ["r"])], {"big": weights(2, 2, 8, 8)}, 128),
     "uneven pads, or returns": with_head(
         [NODE("MaxPool", ["x"], ["p"], kernel_shape=[2, 2], pads=[1, 0, 0, 0])], {}, 112),
     "it does not count": with_head(
         [NODE("AveragePool", ["x"], ["p"], kernel_shape=[2, 2], pads=[1, 0, 0, 0])], {}, 112),
-    "value 1": with_head(
-        [NODE("Pad", ["x", "p", "one"], ["z"])], {"p": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
-                                                  "one": np.float32(1)}, 200),
-    "zeros around the height": with_head(
+    "a constant around the height": with_head(
         [NODE("Pad", ["x", "p"], ["z"])], {"p": np.array([0, 1, 0, 0, 0, 0, 0, 0])}, 192),
     "moves the batch": with_head([NODE("Transpose", ["x"], ["t"], perm=[1, 0, 2, 3])], {}, 64),
     "joins batches": with_head([NODE("Concat", ["x", "x"], ["c"], axis=0)], {}, 128),
