@@ -61,6 +61,7 @@ class Ranges:
         self.box, self.network = box, box.network
         self.lower, self.upper = {self.network.input: box.lower}, {self.network.input: box.upper}
         self.size: dict[str, Array] = {}
+        self.claimed: dict[str, tuple[Array, Array]] = {}  # for lines through each ReLU
         self.start: dict[str, int] = {}
         at = 0
         for number, (result, sources, affine) in enumerate(self.network.nodes):
@@ -68,13 +69,14 @@ class Ranges:
                 self._through(affine, result, sources)
                 continue
             self.start[result] = at
-            lower, upper = self.lower[sources[0]], self.upper[sources[0]]
-            self._claim(number, claims, at, name)
-            claimed = self.lower[sources[0]], self.upper[sources[0]]
+            value = sources[0]
+            claimed = self.claimed[result] = self._claim(number, claims, at, name)
+            self.lower[value] = np.maximum(self.lower[value], claimed[0])
+            self.upper[value] = np.minimum(self.upper[value], claimed[1])
             self.size[result] = np.maximum(abs(claimed[0]), abs(claimed[1]))
-            self.lower[result] = np.maximum(np.maximum(lower, claimed[0]), 0)
-            self.upper[result] = np.maximum(np.minimum(upper, claimed[1]), 0)
-            at += lower.size
+            self.lower[result] = np.maximum(self.lower[value], 0)
+            self.upper[result] = np.maximum(self.upper[value], 0)
+            at += claimed[0].size
         self.neurons = at
         inside = claims.neuron.size == 0 or (claims.neuron.min() >= 0 and claims.neuron.max() < at)
         require(inside, f"{name}: a claim is of a neuron that the network does not have")
@@ -103,8 +105,8 @@ class Ranges:
             lower, upper = np.maximum(lower, low), np.minimum(upper, up)
         self.lower[result], self.upper[result] = lower, upper
 
-    def _claim(self, number: int, claims: Claims, at: int, name: str) -> None:
-        """Take claimed bounds of one ReLU's input, once they are known to follow."""
+    def _claim(self, number: int, claims: Claims, at: int, name: str) -> tuple[Array, Array]:
+        """Return claimed bounds of one ReLU's input, once they are known to follow."""
         value = self.network.nodes[number][1][0]
         lower, upper = self.lower[value].copy(), self.upper[value].copy()
         here = (claims.neuron >= at) & (claims.neuron < at + lower.size)
@@ -129,7 +131,7 @@ class Ranges:
                     )
         lower.ravel()[neuron], upper.ravel()[neuron] = low, up
         require((lower <= upper).all(), f"{name}: a lower bound is above its upper bound")
-        self.lower[value], self.upper[value] = lower, upper
+        return lower, upper
 
     def lines(
         self,
@@ -171,7 +173,7 @@ class Ranges:
                 pieces = (
                     None if p is None else p[:, at : at + a[0].size] for p in (splits, multipliers)
                 )
-                part, below, size = self._relu(a, sources[0], at, slopes, *pieces)
+                part, below, size = self._relu(a, result, at, slopes, *pieces)
                 b = b + below - self._charge(size, result, a[0].size)
                 parts = (part,)
             for source, part in zip(sources, parts, strict=True):
@@ -185,11 +187,11 @@ class Ranges:
         return factor * _sum(abs(a) * self.size[result]) + numbers.tiny
 
     def _relu(
-        self, a: Array, before: str, at: int, slopes: Array | None, splits: Any, multipliers: Any
+        self, a: Array, result: str, at: int, slopes: Array | None, splits: Any, multipliers: Any
     ) -> tuple[Array, Array, Array]:
         """Replace ReLUs by lines; return coefficients on the inputs, constants, and what rounds."""
         flat = a.reshape(len(a), -1)
-        lower, upper = self.lower[before].reshape(1, -1), self.upper[before].reshape(1, -1)
+        lower, upper = (end.reshape(1, -1) for end in self.claimed[result])
         on, free = lower >= 0, (lower < 0) & (upper > 0)
         above = np.where(free, upper / np.where(free, upper - lower, 1), on * 1)
         gap = np.where(free, np.maximum(-above * lower, (1 - above) * upper), 0)

@@ -143,6 +143,20 @@ def test_layers_of_images(tmp_path, name):
     assert checker.check_folder(tmp_path, network_read).refused == []
 
 
+def test_layers_behind_each_other(tmp_path):
+    """Claims are rounded to float32; intervals that follow from those of others are not."""
+    proved = 0
+    for seed in range(3):
+        layers = nn.LeakyReLU(0.1), nn.MaxPool2d(3, 2, 1), nn.Hardtanh(-0.2, 0.3), Absolute()
+        model, x, y = network(*layers, seed=seed)
+        found, _, figures = prove(tmp_path, BoundedNet(model, x).eval(), x, y, 0.03 + 0.02 * seed)
+        assert figures.images == int(found.certified.sum())
+        summary = checker.check_folder(tmp_path, checker.read_network(tmp_path / "model.onnx"))
+        assert summary.refused == []
+        proved += figures.images
+    assert proved > 0
+
+
 def test_intervals_of_the_operation_itself_are_checked(tmp_path):
     """Without them the maximum of two values that hardly differ would be twice as wide."""
     torch.manual_seed(0)
