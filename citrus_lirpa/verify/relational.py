@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, islice
 
 import torch
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from ..errors import SoundnessError
 from .budget import Budget
-from .crown.branch_and_bound import BROKEN, OPEN, PROVED, Outcome, Problems, branch_and_bound
+from .crown.branch_and_bound import Outcome, Problems, branch_and_bound
 from .crown.differences import with_differences
 from .crown.engine import ALPHA_STEPS, DualEngine
 from .crown.linear import Group
+from .crown.reduced_images import ReducedImages
 from .crown.relaxation import Images
+from .crown.tree import BROKEN, OPEN, PROVED
 from .milp import most_broken
 
 #: Groups with at most this many open images are settled by enumerating their subsets.
@@ -111,6 +114,11 @@ class Search:
     budget: Budget
     iterations: int = ALPHA_STEPS
     solver: str = "highs"
+
+    @cached_property
+    def reduced(self) -> ReducedImages:
+        """The images, with their reduced networks."""
+        return ReducedImages(self.engine, self.images)
 
 
 @dataclass(frozen=True)
@@ -290,7 +298,7 @@ def _search_sets(
         return ~torch.isin(owner, owner[state == BROKEN])
 
     return branch_and_bound(
-        *(search.engine, search.images, problems, budget),
+        *(search.reduced, problems, budget),
         split=search.split,
         wanted=wanted,
         progress=progress,

@@ -14,8 +14,10 @@ from ..bounds.checks import check_name
 from ..bounds.deadline import ending_by, time_left
 from .budget import Budget
 from .certificates import Proof
-from .crown.branch_and_bound import OPEN, PROVED, Outcome, Problems, branch_and_bound
+from .crown.branch_and_bound import Outcome, Problems, branch_and_bound
 from .crown.engine import ALPHA_STEPS
+from .crown.reduced_images import ReducedImages
+from .crown.tree import OPEN, PROVED
 from .engines import Engine
 from .memory import in_batches, in_less_memory
 
@@ -229,9 +231,10 @@ def _by_branch_and_bound(open_: OpenImages) -> None:
             proof.v[number[broken]], proof.attacked[number[broken]] = u, True
         open_.announce(f"bab, {int((found.state == OPEN).sum())} left")
 
-    outcome = in_less_memory(
-        engine, lambda: branch_and_bound(engine, images, problems, budget, progress=take)
-    )
+    def search() -> Outcome:
+        return branch_and_bound(ReducedImages(engine, images), problems, budget, progress=take)
+
+    outcome = in_less_memory(engine, search)
     if outcome is None:
         open_.missing[number] = True
         return

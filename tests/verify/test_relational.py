@@ -20,10 +20,11 @@ from citrus_lirpa.bounds.margins import logit_margins
 from citrus_lirpa.errors import SoundnessError
 from citrus_lirpa.verify import milp, relational
 from citrus_lirpa.verify.budget import Budget
-from citrus_lirpa.verify.crown.branch_and_bound import BROKEN, OPEN, PROVED, Outcome
+from citrus_lirpa.verify.crown.branch_and_bound import Outcome
 from citrus_lirpa.verify.crown.differences import with_differences
 from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.crown.linear import Group, Lines, refuted
+from citrus_lirpa.verify.crown.tree import BROKEN, OPEN, PROVED
 from citrus_lirpa.verify.relational import GROUP_STAGES, Search, group_proofs, relate
 
 NEVER = Budget()
@@ -252,7 +253,7 @@ def settle(monkeypatch, states, *, count, broken=(), mode="cross", c=-1.0, rows=
     lines.g.zero_()
     engine, asked = SimpleNamespace(proofs=None, lines=lambda *_: lines), []
 
-    def search(engine, images, problems, budget, **options):
+    def search(images, problems, budget, **options):
         asked.append(problems)
         state = states(len(problems.members))
         u = {k: torch.full((1,), float(k)) for k, s in enumerate(state) if s == BROKEN}

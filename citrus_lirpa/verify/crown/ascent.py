@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...bounds.deadline import time_is_over
 from .dual import DualBound, Point
+from .reduced_dual import ReducedBound
 
 _DECAY = 0.98
 _MOMENTS = 0.9, 0.999
@@ -37,9 +38,19 @@ class Ascent:
     last: tuple[Tensor, Tensor]
     point: Point
 
+    def best(self, which: Tensor) -> tuple[Tensor, Tensor]:
+        """Return α and β (r·s, M), and the weights (r, s), of the best bounds of some tuples.
+
+        Args:
+            which: (D,) of which tuples.
+        """
+        members = len(self.parameter) // len(self.value)
+        rows = which.repeat_interleave(members)
+        return self.parameter[rows], self.logits[which].double().softmax(1)
+
 
 def ascend_dual(
-    dual: DualBound,
+    dual: DualBound | ReducedBound,
     iterations: int,
     *,
     parameter: Tensor | None = None,
@@ -59,8 +70,7 @@ def ascend_dual(
     """
     p = dual.start() if parameter is None else parameter
     split = dual.signs != 0
-    tuples = len(dual.x) // dual.members
-    q = dual.x.new_zeros(tuples, dual.members) if logits is None else logits
+    q = p.new_zeros(dual.domains, dual.members) if logits is None else logits
     steps_p, steps_q = _Adam(p), _Adam(q)
     point = dual(p, q.softmax(1))
     best = Ascent(point.value, point.rounding, p, q, (p, q), point)
@@ -83,7 +93,7 @@ def ascend_dual(
 def _better(best: Ascent, point: Point, p: Tensor, q: Tensor) -> Ascent:
     """Return the better of two bounds for every tuple."""
     up = (point.value > best.value).unsqueeze(1)
-    rows = up.repeat_interleave(q.shape[1], dim=0)
+    rows = up.repeat_interleave(len(p) // len(up), dim=0)
     return Ascent(
         torch.maximum(best.value, point.value),
         torch.where(up[:, 0], point.rounding, best.rounding),

@@ -1,32 +1,28 @@
-"""Branch and bound on tuples of inputs that share one perturbation (β-CROWN, RABBit).
-
-A problem is a tuple of images and what would break it: one wrong class for each member. It is
-proved when the dual bound of every combination of classes, split on unstable ReLUs as long as
-it is not positive, is positive. A tuple of one is the robustness of a single image.
-"""
+"""Branch and bound on many problems: each has a tree of its own."""
 
 from __future__ import annotations
 
-import time
+import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ...bounds.deadline import ending_by
+from ...errors import OutOfTime
 from ..budget import Budget
-from .ascent import Ascent, ascend_dual
-from .dual import DualBound
-from .engine import ALPHA_RATE, ALPHA_STEPS, DualEngine
-from .relaxation import Images
+from .ascent import ascend_dual
+from .engine import ALPHA_RATE, ALPHA_STEPS
+from .reduced_images import ReducedImages
+from .tree import BROKEN, GIVEN_UP, OPEN, PROVED, Tree
 
-_STEPS, _RATE = 3, 0.1
-#: Steps on a domain without neurons left to split, and of an attack from a bound's minimiser.
-_LAST_STEPS, _ATTACK_STEPS = 100, 20
+#: Seconds of work on a problem before the next one has its turn; twice as much in each round.
+_FIRST_TURN = 0.1
+#: Steps of an attack from the minimiser of a root's bound.
+_ATTACK_STEPS = 20
 #: Numbers kept for open domains, of all problems; beyond it, the largest problem is given up.
 _POOL_LIMIT = 1 << 28
-
-OPEN, PROVED, BROKEN, GIVEN_UP = range(4)
 
 
 @dataclass(frozen=True)
@@ -59,181 +55,9 @@ class Outcome:
     bounded: Tensor
 
 
-@dataclass(frozen=True)
-class _Domains:
-    """D parts of problems: a combination of rows, restricted by the signs of split neurons.
-
-    problem: (D,); rows: (D, s); signs, parameter: (D, s, M); logits: (D, s); choice: (D,) the
-    flat number in (s, M) of the neuron to split next, -1 where none is left; value: (D,).
-    """
-
-    problem: Tensor
-    rows: Tensor
-    signs: Tensor
-    parameter: Tensor
-    logits: Tensor
-    choice: Tensor
-    value: Tensor
-
-    def __len__(self) -> int:
-        return len(self.problem)
-
-    def __getitem__(self, which: Tensor) -> _Domains:
-        return _Domains(*(getattr(self, f.name)[which] for f in fields(self)))
-
-    @staticmethod
-    def cat(parts: list[_Domains]) -> _Domains:
-        return _Domains(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(_Domains)))
-
-
-class _Search:
-    """The states of the problems, and what changes them."""
-
-    def __init__(self, engine: DualEngine, images: Images, problems: Problems):
-        self.engine, self.images, self.problems = engine, images, problems
-        count = len(problems.members)
-        device = images.x.device
-        self.state = torch.full((count,), OPEN, device=device)
-        self.bounded = torch.zeros(count, dtype=torch.long, device=device)
-        self.spent = torch.zeros(count, dtype=torch.float64, device=device)
-        self.u: dict[int, Tensor] = {}
-        self.leaves: list[_Domains] = []
-
-    def bound(
-        self, domains: _Domains, steps: int, rate: float, *, root: bool, push: bool = False
-    ) -> _Domains:
-        """Return the domains that stay unproved, with their bounds and next splits.
-
-        A domain hands on the last parameters of its ascent, not the best ones met: its halves
-        start from there, and take several times fewer domains to prove.
-        """
-        if not len(domains):
-            return domains
-        members = self.problems.members[domains.problem]
-        dual = self.engine.dual(
-            self.images, members, domains.rows, signs=domains.signs.flatten(0, 1)
-        )
-        found = ascend_dual(
-            dual,
-            steps,
-            parameter=None if root else domains.parameter.flatten(0, 1),
-            logits=domains.logits,
-            rate=rate,
-        )
-        self.bounded += torch.bincount(domains.problem, minlength=len(self.state))
-        left = ~self.engine.proved(dual, found, self.images, members)
-        if self.engine.proofs is not None:
-            best = found.parameter.view(domains.signs.shape)
-            self.leaves.append(replace(domains, parameter=best, logits=found.logits)[~left])
-        self._note_broken(
-            domains.problem[left], members[left], found.point.u[left], push=root or push
-        )
-        score = _split_scores(dual, found).view(len(domains), -1)
-        best, choice = score.max(1) if score.shape[1] else (score.sum(1) - 1, score.sum(1).long())
-        choice = torch.where(best >= 0, choice, -1)
-        p, logits = found.last
-        p = p.view(domains.signs.shape)
-        return replace(domains, parameter=p, logits=logits, choice=choice, value=found.value)[left]
-
-    def _note_broken(
-        self, problem: Tensor, members: Tensor, u: Tensor, *, push: bool = False
-    ) -> None:
-        """Note the problems whose every member a minimising perturbation breaks.
-
-        ``push`` lets an attack start from the minimiser.
-        """
-        if not len(problem):
-            return
-        if push:
-            u = self.engine.attacked(self.images, members, u, _ATTACK_STEPS)
-        broken = self.engine.broken(self.images, members, u).all(1)
-        for d in broken.nonzero().flatten().tolist():
-            if self.state[problem[d]] == OPEN:
-                self.u[int(problem[d])] = u[d]
-                self.state[problem[d]] = BROKEN
-
-    def roots(self, at_once: int, budget: Budget) -> _Domains:
-        """Return every combination, unsplit; problems not reached in time are given up."""
-        p, like = self.problems, self.images.x
-        shape = (*p.rows.shape, self.images.relaxation.lower.shape[1])
-        parts: list[_Domains] = []
-        for part in torch.arange(len(p.problem), device=like.device).split(at_once):
-            if parts and budget.over:
-                late = p.problem[part]
-                self.state[late[self.state[late] == OPEN]] = GIVEN_UP
-                continue
-            empty = torch.zeros(len(part), *shape[1:], dtype=torch.int8, device=like.device)
-            start = _Domains(
-                p.problem[part],
-                p.rows[part],
-                empty,
-                empty.to(like.dtype),
-                like.new_zeros(len(part), shape[1]),
-                torch.zeros_like(part),
-                like.new_zeros(len(part)),
-            )
-            parts.append(self.bound(start, ALPHA_STEPS, ALPHA_RATE, root=True))
-        return _Domains.cat(parts)
-
-    def harder(self, domains: _Domains) -> _Domains:
-        """Return what stays unproved of both halves of every domain.
-
-        A problem is given up where a domain has no neuron left to split, and neither many
-        more steps prove it nor an attack from its minimiser breaks the members.
-        """
-        last = domains.choice < 0
-        if bool(last.any()):
-            stuck = self.bound(domains[last], _LAST_STEPS, _RATE, root=False, push=True)
-            undecided = stuck.problem[self.state[stuck.problem] == OPEN]
-            self.state[undecided] = GIVEN_UP
-        return self.bound(self._halves(domains[~last]), _STEPS, _RATE, root=False)
-
-    def _halves(self, domains: _Domains) -> _Domains:
-        """Return every domain twice: its chosen neuron on, and off."""
-        parts = []
-        at, shape = torch.arange(len(domains), device=domains.choice.device), domains.signs.shape
-        for sign in (1, -1):
-            signs = domains.signs.flatten(1).clone()
-            parameter = domains.parameter.flatten(1).clone()
-            signs[at, domains.choice] = sign
-            parameter[at, domains.choice] = 0  # it was an α, and is a β from now on
-            parts.append(replace(domains, signs=signs.view(shape), parameter=parameter.view(shape)))
-        return _Domains.cat(parts)
-
-    def keep_proofs(self) -> None:
-        """Hand on the leaves of the problems that are proved."""
-        if self.engine.proofs is None or not self.leaves:
-            return
-        leaves = _Domains.cat(self.leaves)
-        leaves = leaves[self.state[leaves.problem] == PROVED]
-        self.engine.proofs.add(
-            *(self.images, self.problems.members[leaves.problem], leaves.rows),
-            parameter=leaves.parameter.flatten(0, 1),
-            signs=leaves.signs.flatten(0, 1),
-            weights=leaves.logits.double().softmax(1),
-        )
-
-    def charge(self, problem: Tensor, seconds: float, limit: float) -> None:
-        """Share out the time among the domains' problems, and give up those beyond the limit."""
-        counts = torch.bincount(problem, minlength=len(self.state))
-        self.spent += counts * (seconds / max(1, len(problem)))
-        late = (self.state == OPEN) & (self.spent > limit)
-        self.state[late] = GIVEN_UP
-
-    def settle(self, pool: _Domains) -> _Domains:
-        """Mark problems without domains as proved, and drop the domains of decided ones."""
-        pool = pool[self.state[pool.problem] == OPEN]
-        left = torch.bincount(pool.problem, minlength=len(self.state))
-        self.state[(self.state == OPEN) & (left == 0)] = PROVED
-        if pool.parameter.numel() > _POOL_LIMIT:
-            self.state[left.argmax()] = GIVEN_UP
-            pool = pool[self.state[pool.problem] == OPEN]
-        return pool
-
-
+@torch.no_grad()
 def branch_and_bound(
-    engine: DualEngine,
-    images: Images,
+    images: ReducedImages,
     problems: Problems,
     budget: Budget,
     *,
@@ -243,50 +67,131 @@ def branch_and_bound(
 ) -> Outcome:
     """Prove or break as many problems as possible.
 
-    All roots are bounded first. Then the domains of the problems that have taken least so far
-    are split, so that easy problems are decided first.
+    All roots are bounded first, many problems together. Then problems have turns, each round's
+    twice as long as those of the round before, so that easy ones are decided first.
 
     Args:
-        engine: Gives the bounds.
         images: The images that the problems are about.
         problems: What to prove.
         budget: Its limit holds for each problem, which is given up beyond it.
-        split: Whether domains are split at all.
+        split: Whether domains are split, or the roots bounded alone.
         wanted: Maps the states (T,) to whether each problem is still worth the time (T,).
-        progress: Receives what is found so far, after every step.
+        progress: Receives what is found so far, after every turn.
     """
-    search = _Search(engine, images, problems)
-    members = problems.members.shape[1]
-    at_once = max(1, engine.rows_at_once // members)
-    if not len(problems.problem):
-        search.state[:] = PROVED
-        return Outcome(search.state, {}, search.bounded)
-    pool = search.settle(search.roots(at_once, budget))
-    while split and len(pool) and not budget.over:
-        # least work first, and of equal work the most promising bound
-        effort = search.bounded[pool.problem].double() * 1e6 - pool.value
-        if wanted is not None:
-            effort[~wanted(search.state)[pool.problem]] = torch.inf
-            if bool(effort.isinf().all()):
-                break
-        pick = effort.topk(min(max(1, at_once // 2), len(pool)), largest=False).indices
-        pick = pick[~effort[pick].isinf()]
-        rest = torch.ones(len(pool), dtype=torch.bool, device=pick.device)
-        rest[pick] = False
-        begin, now = time.perf_counter(), pool[pick]
-        pool = _Domains.cat([pool[rest], search.harder(now)])
-        search.charge(now.problem, time.perf_counter() - begin, budget.limit)
-        pool = search.settle(pool)
-        progress(Outcome(search.state, search.u, search.bounded))
+    search = _Search(images, problems, wanted, progress)
+    search.bound_roots(budget)
+    parts = _fitting(images, problems.members)
+    for number, part in enumerate(parts if split else []):
+        its = budget.part(len(part) / sum(map(len, parts[number:])))
+        with ending_by(its.deadline), contextlib.suppress(OutOfTime):
+            search.take_turns(part, its)
     search.keep_proofs()
     return Outcome(search.state, search.u, search.bounded)
 
 
-def _split_scores(dual: DualBound, found: Ascent) -> Tensor:
-    """Return what the upper line of each unstable ReLU takes from the bound (BaBSR's term).
+def _fitting(images: ReducedImages, members: Tensor) -> list[list[int]]:
+    """Return the problems with ``members`` (T, s) in parts whose networks fit into memory."""
+    parts: list[list[int]] = [[]]
+    size = 0
+    for problem, which in enumerate(members.tolist()):
+        more = sum(images.size(number) for number in which)
+        if parts[-1] and size + more > images.limit:
+            parts.append([])
+            size = 0
+        parts[-1].append(problem)
+        size += more
+    return parts
 
-    (R, M), -1 for the neurons that are not unstable.
-    """
-    weight = found.last[1].softmax(1).view(-1, 1)
-    cost = found.point.coefficients.clamp(max=0).abs() * torch.cat(dual.offset, 1)
-    return torch.where(dual.unstable, weight * cost, -1.0)
+
+class _Search:
+    """The states of the problems, and what changes them; arguments as above."""
+
+    def __init__(
+        self,
+        images: ReducedImages,
+        problems: Problems,
+        wanted: Callable[[Tensor], Tensor] | None,
+        progress: Callable[[Outcome], object],
+    ):
+        self.images, self.problems = images, problems
+        self.wanted, self.progress = wanted, progress
+        count, device = len(problems.members), problems.members.device
+        self.state = torch.full((count,), OPEN, device=device)
+        self.open = torch.ones_like(problems.problem, dtype=torch.bool)
+        self.bounded = torch.zeros(count, dtype=torch.long, device=device)
+        self.u: dict[int, Tensor] = {}
+        self._proved_roots: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def bound_roots(self, budget: Budget) -> None:
+        """Bound all combinations, those of many problems together, and attack from there."""
+        engine, images, problems = self.images.engine, self.images.images, self.problems
+        every = torch.arange(len(problems.rows), device=problems.rows.device)
+        for now in every.split(max(1, engine.rows_at_once // problems.members.shape[1])):
+            if not len(now) or (now[0] > 0 and budget.over):
+                break
+            members = problems.members[problems.problem[now]]
+            dual = engine.dual(images, members, problems.rows[now])
+            found = ascend_dual(dual, ALPHA_STEPS, rate=ALPHA_RATE)
+            self.bounded += torch.bincount(problems.problem[now], minlength=len(self.state))
+            self.open[now] = left = ~engine.proved(dual, found, images, members)
+            if engine.proofs is not None:
+                self._proved_roots.append((now[~left], *found.best(~left)))
+            members, which = members[left], problems.problem[now][left]
+            u = engine.attacked(images, members, found.point.u[left], _ATTACK_STEPS)
+            for d in engine.broken(images, members, u).all(1).nonzero().flatten().tolist():
+                self.state[which[d]], self.u[int(which[d])] = BROKEN, u[d]
+        left = torch.bincount(problems.problem[self.open], minlength=len(self.state))
+        self.state[(self.state == OPEN) & (left == 0)] = PROVED
+        self.progress(Outcome(self.state, self.u, self.bounded))
+
+    def keep_proofs(self) -> None:
+        """Hand on the roots of problems that are proved; trees have handed on their parts."""
+        problems, proofs = self.problems, self.images.engine.proofs
+        size = problems.members.shape[1]
+        for now, parameter, weights in self._proved_roots:
+            kept = self.state[problems.problem[now]] == PROVED
+            members = problems.members[problems.problem[now[kept]]]
+            proofs.add(
+                *(self.images.images, members, problems.rows[now[kept]]),
+                parameter=parameter.unflatten(0, (len(now), size))[kept].flatten(0, 1),
+                weights=weights[kept],
+            )
+
+    def take_turns(self, part: list[int], budget: Budget) -> None:
+        """Work on some problems, until they are decided or the time is over."""
+        trees: dict[int, Tree] = {}
+        turn = _FIRST_TURN
+        while waiting := [problem for problem in part if self._is_open(problem)]:
+            for problem in waiting:
+                if budget.over:
+                    return
+                if self._is_open(problem):
+                    self._run(problem, trees, min(turn, budget.left), budget.limit)
+            turn *= 2
+
+    def _is_open(self, problem: int) -> bool:
+        wanted = self.wanted is None or bool(self.wanted(self.state)[problem])
+        return wanted and int(self.state[problem]) == OPEN
+
+    def _run(self, problem: int, trees: dict[int, Tree], seconds: float, limit: float) -> None:
+        """Work on a problem, note what is found, and keep the tree where it may go on."""
+        if problem not in trees:
+            rows = self.problems.rows[self.open & (self.problems.problem == problem)]
+            members = self.problems.members[problem].tolist()
+            trees[problem] = Tree(self.images, members, rows)
+        tree = trees[problem]
+        self.bounded[problem] += tree.run(min(seconds, limit - tree.spent))
+        self.state[problem] = tree.state
+        if tree.u is not None:
+            self.u[problem] = tree.u
+        if tree.state == OPEN and tree.spent > limit:
+            self.state[problem] = GIVEN_UP
+        if tree.state == PROVED:
+            tree.keep_proofs()
+        if self.state[problem] != OPEN:
+            del trees[problem]
+        elif sum(each.numbers for each in trees.values()) > _POOL_LIMIT:
+            largest = max(trees, key=lambda each: trees[each].numbers)
+            self.state[largest] = GIVEN_UP
+            del trees[largest]
+        self.progress(Outcome(self.state, self.u, self.bounded))

@@ -87,6 +87,11 @@ class DualBound:
         self.sums, self.terms = 16 * SUMS * most, [segment.terms[1] for segment in segments]
         self.adjoints = _adjoints(segments, x)
 
+    @property
+    def domains(self) -> int:
+        """D, the number of tuples."""
+        return len(self.x) // self.members
+
     def rows(self, which: Tensor, segments: Sequence[Segment], dtype: torch.dtype) -> DualBound:
         """Return the dual function of some rows (whole tuples), in another precision.
 
@@ -140,6 +145,16 @@ class DualBound:
         slope = torch.where(self.unstable, parameter, self.up)
         _, a, bias, off = self._transposed(slope, self.signs * parameter)
         return a.view_as(self.x), bias - off
+
+    def folded(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Write each row as Σ h·(outputs of unstable neurons) + a·input + b.
+
+        Returns:
+            h (R, M), a (R, ...), b (R,), and how far rounding can have moved the sum at most (R,).
+        """
+        zero = torch.zeros_like(self.up)
+        h, a, b, off = self._transposed(zero, zero)
+        return torch.cat([zero[:, :0], *h], 1), a, b, off
 
     def gradient(self, point: Point) -> Tensor:
         """Return the gradient (R, M) of every row's L_i in its own α and β, at ``point``.

@@ -79,6 +79,21 @@ class Relaxation:
             upper=torch.where(signs < 0, 0.0, self.upper),
         )
 
+    def first(self, layers: int) -> Relaxation:
+        """Return the first layers of it, whose unstable neurons pass nothing on."""
+        zero = torch.zeros_like(self.lower[:, : sum(self.widths[:layers])])
+        sizes = self.sizes[: layers + 1]
+        return Relaxation(self.active[:layers], self.index[:layers], zero, zero, sizes)
+
+    def alone(self, image: int) -> tuple[Relaxation, Tensor]:
+        """Return the relaxation of one image without padding, and the columns that are left."""
+        one = self.rows(torch.tensor([image], device=self.lower.device))
+        real = (one.lower[0] < 0) & (one.upper[0] > 0)
+        parts = zip(one.index, real.split(self.widths), strict=True)
+        index = [places[:, its] for places, its in parts]
+        alone = replace(one, index=index, lower=one.lower[:, real], upper=one.upper[:, real])
+        return alone, real.nonzero().squeeze(1)
+
     def to(self, dtype: torch.dtype) -> Relaxation:
         """Return it in another precision, float64 as a rule."""
         return Relaxation(

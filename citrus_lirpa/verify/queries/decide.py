@@ -24,9 +24,11 @@ from ...bounds.precision import full_precision, rounding_threshold
 from ...errors import ModelError, OutOfTime
 from ...formats.query import Query
 from ..budget import Budget
-from ..crown.branch_and_bound import BROKEN, PROVED, Problems, branch_and_bound
+from ..crown.branch_and_bound import Problems, branch_and_bound
 from ..crown.engine import ALPHA_STEPS, IN_FLOAT64, DualEngine
+from ..crown.reduced_images import ReducedImages
 from ..crown.relaxation import Images
+from ..crown.tree import BROKEN, PROVED
 from .joint import Joint
 from .judge import Judge
 from .networks import load_networks
@@ -224,7 +226,7 @@ class _Search:
         by_size = defaultdict(list)
         for chosen in alternatives(left):
             by_size[len(chosen)].append(sorted(chosen))
-        undecided = False
+        undecided, reduced = False, ReducedImages(engine, images)
         for size in sorted(by_size):
             sets = torch.tensor(by_size[size])
             problems = Problems(
@@ -232,7 +234,7 @@ class _Search:
                 torch.zeros(len(sets), dtype=torch.long),
                 sets,
             )
-            outcome = branch_and_bound(engine, images, problems, self.budget)
+            outcome = branch_and_bound(reduced, problems, self.budget)
             if outcome.state[0] == BROKEN and engine.found is not None:
                 return engine.found
             undecided |= bool(outcome.state[0] != PROVED)

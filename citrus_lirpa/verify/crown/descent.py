@@ -1,0 +1,83 @@
+"""Attacks on reduced networks: they find what breaks all members of a tuple."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...bounds.box import Ball
+from ...bounds.deadline import time_is_over
+from .reduced import ReducedNetwork, moved
+
+#: An attack begins at so many of the given perturbations, and at so many random corners.
+_GIVEN, _CORNERS = 16, 8
+_STEPS, _MOMENTUM = 20, 0.75
+#: From which share of the steps on they have which size, in ε.
+_SIZES = ((0.0, 0.5), (0.4, 0.15), (0.7, 0.05), (0.9, 0.015))
+
+
+class Descent:
+    """Signed gradient descent with momentum on the largest margin of a tuple's members.
+
+    On the ball, a reduced network has the margins and gradients of the network itself.
+
+    Args:
+        networks: The s members.
+        ball: The perturbations.
+        rows: (N, s) the combinations of margins that would break all members.
+    """
+
+    def __init__(self, networks: Sequence[ReducedNetwork], ball: Ball, rows: Tensor):
+        self.networks, self.ball, self.rows = networks, ball, rows
+        self.shape = networks[0].x.shape
+        self._random = torch.Generator(rows.device).manual_seed(0)
+
+    def __call__(self, rows: Tensor, u: Tensor) -> Tensor:
+        """Return perturbations (n, ...) that make all margins of a combination negative.
+
+        Args:
+            rows: (D, s) combinations.
+            u: (D, ...) where their bounds are attained; the best are where attacks begin.
+        """
+        given = u.flatten(1).t()
+        best = self._margins(rows, given)[0].topk(min(_GIVEN, len(rows)), largest=False).indices
+        rows = torch.cat([rows[best], self._draw(self.rows, _CORNERS)])
+        point = torch.cat([given[:, best], self._corners(given, _CORNERS)], dim=1)
+        lowest, where = torch.full_like(point[0], torch.inf), point.clone()
+        direction = torch.zeros_like(point)
+        for step in range(_STEPS + 1):
+            margin, gradient = self._margins(rows, point)
+            lower = margin < lowest
+            lowest = torch.minimum(lowest, margin)
+            where = torch.where(lower, point, where)
+            if bool((lowest < 0).any()) or time_is_over():
+                break
+            scale = gradient.abs().mean(0).clamp(min=torch.finfo(point.dtype).tiny)
+            direction = _MOMENTUM * direction + gradient / scale
+            size = max(begin for begin in _SIZES if begin[0] * _STEPS <= step)[1]
+            point = self.ball.project(point - size * self.ball.eps * direction.sign())
+        return where[:, lowest < 0].t().unflatten(1, self.shape)
+
+    def _margins(self, rows: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the largest margin (D,) of the members at u (P, D), and its gradient (P, D)."""
+        each = moved(self.networks, self.ball, u.t().unflatten(1, self.shape))
+        found = [
+            network.margins(v, row)
+            for network, v, row in zip(self.networks, each, rows.t(), strict=True)
+        ]
+        margin, gradient = found[0]
+        for other, its_gradient in found[1:]:
+            gradient = torch.where(other > margin, its_gradient, gradient)
+            margin = torch.maximum(margin, other)
+        return margin, gradient
+
+    def _draw(self, rows: Tensor, count: int) -> Tensor:
+        which = torch.randint(len(rows), (count,), generator=self._random, device=rows.device)
+        return rows[which]
+
+    def _corners(self, like: Tensor, count: int) -> Tensor:
+        shape = len(like), count
+        sides = torch.randint(2, shape, generator=self._random, device=like.device)
+        return (2 * sides - 1).to(like.dtype) * self.ball.eps

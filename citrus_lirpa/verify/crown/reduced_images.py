@@ -1,0 +1,42 @@
+"""The reduced networks of images, made when they are needed and kept while there is room."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from .engine import DualEngine
+from .reduced import ReducedNetwork, reduce_network
+from .relaxation import Images
+
+
+class ReducedImages:
+    """Images and their reduced networks.
+
+    Args:
+        engine: Of the network.
+        images: The images.
+    """
+
+    #: Numbers of reduced networks that may be kept.
+    limit = 1 << 27
+
+    def __init__(self, engine: DualEngine, images: Images):
+        self.engine, self.images = engine, images
+        self._kept: OrderedDict[int, tuple[ReducedNetwork, ReducedNetwork]] = OrderedDict()
+
+    def size(self, number: int) -> int:
+        """Return how many numbers the networks of an image hold at most."""
+        unstable = int((self.images.relaxation.upper[number] > 0).sum())
+        return 2 * unstable * (unstable + self.images.x[number].numel())
+
+    def networks(self, number: int) -> tuple[ReducedNetwork, ReducedNetwork]:
+        """Return the network of an image in float64, and in the precision of the image."""
+        if number not in self._kept:
+            exact = reduce_network(
+                *(self.engine.exact_segments, self.images, number, self.engine.ball),
+                at_once=self.engine.rows_at_once,
+            )
+            self._kept[number] = exact, exact.to(self.images.x.dtype)
+            while sum(map(self.size, self._kept)) > self.limit and len(self._kept) > 1:
+                self._kept.popitem(last=False)
+        return self._kept[number]

@@ -1,0 +1,195 @@
+"""Branch and bound of one problem, on the reduced networks of its images.
+
+A problem is a tuple of images, and what would break it: one wrong class for each member. It is
+proved when the dual bound of every combination of classes is positive, split on unstable ReLUs as
+long as it is not (β-CROWN, RABBit). A tuple of one is the robustness of a single image.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .ascent import Ascent, ascend_dual
+from .descent import Descent
+from .engine import ALPHA_RATE, ALPHA_STEPS
+from .pool import Domains, Pool
+from .reduced_dual import ReducedBound, columns
+from .reduced_images import ReducedImages
+
+#: Steps of ascent on a half, and on a domain without neurons left to split.
+_STEPS, _LAST_STEPS, _RATE = 5, 100, 0.1
+#: Rounds that end with an attack: the number of every such round is a multiple of this.
+_ATTACK_EVERY = 4
+
+OPEN, PROVED, BROKEN, GIVEN_UP = range(4)
+
+
+class Tree:
+    """The search for a proof, or for a perturbation that breaks all members of one tuple.
+
+    Args:
+        images: Where the members come from.
+        members: Their numbers.
+        rows: (D, s) every combination of their margins that would break it, at least one.
+
+    Attributes:
+        state: OPEN, PROVED, BROKEN or GIVEN_UP.
+        u: What breaks all members (...), if BROKEN.
+        spent: Seconds of work.
+    """
+
+    def __init__(self, images: ReducedImages, members: list[int], rows: Tensor):
+        begin = time.perf_counter()
+        self.images, self.members = images, torch.tensor(members, device=rows.device)
+        self.engine = images.engine
+        self.state, self._bounded = OPEN, 0
+        self.u: Tensor | None = None
+        self._exact, self._networks = zip(*map(images.networks, members), strict=True)
+        self._threshold = float(images.images.threshold[self.members].max())
+        self._at_once = max(2, self.engine.rows_at_once // len(members))
+        self._descent = Descent(self._networks, self.engine.ball, rows)
+        self._roots = self._unsplit(rows)
+        self._pool = Pool(self._roots.at(rows.new_zeros(0)))
+        self._leaves: list[Domains] = []
+        self._rounds = 0
+        self.spent = time.perf_counter() - begin
+
+    @property
+    def numbers(self) -> int:
+        """How many α and β are kept."""
+        return self._pool.numbers
+
+    def run(self, seconds: float) -> int:
+        """Work on the problem for some seconds, for one step at least.
+
+        Returns:
+            How many domains were bounded.
+        """
+        begin, before = time.perf_counter(), self._bounded
+        while self.state == OPEN:
+            self._rounds += 1
+            if self._roots.size:
+                self._bound_roots()
+            else:
+                self._split()
+            if self.state == OPEN and not self._roots.size and not self._pool.count:
+                self.state = PROVED
+            if time.perf_counter() - begin > seconds:
+                break
+        self.spent += time.perf_counter() - begin
+        return self._bounded - before
+
+    def keep_proofs(self) -> None:
+        """Hand on the parts, if the whole network's bounds of them all are positive as well."""
+        engine, images = self.engine, self.images.images
+        if engine.proofs is None:
+            return
+        rows, signs, parameter, logits, *_ = map(torch.cat, zip(*self._leaves, strict=True))
+        members, weights = self.members.expand(len(rows), -1), logits.double().softmax(1)
+        parameter, signs = self._whole(parameter), self._whole(signs)
+        for part in torch.arange(len(rows), device=rows.device).split(self._at_once):
+            its = part.unsqueeze(1) * len(self.members) + torch.arange(len(self.members)).to(part)
+            dual = engine.dual(images, members[part], rows[part], signs=signs[its.flatten()])
+            exact = dual.rows(torch.arange(its.numel()), engine.exact_segments, torch.float64)
+            value = exact(parameter[its.flatten()].double(), weights[part]).value
+            if not bool((value > engine.least * self._threshold).all()):
+                return
+        engine.proofs.add(images, members, rows, parameter=parameter, signs=signs, weights=weights)
+
+    def _whole(self, values: Tensor) -> Tensor:
+        """Return values (D, M) as rows (D·s, M') for the columns of the images' relaxation."""
+        width = self.images.images.relaxation.lower.shape[1]
+        parts = values.split([len(network) for network in self._networks], dim=1)
+        rows = [
+            part.new_zeros(len(part), width).index_copy_(1, network.columns, part)
+            for network, part in zip(self._networks, parts, strict=True)
+        ]
+        return torch.stack(rows, dim=1).flatten(0, 1)
+
+    def _bound_roots(self) -> None:
+        """Bound the next combinations."""
+        every = torch.arange(self._roots.size, device=self.members.device)
+        now = self._roots.at(every[: self._at_once])
+        self._roots = self._roots.at(every[self._at_once :])
+        self._bound(now, ALPHA_STEPS, ALPHA_RATE)
+
+    def _split(self) -> None:
+        """Halve the most promising domains, bound the halves, and attack in some rounds.
+
+        The problem is given up where a domain has no neuron left to split, and neither many
+        more steps prove it nor an attack breaks the members.
+        """
+        now = self._pool.take(self._at_once // 2)
+        last = now.choice < 0
+        if bool(last.any()) and self._bound(now.at(last), _LAST_STEPS, _RATE, attack=True):
+            self.state = GIVEN_UP if self.state == OPEN else self.state
+        attack = self._rounds % _ATTACK_EVERY == 0
+        self._bound(now.at(~last).halves(), _STEPS, _RATE, attack=attack)
+
+    def _bound(self, domains: Domains, steps: int, rate: float, *, attack: bool = False) -> int:
+        """Bound domains, and put those that stay unproved into the pool; return how many.
+
+        Their halves begin at the last parameters, not the best: that takes fewer of them.
+        """
+        if not domains.size or self.state != OPEN:
+            return 0
+        dual = ReducedBound(self._networks, self.engine.ball, domains.rows, domains.signs)
+        start = None if steps == ALPHA_STEPS else columns(domains.parameter)
+        found = ascend_dual(dual, steps, parameter=start, logits=domains.logits, rate=rate)
+        self._bounded += domains.size
+        left = (~self._proved(domains, found)).nonzero().squeeze(1)
+        if not len(left):
+            return 0
+        if attack:
+            self._try(self._descent(domains.rows[left], found.point.u[left]))
+        score = dual.split_scores(found.point, found.last[1].softmax(1))
+        best, choice = pad(score[left], (0, 1), value=-1.0).max(1)  # of none where none is left
+        self._pool.add(
+            Domains(
+                domains.rows[left],
+                domains.signs[left],
+                found.last[0][left],
+                found.last[1][left],
+                found.value[left],
+                torch.where(best >= 0, choice, -1),
+            )
+        )
+        return len(left)
+
+    def _proved(self, domains: Domains, found: Ascent) -> Tensor:
+        """Return which bounds (D,) are positive, beyond rounding, in float64."""
+        proved = found.value > -self._threshold
+        which = proved.nonzero().squeeze(1)
+        if len(which):
+            dual = ReducedBound(
+                self._exact, self.engine.ball, domains.rows[which], domains.signs[which]
+            )
+            parameter = columns(found.parameter[which].double())
+            value = dual.guaranteed(parameter, found.logits[which].double().softmax(1))
+            proved[which] = value > self.engine.least * self._threshold
+        if self.engine.proofs is not None and bool(proved.any()):
+            best = domains._replace(parameter=found.parameter, logits=found.logits)
+            self._leaves.append(best.at(proved))
+        return proved
+
+    def _try(self, u: Tensor) -> None:
+        """Note the first of the perturbations (n, ...) that breaks all members."""
+        if not len(u):
+            return
+        members = self.members.expand(len(u), -1)
+        broken = self.engine.broken(self.images.images, members, u).all(1).nonzero()
+        if len(broken):
+            self.state, self.u = BROKEN, u[broken[0, 0]].contiguous()
+
+    def _unsplit(self, rows: Tensor) -> Domains:
+        """Return combinations (D, s) as domains."""
+        neurons, like = sum(map(len, self._networks)), self._networks[0].bias
+        signs = torch.zeros(len(rows), neurons, dtype=torch.int8, device=rows.device)
+        logits = like.new_zeros(rows.shape)
+        return Domains(
+            rows, signs, like.new_zeros(signs.shape), logits, like.new_zeros(len(rows)), rows[:, 0]
+        )
