@@ -22,7 +22,7 @@ from citrus_lirpa.verify.crown.pool import Domains, Pool
 from citrus_lirpa.verify.crown.reduced import Matrix, moved
 from citrus_lirpa.verify.crown.reduced_dual import ReducedBound, columns
 from citrus_lirpa.verify.crown.reduced_images import ReducedImages
-from citrus_lirpa.verify.crown.tree import BROKEN, OPEN, PROVED, Tree
+from citrus_lirpa.verify.crown.tree import BROKEN, OPEN, PROVED, Roots, Tree
 
 some_cases = settings(random_cases, max_examples=40)
 nets = dict(
@@ -275,6 +275,14 @@ class Recorded(Tree):
         return proved
 
 
+def begin(kind, reduced: ReducedImages, rows: torch.Tensor):
+    """A tree of image 0, from combinations that are bounded a little."""
+    members = torch.zeros_like(rows)
+    found = ascend_dual(reduced.engine.dual(reduced.images, members, rows), 2)
+    parameter, logits = found.last
+    return kind(reduced, [0], Roots(rows, parameter.unsqueeze(1), logits))
+
+
 @torch.no_grad()
 def hard_problem(seed: int, eps: float = 0.8) -> ReducedImages:
     """An image whose margin is positive on the ball, as far as samples tell, and whose bound
@@ -300,7 +308,7 @@ def test_leaves_of_100_proved_trees_cover_everything_and_none_twice():
     """The leaves' shares add up to one, and any two of them contradict each other."""
     seen = most = 0
     for seed in itertools.count():
-        tree = Recorded(hard_problem(seed), [0], torch.tensor([[0]]))
+        tree = begin(Recorded, hard_problem(seed), torch.tensor([[0]]))
         tree.run(0.5)
         if tree.state == PROVED and len(tree.leaves) > 1:
             leaves = torch.stack([signs for _, signs in tree.leaves]).long()
@@ -321,7 +329,7 @@ def test_trees_agree_with_the_exact_program_on_100_networks(clip):
         eps = (0.1, 0.2, 0.3, 0.4)[seed % 4]
         model, reduced = prepare(kind, 31 * seed, eps, clip, count=1)
         images = reduced.images
-        tree = Tree(reduced, [0], torch.tensor([[0], [1]]))
+        tree = begin(Tree, reduced, torch.tensor([[0], [1]]))
         tree.run(2.0)
         answer = most_broken(model, images.x, images.y, eps, clip=clip is not None)
         tally[tree.state, answer and answer[0]] += 1
@@ -337,12 +345,12 @@ def test_trees_agree_with_the_exact_program_on_100_networks(clip):
 
 def test_a_bound_in_float32_that_float64_does_not_confirm_proves_nothing(monkeypatch):
     _, reduced = prepare("mlp", 1, 0.05)
-    tree = Tree(reduced, [0], torch.tensor([[0]]))
+    tree = begin(Tree, reduced, torch.tensor([[0]]))
     tree.run(0.0)
     assert tree.state == PROVED
     monkeypatch.setattr(
         trees.ReducedBound, "guaranteed", lambda self, p, w: self(p, w).value.clamp(max=0)
     )
-    tree = Tree(reduced, [0], torch.tensor([[0]]))
+    tree = begin(Tree, reduced, torch.tensor([[0]]))
     tree.run(0.2)
     assert tree.state != PROVED

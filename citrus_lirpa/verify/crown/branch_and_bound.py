@@ -15,7 +15,7 @@ from ..budget import Budget
 from .ascent import ascend_dual
 from .engine import ALPHA_RATE, ALPHA_STEPS
 from .reduced_images import ReducedImages
-from .tree import BROKEN, GIVEN_UP, OPEN, PROVED, Tree
+from .tree import BROKEN, GIVEN_UP, OPEN, PROVED, Roots, Tree
 
 #: Seconds of work on a problem before the next one has its turn; twice as much in each round.
 _FIRST_TURN = 0.1
@@ -117,9 +117,9 @@ class _Search:
         self.wanted, self.progress = wanted, progress
         count, device = len(problems.members), problems.members.device
         self.state = torch.full((count,), OPEN, device=device)
-        self.open = torch.ones_like(problems.problem, dtype=torch.bool)
         self.bounded = torch.zeros(count, dtype=torch.long, device=device)
         self.u: dict[int, Tensor] = {}
+        self._open_roots: list[tuple[Tensor, Roots]] = []
         self._proved_roots: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def bound_roots(self, budget: Budget) -> None:
@@ -127,21 +127,30 @@ class _Search:
         engine, images, problems = self.images.engine, self.images.images, self.problems
         every = torch.arange(len(problems.rows), device=problems.rows.device)
         for now in every.split(max(1, engine.rows_at_once // problems.members.shape[1])):
-            if not len(now) or (now[0] > 0 and budget.over):
+            if not len(now):
+                break
+            if now[0] > 0 and budget.over:
+                late = problems.problem[now[0] :]
+                self.state[late[self.state[late] == OPEN]] = GIVEN_UP
                 break
             members = problems.members[problems.problem[now]]
             dual = engine.dual(images, members, problems.rows[now])
             found = ascend_dual(dual, ALPHA_STEPS, rate=ALPHA_RATE)
             self.bounded += torch.bincount(problems.problem[now], minlength=len(self.state))
-            self.open[now] = left = ~engine.proved(dual, found, images, members)
+            left = ~engine.proved(dual, found, images, members)
+            parameter, logits = found.last
+            roots = Roots(problems.rows[now], parameter.unflatten(0, members.shape), logits)
+            self._open_roots.append((problems.problem[now[left]], roots.at(left)))
             if engine.proofs is not None:
                 self._proved_roots.append((now[~left], *found.best(~left)))
             members, which = members[left], problems.problem[now][left]
             u = engine.attacked(images, members, found.point.u[left], _ATTACK_STEPS)
             for d in engine.broken(images, members, u).all(1).nonzero().flatten().tolist():
                 self.state[which[d]], self.u[int(which[d])] = BROKEN, u[d]
-        left = torch.bincount(problems.problem[self.open], minlength=len(self.state))
-        self.state[(self.state == OPEN) & (left == 0)] = PROVED
+        proved = self.state == OPEN
+        for owners, _ in self._open_roots:
+            proved[owners] = False
+        self.state[proved] = PROVED
         self.progress(Outcome(self.state, self.u, self.bounded))
 
     def keep_proofs(self) -> None:
@@ -176,9 +185,9 @@ class _Search:
     def _run(self, problem: int, trees: dict[int, Tree], seconds: float, limit: float) -> None:
         """Work on a problem, note what is found, and keep the tree where it may go on."""
         if problem not in trees:
-            rows = self.problems.rows[self.open & (self.problems.problem == problem)]
+            its = [roots.at(owners == problem) for owners, roots in self._open_roots]
             members = self.problems.members[problem].tolist()
-            trees[problem] = Tree(self.images, members, rows)
+            trees[problem] = Tree(self.images, members, Roots(*map(torch.cat, zip(*its, strict=True))))
         tree = trees[problem]
         self.bounded[problem] += tree.run(min(seconds, limit - tree.spent))
         self.state[problem] = tree.state

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import torch
@@ -82,7 +83,6 @@ class DualBound:
         u = unit(x.dtype)  # by which the upper lines are raised, so that they are above ReLU
         offset = (-lower * self.up * (1 + 8 * u) + 8 * u * upper) * self.unstable
         self.offset = offset.split(relaxation.widths, dim=1)
-        self.largest = largest_input(x, ball)
         most = max(x[:1].numel(), *(math.prod(segment.shape) for segment in segments))
         self.sums, self.terms = 16 * SUMS * most, [segment.terms[1] for segment in segments]
         self.adjoints = _adjoints(segments, x)
@@ -91,6 +91,11 @@ class DualBound:
     def domains(self) -> int:
         """D, the number of tuples."""
         return len(self.x) // self.members
+
+    @cached_property
+    def largest(self) -> Tensor:
+        """(R, ...) the largest absolute values of the perturbed inputs."""
+        return largest_input(self.x, self.ball)
 
     def rows(self, which: Tensor, segments: Sequence[Segment], dtype: torch.dtype) -> DualBound:
         """Return the dual function of some rows (whole tuples), in another precision.
@@ -146,14 +151,17 @@ class DualBound:
         _, a, bias, off = self._transposed(slope, self.signs * parameter)
         return a.view_as(self.x), bias - off
 
-    def folded(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def folded(self, inner: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Write each row as Σ h·(outputs of unstable neurons) + a·input + b.
+
+        Args:
+            inner: (R, M) what is added to it of the inputs of these neurons.
 
         Returns:
             h (R, M), a (R, ...), b (R,), and how far rounding can have moved the sum at most (R,).
         """
         zero = torch.zeros_like(self.up)
-        h, a, b, off = self._transposed(zero, zero)
+        h, a, b, off = self._transposed(zero, -inner)
         return torch.cat([zero[:, :0], *h], 1), a, b, off
 
     def gradient(self, point: Point) -> Tensor:
@@ -186,9 +194,8 @@ class DualBound:
         bias = torch.zeros(len(self.x), dtype=torch.float64, device=self.x.device)
         off = torch.zeros_like(bias)
         for k in reversed(range(len(self.segments))):
-            if k not in pending:
-                continue  # no path from this ReLU to the output
-            a = pending.pop(k).flatten(1)
+            # without a path from this ReLU to the output there is nothing yet
+            a = pending.pop(k).flatten(1) if k in pending else self._nothing(k)
             if k < len(widths):
                 seen[k] = a.gather(1, r.index[k])
                 bias += (seen[k].clamp(max=0) * self.offset[k]).sum(1, dtype=torch.float64)
@@ -199,6 +206,9 @@ class DualBound:
             for source, part in zip(self.segments[k].sources, self.adjoints[k](a), strict=True):
                 pending[source] = pending[source] + part if source in pending else part
         return seen, pending[INPUT], bias, off
+
+    def _nothing(self, k: int) -> Tensor:
+        return self.x.new_zeros(len(self.x), math.prod(self.segments[k].shape))
 
     def _charge(self, k: int, a: Tensor) -> Tensor:
         """Return what rounding can make of a (R, neurons) on segment k; see :mod:`.rounding`."""

@@ -16,14 +16,16 @@ Shapes: M unstable ReLUs, M_k of them in layer k; P pixels; D domains, one in ea
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ...bounds.box import Ball
 from ...bounds.deadline import check_time
@@ -34,6 +36,8 @@ from .rounding import SUMS, unit
 
 #: Matrices with a smaller share of entries are kept sparse.
 _SPARSE = 0.25
+#: The rows that are folded at once are a multiple of this.
+_STEP = 32
 
 #: What a layer makes of values (M_k, D), given its places among all M neurons.
 Layer = Callable[[slice, Tensor], Tensor]
@@ -230,17 +234,16 @@ def reduce_network(
     """
     relaxation, columns = images.relaxation.alone(number)
     relaxation = relaxation.to(torch.float64)
-    x = images.x[number].double()
-    rows = [
-        _units(places[0], active.shape[1])
-        for places, active in zip(relaxation.index, relaxation.active, strict=True)
-    ]
-    rows.append(images.c[number].double())
-    folded = [
-        _fold(segments[: k + 1], relaxation.first(k), x, c, ball, at_once)
-        for k, c in enumerate(rows)
-    ]
-    margin_outputs, margin_inputs, margin_bias, margin_errors = folded.pop()
+    x, c = images.x[number].double(), images.c[number].double()
+    level = [k for k, width in enumerate([*relaxation.widths, len(c)]) for _ in range(width)]
+    # parts of one size, which other images are likely to have too: what is made for it is reused
+    size = min(at_once, _STEP * math.ceil(len(level) / _STEP))
+    rows = torch.arange(size * math.ceil(len(level) / size)).clamp(max=len(level) - 1)
+    parts = [_fold(segments, relaxation, level, part, x, c, ball) for part in rows.split(size)]
+    h, a, b, off = (torch.cat(part)[: len(level)] for part in zip(*parts, strict=True))
+    begins = [0, *accumulate(relaxation.widths)]
+    layers = [slice(*ends) for ends in pairwise(begins)]
+    unstable, rest = slice(len(columns)), slice(len(columns), None)
     box = ball.box(x)
     reach = torch.maximum(box.upper - x, x - box.lower)
     return ReducedNetwork(
@@ -248,41 +251,58 @@ def reduce_network(
         reach=(reach if ball.clip is None else reach + x.abs()).flatten(),
         lower=relaxation.lower[0],
         upper=relaxation.upper[0],
-        inputs=[Matrix.of(a) for _, a, _, _ in folded],
-        inner=[Matrix.of(h) for h, _, _, _ in folded],
-        bias=torch.cat([b for _, _, b, _ in folded]),
-        margin_inputs=margin_inputs.t().contiguous(),
-        margin_outputs=margin_outputs.t().contiguous(),
-        margin_bias=margin_bias,
-        errors=torch.cat([off for _, _, _, off in folded]),
-        margin_errors=margin_errors,
+        inputs=[Matrix.of(a[here]) for here in layers],
+        inner=[Matrix.of(h[here, : here.start]) for here in layers],
+        bias=b[unstable],
+        margin_inputs=a[rest].t().contiguous(),
+        margin_outputs=h[rest].t().contiguous(),
+        margin_bias=b[rest],
+        errors=off[unstable],
+        margin_errors=off[rest],
         columns=columns,
     )
 
 
-def _units(places: Tensor, size: int) -> Tensor:
-    """Return a row (m, size) for each place, with a one there."""
-    zeros = torch.zeros(len(places), size, dtype=torch.float64, device=places.device)
-    return zeros.scatter_(1, places.unsqueeze(1), 1.0)
-
-
 def _fold(
-    segments: Sequence[Segment], before: Relaxation, x: Tensor, c: Tensor, ball: Ball, at_once: int
+    segments: Sequence[Segment],
+    relaxation: Relaxation,
+    level: Sequence[int],
+    rows: Tensor,
+    x: Tensor,
+    c: Tensor,
+    ball: Ball,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Write rows c (r, ...) of the last segment's result in terms of h and v.
+    """Write inputs of unstable ReLUs, and margins after them, in terms of h and v.
+
+    Going backwards, a row of a lower layer begins where that layer is reached.
+
+    Args:
+        segments: The network's affine maps between ReLUs.
+        relaxation: Of the image alone.
+        level: The layer of every row.
+        rows: (r,) which ones, in order.
+        x: (...) the image.
+        c: (K-1, K) coefficients of the margins.
+        ball: The perturbations.
 
     Returns:
-        The matrices on h and v, the constants (r,) and how far rounding can have moved the sum.
+        The matrices on h (r, M) and v (r, P), the constants (r,) and how far rounding can have
+        moved the sum (r,).
     """
-    if not len(c):
-        none = x.new_zeros(0)
-        return before.lower[:0].to(x), x.new_zeros(0, x.numel()), none, none
-    parts = []
-    for some in c.split(at_once):
-        check_time()
-        which = torch.zeros(len(some), dtype=torch.long, device=c.device)
-        dual = DualBound(segments, before.rows(which), x[None][which], some, ball)
-        parts.append(dual.folded())
-    h, a, b, off = (torch.cat(part) for part in zip(*parts, strict=True))
-    a, pixels = a.flatten(1), x.flatten()
+    check_time()
+    top = level[rows[-1]]
+    before, unstable = relaxation.first(top), relaxation.lower.shape[1]
+    begin = before.lower.shape[1]
+    units = torch.zeros(len(rows), unstable + len(c), dtype=c.dtype, device=c.device)
+    units[torch.arange(len(rows)), rows] = 1.0
+    if top == len(relaxation.widths):
+        ends = units[:, unstable:] @ c
+    else:
+        places = relaxation.index[top][0]
+        ends = c.new_zeros(len(rows), relaxation.active[top].shape[1])
+        ends[:, places] = units[:, begin : begin + len(places)]
+    same = torch.zeros(len(rows), dtype=torch.long, device=c.device)
+    dual = DualBound(segments[: top + 1], before.rows(same), x[None][same], ends, ball)
+    h, a, b, off = dual.folded(units[:, :begin])
+    h, a, pixels = pad(h, (0, unstable - begin)), a.flatten(1), x.flatten()
     return h, a, b + a @ pixels, off + (len(pixels) + 8) * SUMS * (a.abs() @ pixels.abs() + b.abs())

@@ -8,6 +8,7 @@ long as it is not (β-CROWN, RABBit). A tuple of one is the robustness of a sing
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,6 @@ from torch.nn.functional import pad
 
 from .ascent import Ascent, ascend_dual
 from .descent import Descent
-from .engine import ALPHA_RATE, ALPHA_STEPS
 from .pool import Domains, Pool
 from .reduced_dual import ReducedBound, columns
 from .reduced_images import ReducedImages
@@ -28,13 +28,31 @@ _ATTACK_EVERY = 4
 OPEN, PROVED, BROKEN, GIVEN_UP = range(4)
 
 
+class Roots(NamedTuple):
+    """D combinations of a tuple, as they were bounded on the whole network.
+
+    Attributes:
+        rows: (D, s) a margin of each member.
+        parameter: (D, s, M) α, for the columns of the relaxation of all images.
+        logits: (D, s) of the members' weights.
+    """
+
+    rows: Tensor
+    parameter: Tensor
+    logits: Tensor
+
+    def at(self, which: Tensor) -> Roots:
+        """Return some of the combinations."""
+        return Roots(*(part[which] for part in self))
+
+
 class Tree:
     """The search for a proof, or for a perturbation that breaks all members of one tuple.
 
     Args:
         images: Where the members come from.
         members: Their numbers.
-        rows: (D, s) every combination of their margins that would break it, at least one.
+        roots: Every combination of their margins that would break it, at least one.
 
     Attributes:
         state: OPEN, PROVED, BROKEN or GIVEN_UP.
@@ -42,18 +60,18 @@ class Tree:
         spent: Seconds of work.
     """
 
-    def __init__(self, images: ReducedImages, members: list[int], rows: Tensor):
+    def __init__(self, images: ReducedImages, members: list[int], roots: Roots):
         begin = time.perf_counter()
-        self.images, self.members = images, torch.tensor(members, device=rows.device)
+        self.images, self.members = images, torch.tensor(members, device=roots.rows.device)
         self.engine = images.engine
         self.state, self._bounded = OPEN, 0
         self.u: Tensor | None = None
         self._exact, self._networks = zip(*map(images.networks, members), strict=True)
         self._threshold = float(images.images.threshold[self.members].max())
         self._at_once = max(2, self.engine.rows_at_once // len(members))
-        self._descent = Descent(self._networks, self.engine.ball, rows)
-        self._roots = self._unsplit(rows)
-        self._pool = Pool(self._roots.at(rows.new_zeros(0)))
+        self._descent = Descent(self._networks, self.engine.ball, roots.rows)
+        self._roots = self._unsplit(roots)
+        self._pool = Pool(self._roots.at(roots.rows.new_zeros(0)))
         self._leaves: list[Domains] = []
         self._rounds = 0
         self.spent = time.perf_counter() - begin
@@ -111,11 +129,11 @@ class Tree:
         return torch.stack(rows, dim=1).flatten(0, 1)
 
     def _bound_roots(self) -> None:
-        """Bound the next combinations."""
+        """Choose the first splits of the next combinations."""
         every = torch.arange(self._roots.size, device=self.members.device)
         now = self._roots.at(every[: self._at_once])
         self._roots = self._roots.at(every[self._at_once :])
-        self._bound(now, ALPHA_STEPS, ALPHA_RATE)
+        self._bound(now, 0)
 
     def _split(self) -> None:
         """Halve the most promising domains, bound the halves, and attack in some rounds.
@@ -125,12 +143,12 @@ class Tree:
         """
         now = self._pool.take(self._at_once // 2)
         last = now.choice < 0
-        if bool(last.any()) and self._bound(now.at(last), _LAST_STEPS, _RATE, attack=True):
+        if bool(last.any()) and self._bound(now.at(last), _LAST_STEPS, attack=True):
             self.state = GIVEN_UP if self.state == OPEN else self.state
         attack = self._rounds % _ATTACK_EVERY == 0
-        self._bound(now.at(~last).halves(), _STEPS, _RATE, attack=attack)
+        self._bound(now.at(~last).halves(), _STEPS, attack=attack)
 
-    def _bound(self, domains: Domains, steps: int, rate: float, *, attack: bool = False) -> int:
+    def _bound(self, domains: Domains, steps: int, *, attack: bool = False) -> int:
         """Bound domains, and put those that stay unproved into the pool; return how many.
 
         Their halves begin at the last parameters, not the best: that takes fewer of them.
@@ -138,8 +156,8 @@ class Tree:
         if not domains.size or self.state != OPEN:
             return 0
         dual = ReducedBound(self._networks, self.engine.ball, domains.rows, domains.signs)
-        start = None if steps == ALPHA_STEPS else columns(domains.parameter)
-        found = ascend_dual(dual, steps, parameter=start, logits=domains.logits, rate=rate)
+        start = columns(domains.parameter)
+        found = ascend_dual(dual, steps, parameter=start, logits=domains.logits, rate=_RATE)
         self._bounded += domains.size
         left = (~self._proved(domains, found)).nonzero().squeeze(1)
         if not len(left):
@@ -185,11 +203,10 @@ class Tree:
         if len(broken):
             self.state, self.u = BROKEN, u[broken[0, 0]].contiguous()
 
-    def _unsplit(self, rows: Tensor) -> Domains:
-        """Return combinations (D, s) as domains."""
-        neurons, like = sum(map(len, self._networks)), self._networks[0].bias
-        signs = torch.zeros(len(rows), neurons, dtype=torch.int8, device=rows.device)
-        logits = like.new_zeros(rows.shape)
-        return Domains(
-            rows, signs, like.new_zeros(signs.shape), logits, like.new_zeros(len(rows)), rows[:, 0]
-        )
+    def _unsplit(self, roots: Roots) -> Domains:
+        """Return combinations as domains."""
+        each = zip(self._networks, roots.parameter.unbind(1), strict=True)
+        parameter = torch.cat([values[:, network.columns] for network, values in each], dim=1)
+        signs = torch.zeros_like(parameter, dtype=torch.int8)
+        value = roots.logits[:, 0]  # of no meaning yet, as is the choice
+        return Domains(roots.rows, signs, parameter, roots.logits, value, roots.rows[:, 0])
