@@ -26,7 +26,7 @@ from citrus_lirpa.verify.crown.tree import BROKEN, OPEN, PROVED, Roots, Tree
 
 some_cases = settings(random_cases, max_examples=40)
 nets = dict(
-    kind=st.sampled_from((*KINDS, "wide")),
+    kind=st.sampled_from((*KINDS, "wide", "branches")),
     seed=st.integers(0, 10_000),
     eps=st.sampled_from((0.05, 0.2, 0.5)),
     clip=st.sampled_from((None, (0.0, 1.0))),
@@ -40,10 +40,28 @@ def wide_net(seed: int) -> tuple[nn.Sequential, tuple[int, ...]]:
     return nn.Sequential(*layers, nn.ReLU(), nn.Linear(12, 3)).eval(), (1, 12, 12)
 
 
+class Branches(nn.Module):
+    """Two ways from the input to the logits, so that the second ReLU does not see the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.end = nn.Linear(5, 6), nn.Linear(5, 7), nn.Linear(13, 3)
+
+    def forward(self, x):
+        return self.end(torch.cat([self.left(x).relu(), self.right(x).relu()], dim=1))
+
+
+def made(kind: str, seed: int, classes: int) -> tuple[nn.Module, tuple[int, ...]]:
+    """A network of a kind, and the shape of its images."""
+    if kind == "wide":
+        return wide_net(seed)
+    return (Branches().eval(), (5,)) if kind == "branches" else random_net(kind, seed, classes)
+
+
 def prepare(kind, seed, eps, clip=None, count=4, classes=3):
     """The network, and images of it with bounds that hold in float64."""
     torch.manual_seed(seed)
-    model, shape = wide_net(seed) if kind == "wide" else random_net(kind, seed, classes)
+    model, shape = made(kind, seed, classes)
     x, y = random_images(model, shape, seed, count)
     engine = DualEngine(BoundedNet(model, x).eval(), Ball(eps, clip))
     return model, ReducedImages(engine, engine.refined(engine.ibp(x, y)[0]))

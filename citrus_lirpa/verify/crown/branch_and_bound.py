@@ -79,6 +79,8 @@ def branch_and_bound(
         progress: Receives what is found so far, after every turn.
     """
     search = _Search(images, problems, wanted, progress)
+    if not len(problems.rows):  # nothing could break them
+        return Outcome(torch.full_like(search.state, PROVED), {}, search.bounded)
     search.bound_roots(budget)
     parts = _fitting(images, problems.members)
     for number, part in enumerate(parts if split else []):
@@ -119,50 +121,56 @@ class _Search:
         self.state = torch.full((count,), OPEN, device=device)
         self.bounded = torch.zeros(count, dtype=torch.long, device=device)
         self.u: dict[int, Tensor] = {}
-        self._open_roots: list[tuple[Tensor, Roots]] = []
         self._proved_roots: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def bound_roots(self, budget: Budget) -> None:
         """Bound all combinations, those of many problems together, and attack from there."""
-        engine, images, problems = self.images.engine, self.images.images, self.problems
+        problems, at_once = self.problems, self.images.engine.rows_at_once
         every = torch.arange(len(problems.rows), device=problems.rows.device)
-        for now in every.split(max(1, engine.rows_at_once // problems.members.shape[1])):
-            if not len(now):
-                break
-            if now[0] > 0 and budget.over:
+        parts: list[tuple[Tensor, Roots]] = []
+        for now in every.split(max(1, at_once // problems.members.shape[1])):
+            if parts and budget.over:
                 late = problems.problem[now[0] :]
                 self.state[late[self.state[late] == OPEN]] = GIVEN_UP
                 break
-            members = problems.members[problems.problem[now]]
-            dual = engine.dual(images, members, problems.rows[now])
-            found = ascend_dual(dual, ALPHA_STEPS, rate=ALPHA_RATE)
-            self.bounded += torch.bincount(problems.problem[now], minlength=len(self.state))
-            left = ~engine.proved(dual, found, images, members)
-            parameter, logits = found.last
-            roots = Roots(problems.rows[now], parameter.unflatten(0, members.shape), logits)
-            self._open_roots.append((problems.problem[now[left]], roots.at(left)))
-            if engine.proofs is not None:
-                self._proved_roots.append((now[~left], *found.best(~left)))
-            members, which = members[left], problems.problem[now][left]
-            u = engine.attacked(images, members, found.point.u[left], _ATTACK_STEPS)
-            for d in engine.broken(images, members, u).all(1).nonzero().flatten().tolist():
-                self.state[which[d]], self.u[int(which[d])] = BROKEN, u[d]
+            parts.append(self._bound_some(now))
+        owners, roots = zip(*parts, strict=True)
+        self._owners = torch.cat(owners)
+        self._roots = Roots(*map(torch.cat, zip(*roots, strict=True)))
         proved = self.state == OPEN
-        for owners, _ in self._open_roots:
-            proved[owners] = False
+        proved[self._owners] = False
         self.state[proved] = PROVED
         self.progress(Outcome(self.state, self.u, self.bounded))
+
+    def _bound_some(self, now: Tensor) -> tuple[Tensor, Roots]:
+        """Return those of some combinations that stay open, and the problems that they are of."""
+        engine, images, problems = self.images.engine, self.images.images, self.problems
+        owners, rows = problems.problem[now], problems.rows[now]
+        members = problems.members[owners]
+        dual = engine.dual(images, members, rows)
+        found = ascend_dual(dual, ALPHA_STEPS, rate=ALPHA_RATE)
+        self.bounded += torch.bincount(owners, minlength=len(self.state))
+        left = ~engine.proved(dual, found, images, members)
+        if engine.proofs is not None:
+            self._proved_roots.append((now[~left], *found.best(~left)))
+        u = engine.attacked(images, members[left], found.point.u[left], _ATTACK_STEPS)
+        owners = owners[left]
+        for d in engine.broken(images, members[left], u).all(1).nonzero().flatten().tolist():
+            self.state[owners[d]], self.u[int(owners[d])] = BROKEN, u[d]
+        parameter, logits = found.last
+        return owners, Roots(rows, parameter.unflatten(0, members.shape), logits).at(left)
 
     def keep_proofs(self) -> None:
         """Hand on the roots of problems that are proved; trees have handed on their parts."""
         problems, proofs = self.problems, self.images.engine.proofs
-        size = problems.members.shape[1]
+        if proofs is None:
+            return
         for now, parameter, weights in self._proved_roots:
             kept = self.state[problems.problem[now]] == PROVED
             members = problems.members[problems.problem[now[kept]]]
             proofs.add(
                 *(self.images.images, members, problems.rows[now[kept]]),
-                parameter=parameter.unflatten(0, (len(now), size))[kept].flatten(0, 1),
+                parameter=parameter[kept.repeat_interleave(members.shape[1])],
                 weights=weights[kept],
             )
 
@@ -185,9 +193,9 @@ class _Search:
     def _run(self, problem: int, trees: dict[int, Tree], seconds: float, limit: float) -> None:
         """Work on a problem, note what is found, and keep the tree where it may go on."""
         if problem not in trees:
-            its = [roots.at(owners == problem) for owners, roots in self._open_roots]
             members = self.problems.members[problem].tolist()
-            trees[problem] = Tree(self.images, members, Roots(*map(torch.cat, zip(*its, strict=True))))
+            roots = self._roots.at(self._owners == problem)
+            trees[problem] = Tree(self.images, members, roots)
         tree = trees[problem]
         self.bounded[problem] += tree.run(min(seconds, limit - tree.spent))
         self.state[problem] = tree.state

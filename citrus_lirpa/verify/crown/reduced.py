@@ -8,8 +8,9 @@ where v is what the perturbation adds to the image, z_k are the inputs of the un
 layer k, and h the outputs of those of earlier layers. Bounds of it are bounds of the network, in
 a fraction of the time: the matrices are small, and mostly zeros in the first layers.
 
-Folding rounds: z_k is as above up to the errors of its neurons, and so are the margins. A bound that
-multiplies z by w is off by at most errors·|w|, and by what its own sums are charged (:mod:`.rounding`).
+Folding rounds: z_k is as above up to the errors of its neurons, and so are the margins. A bound
+that multiplies z by w is off by at most errors·|w|, and by what its sums are charged
+(:mod:`.rounding`).
 
 Shapes: M unstable ReLUs, M_k of them in layer k; P pixels; D domains, one in each column.
 """
@@ -22,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -120,13 +122,11 @@ class ReducedNetwork:
 
     def to(self, dtype: torch.dtype) -> ReducedNetwork:
         """Return it in another precision."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "columns"}
-        changed = {
-            name: [matrix.to(dtype) for matrix in value]
-            if isinstance(value, list)
-            else value.to(dtype)
-            for name, value in values.items()
-        }
+        changed: dict[str, Any] = {}
+        for name in (f.name for f in fields(self) if f.name != "columns"):
+            value = getattr(self, name)
+            many = isinstance(value, list)
+            changed[name] = [each.to(dtype) for each in value] if many else value.to(dtype)
         return replace(self, **changed)
 
     def __len__(self) -> int:
@@ -290,7 +290,7 @@ def _fold(
         moved the sum (r,).
     """
     check_time()
-    top = level[rows[-1]]
+    top = level[int(rows[-1])]
     before, unstable = relaxation.first(top), relaxation.lower.shape[1]
     begin = before.lower.shape[1]
     units = torch.zeros(len(rows), unstable + len(c), dtype=c.dtype, device=c.device)
