@@ -339,12 +339,18 @@ def test_leaves_of_100_proved_trees_cover_everything_and_none_twice():
     assert most >= 20
 
 
-@pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
-def test_trees_agree_with_the_exact_program_on_100_networks(clip):
+@pytest.mark.parametrize(
+    ("clip", "mapped"), [(None, False), ((0.0, 1.0), False), (None, True), ((0.0, 1.0), True)]
+)
+def test_trees_agree_with_the_exact_program_on_100_networks(clip, mapped):
     tally = Counter()
     for seed in range(100):
         kind = KINDS[seed % len(KINDS)]
         eps = (0.1, 0.2, 0.3, 0.4)[seed % 4]
+        if mapped:
+            shape = made(kind, 31 * seed, 3)[1]
+            eps = 1.5 * eps * torch.rand(shape, dtype=torch.float64)
+            eps.flatten()[0] = 0.0
         model, reduced = prepare(kind, 31 * seed, eps, clip, count=1)
         images = reduced.images
         tree = begin(Tree, reduced, torch.tensor([[0], [1]]))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...bounds.box import Ball
+from ...bounds.box import Ball, clamp
 from ...bounds.deadline import time_is_over
 from .reduced import ReducedNetwork, moved
 
@@ -32,6 +32,8 @@ class Descent:
     def __init__(self, networks: Sequence[ReducedNetwork], ball: Ball, rows: Tensor):
         self.networks, self.ball, self.rows = networks, ball, rows
         self.shape = networks[0].x.shape
+        eps = ball.radius(networks[0].x)
+        self._eps = eps.reshape(-1, 1) if isinstance(eps, Tensor) else eps
         self._random = torch.Generator(rows.device).manual_seed(0)
 
     def __call__(self, rows: Tensor, u: Tensor) -> Tensor:
@@ -57,7 +59,7 @@ class Descent:
             scale = gradient.abs().mean(0).clamp(min=torch.finfo(point.dtype).tiny)
             direction = _MOMENTUM * direction + gradient / scale
             size = max(begin for begin in _SIZES if begin[0] * _STEPS <= step)[1]
-            point = self.ball.project(point - size * self.ball.eps * direction.sign())
+            point = clamp(point - size * self._eps * direction.sign(), (-self._eps, self._eps))
         return where[:, lowest < 0].t().unflatten(1, self.shape)
 
     def _margins(self, rows: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,4 +82,4 @@ class Descent:
     def _corners(self, like: Tensor, count: int) -> Tensor:
         shape = len(like), count
         sides = torch.randint(2, shape, generator=self._random, device=like.device)
-        return (2 * sides - 1).to(like.dtype) * self.ball.eps
+        return (2 * sides - 1).to(like.dtype) * self._eps

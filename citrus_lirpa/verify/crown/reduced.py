@@ -244,8 +244,8 @@ def reduce_network(
     begins = [0, *accumulate(relaxation.widths)]
     layers = [slice(*ends) for ends in pairwise(begins)]
     unstable, rest = slice(len(columns)), slice(len(columns), None)
-    box = ball.box(x)
-    reach = torch.maximum(box.upper - x, x - box.lower)
+    lower, upper = (end[0] for end in ball.box(x[None]))
+    reach = torch.maximum(upper - x, x - lower)
     return ReducedNetwork(
         x=x,
         reach=(reach if ball.clip is None else reach + x.abs()).flatten(),

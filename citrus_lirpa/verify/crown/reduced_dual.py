@@ -94,7 +94,8 @@ class ReducedBound:
         """Return the u (D, ...) that minimises Σ weight_i a_i·(what u adds to member i)."""
         shape = self.networks[0].x.shape
         if self.ball.clip is None and self.members == 1:
-            return (a[0].sign() * -self.ball.eps).t().unflatten(1, shape)
+            slopes = a[0].t().unflatten(1, shape)
+            return slopes.sign() * -self.ball.radius(slopes)
         slopes = torch.stack([part.t().unflatten(1, shape) for part in a], dim=1)
         x = torch.stack([network.x for network in self.networks]).expand_as(slopes)
         return worst_shared(slopes, weight, x, self.ball)
