@@ -22,7 +22,7 @@ from reference import make
 from citrus_lirpa import Box, data, verify
 from citrus_lirpa.attacks import PGD, GroupAttack, SgdUap
 from citrus_lirpa.cli import main
-from citrus_lirpa.errors import Interrupted
+from citrus_lirpa.errors import InputError, Interrupted
 from citrus_lirpa.training import checkpoint, setup
 from citrus_lirpa.training.config import resolve
 from citrus_lirpa.training.loop import fit
@@ -137,6 +137,23 @@ def radii() -> dict:
     return {"mixed": seen.mixed, "waits of a group attack": waits}
 
 
+def refusals() -> list[str]:
+    """What is said of data with a fault in the last image, which few steps see."""
+    told = []
+    for fault in ("label", "nan", "range"):
+        images, labels = DIGITS.pixels(slice(90)).clone(), DIGITS.labels[:90].clone()
+        images[-1] += {"label": 0.0, "nan": float("nan"), "range": 2.0}[fault]
+        labels[-1] += 10 * (fault == "label")
+        config = configuration("ibp", "train.epochs=1")
+        with pretend_cuda.Pretended():
+            net, loss = setup.build(config, GPU)
+            try:
+                fit(net, loss, data.Split(images, labels), config)
+            except InputError as error:
+                told.append(str(error))
+    return told
+
+
 def results(device: torch.device, network: Path) -> dict:
     """What must be the same on both devices, up to rounding."""
     found = {}
@@ -194,6 +211,7 @@ def everything(folder: Path, methods: list[str]) -> dict:
     return {
         "controls": controls(),
         "radii": radii(),
+        "refusals": refusals(),
         "commands": commands(folder, network),
         "waits": {name: waits(name) for name in methods},
         "results": {device.type: results(device, network) for device in (CPU, GPU)},

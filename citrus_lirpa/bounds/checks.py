@@ -28,10 +28,10 @@ _KNOWN: ContextVar[bool] = ContextVar("known", default=False)
 
 @contextlib.contextmanager
 def values_known() -> Iterator[None]:
-    """Skip inside the block what looks at the values of tensors: a GPU lets the host wait for each.
+    """Skip inside the block what looks at the values of tensors on a GPU, which the host waits for.
 
     It is for callers that know them, as the training loop, which has checked all its data. Shapes,
-    types and devices are checked in it too.
+    types and devices are checked in it too, and values on the CPU.
     """
     token = _KNOWN.set(True)
     try:
@@ -40,9 +40,9 @@ def values_known() -> Iterator[None]:
         _KNOWN.reset(token)
 
 
-def are_values_known() -> bool:
-    """Return whether the values of tensors need no check: see ``values_known``."""
-    return _KNOWN.get()
+def are_values_known(x: object) -> bool:
+    """Return whether the values of ``x`` need no check: see ``values_known``."""
+    return isinstance(x, Tensor) and x.is_cuda and _KNOWN.get()
 
 
 def is_number(value: object) -> bool:
@@ -81,7 +81,7 @@ def check_radius(radius: Scalar, name: str = "radius") -> Scalar:
     """Return a radius as a float or tensor; raise InputError unless it is finite and >= 0."""
     if isinstance(radius, np.ndarray) and radius.dtype.kind in "fiu":
         radius = torch.from_numpy(radius)
-    known = isinstance(radius, Tensor) and are_values_known()
+    known = are_values_known(radius)
     if not (_has_values(radius) and (known or _all_within(radius, 0, _LARGEST))):
         expected = "a finite number >= 0, in pixel units, or a tensor of them"
         raise InputError(f"{name} is {shown(radius)}; expected {expected}")
@@ -96,7 +96,7 @@ def check_seconds(limit: float, name: str = "time limit") -> None:
 
 def check_range(limits: Range | None) -> None:
     """Raise InputError unless a valid range is None or a pair of ends, the lower one first."""
-    if limits is None or are_values_known():
+    if limits is None:
         return
     pair = isinstance(limits, (tuple, list)) and len(limits) == 2
     if pair and all(_has_values(end) for end in limits):
@@ -132,7 +132,7 @@ def check_fits(value: Scalar | Range | None, x: Tensor, name: str) -> None:
 
 def check_within(x: Tensor, clip: Range | None) -> None:
     """Raise InputError unless inputs are numbers in their valid range, up to rounding."""
-    if clip is None or not len(x) or are_values_known():
+    if clip is None or not len(x) or are_values_known(x):
         return
     lower, upper = (torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in clip)
     tolerance = 1e-5
@@ -172,7 +172,7 @@ def check_labels(y: Any, classes: int) -> None:
             f"labels are {y.dtype} of shape {tuple(y.shape)}{where}; expected torch.int64 of "
             "shape (N,): use y.long()"
         )
-    if not len(y) or are_values_known():
+    if not len(y) or are_values_known(y):
         return
     least, most = torch.stack(torch.aminmax(y)).tolist()
     if not 0 <= least <= most < classes:

@@ -118,7 +118,7 @@ def check_inputs(
             f"{name} is {kind_of(x)}, but the network is {like.dtype} on {like.device}; "
             "bring both to one type and device"
         )
-    whole = not finite or are_values_known() or bool(torch.isfinite(x).all())
+    whole = not finite or are_values_known(x) or bool(torch.isfinite(x).all())
     require(whole, f"{name} holds NaN or infinite values; expected finite inputs")
 
 

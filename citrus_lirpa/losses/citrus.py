@@ -14,7 +14,7 @@ from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet
 from ..errors import expect, require
 from .base import Attack, Loss, LossTerms, Stage, check_method, check_share, perturb
-from .cross_input import Pairing, Shifts, cross_input_boxes, joint_sets_on, partners_on
+from .cross_input import Pairing, Shifts, cross_input_boxes, joint_sets_of, partners_of
 from .universal import Universal
 
 REDUCTIONS = {
@@ -118,7 +118,8 @@ class Citrus(Loss):
         logits = net(x)
         if self.universal is not None:
             u = self.universal(self.universal_count, x, eps - tau)
-            shared = torch.arange(len(v), len(v) + len(u), device=x.device).expand(len(x), -1)
+            shared = torch.arange(len(v), len(v) + len(u), device=partners.device)
+            shared = shared.expand(len(x), -1)
             v, partners = torch.cat([v, u]), torch.cat([partners, shared], dim=1)
         labels = y.unsqueeze(1)
         if self.worst:
@@ -139,9 +140,9 @@ class Citrus(Loss):
         """Find the perturbations (P, ...), and choose the rows of them that each input sees."""
         attack = PGD.sign_step(self.clip) if self._early else self.attack
         if self.k == 2 or not isinstance(attack, PGD):
-            partners = partners_on(x.device, self.pairing, len(x))
+            partners = partners_of(self.pairing, len(x), x.device)
             return perturb(attack, net, x, y, radius), partners
-        sets, rows = joint_sets_on(x.device, self.pairing, len(x), self.k - 1)
+        sets, rows = joint_sets_of(self.pairing, len(x), self.k - 1, x.device)
         return GroupAttack.like(attack).perturb(net, x[sets], y[sets], radius), rows
 
     @torch.no_grad()
@@ -153,4 +154,4 @@ class Citrus(Loss):
         bounds = net.bound_unchecked(box, labels.expand(partners.shape).flatten(), self.method)
         losses = robust_cross_entropy(bounds.margins).view_as(partners)
         worst = losses.topk(self.worst, dim=1).indices
-        return partners.gather(1, worst)
+        return partners.gather(1, worst.to(partners.device))

@@ -122,29 +122,34 @@ def joint_sets(partners: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return different, rows.view(len(partners), -1)
 
 
-def partners_on(device: torch.device, pairing: Pairing, batch: int) -> Tensor:
-    """Return the partners (B, m) of a batch on a device, where those of Groups and Shifts stay."""
-    return _chosen(device, pairing, batch, 0)[0]
+def partners_of(pairing: Pairing, batch: int, device: torch.device) -> Tensor:
+    """Return the partners (B, m) of a batch; those of Groups and Shifts stay on the device."""
+    return _chosen(pairing, batch, 0, device)[0]
 
 
-def joint_sets_on(
-    device: torch.device, pairing: Pairing, batch: int, size: int
+def joint_sets_of(
+    pairing: Pairing, batch: int, size: int, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """Return the ``joint_sets`` of a batch on a device, where those of Groups and Shifts stay."""
-    return _chosen(device, pairing, batch, size)
+    """Return the ``joint_sets`` of a batch; those of Groups and Shifts stay on the device."""
+    return _chosen(pairing, batch, size, device)
 
 
-def _chosen(device: torch.device, pairing: Pairing, batch: int, size: int) -> tuple[Tensor, ...]:
+def _chosen(pairing: Pairing, batch: int, size: int, device: torch.device) -> tuple[Tensor, ...]:
     if isinstance(pairing, (Groups, Shifts)):
-        return _kept(device, pairing, batch, size)
-    return _kept.__wrapped__(device, pairing, batch, size)
+        return _kept(pairing, batch, size, device)
+    return _found(pairing, batch, size)
 
 
 @functools.lru_cache(maxsize=8)
-def _kept(device: torch.device, pairing: Pairing, batch: int, size: int) -> tuple[Tensor, ...]:
+def _kept(
+    pairing: Groups | Shifts, batch: int, size: int, device: torch.device
+) -> tuple[Tensor, ...]:
+    return tuple(part.to(device) for part in _found(pairing, batch, size))
+
+
+def _found(pairing: Pairing, batch: int, size: int) -> tuple[Tensor, ...]:
     partners = pairing(batch)
-    found = joint_sets(partners, size) if size else (partners,)
-    return tuple(part.to(device) for part in found)
+    return joint_sets(partners, size) if size else (partners,)
 
 
 def cross_input_boxes(
@@ -180,7 +185,7 @@ def cross_input_boxes(
         raise InputError(
             f"partners has shape {tuple(partners.shape)}; expected ({len(x)}, m), one row an input"
         )
-    known = are_values_known() or not partners.numel()
+    known = are_values_known(partners) or not partners.numel()
     if not known and not 0 <= int(partners.min()) <= int(partners.max()) < len(v):
         raise InputError(
             f"partners range from {int(partners.min())} to {int(partners.max())}; expected rows "

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .. import distributed
-from ..bounds.checks import Scalar, values_known
+from ..bounds.checks import Scalar, check_labels, check_within, values_known
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import check_device, float32_products
 from ..data.arrays import as_split
@@ -116,12 +116,23 @@ def fit(
     if folder is not None:
         _check_described(net, config)
     check_batches(loss, data, config)
+    if net.parameters()[0].is_cuda:
+        _check_values(net, loss, data)
     trainer = _Trainer(net, loss, data, config, folder)
     trainer.resume()
     distributed.copy_from_leader([*net.parameters(), *net.module.buffers()])
     with stop_requests() as stop, _precision(net, config.train.precision):
         trainer.run(stop, progress, on_epoch or (lambda record: None))
     return trainer.state.history
+
+
+def _check_values(net: BoundedNet, loss: nn.Module, data: Split) -> None:
+    """Check once what steps on a GPU do not look at: labels, and pixels that are no bytes."""
+    check_labels(data.labels, net.classes)
+    if data.images.is_floating_point():
+        finite = bool(data.images.isfinite().all())
+        require(finite, "images hold NaN or infinite values; expected finite inputs")
+        check_within(data.images, getattr(loss, "clip", None))
 
 
 def _check_described(net: BoundedNet, config: RunConfig) -> None:

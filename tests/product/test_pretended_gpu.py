@@ -64,6 +64,13 @@ def test_an_eps_on_the_cpu_is_moved(seen):
     assert seen["radii"]["mixed"] == []
 
 
+def test_data_is_checked_once_before_the_steps(seen):
+    labels, numbers, pixels = seen["refusals"]
+    assert "expected 0 to 9 for 10 classes" in labels
+    assert "NaN" in numbers
+    assert "outside the valid range" in pixels
+
+
 def test_the_steps_of_a_group_attack_do_not_wait(seen):
     few, many = seen["radii"]["waits of a group attack"]
     assert few == many
