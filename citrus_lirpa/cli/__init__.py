@@ -25,6 +25,7 @@ COMMANDS = {
     "report": ("report", "Write runs as one HTML page, to be read, printed and sent."),
     "attack": ("attack", "Craft a universal perturbation."),
     "smooth": ("smooth", "Certify a network under Gaussian noise (randomized smoothing)."),
+    "suggest": ("suggest", "Write a recipe for your own data and network."),
     "sweep": ("sweep", "Train, evaluate and compare every combination of a TOML file."),
     "tune": ("tune", "Search for the front of standard accuracy and UCert."),
     "front": ("front", "Compare the fronts of tuned methods."),

@@ -67,7 +67,14 @@ def find(name: str, sha256: str = "") -> DatasetSpec:
         return sets[0] if train else sets[1]
 
     channels, height, width = images.shape[1:]
-    return DatasetSpec(name=name, shape=(channels, height, width), class_names=names, loader=loader)
+    return DatasetSpec(
+        name=name,
+        shape=(channels, height, width),
+        class_names=names,
+        loader=loader,
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+    )
 
 
 def class_names(name: str) -> tuple[str, ...]:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import distributed, models
-from ..bounds.checks import Scalar, is_number
+from ..bounds.checks import Scalar, check_radius
 from ..bounds.net import BoundedNet
+from ..bounds.radius import largest
 from ..bounds.tracing import modes_restored
 from ..data.datasets import find_spec, load
 from ..data.eps_map import read_eps_map
@@ -138,7 +139,7 @@ def _load(
 ) -> Network:
     if eps is not None:
         expected = "a radius in pixels, which are from 0 to 1, such as 8/255"
-        expect(is_number(eps) and 0 <= eps <= 1, "ε", eps, expected)
+        expect(largest(check_radius(eps, "ε")) <= 1, "ε", eps, expected)
     if onnx.is_onnx(path):
         model, spec, radius = onnx_networks.load(path, dataset, eps, **(own or {}))
         return Network(model, spec, radius, 0, str(path))

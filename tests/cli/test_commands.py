@@ -475,7 +475,7 @@ def test_without_auto_lirpa(trained, tmp_path):
     needing = [["train", "--preset", "digits", "--out", out], ["doctor"]]
     needing += [[command, str(trained[0])] for command in ("eval", "attack")]
     needing += [["export", str(trained[0]), "--out", out], ["sweep", "none.toml"]]
-    needing += [["tune", "none.toml"]]
+    needing += [["tune", "none.toml"], ["suggest", "--data", "digits", "--out", out]]
     helping = [["--help"], *([command, "--help"] for command in COMMANDS)]
     done = process("-c", WITHOUT, json.dumps(needing + helping))
     assert (done.returncode, done.stderr) == (0, "")
