@@ -25,6 +25,7 @@ from .interval import IntervalNetwork, margin_bounds
 from .lirpa_bounds import METHODS as METHODS
 from .lirpa_bounds import LirpaNetwork, magnitudes, watching_the_clock
 from .margins import specification
+from .normed import NormedWeight, without_norms
 from .precision import full_precision
 from .segments import INPUT, Segment, affine_segments, chain, segment_behind
 from .selfcheck import self_check
@@ -100,6 +101,7 @@ class BoundedNet:
         self.module: nn.Module = model
         self.normalise: nn.Module | None = None
         self._modes: list[tuple[nn.Module, nn.Module]] = []
+        self._normed: list[NormedWeight] = []
         self.bounded: Any  # a BoundedModule: auto_LiRPA has no types
         if isinstance(model, library.BoundedModule):
             lirpa.repair_options(model)
@@ -111,6 +113,7 @@ class BoundedNet:
             self.normalise, core = split_normalise(model)
             with explained("the example"):
                 inputs = self._normalised(example)
+            core, self._normed = without_norms(core)
             with rng_kept(example.device):
                 self.bounded = wrap(core, inputs)
             self._modes = mode_pairs(self.bounded, core)
@@ -170,7 +173,7 @@ class BoundedNet:
             the inputs alone; where auto_LiRPA bounds the network, the network itself. It
             computes in ``attack_dtype``, where that is not None.
         """
-        if self.fast is None:
+        if self.fast is None or self._normed:
             return Frozen(self._rounded_logits)
         return freeze(self.fast, self.normalise, self.input_shape, self.attack_dtype)
 
@@ -354,6 +357,7 @@ class BoundedNet:
         self, box: Box, labels: Tensor | None = None, method: str = "ibp"
     ) -> Bounds:
         """Do what ``bound`` does, for callers that have checked the batch and are ``in_use``."""
+        self._check_normed()
         with torch.autocast(box.lower.device.type, enabled=False):
             return self._bound(box, labels, method)
 
@@ -435,6 +439,7 @@ class BoundedNet:
         """
         if self.bounds != "own":
             raise ModelError("auto_LiRPA's bounds were asked for, which do not branch")
+        self._check_normed()
         dtype = torch.get_default_dtype() if self.like is None else self.like.dtype
         return affine_segments(self.graph, self.normalise, dtype)
 
@@ -474,6 +479,11 @@ class BoundedNet:
                 "replaced since, as by load_state_dict(assign=True) or a move to another device "
                 "or type; wrap the model again"
             )
+
+    def _check_normed(self) -> None:
+        """Raise ModelError where weights under weight or spectral norm are no longer those."""
+        for weight in self._normed:
+            weight.check()
 
     def _check_box(self, box: Box) -> None:
         shape, like = self.input_shape, self.like

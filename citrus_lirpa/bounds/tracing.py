@@ -152,12 +152,6 @@ def _check_layers(core: nn.Module) -> None:
                 f"layer '{name}' has padding=\"same\" and a kernel that it pads unevenly; use an "
                 "odd kernel, or ZeroPad2d before it"
             )
-        norms = getattr(module, "parametrizations", {}).values()
-        if any(type(n).__name__ in ("_WeightNorm", "_SpectralNorm") for ns in norms for n in ns):
-            raise ModelError(
-                f"layer '{name}' has weight or spectral norm, which auto_LiRPA cannot bound; call "
-                "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') on it first"
-            )
         if isinstance(module, nn.Conv1d) and lirpa.load().legacy:
             raise ModelError(
                 f"layer '{name}' is a Conv1d, which auto_LiRPA 0.3 cannot bound; write it as a "

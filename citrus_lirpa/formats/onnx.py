@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from ..bounds import lirpa as _compat
+from ..bounds.normed import without_norms
 from ..bounds.tracing import modes_restored
 from ..errors import InputError, ModelError, is_out_of_memory, reason, require
 from ..optional import import_optional
@@ -131,6 +132,7 @@ def save_onnx(model: nn.Module, shape: Sequence[int], path: Path, *, folded: boo
     mode = torch.onnx.TrainingMode.EVAL if folded else torch.onnx.TrainingMode.PRESERVE
     example = torch.zeros(1, *shape, dtype=torch.float32, device=_device(model))
     file: Any = io.BytesIO()
+    model, _ = without_norms(model)
     with modes_restored(model), _compat.parsing(), warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx")
         for message in ("You are using the legacy TorchScript", "It is recommended that constant"):

@@ -1,6 +1,7 @@
 """Modules as people write them: each is bounded soundly, or refused in one line."""
 
 import copy
+import importlib.util
 import math
 import pickle
 
@@ -12,7 +13,8 @@ from torch import nn
 from citrus_lirpa.bounds import lirpa
 from citrus_lirpa.bounds.box import Box
 from citrus_lirpa.bounds.net import BoundedNet, as_bounded_net
-from citrus_lirpa.errors import CitrusError
+from citrus_lirpa.errors import CitrusError, ModelError
+from citrus_lirpa.formats.onnx import load_onnx, save_onnx
 from citrus_lirpa.losses import Citrus, Ibp
 from citrus_lirpa.verify import certify
 
@@ -148,11 +150,6 @@ REFUSED = {
         lambda: Ibp()(BoundedNet(Returning(lambda o: (o, o), True), X).train(), X, Y, 0.02),
         "returns a tuple; expected one",
     ),
-    "weight norm": (lambda: BoundedNet(mlp(norm=NORM.weight_norm), X), "layer '1' has weight or"),
-    "spectral norm": (
-        lambda: BoundedNet(mlp(norm=NORM.spectral_norm), X),
-        "remove_parametrizations",
-    ),
     "unsupported operation": (
         lambda: BoundedNet(nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ELU()), X),
         r"auto_LiRPA 0.* cannot bound 'Elu' \(layer '2', ELU\); use ReLU",
@@ -222,3 +219,37 @@ def test_pooling_behind_tanh_is_bounded_by_crown(limit, monkeypatch):
     margins = logits.gather(2, y.expand(300, 6).unsqueeze(2)) - logits
     others = torch.ones(6, 10, dtype=torch.bool).scatter(1, y[:, None], False)
     assert (bound <= margins.amin(0)[others].view(6, 9) + 1e-5).all()
+
+
+@pytest.mark.parametrize("norm", [NORM.weight_norm, NORM.spectral_norm])
+def test_layers_under_norms_are_certified_by_their_weights_in_eval_mode(norm, tmp_path):
+    torch.manual_seed(0)
+    model = mlp(norm=norm)
+    model(X)  # spectral norm moves in train mode
+    before = copy.deepcopy(model.state_dict())
+    net = BoundedNet(model, X)
+    torch.testing.assert_close(model.state_dict(), before)
+    plain = mlp().eval()  # a deep copy without norms would take them off the model too
+    with torch.no_grad():
+        for mine, layer in zip(plain, model.eval(), strict=True):
+            if isinstance(mine, nn.Linear):
+                mine.weight.copy_(layer.weight)
+                mine.bias.copy_(layer.bias)
+    model.train()
+    y = plain(X).argmax(1)
+    found = certify(net, X, y, 0.01, method="bab")  # in train mode, which is restored
+    wanted = certify(BoundedNet(plain, X), X, y, 0.01, method="bab")
+    assert net.training and torch.equal(found.certified, wanted.certified)
+    assert found.certified.any() and not found.unsupported
+    if importlib.util.find_spec("onnx"):
+        save_onnx(model, X.shape[1:], tmp_path / "net.onnx")
+        torch.testing.assert_close(load_onnx(tmp_path / "net.onnx")[0](X), plain(X))
+    with torch.no_grad():
+        model.get_submodule("1").bias.add_(1)  # shared, as everything else
+    assert torch.allclose(net.eval()(X), net.bounded(X))
+    with torch.no_grad():
+        model.get_submodule("1").weight = 2 * model.get_submodule("1").weight + 0.1
+    with pytest.raises(ModelError, match="layer '1' has changed since .*wrap the model again"):
+        certify(net, X, y, 0.01)
+    with pytest.raises(ModelError, match=r"eval mode alone; to train by bounds, call .*remove_"):
+        Ibp()(BoundedNet(model, X).train(), X, y, 0.01)
