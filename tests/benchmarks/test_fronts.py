@@ -1,11 +1,14 @@
 """fronts.py: every study that it writes is one that ``tune`` takes, and trials cost the same."""
 
+import shutil
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from citrus_lirpa.runs.tuning import study
+from citrus_lirpa.runs.tuning.storage import Storage
 
 pytest.importorskip("optuna", reason="Optuna is not installed")
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -30,3 +33,14 @@ def test_every_study_can_be_tuned(fronts, tmp_path):
                 assert config.train.epochs * step == pytest.approx(given.epochs, rel=0.05)
             assert config.loss.get("k", 2) == (3 if name == "citrus-k3" else 2)
             assert config.data.held_out == given.held_out
+
+
+@pytest.mark.parametrize("name", ["citrus", "citrus-k3", "sabr", "mtl-ibp", "ibp"])
+def test_the_study_of_the_digits_goes_on(fronts, name, tmp_path, monkeypatch):
+    shutil.copytree(BENCHMARKS / "fronts", tmp_path / "benchmarks" / "fronts")
+    monkeypatch.chdir(tmp_path)
+    plan = study.read(fronts.write_study("digits", name, 13, Path("out")))
+    with closing(Storage(plan, create=False)) as storage:
+        storage.check()
+        assert len(storage.trials()) == 12 and all(trial.finished for trial in storage.trials())
+        assert storage.begin().number == 12

@@ -131,7 +131,9 @@ def test_another_space_is_refused(kept):
 
 def test_a_study_of_a_version_that_had_fewer_options_goes_on(kept):
     storage, earlier = opened(kept), kept.definition()
-    assert earlier["search"].pop("total_time") is None  # which is what leaving it out means
+    # which is what leaving them out means
+    assert earlier["search"].pop("total_time") is None
+    assert earlier["config"]["train"].pop("init_from") == ""
     storage.note_of_study("citrus-lirpa", earlier)
     assert opened(kept).trials() == storage.trials()
 

@@ -375,9 +375,14 @@ def _read(parameter: Parameter, stored: Any) -> Any:
 
 
 def _difference(found: Any, wanted: Any) -> str:
-    """Name the first keys whose values differ, with both values; a missing one is None."""
+    """Name the first keys whose values differ, with both values; a missing one is None.
+
+    A later version may have more options: one that is off (None, 0, false, empty) may be missing.
+    """
     there, here = _flat(found), _flat(wanted)
-    keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    shared = there.keys() & here.keys()
+    keys = [key for key in sorted(shared) if there[key] != here[key]]
+    keys += [key for key in sorted(there.keys() ^ here.keys()) if there.get(key) or here.get(key)]
     named = [f"{key}: {there.get(key)} there, {here.get(key)} here" for key in keys[:_NAMED]]
     return ", ".join([*named, *(["..."] if len(keys) > _NAMED else [])])
 
