@@ -140,6 +140,17 @@ def test_a_sweep_passes_on_what_its_file_names(here):
     assert list(Path("swept").glob("*/eval-ibp.json"))
 
 
+def test_two_processes_train_and_judge_an_own_network(here):
+    made = ("-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "citrus_lirpa")
+    own = ("--model", f"{here}/mine.py:Net", "--data", here / "photos")
+    done = process(*made, "train", "--preset", "digits", *own, *QUICK, "--out", here / "r")
+    assert done.returncode == 0, done.stderr
+    assert f"citrus-lirpa eval {here / 'r'} --trust-code" in done.stdout
+    shared = ("eval", here / "r", "--method", "ibp", "--device", "cpu", "--quiet")
+    done = process(*made, *shared, "--trust-code")
+    assert done.returncode == 0 and Path("r/eval-ibp.json").is_file(), done.stderr
+
+
 def test_means_are_put_before_the_network():
     weights()
     shared = ("eval", "net.pth", "--model", "mine.py:Net", "--data", "photos", "--eps", "0.01",

@@ -52,7 +52,7 @@ def run(resume, out, log, data_dir, download, device, quiet, requeue, **options)
         )
     if history is None:
         return None
-    _print_end(run, history, trained=len(epochs), last_line=quiet or show_bars(quiet))
+    _print_end(run, settings, history, len(epochs), last_line=quiet or show_bars(quiet))
     return _summary(settings, run, history)
 
 
@@ -147,7 +147,9 @@ def _first_line(settings: RunConfig, device: torch.device, run: RunFolder) -> st
     )
 
 
-def _print_end(run: RunFolder, history: History, *, trained: int, last_line: bool) -> None:
+def _print_end(
+    run: RunFolder, settings: RunConfig, history: History, trained: int, *, last_line: bool
+) -> None:
     """Print what was written where; the last epoch where its line was not printed before."""
     if not trained:
         click.echo("nothing was left to train")
@@ -155,7 +157,8 @@ def _print_end(run: RunFolder, history: History, *, trained: int, last_line: boo
         click.echo(tables.epoch_line(history.records[-1]))
     click.echo(
         f"run folder: {run.path}\ncurves: {run.curves}\n"
-        f"certify it with: citrus-lirpa eval {shlex.quote(str(run.path))} --method crown-ibp"
+        f"certify it with: citrus-lirpa eval {shlex.quote(str(run.path))}"
+        + (" --trust-code" if settings.names_code else "")
     )
 
 
