@@ -43,6 +43,11 @@ def _averages_alike(node: Any) -> bool:
     return not node.ceil_mode and (node.count_include_pad or list(node.padding) == [0, 0])
 
 
+def _limits_both_sides(node: Any) -> bool:
+    missing = (type(source).__name__ == "BoundPrimConstant" for source in node.inputs)
+    return _first(node) and not any(missing)
+
+
 def _steps_by_one(node: Any) -> bool:
     return _first(node) and (len(node.inputs) < 5 or abs(int(_value(node, 4))) == 1)
 
@@ -128,7 +133,7 @@ FORMS = (
     Form("Sigmoid", ("BoundSigmoid",)),
     Form("Softplus", ("BoundSoftplus",)),
     Form("GELU", ("BoundGelu",)),
-    Form("Hardtanh, ReLU6, clamp", ("BoundHardTanh",)),
+    Form("Hardtanh, ReLU6, clamp", ("BoundHardTanh",), _limits_both_sides),
     Form("abs", ("BoundAbs",)),
     Form("exp", ("BoundExp",)),
     Form("log", ("BoundLog",)),

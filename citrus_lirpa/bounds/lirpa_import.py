@@ -135,8 +135,10 @@ def _jit_flags_restored() -> Iterator[None]:
     before = [setter(False) for setter in setters]  # a setter returns the old value
     script, found = torch.jit.script, []
 
-    def script_too(function: Callable[..., Any]) -> Callable[..., Any]:
-        found.append(script(function))
+    def script_too(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        found.append(script(function, **options))
+        if options:  # the compiler's own call, of a function that another one calls
+            return found[-1]
         return _plain_on_gpus(function, found[-1])
 
     try:

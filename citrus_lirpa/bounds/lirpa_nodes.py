@@ -23,6 +23,7 @@ def repair_nodes(operators: Any) -> None:
     _pool_as_written(operators.BoundMaxPool, _max_pool)
     _pool_as_written(operators.BoundAveragePool, _average_pool)
     _unsqueeze_several_axes(operators.BoundUnsqueeze)
+    _bend_by_any_slope(operators.BoundLeakyRelu)
     _slice_in_steps(operators.BoundSlice)
 
 
@@ -98,13 +99,24 @@ def _unsqueeze_several_axes(unsqueeze: Any) -> None:
         self.several = self_axes
 
     def forward(self: Any, x: torch.Tensor, *axes: Any) -> torch.Tensor:
-        if not self.several:
+        several = self.several or (sorted(axes[0].tolist()) if axes and axes[0].numel() > 1 else [])
+        if not several:
             return forward_one(self, x, *axes)
-        for axis in self.several:
+        for axis in several:
             x = x.unsqueeze(axis)
         return x
 
     unsqueeze.__init__, unsqueeze.forward = __init__, forward
+
+
+def _bend_by_any_slope(leaky: Any) -> None:
+    """0.7 takes a negative slope for zero."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        slope = self.leaky_alpha if hasattr(self, "leaky_alpha") else self.alpha
+        return F.leaky_relu(x, slope)
+
+    leaky.forward = forward
 
 
 def _slice_in_steps(slicing: Any) -> None:

@@ -19,6 +19,8 @@ def register(operators: Any, table: dict[str, Any]) -> None:
         operators: auto_LiRPA's module of node classes.
         table: Its classes by the name of the operation; entries of the user's stay.
     """
+    if hasattr(operators, "BoundHardTanh"):  # 0.7's clamp, which wants both limits
+        operators.BoundHardTanh.forward = lambda _, *values: _clip(*values)
     for name, function in _FUNCTIONS.items():
         if not hasattr(operators, f"Bound{name}"):
             made = _node(operators.Bound, operators.Interval, name, function)

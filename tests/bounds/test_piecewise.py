@@ -9,6 +9,7 @@ from layers import AFFINE, LAYERS, Function, network
 from torch import nn
 
 from citrus_lirpa import BoundedNet, Box, Ibp, certify
+from citrus_lirpa.bounds import lirpa
 from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.bounds.margins import logit_margins
 from citrus_lirpa.bounds.segments import INPUT
@@ -140,6 +141,8 @@ def test_a_factor_that_is_computed_is_refused():
 
 @pytest.mark.parametrize("name", ["relu6", "clamp below", "prelu", "max", "min", "dilated pool"])
 def test_what_auto_lirpa_does_not_know_is_trained_by_intervals(name):
+    if name == "clamp below" and not lirpa.load().legacy:
+        pytest.skip("0.7 knows clamps with two limits")
     model, x, y = network(LAYERS[name][0])
     net = BoundedNet(model, x)
     with warnings.catch_warnings():
