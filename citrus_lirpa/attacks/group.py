@@ -148,8 +148,12 @@ class GroupAttack:
         Returns:
             (G, ...) the perturbation of the step that broke most inputs of the group; of the last
             step where none was broken.
+
+        Raises:
+            InputError: ``eps`` is not the same for all inputs.
         """
         groups, size = x.shape[:2]
+        check_fits(eps, x[:1, 0], "ε of inputs that share a perturbation")
         group = torch.arange(groups, device=x.device).repeat_interleave(size)
         x, y, ball = x.detach().flatten(0, 1), y.flatten(), Ball(eps, self.clip)
         with net.evaluating():

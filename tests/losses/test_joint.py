@@ -199,6 +199,16 @@ def test_another_attack_finds_nothing_for_sets():
         Citrus(attack=lambda net, x, y, eps: torch.zeros_like(x), k=3)
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 1), (2, 5, 5), (1, 2, 5, 5)])
+def test_a_radius_of_each_pixel(shape):
+    net, (x, y) = wrapped(small_conv()), batch()
+    eps = torch.rand(shape) * EPS
+    terms = Citrus(TAU_RATIO, k=3)(net, x, y, eps)
+    assert (terms.perturbations.abs() <= (1 - TAU_RATIO) * eps + 1e-6).all()
+    with pytest.raises(InputError, match=r"^ε of inputs that share a perturbation is "):
+        Citrus(TAU_RATIO, k=3)(net, x, y, torch.rand(6, 1, 1, 1) * EPS)
+
+
 def test_k_beyond_the_partners_or_the_batch_is_refused():
     net, (x, y) = wrapped(small_conv()), batch()
     line = r"^k is 6, but an input has 4 partners; expected k to be at most 5: lower k"
