@@ -243,6 +243,7 @@ def _run(func, args, kwargs):
     to_device = there if wanted is None else torch.device(wanted).type == "cuda"
     if there:
         _check_places(func, name, args, given)
+    if there or to_device:
         SEEN.operators.add(func)
     if why := _why_waits(name, args, kwargs, there, to_device):
         SEEN.wait(why)

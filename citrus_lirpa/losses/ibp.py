@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..bounds.box import PIXELS, Ball
@@ -60,7 +61,8 @@ class CrownIbp(Loss):
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the ε-boxes, by bounds of both kinds."""
-        beta = max(0.0, 1 - largest(eps) / self.max_eps)
+        now = largest(torch.as_tensor(eps))  # in float32, as runs that are to be resumed did it
+        beta = max(0.0, 1 - now / self.max_eps)
         logits = net(x)
         box = Ball(eps, self.clip).box(x)
         bounds = net.bound_unchecked(box, y)

@@ -80,7 +80,7 @@ class SmoothAdv(Loss):
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the attacked inputs, noise added."""
         noise = self.sigma * torch.stack([_normal(x) for _ in range(self.samples)])
-        v = self._attack(net, x, y, noise, self.radius * largest(eps))
+        v = self._attack(net, x, y, noise, self.radius * largest(torch.as_tensor(eps)))
         logits = net((x + v + noise).flatten(0, 1))
         loss = F.cross_entropy(logits, y.repeat(self.samples))
         mean = logits.unflatten(0, noise.shape[:2]).mean(0)
