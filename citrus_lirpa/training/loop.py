@@ -47,7 +47,7 @@ OnEpoch = Callable[[dict[str, Any]], object]
 
 SAVE_EVERY_SECONDS = 300.0
 #: Between two checkpoints lies at least so many times the time that one takes.
-_SAVING_APART = 50
+SAVING_APART = 50
 #: Seconds between two looks of the progress bar at the metrics, for which a GPU is waited.
 _SHOW_EVERY_SECONDS = 1.0
 
@@ -186,10 +186,10 @@ class _Trainer:
                 self._show(bar)
                 if ended := self._epoch_ended():
                     record = self._end_epoch()
-                    if self.folder is not None and distributed.leads():
-                        self.state.save_metrics(self.folder)
                     if distributed.leads():
                         on_epoch(record)
+                    if self.folder is not None and distributed.leads():
+                        self.state.save_metrics(self.folder)
                 (asked,) = distributed.highest(stop())
                 if asked or self._is_time_to_save(ended):
                     self._save()
@@ -324,7 +324,7 @@ class _Trainer:
 
     def _is_time_to_save(self, epoch_ended: bool) -> bool:
         since = time.monotonic() - self._saved
-        enough = since >= _SAVING_APART * self._saving
+        enough = since >= SAVING_APART * self._saving
         return since > SAVE_EVERY_SECONDS or (epoch_ended and enough)
 
     def _save(self) -> None:

@@ -15,7 +15,7 @@ from citrus_lirpa.runs.tuning import stopping, study, worker
 from citrus_lirpa.runs.tuning.points import Judged, front_of, judged_points, points_of
 from citrus_lirpa.runs.tuning.storage import Storage
 from citrus_lirpa.runs.tuning.worker import Worker
-from citrus_lirpa.training import checkpoint
+from citrus_lirpa.training import checkpoint, loop
 from citrus_lirpa.training.loop import _Trainer
 
 pytest.importorskip("optuna", reason="Optuna is not installed")
@@ -91,6 +91,7 @@ def test_a_killed_worker_loses_nothing_but_steps(small, monkeypatch):
             raise Killed
 
     monkeypatch.setattr(_Trainer, "_save", save)
+    monkeypatch.setattr(loop, "SAVING_APART", 0)  # after every epoch, however short
     two = replace(small, trials=2)
     with pytest.raises(Killed):
         work(two)
