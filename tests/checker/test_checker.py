@@ -16,9 +16,14 @@ from torch import nn
 
 from citrus_lirpa import BoundedNet, certify, certify_uap, checker
 from citrus_lirpa.bounds.box import Ball
+from citrus_lirpa.checker.bounds import Box as CheckedBox
+from citrus_lirpa.checker.bounds import Claims, Ranges
 from citrus_lirpa.errors import ModelError
 from citrus_lirpa.formats.onnx import save_onnx
+from citrus_lirpa.models import Normalise
+from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.crown.proofs import Proofs
+from citrus_lirpa.verify.crown.rounding import intervals
 from citrus_lirpa.verify.proof_files import ProofFolder
 
 pytest.importorskip("onnx")
@@ -174,6 +179,28 @@ def test_intervals_of_the_operation_itself_are_checked(tmp_path):
     high = np.maximum(abs(z - radius), abs(z + radius))
     assert np.allclose(ranges.lower[name][0], low, atol=1e-6)
     assert np.allclose(ranges.upper[name][0], high, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 32])
+def test_intervals_that_are_claimed_contain_those_of_the_checker(tmp_path, channels):
+    """Also where no float32 lies between the two."""
+    torch.manual_seed(channels)
+    model = nn.Sequential(
+        Normalise((0.3,), (0.2,)), nn.Conv2d(1, channels, 3), nn.ReLU(), nn.Conv2d(channels, 4, 2),
+        nn.ReLU(), nn.Flatten(), nn.Linear(100, 3),
+    ).eval()  # fmt: skip
+    x = torch.rand(8, 1, 8, 8)
+    engine = DualEngine(BoundedNet(model, x[:2]).eval(), Ball(0.02))
+    claimed, _ = intervals(engine.exact_segments, x.double(), engine.ball)
+    save_onnx(model, (1, 8, 8), tmp_path / "model.onnx", folded=False)
+    network = checker.read_network(tmp_path / "model.onnx")
+    none = Claims(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+    before = [sources[0] for _, sources, affine in network.nodes if affine is None]
+    for i, image in enumerate(x.double().numpy()):
+        found = Ranges(CheckedBox(network, image, 0.02, None), none, "image")
+        for value, (lower, upper) in zip(before, claimed, strict=True):
+            assert (lower[i].numpy() <= found.lower[value]).all()
+            assert (upper[i].numpy() >= found.upper[value]).all()
 
 
 def statement(arrays, **changes):
