@@ -115,6 +115,19 @@ def test_an_own_network_is_trained_judged_attacked_and_reported(here):
     assert "has changed since" in said(*run("eval", "run", "--trust-code", "--quiet"), 2)
 
 
+def test_any_data_set_of_torchvision_by_a_function():
+    Path("fake.py").write_text(
+        "from torchvision import datasets, transforms\n\n\n"
+        "def data(train):\n"
+        "    prepare = transforms.Compose([transforms.Resize((8, 8)), transforms.ToTensor()])\n"
+        "    return datasets.FakeData(size=20 + train, image_size=(3, 12, 9), num_classes=2,\n"
+        "                             transform=prepare)\n"
+    )
+    status, output = run("eval", weights(), "--model", "mine.py:Net", "--data", "fake.py:data",
+                         "--eps", "2/255", "--method", "ibp", "--quiet")  # fmt: skip
+    assert status == 0 and "20 test images" in output, output
+
+
 @pytest.mark.parametrize("source", ["table.npz", "mine.py:table"])
 def test_a_table_goes_the_whole_way(source):
     scope: dict = {}
