@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby, islice
 
@@ -18,7 +18,7 @@ from .crown.engine import ALPHA_STEPS, DualEngine
 from .crown.linear import Group
 from .crown.reduced_images import ReducedImages
 from .crown.relaxation import Images
-from .crown.tree import BROKEN, OPEN, PROVED
+from .crown.tree import BROKEN, GIVEN_UP, OPEN, PROVED
 from .milp import most_broken
 
 #: Groups with at most this many open images are settled by enumerating their subsets.
@@ -27,6 +27,8 @@ ENUMERATED = 8
 _SET_SIZES = (2, 3)
 #: Of the time of all groups, what large ones may take for that before their program.
 _SETS_SHARE = 0.5
+#: Of the limit of a group, what one set of a small group may take before the group has ended.
+_SET_LIMIT = 0.4
 #: Combinations of wrong classes of one group handed to branch and bound at once.
 _MOST_COMBINATIONS = 2_000
 
@@ -41,6 +43,7 @@ class GroupProof:
     Attributes:
         most: An upper bound on how many break together.
         least: How many are known to.
+        stuck: The size of a set that branch and bound has given up; no other one helps then.
         u: A perturbation that breaks ``least`` images, more than ``broken``; None if not met.
         stage: What lowered ``most`` last.
     """
@@ -48,6 +51,7 @@ class GroupProof:
     def __init__(self, group: Group, broken: set[int]):
         self.group, self.broken = group, broken
         self.most, self.least = len(group.rows), len(broken)
+        self.stuck = 0
         self.u: Tensor | None = None
         self.stage = "single"
 
@@ -83,6 +87,8 @@ class GroupProof:
         if state == BROKEN and self.least < len(members):
             self.least, self.u = len(members), u
             return True
+        if state == GIVEN_UP:
+            self.stuck = len(members)
         return False
 
     def check(self) -> None:
@@ -240,7 +246,8 @@ def _one_round(search: Search, proofs: Sequence[GroupProof]) -> bool:
     for size in range(1, ENUMERATED + 1):
         if search.budget.over:
             break
-        to_come = [proof for proof in proofs if not proof.settled and proof.most >= size]
+        hopeful = [proof for proof in proofs if not proof.settled and proof.stuck != proof.most]
+        to_come = [proof for proof in hopeful if proof.most >= size]
         now = [proof for proof in to_come if proof.most == size]
         if now:
             moved |= _prove_sets(search, now, size, search.budget.part(len(now) / len(to_come)))
@@ -277,7 +284,9 @@ def _prove_sets(search: Search, proofs: Sequence[GroupProof], size: int, budget:
                 state, u = int(found.state[number]), found.u.get(number)
                 news[number] = proofs[owner[number]].take(sets[number], state, u)
 
-    take(_search_sets(search, problems, torch.tensor(owner, device=device), budget, take))
+    small = torch.tensor([proofs[number].small for number in owner], device=device)
+    owners = torch.tensor(owner, device=device)
+    take(_search_sets(search, problems, owners, small, budget, take))
     for proof in proofs:
         if proof.small:
             proof.enumerate_sets("tuple bab" if search.split else "cross")
@@ -288,14 +297,25 @@ def _search_sets(
     search: Search,
     problems: Problems,
     owner: Tensor,
+    small: Tensor,
     budget: Budget,
     progress: Callable[[Outcome], object],
 ) -> Outcome:
-    """Run branch and bound on sets, each of the group with its number in ``owner`` (T,)."""
+    """Run branch and bound on sets, each of the group with its number in ``owner`` (T,), in order.
+
+    A small group needs a proof of all its sets: they come one after the other, and the first one
+    that is broken or given up ends them. Each set of a large group is worth something.
+    """
+    first = torch.searchsorted(owner, owner)
 
     def wanted(state: Tensor) -> Tensor:
-        # a group with a broken set of this size is settled: its other sets need no proof
-        return ~torch.isin(owner, owner[state == BROKEN])
+        ended = torch.isin(owner, owner[(state == BROKEN) | (state == GIVEN_UP)])
+        waiting = (state == OPEN) & ~ended
+        before = waiting.cumsum(0) - waiting.long()
+        return torch.where(small, waiting & (before == before[first]), state == OPEN)
+
+    if bool(small.any()):
+        budget = replace(budget, limit=_SET_LIMIT * budget.limit)
 
     return branch_and_bound(
         *(search.reduced, problems, budget),

@@ -24,7 +24,7 @@ from citrus_lirpa.verify.crown.branch_and_bound import Outcome
 from citrus_lirpa.verify.crown.differences import with_differences
 from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.crown.linear import Group, Lines, refuted
-from citrus_lirpa.verify.crown.tree import BROKEN, OPEN, PROVED
+from citrus_lirpa.verify.crown.tree import BROKEN, GIVEN_UP, OPEN, PROVED
 from citrus_lirpa.verify.relational import GROUP_STAGES, Search, group_proofs, relate
 
 NEVER = Budget()
@@ -106,6 +106,25 @@ def test_clipped_lines_that_a_sampled_perturbation_makes_negative_are_not_refute
         assert not negative
     elif count == 1:  # one line: convexity is not needed, the answer is exact
         assert float(values.min()) < 0.05
+
+
+def test_few_sets_need_a_linear_program(monkeypatch):
+    """Met perturbations and multiplicative steps settle the others."""
+    asked = programs = 0
+    solve = scipy.optimize.linprog
+
+    def counted(*args, **options):
+        nonlocal programs
+        programs += 1
+        return solve(*args, **options)
+
+    monkeypatch.setattr(scipy.optimize, "linprog", counted)
+    for seed in range(20):
+        lines = random_lines(seed, 6, 2, 2, pixels=300)
+        group = Group({i: [0, 1] for i in range(6)}, lines, NEVER)
+        for size in range(1, 7):
+            asked += sum(1 for _ in group.survivors(size))
+    assert asked > 2000 and programs < asked / 20, (asked, programs)
 
 
 # ------------------------------------------------------------------------------- groups
@@ -245,9 +264,10 @@ def test_a_large_group_with_every_margin_proved_has_no_lines():
 # ------------------------------------------------------------------ an attack against a block
 
 
-def settle(monkeypatch, states, *, count, broken=(), mode="cross", c=-1.0, rows=1):
+def settle(monkeypatch, states, *, count, broken=(), mode="cross", c=-1.0, rows=1, wanted=None):
     """The proof of one group where branch and bound says ``states(T)`` of T sets; and the sets
-    that it was asked about. The engine knows ``rows`` lines of each image, all of value c."""
+    that it was asked about. The engine knows ``rows`` lines of each image, all of value c.
+    ``wanted`` receives the functions that say which sets are worth the time."""
     lines = random_lines(0, count, rows, 1)
     lines.c.fill_(c)
     lines.g.zero_()
@@ -255,6 +275,8 @@ def settle(monkeypatch, states, *, count, broken=(), mode="cross", c=-1.0, rows=
 
     def search(images, problems, budget, **options):
         asked.append(problems)
+        if wanted is not None:
+            wanted.append(options["wanted"])
         state = states(len(problems.members))
         u = {k: torch.full((1,), float(k)) for k, s in enumerate(state) if s == BROKEN}
         return Outcome(state, u, torch.ones_like(state))
@@ -313,6 +335,36 @@ def test_a_broken_set_does_not_prove_the_others(monkeypatch):
     for count in (4, 9):
         proof, _ = settle(monkeypatch, first, count=count)
         assert proof.most == count and proof.least >= 2
+
+
+def test_sets_of_a_small_group_come_one_by_one_until_one_fails(monkeypatch):
+    def the_first_four(sets):
+        return torch.full((sets,), PROVED if sets == 1 else OPEN)
+
+    wanted: list = []
+    proof, asked = settle(monkeypatch, the_first_four, count=4, wanted=wanted)
+    assert [len(problems.members) for problems in asked[:2]] == [1, 4] and proof.most == 3
+    for state, now in (
+        ([OPEN, OPEN, OPEN, OPEN], [True, False, False, False]),
+        ([PROVED, OPEN, OPEN, OPEN], [False, True, False, False]),
+        ([PROVED, OPEN, PROVED, OPEN], [False, True, False, False]),
+        ([PROVED, GIVEN_UP, OPEN, OPEN], [False] * 4),
+        ([BROKEN, OPEN, OPEN, OPEN], [False] * 4),
+    ):
+        assert wanted[1](torch.tensor(state)).tolist() == now
+
+
+def test_a_small_group_whose_set_is_given_up_is_not_tried_again(monkeypatch):
+    proof, asked = settle(monkeypatch, all_(GIVEN_UP), count=4)
+    assert len(asked) == 1 and proof.most == 4 and not proof.settled
+
+
+def test_every_pair_of_a_large_group_is_worth_the_time(monkeypatch):
+    wanted: list = []
+    settle(monkeypatch, all_(OPEN), count=9, wanted=wanted)
+    state = torch.full((36,), OPEN)
+    state[:2] = torch.tensor([BROKEN, GIVEN_UP])
+    assert wanted[0](state).tolist() == [False] * 2 + [True] * 34
 
 
 def test_every_combination_of_rows_is_handed_to_branch_and_bound(monkeypatch):

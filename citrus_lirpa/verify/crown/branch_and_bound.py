@@ -121,6 +121,7 @@ class _Search:
         self.state = torch.full((count,), OPEN, device=device)
         self.bounded = torch.zeros(count, dtype=torch.long, device=device)
         self.u: dict[int, Tensor] = {}
+        self._reached = torch.ones_like(self.state, dtype=torch.bool)
         self._proved_roots: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def bound_roots(self, budget: Budget) -> None:
@@ -130,14 +131,13 @@ class _Search:
         parts: list[tuple[Tensor, Roots]] = []
         for now in every.split(max(1, at_once // problems.members.shape[1])):
             if parts and budget.over:
-                late = problems.problem[now[0] :]
-                self.state[late[self.state[late] == OPEN]] = GIVEN_UP
+                self._reached[problems.problem[now[0] :]] = False
                 break
             parts.append(self._bound_some(now))
         owners, roots = zip(*parts, strict=True)
         self._owners = torch.cat(owners)
         self._roots = Roots(*map(torch.cat, zip(*roots, strict=True)))
-        proved = self.state == OPEN
+        proved = (self.state == OPEN) & self._reached
         proved[self._owners] = False
         self.state[proved] = PROVED
         self.progress(Outcome(self.state, self.u, self.bounded))
@@ -188,7 +188,7 @@ class _Search:
 
     def _is_open(self, problem: int) -> bool:
         wanted = self.wanted is None or bool(self.wanted(self.state)[problem])
-        return wanted and int(self.state[problem]) == OPEN
+        return wanted and int(self.state[problem]) == OPEN and bool(self._reached[problem])
 
     def _run(self, problem: int, trees: dict[int, Tree], seconds: float, limit: float) -> None:
         """Work on a problem, note what is found, and keep the tree where it may go on."""

@@ -10,9 +10,11 @@ cutting-plane master over a handful of weights) need not be trusted.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +25,8 @@ from ..budget import Budget
 from .dual import worst_shared
 from .rounding import largest_input, unit
 
-_MOST_CUTS = 60
+#: Multiplicative steps on the weights of lines before linear programs, their rate, and programs.
+_CHEAP_STEPS, _CHEAP_RATE, _MOST_CUTS = 40, 3.0, 60
 #: Steps of the search for one u that makes lines of all images negative.
 _WITNESS_STEPS = 20
 
@@ -63,25 +66,40 @@ class Lines:
         threshold = x.new_zeros(len(x)).scatter_reduce(0, image, error, "amax")
         return Lines(image, row, g, c, x, ball, threshold, slopes)
 
-    def at(self, which: Tensor, weight: Tensor) -> Tensor:
-        """Return some lines (k,) at the u that minimises their sum with weights (1, k)."""
+    def worst(self, which: Tensor, weight: Tensor) -> Tensor:
+        """Return the u (...) that minimises the sum of some lines (k,) with weights (1, k)."""
         g, x = self.g[which].unsqueeze(0), self.x[self.image[which]].unsqueeze(0)
-        u = worst_shared(g, weight, x, self.ball)
-        return (g * (self.ball.cut(x + u.unsqueeze(1)) - x)).flatten(2).sum(2)[0] + self.c[which]
+        return worst_shared(g, weight, x, self.ball)[0]
+
+    def at(self, which: Tensor, u: Tensor) -> Tensor:
+        """Return the values of some lines (k,) at u (...)."""
+        x = self.x[self.image[which]]
+        return (self.g[which] * (self.ball.cut(x + u) - x)).flatten(1).sum(1) + self.c[which]
 
     def of(self, image: int, row: int) -> list[int]:
         """Return the numbers of the lines that bound one margin."""
         return ((self.image == image) & (self.row == row)).nonzero().flatten().tolist()
 
 
+class Attempt(NamedTuple):
+    """What an attempt to refute lines has found.
+
+    Attributes:
+        weights: (s,) that refute them; None where there are none, up to float64.
+        u: (...) what makes all of them negative; None where it was not met.
+    """
+
+    weights: Tensor | None
+    u: Tensor | None
+
+
 @torch.no_grad()
-def refuting(lines: Lines, chosen: Sequence[int]) -> Tensor | None:
-    """Return weights (s,) that show that no |u| <= ε makes all ``chosen`` lines negative.
+def refuting(lines: Lines, chosen: Sequence[int]) -> Attempt:
+    """Look for weights that show that no |u| <= ε makes all ``chosen`` lines negative.
 
-    None where there are none, up to float64.
-
-    Kelley's method on the concave dual: the master's value bounds what weights can reach, so
-    it ends with a certificate or with the proof that these lines hold none.
+    Weights grow where lines are positive, in multiplicative steps, which cost little; then comes
+    Kelley's method on the concave dual: the master's value bounds what weights can reach, so it
+    ends with a certificate or with the proof that these lines hold none, up to float64.
 
     Args:
         lines: Linear bounds.
@@ -89,26 +107,32 @@ def refuting(lines: Lines, chosen: Sequence[int]) -> Tensor | None:
     """
     which = torch.tensor(chosen)
     threshold = float(lines.threshold[lines.image[which]].max())
-    count = len(chosen)
-    weight = torch.full((1, count), 1 / count, dtype=torch.float64)
+    weight = torch.full((1, len(chosen)), 1 / len(chosen), dtype=torch.float64)
+    total = torch.zeros_like(weight)
     cuts: list[np.ndarray] = []
-    for _ in range(_MOST_CUTS):
-        line = lines.at(which, weight)
+    for step in range(_CHEAP_STEPS + _MOST_CUTS):
+        u = lines.worst(which, weight)
+        line = lines.at(which, u)
         if float(weight[0] @ line) > threshold:
-            return weight[0]
+            return Attempt(weight[0], None)
         if bool((line <= 0).all()):
-            return None  # this u makes all of them negative
+            return Attempt(None, u)
         cuts.append(line.numpy())
+        if step < _CHEAP_STEPS:
+            total += line
+            rate = _CHEAP_RATE / (float(line.abs().max()) * math.sqrt(1 + step))
+            weight = (rate * total).softmax(1)
+            continue
         answer = _master(np.stack(cuts))
         if answer is None or answer[1] <= threshold:
-            return None
+            break
         weight = torch.from_numpy(answer[0]).unsqueeze(0)
-    return None
+    return Attempt(None, None)
 
 
 def refuted(lines: Lines, chosen: Sequence[int]) -> bool:
     """Return whether no |u| <= ε makes all ``chosen`` lines negative."""
-    return refuting(lines, chosen) is not None
+    return refuting(lines, chosen).weights is not None
 
 
 def _master(cuts: np.ndarray) -> tuple[np.ndarray, float] | None:
@@ -159,6 +183,10 @@ class Group:
         self.rows, self.lines, self.budget, self.note = rows, lines, budget, note
         self.blocked: set[frozenset[int]] = set()
         self._known: dict[Chosen, bool] = {}
+        self._numbers = {(i, row): lines.of(i, row) for i in rows for row in rows[i]}
+        self._all = torch.tensor([n for numbers in self._numbers.values() for n in numbers])
+        self._place = {n: place for place, n in enumerate(self._all.tolist())}
+        self._negative: list[Tensor] = []  # which of all lines each u met makes negative
 
     def largest(self, at_least: int) -> int:
         """Return the size of the largest set that may break together; ``at_least`` do."""
@@ -175,7 +203,7 @@ class Group:
         weight on the images that u does not break; False where it finds no such u.
         """
         margins = [(i, row) for i in self.rows for row in self.rows[i]]
-        numbers = [self.lines.of(*margin) for margin in margins]
+        numbers = [self._numbers[margin] for margin in margins]
         if not numbers or not all(numbers):
             return False
         which = torch.tensor(list(chain.from_iterable(numbers)))
@@ -184,7 +212,7 @@ class Group:
         image = torch.tensor([place[i] for i, _ in margins])
         weight = torch.ones(1, len(which), dtype=torch.float64)
         for _ in range(_WITNESS_STEPS):
-            lines = self.lines.at(which, weight)
+            lines = self.lines.at(which, self.lines.worst(which, weight))
             value = lines.new_full((len(margins),), -torch.inf)
             value = value.scatter_reduce(0, margin, lines, "amax")
             left = value.new_full((len(place),), torch.inf).scatter_reduce(0, image, value, "amin")
@@ -225,9 +253,13 @@ class Group:
         if chosen not in self._known:
             if self.budget.over:
                 return False
-            numbers = [n for image, row in chosen for n in self.lines.of(image, row)]
-            weights = refuting(self.lines, numbers) if numbers else None
-            self._known[chosen] = weights is not None
-            if weights is not None:
-                self.note(numbers, weights)
+            numbers = [n for margin in chosen for n in self._numbers[margin]]
+            places = [self._place[n] for n in numbers]
+            met = not numbers or any(bool(each[places].all()) for each in self._negative)
+            found = Attempt(None, None) if met else refuting(self.lines, numbers)
+            self._known[chosen] = found.weights is not None
+            if found.weights is not None:
+                self.note(numbers, found.weights)
+            if found.u is not None:
+                self._negative.append(self.lines.at(self._all, found.u) <= 0)
         return self._known[chosen]
