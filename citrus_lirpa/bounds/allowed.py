@@ -152,7 +152,7 @@ FORMS = (
 
 #: What to write instead of an operation, by its class; of others nothing can be said.
 _INSTEAD = {
-    "BoundConv": "use no groups and no dilation, or layers of at most 4,096 values",
+    "BoundConv": "use Conv2d without groups and dilation, or of at most 4,096 values",
     "BoundAveragePool": "use a stride equal to the kernel and no padding",
     "BoundMaxPool": "use a stride equal to the kernel and no padding, or AvgPool2d",
     "BoundPad": "pad by zero, or subtract the value, pad by zero and add it",
