@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from .. import distributed
 from ..attacks import PGD
-from ..bounds.box import clamp
+from ..bounds.box import Ball, clamp
 from ..bounds.checks import (
     Range,
     Scalar,
@@ -45,6 +45,7 @@ from .proof_files import ProofFolder
 from .record import EvaluationRecord, GroupFigures, ProofFigures, UapAccuracy
 from .relational import RELATIONAL, group_stage_of
 from .resume import Batch, Saved, from_plain, to_plain
+from .second_opinion import confirmed
 from .single import certify
 from .stages import stages_up_to
 from .unfinished import Unfinished
@@ -471,13 +472,19 @@ def _strongest(
     with net.evaluating(), full_precision(x.device):
         clean = _predictions(net, x, size)
         found = distributed.share(predicted, len(candidates), x.device)
-    moved = [one for one in found if one is not None]
-    wrong = torch.stack([p != y for p in moved])
+        moved = [one for one in found if one is not None]
+        tried = candidates[[i for i, one in enumerate(found) if one is not None]]
+        ball, proved = Ball(protocol.eps, protocol.clip), certificates.certified
+        wrong = torch.stack(
+            [
+                confirmed(net, ball, x, y, u, p != y, proved)
+                for u, p in zip(uap.u[tried], moved, strict=True)
+            ]
+        )
     check_soundness(certificates, wrong.any(dim=0))
     fooled = (wrong & certificates.correct).sum(dim=1)
     best = int(fooled.argmax())
     rate = float(fooled[best]) / max(1, int(certificates.correct.sum()))
-    tried = candidates[[i for i, one in enumerate(found) if one is not None]]
     return uap.u[tried[best]], rate, (clean, moved[best])
 
 

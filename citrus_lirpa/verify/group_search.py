@@ -22,6 +22,7 @@ from .crown.engine import ALPHA_STEPS, DualEngine
 from .crown.relaxation import Images
 from .memory import in_batches, in_less_memory
 from .relational import GroupProof, GroupStage, Search, group_proofs, relate
+from .second_opinion import confirmed
 from .unfinished import GroupState
 
 #: Of the time of groups, what may go into the attack, into further attacks on unsettled groups,
@@ -101,7 +102,7 @@ class Damage:
         for now, result in in_batches(attacked, which, at_once, bar.update):
             if result is not None:  # a group that does not fit stays unattacked
                 for g, u, broken in zip(now.tolist(), result.u[:, 0], result.broken, strict=True):
-                    broken = broken[groups.real[g]]
+                    broken = self._confirmed(g, u, broken[groups.real[g]])
                     met[groups.members(g)] |= broken
                     self._keep(g, u, broken)
             self.state.attacked[now] = True
@@ -121,7 +122,13 @@ class Damage:
         rows = self.groups.members(group)
         with torch.no_grad():
             logits = self.net(self.ball.cut(self.x[rows] + u))
-        self._keep(group, u, logits.argmax(1) != self.y[rows])
+        self._keep(group, u, self._confirmed(group, u, logits.argmax(1) != self.y[rows]))
+
+    def _confirmed(self, group: int, u: Tensor, broken: Tensor) -> Tensor:
+        """Say which of a group's inputs a perturbation breaks, proved ones by float64."""
+        rows = self.groups.members(group)
+        proved = self.certificates.certified[rows]
+        return confirmed(self.net, self.ball, self.x[rows], self.y[rows], u, broken, proved)
 
     def _keep(self, group: int, u: Tensor, broken: Tensor) -> None:
         """Take u, which misclassifies ``broken`` of the group's inputs, if those are more."""

@@ -1,4 +1,4 @@
-"""A brief attack on what auto_LiRPA's bounds alone have proved."""
+"""Attacks on what was proved: a brief one on auto_LiRPA's proofs, and whether any breaks one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..bounds.box import Box
+from ..bounds.box import Ball, Box
 from ..bounds.culprit import culprit
 from ..bounds.margins import logit_margins
+from ..bounds.net import BoundedNet
 from ..errors import SoundnessError, is_out_of_memory
 from .certificates import Certificates
 from .engines import LirpaEngine
@@ -57,6 +58,39 @@ def check_by_attack(
             f"{first + number}, by {by}, because of {blamed}); the bounds of this model are not "
             "sound: please report it with the model"
         )
+
+
+@torch.no_grad()
+def confirmed(
+    net: BoundedNet, ball: Ball, x: Tensor, y: Tensor, u: Tensor, broken: Tensor, proved: Tensor
+) -> Tensor:
+    """Say which inputs a perturbation breaks, proved ones by float64.
+
+    A certificate is about real numbers. Where it holds by a hair, float32 may round a margin to
+    below zero, which contradicts nothing.
+
+    Args:
+        net: The network.
+        ball: The perturbations.
+        x: (n, ...) inputs.
+        y: (n,) their labels.
+        u: A perturbation that broadcasts to the inputs.
+        broken: (n,) the inputs that are misclassified with it.
+        proved: (n,) those that no perturbation breaks.
+
+    Returns:
+        (n,) ``broken`` without the proved inputs whose margins are not below zero in float64.
+    """
+    doubtful = broken & proved
+    if x.dtype == torch.float64 or not bool(doubtful.any()):
+        return broken
+    exact = net.in_float64()
+    if exact is None:
+        return broken
+    with exact.evaluating():
+        moved = ball.cut(x.double() + ball.project(u.double()))[doubtful]
+        below = logit_margins(exact(moved), y[doubtful]).amin(1) < 0
+    return broken.index_put((doubtful,), below)
 
 
 @torch.inference_mode(False)

@@ -1,4 +1,4 @@
-"""What auto_LiRPA proves is attacked; on affine models the attack finds the lowest margin."""
+"""What auto_LiRPA proves is attacked (on affine models: the lowest margin); which breaks count."""
 
 from dataclasses import replace
 
@@ -8,7 +8,9 @@ from torch import nn
 
 from citrus_lirpa import BoundedNet, certify
 from citrus_lirpa.bounds import METHODS, allowed, selfcheck
+from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.errors import SoundnessError
+from citrus_lirpa.verify.second_opinion import confirmed
 
 EPS = 0.1
 
@@ -50,6 +52,27 @@ def test_wrong_proofs_are_contradicted(affine):
     with torch.inference_mode(), pytest.raises(SoundnessError, match=message):
         certify(net, x, y, EPS)
     assert certify(net, x[lowest > 0], y[lowest > 0], EPS).certified.all()
+
+
+def test_a_break_of_float32_alone_contradicts_no_proof():
+    """logits = (relu(2^24 a + b) - relu(2^24 a), 0.5): float32 loses b = 1, and gets 0 for 1."""
+    first, last = nn.Linear(2, 2, bias=False), nn.Linear(2, 2)
+    with torch.no_grad():
+        first.weight.copy_(torch.tensor([[2.0**24, 1.0], [2.0**24, 0.0]]))
+        last.weight.copy_(torch.tensor([[1.0, -1.0], [0.0, 0.0]]))
+        last.bias.copy_(torch.tensor([0.0, 0.5]))
+    net = BoundedNet(nn.Sequential(first, nn.ReLU(), last).eval(), torch.zeros(2, 2))
+    x, y = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, 0.25]]), torch.zeros(3, dtype=torch.int64)
+    with net.evaluating(), torch.no_grad():
+        broken = net(x).argmax(1) != y
+    assert broken.all()  # of the third, also in real numbers
+    proved = torch.tensor([True, False, True])
+    found = confirmed(net, Ball(0.0), x, y, torch.zeros(2), broken, proved)
+    assert found.tolist() == [False, True, True]
+    # what lies outside the ball by rounding is brought back
+    u = torch.tensor([0.0, -0.6])
+    found = confirmed(net, Ball(0.25), x[:1], y[:1], u, broken[:1], proved[:1])
+    assert found.tolist() == [False]
 
 
 def test_right_proofs_stay_and_nothing_random_is_drawn(affine):
