@@ -158,6 +158,11 @@ FRONT = (
     {"PATH": [*PATHS, "run"], "--reference": [*NUMBERS, "0.5,x", "2,2", "0.9,0.9", "1,2,3"],
      "--out": ["garbage", "/dev/null/x", "run"]},
 )  # fmt: skip
+SUGGEST = (
+    {"--data": ["digits"], "--out": ["suggested.toml"], "--minutes": ["0.1"]},
+    {"--data": [*WORDS, *filter(None, PATHS)], "--method": [*WORDS, "taps"], "--minutes": NUMBERS,
+     "--eps": NUMBERS, "--model": WORDS, "--out": ["garbage", "run", "/dev/null/x"]},
+)  # fmt: skip
 
 
 @sizes(20, 120)
@@ -265,6 +270,16 @@ def test_front(cases, here):
 
 
 @sizes(10, 120)
+def test_suggest(cases, here):
+    def check(case) -> None:
+        (here / "suggested.toml").unlink(missing_ok=True)
+        if run("suggest", *line(case))[0] == 0:
+            assert run("train", "--config", case["--out"], "--set", "train.lr=-1")[0] == 2
+
+    explore(cases, check, options(*SUGGEST))
+
+
+@sizes(10, 120)
 def test_verify(cases, here):
     explore(cases, lambda case: run("verify", *line(case)) and None, options(*VERIFY))
 
@@ -300,5 +315,5 @@ def test_doctor_and_no_command(here, words):
 def test_every_command_is_tried_here():
     lists = {"presets", "models", "completion"}
     tried = {"train", "eval", "compare", "report", "attack", "smooth", "sweep", "export", "doctor",
-             "tune", "front", "verify", "supports", "check"}  # fmt: skip
+             "tune", "front", "verify", "supports", "check", "suggest"}  # fmt: skip
     assert set(COMMANDS) == tried | lists

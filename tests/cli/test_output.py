@@ -62,8 +62,11 @@ def examples_in(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_examples_of_every_command_parse(name):
+def test_examples_of_every_command_parse(name, tmp_path, monkeypatch):
     """Each is one that the command line takes, and stands at the end of the help."""
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()  # what they suppose
+    Path("table.npz").touch()
     status, output = run(name, "--help")
     assert status == 0 and run(name, "-h") == (0, output)
     found = examples_in(output)

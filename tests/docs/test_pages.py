@@ -19,6 +19,7 @@ from browser import OVERFLOW, browser, opened
 from command_line import process
 from matplotlib import pyplot
 from matplotlib.figure import Figure
+from PIL import Image
 
 import citrus_lirpa
 from citrus_lirpa import config, data
@@ -63,6 +64,17 @@ def our_commands(page: str) -> list[list[str]]:
 LINES = sorted({" ".join(args) for page in PAGES for args in our_commands(page)})
 
 
+def supposed() -> None:
+    """Write what pages suppose: a network, and a folder of small colour images of four classes."""
+    body = "nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 4))"
+    Path("net.py").write_text(f"from torch import nn\n\n\ndef Net():\n    return {body}\n")
+    for part in ("train", "test"):
+        for name in "abcd":
+            folder = Path("photos", part, name)
+            folder.mkdir(parents=True)
+            Image.new("RGB", (8, 8), 50 * ord(name) % 256).save(folder / "0.png")
+
+
 # -- snippets -----------------------------------------------------------------------
 
 
@@ -73,6 +85,7 @@ def test_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     if "notebooks" in page:
         pytest.importorskip("pandas")
     monkeypatch.chdir(tmp_path)
+    supposed()
     code = "\n".join(blocks(page, "python"))
     try:
         with matplotlib.rc_context({"backend": "agg"}), mock.patch.dict(data.DATASETS):
@@ -95,7 +108,7 @@ def test_readme_is_short():
 @pytest.mark.parametrize("line", LINES)
 def test_command_parses(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("photos").mkdir()  # what pages suppose
+    supposed()
     name, *arguments = shlex.split(line)
     command = main.get_command(click.Context(main), name)
     assert command is not None, f"there is no command {name}"

@@ -221,7 +221,8 @@ def test_group_bounds_enclose_the_exact_number_and_reach_it():
         if int(proofs.open.sum()) > 1:
             tally[mode] += 1
             tally[mode, "reached"] += int(found.lower) == exact
-        unfinished = "undecided" in proofs.verdicts() or float(found.took.sum()) >= 1.0
+        # a set may take 0.4 of the limit before its group is left as it is
+        unfinished = "undecided" in proofs.verdicts() or float(found.took.sum()) >= 0.4
         if mode == ("cross", "bab") and unfinished:
             tally["unfinished"] += 1
         elif mode == ("cross", "bab"):
