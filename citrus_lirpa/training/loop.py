@@ -73,7 +73,7 @@ def fit(
     data: Any,
     config: RunConfig,
     *,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     progress: bool = False,
     on_epoch: OnEpoch | None = None,
 ) -> History:
@@ -114,6 +114,7 @@ def fit(
     net = as_bounded_net(net)
     data = training_part(as_split(data), config)
     if folder is not None:
+        folder = Path(folder)
         _check_described(net, config)
     check_batches(loss, data, config)
     if net.parameters()[0].is_cuda:

@@ -140,7 +140,7 @@ def test_a_weaker_perturbation_that_breaks_a_certified_input_is_not_overlooked(d
 
 
 class Weak:
-    """Says of one input that it breaks, with a perturbation that breaks none."""
+    """Says of one input alone that the perturbation breaks it."""
 
     def __init__(self, strong):
         self.strong = strong
@@ -148,7 +148,7 @@ class Weak:
     def __call__(self, net, x, y, eps, worth):
         first = torch.zeros_like(self.strong.broken)
         first[0, self.strong.broken[0].nonzero()[0]] = True
-        return GroupAttackResult(torch.zeros_like(self.strong.u), first)
+        return GroupAttackResult(self.strong.u, first)
 
 
 @pytest.mark.parametrize("method", ["alpha-crown", "bab"])
