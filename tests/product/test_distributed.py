@@ -231,7 +231,7 @@ TRAIN = ("train", "--preset", "digits", "--quiet", "--set", "data.limit=800", "-
 def test_a_killed_process_ends_the_other_and_leaves_a_checkpoint(tmp_path):
     run = tmp_path / "run"
     with Processes(ROOT / "cli.py", *TRAIN, "--out", run) as processes:
-        wait_for(run / "metrics.jsonl", *processes.all)
+        wait_for(run / "checkpoint.pt", *processes.all)
         processes.all[1].kill()
         (status, output, errors), (killed, talk, noise) = processes.wait()
     assert killed == -signal.SIGKILL and (talk, noise) == ("", "")
