@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import leave_pictures_out
 from results import made_up_evaluation
 
 from citrus_lirpa.bounds import lirpa
@@ -23,6 +24,19 @@ UNPACKER = Path(__file__).parents[2] / "shared" / "data" / "unpack.py"
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def pictures(request, monkeypatch) -> None:
+    """In the rooms of commands, only tests that ask for ``rendered`` have their plots rendered."""
+    commands = request.path.parent.name in ("cli", "product", "runs", "tuning")
+    if commands and "rendered" not in request.fixturenames:
+        leave_pictures_out(monkeypatch)
+
+
+@pytest.fixture
+def rendered() -> None:
+    """Plots are rendered, for tests that look at them."""
 
 
 @pytest.fixture

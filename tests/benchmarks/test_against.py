@@ -1,14 +1,12 @@
 """What benchmarks/verifier.py --against runs, counts and says."""
 
 import sys
-from pathlib import Path
 
 import pytest
 from networks import deep_net, images
 
 from citrus_lirpa.data.types import DatasetSpec, Split
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SPEC = DatasetSpec(name="noise", shape=(1, 4, 4), class_names="abc", loader=lambda *_: None)
 #: In place of abcrown.py: it answers by the number of the image, and checks what it is given.
 STAND_IN = """
@@ -28,10 +26,8 @@ if answer:
 
 
 @pytest.fixture
-def against(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield pytest.importorskip("against")
-    del sys.modules["against"]
+def against(script):
+    return script("against")
 
 
 def test_both_get_the_same_images_and_are_counted(tmp_path, against):

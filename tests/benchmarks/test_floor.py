@@ -1,20 +1,13 @@
 """What benchmarks/floor.py counts and measures."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def floor(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield pytest.importorskip("floor")
-    del sys.modules["floor"]
+def floor(script):
+    return script("floor")
 
 
 def test_operations_are_counted(floor):

@@ -1,7 +1,6 @@
 """fronts.py: every study that it writes is one that ``tune`` takes, and trials cost the same."""
 
 import shutil
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -16,10 +15,8 @@ COSTLY = {"loss.k", "loss.partners", "loss.attack_steps", "train.epochs"}
 
 
 @pytest.fixture
-def fronts(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield pytest.importorskip("fronts")
-    del sys.modules["fronts"]
+def fronts(script):
+    return script("fronts")
 
 
 def test_every_study_can_be_tuned(fronts, tmp_path):

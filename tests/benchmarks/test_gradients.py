@@ -1,22 +1,16 @@
 """What benchmarks/gradients.py compares: a cosine for each loss, and weights left as they are."""
 
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 from reference import EPS, batch, small_conv, wrapped
 
 from citrus_lirpa import Citrus
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def gradients(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield pytest.importorskip("gradients")
-    del sys.modules["gradients"]
+def gradients(script):
+    return script("gradients")
 
 
 def test_cosines_are_of_the_gradients_and_the_network_stays(gradients):

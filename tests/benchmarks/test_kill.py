@@ -2,19 +2,15 @@
 
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kill.py reads /proc")
 
 
 @pytest.fixture
-def kill(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield pytest.importorskip("kill")
-    del sys.modules["kill"]
+def kill(script):
+    return script("kill")
 
 
 @pytest.mark.parametrize(("name", "kills"), [("train", 1), ("eval", 1)])

@@ -1,7 +1,5 @@
 """A few of the verdicts that benchmarks/marabou.py compares, where Marabou is installed."""
 
-from pathlib import Path
-
 import pytest
 
 from citrus_lirpa import BoundedNet, certify, data
@@ -10,9 +8,8 @@ from citrus_lirpa.attacks import PGD
 pytest.importorskip("maraboupy", reason="optional: pip install maraboupy")
 
 
-def test_marabou_agrees_on_a_few_images(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    marabou = pytest.importorskip("marabou")
+def test_marabou_agrees_on_a_few_images(script, tmp_path):
+    marabou = script("marabou")
     model, split = marabou.trained(1), data.load("digits", train=False, data_dir=tmp_path)
     answers = set()
     for i in (model(split.pixels(slice(None))).argmax(1) == split.labels).nonzero().flatten()[:3]:

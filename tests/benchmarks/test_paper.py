@@ -1,7 +1,6 @@
 """benchmarks/paper.py: its sweeps, its rows and what it writes."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,17 +11,10 @@ from citrus_lirpa.losses import Citrus
 from citrus_lirpa.models import build_model
 from citrus_lirpa.runs import sweep
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import paper
-    import paper_losses
-    import paper_output
-
-    return paper, paper_losses, paper_output
+def scripts(script):
+    return script("paper"), script("paper_losses"), script("paper_output")
 
 
 @pytest.mark.parametrize("scale", ["small", "paper"])

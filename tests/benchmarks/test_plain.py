@@ -1,8 +1,5 @@
 """What benchmarks/speed.py compares with computes the same as the package."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from reference import SHAPE, batch, small_conv, wrapped
@@ -10,15 +7,12 @@ from reference import SHAPE, batch, small_conv, wrapped
 from citrus_lirpa import PGD, Box, Citrus, Groups
 from citrus_lirpa.bounds.margins import wrong_classes
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 EPS, TAU = 0.1, 0.04
 
 
 @pytest.fixture
-def plain(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield pytest.importorskip("plain")
-    del sys.modules["plain"]
+def plain(script):
+    return script("plain")
 
 
 def test_plain_steps_bound_what_the_package_bounds(plain, double):

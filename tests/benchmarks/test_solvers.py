@@ -2,12 +2,10 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 #: Answers by the number of the query, and checks what it is given.
 SOLVER = """
 import pathlib, sys
@@ -19,10 +17,8 @@ print(sys.argv[1].split(",")[int(pathlib.Path(query).stem)])
 
 
 @pytest.fixture
-def solvers(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield pytest.importorskip("solvers")
-    del sys.modules["solvers"]
+def solvers(script):
+    return script("solvers")
 
 
 def test_answers_are_counted_and_kept(tmp_path, solvers):

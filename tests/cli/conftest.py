@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
-from command_line import run, sets
+from command_line import run, run_in_this_process, sets
+
+from citrus_lirpa import optional
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +17,17 @@ def trained(tmp_path_factory) -> tuple[Path, str]:
     status, output = run("train", "--preset", "digits", *few, "--out", folder, "--quiet")
     assert status == 0, output
     return folder, output
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """The working folder, which is empty; no code is permitted in it yet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(optional, "_PERMITTED", set())
+    return tmp_path
+
+
+@pytest.fixture
+def one_process(monkeypatch) -> None:
+    """The steps of a sweep run in this process, which has imported everything already."""
+    monkeypatch.setattr("citrus_lirpa.runs.jobs.run_jobs", run_in_this_process)

@@ -20,7 +20,7 @@ def folder(trained):
 
 
 @pytest.mark.parametrize("options", [[], ["--class-wise", "--clip", "--split", "test"]])
-def test_attack_prints_what_it_writes(folder, tmp_path, options):
+def test_attack_prints_what_it_writes(folder, tmp_path, rendered, options):
     status, output = run("attack", folder, *FEW, *options, "--limit", 300, "--out", tmp_path)
     assert status == 0, output
     assert sorted(path.name for path in tmp_path.iterdir()) == [

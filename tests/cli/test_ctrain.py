@@ -28,10 +28,7 @@ PIXELS = {"mnist": ([0.1307], [0.3081]),
 EPS = 0.01
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(optional, "_PERMITTED", set())
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def published(name: str):

@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import run, said
+from command_line import run, said, sets
 
 from citrus_lirpa.data.eps_map import read_eps_map
 from citrus_lirpa.errors import InputError
 from citrus_lirpa.runs.networks import load_network
 from citrus_lirpa.training.checkpoint import load
 
-SHORT = ("--set", "train.epochs=2", "--set", "train.ramp_length=1", "--quiet")
+SHORT = ("--quiet", *sets("train.epochs=2", "train.ramp_length=1", "train.lr=0.01",
+                          "data.limit=640", "loss.attack_steps=3"))  # fmt: skip
 QUICK = ("--limit", 40, "--method", "crown-ibp", "--quiet")
 
 
@@ -26,8 +27,7 @@ def patch(largest=0.1, file="patch.npy"):
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def file(here):
     patch()
 
 
@@ -40,9 +40,7 @@ def made(*args):
 
 @pytest.fixture
 def trained():
-    assert (
-        run("train", "--preset", "digits", "--eps-map", "patch.npy", "--out", "r", *SHORT)[0] == 0
-    )
+    made("train", "--preset", "digits", "--eps-map", "patch.npy", "--out", "r", *SHORT)
 
 
 def record(file="r/eval-crown-ibp.json"):
@@ -99,7 +97,7 @@ def test_files_of_networks_and_properties_take_a_map(trained):
     assert "eps_map" in said(*refused, 2)
 
 
-def test_sweeps_take_a_map_and_know_what_is_done():
+def test_sweeps_take_a_map_and_know_what_is_done(one_process):
     Path("s.toml").write_text(
         'preset = "digits"\n[set]\n"train.eps_map" = "patch.npy"\n"train.epochs" = 1\n'
         '"train.milestones" = []\n"train.ramp_start" = 1\n"train.ramp_length" = 1\n'

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import process, run, said
+from command_line import run, said
 from PIL import Image
+from processes import Processes
 from torch import nn
+from users import photos
 
 from citrus_lirpa import optional
 from citrus_lirpa.models import Normalise
@@ -48,21 +50,10 @@ QUICK = ("--set", "train.epochs=2", "--set", "train.batch_size=20", "--quiet")
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    """A folder with the user's file and pictures; nothing is permitted in it yet."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(optional, "_PERMITTED", set())
+def files(here):
+    """The user's file and pictures."""
     Path("mine.py").write_text(MINE)
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 20), ("val", 10)):
-        for channel, name in ((0, "ant"), (2, "bee")):
-            folder = Path("photos", part, name)
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 90, (8, 8, 3), dtype=np.uint8)
-                pixels[..., channel] += 130
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-    return tmp_path
+    photos({"ant": 0, "bee": 2}, train=20, val=10)
 
 
 def weights(prefix="", entry=None, **more) -> Path:
@@ -141,27 +132,37 @@ def test_a_table_goes_the_whole_way(source):
     assert run("report", "run")[0] == 0
 
 
-def test_a_sweep_passes_on_what_its_file_names(here):
+def test_a_sweep_passes_on_what_its_file_names(here, one_process):
     Path("s.toml").write_text(
         f'preset = "digits"\n[set]\n"model.name" = "own"\n"model.source" = "{here}/mine.py:Net"\n'
         f'"data.name" = "{here}/photos"\n"train.epochs" = 1\n"train.batch_size" = 20\n'
         '"train.milestones" = []\n"train.ramp_start" = 1\n"train.ramp_length" = 1\n'
         '[grid]\nmethod = ["ibp"]\n[eval]\nmethod = "ibp"\nrelational = "none"\n'
     )
-    done = process("-m", "citrus_lirpa", "sweep", here / "s.toml", "--out", here / "swept")
-    assert done.returncode == 0, done.stderr
+    status, output = run("sweep", "s.toml", "--out", "swept")
+    assert status == 0, output
     assert list(Path("swept").glob("*/eval-ibp.json"))
 
 
+COMMANDS = """
+import sys
+from citrus_lirpa import optional
+from citrus_lirpa.cli import main
+for command in sys.argv[1].split(";"):
+    optional._PERMITTED.clear()
+    main(command.split(), standalone_mode=False)
+"""
+
+
 def test_two_processes_train_and_judge_an_own_network(here):
-    made = ("-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "citrus_lirpa")
-    own = ("--model", f"{here}/mine.py:Net", "--data", here / "photos")
-    done = process(*made, "train", "--preset", "digits", *own, *QUICK, "--out", here / "r")
-    assert done.returncode == 0, done.stderr
-    assert f"citrus-lirpa eval {here / 'r'} --trust-code" in done.stdout
-    shared = ("eval", here / "r", "--method", "ibp", "--device", "cpu", "--quiet")
-    done = process(*made, *shared, "--trust-code")
-    assert done.returncode == 0 and Path("r/eval-ibp.json").is_file(), done.stderr
+    made = ("train", "--preset", "digits", "--model", "mine.py:Net", "--data", "photos", *QUICK)
+    judge = ("eval", "r", "--method", "ibp", "--relational", "none", "--quiet", "--trust-code")
+    commands = f"{' '.join(made)} --out r;{' '.join(judge)}"
+    with Processes("-c", COMMANDS, commands, cwd=here) as processes:
+        (_, said, errors), (_, _, others) = ended = processes.wait()
+    assert [status for status, _, _ in ended] == [0, 0], errors + others
+    assert "citrus-lirpa eval r --trust-code" in said
+    assert Path("r/eval-ibp.json").is_file()
 
 
 def test_means_are_put_before_the_network():

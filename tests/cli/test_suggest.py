@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import run, said
+from command_line import run, said, sets
 
-from citrus_lirpa import optional
 from citrus_lirpa.runs.suggesting import suggest
 from citrus_lirpa.training.advice import SHORT_RAMP
 from citrus_lirpa.training.config import resolve
@@ -23,9 +22,7 @@ def net():
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(optional, "_PERMITTED", set())
+def files(here):
     Path("mine.py").write_text(MINE)
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 300)
@@ -45,10 +42,11 @@ def steps(train, images):
 
 
 def test_a_table_and_a_network_are_trained_by_the_recipe():
-    train, output = written("--data", "t.npz", "--model", "mine.py:net", "--minutes", "0.2")
+    train, output = written("--data", "t.npz", "--model", "mine.py:net", "--minutes", "1")
     assert train.eps == 0.02 and 240 // train.batch_size >= 20
     assert steps(train, 240)[1] >= SHORT_RAMP and "warning" not in output
-    few = ("--set", "train.epochs=100")
+    few = sets("train.epochs=12", "train.ramp_length=6", "train.milestones=[]", "train.lr=0.02",
+               "loss.attack_steps=1")  # fmt: skip
     assert run("train", "--config", "s.toml", "--out", "r", "--quiet", *few)[0] == 0
     last = json.loads(Path("r/metrics.jsonl").read_text().splitlines()[-1])
     assert last["accuracy"] >= 0.9

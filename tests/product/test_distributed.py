@@ -1,7 +1,6 @@
 """Several processes as one job: what two of them find is what one does."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 import together
 import torch
 from command_line import PATIENCE, run, wait_for
+from processes import Processes
 from torch.nn import functional as F
 
 from citrus_lirpa import data, distributed
@@ -20,41 +20,6 @@ from citrus_lirpa.errors import DependencyError, DistributedError, InputError
 from citrus_lirpa.training import checkpoint, setup
 
 ROOT = Path(__file__).parents[2]
-
-
-class Processes:
-    """The same command in several processes that find each other, as torchrun starts them."""
-
-    def __init__(self, *command: object, count: int = 2):
-        self.store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True)
-        shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1",
-                  "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.store.port),
-                  "TORCHELASTIC_USE_AGENT_STORE": "True",
-                  "TORCHELASTIC_RESTART_COUNT": "0"}  # fmt: skip
-        self.all = [
-            subprocess.Popen(
-                [sys.executable, "-W", "error", *map(str, command)],
-                env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                cwd=ROOT,
-            )
-            for rank in range(count)
-        ]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for process in self.all:
-            process.kill()
-            process.communicate()
-
-    def wait(self) -> list[tuple[int, str, str]]:
-        """Of each process: exit status, output, errors."""
-        ended = [process.communicate(timeout=PATIENCE) for process in self.all]
-        return [(p.returncode, *texts) for p, texts in zip(self.all, ended, strict=True)]
 
 
 @pytest.fixture(scope="module")

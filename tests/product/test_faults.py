@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import run, said, signalled
+from command_line import after, process, run, said
 from torch import nn
 
 from citrus_lirpa import data
@@ -20,7 +20,6 @@ from citrus_lirpa.training import loop as train
 from citrus_lirpa.training import setup as runs
 from citrus_lirpa.training.config import resolve
 
-LAUNCHER = Path(__file__).parents[2] / "cli.py"
 STEPS = 50  # of an epoch
 SETTINGS = ("--preset", "digits", "--quiet", "--set", "train.epochs=3", "--set",
             "data.limit=800", "--set", "train.batch_size=16")  # fmt: skip
@@ -34,15 +33,20 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def stopped_by(number: int, folder: Path) -> tuple[int, str]:
-    """Start training, send ``number`` in the second epoch; exit status and errors.
-
-    So few steps are warned of.
-    """
-    command = (LAUNCHER, "train", *SETTINGS, "--out", folder)
-    status, said = signalled(command, folder / "metrics.jsonl", number)
-    errors = [line for line in said.splitlines() if not line.startswith("warning: ")]
-    return status, "\n".join(errors)
+#: In place of ``citrus-lirpa``: in the middle of the second epoch it gets a signal.
+STRUCK = """
+import os, sys
+from citrus_lirpa.cli import main
+from citrus_lirpa.training import loop
+step, steps, number = loop._Trainer._step, [], int(sys.argv.pop(1))
+def struck(*args):
+    steps.append(1)
+    if len(steps) == 75:
+        os.kill(os.getpid(), number)
+    return step(*args)
+loop._Trainer._step = struck
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -52,31 +56,48 @@ def uninterrupted(tmp_path_factory) -> dict[str, torch.Tensor]:
     return weights(folder)
 
 
-def test_killed_and_resumed(tmp_path, uninterrupted):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_stopped_by_a_signal_and_resumed(tmp_path, uninterrupted, number):
     folder = tmp_path / "run"
-    status, errors = stopped_by(signal.SIGKILL, folder)
-    assert (status, errors) == (-signal.SIGKILL, "")
+    command = ("-c", STRUCK, int(number), "train", *SETTINGS, "--out", folder)
+    done = process(*map(str, command))
     state = checkpoint.load(folder)[1]
-    assert state["step"] in (STEPS, 2 * STEPS) and not state["finished"]  # the last epoch's end
-    status, output = run("train", "--resume", folder, "--quiet")
+    assert not state["finished"]
+    resume = ("train", "--resume", folder)
+    if number == signal.SIGKILL:
+        assert done.returncode == -signal.SIGKILL and not unexpected(done.stderr)
+        assert state["step"] == STEPS  # the end of the last epoch
+    else:
+        assert done.returncode == 130 and state["step"] == 75
+        resume = resumption(done.stderr)
+    status, output = run(*resume, "--quiet")
     assert status == 0, output
     assert same(weights(folder), uninterrupted)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_and_resumed(tmp_path, uninterrupted, number):
-    folder = tmp_path / "run"
-    status, errors = stopped_by(number, folder)
-    assert status == 130
-    (line,) = errors.splitlines()
-    assert line.startswith("Error: stopped in epoch ") and "of 3, saved" in line
-    state = checkpoint.load(folder)[1]
-    assert STEPS <= state["step"] < 3 * STEPS and not state["finished"]
+def unexpected(errors: str) -> list[str]:
+    """Lines that are no warnings: so few steps are warned of."""
+    return [line for line in errors.splitlines() if not line.startswith("warning: ")]
+
+
+def resumption(errors: str) -> list[str]:
+    """The command that continues, from the one line of errors."""
+    (line,) = unexpected(errors)
+    assert line.startswith("Error: stopped in epoch 2 of 3, saved")
     program, *args = shlex.split(line.partition("continue with: ")[2])
     assert program == "citrus-lirpa"
-    status, output = run(*args, "--quiet")
+    return args
+
+
+def test_stopped_by_ctrl_c_and_resumed(tmp_path, uninterrupted, monkeypatch):
+    with monkeypatch.context() as patch:
+        after(patch, train._Trainer, "_step", 75, signal.SIGINT)
+        status, errors = run("train", *SETTINGS, "--out", tmp_path / "run")
+    assert status == 130 and checkpoint.load(tmp_path / "run")[1]["step"] == 75
+    lines = [line for line in errors.splitlines() if line.startswith("Error: ")]
+    status, output = run(*resumption("\n".join(lines)), "--quiet")
     assert status == 0, output
-    assert same(weights(folder), uninterrupted)
+    assert same(weights(tmp_path / "run"), uninterrupted)
 
 
 # -- disks --------------------------------------------------------------------------
