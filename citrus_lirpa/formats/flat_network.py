@@ -27,8 +27,11 @@ class Function:
     interval: Callable[..., Box]
 
 
-def _increasing(function: Callable[[Tensor], Tensor]) -> Function:
-    return Function(function, lambda x: (function(x[0]), function(x[1])))
+def _increasing(function: Callable[..., Tensor]) -> Function:
+    """A function that no argument lowers."""
+    return Function(
+        function, lambda *b: (function(*(x[0] for x in b)), function(*(x[1] for x in b)))
+    )
 
 
 def _of_corners(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
@@ -41,6 +44,11 @@ def _of_corners(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., A
     return interval
 
 
+def _absolute(x: Box) -> Box:
+    lower, upper = x
+    return torch.maximum(lower, -upper).relu(), torch.maximum(-lower, upper)
+
+
 def _quotient(a: Box, b: Box) -> Box:
     lower, upper = _of_corners(torch.div)(a, b)
     zero = (b[0] <= 0) & (b[1] >= 0)
@@ -49,12 +57,17 @@ def _quotient(a: Box, b: Box) -> Box:
 
 #: The elementwise functions, by what a graph calls them.
 FUNCTIONS = {
+    "Abs": Function(torch.abs, _absolute),
+    "Max": _increasing(torch.maximum),
+    "Min": _increasing(torch.minimum),
     "Relu": _increasing(torch.relu),
     "Sigmoid": _increasing(torch.sigmoid),
     "Tanh": _increasing(torch.tanh),
     "Mul": Function(torch.mul, _of_corners(torch.mul)),
     "Div": Function(torch.div, _quotient),
 }
+#: Those that are piecewise linear.
+PIECEWISE = frozenset({"Abs", "Max", "Min", "Relu"})
 
 
 class Dense(nn.Module):

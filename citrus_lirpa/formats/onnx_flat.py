@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,10 @@ import numpy as np
 
 from ..errors import ModelError, require
 from ..optional import import_optional
+from .affine_value import AffineValue, joined
 from .flat_network import FUNCTIONS, Dense, FlatNetwork
 from .onnx import INSTALL_HINT, named_after, parse
+from .onnx_flat_pieces import PIECES
 from .onnx_graph import graph_inputs, kind
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ _AFFINE_IN_ONE = frozenset("Gemm MatMul Mul".split())
 _CONSTANT = frozenset("Constant ConstantOfShape Shape".split())
 #: All operators that can be read.
 OPERATORS = tuple(
-    sorted(_AFFINE_IN_FIRST | _LINEAR | _AFFINE_IN_ONE | _CONSTANT | FUNCTIONS.keys())
+    sorted(
+        _AFFINE_IN_FIRST | _LINEAR | _AFFINE_IN_ONE | _CONSTANT | FUNCTIONS.keys() | PIECES.keys()
+    )
 )
 
 
@@ -65,18 +68,6 @@ def load_flat(path: Path) -> FlatNetwork:
         return _Compiler(package, proto).compiled()
 
 
-@dataclass(frozen=True)
-class _Affine:
-    """A tensor as constant + Σ matrix · vector: ``parts`` (*shape, n) by number of the vector."""
-
-    constant: np.ndarray
-    parts: dict[int, np.ndarray]
-
-    @property
-    def varies(self) -> bool:
-        return bool(self.parts)
-
-
 class _Compiler:
     """Reads one graph; ``values`` are its tensors so far."""
 
@@ -87,7 +78,7 @@ class _Compiler:
         self.sizes: list[int] = []
         self.numbers = self.evaluations = 0
         self.values = {
-            tensor.name: _Affine(_in_float64(package.numpy_helper.to_array(tensor)), {})
+            tensor.name: AffineValue(_in_float64(package.numpy_helper.to_array(tensor)), {})
             for tensor in proto.graph.initializer
         }
 
@@ -102,13 +93,12 @@ class _Compiler:
         for name, shape in inputs.items():
             size = math.prod(shape)
             columns = np.eye(self.sizes[0])[begin : begin + size]
-            self.values[name] = _Affine(np.zeros(shape), {0: columns.reshape(*shape, -1)})
+            self.values[name] = AffineValue(np.zeros(shape), {0: columns.reshape(*shape, -1)})
             begin += size
         for node in graph.node:
             self._read(node)
         last = [self.values[value.name] for value in graph.output]
-        flat = [_Affine(v.constant.reshape(-1), _flattened(v)) for v in last]
-        self._dense(_joined(flat))
+        self._dense(joined(last))
         outputs = {v.name: a.constant.shape for v, a in zip(graph.output, last, strict=True)}
         return FlatNetwork(self.steps, self.sources, inputs, outputs).eval()
 
@@ -127,10 +117,10 @@ class _Compiler:
             raise ModelError(
                 f"operator {operator} is not supported (known: {', '.join(OPERATORS)})"
             )
-        taken = [self.values[name] if name else None for name in node.input]
+        taken: list[Any] = [self.values[name] if name else None for name in node.input]
         varying = [i for i, value in enumerate(taken) if value is not None and value.varies]
         if operator in _CONSTANT and taken:
-            taken = [_Affine(v.constant, {}) for v in taken if v is not None]
+            taken = [AffineValue(v.constant, {}) for v in taken if v is not None]
             varying = []
         affine = (
             not varying
@@ -143,8 +133,12 @@ class _Compiler:
             self._cast(node, taken[0])
         elif affine:
             self._apply(node, taken, varying)
+        elif operator in PIECES:
+            options = {a.name: self.package.helper.get_attribute_value(a) for a in node.attribute}
+            value = PIECES[operator](self._elementwise, node, taken, options)
+            self._keep(node.output[0], value)
         elif operator in FUNCTIONS:
-            self.values[node.output[0]] = self._elementwise(operator, taken)
+            self.values[node.output[0]] = self._elementwise(operator, *taken)
         else:
             raise ModelError(f"{operator} '{node.output[0]}' of computed values is not supported")
 
@@ -187,22 +181,21 @@ class _Compiler:
                 parts[number][vector] = np.stack(results, axis=-1)
         for number, name in enumerate(node.output):
             if name:
-                self._keep(name, _Affine(shifted[number], parts[number]))
+                self._keep(name, AffineValue(shifted[number], parts[number]))
 
-    def _keep(self, name: str, value: _Affine) -> None:
+    def _keep(self, name: str, value: AffineValue) -> None:
         self.numbers += sum(part.size for part in value.parts.values())
         _require(self.numbers <= _MOST_NUMBERS, "it is too large to be read as dense matrices")
         self.values[name] = value
 
-    def _elementwise(self, operator: str, taken: list[Any]) -> _Affine:
+    def _elementwise(self, operator: str, *taken: AffineValue) -> AffineValue:
         """Apply a function to vectors, broadcast against each other; the result is a new vector."""
         shape = np.broadcast_shapes(*(value.constant.shape for value in taken))
-        wide = [_broadcast(value, shape) for value in taken]
-        places = tuple(self._dense(_Affine(v.constant.reshape(-1), _flattened(v))) for v in wide)
+        places = tuple(self._dense(value.broadcast(shape).flat()) for value in taken)
         new = self._step(operator, places, math.prod(shape))
-        return _Affine(np.zeros(shape), {new: np.eye(math.prod(shape)).reshape(*shape, -1)})
+        return AffineValue(np.zeros(shape), {new: np.eye(math.prod(shape)).reshape(*shape, -1)})
 
-    def _dense(self, value: _Affine) -> int:
+    def _dense(self, value: AffineValue) -> int:
         parts = value.parts or {0: np.zeros((len(value.constant), self.sizes[0]))}
         return self._step(Dense(value.constant, parts.values()), tuple(parts), len(value.constant))
 
@@ -240,29 +233,6 @@ def _in_float64(array: Any) -> np.ndarray:
     """Return an array, in float64 where it is of floating-point numbers."""
     array = np.asarray(array)
     return array.astype(np.float64) if array.dtype.kind == "f" else array
-
-
-def _flattened(value: _Affine) -> dict[int, np.ndarray]:
-    return {n: part.reshape(-1, part.shape[-1]) for n, part in value.parts.items()}
-
-
-def _broadcast(value: _Affine, shape: tuple[int, ...]) -> _Affine:
-    missing = (1,) * (len(shape) - value.constant.ndim)
-    parts = {
-        n: np.broadcast_to(part.reshape(missing + part.shape), (*shape, part.shape[-1]))
-        for n, part in value.parts.items()
-    }
-    return _Affine(np.broadcast_to(value.constant, shape), parts)
-
-
-def _joined(values: list[_Affine]) -> _Affine:
-    """Return flat tensors as one."""
-    columns = {n: part.shape[1] for value in values for n, part in value.parts.items()}
-    parts = {
-        n: np.concatenate([v.parts.get(n, np.zeros((len(v.constant), size))) for v in values])
-        for n, size in columns.items()
-    }
-    return _Affine(np.concatenate([value.constant for value in values]), parts)
 
 
 def _require(holds: object, message: str) -> None:

@@ -103,6 +103,21 @@ GRAPHS = {
         ],
         [normal("s", 2), normal("b", 2), normal("m", 2), array("v", [0.5, 2.0])],
     ),
+    "pieces": (
+        {"x": [2, 3], "z": [3]},
+        ["y", "p", "c"],
+        [
+            node("Abs", ["x"], ["a"]),
+            node("LeakyRelu", ["x"], ["l"], alpha=0.2),
+            node("PRelu", ["x", "slopes"], ["r"]),
+            node("Max", ["a", "l", "z", "half"], ["m"]),
+            node("Min", ["m", "r"], ["y"]),
+            node("LeakyRelu", ["z"], ["p"], alpha=-0.3),
+            node("Clip", ["x", "", "half"], ["c"]),
+        ],
+        [array("half", 0.5), array("slopes", [0.1, -0.5, 1.5])],
+    ),
+    "clip by one number": ({"x": [4]}, ["y"], [node("Clip", ["x", "z"], ["y"])], [array("z", 0.0)]),
     "constants that are computed": (
         {"x": [2, 3]},
         ["y"],
@@ -115,10 +130,35 @@ GRAPHS = {
         [whole("order", 2, 0, 1)],
     ),
 }
+#: Attributes of max pools of (1, 2, 7, 6), or of fewer axes.
+POOLS = {
+    "plain": {"kernel_shape": [2, 2]},
+    "strides and pads": {"kernel_shape": [3, 2], "strides": [2, 3], "pads": [1, 0, 2, 1]},
+    "dilations": {"kernel_shape": [2, 3], "dilations": [3, 2]},
+    "ceil": {"kernel_shape": [2, 2], "strides": [2, 4], "ceil_mode": 1},
+    "ceil with padding": {
+        "kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "ceil_mode": 1
+    },
+    "same upper": {"kernel_shape": [3, 2], "strides": [2, 2], "auto_pad": "SAME_UPPER"},
+    "same lower": {"kernel_shape": [2, 3], "strides": [2, 1], "auto_pad": "SAME_LOWER"},
+    "valid": {"kernel_shape": [4, 4], "auto_pad": "VALID"},
+    "one axis": {"kernel_shape": [3], "strides": [2], "pads": [1, 1]},
+    "three axes": {"kernel_shape": [2, 1, 2]},
+}  # fmt: skip
+SIDES = {"one axis": [2, 7], "three axes": [2, 3, 2, 3]}
+GRAPHS |= {
+    f"max pool, {name}": (
+        {"x": [1, *SIDES.get(name, [2, 7, 6])]},
+        ["y"],
+        [node("MaxPool", ["x"], ["y"], **options)],
+        [],
+    )
+    for name, options in POOLS.items()
+}  # fmt: skip
 
 
 def inputs_of(net):
-    return {name: RNG.uniform(0.5, 2, size=shape).astype(np.float32)
+    return {name: RNG.uniform(-2, 2, size=shape).astype(np.float32)
             for name, shape in net.inputs.items()}  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from ...bounds.frozen import gradient_of
 from ...bounds.net import BoundedNet
 from ...bounds.precision import full_precision, rounding_threshold
 from ...errors import ModelError, OutOfTime
+from ...formats.flat_network import PIECEWISE
 from ...formats.query import Query
 from ..budget import Budget
 from ..crown.branch_and_bound import Problems, branch_and_bound
@@ -115,10 +116,15 @@ class _Search:
             return found
         if self.budget.over:
             return Answer(TIMED_OUT)
+        if unbounded := self.joint.statement.unbounded:
+            name, place = unbounded
+            return Answer(
+                UNKNOWN, reason=f"input {name}, number {place}, has no bounds; state both"
+            )
         functions = self.joint.functions
         if not functions:
             return self._by_program()
-        return self._by_bounds() if functions == {"Relu"} else self._by_boxes()
+        return self._by_bounds() if functions <= PIECEWISE else self._by_boxes()
 
     # -- attacks ------------------------------------------------------------------
 
@@ -181,7 +187,7 @@ class _Search:
                 return answer
         return Answer(UNKNOWN, reason="it is too close to decide") if undecided else Answer(UNSAT)
 
-    # -- networks with other functions than ReLU -----------------------------------
+    # -- networks with other functions -----------------------------------
 
     def _by_boxes(self) -> Answer:
         """Split the box of inputs until interval bounds refute every part of it."""
@@ -209,7 +215,7 @@ class _Search:
                 return Answer(UNKNOWN, reason=f"not decided by {done} boxes of inputs")
         return Answer(UNSAT)
 
-    # -- networks of ReLUs ----------------------------------------------------------
+    # -- piecewise linear networks ----------------------------------------------------------
 
     def _by_bounds(self) -> Answer:
         """Refute single rows by α-CROWN, then conjunctions of them by branch and bound."""

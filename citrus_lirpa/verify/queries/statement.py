@@ -10,6 +10,9 @@ from fractions import Fraction
 from ...errors import InputError
 from ...formats.query import Atom, Every, Formula, Linear, Query, Some, Variable
 
+#: Where a solution is looked for at most, of inputs without bounds.
+_FAR = Fraction(10)
+
 
 class UndecidedError(InputError):
     """A query is beyond what is decided here: the answer is "unknown", and this is why."""
@@ -26,6 +29,7 @@ class Statement:
         tied: The other inputs, each as a linear function of free ones.
         formula: What must hold beside the box, of free inputs and outputs; None where nothing
             can hold.
+        unbounded: A free input that has no such least or greatest value, and was given one.
     """
 
     free: tuple[Variable, ...]
@@ -33,6 +37,7 @@ class Statement:
     upper: tuple[Fraction, ...]
     tied: dict[Variable, Linear]
     formula: Formula | None
+    unbounded: Variable | None = None
 
     def inputs(self, free: Sequence[Fraction]) -> dict[Variable, Fraction]:
         """Return the value of every input for those of the free ones."""
@@ -50,7 +55,7 @@ def statement_of(query: Query) -> Statement:
     become a box. Whatever else is asserted of inputs stays in the formula.
 
     Raises:
-        UndecidedError: An input has no bounds, or a value within a network is named.
+        UndecidedError: A value within a network is named.
     """
     for network in query.networks:
         if network.hidden:
@@ -93,17 +98,12 @@ def _with_box(
     others: list[Formula],
 ) -> Statement:
     free = tuple(variable for variable in inputs if variable not in tied)
-    lower, upper = [], []
-    for variable in free:
-        low, high = box[variable].lower, box[variable].upper
-        if low is None or high is None:
-            name, place = variable
-            raise UndecidedError(f"input {name}, number {place}, has no bounds; state both")
-        if low > high:
-            return Statement((), (), (), {}, None)
-        lower.append(low)
-        upper.append(high)
-    return Statement(free, tuple(lower), tuple(upper), tied, Every(tuple(others)))
+    ends = [box[variable].ends() for variable in free]
+    if any(low > high for low, high in ends):
+        return Statement((), (), (), {}, None)
+    lower, upper = (tuple(end[side] for end in ends) for side in (0, 1))
+    unbounded = next((variable for variable in free if box[variable].half_open), None)
+    return Statement(free, lower, upper, tied, Every(tuple(others)), unbounded)
 
 
 class _Interval:
@@ -112,6 +112,20 @@ class _Interval:
     def __init__(self) -> None:
         self.lower: Fraction | None = None
         self.upper: Fraction | None = None
+
+    @property
+    def half_open(self) -> bool:
+        """Whether an end is missing."""
+        return self.lower is None or self.upper is None
+
+    def ends(self) -> tuple[Fraction, Fraction]:
+        """Return both ends; a missing one is set so far away that there is room to look."""
+        lower, upper = self.lower, self.upper
+        if lower is None:
+            lower = -_FAR if upper is None else min(-_FAR, upper - _FAR)
+        if upper is None:
+            upper = max(_FAR, lower + _FAR)
+        return lower, upper
 
     def cut(self, end: Fraction, above: bool, relation: str) -> None:
         """Take ``end`` as the upper end, or as the lower one; as both for an equality."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 import torch
@@ -30,13 +31,18 @@ Tree: TypeAlias = int | Node
 
 
 def tree_of(formula: Formula) -> tuple[Tree, list[Linear]]:
-    """Return a formula over rows, and what each row is; equal rows have one number."""
+    """Return a formula over rows, and what each row is; equal rows have one number.
+
+    Of nothing, everything holds and something does not: these are rows that say 0 <= 0 and 1 <= 0.
+    """
     rows: list[Linear] = []
     number: dict[Any, int] = {}
 
     def read(part: Formula) -> Tree:
         if not isinstance(part, Atom):
-            return Node(isinstance(part, Every), tuple(read(p) for p in part.parts))
+            every = isinstance(part, Every)
+            nothing = Atom(Linear({}, Fraction(0 if every else 1)), "<=")
+            return Node(every, tuple(read(p) for p in part.parts or (nothing,)))
         key = (frozenset(part.left.terms.items()), part.left.constant)
         if key not in number:
             number[key] = len(rows)

@@ -1,12 +1,13 @@
 """Queries decided: against an exact method, against samples, and as answers are to look."""
 
+import itertools
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from exact import most_broken, random_images, random_net
+from exact import BENT_KINDS, KINDS, most_broken, random_images, random_net
 from torch import nn
 
 from citrus_lirpa.bounds.box import Box
@@ -18,8 +19,6 @@ from citrus_lirpa.verify.queries.decide import decide
 
 pytest.importorskip("vnnlib")
 onnxruntime = pytest.importorskip("onnxruntime")
-
-KINDS = ("mlp", "deep", "conv", "residual", "batchnorm", "normalised")
 
 
 def ask(tmp_path: Path, text: str, timeout: float = 60.0, **models):
@@ -57,8 +56,10 @@ def satisfied(formula, values) -> bool:
     return {"<=": left <= 1e-6, "<": left < 0, "==": abs(left) <= 1e-6}[formula.relation]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("kind", "seed"),
+    [*itertools.product(KINDS, range(4)), *((kind, 1) for kind in BENT_KINDS)],
+)
 def test_universal_queries_agree_with_an_exact_method(tmp_path, kind, seed):
     model, shape = random_net(kind, seed)
     eps = (0.05, 0.1, 0.2, 0.4)[seed]
@@ -79,10 +80,10 @@ def test_universal_queries_agree_with_an_exact_method(tmp_path, kind, seed):
             np.testing.assert_allclose((second - first).astype(float), apart, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", (*KINDS, *BENT_KINDS))
 def test_single_images_agree_with_an_exact_method(tmp_path, kind):
     model, shape = random_net(kind, 7)
-    x, y = random_images(model, shape, 7, 6)
+    x, y = random_images(model, shape, 7, 2 if kind in BENT_KINDS else 6)
     for image, label in zip(x, y.tolist(), strict=True):
         exact = most_broken(model, image[None], torch.tensor([label]), 0.15)
         text = image_query(Box(image - 0.15, image + 0.15), label, 3)
@@ -215,9 +216,14 @@ def test_files_that_do_not_fit(tmp_path, models, message):
         ask(tmp_path, f"{HEAD}(assert (<= Y[0,0] 1.0))", **models)
 
 
-def test_what_is_beyond_is_unknown_and_says_why(tmp_path):
+def test_nothing_asked_of_outputs(tmp_path):
+    assert ask(tmp_path, HEAD, N=identity()).verdict == "sat"
+
+
+def test_an_input_without_bounds_is_found_or_not(tmp_path):
     text = HEAD.replace("(assert (<= X[0,0] 1.0))", "")
-    answer = ask(tmp_path, f"{text}(assert (<= Y[0,0] 1.0))", N=identity())
+    assert ask(tmp_path, f"{text}(assert (>= Y[0,0] 5.0))", N=identity()).verdict == "sat"
+    answer = ask(tmp_path, f"{text}(assert (>= Y[0,0] 500.0))", N=identity())
     assert (answer.verdict, answer.reason) == (
         "unknown", "input X, number 0, has no bounds; state both",
     )  # fmt: skip

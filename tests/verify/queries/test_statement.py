@@ -73,9 +73,13 @@ def test_what_no_input_satisfies(parts):
     assert statement_of(query(*parts)).formula is None
 
 
+def test_inputs_without_bounds_get_room():
+    statement = statement_of(query(*box((0, 1)), row("<=", 90, x1=1), size=2))
+    assert statement.unbounded == ("X", 1)
+    assert (statement.lower, statement.upper) == ((0, -100), (1, -90))
+
+
 def test_what_is_beyond():
-    with pytest.raises(UndecidedError, match="input X, number 1, has no bounds"):
-        statement_of(query(*box((0, 1))))
     with pytest.raises(UndecidedError, match="values within it"):
         statement_of(query(*box((0, 1), (0, 1), (0, 1)), hidden=1))
 

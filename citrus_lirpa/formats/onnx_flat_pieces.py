@@ -1,0 +1,143 @@
+"""Piecewise linear operators of ONNX, of tensors that are affine functions of vectors."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ModelError, require
+from .affine_value import AffineValue
+from .onnx_graph import kind
+
+if TYPE_CHECKING:
+    import onnx
+
+#: Applies one of ``flat_network.FUNCTIONS`` to values: ``apply(name, *values)``.
+Apply = Callable[..., AffineValue]
+#: Values that an operator takes; None for one that is left out.
+Taken = Sequence[Any]
+#: Attributes by name.
+Options = Mapping[str, Any]
+
+#: Most numbers in all windows of a pooling, and in what it pads.
+_MOST_NUMBERS = 2**22
+
+
+def _absolute(apply: Apply, node: onnx.NodeProto, taken: Taken, options: Options) -> AffineValue:
+    return apply("Abs", taken[0])
+
+
+def _clip(apply: Apply, node: onnx.NodeProto, taken: Taken, options: Options) -> AffineValue:
+    """Limits are inputs, or attributes in older files."""
+    value, low, high = (*taken, None, None)[:3]
+    for limit, name, function in ((low, "min", "Max"), (high, "max", "Min")):
+        if limit is None and name in options:
+            limit = AffineValue(np.array(options[name], dtype=np.float64), {})
+        if limit is not None:
+            value = apply(function, value, limit)
+    return value
+
+
+def _extreme(apply: Apply, node: onnx.NodeProto, taken: Taken, options: Options) -> AffineValue:
+    value, *others = taken
+    for other in others:
+        value = apply(kind(node), value, other)
+    return value
+
+
+def _leaky(apply: Apply, node: onnx.NodeProto, taken: Taken, options: Options) -> AffineValue:
+    """Below 0 its value is slope · x: slope · x + (1 - slope) · ReLU(x)."""
+    x, slope = taken[0], np.array(options.get("alpha", 0.01), dtype=np.float64)
+    if len(taken) > 1:
+        require(not taken[1].varies, f"{_named(node)} has slopes that are computed", ModelError)
+        slope = taken[1].constant
+    return x.times(slope).plus(apply("Relu", x).times(1 - slope))
+
+
+def _max_pool(apply: Apply, node: onnx.NodeProto, taken: Taken, options: Options) -> AffineValue:
+    """Maxima of two, then of two of these: each of as many numbers as there are windows."""
+    require(len(node.output) == 1, f"{_named(node)} gives places as well", ModelError)
+    (x,) = taken
+    kernel = options["kernel_shape"]
+    axes = [_Windows(options, axis, side) for axis, side in enumerate(x.shape[2:])]
+    windows = math.prod((*x.shape[:2], *(axis.count for axis in axes)))
+    padded = math.prod((*x.shape[:2], *(axis.padded for axis in axes)))
+    size = max(windows * math.prod(kernel), padded)
+    require(windows > 0 and size <= _MOST_NUMBERS, f"{_named(node)} is too large", ModelError)
+    places = np.pad(
+        np.arange(x.constant.size).reshape(x.shape),
+        [(0, 0), (0, 0), *((axis.before, axis.after) for axis in axes)],
+        constant_values=-1,
+    )
+    every = [[axis.every(i) for i in range(k)] for axis, k in zip(axes, kernel, strict=True)]
+    whole = slice(None)
+    table = np.stack([places[(whole, whole, *offset)] for offset in itertools.product(*every)])
+    present = table.max(0)  # a place in each window, which stands for those of its padding
+    require((present >= 0).all(), f"{_named(node)} has windows of padding alone", ModelError)
+    values = [x.taken(np.where(index < 0, present, index)) for index in table]
+    while len(values) > 1:
+        pairs = zip(values[::2], values[1::2], strict=False)
+        rest = values[len(values) // 2 * 2 :]
+        values = [apply("Max", *pair) for pair in pairs] + rest
+    return values[0]
+
+
+class _Windows:
+    """The windows of a pooling along one axis.
+
+    Args:
+        options: Of the operator.
+        axis: The number of the axis, behind batch and channels.
+        side: How long it is.
+
+    Attributes:
+        before: Padding before the first place.
+        after: Padding behind the last one, so that every window is whole.
+        count: How many windows there are.
+        padded: How long the axis is with its padding.
+    """
+
+    def __init__(self, options: Options, axis: int, side: int):
+        axes = len(options["kernel_shape"])
+        self.stride = options.get("strides", [1] * axes)[axis]
+        self.step = options.get("dilations", [1] * axes)[axis]
+        reach = self.step * (options["kernel_shape"][axis] - 1) + 1
+        pads = options.get("pads", [0] * (2 * axes))
+        self.before, after = pads[axis], pads[axis + axes]
+        auto = options.get("auto_pad", b"NOTSET")
+        if auto in (b"SAME_UPPER", b"SAME_LOWER"):
+            total = max((-(-side // self.stride) - 1) * self.stride + reach - side, 0)
+            self.before = total // 2 if auto == b"SAME_UPPER" else -(-total // 2)
+            after = total - self.before
+        rest = side + self.before + after - reach
+        if options.get("ceil_mode"):
+            rest = -(-rest // self.stride) * self.stride
+            rest = min(rest, (side + self.before - 1) // self.stride * self.stride)
+        self.count = rest // self.stride + 1
+        self.after = max((self.count - 1) * self.stride + reach - side - self.before, 0)
+        self.padded = self.before + side + self.after
+
+    def every(self, number: int) -> slice:
+        """Return where the windows have their number with this place in a window."""
+        begin = number * self.step
+        return slice(begin, begin + (self.count - 1) * self.stride + 1, self.stride)
+
+
+def _named(node: onnx.NodeProto) -> str:
+    return f"{kind(node)} '{node.output[0]}'"
+
+
+#: How each operator is read.
+PIECES: dict[str, Callable[[Apply, Any, Taken, Options], AffineValue]] = {
+    "Abs": _absolute,
+    "Clip": _clip,
+    "LeakyRelu": _leaky,
+    "Max": _extreme,
+    "MaxPool": _max_pool,
+    "Min": _extreme,
+    "PRelu": _leaky,
+}
