@@ -1,6 +1,7 @@
 """data: the embedded digits, loaders on real, absent and damaged files, batches, augmentation."""
 
 import hashlib
+import pickle
 import shutil
 import sys
 from dataclasses import replace
@@ -247,10 +248,28 @@ def write_mnist(folder, *, images, labels, name="mnist"):
         (folder / file).write_bytes(header + bytes(i % 256 for i in range(size)))
 
 
-def test_torchvision_missing(monkeypatch, tmp_path):
+def test_torchvision_is_needed_for_downloads_alone(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(DependencyError, match="torchvision cannot be imported"):
         load("mnist", train=True, data_dir=tmp_path)
+    write_mnist(tmp_path, images=2, labels=2)
+    assert len(load("mnist", train=True, data_dir=tmp_path)) == 2
+
+
+class Runs:
+    """A pickle of it runs code."""
+
+    def __reduce__(self):
+        return print, ("run",)
+
+
+def test_a_cifar_file_of_another_checksum_is_not_unpickled(capsys, tmp_path):
+    for file in CIFAR.files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(pickle.dumps(Runs()))
+    with pytest.raises(DataError, match="data_batch_1 has another checksum"):
+        load("cifar10", train=True, data_dir=tmp_path)
+    assert capsys.readouterr().out == ""
 
 
 # -- SVHN and GTSRB ----------------------------------------------------------------------------
