@@ -116,18 +116,21 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+def unknown(
+    kind: str, name: object, known: Iterable[str], shown: Iterable[str] | None = None
+) -> str:
     """Return a message for an unknown name: the nearest known one, then all of them.
 
     Args:
         kind: What the name is of, such as "preset".
         name: The unknown name.
         known: All known names.
+        shown: What is said of them in their place, where they are too many.
     """
     known = list(known)
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     guess = f"; did you mean '{near[0]}'?" if near else ""
-    return f"unknown {kind} '{name}'{guess} (known: {', '.join(known) or 'none'})"
+    return f"unknown {kind} '{name}'{guess} (known: {', '.join(shown or known) or 'none'})"
 
 
 def require(holds: object, message: str, error: type[CitrusError] = InputError) -> None:

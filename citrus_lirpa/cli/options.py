@@ -67,12 +67,10 @@ class Data(click.Choice):
         """Return the name, or where the data is, whose code may run from now on."""
         if value in DATASETS:
             return super().convert(value, param, ctx)
-        from ..data import own  # which imports torch
+        from ..data import datasets, own  # which import torch
 
-        if not own.is_source(value):
-            return super().convert(value, param, ctx)
         try:
-            return own.named(value)
+            return value if datasets.is_known(value) else own.named(value)
         except InputError as error:
             self.fail(str(error), param, ctx)
 
@@ -123,8 +121,9 @@ dataset = click.option(
     "dataset",
     type=Data(DATASETS),
     metavar="NAME",
-    help=f"Data set of the images: {', '.join(DATASETS)}; or your own: a folder, FILE.npz or "
-    "FILE.py:NAME. Required for files of other programs.  [default: the run's]",
+    help=f"Data set of the images: {', '.join(DATASETS)}; another of torchvision, as cifar100; or "
+    "your own: a folder, FILE.npz or FILE.py:NAME. Required for files of other programs.  "
+    "[default: the run's]",
 )
 download = click.option(
     "--download/--no-download",

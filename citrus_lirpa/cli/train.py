@@ -113,7 +113,8 @@ def _complete(names: Sequence[str]) -> Callable[..., list[str]]:
     "--data",
     type=Data(DATASETS),
     metavar="NAME",
-    help="Another data set than the preset's, or your own: a folder, FILE.npz or FILE.py:NAME.",
+    help="Another data set than the preset's, also cifar100 and others of torchvision, or your "
+    "own: a folder, FILE.npz or FILE.py:NAME.",
 )
 @click.option(
     "--eps-map",

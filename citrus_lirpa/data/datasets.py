@@ -8,8 +8,8 @@ entry in ``DATASETS``.
 import logging
 from pathlib import Path
 
-from ..errors import DataError, expect_known, require
-from . import own
+from ..errors import ConfigError, DataError, require, unknown
+from . import own, torchvision_sets
 from .readers import (
     load_cifar10,
     load_digits,
@@ -29,7 +29,7 @@ def load(name: str, *, train: bool, data_dir: Path, download: bool = True) -> Sp
     """Read a training or test set into memory, in a fixed order.
 
     Args:
-        name: A name in ``DATASETS``.
+        name: A name that :func:`find_spec` knows.
         train: Whether to read the training set.
         data_dir: The folder of the data sets. A download appears there only once it is complete
             and verified.
@@ -64,19 +64,20 @@ def load(name: str, *, train: bool, data_dir: Path, download: bool = True) -> Sp
 
 
 def find_spec(name: str, sha256: str = "") -> DatasetSpec:
-    """Return an entry of ``DATASETS``, or describe a user's own data.
+    """Return an entry of ``DATASETS``, or describe another set of torchvision or a user's own data.
 
     Args:
-        name: The name of the entry, or where the data is (see :func:`.own.find`).
+        name: The name of the entry, that of a set of torchvision (see
+            :func:`.torchvision_sets.find`), or where the data is (see :func:`.own.find`).
         sha256: Of the user's own data; empty for any.
 
     Raises:
         ConfigError: The name is unknown; the message has the nearest one.
         DataError: The user's own data cannot be used.
     """
-    if is_known(name):
-        return DATASETS[name]
-    return own.find(name, sha256)
+    if not is_known(name):
+        return own.find(name, sha256)
+    return DATASETS[name] if name in DATASETS else torchvision_sets.find(name)
 
 
 def class_names(name: str) -> tuple[str, ...]:
@@ -86,19 +87,22 @@ def class_names(name: str) -> tuple[str, ...]:
         ConfigError: The name is unknown.
         InputError: The user's own data cannot be read.
     """
-    return DATASETS[name].class_names if is_known(name) else own.class_names(name)
+    return find_spec(name).class_names if is_known(name) else own.class_names(name)
 
 
 def is_known(name: str) -> bool:
-    """Return whether a name is in ``DATASETS``, rather than that of a user's own data.
+    """Return whether a name is that of a data set, rather than of a user's own data.
 
     Raises:
         ConfigError: It is neither.
     """
-    if name not in DATASETS and own.is_source(name):
+    if name in DATASETS or torchvision_sets.is_set(name):
+        return True
+    if own.is_source(name):
         return False
-    expect_known("data set", name, DATASETS)
-    return True
+    known = [*DATASETS, *torchvision_sets.SETS]
+    shown = [*DATASETS, "others of torchvision", "a folder", "FILE.npz", "FILE.py:NAME"]
+    raise ConfigError(unknown("data set", name, known, shown))
 
 
 def find_datasets(data_dir: Path) -> dict[str, str]:

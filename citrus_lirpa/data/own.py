@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +18,8 @@ from ..errors import InputError, is_out_of_memory, reason, require
 from ..optional import code_hash, is_code, load_code, permit_code
 from . import hugging_face
 from .arrays import as_arrays, read_pairs
+from .torchvision_sets import scaled
+from .turns import in_turns
 from .types import Arrays, DatasetSpec
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -27,7 +30,7 @@ _TEST_FOLDERS = ("test", "val")
 
 def is_source(name: str) -> bool:
     """Return whether a data set's name is one of a user's own data."""
-    return is_code(name) or name.endswith(".npz") or "/" in name or Path(name).is_dir()
+    return is_code(name) or name.endswith(".npz") or "/" in name or _place(name)[0].is_dir()
 
 
 def find(name: str, sha256: str = "") -> DatasetSpec:
@@ -35,10 +38,11 @@ def find(name: str, sha256: str = "") -> DatasetSpec:
 
     Args:
         name: A folder with ``train`` and ``test`` or ``val``, each with a folder of images for
-            each class; a folder of ``DatasetDict.save_to_disk`` of Hugging Face; an ``.npz`` file
-            with x_train, y_train, x_test, y_test and, perhaps, class_names; or
+            each class, which take turns; a folder of ``DatasetDict.save_to_disk`` of Hugging Face;
+            an ``.npz`` file with x_train, y_train, x_test, y_test and, perhaps, class_names; or
             ``file.py:function``, which returns (images, labels) or a map-style Dataset for
-            ``train=True`` and ``train=False``.
+            ``train=True`` and ``train=False``. ``FOLDER,resize=64`` scales each image of a folder
+            so that its shorter side has 64 pixels, and takes the central square.
         sha256: What ``source_hash`` must be; empty for anything.
 
     Raises:
@@ -83,7 +87,7 @@ def class_names(name: str) -> tuple[str, ...]:
     Raises:
         InputError: There is nothing of this kind.
     """
-    path = Path(name)
+    path, _ = _place(name)
     if is_code(name):
         return ()
     require(path.exists(), f"{name} does not exist")
@@ -101,12 +105,11 @@ def named(source: str) -> str:
         InputError: There is no such file or folder.
     """
     if is_code(source):
-        source = permit_code(source)
-    else:
-        source = str(Path(source).expanduser().resolve())
-        require(Path(source).exists(), f"{source} does not exist; expected a folder, FILE.npz or "
-                "FILE.py:NAME")  # fmt: skip
-    return source
+        return permit_code(source)
+    path, side = _place(source)
+    path = path.expanduser().resolve()
+    require(path.exists(), f"{path} does not exist; expected a folder, FILE.npz or FILE.py:NAME")
+    return f"{path},resize={side}" if side else str(path)
 
 
 def source_hash(name: str) -> str:
@@ -117,7 +120,7 @@ def source_hash(name: str) -> str:
     """
     if is_code(name):
         return code_hash(name)
-    digest, path = hashlib.sha256(), Path(name)
+    digest, path = hashlib.sha256(), _place(name)[0]
     try:
         if path.is_dir():
             for file in sorted(path.rglob("*")):
@@ -133,28 +136,39 @@ def source_hash(name: str) -> str:
 @functools.lru_cache(maxsize=2)
 def _sets(name: str) -> tuple[Arrays, Arrays, tuple[str, ...]]:
     """Return the training set, the test set, and the names of the classes where they are known."""
-    path = Path(name)
+    path, side = _place(name)
     if is_code(name):
         make = load_code(name)
         return _made(name, make, True), _made(name, make, False), ()
-    require(path.exists(), f"{name} does not exist; restore it, or name other data by --data")
-    return _folder(path) if path.is_dir() else _archive(path)
+    require(path.exists(), f"{path} does not exist; restore it, or name other data by --data")
+    require(path.is_dir() or not side, f"{path} is no folder; resize scales images of a folder")
+    return _folder(path, side) if path.is_dir() else _archive(path)
+
+
+def _place(name: str) -> tuple[Path, int]:
+    """Return where own data is, and the side that its images are scaled to, 0 for none."""
+    found = re.fullmatch(r"(.+),resize=([1-9]\d{0,3})", name)
+    return (Path(found[1]), int(found[2])) if found else (Path(name), 0)
 
 
 # -- folders ------------------------------------------------------------------------------
 
 
-def _folder(root: Path) -> tuple[Arrays, Arrays, tuple[str, ...]]:
+def _folder(root: Path, side: int) -> tuple[Arrays, Arrays, tuple[str, ...]]:
     if (root / hugging_face.MARK).is_file():
         saved = hugging_face.Saved(root)
-        train = _stack(saved.entries("train"), None)
-        return train, _stack(saved.entries(saved.test), train[0][0].numpy()), saved.class_names
+        train = _stack(saved.entries("train"), None, side)
+        others = _stack(saved.entries(saved.test), train[0][0].numpy(), side)
+        return train, others, saved.class_names
     test = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
     if not (root / "train").is_dir() or test is None:
         raise InputError(f"{root} holds no folders train and test (or val) with one for each class")
     names = _class_folders(root)
-    train = _images(root / "train", names, None)
-    return train, _images(test, names, train[0][0].numpy()), names
+    unknown = sorted({p.name for p in test.iterdir() if p.is_dir()} - set(names))
+    require(not unknown, f"{test} has a folder {', '.join(unknown[:1])}, and {root / 'train'} has "
+            "none: expected one for each class in both")  # fmt: skip
+    train = _images(root / "train", names, None, side)
+    return train, _images(test, names, train[0][0].numpy(), side), names
 
 
 def _class_folders(root: Path) -> tuple[str, ...]:
@@ -164,40 +178,45 @@ def _class_folders(root: Path) -> tuple[str, ...]:
     return names
 
 
-def _images(folder: Path, names: tuple[str, ...], first: np.ndarray | None) -> Arrays:
+def _images(folder: Path, names: tuple[str, ...], first: np.ndarray | None, side: int) -> Arrays:
     """Read all images of a folder, all like the ``first`` one of the data set."""
     entries: list[hugging_face.Entry] = []
     for label, name in enumerate(names):
         files = sorted(f for f in (folder / name).rglob("*") if f.suffix.lower() in _IMAGES)
         require(bool(files), f"{folder / name} holds no images ({', '.join(_IMAGES)})")
         entries += [(str(file), functools.partial(Image.open, file), label) for file in files]
-    return _stack(entries, first)
+    order = in_turns(torch.tensor([label for *_, label in entries]))
+    return _stack([entries[i] for i in order], first, side)
 
 
-def _stack(entries: Iterable[hugging_face.Entry], first: np.ndarray | None) -> Arrays:
+def _stack(entries: Iterable[hugging_face.Entry], first: np.ndarray | None, side: int) -> Arrays:
     """Read images, all like the ``first`` one of the data set."""
     images, labels = [], []
     for what, open_image, label in entries:
-        images.append(_decode(what, open_image, first))
+        images.append(_decode(what, open_image, first, side))
         labels.append(label)
         first = images[0] if first is None else first
     require(bool(images), "a split holds no images; expected at least one in each")
     return torch.from_numpy(np.stack(images)), torch.tensor(labels)
 
 
-def _decode(what: str, open_image: Callable[[], Any], first: np.ndarray | None) -> np.ndarray:
+def _decode(
+    what: str, open_image: Callable[[], Any], first: np.ndarray | None, side: int
+) -> np.ndarray:
     """Read an image as uint8 (C, H, W), grey or in colour as the ``first`` one is."""
     try:
         with open_image() as image:
             grey = image.mode in ("1", "L") if first is None else len(first) == 1
-            pixels = np.array(image.convert("L" if grey else "RGB"))
+            image = image.convert("L" if grey else "RGB")
+            pixels = np.array(scaled(image, side) if side else image)
     except Exception as error:  # Pillow names no common class
         raise InputError(f"{what} is damaged: {reason(error)}") from error
     pixels = pixels[None] if grey else pixels.transpose(2, 0, 1)
     require(
         first is None or pixels.shape == first.shape,
         f"{what} is {pixels.shape}; the first image is "
-        f"{() if first is None else first.shape}, and all must be alike",
+        f"{() if first is None else first.shape}, and all must be alike: have them scaled by "
+        "--data FOLDER,resize=64",
     )
     return pixels
 

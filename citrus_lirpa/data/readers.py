@@ -43,13 +43,14 @@ _CIFAR_SUMS = {
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
 _NETWORK_TIMEOUT = 30.0  # seconds without an answer before a download counts as failed
-# What torchvision's readers and downloaders raise on damaged files and bad networks.
-_READ_ERRORS = (OSError, RuntimeError, ValueError, TypeError, LookupError, AssertionError,
-                EOFError, pickle.UnpicklingError)  # fmt: skip
+#: What torchvision's readers raise on damaged files.
+READ_ERRORS = (OSError, RuntimeError, ValueError, TypeError, LookupError, AssertionError,
+               EOFError, pickle.UnpicklingError)  # fmt: skip
 #: What Pillow raises on damaged images; bombs are no subclasses of the others.
-IMAGE_ERRORS = (*_READ_ERRORS, SyntaxError, Image.DecompressionBombError,
+IMAGE_ERRORS = (*READ_ERRORS, SyntaxError, Image.DecompressionBombError,
                 Image.DecompressionBombWarning)  # fmt: skip
-_FETCH_ERRORS = (*_READ_ERRORS, http.client.HTTPException, tarfile.TarError)
+#: What its downloaders raise, on bad networks too.
+FETCH_ERRORS = (*READ_ERRORS, http.client.HTTPException, tarfile.TarError)
 
 
 def missing_files(spec: DatasetSpec, folder: Path) -> list[str]:
@@ -74,7 +75,7 @@ def load_digits(spec: DatasetSpec, folder: Path, train: bool, download: bool) ->
         asset = resources.files(__package__) / "assets" / "digits.npz"
         with asset.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             images, labels = arrays["images"][part], arrays["labels"][part]
-    except (*_READ_ERRORS, zipfile.BadZipFile) as error:
+    except (*READ_ERRORS, zipfile.BadZipFile) as error:
         raise DataError(
             f"assets/digits.npz of citrus-lirpa is missing or damaged ({last_line(error)}); "
             "install the package again"
@@ -146,11 +147,15 @@ def _obtain(kind: str, spec: DatasetSpec, folder: Path, download: bool) -> None:
     reader = getattr(import_torchvision().datasets, kind)
     try:
         _download(reader, spec, folder, _parts(kind))
-    except _FETCH_ERRORS as error:
-        if isinstance(error, http.client.InvalidURL):  # its text has the proxy's password
-            error = OSError("a malformed address; look at http_proxy and https_proxy")
-        reason = f" (the download failed: {last_line(error)})"
-        raise _absent(spec, folder, missing, reason) from error
+    except FETCH_ERRORS as error:
+        raise _absent(spec, folder, missing, f" ({failed_download(error)})") from error
+
+
+def failed_download(error: BaseException) -> str:
+    """Return why a download failed."""
+    if isinstance(error, http.client.InvalidURL):  # its text has the proxy's password
+        return "the download failed: a malformed address; look at http_proxy and https_proxy"
+    return f"the download failed: {last_line(error)}"
 
 
 @contextlib.contextmanager
@@ -158,7 +163,7 @@ def _named_if_damaged(spec: DatasetSpec, folder: Path) -> Iterator[None]:
     """Turn what reading raises into a DataError with the files to delete."""
     try:
         yield
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         places = {folder / file if "/" not in file else (folder / file).parent
                   for file in spec.files[:2]}  # fmt: skip
         raise DataError(
@@ -187,7 +192,7 @@ def _download(
             copy = Path(scratch, archive.relative_to(folder))
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(archive, copy)
-        with _quiet_download():
+        with quiet_download():
             for part in parts:
                 reader(scratch, **part, download=True)
         for file in spec.files:
@@ -196,7 +201,7 @@ def _download(
 
 
 @contextlib.contextmanager
-def _quiet_download() -> Iterator[None]:
+def quiet_download() -> Iterator[None]:
     """Send what a downloader prints to stderr, and let no connection wait for ever."""
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_NETWORK_TIMEOUT)

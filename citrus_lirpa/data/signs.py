@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..errors import DataError
 from .readers import IMAGE_ERRORS, last_line, read_with_torchvision
+from .turns import in_turns
 from .types import Arrays, DatasetSpec
 
 SIGNS = (
@@ -54,12 +55,7 @@ def load_gtsrb(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> 
         ) from error
     if not train:
         return images, labels
-    seen = [0] * spec.classes
-    places = []
-    for i, label in enumerate(labels.tolist()):
-        places.append((seen[label] // _TRACK, label, i))
-        seen[label] += 1
-    order = torch.tensor([i for *_, i in sorted(places)])
+    order = in_turns(labels, _TRACK)
     return images[order], labels[order]
 
 

@@ -119,6 +119,18 @@ def test_any_data_set_of_torchvision_by_a_function():
     assert status == 0 and "20 test images" in output, output
 
 
+def test_images_of_several_sizes_are_scaled_to_one():
+    picture("photos/val/ant/big.png", (30, 20, 3))
+    judged = ("eval", weights(), "--model", "mine.py:Net", "--eps", "2/255", "--method", "ibp",
+              "--limit", "10", "--quiet", "--data")  # fmt: skip
+    assert "--data FOLDER,resize=64" in said(*run(*judged, "photos"), 2)
+    status, output = run(*judged, "photos,resize=8")
+    assert status == 0 and "10 test images" in output, output
+    made = ("--preset", "digits", "--model", "mine.py:Net", "--data", "photos,resize=8")
+    assert run("train", *made, "--out", "run", *QUICK)[0] == 0
+    assert run("eval", "run", "--method", "ibp", "--trust-code", "--quiet")[0] == 0
+
+
 @pytest.mark.parametrize("source", ["table.npz", "mine.py:table"])
 def test_a_table_goes_the_whole_way(source):
     scope: dict = {}
@@ -198,6 +210,9 @@ BAD = [
     ("--data photos", lambda: picture("photos/train/ant/x.png", (9, 8, 3)), "must be alike"),
     ("--data photos", lambda: Path("photos/val/bee/x.png").write_text("no"), "damaged"),
     ("--data photos", lambda: [f.unlink() for f in Path("photos/val/ant").glob("*")], "no images"),
+    ("--data photos", lambda: os.mkdir("photos/val/cat"), "val has a folder cat, and"),
+    ("--data photos,resize=0", lambda: None, "unknown data set 'photos,resize=0'"),
+    ("--data ./a.npz,resize=4", archive, "is no folder; resize scales images of a folder"),
     ("--data empty", lambda: os.mkdir("empty"), "holds no folders train and test"),
     ("--data a.npz", lambda: archive(x_test=None), "x_test missing"),
     ("--data a.npz", lambda: archive(x_train=np.full((9, 4, 4), np.nan)), "NaN"),
