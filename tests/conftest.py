@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import leave_pictures_out
+from command_line import leave_pictures_out, run_in_this_process
 from results import made_up_evaluation
 
 from citrus_lirpa.bounds import lirpa
@@ -64,3 +64,9 @@ def real_data(tmp_path_factory) -> Path:
 @pytest.fixture
 def evaluation():
     return made_up_evaluation()
+
+
+@pytest.fixture
+def one_process(monkeypatch) -> None:
+    """The steps of a sweep run in this process, which has imported everything already."""
+    monkeypatch.setattr("citrus_lirpa.runs.jobs.run_jobs", run_in_this_process)

@@ -13,9 +13,11 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from unittest import mock
 
 import torch
 from click.testing import CliRunner
+from command_line import run_in_this_process
 from configurations import SMALL_SWEEP
 from reference import make
 
@@ -31,8 +33,6 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 DIGITS = data.load("digits", train=True, data_dir=Path("none"))
 EPS = 0.04
 TEST = data.load("digits", train=False, data_dir=Path("none"))
-#: Loads the pretended GPU in every process that a sweep starts.
-SITE = "import pretend_cuda\npretend_cuda.Pretended().__enter__()\n"
 
 
 def configuration(method: str, *overrides: str):
@@ -78,12 +78,10 @@ def commands(folder: Path, network: Path) -> dict:
         main, ["export", str(network), "--out", str(exported), "--limit", "2", "--eps", str(EPS)]
     )
     (exported / "results.csv").write_text("0,unsat\n1,timeout\n")
-    (folder / "site").mkdir()
-    (folder / "site" / "sitecustomize.py").write_text(SITE)
     sweep = SMALL_SWEEP.format(epochs=1, grid='"train.eps" = [0.1]')
     (folder / "sweep.toml").write_text(sweep)
-    here = [str(folder / "site"), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(here)
+    with mock.patch("citrus_lirpa.runs.jobs.run_jobs", run_in_this_process):
+        swept = run("sweep", folder / "sweep.toml", "--out", folder / "sweep", *gpu)
     return {
         "resume": run("train", "--resume", begun, *gpu),
         "eval": run("eval", network, *few, "--relational", "cross", *gpu),
@@ -92,7 +90,7 @@ def commands(folder: Path, network: Path) -> dict:
         ),
         "attack": run("attack", network, "--limit", 50, *gpu),
         "smooth": run("smooth", network, "--sigma", 0.1, "--n", 500, "--limit", 3, *gpu),
-        "sweep": run("sweep", folder / "sweep.toml", "--out", folder / "sweep", *gpu),
+        "sweep": swept,
         "doctor": run("doctor"),
     }
 
@@ -169,7 +167,7 @@ def results(device: torch.device, network: Path) -> dict:
             found[f"{name}, weights"] = weights.cpu().tolist()
         module, spec, _ = checkpoint.load_model(network)
         net = setup.BoundedNet(module.to(device), torch.zeros(2, *spec.shape, device=device)).eval()
-        x, y = TEST.pixels(slice(40)).to(device), TEST.labels[:40].to(device)
+        x, y = TEST.pixels(slice(25)).to(device), TEST.labels[:25].to(device)
         with torch.no_grad():
             for method in ("ibp", "crown-ibp", "crown", "alpha-crown"):
                 bound = net.margins(Box.around(x[:5], EPS), y[:5], method)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from command_line import run, run_in_this_process, sets
+from command_line import run, sets
 
 from citrus_lirpa import optional
 
@@ -25,9 +25,3 @@ def here(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(optional, "_PERMITTED", set())
     return tmp_path
-
-
-@pytest.fixture
-def one_process(monkeypatch) -> None:
-    """The steps of a sweep run in this process, which has imported everything already."""
-    monkeypatch.setattr("citrus_lirpa.runs.jobs.run_jobs", run_in_this_process)

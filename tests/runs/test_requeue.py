@@ -188,7 +188,7 @@ def test_sweep(tmp_path):
     file.write_text(SMALL_SWEEP.format(epochs=200, grid=""))
 
     def terminate() -> None:
-        wait_for(folder / "metrics.jsonl")
+        wait_for(folder / checkpoint.FILE_NAME)
         os.kill(os.getpid(), signal.SIGTERM)
 
     watch = threading.Thread(target=terminate)
