@@ -110,18 +110,6 @@ class Concat(nn.Module):
         return torch.cat(values, self.axis)
 
 
-class Mean(nn.Module):
-    """The mean over axes."""
-
-    def __init__(self, axes: tuple[int, ...], keeps: bool) -> None:
-        super().__init__()
-        self.axes, self.keeps = axes, keeps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the mean."""
-        return x.mean(self.axes, keepdim=self.keeps)
-
-
 class Permute(nn.Module):
     """The axes in another order, the batch first."""
 

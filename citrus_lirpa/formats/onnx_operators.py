@@ -20,7 +20,6 @@ from .onnx_graph import (
     Affine,
     Branches,
     Concat,
-    Mean,
     Permute,
     Reader,
     Shaped,
@@ -61,6 +60,15 @@ def _depthwise(scales: Tensor, shifts: Tensor) -> nn.Conv2d:
     return _set(conv, scales.reshape(-1, 1, 1, 1), shifts)
 
 
+def _check_pads(node: onnx.NodeProto, shape: tuple[int, ...], pads: tuple[int, ...]) -> None:
+    """Refuse negative pads (top, left, bottom, right), and those larger than an image's sides."""
+    top, left, bottom, right = pads
+    if min(pads) < 0 or max(top, bottom) > shape[2] or max(left, right) > shape[3]:
+        raise ModelError(
+            f"{kind(node)} '{node.output[0]}' pads {shape} by {pads}; expected at most its sides"
+        )
+
+
 def _padding(
     reader: Reader, node: onnx.NodeProto, options: Options
 ) -> tuple[tuple[int, int], nn.Module | None]:
@@ -73,10 +81,7 @@ def _padding(
             f"{kind(node)} '{node.output[0]}' of {shape} with auto_pad {auto}; "
             "expected (N, C, H, W) and explicit pads"
         )
-    if min(pads) < 0 or max(top, bottom) > shape[2] or max(left, right) > shape[3]:
-        raise ModelError(
-            f"{kind(node)} '{node.output[0]}' pads {shape} by {pads}; expected at most its sides"
-        )
+    _check_pads(node, shape, pads)
     if (top, left) == (bottom, right):
         return (top, left), None
     return (0, 0), nn.ZeroPad2d((left, right, top, bottom))
@@ -245,24 +250,6 @@ def _global_average_pool(reader: Reader, node: onnx.NodeProto, options: Options)
     reader.add(node, nn.AvgPool2d((height, width)), node.input[0])
 
 
-def _mean(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    shape = reader.shapes[node.input[0]]
-    given = reader.integers(node, 1) if reader.given(node, 1) else options.get("axes", ())
-    axes = tuple(sorted(axis % len(shape) for axis in given))
-    if not axes or axes[0] == 0:
-        raise ModelError(
-            f"ReduceMean '{node.output[0]}' over axes {tuple(given)} of {shape}; expected some, "
-            "and not the batch"
-        )
-    keeps = bool(options.get("keepdims", 1))
-    if len(shape) == 4 and axes == (2, 3):  # which bounds know as pooling
-        pool = nn.AvgPool2d(shape[2:])
-        layer: nn.Module = pool if keeps else nn.Sequential(pool, nn.Flatten())
-    else:
-        layer = Mean(axes, keeps)
-    reader.add(node, layer, node.input[0])
-
-
 def _concat(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     axis = options["axis"] % len(reader.shapes[node.input[0]])
     if axis == 0:
@@ -289,11 +276,8 @@ def _pad(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
             f"Pad '{node.output[0]}' pads {shape} by {pads}, mode {mode}, value {value:g}; "
             "expected a constant around the height and width of (N, C, H, W)"
         )
-    top, left, bottom, right = pads[2], pads[3], pads[6], pads[7]
-    if min(pads) < 0 or max(top, bottom) > shape[2] or max(left, right) > shape[3]:
-        raise ModelError(
-            f"Pad '{node.output[0]}' pads {shape} by {pads}; expected at most its sides"
-        )
+    top, left, bottom, right = around = (*pads[2:4], *pads[6:])
+    _check_pads(node, shape, around)
     sides = (left, right, top, bottom)
     layer = nn.ConstantPad2d(sides, value) if value else nn.ZeroPad2d(sides)
     reader.add(node, layer, node.input[0])
@@ -362,8 +346,8 @@ LAYERS: dict[str, Callable[..., None]] = {
     "Neg": _negative,
     "PRelu": onnx_pieces.prelu,
     "Pad": _pad,
-    "ReduceMean": _mean,
-    "ReduceSum": onnx_pieces.total,
+    "ReduceMean": onnx_pieces.reduction,
+    "ReduceSum": onnx_pieces.reduction,
     "Relu": _function(nn.ReLU),
     "Reshape": _reshape,
     "Sigmoid": _function(nn.Sigmoid),

@@ -99,16 +99,16 @@ class Selected(nn.Module):
         return x.index_select(self.axis, torch.tensor(self.index, device=x.device))
 
 
-class Total(nn.Module):
-    """The sum over axes."""
+class Reduced(nn.Module):
+    """The mean, or the sum, over axes."""
 
-    def __init__(self, axes: tuple[int, ...], keeps: bool) -> None:
+    def __init__(self, mean: bool, axes: tuple[int, ...], keeps: bool) -> None:
         super().__init__()
-        self.axes, self.keeps = axes, keeps
+        self.mean, self.axes, self.keeps = mean, axes, keeps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the sum."""
-        return x.sum(self.axes, keepdim=self.keeps)
+        """Return the mean or the sum."""
+        return (x.mean if self.mean else x.sum)(self.axes, keepdim=self.keeps)
 
 
 def absolute(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
@@ -156,12 +156,7 @@ def extreme(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
             "computed values of this shape"
         )
     largest = node.op_type == "Max"
-    constant = None
-    if constants:
-        function = torch.maximum if largest else torch.minimum
-        constant = constants[0]
-        for other in constants[1:]:
-            constant = function(constant, other)
+    constant = Extreme(largest, None)(*constants) if constants else None
     if constant is not None and constant.numel() == 1:
         limit = float(constant)
         layer: nn.Module = Limited(limit, None) if largest else Limited(None, limit)
@@ -201,14 +196,19 @@ def gather(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     reader.add(node, Selected(axis, index), node.input[0])
 
 
-def total(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    """Read ReduceSum over other axes than the batch."""
+def reduction(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    """Read ReduceMean or ReduceSum over other axes than the batch."""
     shape = reader.shapes[node.input[0]]
     given = reader.integers(node, 1) if reader.given(node, 1) else options.get("axes", ())
     axes = tuple(sorted(axis % len(shape) for axis in given))
     if not axes or axes[0] == 0:
         raise ModelError(
-            f"ReduceSum '{node.output[0]}' over axes {tuple(given)} of {shape}; expected some, "
-            "and not the batch"
+            f"{node.op_type} '{node.output[0]}' over axes {tuple(given)} of {shape}; expected "
+            "some, and not the batch"
         )
-    reader.add(node, Total(axes, bool(options.get("keepdims", 1))), node.input[0])
+    keeps, mean = bool(options.get("keepdims", 1)), node.op_type == "ReduceMean"
+    layer: nn.Module = Reduced(mean, axes, keeps)
+    if mean and len(shape) == 4 and axes == (2, 3):  # which bounds know as pooling
+        pool = nn.AvgPool2d(shape[2:])
+        layer = pool if keeps else nn.Sequential(pool, nn.Flatten())
+    reader.add(node, layer, node.input[0])
