@@ -83,8 +83,15 @@ def load_onnx(path: Path, *, images: bool = False) -> tuple[nn.Module, tuple[int
             operator is not supported; or PyTorch and the reference evaluator disagree.
         DependencyError: The onnx package is missing.
     """
+    path = Path(path)
+    return layers_of(parse(path), path, images=images)
+
+
+def layers_of(
+    proto: onnx.ModelProto, path: Path, *, images: bool = False
+) -> tuple[nn.Module, tuple[int, ...]]:
+    """Do what :func:`load_onnx` does, from the content of the file, which is changed."""
     package = import_optional("onnx", INSTALL_HINT)
-    proto = parse(package, Path(path))
     with named_after(path):
         remove_unused(proto.graph)
         if not images:
@@ -166,8 +173,9 @@ def _without_shapes(package: types.ModuleType, proto: onnx.ModelProto) -> onnx.M
     return proto
 
 
-def parse(package: types.ModuleType, path: Path) -> onnx.ModelProto:
+def parse(path: Path) -> onnx.ModelProto:
     """Return the content of the file, and of weights that it keeps beside it."""
+    package = import_optional("onnx", INSTALL_HINT)
     require(path.is_file(), f"{path} is no file; expected an ONNX file")
     size = path.stat().st_size
     require(size <= _MAX_BYTES, f"{path} has {size} bytes; expected at most {_MAX_BYTES}")

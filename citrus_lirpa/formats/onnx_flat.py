@@ -62,8 +62,13 @@ def load_flat(path: Path) -> FlatNetwork:
         ModelError: Shapes are not fixed, an operator is not known, or the network is too large.
         DependencyError: The onnx package is missing.
     """
+    path = Path(path)
+    return flat_of(parse(path), path)
+
+
+def flat_of(proto: onnx.ModelProto, path: Path) -> FlatNetwork:
+    """Do what :func:`load_flat` does, from the content of the file."""
     package = import_optional("onnx", INSTALL_HINT)
-    proto = parse(package, Path(path))
     with named_after(path):
         return _Compiler(package, proto).compiled()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
@@ -101,6 +101,11 @@ class Declaration:
     def size(self) -> int:
         """How many numbers it has."""
         return math.prod(self.shape)
+
+
+def variables_of(tensors: Iterable[Declaration]) -> list[Variable]:
+    """Return the variables of some tensors, in order."""
+    return [(tensor.name, place) for tensor in tensors for place in range(tensor.size)]
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,8 @@ def read_query(path: Path) -> Query:
     try:
         if not _VERSION.match(text):
             text = _as_version_2(text)
-        plain, isomorphic = _without_isomorphisms(text)
-        return _query(_parsed(plain), isomorphic)
+        text, isomorphic = _without_isomorphisms(text)
+        return _query(_parsed(text), isomorphic)
     except InputError as error:
         raise type(error)(f"{path}: {error}") from None
 

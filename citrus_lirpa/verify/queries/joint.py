@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ...formats.flat_network import Box, FlatNetwork, linear_interval, linear_layer
-from ...formats.query import Linear, Query, Variable
-from .networks import FileNetwork, variables_of
+from ...formats.query import Linear, Query, Variable, variables_of
+from .networks import FileNetwork
 from .statement import Statement, UndecidedError
 from .tree import tree_of
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ...formats.query import Atom, Every, Formula, Query
-from .networks import DTYPES, FileNetwork, variables_of
+from ...formats.query import Atom, Every, Formula, Query, variables_of
+from .networks import DTYPES, FileNetwork
 from .statement import Statement
 
 #: Decimal places of the real numbers of an answer.

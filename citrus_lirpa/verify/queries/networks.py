@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError, ModelError, reason, require
-from ...formats.onnx import load_onnx, parse
-from ...formats.onnx_flat import load_flat
-from ...formats.query import Declaration, Query, QueryNetwork, Variable
+from ...formats.onnx import layers_of, parse
+from ...formats.onnx_flat import flat_of
+from ...formats.query import Query, QueryNetwork
 from ...formats.query_reader import INSTALL_HINT
 from ...models import Normalise
 from ...optional import import_optional
@@ -72,14 +73,14 @@ class FileNetwork:
             DependencyError: onnx or onnxruntime is missing.
         """
         path = Path(path)
-        content = parse(import_optional("onnx", INSTALL_HINT), path).SerializeToString()
-        session = _session(content, path)
+        content = parse(path)
+        session = _session(content.SerializeToString(), path)
         ways = [_as_images, _as_vectors]
         if sum(int(np.prod(_sides(value))) for value in session.get_inputs()) <= _SMALL:
             ways.reverse()
         for way in ways:
             try:
-                module, mean, std = way(path)
+                module, mean, std = way(content, path)
                 network = FileNetwork(path, module.eval(), mean, std, session)
                 network.check()
                 return network
@@ -176,14 +177,9 @@ def load_networks(query: Query, files: Mapping[str, Path]) -> dict[str, FileNetw
     return found
 
 
-def variables_of(tensors: tuple[Declaration, ...]) -> list[Variable]:
-    """Return the variables of a network's inputs or outputs, in order."""
-    return [(tensor.name, place) for tensor in tensors for place in range(tensor.size)]
-
-
-def _as_images(path: Path) -> tuple[nn.Module, np.ndarray, np.ndarray]:
+def _as_images(content: Any, path: Path) -> tuple[nn.Module, np.ndarray, np.ndarray]:
     """Read a network of images, with its convolutions."""
-    module, shape = load_onnx(path)
+    module, shape = layers_of(copy.deepcopy(content), path)
     mean, std = np.zeros(shape), np.ones(shape)
     if isinstance(module, nn.Sequential) and isinstance(module[0], Normalise):
         mean = np.broadcast_to(module[0].mean.double().numpy(), shape)
@@ -192,9 +188,9 @@ def _as_images(path: Path) -> tuple[nn.Module, np.ndarray, np.ndarray]:
     return ImageNetwork(module, shape), mean.ravel(), std.ravel()
 
 
-def _as_vectors(path: Path) -> tuple[nn.Module, np.ndarray, np.ndarray]:
+def _as_vectors(content: Any, path: Path) -> tuple[nn.Module, np.ndarray, np.ndarray]:
     """Read a network as dense matrices."""
-    flat = load_flat(path)
+    flat = flat_of(content, path)
     size = sum(int(np.prod(shape)) for shape in flat.inputs.values())
     return flat, np.zeros(size), np.ones(size)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ...errors import InputError
-from ...formats.query import Atom, Every, Formula, Linear, Query, Some, Variable
+from ...formats.query import Atom, Every, Formula, Linear, Query, Some, Variable, variables_of
 
 #: Where a solution is looked for at most, of inputs without bounds.
 _FAR = Fraction(10)
@@ -62,12 +62,7 @@ def statement_of(query: Query) -> Statement:
             raise UndecidedError(
                 f"network {network.name} declares values within it; inputs and outputs are decided"
             )
-    inputs = [
-        (declared.name, place)
-        for network in query.networks
-        for declared in network.inputs
-        for place in range(declared.size)
-    ]
+    inputs = [v for network in query.networks for v in variables_of(network.inputs)]
     known = set(inputs)
     tied, box, others = _Ties(inputs), {v: _Interval() for v in inputs}, []
     facts = list(_facts(query.formula))
