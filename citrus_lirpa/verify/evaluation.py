@@ -294,42 +294,13 @@ def evaluate(
         x = x.flatten(1)
     y = data.labels[:count].to(device)
     known = None if imported is None else _known(imported, count).to(device)
-    batches = _batches(count, protocol)
-    clock = _Clock(protocol.total_time, len(batches))
     with tqdm(total=count, desc="certifying", unit="image", disable=not progress) as bar:
-
-        def bounded(number: int) -> dict[str, Any]:
-            rows = batches[number]
-            part = saved.load(number, device, from_plain) if saved is not None else None
-            if part is None or (proofs is not None and not proofs.has(number)):
-                torch.manual_seed(protocol.seed + number)
-                given = None if known is None else known[rows]
-                kept = None if proofs is None else Proofs(x[rows], y[rows])
-                # what was found without its proofs is found again
-                with _kept(saved if proofs is None else None, number, device) as unfinished:
-                    clock.take(unfinished.seconds)
-                    with clock.batch(number):
-                        part = _evaluate_batch(
-                            *(net, x[rows], y[rows], protocol, given, unfinished, kept, bar)
-                        )
-                if proofs is not None and kept is not None:
-                    proofs.store(number, kept, rows.start, protocol.group_size, *part[:2])
-                if saved is not None:
-                    saved.store(number, to_plain(*part))
-            else:
-                clock.take(part[2])
-            _log.debug("images %d to %d: %.1f s", rows.start, rows.stop - 1, part[2])
-            bar.update(len(y[rows]))
-            return to_plain(*part)
-
-        def elsewhere(more: int) -> None:
-            bar.update(min(more * len(y[batches[0]]), count - bar.n))
-
-        parts = distributed.share(bounded, len(batches), device, elsewhere)
+        batches = _Batches(net, x, y, protocol, known, saved, proofs, bar)
+        parts = distributed.share(batches.bounded, len(batches.rows), device, batches.elsewhere)
     certificates, bounds, seconds = zip(*map(from_plain, parts), strict=True)
     found, uap = Certificates.cat(certificates), UapBounds.cat(bounds)
     begin = time.perf_counter()
-    with ending_by(clock.end):
+    with ending_by(batches.clock.end):
         strongest, rate, predictions = _strongest(net, x, y, protocol, found, uap)
     total = sum(seconds) + time.perf_counter() - begin
     figures = None if proofs is None else proofs.figures(uap)
@@ -392,64 +363,116 @@ def _batches(count: int, protocol: Protocol) -> list[slice]:
     return [slice(a, b) for a, b in zip([0, *ends], [*ends, count], strict=True)]
 
 
-@contextmanager
-def _kept(saved: Saved | None, number: int, device: torch.device) -> Iterator[Unfinished]:
-    """Yield what is known of a batch, and keep what is added to it where that is stopped."""
-    unfinished = Unfinished() if saved is None else saved.load_unfinished(number, device)
-    begin = time.perf_counter()
-    try:
-        yield unfinished
-    except KeyboardInterrupt:
-        if saved is not None:
-            unfinished.seconds += time.perf_counter() - begin
-            saved.store_unfinished(number, unfinished)
-        raise
+class _Batches:
+    """The batches of an evaluation.
 
+    Args:
+        net: The network.
+        x: (N, ...) images.
+        y: (N,) labels.
+        protocol: How they are evaluated.
+        known: (N,) verdicts from elsewhere, as of :func:`certify`.
+        saved: Keeps finished batches.
+        proofs: Receives the proofs of each batch.
+        bar: Shows how many images are done.
 
-def _evaluate_batch(
-    net: BoundedNet,
-    x: Tensor,
-    y: Tensor,
-    protocol: Protocol,
-    known: Tensor | None,
-    unfinished: Unfinished,
-    proofs: Proofs | None,
-    bar: tqdm,
-) -> Batch:
-    begin = time.perf_counter()
-    shared: dict[str, Any] = dict(
-        clip=protocol.clip,
-        batch_size=max(protocol.batch_size, len(x)),  # a rest below a group belongs to it
-        unfinished=unfinished,
-        group_size=protocol.group_size,
-        time_limit=protocol.time_limit / 2,
-        proofs=proofs,
-    )
-    if unfinished.certificates is None:
-        unfinished.certificates = certify(
-            net,
-            x,
-            y,
-            protocol.eps,
-            method=protocol.method,
-            attack=PGD(_STEPS, restarts=_RESTARTS, clip=protocol.clip),
-            known=known,
-            announce=bar.set_description,
+    Attributes:
+        rows: The images of each batch.
+        clock: Until when it works.
+    """
+
+    def __init__(
+        self,
+        net: BoundedNet,
+        x: Tensor,
+        y: Tensor,
+        protocol: Protocol,
+        known: Tensor | None,
+        saved: Saved | None,
+        proofs: ProofFolder | None,
+        bar: tqdm,
+    ):
+        self.net, self.x, self.y, self.protocol, self.known = net, x, y, protocol, known
+        self.saved, self.proofs, self.bar = saved, proofs, bar
+        self.rows = _batches(len(x), protocol)
+        self.clock = _Clock(protocol.total_time, len(self.rows))
+
+    def bounded(self, number: int) -> dict[str, Any]:
+        """Return a batch as plain values: the one that was saved, or a new one."""
+        rows = self.rows[number]
+        part = None if self.saved is None else self.saved.load(number, self.x.device, from_plain)
+        if part is None or (self.proofs is not None and not self.proofs.has(number)):
+            part = self._new(number, rows)
+        else:
+            self.clock.take(part[2])
+        _log.debug("images %d to %d: %.1f s", rows.start, rows.stop - 1, part[2])
+        self.bar.update(rows.stop - rows.start)
+        return to_plain(*part)
+
+    def elsewhere(self, more: int) -> None:
+        """Show that other processes have finished so many more batches."""
+        images = more * (self.rows[0].stop - self.rows[0].start)
+        self.bar.update(min(images, len(self.x) - self.bar.n))
+
+    def _new(self, number: int, rows: slice) -> Batch:
+        """Bound a batch, and keep it and its proofs."""
+        torch.manual_seed(self.protocol.seed + number)
+        kept = None if self.proofs is None else Proofs(self.x[rows], self.y[rows])
+        with self._unfinished(number) as unfinished:
+            self.clock.take(unfinished.seconds)
+            with self.clock.batch(number):
+                part = self._certified(rows, unfinished, kept)
+        if self.proofs is not None and kept is not None:
+            self.proofs.store(number, kept, rows.start, self.protocol.group_size, *part[:2])
+        if self.saved is not None:
+            self.saved.store(number, to_plain(*part))
+        return part
+
+    @contextmanager
+    def _unfinished(self, number: int) -> Iterator[Unfinished]:
+        """Yield what is known of a batch, and keep what is added to it where that is stopped."""
+        saved = self.saved if self.proofs is None else None  # without its proofs it is found again
+        known = Unfinished() if saved is None else saved.load_unfinished(number, self.x.device)
+        begin = time.perf_counter()
+        try:
+            yield known
+        except KeyboardInterrupt:
+            if saved is not None:
+                known.seconds += time.perf_counter() - begin
+                saved.store_unfinished(number, known)
+            raise
+
+    def _certified(self, rows: slice, unfinished: Unfinished, proofs: Proofs | None) -> Batch:
+        """Certify the images of a batch, alone and in groups."""
+        begin, protocol = time.perf_counter(), self.protocol
+        images = self.net, self.x[rows], self.y[rows], protocol.eps
+        shared: dict[str, Any] = dict(
+            clip=protocol.clip,
+            batch_size=max(protocol.batch_size, len(images[1])),  # the last may have more
+            unfinished=unfinished,
+            group_size=protocol.group_size,
+            time_limit=protocol.time_limit / 2,
+            proofs=proofs,
+        )
+        if unfinished.certificates is None:
+            unfinished.certificates = certify(
+                *images,
+                method=protocol.method,
+                attack=PGD(_STEPS, restarts=_RESTARTS, clip=protocol.clip),
+                known=None if self.known is None else self.known[rows],
+                announce=self.bar.set_description,
+                **shared,
+            )
+        certificates = unfinished.certificates
+        self.bar.set_description("groups")
+        uap = certify_uap(
+            *images,
+            certificates=certificates,
+            relational=protocol.relational,
+            solver=protocol.solver,
             **shared,
         )
-    certificates = unfinished.certificates
-    bar.set_description("groups")
-    uap = certify_uap(
-        net,
-        x,
-        y,
-        protocol.eps,
-        certificates=certificates,
-        relational=protocol.relational,
-        solver=protocol.solver,
-        **shared,
-    )
-    return certificates, uap, unfinished.seconds + time.perf_counter() - begin
+        return certificates, uap, unfinished.seconds + time.perf_counter() - begin
 
 
 def _strongest(

@@ -15,18 +15,15 @@ from ..bounds.box import Ball
 from ..bounds.checks import Range, Scalar, check_count, check_name, is_count
 from ..bounds.inputs import outside_inference, taking_data
 from ..bounds.net import BoundedNet, as_bounded_net
-from ..bounds.precision import full_precision
 from ..errors import InputError, ModelError, expect, shown
 from ..optional import to_frame
 from .certificates import Certificates, check_soundness
-from .crown.engine import DualEngine
 from .crown.proofs import Proofs
 from .engines import find_engine
 from .group_search import Damage, Groups, GroupSearch
-from .memory import allocations_fail_cleanly
 from .milp import check_solver
 from .relational import GROUP_STAGES, RELATIONAL, group_stage_of
-from .single import certify, check_certifiable
+from .single import certify, check_certifiable, working
 from .unfinished import GroupState, Unfinished
 
 if TYPE_CHECKING:
@@ -165,14 +162,7 @@ def certify_uap(
     net = as_bounded_net(net)
     ball = check_certifiable(net, x, y, eps, clip, time_limit)
     check_count(batch_size, "batch size")
-    possible = is_count(group_size, 2, len(x))
-    expect(possible, "group size", group_size, f"2 to {len(x)}, the number of inputs")
-    if relational is not None:
-        check_name(relational, "relational stage", RELATIONAL)
-    check_solver(solver)
-    attack = GroupAttack(clip=clip) if attack is None else attack
-    joint = callable(attack) and not isinstance(attack, PGD)
-    expect(joint, "the attack", attack, "GroupAttack() or None")
+    _check_group_stage(len(x), group_size, relational, solver, attack)
     if certificates is None:
         certificates = certify(
             *(net, x, y, eps), clip=clip, batch_size=batch_size, progress=progress, proofs=proofs
@@ -181,30 +171,52 @@ def certify_uap(
         _check_certificates(certificates, net, x, y, ball)
     stage = GROUP_STAGES[relational or group_stage_of(certificates.methods)]
     groups, at_once = Groups(len(x), group_size, x.device), max(1, batch_size // group_size)
-    unfinished = unfinished or Unfinished()
-    with (
-        tqdm(desc="group attack", unit="group", disable=not progress) as bar,
-        net.evaluating(),
-        full_precision(x.device),
-        allocations_fail_cleanly(x.device),
-    ):
-        net.check_itself()
-        state = unfinished.groups = unfinished.groups or _begin(x, groups, certificates)
+    attack, unfinished = attack or GroupAttack(clip=clip), unfinished or Unfinished()
+    state = unfinished.groups = unfinished.groups or _begin(x, groups, certificates)
+    with working(net, x.device, desc="group attack", unit="group", disable=not progress) as bar:
         damage = Damage(net, ball, x, y, groups, certificates, state)
         search = GroupSearch(damage, stage, time_limit, solver)
-        search.attack(attack, at_once, bar)
-        engine = _dual_engine(net, ball, proofs) if search.stage.steps else None
-        if engine is not None and search.stage.optimises:
+        _work(search, attack, proofs, at_once, bar)
+    check_soundness(certificates, state.broken)
+    return _found(groups, certificates, state)
+
+
+def _work(
+    search: GroupSearch, attack: GroupAttack, proofs: Proofs | None, at_once: int, bar: tqdm
+) -> None:
+    """Attack all groups, and run the group stage where the network has a dual engine."""
+    search.attack(attack, at_once, bar)
+    if search.stage.steps:
+        try:
+            engine = find_engine(search.damage.net, search.damage.ball, proofs).as_dual()
+        except ModelError:  # the network has no dual engine
+            return
+        if search.stage.optimises:
             search.attack_further(attack, at_once, bar)
-        if engine is not None:
-            search.run(engine, at_once, bar)
-    check_soundness(certificates, damage.broken)
+        search.run(engine, at_once, bar)
+
+
+def _found(groups: Groups, certificates: Certificates, state: GroupState) -> UapBounds:
+    """Return what is known of groups at the end."""
     lower, upper = groups.count(certificates.correct) - state.most, groups.count(~state.broken)
     seconds = {part: state.seconds.get(part, 0.0) for part in ("group attack", "group stage")}
     return UapBounds(
         *(lower, upper, groups.real.sum(dim=1), state.u, state.broken),
         *(tuple(state.proved_by), state.took, seconds),
     )
+
+
+def _check_group_stage(
+    count: int, group_size: int, relational: str | None, solver: str, attack: GroupAttack | None
+) -> None:
+    """Refuse groups, a group stage, a solver or an attack that cannot be used."""
+    possible = is_count(group_size, 2, count)
+    expect(possible, "group size", group_size, f"2 to {count}, the number of inputs")
+    if relational is not None:
+        check_name(relational, "relational stage", RELATIONAL)
+    check_solver(solver)
+    joint = attack is None or (callable(attack) and not isinstance(attack, PGD))
+    expect(joint, "the attack", attack, "GroupAttack() or None")
 
 
 def _begin(x: Tensor, groups: Groups, certificates: Certificates) -> GroupState:
@@ -233,11 +245,3 @@ def _check_certificates(
         )
     certificates.check_box(ball)
     certificates.check_subjects(net.module, x, y)
-
-
-def _dual_engine(net: BoundedNet, ball: Ball, proofs: Proofs | None) -> DualEngine | None:
-    """Return the dual engine of the network; None where it has none, and so no group stage."""
-    try:
-        return find_engine(net, ball, proofs).as_dual()
-    except ModelError:
-        return None

@@ -9,25 +9,30 @@ from torch import Tensor
 
 from ..bounds.box import Ball, Box
 from ..bounds.culprit import culprit
+from ..bounds.deadline import without_deadline
 from ..bounds.margins import logit_margins
 from ..bounds.net import BoundedNet
 from ..errors import SoundnessError, is_out_of_memory
 from .certificates import Certificates
-from .engines import LirpaEngine
+from .crown.engine import in_float64
+from .engines import Engine, LirpaEngine
 from .memory import in_batches
 from .stages import STAGES
 
 #: Lengths of the steps of the attack, in ε: from corner to corner, then between them.
 _STEPS = (2.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.05)
+#: The memory that an input takes, in that of IBP.
+_COST = 2
 
 
+@without_deadline()
 def check_by_attack(
-    engine: LirpaEngine, certificates: Certificates, x: Tensor, y: Tensor, first: int, size: int
+    engine: Engine, certificates: Certificates, x: Tensor, y: Tensor, first: int, batch_size: int
 ) -> None:
-    """Try to break what the engine has proved, by gradient descent on the smallest margin.
+    """Try to break what auto_LiRPA has proved, by gradient descent on the smallest margin.
 
-    The attack draws no random numbers. A margin that float32 rounds to below zero counts only
-    if float64 has it below zero too.
+    The attack draws no random numbers, and no deadline ends it: a proof that was not checked is
+    none. A margin that float32 rounds to below zero counts only if float64 has it below zero too.
 
     Args:
         engine: What the proofs are from.
@@ -35,17 +40,22 @@ def check_by_attack(
         x: (n, ...) these inputs.
         y: (n,) their labels.
         first: The number of the first one, for the message.
-        size: Inputs attacked together.
+        batch_size: Inputs that IBP bounds together; about half as many are attacked together.
 
     Raises:
         SoundnessError: An input that was proved is broken.
     """
+    if not isinstance(engine, LirpaEngine):
+        return
     methods = certificates.methods
     own = torch.tensor([name in STAGES for name in methods], device=x.device)
     proved = certificates.certified & own[certificates.decided_by]
-    parts = in_batches(
-        lambda now: _attack(engine, x[now], y[now]), proved.nonzero().squeeze(1), size
-    )
+    size = max(1, batch_size // _COST)
+
+    def attacked(now: Tensor) -> tuple[Tensor, Tensor]:
+        return _attack(engine, x[now], y[now])
+
+    parts = in_batches(attacked, proved.nonzero().squeeze(1), size)
     broken = [(now[hit], worst[hit]) for now, found in parts if found for hit, worst in (found,)]
     wrong = [int(i) for now, _ in broken for i in now]
     if wrong:
@@ -84,13 +94,11 @@ def confirmed(
     doubtful = broken & proved
     if x.dtype == torch.float64 or not bool(doubtful.any()):
         return broken
-    exact = net.in_float64()
-    if exact is None:
+    twin = in_float64(net)
+    if twin is None:
         return broken
-    with exact.evaluating():
-        moved = ball.cut(x.double() + ball.project(u.double()))[doubtful]
-        below = logit_margins(exact(moved), y[doubtful]).amin(1) < 0
-    return broken.index_put((doubtful,), below)
+    moved = ball.cut(x.double() + ball.project(u.double()))[doubtful]
+    return broken.index_put((doubtful,), _below_zero(twin, moved, y[doubtful]))
 
 
 @torch.inference_mode(False)
@@ -109,10 +117,15 @@ def _attack(engine: LirpaEngine, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     broken = lowest < 0
     if bool(broken.any()) and x.dtype == torch.float32 and engine.twin is not None:
         exact = _into(engine.ball.box(x[broken].double()), worst[broken].double())
-        with torch.no_grad():
-            margins = logit_margins(engine.twin(exact), y[broken])
-        broken[broken.clone()] = margins.amin(1) < 0
+        broken[broken.clone()] = _below_zero(engine.twin, exact, y[broken])
     return broken, worst
+
+
+@torch.no_grad()
+def _below_zero(twin: BoundedNet, points: Tensor, y: Tensor) -> Tensor:
+    """Return which points (n, ...) a network in float64 misclassifies; (n,)."""
+    with twin.evaluating():
+        return logit_margins(twin(points), y).amin(1) < 0
 
 
 def _margin(logits: Callable[[Tensor], Tensor], point: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ from ..bounds.checks import (
     check_seconds,
     check_within,
 )
-from ..bounds.deadline import ending_by, without_deadline
+from ..bounds.deadline import ending_by
 from ..bounds.inputs import check_labelled, outside_inference, taking_data
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
@@ -30,7 +32,7 @@ from ..bounds.selfcheck import check_rows_alone, check_same_function
 from ..errors import InputError, ModelError, SoundnessError, expect
 from .certificates import Certificates, Proof
 from .crown.proofs import Proofs
-from .engines import Engine, LirpaEngine, find_engine
+from .engines import Engine, find_engine
 from .identity import subjects
 from .memory import allocations_fail_cleanly, in_batches
 from .second_opinion import check_by_attack
@@ -45,8 +47,6 @@ _CHECKED = 4
 _ATTACK_SHARE, _STAGE_SHARE = 0.25, 0.5
 #: Seconds that a batch gets for all that comes before branch and bound, however short the limit.
 _LEAST_SECONDS = 0.5
-#: The memory that an input takes in the second opinion, in that of IBP.
-_ATTACK_COST = 2
 
 
 @outside_inference
@@ -117,20 +117,10 @@ def certify(
     check_count(batch_size, "batch size")
     check_count(group_size, "group size")
     expect(attack is None or callable(attack), "the attack", attack, "PGD() or None")
-    stages = stages_up_to(method)
-    if known is not None:
-        _check_known(known, y)
-    whole = unfinished is None or (isinstance(unfinished, Unfinished) and len(x) <= batch_size)
-    expect(whole, "unfinished", unfinished, f"Unfinished() of at most {batch_size} inputs, or None")
-    parts = []
-    with (
-        tqdm(total=len(x), unit="image", disable=not progress) as bar,
-        net.evaluating(),
-        full_precision(x.device),
-        allocations_fail_cleanly(x.device),
-    ):
+    stages, parts = stages_up_to(method), []
+    _check_begun(known, unfinished, y, batch_size)
+    with working(net, x.device, total=len(x), unit="image", disable=not progress) as bar:
         engine = find_engine(net, ball, proofs)
-        net.check_itself()
         if len(x):
             check_rows_alone(net, x[:_CHECKED])
         tell = announce if not progress else bar.set_description
@@ -139,10 +129,8 @@ def certify(
         for rows in torch.arange(len(x), device=x.device).split(batch_size):
             verdicts = None if known is None else known[rows]
             part = cascade.certificates(x[rows], y[rows], rows // group_size, verdicts, unfinished)
-            if isinstance(engine, LirpaEngine) and len(rows):
-                at_once = max(1, batch_size // _ATTACK_COST)
-                with without_deadline():  # a proof that was not checked is none
-                    check_by_attack(engine, part, x[rows], y[rows], int(rows[0]), at_once)
+            if len(rows):
+                check_by_attack(engine, part, x[rows], y[rows], int(rows[0]), batch_size)
             parts.append(part)
             bar.update(len(rows))
     return replace(Certificates.cat(parts), subjects=subjects(net.module, x, y))
@@ -169,11 +157,36 @@ def check_certifiable(
     return Ball(eps, clip)
 
 
-def _check_known(known: Tensor, y: Tensor) -> None:
-    whole = isinstance(known, Tensor) and known.dtype == torch.int64 and not known.is_meta
-    usable = whole and known.shape == y.shape and not bool((known.abs() > 1).any())
-    wanted = f"torch.int64 of shape ({len(y)},): 1 proved, -1 attacked, 0 unknown"
-    expect(usable, "known", known, wanted)
+@contextmanager
+def working(net: BoundedNet, device: torch.device, **options: Any) -> Iterator[tqdm]:
+    """Certify with a network inside the block: in eval mode, in full precision, once it is checked.
+
+    Args:
+        net: The network.
+        device: Where it is.
+        **options: Of the bar of progress, which the block gets.
+    """
+    with (
+        tqdm(**options) as bar,
+        net.evaluating(),
+        full_precision(device),
+        allocations_fail_cleanly(device),
+    ):
+        net.check_itself()
+        yield bar
+
+
+def _check_begun(
+    known: Tensor | None, unfinished: Unfinished | None, y: Tensor, batch_size: int
+) -> None:
+    """Refuse verdicts from elsewhere, and what an earlier call left, that do not fit the inputs."""
+    if known is not None:
+        whole = isinstance(known, Tensor) and known.dtype == torch.int64 and not known.is_meta
+        usable = whole and known.shape == y.shape and not bool((known.abs() > 1).any())
+        wanted = f"torch.int64 of shape ({len(y)},): 1 proved, -1 attacked, 0 unknown"
+        expect(usable, "known", known, wanted)
+    fits = unfinished is None or (isinstance(unfinished, Unfinished) and len(y) <= batch_size)
+    expect(fits, "unfinished", unfinished, f"Unfinished() of at most {batch_size} inputs, or None")
 
 
 @dataclass(frozen=True)
@@ -216,50 +229,61 @@ class Cascade:
             unfinished: As of :func:`certify`.
         """
         unfinished = unfinished or Unfinished()
-        with torch.no_grad():
-            logits = self.net(x)
-        if len(x):
-            check_same_function(self.net, x, logits)
+        logits = self._logits(x)
         proof = unfinished.proof = unfinished.proof or Proof.of(x, y, logits)
         end = time.perf_counter() + _LEAST_SECONDS
         if known is not None:
             proof.take(known, len(self.stages))
         if self.attack is not None:
-            self.announce("attack")
-            begin, trying = time.perf_counter(), proof.open & (proof.tried < -1)
-            try:
-                with ending_by(max(end, begin + _ATTACK_SHARE * self._seconds_left(proof, group))):
+            trying = (proof.open & (proof.tried < -1)).double()
+            with self._timed("attack", proof, lambda: trying):
+                with ending_by(max(end, self._end(_ATTACK_SHARE, proof, group))):
                     self._try(self.attack, x, y, proof)
-            finally:
-                proof.charge("attack", trying.double(), time.perf_counter() - begin)
         open_ = OpenImages(self.engine, x, y, group, proof, self.limits, self.announce)
         not_fitting, unsupported = {}, {}
         for number, stage in enumerate(self.stages):
-            self.announce(stage.name)
-            begin = time.perf_counter()
-            open_.begin(number, stage)
             share = 1.0 if stage is self.stages[-1] else _STAGE_SHARE
-            try:
-                with ending_by(max(end, begin + share * self._seconds_left(proof, group))):
-                    stage.prove(open_)
-            except ModelError as error:
-                if number == 0:  # without bounds of the first stage there are none
-                    raise
-                unsupported[stage.name] = str(error)
-            finally:
-                proof.decide(number)
-                proof.charge(stage.name, open_.effort, time.perf_counter() - begin)
+            with self._timed(stage.name, proof, lambda: open_.effort):
+                open_.begin(number, stage)
+                try:
+                    with ending_by(max(end, self._end(share, proof, group))):
+                        stage.prove(open_)
+                except ModelError as error:
+                    if number == 0:  # without bounds of the first stage there are none
+                        raise
+                    unsupported[stage.name] = str(error)
+                finally:
+                    proof.decide(number)
             not_fitting[stage.name] = int(open_.missing.sum())
         if known is not None:
             proof.seconds[IMPORTED], not_fitting[IMPORTED] = 0.0, 0
         return proof.certificates(self.ball, not_fitting, unsupported)
 
-    def _seconds_left(self, proof: Proof, group: Tensor) -> float:
-        """Return the time that the groups with open inputs have not used yet."""
+    @torch.no_grad()
+    def _logits(self, x: Tensor) -> Tensor:
+        """Return the logits (n, K), once they are known to be those that are bounded."""
+        logits = self.net(x)
+        if len(x):
+            check_same_function(self.net, x, logits)
+        return logits
+
+    @contextmanager
+    def _timed(self, name: str, proof: Proof, effort: Callable[[], Tensor]) -> Iterator[None]:
+        """Announce what the block does, and share out its time by its effort (n,) at the end."""
+        self.announce(name)
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            proof.charge(name, effort(), time.perf_counter() - begin)
+
+    def _end(self, share: float, proof: Proof, group: Tensor) -> float:
+        """Return when a share of the time is over that groups with open inputs have left."""
         _, number = group.unique(return_inverse=True)
         used = torch.zeros_like(proof.took).index_add(0, number, proof.took)
         unsettled = number[proof.open].unique()
-        return float((self.limits.time_limit - used[unsettled]).clamp(min=0).sum())
+        left = float((self.limits.time_limit - used[unsettled]).clamp(min=0).sum())
+        return time.perf_counter() + share * left
 
     def _try(self, attack: PGD, x: Tensor, y: Tensor, proof: Proof) -> None:
         """Run the attack on all that is correct, what is proved elsewhere included."""
