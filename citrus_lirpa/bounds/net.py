@@ -109,16 +109,7 @@ class BoundedNet:
         elif example is None:
             raise InputError("BoundedNet(model, example) needs an example batch of inputs")
         else:
-            _check_example(example)
-            self.normalise, core = split_normalise(model)
-            with explained("the example"):
-                inputs = self._normalised(example)
-            core, self._normed = without_norms(core)
-            with rng_kept(example.device):
-                self.bounded = wrap(core, inputs)
-            self._modes = mode_pairs(self.bounded, core)
-            self._modes[0] = self.bounded, model
-            self._follow_modes()
+            self._wrap(model, example)
         self._dropout = [m for part in (model, self.bounded) for m in part.modules() if _drops(m)]
         self._places = _places(self.module, self.bounded)
         self.classes = count_classes(self.bounded)
@@ -135,6 +126,19 @@ class BoundedNet:
         if example is not None:
             self_check(self, example)
             self._checked = True
+
+    def _wrap(self, model: nn.Module, example: Tensor) -> None:
+        """Trace a module, without its leading normalisation, into one of auto_LiRPA."""
+        _check_example(example)
+        self.normalise, core = split_normalise(model)
+        with explained("the example"):
+            inputs = self._normalised(example)
+        core, self._normed = without_norms(core)
+        with rng_kept(example.device):
+            self.bounded = wrap(core, inputs)
+        self._modes = mode_pairs(self.bounded, core)
+        self._modes[0] = self.bounded, model
+        self._follow_modes()
 
     def __repr__(self) -> str:
         parameters = self.parameters()

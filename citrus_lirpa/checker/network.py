@@ -183,18 +183,10 @@ class Network:
         self, kind: str, given: dict[str, Any], constants: list[Any], shapes: list[tuple[int, ...]]
     ) -> Affine:
         """Return what a node of ONNX computes; ``constants`` has None for computed inputs."""
-        of, shape = self.numbers.of, shapes[0]
-        values: list[Any] = [None if c is None else of(c) for c in constants]
+        shape = shapes[0]
+        values: list[Any] = [None if c is None else self.numbers.of(c) for c in constants]
         first, second, bias = (*values, None, None)[:3]
-        weight: Any = second if first is None else first
         refused = f"{kind} with {sorted(given)} is not read"
-        if kind in ("Add", "Sub"):
-            sign = -1 if kind == "Sub" else 1
-            if first is None and second is None:
-                return Sum(np.array([1, sign]), terms=2)
-            return Affine(1, sign * weight) if first is None else Affine(sign, weight)
-        if kind == "Neg":
-            return Affine(-1)
         if kind == "Concat":
             require(all(c is None for c in constants), refused)
             axis = given["axis"][0] % (len(shape) + 1) - 1
@@ -208,7 +200,34 @@ class Network:
             axes = tuple(sorted(axis % (len(shape) + 1) for axis in axes))
             require(axes and axes[0] > 0, refused)
             count = int(np.prod([shape[axis - 1] for axis in axes])) if kind[6] == "M" else 1
-            return Total(of(1)[()] / count, axes, given.get("keepdims", [1]) != [0], shape)
+            weight = self.numbers.of(1)[()] / count
+            return Total(weight, axes, given.get("keepdims", [1]) != [0], shape)
+        if kind in ("Flatten", "Reshape", "Identity"):
+            return _reshaping(kind, given, constants, shape, refused)
+        if kind in ("Conv", "AveragePool", "GlobalAveragePool"):
+            return self._convolution(kind, given, second, bias, shape, refused)
+        if kind == "Gemm" and not given.get("transA", [0])[0]:
+            ones = {given.get(name, 1.0) for name in ("alpha", "beta")} == {1.0}
+            require(ones and first is None and second is not None, refused)
+            weight = second if given.get("transB", [0])[0] else second.T
+            return Matrix(weight, bias, terms=max(weight.shape))
+        if kind == "MatMul" and second is not None and second.ndim == 2:
+            return Matrix(second.T, terms=max(second.shape))
+        return self._elementwise(kind, given, values, shape, refused)
+
+    def _elementwise(
+        self, kind: str, given: dict[str, Any], values: list[Any], shape: Any, refused: str
+    ) -> Affine:
+        """Return what a node does to every number alone; ``values`` has None for computed ones."""
+        first, second = (*values, None)[:2]
+        weight: Any = second if first is None else first
+        if kind in ("Add", "Sub"):
+            sign = -1 if kind == "Sub" else 1
+            if first is None and second is None:
+                return Sum(np.array([1, sign]), terms=2)
+            return Affine(1, sign * weight) if first is None else Affine(sign, weight)
+        if kind == "Neg":
+            return Affine(-1)
         if kind == "Mul":
             return Affine(weight)
         if kind == "Div" and second is not None:
@@ -219,26 +238,6 @@ class Network:
             axes = (-1,) + (1,) * (len(shape) - 1)
             scale, mean, bias = (v.reshape(axes) for v in (scale, mean, bias))
             return Affine(scale, bias - mean * scale, abs(bias) + abs(mean * scale))
-        if kind == "Gemm" and not given.get("transA", [0])[0]:
-            ones = {given.get(name, 1.0) for name in ("alpha", "beta")} == {1.0}
-            require(ones and first is None and second is not None, refused)
-            weight = weight if given.get("transB", [0])[0] else weight.T
-            return Matrix(weight, bias, terms=max(weight.shape))
-        if kind == "MatMul" and second is not None and second.ndim == 2:
-            return Matrix(weight.T, terms=max(weight.shape))
-        if kind in ("Flatten", "Reshape", "Identity"):
-            reshape = Reshape(1)
-            reshape.before, reshape.after = shape, shape
-            if kind == "Flatten":
-                require(given.get("axis", [1]) == [1], refused)
-                reshape.after = (int(np.prod(shape)),)
-            elif kind == "Reshape":
-                wanted = np.empty((1, *shape)).reshape(constants[1].astype(int)).shape
-                require(wanted[0] == 1, refused)
-                reshape.after = wanted[1:]
-            return reshape
-        if kind in ("Conv", "AveragePool", "GlobalAveragePool"):
-            return self._convolution(kind, given, second, bias, shape, refused)
         raise Refused(refused)
 
     def _convolution(
@@ -261,6 +260,22 @@ class Network:
             made.weight = self.numbers.of(np.ones(weight.shape))
             made.share = 1 / made.apply(self.numbers.of(np.ones((1, *shape))))
         return made
+
+
+def _reshaping(
+    kind: str, given: dict[str, Any], constants: list[Any], shape: tuple[int, ...], refused: str
+) -> Reshape:
+    """Return what an operation does that keeps all numbers in their order."""
+    reshape = Reshape(1)
+    reshape.before, reshape.after = shape, shape
+    if kind == "Flatten":
+        require(given.get("axis", [1]) == [1], refused)
+        reshape.after = (int(np.prod(shape)),)
+    elif kind == "Reshape":
+        wanted = np.empty((1, *shape)).reshape(constants[1].astype(int)).shape
+        require(wanted[0] == 1, refused)
+        reshape.after = wanted[1:]
+    return reshape
 
 
 def _selection(

@@ -22,8 +22,8 @@ from ..verify import fingerprint, fingerprint_of_images
 from ..verify.identity import identity
 from . import perturbations
 from .folder import Outcome, RunFolder
+from .launch import Observer
 from .networks import Network
-from .observer import Observer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from ..verify import Saved
 from ..verify.identity import identity
 from ..verify.resume import is_saved
 from .folder import Outcome, ResultFiles
-from .observer import Observer
+from .launch import Launch, Observer
 
 Result = TypeVar("Result")
 
@@ -23,10 +23,7 @@ def run_batches(
     settings: dict[str, Any],
     compute: Callable[[Saved], Result],
     finish: Callable[[Result, str], dict[str, Any]],
-    *,
-    resume: bool = False,
-    requeue: bool = False,
-    observer: Observer,
+    launch: Launch,
 ) -> Outcome | None:
     """Begin or continue some work in a folder, and write its results.
 
@@ -39,10 +36,7 @@ def run_batches(
         compute: Does the work; takes and keeps finished batches.
         finish: (result, identity) -> record. Writes what belongs beside the record and its
             pictures. The identity is that of the settings.
-        resume: Whether to continue work that was interrupted.
-        requeue: Whether to begin, to continue or to take what is finished, as the folder is
-            found.
-        observer: What to call meanwhile.
+        launch: How the work is launched.
 
     Returns:
         The record and its files; None in a process that is not the first of its job.
@@ -51,11 +45,12 @@ def run_batches(
         CheckpointError: The folder is in use, cannot be written, or holds batches that do not fit.
         Interrupted: Ctrl-C or, as Terminated, SIGTERM stopped it.
     """
+    requeue, observer = launch.requeue, launch.observer
     with files.locked():
         finished = files.finished(settings) if requeue else None
         if distributed.agreed(finished is not None):
             return Outcome(finished, files, new=False) if finished else None
-        resume = resume or (requeue and is_saved(files.partial, settings))
+        resume = launch.continues(lambda: is_saved(files.partial, settings))
         batches = _open(files, settings, resume, observer)
         with _interruptible(batches, "repeat the command" + ("" if requeue else " with --resume")):
             result = compute(batches)

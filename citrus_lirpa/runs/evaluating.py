@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..bounds.box import Ball
 from ..bounds.net import BoundedNet
 from ..data.types import Split
@@ -27,8 +25,8 @@ from . import perturbations
 from .batches import run_batches
 from .doctor import versions
 from .folder import Outcome, ResultFiles, RunFolder
+from .launch import Launch
 from .networks import Network
-from .observer import Observer
 
 
 def evaluate_run(
@@ -36,14 +34,11 @@ def evaluate_run(
     images: Split,
     protocol: Protocol,
     folder: Path,
+    launch: Launch,
     *,
-    device: torch.device,
     imported: Mapping[int, str] | None = None,
     bounds: str = "own",
     proofs: bool = False,
-    resume: bool = False,
-    requeue: bool = False,
-    observer: Observer | None = None,
 ) -> Outcome | None:
     """Evaluate a network and write everything into a folder.
 
@@ -55,15 +50,11 @@ def evaluate_run(
         images: On what; see ``evaluation_images``.
         protocol: How.
         folder: Where to write; see ``results_folder``.
-        device: Where to compute.
+        launch: How. The observer's ``on_result`` gets the ``Evaluation``, ``draw`` also the
+            ``ResultFiles``.
         imported: Verdicts of another verifier by image number; see ``import_verdicts``.
         bounds: Whose bounds count; see :class:`BoundedNet`.
         proofs: Whether to write proofs of what is certified, beside the results.
-        resume: Whether to continue an evaluation that was interrupted.
-        requeue: Whether to begin, to continue or to take what is finished, as the folder is
-            found.
-        observer: What to call meanwhile; ``on_result`` gets the ``Evaluation``, ``draw`` also
-            the ``ResultFiles``.
 
     Returns:
         The record and its files; None in a process that is not the first of its job.
@@ -75,27 +66,19 @@ def evaluate_run(
         Interrupted: If Ctrl-C or, as Terminated, SIGTERM stopped it.
         SoundnessError: If an attack contradicts a certificate.
     """
-    observer = observer or Observer()
     protocol.images(len(images))
-    net = network.bounded(device, protocol.seed, bounds)
-    settings = _settings(network, images, protocol, imported or {})
+    net = network.bounded(launch.device, protocol.seed, bounds)
     other = {} if bounds == "own" else {"bounds": bounds}
-    settings |= other
+    settings = _settings(network, images, protocol, imported or {}) | other
     if proofs:
         settings["proofs"] = True
     files = RunFolder(folder).evaluation(protocol.method)
 
     def compute(batches: Saved) -> Evaluation:
-        return evaluate(
-            net,
-            images,
-            network.spec,
-            protocol,
-            saved=batches,
-            imported=imported,
-            proofs=_proof_folder(files, net, protocol, settings) if proofs else None,
-            progress=observer.progress,
-        )
+        kept = _proof_folder(files, net, protocol, settings) if proofs else None
+        given = net, images, network.spec, protocol
+        more: dict[str, Any] = {"imported": imported, "progress": launch.observer.progress}
+        return evaluate(*given, saved=batches, proofs=kept, **more)
 
     def finish(result: Evaluation, known_by: str) -> dict[str, Any]:
         RunFolder(folder).keep_eps_map(protocol.eps)
@@ -110,9 +93,7 @@ def evaluate_run(
             **other,
         ).to_json()
 
-    return run_batches(
-        files, settings, compute, finish, resume=resume, requeue=requeue, observer=observer
-    )
+    return run_batches(files, settings, compute, finish, launch)
 
 
 def _proof_folder(

@@ -23,7 +23,7 @@ from ..training.config import RunConfig, resolve
 from ..verify import STAGES
 from ..verify.identity import results_of
 from ..verify.resume import is_saved
-from .observer import Observer
+from .launch import Observer
 
 CONFIG_FILE, CURVES_FILE = "config.toml", "curves.png"
 

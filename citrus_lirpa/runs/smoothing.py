@@ -16,8 +16,8 @@ from ..verify.smoothing import ABSTAIN
 from .batches import run_batches
 from .doctor import versions
 from .folder import Outcome, RunFolder
+from .launch import Launch
 from .networks import Network, with_denoiser
-from .observer import Observer
 
 #: ℓ2 radii of the table.
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -30,12 +30,8 @@ def smooth_run(
     images: Split,
     smoothing: Smoothing,
     folder: Path,
-    *,
+    launch: Launch,
     denoiser: Path | None = None,
-    device: torch.device,
-    resume: bool = False,
-    requeue: bool = False,
-    observer: Observer | None = None,
 ) -> Outcome | None:
     """Certify a smoothed network and write everything into a folder.
 
@@ -47,13 +43,10 @@ def smooth_run(
         images: What to certify.
         smoothing: How.
         folder: Where to write.
+        launch: How. The observer's ``on_result`` gets the ``Smoothed``, ``draw`` also the
+            ``ResultFiles``.
         denoiser: An ONNX file to put in front of the network (Salman et al. 2020, Denoised
             Smoothing: A Provable Defense for Pretrained Classifiers).
-        device: Where to compute.
-        resume: Continue an interrupted certification.
-        requeue: Begin, continue, or return what was finished before.
-        observer: What to call meanwhile; ``on_result`` gets the ``Smoothed``, ``draw`` also the
-            ``ResultFiles``.
 
     Returns:
         The record and its files; None in a process that is not the first of its job.
@@ -63,7 +56,6 @@ def smooth_run(
         CheckpointError: The folder is in use, cannot be written, or holds batches that do not fit.
         Interrupted: Ctrl-C or, as Terminated, SIGTERM stopped it.
     """
-    observer = observer or Observer()
     use_threads(network.threads)
     if denoiser is not None:
         network = with_denoiser(network, denoiser)
@@ -75,36 +67,37 @@ def smooth_run(
     }
 
     def compute(batches: Saved) -> Smoothed:
-        return smooth(
-            network.model.to(device),
-            centre_crop(images.pixels(slice(None)), network.spec).to(device),
-            images.labels,
-            smoothing,
-            saved=batches,
-            progress=observer.progress,
-        )
+        model, labels = network.model.to(launch.device), images.labels
+        x = centre_crop(images.pixels(slice(None)), network.spec).to(launch.device)
+        progress = launch.observer.progress
+        return smooth(model, x, labels, smoothing, saved=batches, progress=progress)
 
     def finish(found: Smoothed, identity: str) -> dict[str, Any]:
-        pixels = torch.Size(network.spec.shape).numel()
         return {
             "run": network.name,
             "data": network.spec.name,
             **asdict(smoothing),
             "denoiser": None if denoiser is None else str(denoiser),
-            "guarantee": GUARANTEE,
-            "images": len(found.y),
-            "abstained": int((found.predicted == ABSTAIN).sum()),
-            "accuracy_at": {f"{radius:g}": found.accuracy(radius) for radius in RADII},
-            "eps": network.eps,
-            "covered": found.covered(network.eps, pixels),
-            "predicted": found.predicted.tolist(),
-            "radius": found.radius.tolist(),
+            **_figures(found, network),
             "weights": settings["weights"],
             "versions": versions(),
             "identity": identity,
         }
 
     files = RunFolder(folder).smoothing(smoothing.sigma, denoiser is not None)
-    return run_batches(
-        files, settings, compute, finish, resume=resume, requeue=requeue, observer=observer
-    )
+    return run_batches(files, settings, compute, finish, launch)
+
+
+def _figures(found: Smoothed, network: Network) -> dict[str, Any]:
+    """Return what was found as plain values."""
+    pixels = torch.Size(network.spec.shape).numel()
+    return {
+        "guarantee": GUARANTEE,
+        "images": len(found.y),
+        "abstained": int((found.predicted == ABSTAIN).sum()),
+        "accuracy_at": {f"{radius:g}": found.accuracy(radius) for radius in RADII},
+        "eps": network.eps,
+        "covered": found.covered(network.eps, pixels),
+        "predicted": found.predicted.tolist(),
+        "radius": found.radius.tolist(),
+    }

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .. import distributed
 from ..bounds.precision import check_device
 from ..data.types import Split
@@ -25,19 +23,15 @@ from ..training.setup import (
     use_threads,
 )
 from .folder import RunFolder
-from .observer import Observer
+from .launch import Launch
 
 
 def train_run(
     config: RunConfig,
     images: Split,
     folder: Path,
-    *,
-    device: torch.device,
-    resume: bool = False,
-    requeue: bool = False,
+    launch: Launch,
     log: Iterable[str] = (),
-    observer: Observer | None = None,
 ) -> History | None:
     """Train a configuration to its end and write everything into a run folder.
 
@@ -45,11 +39,8 @@ def train_run(
         config: What to train.
         images: The training images of its data set.
         folder: The run folder: new or empty, unless the training was begun there before.
-        device: Where to train.
-        resume: Whether to continue the training that was begun in ``folder``.
-        requeue: Whether to begin or to continue, as the folder is found.
+        launch: How. The observer's ``draw`` gets the history and the ``RunFolder``.
         log: Names of ``LOGGERS`` that get the record of each epoch too.
-        observer: What to call meanwhile; ``draw`` gets the history and the ``RunFolder``.
 
     Returns:
         The record of each epoch; None in a process that is not the first of its job.
@@ -60,14 +51,13 @@ def train_run(
         Interrupted: If Ctrl-C or, as Terminated, SIGTERM stopped it after saving.
         NonFiniteLossError: If the loss became infinite or NaN.
     """
-    observer = observer or Observer()
-    run = RunFolder(folder)
+    run, device, observer = RunFolder(folder), launch.device, launch.observer
     keep_freed_memory()
     check_device(config.train.precision, device)
     net, loss = build(config, device)
     part = training_part(images, config)
     check_batches(loss, part, config)
-    begun = resume or (requeue and distributed.agreed(run.is_begun(config, "this command's")))
+    begun = launch.continues(lambda: distributed.agreed(run.is_begun(config, "this command's")))
     if not begun:
         judged_radius(config)  # unusable maps and weights are refused before there is a folder
         warm_start(net, config)
@@ -78,21 +68,17 @@ def train_run(
         if distributed.leads():
             observer.on_network(net)
             observer.on_start()
-            if warning := short_ramp(loss, config, len(part)):
-                observer.on_warning(warning)
+            observer.warn(short_ramp(loss, config, len(part)))
         at_chance = ChanceWatch(part.labels, config.train.epochs)
         with loggers.opened(log if distributed.leads() else (), folder, config) as note:
 
             def on_epoch(record: dict[str, Any]) -> None:
                 note(record)
                 observer.on_epoch(record)
-                if warning := at_chance(record):
-                    observer.on_warning(warning)
+                observer.warn(at_chance(record))
 
-            progress = observer.progress
-            history = fit(
-                net, loss, images, config, folder=folder, progress=progress, on_epoch=on_epoch
-            )
+            more: dict[str, Any] = {"folder": folder, "progress": observer.progress}
+            history = fit(net, loss, images, config, on_epoch=on_epoch, **more)
         if not distributed.leads():
             return None
         observer.draw(history, run)

@@ -7,7 +7,6 @@ perturbation leaves fewer than 4 of the images of group 3 right; ``instances.csv
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,14 @@ from torch import Tensor, nn
 
 from ..bounds.box import Box
 from ..bounds.checks import Range, Scalar, check_count
-from ..bounds.radius import radius_entries, radius_words
+from ..bounds.radius import radius_words
 from ..data.types import DatasetSpec, Split
 from ..errors import expect
 from ..formats.atomic import write_text
 from ..formats.onnx import save_onnx
 from ..formats.query_writer import uap_query
 from ..formats.vnnlib import enclosing_box
-from .vnnlib import EXPORT, INSTANCES, MODEL, check_export, judged
+from .vnnlib import MODEL, check_export, finish, head, judged
 
 FORMAT = "citrus-lirpa uap export 1"
 
@@ -72,29 +71,20 @@ def export_uap(
     expect(usable, "at_least", at_least, f"1 to {group_size}, the size of groups")
     x, labels, correct = judged(model, data, spec, images)
     save_onnx(model, spec.shape, folder / MODEL)
-    groups, queries = [], []
+    groups: list[list[int]] = []
+    queries: list[dict[str, Any]] = []
     for number, rows in enumerate(torch.arange(len(x)).split(group_size)):
         rows = rows[correct[rows]]
-        groups.append([images[row] for row in rows.tolist()])
+        group = [images[row] for row in rows.tolist()]
+        groups.append(group)
+        comment = f"; test images {group} of {spec.name}, one |u| <= {radius_words(eps)}\n"
         wanted = range(1, len(rows) + 1) if at_least is None else [at_least]
         for m, text in _queries(x[rows], labels[rows], spec.classes, eps, clip, wanted):
             name = f"group_{number:05d}_at_least_{m}.vnnlib"
-            about = f"test images {groups[-1]} of {spec.name}"
-            comment = f"; {about}, one |u| <= {radius_words(eps)}\n"
             write_text(folder / name, comment + text)
             queries.append({"query": name, "group": number, "at_least": m})
-    lines = (f"{MODEL},{query['query']},{timeout:g}\n" for query in queries)
-    write_text(folder / INSTANCES, "".join(lines))
-    record = {
-        "format": FORMAT,
-        "dataset": spec.name,
-        **radius_entries(eps),
-        "clip": list(clip) if clip else None,
-        "groups": groups,
-        "queries": queries,
-    }
-    write_text(folder / EXPORT, json.dumps(record, indent=2) + "\n")
-    return record
+    record = {**head(FORMAT, spec, eps, clip), "groups": groups, "queries": queries}
+    return finish(folder, (query["query"] for query in queries), timeout, record)
 
 
 def _queries(

@@ -11,7 +11,7 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -87,24 +87,33 @@ def export(
     boxes = enclosing_box(x, eps, clip)
     save_onnx(model, spec.shape, folder / MODEL)
     kept = correct.nonzero().flatten().tolist()
-    instances = ""
     for row in kept:
         name, box = _property_name(images[row]), Box(boxes.lower[row], boxes.upper[row])
         about = f"test image {images[row]} of {spec.name}"
         comment = f"; {about}, all pixels within {radius_words(eps)}\n"
         write_text(folder / name, comment + write_property(box, int(labels[row]), spec.classes))
-        instances += f"{MODEL},{name},{timeout:g}\n"
-    write_text(folder / INSTANCES, instances)
     record = {
-        "format": FORMAT,
-        "dataset": spec.name,
-        **radius_entries(eps),
-        "clip": list(clip) if clip else None,
+        **head(FORMAT, spec, eps, clip),
         "images": [images[row] for row in kept],
         "labels": labels[kept].tolist(),
         "left_out": [i for i, right in zip(images, correct.tolist(), strict=True) if not right],
         "model_sha256": _sha256(folder / MODEL),
     }
+    return finish(folder, map(_property_name, record["images"]), timeout, record)
+
+
+def head(kind: str, spec: DatasetSpec, eps: Scalar, clip: Range | None) -> dict[str, Any]:
+    """Return the entries that every record of an export begins with."""
+    box = {**radius_entries(eps), "clip": list(clip) if clip else None}
+    return {"format": kind, "dataset": spec.name, **box}
+
+
+def finish(
+    folder: Path, names: Iterable[str], timeout: float, record: dict[str, Any]
+) -> dict[str, Any]:
+    """Write instances.csv, a row for each file that is named, and the record; return the record."""
+    rows = (f"{MODEL},{name},{timeout:g}\n" for name in names)
+    write_text(folder / INSTANCES, "".join(rows))
     write_text(folder / EXPORT, json.dumps(record, indent=2) + "\n")
     return record
 

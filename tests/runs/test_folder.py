@@ -11,8 +11,8 @@ from citrus_lirpa.errors import CheckpointError, OccupiedError
 from citrus_lirpa.runs.attacking import AttackProtocol, attack_images, attack_run
 from citrus_lirpa.runs.evaluating import evaluate_run
 from citrus_lirpa.runs.folder import RunFolder
+from citrus_lirpa.runs.launch import Launch, Observer
 from citrus_lirpa.runs.networks import evaluation_images, load_network
-from citrus_lirpa.runs.observer import Observer
 from citrus_lirpa.runs.training import train_run
 from citrus_lirpa.training.config import resolve
 
@@ -56,12 +56,12 @@ def observing(calls: list) -> Observer:
 def test_a_run_is_trained_evaluated_and_attacked_without_a_command_line(tmp_path, capfd):
     folder, calls = tmp_path / "run", []
     images = data.load("digits", train=True, data_dir=tmp_path)
-    history = train_run(digits(), images, folder, device=CPU, observer=observing(calls))
+    history = train_run(digits(), images, folder, Launch(device=CPU, observer=observing(calls)))
     assert calls == ["on_start", "on_epoch", "on_epoch", "draw"]
     run = RunFolder(folder)
     assert len(history.records) == 2 and run.is_trained() and run.evaluated() == []
     with pytest.raises(OccupiedError, match="not empty"):
-        train_run(digits(), images, folder, device=CPU)
+        train_run(digits(), images, folder, Launch(device=CPU))
 
     network = load_network(folder)
     test = evaluation_images(network, tmp_path, held_out=False, download=False)
@@ -73,7 +73,8 @@ def test_a_run_is_trained_evaluated_and_attacked_without_a_command_line(tmp_path
     ):
         calls.clear()
         protocol = Protocol(eps=eps, method="ibp", relational="none", limit=10)
-        found = evaluate_run(network, test, protocol, folder, requeue=requeue, **shared)
+        launch = Launch(requeue=requeue, **shared)
+        found = evaluate_run(network, test, protocol, folder, launch)
         assert calls == expected and found.new == bool(expected) and found.record["eps"] == eps
         assert json.loads(run.evaluation("ibp").record.read_text()) == found.record
     assert run.evaluated() == ["ibp"] and not found.files.partial.exists()

@@ -14,8 +14,8 @@ from ...errors import InputError, expect_known
 from ...reports import pictures, tables
 from ...runs.attacking import Attack, AttackProtocol, attack_images, attack_run
 from ...runs.folder import Outcome, ResultFiles
+from ...runs.launch import Observer
 from ...runs.networks import Network, results_folder
-from ...runs.observer import Observer
 from ...runs.perturbations import read_perturbations
 from ...training.setup import join_processes
 from ..output import Results, echo_set_aside

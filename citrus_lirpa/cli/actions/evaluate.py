@@ -12,13 +12,13 @@ from ...bounds import lirpa
 from ...reports import pictures, tables
 from ...runs.evaluating import evaluate_run, import_verdicts
 from ...runs.folder import Outcome, ResultFiles
+from ...runs.launch import Launch, Observer
 from ...runs.networks import (
     Network,
     evaluation_images,
     is_trained,
     results_folder,
 )
-from ...runs.observer import Observer
 from ...training.setup import join_processes
 from ...verify import Evaluation, Protocol
 from ..output import Results, echo_set_aside, highlight
@@ -31,22 +31,9 @@ _LONG = ("verdicts", "image_seconds", "groups")
 
 
 def run(
-    path,
-    own,
-    dataset,
-    out,
-    resume,
-    bounds,
-    verdicts,
-    proofs,
-    eps_map,
-    data_dir,
-    download,
-    device,
-    quiet,
-    requeue,
-    **options,
-) -> Results:
+    path, own, dataset, out, resume, bounds, verdicts, proofs, eps_map, data_dir, download, device,
+    quiet, requeue, **options,
+) -> Results:  # fmt: skip
     """Do what ``citrus-lirpa eval`` is for."""
     lirpa.load()
     where = join_processes(device, share_gpus=True)
@@ -56,18 +43,18 @@ def run(
     network = open_network(path, dataset, options["eps"], own, eps_map)
     protocol = protocol_of(options, network.radius)
     images = evaluation_images(network, data_dir, held_out=protocol.held_out, download=download)
+    launch = Launch(
+        device=where, resume=resume, requeue=requeue, observer=_observer(network, quiet)
+    )
     outcome = evaluate_run(
         network,
         images,
         protocol,
         out or results_folder(path),
-        device=where,
+        launch,
         imported=_imported(verdicts, network, protocol),
         bounds=bounds,
         proofs=proofs,
-        resume=resume,
-        requeue=requeue,
-        observer=_observer(network, quiet),
     )
     if outcome is None:
         return None

@@ -26,20 +26,9 @@ _OF_IMAGES = (
 
 
 def run(
-    path,
-    own,
-    out,
-    dataset,
-    eps,
-    eps_map,
-    clip,
-    vnnlib_version,
-    timeout,
-    data_dir,
-    download,
-    groups,
-    **which,
-) -> None:
+    path, own, out, dataset, eps, eps_map, clip, vnnlib_version, timeout, data_dir, download,
+    groups, **which,
+) -> None:  # fmt: skip
     """Do what ``citrus-lirpa export`` is for."""
     lirpa.load()
     if out.suffix.lower() in FORMATS:

@@ -8,13 +8,13 @@ import click
 
 from ...reports import pictures, tables
 from ...runs.folder import Outcome
+from ...runs.launch import Launch, Observer
 from ...runs.networks import (
     Network,
     evaluation_images,
     is_trained,
     results_folder,
 )
-from ...runs.observer import Observer
 from ...runs.smoothing import RADII, smooth_run
 from ...training.setup import join_processes
 from ...verify import Smoothed, Smoothing
@@ -26,21 +26,9 @@ _LONG = ("predicted", "radius")
 
 
 def run(
-    *,
-    path,
-    own,
-    dataset,
-    denoiser,
-    out,
-    resume,
-    data_dir,
-    download,
-    device,
-    quiet,
-    requeue,
-    eps,
+    path, own, dataset, denoiser, out, resume, data_dir, download, device, quiet, requeue, eps,
     **options,
-) -> Results:
+) -> Results:  # fmt: skip
     """Do what ``citrus-lirpa smooth`` is for."""
     where = join_processes(device, share_gpus=True)
     limit, held_out = options.pop("limit"), options.pop("held_out")
@@ -51,17 +39,10 @@ def run(
     network = open_network(path, dataset, eps, own)
     images = evaluation_images(network, data_dir, held_out=held_out, download=download)
     images = dataclasses.replace(images, images=images.images[:limit], labels=images.labels[:limit])
-    outcome = smooth_run(
-        network,
-        images,
-        smoothing,
-        out or results_folder(path),
-        denoiser=denoiser,
-        device=where,
-        resume=resume,
-        requeue=requeue,
-        observer=_observer(network, smoothing, quiet),
-    )
+    observer = _observer(network, smoothing, quiet)
+    launch = Launch(device=where, resume=resume, requeue=requeue, observer=observer)
+    folder = out or results_folder(path)
+    outcome = smooth_run(network, images, smoothing, folder, launch, denoiser)
     return None if outcome is None else _answer(outcome)
 
 

@@ -19,8 +19,8 @@ from ...bounds import lirpa
 from ...errors import Interrupted, require
 from ...reports import pictures, tables
 from ...runs.folder import RunFolder
+from ...runs.launch import Launch, Observer
 from ...runs.networks import FORMATS
-from ...runs.observer import Observer
 from ...runs.training import train_run
 from ...training import config, zoo
 from ...training.config import RunConfig
@@ -44,11 +44,13 @@ def run(resume, out, log, data_dir, download, device, quiet, requeue, **options)
             settings,
             images,
             run.path,
-            device=where,
-            resume=resume is not None,
-            requeue=requeue,
-            log=log,
-            observer=_observer(_first_line(settings, where, run), epochs, quiet),
+            Launch(
+                device=where,
+                resume=resume is not None,
+                requeue=requeue,
+                observer=_observer(_first_line(settings, where, run), epochs, quiet),
+            ),
+            log,
         )
     if history is None:
         return None

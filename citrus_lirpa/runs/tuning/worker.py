@@ -22,8 +22,8 @@ from ...training.config import RunConfig
 from ...training.epochs import read_epochs
 from ...verify import Protocol, evaluate
 from ..evaluating import evaluate_run
+from ..launch import Launch, Observer
 from ..networks import evaluation_images, load_network
-from ..observer import Observer
 from ..training import train_run
 from .points import Judged, Point, front_of, judged_key, points_of
 from .stopping import Scores, is_hopeless
@@ -125,14 +125,14 @@ class Worker:
     def _folder(self, trial: Trial | Point) -> Path:
         return self.study.folder / "trials" / f"{trial.number:04d}"
 
+    def _launch(self, observer: Observer | None = None) -> Launch:
+        return Launch(device=self.device, requeue=True, observer=observer or Observer())
+
     def _run_trial(self, trial: Trial, images: Split) -> None:
         folder = self._folder(trial)
         try:
             config = self.study.config(self.storage.values(trial))
-            train_run(
-                config, images, folder, device=self.device, requeue=True,
-                observer=self._watch(trial, config, images),
-            )  # fmt: skip
+            train_run(config, images, folder, self._launch(self._watch(trial, config, images)))
         except _HopelessError as end:
             self.storage.prune(trial)
             self.say(f"trial {trial.number}: {end}")
@@ -184,7 +184,7 @@ class Worker:
         images = evaluation_images(
             network, self.data_dir, held_out=protocol.held_out, download=self.download
         )
-        outcome = evaluate_run(network, images, protocol, folder, device=self.device, requeue=True)
+        outcome = evaluate_run(network, images, protocol, folder, self._launch())
         if outcome is None:
             raise CitrusError("tune runs in one process; leave out torchrun")
         record = outcome.record
@@ -219,7 +219,7 @@ class Worker:
         with claim:
             if Judged.read(self.storage.notes().get(key), settings) is not None:
                 return True
-            train_run(config, images, folder, device=self.device, requeue=True)
+            train_run(config, images, folder, self._launch())
             found = self._evaluate(folder, front.protocol)
             self.storage.note_of_study(key, found.to_json(settings))
         self.say(f"front, trial {point.number}, seed {seed}: {found}")

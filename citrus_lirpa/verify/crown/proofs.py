@@ -119,16 +119,12 @@ class Proofs:
         """
         if not len(members):
             return
-        count, size = members.shape
-        flat = members.flatten().tolist()
+        (count, size), flat = members.shape, members.flatten().tolist()
         contexts = {i: self._context(images, i) for i in set(flat)}
         image = np.array([contexts[i].image for i in flat])
         row = rows.flatten().cpu().numpy()
         wrong = row + (row >= self.y[image])
-        pairs = np.stack([image, wrong], 1).reshape(count, size, 2).tolist()
-        keys = [frozenset((i, c) for i, c in one) for one in pairs]
-        new = np.array([key not in self.refuted for key in keys])
-        self.refuted.update(keys)
+        new = self._new(np.stack([image, wrong], 1).reshape(count, size, 2))
         which = np.repeat(new, size).nonzero()[0]
         if not len(which):
             return
@@ -149,8 +145,14 @@ class Proofs:
         values = parameter.detach().cpu().numpy()
         split = np.zeros(values.shape) if signs is None else signs.cpu().numpy()
         for entry, e in enumerate(which.tolist(), first):
-            mine = columns[flat[e]]
-            self._keep_slopes(contexts[flat[e]], entry, mine, values[e], split[e])
+            self._keep_slopes(contexts[flat[e]], entry, columns[flat[e]], values[e], split[e])
+
+    def _new(self, pairs: Array) -> Array:
+        """Take tuples of (image, class), (D, s, 2), as refuted; return which were not, (D,)."""
+        keys = [frozenset((i, c) for i, c in one) for one in pairs.tolist()]
+        new = np.array([key not in self.refuted for key in keys])
+        self.refuted.update(keys)
+        return new
 
     def _keep_slopes(
         self, context: _Context, entry: int, columns: _Columns, values: Array, split: Array

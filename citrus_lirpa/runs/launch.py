@@ -1,4 +1,4 @@
-"""How the caller of a training, an evaluation or an attack hears of it while it runs."""
+"""How a training, an evaluation or an attack is launched, and how its caller hears of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 
 def _ignore(*_: object) -> None:
@@ -36,3 +38,29 @@ class Observer:
     on_set_aside: Callable[[Path], object] = _ignore
     on_result: Callable[[Any], object] = _ignore
     draw: Callable[[Any, Any], object] = _ignore
+
+    def warn(self, line: str | None) -> None:
+        """Pass a warning on, if there is one."""
+        if line:
+            self.on_warning(line)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """How work in a folder is launched.
+
+    Attributes:
+        device: Where to compute.
+        resume: Whether to continue work that was interrupted.
+        requeue: Whether to begin, to continue or to take what is finished, as the folder is found.
+        observer: What to call meanwhile.
+    """
+
+    device: torch.device
+    resume: bool = False
+    requeue: bool = False
+    observer: Observer = Observer()
+
+    def continues(self, begun: Callable[[], bool]) -> bool:
+        """Return whether work is continued; ``begun`` tells whether the folder holds any."""
+        return self.resume or (self.requeue and begun())
