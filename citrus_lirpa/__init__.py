@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from . import _hook
 from ._version import __version__ as __version__
+from .imports import repair_on_import
 
 if TYPE_CHECKING:  # the same names for editors and type checkers
     from .attacks import PGD as PGD
@@ -136,4 +136,4 @@ def _repair_auto_lirpa() -> None:
     import_module(".bounds.lirpa", __name__).load()
 
 
-_hook.install(_repair_auto_lirpa)
+repair_on_import(_repair_auto_lirpa)

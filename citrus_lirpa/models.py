@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ConfigError, InputError, expect, expect_known, is_out_of_memory, reason, require
-from .optional import load_code
+from .imports import load_code
 
 Shape = tuple[int, int, int]
 #: The largest size of a layer; the product of larger ones may overflow.

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 from PIL import Image
 
-from citrus_lirpa import optional
+from citrus_lirpa import imports
 from citrus_lirpa.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,7 @@ def run_in_this_process(jobs, processes, *, environment, say, ended) -> dict[str
     failures = {}
     for job in jobs:
         while job.name not in failures and (step := job.next_step()):
-            optional._PERMITTED.clear()
+            imports._PERMITTED.clear()
             _, program, name, *arguments = step.command
             assert (program, name) == ("-m", "citrus_lirpa")
             status, output = run(*arguments)

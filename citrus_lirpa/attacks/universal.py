@@ -30,7 +30,7 @@ from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import full_precision
 from ..bounds.radius import as_type
 from ..errors import InputError, expect
-from ..optional import to_frame
+from ..imports import to_frame
 from .pgd import ascend, uniform_start
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from .._hook import bypassed
+from ..imports import unrepaired
 
 KNOWN_MESSAGES = (
     "`torch.jit.script` is deprecated",
@@ -41,7 +41,7 @@ _RECURSION_LIMIT = 5_000
 def import_quietly() -> types.ModuleType:
     """Import auto_LiRPA and undo what its import does to the process (both versions)."""
     with ExitStack() as stack:
-        stack.enter_context(bypassed())
+        stack.enter_context(unrepaired())
         stack.enter_context(_known_warnings_dropped())
         stack.enter_context(_loggers_untouched())
         stack.enter_context(_jit_flags_restored())

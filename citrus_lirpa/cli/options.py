@@ -12,7 +12,7 @@ import click
 
 from ..errors import ConfigError, InputError, Terminated, require
 from ..formats.numbers import parse_number
-from ..optional import is_code, permit_code
+from ..imports import is_code, permit_code
 from ..training.interrupts import Termination, terminations
 from .choices import DATASETS, MAX_SEED, PROTOCOL, RELATIONAL, SOLVERS, STAGES
 

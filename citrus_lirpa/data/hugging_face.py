@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, is_out_of_memory, reason, require
-from ..optional import import_optional
+from ..imports import import_optional
 
 #: What marks a folder of ``DatasetDict.save_to_disk``.
 MARK = "dataset_dict.json"

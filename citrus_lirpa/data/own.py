@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from ..errors import InputError, is_out_of_memory, reason, require
-from ..optional import code_hash, is_code, load_code, permit_code
+from ..imports import code_hash, is_code, load_code, permit_code
 from . import hugging_face
 from .arrays import as_arrays, read_pairs
 from .torchvision_sets import scaled

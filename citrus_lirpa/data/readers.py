@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import DataError
-from ..optional import import_torchvision
+from ..imports import import_torchvision
 from .types import Arrays, DatasetSpec
 
 _DIGITS_TRAIN = 1397  # the first samples of digits.npz; the other 400 are the test set

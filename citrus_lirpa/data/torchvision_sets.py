@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import ConfigError, DataError, InputError, expect_known, reason, require
-from ..optional import import_torchvision
+from ..imports import import_torchvision
 from .readers import (
     FETCH_ERRORS,
     IMAGE_ERRORS,

@@ -27,7 +27,7 @@ from ..bounds import lirpa as _compat
 from ..bounds.normed import without_norms
 from ..bounds.tracing import modes_restored
 from ..errors import InputError, ModelError, is_out_of_memory, reason, require
-from ..optional import import_optional
+from ..imports import import_optional
 from . import onnx_shapes
 from .atomic import write_atomically
 from .onnx_graph import Reader, Shapes, graph_inputs, kind, remove_unused

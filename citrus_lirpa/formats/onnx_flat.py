@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ModelError, require
-from ..optional import import_optional
+from ..imports import import_optional
 from .affine_value import AffineValue, joined
 from .flat_network import FUNCTIONS, Dense, FlatNetwork
 from .onnx import INSTALL_HINT, named_after, parse

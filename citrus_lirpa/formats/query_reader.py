@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, reason, require
-from ..optional import import_optional
+from ..imports import import_optional
 from .query import Atom, Declaration, Every, Formula, Linear, Query, QueryNetwork, Some
 from .vnnlib import plain
 

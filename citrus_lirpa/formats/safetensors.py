@@ -13,7 +13,7 @@ from types import ModuleType
 from torch import Tensor, uint8
 
 from ..errors import CheckpointError
-from ..optional import import_optional
+from ..imports import import_optional
 from .atomic import write_atomically
 
 SUFFIX = ".safetensors"

@@ -18,8 +18,8 @@ from ..bounds.margins import logit_margins
 from ..bounds.net import METHODS, BoundedNet
 from ..data.datasets import find_datasets
 from ..errors import SoundnessError
+from ..imports import import_torchvision
 from ..losses import Ibp
-from ..optional import import_torchvision
 
 #: The last line, where no check failed.
 PASSED = "all checks passed"

@@ -23,7 +23,7 @@ from ..data.types import DatasetSpec, Split, divide
 from ..errors import InputError, ModelError, expect, is_out_of_memory, reason, require
 from ..formats import onnx, safetensors
 from ..formats.atomic import write_atomically
-from ..optional import CTRAIN_PIXELS, is_ctrain
+from ..imports import CTRAIN_PIXELS, is_ctrain
 from ..training import checkpoint, zoo
 from ..training.setup import judged_radius, use_threads
 from ..training.weights import SUFFIXES, fit_weights, is_foreign, read_weights

@@ -34,8 +34,8 @@ from ..formats.schema import (
     options,
     options_of,
 )
+from ..imports import code_hash, is_code, permit_code
 from ..losses import LOSSES, Loss
-from ..optional import code_hash, is_code, permit_code
 from .layers import REGISTRIES, Tables, check_tables, layered, nested, stacked
 from .layers import methods as methods
 from .layers import presets as presets

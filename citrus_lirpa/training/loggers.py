@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import InputError
-from ..optional import import_optional
+from ..imports import import_optional
 from .config import RunConfig
 
 Record = dict[str, Any]

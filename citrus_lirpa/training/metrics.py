@@ -15,8 +15,8 @@ from ..attacks import kappa
 from ..bounds.box import Ball
 from ..bounds.checks import Range, Scalar
 from ..bounds.net import BoundedNet
+from ..imports import to_frame
 from ..losses import LossTerms
-from ..optional import to_frame
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -14,7 +14,7 @@ from ..bounds.box import Ball, same_range
 from ..bounds.checks import Range, Scalar
 from ..bounds.radius import radius_words, same_radius
 from ..errors import InputError, SoundnessError, shown
-from ..optional import to_frame
+from ..imports import to_frame
 from .identity import subjects
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ from ..data.arrays import as_split
 from ..data.augmentation import centre_crop
 from ..data.types import DatasetSpec, Split
 from ..errors import expect
-from ..optional import to_frame
+from ..imports import to_frame
 from .certificates import Certificates, check_soundness
 from .crown.proofs import Proofs
 from .groups import UapBounds, certify_uap

@@ -16,7 +16,7 @@ from ..bounds.checks import Range, Scalar, check_count, check_name, is_count
 from ..bounds.inputs import outside_inference, taking_data
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..errors import InputError, ModelError, expect, shown
-from ..optional import to_frame
+from ..imports import to_frame
 from .certificates import Certificates, check_soundness
 from .crown.proofs import Proofs
 from .engines import find_engine

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..bounds.checks import check_name
 from ..errors import DependencyError
-from ..optional import import_optional
+from ..imports import import_optional
 from .crown.linear import Group
 
 #: Solvers work to feasibilities of 1e-6: what a bound may be off by, per binary.

@@ -21,7 +21,7 @@ from ..bounds.checks import check_count, check_positive, is_number
 from ..bounds.precision import full_precision
 from ..bounds.tracing import modes_restored
 from ..errors import expect
-from ..optional import to_frame
+from ..imports import to_frame
 from .resume import Saved
 
 if TYPE_CHECKING:

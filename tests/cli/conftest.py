@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from command_line import run, sets
 
-from citrus_lirpa import optional
+from citrus_lirpa import imports
 
 
 @pytest.fixture(scope="session")
@@ -23,5 +23,5 @@ def trained(tmp_path_factory) -> tuple[Path, str]:
 def here(tmp_path, monkeypatch) -> Path:
     """The working folder, which is empty; no code is permitted in it yet."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(optional, "_PERMITTED", set())
+    monkeypatch.setattr(imports, "_PERMITTED", set())
     return tmp_path

@@ -14,7 +14,7 @@ from processes import Processes
 from torch import nn
 from users import photos
 
-from citrus_lirpa import optional
+from citrus_lirpa import imports
 from citrus_lirpa.models import Normalise
 
 MINE = """
@@ -96,7 +96,7 @@ def test_an_own_network_is_trained_judged_attacked_and_reported(here):
     made = ("train", "--preset", "digits", "--model", "mine.py:Net", "--data", "photos")
     more = ("--init-from", weights(), "--set", "train.eps=2/255", "--out", "run")
     assert run(*made, *more, *QUICK)[0] == 0
-    optional._PERMITTED.clear()
+    imports._PERMITTED.clear()
     refused = said(*run("eval", "run", "--quiet"), 2)
     assert f"{here / 'mine.py'}:Net is code" in refused and "--trust-code" in refused
     assert run("eval", "run", "--trust-code", "--method", "ibp", "--quiet")[0] == 0
@@ -158,10 +158,10 @@ def test_a_sweep_passes_on_what_its_file_names(here, one_process):
 
 COMMANDS = """
 import sys
-from citrus_lirpa import optional
+from citrus_lirpa import imports
 from citrus_lirpa.cli import main
 for command in sys.argv[1].split(";"):
-    optional._PERMITTED.clear()
+    imports._PERMITTED.clear()
     main(command.split(), standalone_mode=False)
 """
 

@@ -21,7 +21,7 @@ import numpy as np
 from ...errors import CheckpointError, ConfigError, DependencyError, InputError, reason
 from ...formats.atomic import make_folder
 from ...formats.locks import in_turn
-from ...optional import import_optional
+from ...imports import import_optional
 from .space import Choice, Parameter, text_of, value_of
 from .study import Study
 

@@ -15,7 +15,7 @@ from ...errors import require
 from ...formats.atomic import write_atomically
 from ...formats.query import Declaration, Query
 from ...formats.vnnlib import plain
-from ...optional import import_optional
+from ...imports import import_optional
 from .networks import DTYPES
 
 _EXACT = Context(prec=400)

@@ -17,8 +17,8 @@ from ...formats.onnx import layers_of, parse
 from ...formats.onnx_flat import flat_of
 from ...formats.query import Query, QueryNetwork
 from ...formats.query_reader import INSTALL_HINT
+from ...imports import import_optional
 from ...models import Normalise
-from ...optional import import_optional
 from .statement import UndecidedError
 
 #: What numbers are declared as, and how they are computed with; files are in float32.

@@ -1,4 +1,8 @@
-"""Code from outside: packages that not every installation has, pandas frames, users' own files."""
+"""Imports from outside: auto_LiRPA, packages that are not everywhere, and the user's own code.
+
+``import citrus_lirpa`` imports this, and so do commands before they know what to do: torch is
+imported where it is used.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,10 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from inspect import signature
 from pathlib import Path
 from types import ModuleType
@@ -76,6 +83,56 @@ def to_frame(columns: Mapping[str, Sequence[Any] | Tensor]) -> DataFrame:
             for name, column in columns.items()
         }
     )
+
+
+# -- auto_LiRPA ---------------------------------------------------------------------------
+
+_LIRPA = "auto_LiRPA"
+
+
+class _Repairer(MetaPathFinder, Loader):
+    """Finds auto_LiRPA by calling ``load``, which imports and repairs it."""
+
+    def __init__(self, load: Callable[[], object]):
+        self.load, self.bypassed = load, False
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name != _LIRPA or self.bypassed:
+            return None
+        try:
+            self.load()
+        except DependencyError:
+            return None  # the usual import follows, and reports what is missing
+        module = sys.modules.pop(name)  # or it would be executed again
+        return ModuleSpec(name, self, loader_state=(module, module.__spec__))
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return spec.loader_state[0]
+
+    def exec_module(self, module: ModuleType) -> None:
+        spec: Any = module.__spec__
+        module.__spec__ = spec.loader_state[1]  # restored; the module was executed by ``load``
+
+
+def repair_on_import(load: Callable[[], object]) -> None:
+    """Let ``load`` import and repair auto_LiRPA whenever anybody imports it."""
+    sys.meta_path.insert(0, _Repairer(load))
+    if _LIRPA in sys.modules:  # imported before this package
+        with suppress(DependencyError):
+            load()
+
+
+@contextmanager
+def unrepaired() -> Iterator[None]:
+    """Import auto_LiRPA like any other package inside the block."""
+    ours = [finder for finder in sys.meta_path if isinstance(finder, _Repairer)]
+    for finder in ours:
+        finder.bypassed = True
+    try:
+        yield
+    finally:
+        for finder in ours:
+            finder.bypassed = False
 
 
 # -- the user's own code ------------------------------------------------------------------
