@@ -7,7 +7,7 @@ the message alone and exits with ``exit_code``.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -131,6 +131,45 @@ def unknown(
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     guess = f"; did you mean '{near[0]}'?" if near else ""
     return f"unknown {kind} '{name}'{guess} (known: {', '.join(shown or known) or 'none'})"
+
+
+def differences(
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    *,
+    most: int | None = None,
+    lenient: bool = False,
+) -> str:
+    """Name the entries that differ, with both values unless they are hashes; empty for none.
+
+    Args:
+        there: Values by name, as they were, in tables and tables within these.
+        here: As they are.
+        most: Names in the message; None for all.
+        lenient: Whether an entry that is off (None, 0, false, empty) may be missing in one.
+    """
+    there, here = _flat(there), _flat(here)
+    different = [k for k in sorted(there.keys() | here.keys()) if there.get(k) != here.get(k)]
+    if lenient:
+        both = there.keys() & here.keys()
+        different = [k for k in different if k in both or there.get(k) or here.get(k)]
+    named = [
+        f"other {k}"
+        if len(str(here.get(k))) == 64
+        else f"{k}: {there.get(k)} there, {here.get(k)} here"
+        for k in different[:most]
+    ]
+    return ", ".join(named + ["..."] * (len(named) < len(different)))
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested tables by the keys on the way to them."""
+    if not isinstance(values, Mapping):
+        return {prefix: values}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return found
 
 
 def require(holds: object, message: str, error: type[CitrusError] = InputError) -> None:

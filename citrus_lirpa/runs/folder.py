@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import distributed
 from ..bounds.checks import Scalar
 from ..bounds.radius import map_hash
-from ..errors import CheckpointError, InputError, OccupiedError
+from ..errors import CheckpointError, InputError, OccupiedError, differences
 from ..formats import atomic
 from ..formats.locks import is_vacant, locked
 from ..training import checkpoint
@@ -141,7 +141,7 @@ class RunFolder:
         if found != config:
             raise OccupiedError(
                 f"{self.path} is of another configuration than {owner} "
-                f"({_difference(found, config)}); {fix}"
+                f"({differences(asdict(found), asdict(config))}); {fix}"
             )
         return True
 
@@ -282,20 +282,3 @@ def _set_aside(observer: Observer, *paths: Path) -> None:
     folder = atomic.set_aside(*paths)
     if folder is not None:
         observer.on_set_aside(folder)
-
-
-def _difference(found: RunConfig, wanted: RunConfig) -> str:
-    """Name every key whose values differ, with both values."""
-    mine, other = (
-        {
-            f"{table}.{key}": value
-            for table, values in asdict(config).items()
-            for key, value in values.items()
-        }
-        for config in (wanted, found)
-    )
-    return ", ".join(
-        f"{key}: {other.get(key)} there, {mine.get(key)} here"
-        for key in sorted(mine.keys() | other.keys())
-        if mine.get(key) != other.get(key)
-    )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, differences
 from ..formats import tensors
 from ..formats.atomic import remove_leftovers, write_text
 from .certificates import Certificates
@@ -86,7 +86,7 @@ class Saved:
         if found != header:
             mine = json.loads(header)
             raise CheckpointError(
-                f"{self.folder} is of another evaluation ({_difference(other, mine)}); repeat "
+                f"{self.folder} is of another evaluation ({differences(other, mine)}); repeat "
                 "its settings, or leave out --resume to begin anew"
             )
 
@@ -168,14 +168,3 @@ def is_saved(folder: Path, settings: dict[str, Any]) -> bool:
 
 def _plain(value: Certificates | UapBounds) -> dict[str, Any]:
     return {f.name: getattr(value, f.name) for f in fields(value)}
-
-
-def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Name every setting that differs, with both values unless they are hashes."""
-    return ", ".join(
-        f"other {key}"
-        if len(str(here.get(key))) == 64
-        else f"{key} is {there.get(key)} there, {here.get(key)} here"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key)
-    )

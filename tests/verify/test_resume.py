@@ -99,13 +99,13 @@ def test_only_missing_batches_are_computed_again(tmp_path, noise, monkeypatch, k
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"eps": 0.07}, "(eps is 0.06 there, 0.07 here)"),
+        ({"eps": 0.07}, "(eps: 0.06 there, 0.07 here)"),
         (
             {"method": "ibp", "clip": None},
-            "(clip is [0.0, 1.0] there, None here, method is crown there, ibp here)",
+            "(clip: [0.0, 1.0] there, None here, method: crown there, ibp here)",
         ),
-        ({"imported": []}, "(imported is [[3, 'certified']] there, [] here)"),
-        ({"extra": 1}, "(extra is None there, 1 here)"),
+        ({"imported": []}, "(imported: [[3, 'certified']] there, [] here)"),
+        ({"extra": 1}, "(extra: None there, 1 here)"),
     ],
 )
 def test_other_settings_are_refused(tmp_path, noise, changed, words):

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ...errors import CheckpointError, ConfigError, DependencyError, InputError, reason
+from ...errors import CheckpointError, ConfigError, DependencyError, InputError, differences, reason
 from ...formats.atomic import make_folder
 from ...formats.locks import in_turn
 from ...imports import import_optional
@@ -136,8 +136,9 @@ class Storage:
 
     def check(self) -> None:
         """Raise ConfigError where the storage's study is another one than this."""
-        found = self.notes().get(_DEFINITION, {})
-        if difference := _difference(found, self.study.definition()):
+        # a later version may have more options, which are off
+        there, here = self.notes().get(_DEFINITION, {}), self.study.definition()
+        if difference := differences(there, here, most=_NAMED, lenient=True):
             raise ConfigError(
                 f"study '{self.study.name}' in {self.shown} is another one than here "
                 f"({difference}); give this one another name"
@@ -372,26 +373,3 @@ def _stored(parameter: Parameter, value: Any) -> Any:
 
 def _read(parameter: Parameter, stored: Any) -> Any:
     return value_of(stored) if isinstance(parameter, Choice) else stored
-
-
-def _difference(found: Any, wanted: Any) -> str:
-    """Name the first keys whose values differ, with both values; a missing one is None.
-
-    A later version may have more options: one that is off (None, 0, false, empty) may be missing.
-    """
-    there, here = _flat(found), _flat(wanted)
-    shared = there.keys() & here.keys()
-    keys = [key for key in sorted(shared) if there[key] != here[key]]
-    keys += [key for key in sorted(there.keys() ^ here.keys()) if there.get(key) or here.get(key)]
-    named = [f"{key}: {there.get(key)} there, {here.get(key)} here" for key in keys[:_NAMED]]
-    return ", ".join([*named, *(["..."] if len(keys) > _NAMED else [])])
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """The values of nested tables by the keys on the way to them."""
-    if not isinstance(values, dict):
-        return {prefix: values}
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{prefix}.{key}" if prefix else key)
-    return found
