@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import torch
+from method_time import step_of
 
 from citrus_lirpa import data
 from citrus_lirpa.attacks import PGD, GroupAttack
 from citrus_lirpa.losses.cross_input import Shifts, joint_sets
 from citrus_lirpa.runs.networks import load_network
-from citrus_lirpa.training import config
-from citrus_lirpa.training import setup as runs
 
 #: k, partners, and options of the attack.
 VARIANTS = {
@@ -38,30 +38,21 @@ NETWORKS = ("zoo:mnist-0.3-convsmall", "zoo:cifar10-8-255-convsmall")
 IMAGES = 128
 
 
-def step_of(preset: str, overrides: tuple[str, ...], data_dir: Path):
-    """A function that takes one training step of CITRUS, and returns its CPU seconds."""
-    settings = config.resolve(preset=preset, overrides=("model.name=convsmall", *overrides))
-    images = data.load(settings.data.name, train=True, data_dir=data_dir)
-    x, y = images.pixels(slice(0, IMAGES)), images.labels[:IMAGES]
-    net, loss = runs.build(settings, torch.device("cpu"))
-    net.train()
-    optimiser = torch.optim.Adam(net.parameters(), lr=settings.train.lr)
-
-    def step() -> float:
-        begin = time.process_time()
-        optimiser.zero_grad(set_to_none=True)
-        loss(net, x, y, settings.train.max_eps).backward()
-        optimiser.step()
-        return time.process_time() - begin
-
-    return step
+def cpu_seconds(step: Callable[[], None]) -> float:
+    """What a step takes."""
+    begin = time.process_time()
+    step()
+    return time.process_time() - begin
 
 
 def ratio(preset: str, overrides: tuple[str, ...], rounds: int, data_dir: Path) -> float:
     """The median of the ratios of pairs of steps."""
-    usual, joint = step_of(preset, (), data_dir), step_of(preset, overrides, data_dir)
+    usual, joint = (
+        step_of(preset, ("model.name=convsmall", *more), data_dir, IMAGES)
+        for more in ((), overrides)
+    )
     usual(), joint()  # warm up
-    return statistics.median(joint() / usual() for _ in range(rounds))
+    return statistics.median(cpu_seconds(joint) / cpu_seconds(usual) for _ in range(rounds))
 
 
 def broken_together(name: str, size: int, share: float, data_dir: Path) -> tuple[float, float]:

@@ -13,6 +13,7 @@ import json
 import platform
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -35,7 +36,8 @@ from citrus_lirpa.training import setup as runs
 def main(preset, model, data_dir, batch, rounds, threads, only, file) -> None:
     torch.set_num_threads(threads)
     names = list(dict.fromkeys(["ibp", *(only or config.methods())]))
-    steps = {name: step_of(name, preset, model, data_dir, batch) for name in names}
+    chosen = (f"model.name={model}",)
+    steps = {name: step_of(preset, chosen, data_dir, batch, name) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
         for name, step in steps.items():
@@ -62,9 +64,11 @@ def main(preset, model, data_dir, batch, rounds, threads, only, file) -> None:
         )
 
 
-def step_of(method: str, preset: str, model: str, data_dir: Path, batch: int):
-    """A function that takes one training step of the method on the first images."""
-    settings = config.resolve(preset=preset, method=method, overrides=[f"model.name={model}"])
+def step_of(
+    preset: str, overrides: Sequence[str], data_dir: Path, batch: int, method: str = "citrus"
+):
+    """A function that takes one training step of a method on the first images."""
+    settings = config.resolve(preset=preset, method=method, overrides=overrides)
     images = data.load(settings.data.name, train=True, data_dir=data_dir)
     x, y = images.pixels(slice(0, batch)), images.labels[:batch]
     net, loss = runs.build(settings, torch.device("cpu"))

@@ -5,20 +5,8 @@ from __future__ import annotations
 import click
 
 from .choices import BOUNDS
-from .options import (
-    FILE,
-    data_dir,
-    dataset,
-    device,
-    download,
-    eps_map,
-    network_path,
-    protocol_options,
-    quiet,
-    requeue,
-    results_out,
-)
-from .output import Results, examples, results
+from .options import FILE, dataset, eps_map, job, network_path, protocol_options, results_out
+from .output import Results, examples
 
 
 @click.command(
@@ -73,12 +61,7 @@ from .output import Results, examples, results
     is_flag=True,
     help="Write proofs of what is certified, for citrus-lirpa check or anybody's checker.",
 )
-@data_dir
-@download
-@device
-@quiet
-@results
-@requeue
+@job
 def eval_command(**options) -> Results:
     """Certify a trained network: PATH is a run folder, a checkpoint, zoo:NAME or an ONNX file.
 

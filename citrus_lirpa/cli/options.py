@@ -15,6 +15,7 @@ from ..formats.numbers import parse_number
 from ..imports import is_code, permit_code
 from ..training.interrupts import Termination, terminations
 from .choices import DATASETS, MAX_SEED, PROTOCOL, RELATIONAL, SOLVERS, STAGES
+from .output import results
 
 Command = Callable[..., Any]
 
@@ -164,6 +165,13 @@ trust_code = click.option(
     callback=lambda ctx, param, given: given and permit_code("*"),
     help="Run the code that the run's configuration names.",
 )
+
+
+def job(command: Command) -> Command:
+    """Give a command the options of a job on data, which a scheduler may stop: the last ones."""
+    for option in (requeue, results, quiet, device, download, data_dir):
+        command = option(command)
+    return command
 
 
 def network_path(command: Command) -> Command:

@@ -7,20 +7,8 @@ from pathlib import Path
 import click
 
 from .choices import SMOOTHING
-from .options import (
-    Number,
-    data_dir,
-    dataset,
-    device,
-    download,
-    eps,
-    network_path,
-    quiet,
-    requeue,
-    results_out,
-    seed,
-)
-from .output import Results, examples, results
+from .options import Number, dataset, eps, job, network_path, results_out, seed
+from .output import Results, examples
 
 
 @click.command(
@@ -63,12 +51,7 @@ from .output import Results, examples, results
 @seed("Seed of the noise.")
 @results_out
 @click.option("--resume", is_flag=True, help="Continue an interrupted certification.")
-@data_dir
-@download
-@device
-@quiet
-@results
-@requeue
+@job
 def smooth_command(**options) -> Results:
     """Certify a network under Gaussian noise, by randomized smoothing (Cohen et al. 2019).
 

@@ -7,18 +7,8 @@ from collections.abc import Callable, Sequence
 import click
 
 from .choices import DATASETS, LOGGERS, METHODS, MODES, PRECISIONS, PRESETS
-from .options import (
-    FILE,
-    Data,
-    data_dir,
-    device,
-    download,
-    own_model,
-    quiet,
-    requeue,
-    trust_code,
-)
-from .output import Results, examples, results
+from .options import FILE, Data, job, own_model, trust_code
+from .output import Results, examples
 
 
 def _complete(names: Sequence[str]) -> Callable[..., list[str]]:
@@ -123,12 +113,7 @@ def _complete(names: Sequence[str]) -> Callable[..., list[str]]:
     help="The radius of each pixel, channel or feature; train.eps is then the largest.",
 )
 @trust_code
-@data_dir
-@download
-@device
-@quiet
-@results
-@requeue
+@job
 def train_command(**options) -> Results:
     """Train a network.
 
