@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..runs.tuning.points import Point
 from .fronts import Fronts
-from .palette import COLOURS, METHODS, house_style
+from .palette import house_style, style_of
+from .pareto import draw_steps, name_accuracies
 from .pictures import write_picture
 from .plots import plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_MARKERS = "osD^"  # ten colours each
 
 
 def plot_fronts(fronts: Fronts, path: Path) -> Path:
@@ -37,38 +36,22 @@ def draw_fronts(axes: Axes, fronts: Fronts) -> None:
         fronts: The studies.
     """
     for number, one in enumerate(fronts.tuned):
-        colour, marker = METHODS[number % 10], _MARKERS[number // 10 % len(_MARKERS)]
-        front = fronts.front(one)
+        style, front = style_of(number), fronts.front(one)
         rest = [point for point in fronts.points(one) if point not in front]
-        axes.scatter(*_percents(rest), s=14, marker=marker, color=colour, alpha=0.35, linewidths=0)
-        axes.scatter(
-            *_percents(front), s=34, marker=marker, color=colour, zorder=4, label=one.study.name
-        )
-        bars: dict[str, Any] = {"color": colour, "alpha": 0.4, "linewidth": 3}
+        axes.scatter(*_percents(rest), s=14, alpha=0.35, linewidths=0, **style)
+        axes.scatter(*_percents(front), s=34, zorder=4, label=one.study.name, **style)
+        bars: dict[str, Any] = {"color": style["color"], "alpha": 0.4, "linewidth": 3}
         for point in front:
             if point.spread is not None:
                 x, y = 100 * point.standard, 100 * point.ucert
                 spread = [100 * share for share in point.spread]
                 axes.errorbar(x, y, yerr=spread[1], xerr=spread[0], **bars)
-    axes.margins(0.08)
-    axes.set(xlabel="standard accuracy (%)", ylabel="UCert (%)")
-    axes.grid(color=COLOURS["line"])
-    axes.set_axisbelow(True)
-    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # as they are before the fronts' ends
+    name_accuracies(axes, 0.08)
     for number, one in enumerate(fronts.tuned):
-        axes.plot(*_steps(axes, fronts.front(one)), color=METHODS[number % 10], linewidth=1)
+        points = zip(*_percents(fronts.front(one)), strict=True)
+        draw_steps(axes, points, {"color": style_of(number)["color"]})
     axes.legend(fontsize=8, frameon=False)
 
 
 def _percents(points: Sequence[Point]) -> tuple[list[float], list[float]]:
     return [100 * p.standard for p in points], [100 * p.ucert for p in points]
-
-
-def _steps(axes: Axes, front: Sequence[Point]) -> tuple[list[float], list[float]]:
-    """Corners of a front, from the left end of the axes to the bottom."""
-    xs, ys, left = [], [], axes.get_xlim()[0]
-    for x, y in zip(*_percents(front), strict=True):
-        xs += [left, x]
-        ys += [y, y]
-        left = x
-    return [*xs, left], [*ys, axes.get_ylim()[0]]

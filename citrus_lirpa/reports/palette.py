@@ -34,6 +34,13 @@ METHODS = (
     "#b4540a", "#1f8678", "#3b6fb6", "#8a4fa3", "#c0a020",
     "#c2476b", "#5b8c2a", "#2aa1c0", "#7a5c46", "#4b4f9e",
 )  # fmt: skip
+#: Markers of these, one for ten colours.
+_MARKERS = "osD^"
+
+
+def style_of(number: int) -> dict[str, Any]:
+    """Return colour and marker of the method, or study, of a number."""
+    return {"color": METHODS[number % 10], "marker": _MARKERS[number // 10 % len(_MARKERS)]}
 
 
 @contextmanager

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .compare import Run, by_setting, pareto_front
-from .palette import COLOURS, METHODS, house_style
+from .palette import COLOURS, house_style, style_of
 from .pictures import write_picture
 from .plots import new_figure, plain_figure
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _COLUMNS = 2  # axes beside each other
 _SIZE = (7.4, 4.8)  # inches of one axes with its legend
-_MARKERS = "osD^"  # ten colours each
 _NEAR = 0.05  # of the axes' sides: height of a label, and width of a number in it
 
 
@@ -85,18 +84,9 @@ def draw_runs(
         (x, y), style = _point(run), styles[run.method]
         axes.vlines(x, y, 100 * run.attacked_uap_accuracy, color=style["color"], linewidth=1.2)
         dots.append(_dot(axes, x, y, style, filled=run in front))
-    axes.margins(0.14)
-    axes.set(xlabel="standard accuracy (%)", ylabel="UCert (%)")
-    axes.grid(color=COLOURS["line"])
-    axes.set_axisbelow(True)
-    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # as they are before the front's ends
-    axes.plot(
-        *zip(*_steps(axes, runs), strict=True),
-        color=COLOURS["wrong"],
-        linewidth=1,
-        linestyle="--",
-        zorder=1,
-    )
+    name_accuracies(axes, 0.14)
+    line = {"color": COLOURS["wrong"], "linestyle": "--", "zorder": 1}
+    draw_steps(axes, map(_point, pareto_front(runs)), line)
     for point, text in _labels(axes, runs, numbers).items():
         label = axes.annotate(text, point, (5, -3), textcoords="offset points", va="top", zorder=3)
         label.set(fontsize=9)
@@ -104,6 +94,31 @@ def draw_runs(
             {"facecolor": COLOURS["card"], "alpha": 0.7, "edgecolor": "none", "pad": 0.3}
         )
     return dots
+
+
+def name_accuracies(axes: Axes, margin: float) -> None:
+    """Name the axes of standard accuracy and UCert, and fix their ends at what is drawn so far."""
+    axes.margins(margin)
+    axes.set(xlabel="standard accuracy (%)", ylabel="UCert (%)")
+    axes.grid(color=COLOURS["line"])
+    axes.set_axisbelow(True)
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
+
+
+def draw_steps(axes: Axes, front: Iterable[tuple[float, float]], style: dict[str, Any]) -> None:
+    """Draw a front as steps, from the left end of the axes to the bottom.
+
+    Args:
+        axes: To draw on.
+        front: Its points, from the lowest standard accuracy on.
+        style: Of the line.
+    """
+    corners, left = [], axes.get_xlim()[0]
+    for x, y in front:
+        corners += [(left, y), (x, y)]
+        left = x
+    corners.append((left, axes.get_ylim()[0]))
+    axes.plot(*zip(*corners, strict=True), linewidth=1, **style)
 
 
 def _dot(axes: Axes, x: Any, y: Any, style: dict[str, Any], *, filled: bool) -> PathCollection:
@@ -117,23 +132,11 @@ def _dot(axes: Axes, x: Any, y: Any, style: dict[str, Any], *, filled: bool) -> 
 def _styles(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """Colour and marker of each training method, the same in all axes."""
     methods = dict.fromkeys(run.method for run in runs)
-    return {
-        method: {"color": METHODS[i % 10], "marker": _MARKERS[i // 10 % len(_MARKERS)]}
-        for i, method in enumerate(methods)
-    }
+    return {method: style_of(i) for i, method in enumerate(methods)}
 
 
 def _point(run: Run) -> tuple[float, float]:
     return 100 * run.standard_accuracy, 100 * run.certified_uap_accuracy
-
-
-def _steps(axes: Axes, runs: Sequence[Run]) -> list[tuple[float, float]]:
-    """Corners of the front, from the left end of the axes to the bottom."""
-    corners, left = [], axes.get_xlim()[0]
-    for x, y in map(_point, pareto_front(runs)):
-        corners += [(left, y), (x, y)]
-        left = x
-    return [*corners, (left, axes.get_ylim()[0])]
 
 
 def _labels(
