@@ -94,11 +94,17 @@ def signalled(command: tuple, sign: Path, number: int) -> tuple[int, str]:
 
 
 def leave_pictures_out(monkeypatch) -> None:
-    """Write plain pictures in place of plots, which are drawn but not rendered: that is slow."""
-    picture = Image.new("L", (200, 200))
-    monkeypatch.setattr(
-        Figure, "savefig", lambda _figure, file, **_options: picture.save(file, "PNG")
-    )
+    """Write plain pictures in place of plots, which are drawn but not rendered: that is slow.
+
+    Charts of pages, which are SVG, are rendered.
+    """
+    picture, render = Image.new("L", (200, 200)), Figure.savefig
+
+    def save(figure, file, **options):
+        chart = options.get("format") == "svg"
+        return render(figure, file, **options) if chart else picture.save(file, "PNG")
+
+    monkeypatch.setattr(Figure, "savefig", save)
 
 
 def is_png(path: Path) -> bool:
