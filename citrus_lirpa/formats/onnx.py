@@ -332,7 +332,7 @@ def _check_same(module: nn.Module, proto: onnx.ModelProto, shape: Sequence[int])
     """Compare logits with ONNX's reference evaluator on three random images."""
     from onnx.reference import ReferenceEvaluator
 
-    _forget_batch_statistics(proto.graph)
+    forget_batch_statistics(proto.graph)
     evaluator: Any = ReferenceEvaluator(proto)
     name = graph_inputs(proto.graph)[0].name
     x = torch.rand((3, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float32)
@@ -357,7 +357,7 @@ def _device(module: nn.Module) -> torch.device:
     return next((t.device for t in tensors), torch.device("cpu"))
 
 
-def _forget_batch_statistics(graph: onnx.GraphProto) -> None:
+def forget_batch_statistics(graph: onnx.GraphProto) -> None:
     """Give BatchNormalization momentum 1, which means nothing outside training.
 
     Below opset 14 the reference evaluator normalises by running statistics that it has moved

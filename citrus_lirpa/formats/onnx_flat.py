@@ -18,7 +18,7 @@ from ..errors import ModelError, require
 from ..imports import import_optional
 from .affine_value import AffineValue, joined
 from .flat_network import FUNCTIONS, Dense, FlatNetwork
-from .onnx import INSTALL_HINT, named_after, parse
+from .onnx import INSTALL_HINT, forget_batch_statistics, named_after, parse
 from .onnx_flat_pieces import PIECES
 from .onnx_graph import graph_inputs, kind
 
@@ -67,8 +67,9 @@ def load_flat(path: Path) -> FlatNetwork:
 
 
 def flat_of(proto: onnx.ModelProto, path: Path) -> FlatNetwork:
-    """Do what :func:`load_flat` does, from the content of the file."""
+    """Do what :func:`load_flat` does, from the content of the file, which is changed."""
     package = import_optional("onnx", INSTALL_HINT)
+    forget_batch_statistics(proto.graph)
     with named_after(path):
         return _Compiler(package, proto).compiled()
 
