@@ -80,7 +80,7 @@ class FileNetwork:
             ways.reverse()
         for way in ways:
             try:
-                module, mean, std = way(content, path)
+                module, mean, std = way(copy.deepcopy(content), path)
                 network = FileNetwork(path, module.eval(), mean, std, session)
                 network.check()
                 return network
@@ -179,7 +179,7 @@ def load_networks(query: Query, files: Mapping[str, Path]) -> dict[str, FileNetw
 
 def _as_images(content: Any, path: Path) -> tuple[nn.Module, np.ndarray, np.ndarray]:
     """Read a network of images, with its convolutions."""
-    module, shape = layers_of(copy.deepcopy(content), path)
+    module, shape = layers_of(content, path)
     mean, std = np.zeros(shape), np.ones(shape)
     if isinstance(module, nn.Sequential) and isinstance(module[0], Normalise):
         mean = np.broadcast_to(module[0].mean.double().numpy(), shape)
