@@ -163,6 +163,11 @@ def permit_code(source: str) -> str:
     return source
 
 
+def permitted() -> frozenset[str]:
+    """Return what the user has named so far, for a process elsewhere to permit as well."""
+    return frozenset(_PERMITTED)
+
+
 def code_hash(source: str) -> str:
     """Return the SHA-256 of a file of code; empty for a module, which may be many files.
 

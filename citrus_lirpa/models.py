@@ -266,9 +266,9 @@ def own(
         classes: The number of logits.
         source: ``file.py:name`` or ``package.module:name``. It is called without arguments, but
             for ``shape``, ``classes`` or ``num_classes`` where it has parameters of these names.
-        sha256: Of the file.
-        mean: Of each channel, to normalise pixels by before they reach the network.
-        std: Of each channel.
+        sha256: SHA-256 of the file.
+        mean: Mean of each channel, to normalise pixels by before they reach the network.
+        std: Standard deviation of each channel.
 
     Raises:
         ConfigError: It needs other arguments, fails, or returns no ``nn.Module``.

@@ -1,4 +1,5 @@
-"""What mkdocs does to the pages beside its plugins: formulas, roles in docstrings, and --help.
+"""What mkdocs does to the pages beside its plugins: formulas, roles in docstrings, --help,
+and the keys of configurations.
 
 Formulas become MathML, which browsers show without a script: ``$x$`` within a line, and a
 paragraph between ``$$`` and ``$$``. Markdown sees only their letters as numbers, so that it leaves
@@ -11,6 +12,7 @@ import click
 from latex2mathml.converter import convert
 
 from citrus_lirpa.cli import COMMANDS, main
+from citrus_lirpa.training.keys import Key, keys
 
 _CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.DOTALL)
 _BLOCK = re.compile(r"^\$\$\n(.+?)\n\$\$$", re.DOTALL | re.MULTILINE)
@@ -21,6 +23,7 @@ _ROLE = re.compile(r":(?:class|func|meth|mod):<code>~?\.?")
 
 def on_page_markdown(markdown: str, **_) -> str:
     markdown = re.sub("^COMMANDS$", lambda m: _commands(), markdown, flags=re.MULTILINE)
+    markdown = re.sub("^KEYS OF (\\w+)$", lambda m: _keys(m[1]), markdown, flags=re.MULTILINE)
     parts = _CODE.split(markdown)  # odd ones are code
     return "".join(part if i % 2 else _hide(part) for i, part in enumerate(parts))
 
@@ -52,3 +55,24 @@ def _commands() -> str:
         context = click.Context(command, top, name, terminal_width=78, max_content_width=78)
         sections.append(f"## {name}\n\n```text\n{command.get_help(context)}\n```\n")
     return "\n".join(sections)
+
+
+def _keys(table: str) -> str:
+    """A section for each key of a table of configurations."""
+    return "\n".join(_key(key) for key in keys() if key.name.startswith(f"{table}."))
+
+
+def _key(key: Key) -> str:
+    lines = [f"### {key.name}\n"]
+    for use in key.uses:
+        of = f"*{', '.join(use.of)}*: " if use.of else ""
+        lines += [f"{of}{use.meaning}\n", f"- {use.type}; default `{use.default}`"]
+        lines += ["" if use.of else f"- one of {_names(key.allowed)}"] if key.allowed else []
+        lines.append("")
+    for kind, values in key.set_by.items():
+        lines += [f"- {kind} `{value}`: {'; '.join(names)}" for value, names in values.items()]
+    return "\n".join([*lines, ""])
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

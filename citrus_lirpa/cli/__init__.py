@@ -33,6 +33,7 @@ COMMANDS = {
     "verify": ("verify", "Decide a query in VNN-LIB."),
     "supports": ("supports", "Say what queries verify decides."),
     "presets": ("lists", "List the settings and the methods to train with."),
+    "config": ("config", "Say what a key of the configuration means."),
     "models": ("lists", "List the architectures and the trained networks."),
     "completion": ("completion", "Teach the shell to complete commands and options."),
     "doctor": ("doctor", "Versions, device, data sets, and a check of the bounds."),

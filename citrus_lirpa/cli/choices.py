@@ -24,6 +24,8 @@ MAX_SEED = 2**32 - 1
 PRECISIONS = ("float32", "bfloat16", "tf32")
 #: ``loggers.LOGGERS``
 LOGGERS = ("tensorboard", "wandb")
+#: ``actions.sweep.LAUNCHERS``
+LAUNCHERS = ("local", "slurm")
 #: ``data.DATASETS``
 DATASETS = (
     "digits", "mnist", "fashionmnist", "kmnist", "cifar10", "svhn", "gtsrb", "tinyimagenet",

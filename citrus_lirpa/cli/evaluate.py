@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .choices import BOUNDS
-from .options import FILE, dataset, eps_map, job, network_path, protocol_options, results_out
+from .options import FILE, dataset, eps_map, job, log, network_path, protocol_options, results_out
 from .output import Results, examples
 
 
@@ -61,6 +61,7 @@ from .output import Results, examples
     is_flag=True,
     help="Write proofs of what is certified, for citrus-lirpa check or anybody's checker.",
 )
+@log
 @job
 def eval_command(**options) -> Results:
     """Certify a trained network: PATH is a run folder, a checkpoint, zoo:NAME or an ONNX file.

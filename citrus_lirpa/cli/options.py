@@ -14,7 +14,7 @@ from ..errors import ConfigError, InputError, Terminated, require
 from ..formats.numbers import parse_number
 from ..imports import is_code, permit_code
 from ..training.interrupts import Termination, terminations
-from .choices import DATASETS, MAX_SEED, PROTOCOL, RELATIONAL, SOLVERS, STAGES
+from .choices import DATASETS, LOGGERS, MAX_SEED, PROTOCOL, RELATIONAL, SOLVERS, STAGES
 from .output import results
 
 Command = Callable[..., Any]
@@ -102,6 +102,21 @@ class Numbers(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+class Setting(click.ParamType):
+    """A name and a value, as NAME=VALUE."""
+
+    name = "setting"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, str]:
+        """Return both."""
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"-{0,2}([a-z][a-z-]*)=(.+)", value)
+        if found is None:
+            self.fail(f"{value!r} is no option with a value; expected as time=4:00:00", param, ctx)
+        return found[1], found[2]
+
+
 class Images(click.ParamType):
     """Numbers of images, such as 0,5,7."""
 
@@ -143,6 +158,12 @@ quiet = click.option(
     is_flag=True,
     help="Results, warnings and errors only: no bar, and no line for each epoch where there is no "
     "terminal.",
+)
+log = click.option(
+    "--log",
+    type=click.Choice(LOGGERS),
+    multiple=True,
+    help="Report there too; may be given again. wandb: sent unless WANDB_MODE=offline.",
 )
 results_out = click.option(
     "--out",

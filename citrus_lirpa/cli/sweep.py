@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from .choices import LAUNCHERS
 from .evaluate import eval_command
-from .options import FILE, data_dir, device, download, requeue
+from .options import FILE, Setting, data_dir, device, download, log, requeue
 from .output import examples
 
 
@@ -17,6 +18,11 @@ from .output import examples
             "run it, two at once; the same command continues it",
             "citrus-lirpa sweep methods.toml --out runs/methods --processes 2",
         ),
+        (
+            "each run as a job of Slurm, with options of sbatch",
+            "citrus-lirpa sweep methods.toml --launcher slurm --slurm partition=gpu --slurm "
+            "time=4:00:00 --slurm gres=gpu:1",
+        ),
         ("then look at it", "citrus-lirpa report runs/methods/mnist-0.1-*"),
     ),
 )
@@ -26,9 +32,26 @@ from .output import examples
     "--processes",
     "count",
     type=click.IntRange(1),
-    help="Runs at once.  [default: as many as CPU cores; 1 on a GPU]",
+    help="Runs at once.  [default: one on each GPU, else on each CPU core; of jobs all]",
+)
+@click.option(
+    "--launcher",
+    type=click.Choice(LAUNCHERS),
+    default="local",
+    show_default=True,
+    help="Where the runs run: in processes on this machine, or each as a job of Slurm.",
+)
+@click.option(
+    "--slurm",
+    "slurm_options",
+    type=Setting(),
+    multiple=True,
+    metavar="OPTION=VALUE",
+    help="With --launcher slurm: an option of sbatch, such as time=4:00:00 (default 60 minutes); a "
+    "job that reaches its time limit is queued again and continues. May be repeated.",
 )
 @click.option("--dry-run", is_flag=True, help="Only print the runs and their commands.")
+@log
 @data_dir
 @download
 @device
@@ -39,8 +62,8 @@ def sweep_command(**options) -> None:
     The file names a preset, the values that all runs share under [set], lists of values under
     [grid] (any of preset, method and TABLE.KEY), and options of `citrus-lirpa eval` under
     [eval]. All configurations are checked before the first is trained. Stop with Ctrl-C;
-    the same command continues, and skips what is finished. Output goes to OUT/logs, the
-    comparison to OUT/compare.json and OUT/compare.png.
+    the same command continues, and skips what is finished. GPUs are dealt out to the runs in
+    turn. Output goes to OUT/logs, the comparison to OUT/compare.json and OUT/compare.png.
     """
     from .actions import sweep
 

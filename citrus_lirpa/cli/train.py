@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from .choices import DATASETS, LOGGERS, METHODS, MODES, PRECISIONS, PRESETS
-from .options import FILE, Data, job, own_model, trust_code
+from .choices import DATASETS, METHODS, MODES, PRECISIONS, PRESETS
+from .options import FILE, Data, job, log, own_model, trust_code
 from .output import Results, examples
 
 
@@ -92,12 +92,7 @@ def _complete(names: Sequence[str]) -> Callable[..., list[str]]:
     default=None,
     help="Let torch.compile make the kernels: slow to start.  [default: --no-compile]",
 )
-@click.option(
-    "--log",
-    type=click.Choice(LOGGERS),
-    multiple=True,
-    help="Report epochs there too; may be given again. wandb: sent unless WANDB_MODE=offline.",
-)
+@log
 @own_model
 @click.option(
     "--data",

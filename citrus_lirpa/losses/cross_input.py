@@ -97,7 +97,14 @@ PAIRINGS = ("shifts", "groups")
 def make_pairing(
     *, pairing: str = "shifts", partners: int = Shifts.count, include_self: bool = False
 ) -> Pairing:
-    """Make a pairing from plain values: ``shifts``, or ``groups`` of partners + 1 inputs."""
+    """Make a pairing from plain values.
+
+    Args:
+        pairing: ``shifts`` pairs an input with those behind it in the batch, ``groups`` with those
+            of its group of partners + 1 inputs.
+        partners: How many partners an input has.
+        include_self: Whether an input is its own partner too.
+    """
     expect_known("pairing", pairing, PAIRINGS)
     check_count(partners, "partners")
     if pairing == "groups":

@@ -78,6 +78,7 @@ def from_options(kind: type[Loss], **values: Any) -> Callable[..., Loss]:
     declared: Any = make
     declared.__signature__ = typed
     declared.__annotations__ = {option.name: option.annotation for option in options}
+    declared.explained_by = (kind, *filter(callable, values.values()))
     return make
 
 
@@ -87,6 +88,12 @@ def attack_options(attack: PGD) -> Callable[..., PGD]:
     def make_attack(
         *, attack_steps: int = attack.steps, attack_step_size: float = attack.step_size
     ) -> PGD:
+        """Make the attack.
+
+        Args:
+            attack_steps: Gradient steps of the attack.
+            attack_step_size: Length of a step, as a share of the attack's radius.
+        """
         return PGD(attack_steps, attack_step_size)
 
     return make_attack
@@ -98,14 +105,31 @@ def _restarted_attack(
     attack_step_size: float = PGD.step_size,
     attack_restarts: int = PGD.restarts,
 ) -> PGD:
+    """Make the attack.
+
+    Args:
+        attack_steps: Gradient steps of the attack.
+        attack_step_size: Length of a step, as a share of the attack's radius.
+        attack_restarts: Starts of the attack; the strongest perturbation of an input counts.
+    """
     return PGD(attack_steps, attack_step_size, attack_restarts)
 
 
 def _required_ratio(*, tau_ratio: float) -> float:
+    """Return the ratio, which has no default.
+
+    Args:
+        tau_ratio: τ/ε: the radius of the boxes as a share of ε, in (0, 1].
+    """
     return tau_ratio
 
 
 def _latent_steps(*, latent_steps: int = LATENT_STEPS) -> int:
+    """Return the steps.
+
+    Args:
+        latent_steps: Gradient steps of the attack on the last layers.
+    """
     return latent_steps
 
 

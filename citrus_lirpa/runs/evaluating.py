@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import distributed
 from ..bounds.box import Ball
 from ..bounds.net import BoundedNet
 from ..data.types import Split
 from ..errors import InputError
+from ..training import loggers
 from ..verify import (
     Evaluation,
     Protocol,
@@ -39,6 +41,7 @@ def evaluate_run(
     imported: Mapping[int, str] | None = None,
     bounds: str = "own",
     proofs: bool = False,
+    log: Iterable[str] = (),
 ) -> Outcome | None:
     """Evaluate a network and write everything into a folder.
 
@@ -55,6 +58,7 @@ def evaluate_run(
         imported: Verdicts of another verifier by image number; see ``import_verdicts``.
         bounds: Whose bounds count; see :class:`BoundedNet`.
         proofs: Whether to write proofs of what is certified, beside the results.
+        log: Names of ``LOGGERS`` that get the figures too.
 
     Returns:
         The record and its files; None in a process that is not the first of its job.
@@ -93,7 +97,14 @@ def evaluate_run(
             **other,
         ).to_json()
 
-    return run_batches(files, settings, compute, finish, launch)
+    run = RunFolder(folder)
+    config = run.begun_config() if run.config.is_file() else None
+    with loggers.opened(log if distributed.leads() else (), folder, config) as noting:
+        outcome = run_batches(files, settings, compute, finish, launch)
+        if outcome and outcome.new:
+            for logger in noting:
+                logger.conclude(loggers.figures_of(outcome.record))
+    return outcome
 
 
 def _proof_folder(

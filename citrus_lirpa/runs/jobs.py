@@ -8,10 +8,11 @@ import signal
 import subprocess  # of commands as lists, never of a shell  # nosec B404
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Queue
 from typing import IO
 
 from ..errors import CitrusError
@@ -52,9 +53,8 @@ class Job:
 
 def run_jobs(
     jobs: Iterable[Job],
-    processes: int,
+    environments: Sequence[Mapping[str, str]],
     *,
-    environment: Mapping[str, str],
     say: Callable[[Job, str], object],
     ended: Callable[[], object],
 ) -> dict[str, str]:
@@ -66,8 +66,8 @@ def run_jobs(
 
     Args:
         jobs: The jobs, in the order in which they begin.
-        processes: How many run at once.
-        environment: The environment variables of the processes.
+        environments: The environment variables of each place for a process; as many jobs run at
+            once as there are places.
         say: Called with a job and each of its events, in words.
         ended: Called after each job that was not interrupted.
 
@@ -78,8 +78,11 @@ def run_jobs(
         Interrupted: Ctrl-C stopped the jobs; Terminated where it was SIGTERM.
     """
     interrupted = False
-    with stop_requests() as stop, ThreadPoolExecutor(processes) as pool:
-        runner = _Runner(environment, say, ended, stop)
+    free: Queue[Mapping[str, str]] = Queue()
+    for environment in environments:
+        free.put(environment)
+    with stop_requests() as stop, ThreadPoolExecutor(len(environments)) as pool:
+        runner = _Runner(free, say, ended, stop)
         waiting = {pool.submit(runner.run, job) for job in jobs}
         try:
             while waiting:
@@ -101,7 +104,7 @@ def run_jobs(
 class _Runner:
     """Runs jobs, each in the thread that asks for it; the callbacks are called one at a time."""
 
-    environment: Mapping[str, str]
+    free: Queue[Mapping[str, str]]
     say: Callable[[Job, str], object]
     ended: Callable[[], object]
     stop: Callable[[], int]
@@ -116,16 +119,19 @@ class _Runner:
         if self._stopping():
             return
         job.log.parent.mkdir(parents=True, exist_ok=True)
+        place = self.free.get()
         try:
             with open(job.log, "ab") as log:
                 self._lock(job, log)
                 done: set[str] = set()
                 while step := self._next_step(job, done):
-                    self._run_step(job, step, log)
+                    self._run_step(job, step, log, place)
                     done.add(step.done)
         except CitrusError as error:
             self.failures[job.name] = str(error)
             self._say(job, f"failed: {error}")
+        finally:
+            self.free.put(place)
         if not self._stopping():
             with self.callbacks:
                 self.ended()
@@ -172,7 +178,7 @@ class _Runner:
             raise CitrusError(f"was {step.done}, but the files that should say so do not")
         return step
 
-    def _run_step(self, job: Job, step: Step, log: IO[bytes]) -> None:
+    def _run_step(self, job: Job, step: Step, log: IO[bytes], place: Mapping[str, str]) -> None:
         """Run the command; raise CitrusError where it fails, unless it was asked to stop."""
         begin = time.monotonic()
         log.write(f"$ {shlex.join(step.command)}\n".encode())
@@ -186,7 +192,7 @@ class _Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self.environment,
+                env=place,
                 start_new_session=True,  # a terminal's Ctrl-C reaches this program only
             )
             self.running.add(child)
@@ -212,7 +218,19 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
-def environment_for(processes: int) -> dict[str, str]:
-    """Return this process's environment, with the cores shared among ``processes``."""
+def places(processes: int, gpus: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Return an environment for each of several processes at once: this process's, and its share.
+
+    Args:
+        processes: How many there are; the cores are shared among them.
+        gpus: The GPUs to deal out in turn, as CUDA_VISIBLE_DEVICES names them; none where each
+            process chooses for itself.
+    """
     share = max(1, (os.cpu_count() or 1) // processes)
-    return {"OMP_NUM_THREADS": str(share), **os.environ}
+    environment = {"OMP_NUM_THREADS": str(share), **os.environ}
+    if not gpus:
+        return [environment] * processes
+    return [
+        {**environment, "CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]}
+        for number in range(processes)
+    ]

@@ -70,10 +70,11 @@ def train_run(
             observer.on_start()
             observer.warn(short_ramp(loss, config, len(part)))
         at_chance = ChanceWatch(part.labels, config.train.epochs)
-        with loggers.opened(log if distributed.leads() else (), folder, config) as note:
+        with loggers.opened(log if distributed.leads() else (), folder, config) as noting:
 
             def on_epoch(record: dict[str, Any]) -> None:
-                note(record)
+                for logger in noting:
+                    logger.log(record)
                 observer.on_epoch(record)
                 observer.warn(at_chance(record))
 

@@ -45,6 +45,12 @@ from .toml import parse_override, parse_toml
 INITIALISATIONS = ("shi", "default")
 #: Larger seeds overflow where they are mixed with the step.
 MAX_SEED = 2**32 - 1
+#: The keys of [train] that are names, and the names.
+NAMES: dict[str, Iterable[str]] = {
+    "schedule": SCHEDULES,
+    "initialisation": INITIALISATIONS,
+    "precision": PRECISIONS,
+}
 
 
 @checked("data")
@@ -53,7 +59,7 @@ class DataConfig:
 
     Args:
         name: Name of the data set, or where a user's own data is.
-        sha256: Of a user's own data; empty for others.
+        sha256: SHA-256 of a user's own data; empty for others.
         crop: Side to crop the images to, 0 for none.
         pad: Edge pixels around an image before a random crop to its size, -1 for as many as the
             data set asks for.
@@ -84,25 +90,26 @@ class TrainConfig:
     Args:
         eps: ε that the network is judged by, in pixels; the largest one of ``eps_map``.
         eps_map: An ``.npy`` file with the ε of every pixel; empty for ``eps`` everywhere.
-        eps_map_sha256: Of this file; empty without one.
+        eps_map_sha256: SHA-256 of the file of ``eps_map``; empty without one.
         epochs: Length of the training.
         batch_size: Images in a step.
         lr: Learning rate of Adam.
         lr_factor: Factor of the learning rate after each milestone.
         milestones: Epochs after which the learning rate is multiplied by ``lr_factor``.
-        schedule: Shape of the ε ramp, one of ``SCHEDULES``.
+        schedule: Shape of the ε ramp.
         ramp_start: First epoch of the ε ramp.
         ramp_length: Epochs that the ε ramp lasts.
-        l1: Weight of Σ|w|.
+        l1: Weight of Σ|w|, the sum of the absolute weights, in the loss.
         shi: λ₀ of the regularisers of Shi et al. 2021.
         grad_clip: Largest norm of a gradient.
         eps_factor: Training ends with ``eps_factor``·ε.
         init_from: A run or checkpoint whose weights to begin with, empty for none.
-        initialisation: One of ``INITIALISATIONS``.
+        initialisation: How the weights begin: as Shi et al. 2021 draw them, or as PyTorch does.
         precise_bn: Whether to recompute the BatchNorm statistics over the training set at the end.
         seed: Seed of everything random.
         threads: CPU threads, 0 to choose by the model.
-        precision: One of ``PRECISIONS``.
+        precision: What may be rounded below float32: nothing, attacks (bfloat16), or on a GPU also
+            products of bounds (tf32).
         compile: Whether torch.compile makes the kernels.
     """
 
@@ -141,8 +148,7 @@ class TrainConfig:
             )
         if not self.ramp_start >= 1:
             raise ConfigError(f"train.ramp_start is {self.ramp_start}; epochs count from 1")
-        names = {"schedule": SCHEDULES, "initialisation": INITIALISATIONS, "precision": PRECISIONS}
-        for key, known in names.items():
+        for key, known in NAMES.items():
             expect_known(f"train.{key}", getattr(self, key), known)
 
     @property

@@ -73,7 +73,9 @@ def terminations() -> Iterator[None]:
 
 def interrupted_by(number: int, message: str) -> Interrupted:
     """Make the error of work that a signal stopped and that was saved."""
-    return (Interrupted if number == signal.SIGINT else Terminated)(message)
+    error = (Interrupted if number == signal.SIGINT else Terminated)(message)
+    error.number = number
+    return error
 
 
 def _in_main_thread() -> bool:

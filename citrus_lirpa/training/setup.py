@@ -92,6 +92,13 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = named.split(",") if named else map(str, range(torch.cuda.device_count()))
+    return list(names)[: torch.cuda.device_count()]
+
+
 def join_processes(name: str, *, share_gpus: bool = False) -> torch.device:
     """Join the other processes of the job, where torchrun started several.
 

@@ -10,6 +10,7 @@ from citrus_lirpa.attacks import SgdUap
 from citrus_lirpa.bounds import precision
 from citrus_lirpa.bounds.net import BOUNDS
 from citrus_lirpa.cli import choices
+from citrus_lirpa.cli.actions import sweep
 from citrus_lirpa.training import config, loggers
 
 
@@ -21,6 +22,7 @@ from citrus_lirpa.training import config, loggers
         ("MODES", config.MODES),
         ("PRECISIONS", precision.PRECISIONS),
         ("LOGGERS", loggers.LOGGERS),
+        ("LAUNCHERS", sweep.LAUNCHERS),
         ("DATASETS", data.DATASETS),
         ("STAGES", verify.STAGES),
         ("BOUNDS", BOUNDS),

@@ -11,17 +11,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import run as command
 from command_line import signalled, wait_for
 from configurations import SMALL_SWEEP
 from results import made_up_record
 
 from citrus_lirpa.bounds.box import PIXELS
+from citrus_lirpa.cli.actions import sweep as sweep_action
 from citrus_lirpa.errors import CheckpointError, ConfigError, InputError, Interrupted
 from citrus_lirpa.runs import sweep
 from citrus_lirpa.runs import sweep_plan as workplan
 from citrus_lirpa.runs.folder import RunFolder
-from citrus_lirpa.runs.jobs import Job, Step, environment_for
+from citrus_lirpa.runs.jobs import Job, Step, places
 from citrus_lirpa.runs.jobs import run_jobs as run_all
 from citrus_lirpa.runs.networks import FORMATS
 from citrus_lirpa.training import checkpoint
@@ -455,7 +457,7 @@ def run_jobs(jobs, count: int, said: list, react=lambda job, event: None) -> dic
         said.append((one.name, event))
         react(one, event)
 
-    return run_all(jobs, count, environment=environment_for(count), say=say, ended=lambda: None)
+    return run_all(jobs, places(count), say=say, ended=lambda: None)
 
 
 def waits_for(file: Path) -> str:
@@ -579,10 +581,39 @@ def test_a_process_that_outlived_its_sweep_is_waited_for(tmp_path):
 def test_cores_are_shared_unless_the_user_said_otherwise(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    threads = [environment_for(n)["OMP_NUM_THREADS"] for n in (1, 3, 8, 20)]
+    threads = [places(n)[-1]["OMP_NUM_THREADS"] for n in (1, 3, 8, 20)]
     assert threads == ["8", "2", "1", "1"]
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert environment_for(3)["OMP_NUM_THREADS"] == "5"
+    assert places(3)[0]["OMP_NUM_THREADS"] == "5"
+
+
+def test_gpus_are_dealt_out(tmp_path):
+    """Two runs at a time on each of two GPUs, and a GPU that is free goes to the next run."""
+    seen = [place["CUDA_VISIBLE_DEVICES"] for place in places(4, ["3", "5"])]
+    assert seen == ["3", "5", "3", "5"]
+    lock = f"Path({str(tmp_path)!r}, os.environ['CUDA_VISIBLE_DEVICES'])"
+    code = f"{lock}.mkdir()\ntime.sleep(0.1)\n{lock}.rmdir()\nprint('on', {lock}.name)"
+    jobs = [job(tmp_path, str(i), code) for i in range(5)]
+    assert run_all(jobs, places(2, ["3", "5"]), say=lambda *_: None, ended=lambda: None) == {}
+    used = Counter(one.log.read_text().rpartition("on ")[2].strip() for one in jobs)
+    assert set(used) == {"3", "5"} and sum(used.values()) == 5
+
+
+def test_a_sweep_on_gpus_runs_one_on_each(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(sweep_action, "choose_device", torch.device)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def dealt(device: str, count: int | None = None) -> list:
+        launch = sweep_action.LAUNCHERS["local"]([None] * 5, count, device=device)
+        return [e.get("CUDA_VISIBLE_DEVICES") for e in launch.keywords["environments"]]
+
+    assert dealt("cuda") == ["0", "1", "2"]
+    assert dealt("cuda", 4) == ["0", "1", "2", "0"]
+    assert dealt("cuda:1") == [None]  # the user's own choice
+    assert dealt("cpu", 2) == [None, None]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
+    assert dealt("cuda") == ["4", "6", "7"]
 
 
 # -- whole sweeps ---------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """loggers: the records arrive, and nothing else does."""
 
 import importlib
+import json
 import os
 import sys
 
 import pytest
-from command_line import run
+from command_line import run, small_run
 from results import RECORDS
 
 from citrus_lirpa.errors import DependencyError, InputError
@@ -32,11 +33,14 @@ def test_tensorboard(tmp_path, settings):
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with loggers.opened(["tensorboard", "tensorboard"], tmp_path, settings) as log:
+    with loggers.opened(["tensorboard", "tensorboard"], tmp_path, settings) as (log,):
         for record in RECORDS:
-            log(record)
+            log.log(record)
+        log.conclude({"eval-bab/ucert": 0.75})
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert set(events.Tags()["scalars"]) == set(RECORDS[0]) - {"epoch", "step"}
+    found = set(events.Tags()["scalars"])
+    assert found == {*RECORDS[0], "eval-bab/ucert"} - {"epoch", "step"}
+    assert [e.value for e in events.Scalars("eval-bab/ucert")] == [0.75]
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 2.25), (2, 1.0625)]
     assert [(e.step, e.value) for e in events.Scalars("certified")] == [(2, 0.5)]
 
@@ -45,13 +49,17 @@ def test_weights_and_biases_gets_the_records_and_nothing_of_the_machine(
     tmp_path, settings, offline, monkeypatch
 ):
     monkeypatch.setattr(sys, "argv", ["citrus-lirpa", "--token", SECRET])
-    with loggers.opened(["wandb"], tmp_path / "run", settings) as log:
+    with loggers.opened(["wandb"], tmp_path / "run", settings) as (log,):
         for record in RECORDS:
-            log(record)
+            log.log(record)
+    with loggers.opened(["wandb"], tmp_path / "run", settings) as (again,):  # an evaluation
+        again.conclude({"eval-bab/ucert": 0.75})
+    assert again.run.id == log.run.id == (tmp_path / "run" / "wandb" / "run-id").read_text()
     offline.teardown()  # its process writes on for a moment
     written = [file for file in (tmp_path / "run" / "wandb").rglob("*") if file.is_file()]
-    (history,) = [file.read_bytes() for file in written if file.suffix == ".wandb"]
-    assert all(word in history for word in (b"certified", b"1.0625", b"tau_ratio", b"digits"))
+    history = b"".join(file.read_bytes() for file in written if file.suffix == ".wandb")
+    words = (b"certified", b"1.0625", b"tau_ratio", b"digits", b"ucert")
+    assert all(word in history for word in words)
     for file in written:
         content = file.read_bytes()
         for private in (SECRET, os.environ["WANDB_API_KEY"], os.path.expanduser("~/")):
@@ -67,6 +75,40 @@ def test_a_run_reports_to_both(tmp_path, offline):
     assert status == 0, output
     assert list((folder / "tensorboard").glob("events.*"))
     assert list((folder / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def test_an_evaluation_reports_its_figures(tmp_path, monkeypatch):
+    seen: list = []
+
+    class Recorder:
+        def __init__(self, folder, config):
+            seen.append((folder, config.train.epochs))
+
+        def log(self, record):
+            seen.append(record["epoch"])
+
+        def conclude(self, figures):
+            seen.append(figures)
+
+        def close(self):
+            seen.append("closed")
+
+    monkeypatch.setitem(loggers.LOGGERS, "tensorboard", Recorder)
+    folder = small_run(tmp_path / "run")
+    options = ("--method", "ibp", "--relational", "none", "--limit", 10, "--log", "tensorboard")
+    status, output = run("eval", folder, *options)
+    assert status == 0, output
+    record = json.loads((folder / "eval-ibp.json").read_text())
+    assert seen == [
+        (folder, 1),
+        {
+            "eval-ibp/standard_accuracy": record["standard_accuracy"],
+            "eval-ibp/certified_accuracy": record["certified_accuracy"],
+            "eval-ibp/ucert": record["uap_accuracy"]["lower"],
+            "eval-ibp/uap_accuracy_upper": record["uap_accuracy"]["upper"],
+        },
+        "closed",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +151,7 @@ def test_all_are_closed_where_training_fails(tmp_path, settings, monkeypatch):
 
     monkeypatch.setitem(loggers.LOGGERS, "tensorboard", Recorder)
     with pytest.raises(ZeroDivisionError):
-        with loggers.opened(["tensorboard"], tmp_path, settings) as log:
-            log(RECORDS[0])
+        with loggers.opened(["tensorboard"], tmp_path, settings) as (log,):
+            log.log(RECORDS[0])
             raise ZeroDivisionError
     assert seen == ["opened", 1, "closed"]

@@ -31,8 +31,8 @@ _LONG = ("verdicts", "image_seconds", "groups")
 
 
 def run(
-    path, own, dataset, out, resume, bounds, verdicts, proofs, eps_map, data_dir, download, device,
-    quiet, requeue, **options,
+    path, own, dataset, out, resume, bounds, verdicts, proofs, eps_map, log, data_dir, download,
+    device, quiet, requeue, **options,
 ) -> Results:  # fmt: skip
     """Do what ``citrus-lirpa eval`` is for."""
     lirpa.load()
@@ -55,6 +55,7 @@ def run(
         imported=_imported(verdicts, network, protocol),
         bounds=bounds,
         proofs=proofs,
+        log=log,
     )
     if outcome is None:
         return None

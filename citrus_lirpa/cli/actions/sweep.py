@@ -5,38 +5,62 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
 from tqdm.auto import tqdm
 
 from ...bounds import lirpa
-from ...errors import CitrusError, InputError
+from ...errors import CitrusError, InputError, require
 from ...formats.atomic import remove_leftovers
 from ...formats.locks import locked
-from ...runs import jobs, sweep, sweep_plan
-from ...training.setup import choose_device
+from ...runs import jobs, slurm, sweep, sweep_plan
+from ...training.setup import choose_device, visible_gpus
 from ..output import HELP
 from .common import protocol_of, show_bars
 from .compare import FIGURES, PICTURE, show
 
+#: Takes jobs, ``say`` and ``ended``, and returns the failures, as ``jobs.run_jobs`` does.
+Launch = Callable[..., dict[str, str]]
 
-def run(eval_command, file, out, count, dry_run, data_dir, download, device, requeue) -> None:
+
+def run(
+    eval_command,
+    file,
+    out,
+    count,
+    launcher,
+    slurm_options,
+    dry_run,
+    log,
+    data_dir,
+    download,
+    device,
+    requeue,
+) -> None:
     """Do what ``citrus-lirpa sweep`` is for."""
     lirpa.load()
+    require(
+        launcher == "slurm" or not slurm_options,
+        "--slurm is for --launcher slurm; add it, or drop it",
+    )
     out = out or Path("runs") / file.stem
     group = sweep.read(file)
-    works = _plan(group, _eval_options(eval_command, group), out, data_dir, download, device)
+    options = _eval_options(eval_command, group)
+    shared = [*(f"--log={name}" for name in log), "--device", device]
+    works = _plan(group, options, out, data_dir, download, shared)
     if dry_run:
         _print_plan(works)
         return
-    where = choose_device(device)
+    launch = LAUNCHERS[launcher](works, count, out=out, device=device, options=dict(slurm_options))
     sweep_plan.check_data(works)
     with locked(out, "sweep"):
         remove_leftovers(out, FIGURES, PICTURE)
-        count = min(count or (1 if where.type == "cuda" else os.cpu_count() or 1), len(works))
-        failures = _run(works, count)
+        failures = _run(works, launch)
         for name, reason in failures.items():
             click.echo(f"{name} failed: {reason}", err=True)
         finished = [work.folder for work in works if work.run.name not in failures]
@@ -47,6 +71,23 @@ def run(eval_command, file, out, count, dry_run, data_dir, download, device, req
             f"{len(failures)} of {len(works)} runs failed, see {works[0].job().log.parent}; "
             "the same command tries them again"
         )
+
+
+def _on_this_machine(works, count, *, device, **_) -> Launch:
+    where = choose_device(device)
+    gpus = visible_gpus() if where == torch.device("cuda") else []
+    alone = 1 if where.type == "cuda" else os.cpu_count() or 1
+    places = jobs.places(min(count or len(gpus) or alone, len(works)), gpus)
+    return partial(jobs.run_jobs, environments=places)
+
+
+def _on_slurm(works, count, *, out, options, **_) -> Launch:
+    slurm.check()
+    return partial(slurm.run_on_slurm, at_once=count, folder=out / "slurm", options=options)
+
+
+#: How the runs of a sweep are started.
+LAUNCHERS: dict[str, Callable[..., Launch]] = {"local": _on_this_machine, "slurm": _on_slurm}
 
 
 def _eval_options(eval_command: click.Command, group: sweep.Sweep) -> dict[str, Any]:
@@ -63,7 +104,7 @@ def _plan(
     out: Path,
     data_dir: Path,
     download: bool,
-    device: str,
+    shared: list[str],
 ) -> list[sweep_plan.Work]:
     runs = sweep.expand(group)
     more = [] if download else ["--no-download"]
@@ -74,7 +115,7 @@ def _plan(
         out,
         protocol=lambda eps: protocol_of(eval_options, eps),
         eval_arguments=group.eval_arguments(),
-        shared=["--data-dir", str(data_dir), "--device", device, *more],
+        shared=["--data-dir", str(data_dir), *shared, *more],
         source=sweep_plan.Source(data_dir, download),
     )
 
@@ -88,7 +129,7 @@ def _print_plan(works: list[sweep_plan.Work]) -> None:
             click.echo(f"  {shlex.join(['citrus-lirpa', *arguments])}")
 
 
-def _run(works: list[sweep_plan.Work], count: int) -> dict[str, str]:
+def _run(works: list[sweep_plan.Work], launch: Launch) -> dict[str, str]:
     """All runs, with a bar on a terminal and a line for each event; the failures."""
     numbers = {work.run.name: number for number, work in enumerate(works, 1)}
     with tqdm(total=len(works), unit="run", disable=not show_bars(False)) as bar:
@@ -97,10 +138,4 @@ def _run(works: list[sweep_plan.Work], count: int) -> dict[str, str]:
             with bar.external_write_mode(file=sys.stdout):
                 click.echo(f"[{numbers[job.name]}/{len(works)}] {job.name}: {event}")
 
-        return jobs.run_jobs(
-            [work.job() for work in works],
-            count,
-            environment=jobs.environment_for(count),
-            say=say,
-            ended=bar.update,
-        )
+        return launch([work.job() for work in works], say=say, ended=bar.update)

@@ -1,0 +1,244 @@
+"""Jobs on a Slurm cluster, through submitit: what ``jobs.run_jobs`` is on one machine.
+
+On its node a job runs its steps by ``run_jobs``. Slurm sends SIGUSR1 before the time limit; the
+steps save and end, and submitit has Slurm queue the job again, which then continues.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess  # of commands as lists, never of a shell  # nosec B404
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..errors import CitrusError, InputError, Interrupted, reason, require
+from ..optional import import_optional, permit_code, permitted
+from ..training.interrupts import interrupted_by, stop_requests
+from .jobs import Job, run_jobs
+
+#: Where no time limit is given. A job that needs longer is queued again, and continues.
+_MINUTES = 60
+#: Seconds between the signal and the time limit.
+_NOTICE = 120
+#: How often a job may run into its time limit.
+_RESTARTS = 1000
+_POLL_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class OnNode:
+    """What a Slurm job does: the steps of ``job`` that are due.
+
+    Attributes:
+        job: The job.
+        code: What the user has named to be run; see ``optional.permit_code``.
+    """
+
+    job: Job
+    code: frozenset[str]
+
+    def __call__(self) -> tuple[list[str], str]:
+        """Run the steps; return the events, in words, and why the job failed."""
+        for source in self.code:
+            permit_code(source)
+        events: list[str] = []
+        cores = {"OMP_NUM_THREADS": os.environ.get("SLURM_CPUS_PER_TASK", "1")}
+        try:
+            failures = run_jobs(
+                [self.job],
+                [{**cores, **os.environ}],
+                say=lambda _, event: events.append(event),
+                ended=lambda: None,
+            )
+        except Interrupted as stop:
+            if stop.number == signal.SIGUSR1:
+                signal.raise_signal(signal.SIGUSR1)  # submitit has the job queued again, and exits
+            raise SystemExit(stop.exit_code) from stop  # cancelled, or queued again by Slurm
+        return events, failures.get(self.job.name, "")
+
+    def checkpoint(self) -> Any:
+        """Return what submitit queues in place of this: the same, which continues."""
+        return load().helpers.DelayedSubmission(self)
+
+
+def load() -> ModuleType:
+    """Import submitit, and have it take the signal that our commands take.
+
+    Raises:
+        DependencyError: It is missing.
+    """
+    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # which it reads once, and jobs inherit
+    return import_optional("submitit", "pip install 'citrus-lirpa[slurm]'")
+
+
+def check() -> None:
+    """Check that jobs can be submitted from here.
+
+    Raises:
+        DependencyError: submitit is missing.
+        InputError: There is no Slurm here.
+    """
+    load()
+    require(
+        shutil.which("sbatch") and shutil.which("srun"),
+        "there is no Slurm here: sbatch is not found; use --launcher local",
+    )
+
+
+def run_on_slurm(
+    jobs: Iterable[Job],
+    *,
+    at_once: int | None,
+    folder: Path,
+    options: Mapping[str, str],
+    say: Callable[[Job, str], object],
+    ended: Callable[[], object],
+) -> dict[str, str]:
+    """Run all jobs, each as a job of Slurm, and wait for them.
+
+    On Ctrl-C or SIGTERM they are cancelled, after saving. Where this program is killed, they go on.
+
+    Args:
+        jobs: The jobs. Those without a step that is due are not submitted.
+        at_once: How many may run at once; None for as many as Slurm lets.
+        folder: What submitit writes: scripts, logs, results. All nodes must see it.
+        options: Options of sbatch, such as {"partition": "gpu", "time": "4:00:00"}.
+        say: Called with a job and each of its events, in words.
+        ended: Called after each job that was not interrupted.
+
+    Returns:
+        Why jobs failed, by their names.
+
+    Raises:
+        InputError: Slurm refuses the options.
+        Interrupted: Ctrl-C stopped the jobs; Terminated where it was SIGTERM.
+    """
+    executor = load().SlurmExecutor(folder.resolve(), max_num_timeout=_RESTARTS)
+    executor.update_parameters(
+        job_name=f"citrus-{folder.parent.name}",
+        time=_MINUTES,
+        signal_delay_s=_NOTICE,
+        additional_parameters=dict(options),
+        **({} if at_once is None else {"array_parallelism": at_once}),
+    )
+    return run_submitted(jobs, executor, _listed, say=say, ended=ended)
+
+
+def run_submitted(
+    jobs: Iterable[Job],
+    executor: Any,
+    listed: Callable[[], set[str] | None],
+    *,
+    say: Callable[[Job, str], object],
+    ended: Callable[[], object],
+    poll_seconds: float = _POLL_SECONDS,
+) -> dict[str, str]:
+    """Run all jobs on an executor of submitit; see :func:`run_on_slurm`.
+
+    Args:
+        jobs: The jobs.
+        executor: The executor.
+        listed: Returns the numbers of the jobs that are not over, None where that is not known.
+        say: Called with a job and each of its events, in words.
+        ended: Called after each job that was not interrupted.
+        poll_seconds: How often the jobs are looked at.
+
+    Returns:
+        Why jobs failed, by their names.
+
+    Raises:
+        InputError: The jobs are refused.
+        Interrupted: Ctrl-C stopped the jobs; Terminated where it was SIGTERM.
+    """
+    failures: dict[str, str] = {}
+    due = []
+    for job in jobs:
+        if event := _settled(job, failures):
+            say(job, event)
+            ended()
+        else:
+            due.append(job)
+    with stop_requests() as stop:
+        waiting = _submit(due, executor)
+        for job, submitted in waiting:
+            say(job, f"is job {submitted.job_id} of Slurm")
+        absent: set[str] = set()
+        while waiting and not stop():
+            time.sleep(poll_seconds)
+            before, found = absent, listed()
+            absent = set() if found is None else {s.job_id for _, s in waiting} - found
+            for job, submitted in list(waiting):
+                # twice: files may arrive late, and a job that is queued again is not listed at once
+                outcome = _outcome(submitted, submitted.job_id in before & absent)
+                if outcome is None:
+                    continue
+                waiting.remove((job, submitted))
+                events, failure = outcome
+                failures |= {job.name: failure} if failure else {}
+                for event in events:
+                    say(job, event)
+                ended()
+        _cancel([submitted for _, submitted in waiting], listed, poll_seconds)
+    if stop():
+        raise interrupted_by(
+            stop(),
+            "interrupted; the jobs are cancelled and all is saved: repeat the command to continue",
+        )
+    return failures
+
+
+def _settled(job: Job, failures: dict[str, str]) -> str:
+    """Return what is said of a job with nothing to do, empty for one that is to be submitted."""
+    try:
+        return "" if job.next_step() else "was finished before"
+    except CitrusError as error:
+        failures[job.name] = str(error)
+        return f"failed: {error}"
+
+
+def _submit(jobs: list[Job], executor: Any) -> list[tuple[Job, Any]]:
+    if not jobs:
+        return []
+    code = permitted()
+    try:
+        submitted = executor.submit_array([OnNode(job, code) for job in jobs])
+    except RuntimeError as error:  # of submitit, with what sbatch prints
+        raise InputError(f"Slurm refuses the jobs: {reason(error)}") from error
+    return list(zip(jobs, submitted, strict=True))
+
+
+def _outcome(submitted: Any, gone: bool) -> tuple[list[str], str] | None:
+    """Return the events and the failure of a job that is over, None for any other."""
+    log = submitted.paths.stderr
+    if submitted.paths.result_pickle.exists():
+        try:
+            events, failure = submitted.result()
+            return events, failure
+        except RuntimeError as error:  # of submitit, with the traceback of the job
+            text = f"{str(error).strip().splitlines()[-1]}; see {log}"
+    elif gone:
+        text = f"ended without a result: killed, or out of memory or time; see {log}"
+    else:
+        return None
+    return [f"failed: {text}"], text
+
+
+def _cancel(jobs: list[Any], listed: Callable[[], set[str] | None], poll_seconds: float) -> None:
+    """Cancel jobs, and wait until they have saved."""
+    for job in jobs:
+        job.cancel(check=False)
+    while {job.job_id for job in jobs} & (listed() or set()):
+        time.sleep(poll_seconds)
+
+
+def _listed() -> set[str] | None:
+    """Return the numbers of this user's jobs that wait or run, as submitit writes them."""
+    command = ["squeue", "--me", "--array", "--noheader", "--format=%i"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)  # nosec B603
+    return set(asked.stdout.split()) if asked.returncode == 0 else None
