@@ -162,8 +162,8 @@ def figures_of(record: Mapping[str, Any]) -> dict[str, float]:
     figures = {
         "standard_accuracy": record["standard_accuracy"],
         "certified_accuracy": record["certified_accuracy"],
-        "ucert": bounds["lower"],
-        "uap_accuracy_upper": bounds["upper"],
+        "ucert": bounds["certified"],
+        "uap_accuracy": bounds["attacked"],
     }
     return {f"eval-{record['method']}/{name}": value for name, value in figures.items()}
 

@@ -104,8 +104,8 @@ def test_an_evaluation_reports_its_figures(tmp_path, monkeypatch):
         {
             "eval-ibp/standard_accuracy": record["standard_accuracy"],
             "eval-ibp/certified_accuracy": record["certified_accuracy"],
-            "eval-ibp/ucert": record["uap_accuracy"]["lower"],
-            "eval-ibp/uap_accuracy_upper": record["uap_accuracy"]["upper"],
+            "eval-ibp/ucert": record["uap_accuracy"]["certified"],
+            "eval-ibp/uap_accuracy": record["uap_accuracy"]["attacked"],
         },
         "closed",
     ]
