@@ -66,13 +66,12 @@ def _key(key: Key) -> str:
     lines = [f"### {key.name}\n"]
     for use in key.uses:
         of = f"*{', '.join(use.of)}*: " if use.of else ""
-        lines += [f"{of}{use.meaning}\n", f"- {use.type}; default `{use.default}`"]
-        lines += ["" if use.of else f"- one of {_names(key.allowed)}"] if key.allowed else []
-        lines.append("")
+        default = "required" if use.default == "required" else f"default `{use.default}`"
+        lines += [f"{of}{use.meaning}\n", f"- {use.type}; {default}\n"]
+    if key.allowed:
+        lines.append(f"- one of {', '.join(f'`{name}`' for name in key.allowed)}")
+    if any(key.set_by.values()):
+        lines.append("\nSet to\n")
     for kind, values in key.set_by.items():
-        lines += [f"- {kind} `{value}`: {'; '.join(names)}" for value, names in values.items()]
+        lines += [f"- `{value}` by {kind} {'; '.join(names)}" for value, names in values.items()]
     return "\n".join([*lines, ""])
-
-
-def _names(names: tuple[str, ...]) -> str:
-    return ", ".join(f"`{name}`" for name in names)

@@ -20,7 +20,7 @@ class Sabr(Loss):
     Source: Müller et al. 2023, Certified Training: Small Boxes are All You Need, section 3.
 
     Args:
-        tau_ratio: τ/ε, in (0, 1].
+        tau_ratio: τ/ε: the radius of the boxes as a share of ε, in (0, 1].
         attack: Finds the adversarial examples; PGD of 8 steps by default.
         clip: Valid range of the inputs; None for no limits.
     """

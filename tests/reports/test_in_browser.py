@@ -7,6 +7,10 @@ from command_line import run, sets
 HIDDEN = "[...document.querySelectorAll('details > *')].filter(e => !e.checkVisibility()).length"
 UNFRAMED = "[...document.images].filter(i => getComputedStyle(i).boxShadow === 'none').length"
 
+#: Tables that a reader has to scroll sideways, but for the matrix of confusions.
+CUT = """[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth
+  && !e.querySelector('.confusion')).map(e => e.textContent.trim().slice(0, 40))"""
+
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory) -> dict[str, str]:
@@ -34,6 +38,7 @@ def test_report_in_a_browser(pages):
                     assert page.evaluate(OVERFLOW) <= 0, (url, width)
                     assert page.evaluate(FAINT) == [], (url, scheme)
                     assert page.evaluate(UNFRAMED) == 0
+                    assert page.evaluate(CUT) == [], (url, width)
         with opened(started, pages["two"]) as page:
             assert page.evaluate(HIDDEN) > 0
             page.click("text=What settled the images")

@@ -1,11 +1,13 @@
 """Sweeps on Slurm: by submitit's own local executor, and on a real Slurm of one node."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,13 +125,16 @@ def starts(out: Path, seed: int) -> list[str]:
     return [words.rpartition("--")[2] for words in found]
 
 
-def is_submission(pid: str) -> bool:
-    """Whether a process is the Python of submitit, which starts the steps."""
-    try:
-        words = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
-    except FileNotFoundError:
-        return False
-    return b"submitit.core._submit" in words and b"srun" not in words[0]
+def python_of(task: int) -> int:
+    """The process of submitit that runs a task of the job array."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            variables = (process / "environ").read_bytes().split(b"\0")
+            if b"submitit.core._submit" in words and words[0] == sys.executable.encode():
+                if f"SLURM_ARRAY_TASK_ID={task}".encode() in variables:
+                    return int(process.name)
+    raise AssertionError(f"task {task} does not run")
 
 
 @pytest.mark.nightly
@@ -140,12 +145,9 @@ def test_a_sweep_on_a_real_slurm_survives_requeue_and_kill(tmp_path):
         with begun(file, "--slurm", "time=10") as sweep:
             for seed in (0, 1):
                 wait_for(out / f"digits-ibp-seed{seed}" / "metrics.jsonl", sweep)
-            first, second = sorted(jobs())
+            os.kill(python_of(1), signal.SIGKILL)
+            first = min(jobs())
             subprocess.run(["scontrol", "requeue", first], check=True)
-            listed = ["scontrol", "listpids", second]
-            pids = subprocess.run(listed, capture_output=True, text=True, check=True).stdout
-            (python,) = {w for w in pids.split() if w.isdigit() and is_submission(w)}
-            os.kill(int(python), signal.SIGKILL)
             output, errors = sweep.communicate(timeout=600)
             assert sweep.returncode == 1, output + errors
             assert "digits-ibp-seed1 failed: ended without a result" in errors
@@ -162,15 +164,19 @@ def test_a_sweep_on_a_real_slurm_survives_requeue_and_kill(tmp_path):
 @pytest.mark.nightly
 def test_a_time_limit_on_a_real_slurm(tmp_path):
     """The job saves, is queued again by itself and continues; the sweep knows of one job."""
-    file = seeds(tmp_path, 1, 4000)
-    limit = ("--slurm", "time=1", "--slurm", "signal=USR1@20")
+    file, log = seeds(tmp_path, 1, 2000), tmp_path / "out" / "logs" / "digits-ibp-seed0.log"
+    limit = ("--slurm", "time=1", "--slurm", "signal=USR1@30")
     with one_node(), begun(file, *limit) as sweep:
+        wait_for(log, sweep)
+        while "saved" not in log.read_text():
+            assert sweep.poll() is None, sweep.communicate()
+            time.sleep(1)
+        (number,) = jobs()  # which is the same
+        subprocess.run(["scontrol", "update", f"JobId={number}", "TimeLimit=30"], check=True)
         output, errors = sweep.communicate(timeout=900)
         assert sweep.returncode == 0, output + errors
     assert output.count("of Slurm") == 1
-    first, *more, last = starts(tmp_path / "out", 0)
-    assert (first, last) == ("train", "eval") and "resume" in more
-    assert "saved" in (tmp_path / "out" / "logs" / "digits-ibp-seed0.log").read_text()
+    assert starts(tmp_path / "out", 0) == ["train", "resume", "eval"]
 
 
 @pytest.mark.nightly
