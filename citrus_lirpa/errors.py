@@ -133,13 +133,9 @@ def unknown(
         shown: What is said of them in their place, where they are too many.
     """
     known = list(known)
-    return f"unknown {kind} '{name}'{nearest(name, known)} (known: {', '.join(shown or known) or 'none'})"
-
-
-def nearest(name: object, known: Iterable[str]) -> str:
-    """Return a guess at what was meant by an unknown name, empty where nothing is near."""
-    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    guess = f"; did you mean '{near[0]}'?" if near else ""
+    return f"unknown {kind} '{name}'{guess} (known: {', '.join(shown or known) or 'none'})"
 
 
 def differences(

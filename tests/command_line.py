@@ -29,7 +29,7 @@ def sets(*overrides: str) -> list[str]:
     return [part for override in overrides for part in ("--set", override)]
 
 
-def run_in_this_process(jobs, processes, *, environment, say, ended) -> dict[str, str]:
+def run_in_this_process(jobs, environments, *, say, ended) -> dict[str, str]:
     """In place of ``run_jobs``: each step is run here, and has the permissions that it asks for."""
     failures = {}
     for job in jobs:

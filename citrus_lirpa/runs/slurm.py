@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import CitrusError, InputError, Interrupted, reason, require
-from ..optional import import_optional, permit_code, permitted
+from ..imports import import_optional, permit_code, permitted
 from ..training.interrupts import interrupted_by, stop_requests
 from .jobs import Job, run_jobs
 
@@ -37,7 +37,7 @@ class OnNode:
 
     Attributes:
         job: The job.
-        code: What the user has named to be run; see ``optional.permit_code``.
+        code: What the user has named to be run; see ``imports.permit_code``.
     """
 
     job: Job

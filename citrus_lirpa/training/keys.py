@@ -13,7 +13,7 @@ from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Annotated, Any
 
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, unknown
 from ..formats.schema import options_of
 from ..losses.base import TRAINABLE
 from ..losses.citrus import REDUCTIONS
@@ -102,8 +102,8 @@ def find(name: str) -> list[Key]:
     every = keys()
     found = [key for key in every if key.name == name or name in key.name.split(".")]
     if not found:
-        guess = nearest(name, [key.name for key in every])
-        raise ConfigError(f"unknown key '{name}'{guess} (citrus-lirpa config lists all)")
+        names = [key.name for key in every]
+        raise ConfigError(unknown("key", name, names, ["those of citrus-lirpa config"]))
     return found
 
 
