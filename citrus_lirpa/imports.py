@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, DependencyError, expect_known, reason, require
+from .errors import ConfigError, DependencyError, reason, require
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -196,20 +195,8 @@ def load_code(source: str, sha256: str = "") -> Callable[..., Any]:
         ConfigError: The user has not named it in this process, it has changed, it fails, or it has
             no such function or class.
     """
+    check_permitted(source, sha256)
     where, _, name = source.rpartition(":")
-    require(
-        bool({source, "*"} & _PERMITTED),
-        f"{source} is code that the run names; add --trust-code to run it",
-        ConfigError,
-    )
-    require(
-        not sha256 or code_hash(source) == sha256,
-        f"{where} has changed since the run was made; restore it, or name it anew by --model or "
-        "--data",
-        ConfigError,
-    )
-    if is_ctrain(source):
-        return _ctrain(name)
     try:
         module = _module(where)
     except Exception as error:  # whatever the user's code raises
@@ -219,55 +206,24 @@ def load_code(source: str, sha256: str = "") -> Callable[..., Any]:
     return found  # type: ignore[return-value]
 
 
-# -- the architectures of CTRAIN ----------------------------------------------------------
+def check_permitted(source: str, sha256: str = "") -> None:
+    """Raise ConfigError where the user has not named this code in this process, or it changed.
 
-#: The names in the manifest of its published fronts: class, and width.
-_PUBLISHED = {
-    "cnn3": ("CNN3_Mao", 64),
-    "cnn5": ("CNN5_Mao", 64),
-    "cnn7": ("CNN7_Shi", 64),
-    "narrow_cnn7": ("CNN7_Shi", 32),
-    "wide_cnn7": ("CNN7_Shi", 128),
-    "cnn9": ("CNN9_Mao", 64),
-    "cnn11": ("CNN11_Mao", 64),
-}
-
-
-#: Mean and standard deviation that its loaders normalise pixels of a data set by.
-CTRAIN_PIXELS = {
-    "mnist": ((0.1307,), (0.3081,)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-    "tinyimagenet": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
-}
-
-
-def is_ctrain(source: str) -> bool:
-    """Return whether a name of code is one of CTRAIN's architectures: ``ctrain:NAME``."""
-    return source.startswith("ctrain:")
-
-
-def _ctrain(name: str) -> Callable[..., Any]:
-    """Return what builds an architecture of the installed CTRAIN, from a shape and classes.
-
-    Raises:
-        DependencyError: CTRAIN is missing.
-        ConfigError: It has no such architecture.
+    Args:
+        source: As of ``load_code``.
+        sha256: What the file must be; empty for anything.
     """
-    package = import_optional("CTRAIN.model_definitions", "pip install --no-deps CTRAIN")
-    known = {key: value for key, value in vars(package).items() if isinstance(value, type)}
-    expect_known("architecture of CTRAIN", name, [*known, *_PUBLISHED])
-    kind, width = _PUBLISHED.get(name, (name, None))
-    taken = signature(known[kind]).parameters
-
-    def build(shape: tuple[int, int, int], classes: int) -> Any:
-        given: dict[str, Any] = {"in_shape": shape, "n_classes": classes}
-        if width is not None:
-            given["width"] = width
-        if "dataset" in taken:  # which says how large the images are
-            given["dataset"] = "mnist" if shape[1:] == (28, 28) else "cifar10"
-        return known[kind](**given)
-
-    return build
+    require(
+        bool({source, "*"} & _PERMITTED),
+        f"{source} is code that the run names; add --trust-code to run it",
+        ConfigError,
+    )
+    require(
+        not sha256 or code_hash(source) == sha256,
+        f"{source.rpartition(':')[0]} has changed since the run was made; restore it, or name it "
+        "anew by --model or --data",
+        ConfigError,
+    )
 
 
 def _module(where: str) -> ModuleType:

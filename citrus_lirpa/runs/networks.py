@@ -23,7 +23,7 @@ from ..data.types import DatasetSpec, Split, divide
 from ..errors import InputError, ModelError, expect, is_out_of_memory, reason, require
 from ..formats import onnx, safetensors
 from ..formats.atomic import write_atomically
-from ..imports import CTRAIN_PIXELS, is_ctrain
+from ..models import ctrain
 from ..training import checkpoint, zoo
 from ..training.setup import judged_radius, use_threads
 from ..training.weights import SUFFIXES, fit_weights, is_foreign, read_weights
@@ -167,8 +167,8 @@ def _load_own(
         raise InputError(f"{path} holds weights, which say nothing of their data: {missing} is "
                          "missing; add for example --data FOLDER --eps 8/255")  # fmt: skip
     spec = find_spec(dataset)
-    if is_ctrain(own["source"]) and dataset in CTRAIN_PIXELS:
-        mean, std = CTRAIN_PIXELS[dataset]
+    if ctrain.is_ctrain(own["source"]) and dataset in ctrain.PIXELS:
+        mean, std = ctrain.PIXELS[dataset]
         own = {"mean": mean, "std": std, **own}
     model = models.own(spec.shape, spec.classes, **own)
     fit_weights(models.core_of(model), read_weights(path), path)

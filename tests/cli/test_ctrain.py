@@ -8,7 +8,7 @@ import torch
 from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 from command_line import run, said
 
-from citrus_lirpa import data, optional
+from citrus_lirpa import data, imports
 from citrus_lirpa.bounds import BoundedNet
 from citrus_lirpa.bounds.box import Box
 from citrus_lirpa.runs.networks import load_network
@@ -66,7 +66,7 @@ def loaded(name: str, **own):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_its_networks_have_their_logits_and_bounds(name):
     model, bounded, spec = published(name)
-    optional.permit_code(f"ctrain:{name}")
+    imports.permit_code(f"ctrain:{name}")
     network = loaded(name)
     x, y = torch.rand(4, *spec.shape), torch.arange(4)
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in PIXELS[spec.name])
@@ -87,7 +87,7 @@ def test_its_networks_have_their_logits_and_bounds(name):
 
 def test_a_checkpoint_of_a_training_and_other_means():
     model, bounded, spec = published("cnn3")
-    optional.permit_code("ctrain:cnn3")
+    imports.permit_code("ctrain:cnn3")
     state = {"epoch": 3, "model_state_dict": bounded.state_dict(), "loss": 0.5}
     torch.save({**state, "optimizer_state_dict": torch.optim.Adam(model.parameters()).state_dict()},
                "front.pt")  # fmt: skip
@@ -100,7 +100,7 @@ def test_a_checkpoint_of_a_training_and_other_means():
 def test_weights_numbered_as_nodes(name):
     model, _, spec = published(name)
     torch.save(numbered(model), "front.pt")
-    optional.permit_code(f"ctrain:{name}")
+    imports.permit_code(f"ctrain:{name}")
     found = loaded(name).model[-1]
     assert all(torch.equal(found.state_dict()[k], v) for k, v in model.state_dict().items())
 

@@ -10,56 +10,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .errors import ConfigError, InputError, expect, expect_known, is_out_of_memory, reason, require
-from .imports import load_code
+from ..errors import ConfigError, expect, expect_known, require
+from .layers import Shape, leading_normalise
+from .users import own
 
-Shape = tuple[int, int, int]
 #: The largest size of a layer; the product of larger ones may overflow.
 _LARGEST = 2**20
-
-
-class Normalise(nn.Module):
-    """Maps pixels in [0, 1] to ``(x - mean) / std``, channel by channel.
-
-    ``BoundedNet`` applies this layer to a box itself: auto_LiRPA's CROWN fails on such constants
-    where images have three channels.
-
-    Args:
-        mean: One number for each channel. It becomes a persistent buffer (C, 1, 1), so that a
-            ``state_dict`` holds it; ``std`` likewise.
-        std: One positive number for each channel.
-
-    Raises:
-        InputError: The lengths differ, a value is not finite, or a std is not positive.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        require(
-            len(mean) == len(std) and mean,
-            f"mean has {len(mean)} and std {len(std)} numbers; expected one of each per channel",
-        )
-        require(
-            all(map(math.isfinite, (*mean, *std))) and min(std) > 0,
-            f"mean {tuple(mean)} and std {tuple(std)} must be finite, and std positive",
-        )
-        dtype = torch.get_default_dtype()
-        self.register_buffer("mean", torch.tensor(mean, dtype=dtype).reshape(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=dtype).reshape(-1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised images; ``x`` and the result are (B, C, H, W)."""
-        return (x - self.mean) / self.std
-
-    def extra_repr(self) -> str:
-        """Return what the layer's repr shows."""
-        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
 
 
 def cnn7(
@@ -250,86 +208,6 @@ def mlp(shape: Shape, classes: int, *, hidden: Sequence[int] = (100, 100)) -> nn
     return nn.Sequential(*layers, nn.Linear(inputs, classes))
 
 
-def own(
-    shape: Shape,
-    classes: int,
-    *,
-    source: str = "",
-    sha256: str = "",
-    mean: Sequence[float] = (),
-    std: Sequence[float] = (),
-) -> nn.Module:
-    """Build a user's own network, of a function or class in a file (``--model``).
-
-    Args:
-        shape: (C, H, W) of the images.
-        classes: The number of logits.
-        source: ``file.py:name`` or ``package.module:name``. It is called without arguments, but
-            for ``shape``, ``classes`` or ``num_classes`` where it has parameters of these names.
-        sha256: SHA-256 of the file.
-        mean: Mean of each channel, to normalise pixels by before they reach the network.
-        std: Standard deviation of each channel.
-
-    Raises:
-        ConfigError: It needs other arguments, fails, or returns no ``nn.Module``.
-        InputError: It does not map images of this shape to so many logits.
-    """
-    require(source, "model.source is missing; name your network by --model FILE.py:NAME",
-            ConfigError)  # fmt: skip
-    make = load_code(source, sha256)
-    model = _called(make, source, {"shape": shape, "classes": classes, "num_classes": classes})
-    if shape[:2] == (1, 1):  # of a table, which such networks take as (N, d)
-        model = Behind(nn.Flatten(), model)
-    _check_logits(model, source, shape, classes)
-    return Behind(leading_normalise(mean, std, shape), model) if mean or std else model
-
-
-def _called(make: Callable[..., Any], source: str, known: dict[str, Any]) -> nn.Module:
-    """Call a user's function or class with those ``known`` arguments that it takes."""
-    parameters = inspect.signature(make).parameters
-    needed = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        and name not in known
-    ]
-    require(
-        not needed,
-        f"{source} needs the argument {needed[0] if needed else ''}; name a function that takes "
-        "none, or shape and classes, and returns the network",
-        ConfigError,
-    )
-    try:
-        model = make(**{name: value for name, value in known.items() if name in parameters})
-    except Exception as error:  # whatever the user's code raises
-        if is_out_of_memory(error):
-            raise
-        raise ConfigError(f"{source} fails: {type(error).__name__}: {reason(error)}") from error
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"{source} returns a {type(model).__name__}; expected a torch.nn.Module")
-    return model
-
-
-@torch.no_grad()
-def _check_logits(model: nn.Module, source: str, shape: Shape, classes: int) -> None:
-    """Raise InputError unless a network maps images to so many logits."""
-    mode = model.training
-    try:
-        logits = model.eval()(torch.zeros(2, *shape))
-    except Exception as error:  # whatever the user's forward raises
-        if is_out_of_memory(error):
-            raise
-        raise InputError(
-            f"{source} does not take images of {shape}: {type(error).__name__}: {reason(error)}"
-        ) from error
-    finally:
-        model.train(mode)
-    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    require(found == (2, classes), f"{source} returns {found} for two images; the data has "
-            f"{classes} classes: expected (2, {classes})")  # fmt: skip
-
-
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn7": cnn7,
     "cnn7-narrow": cnn7_narrow,
@@ -338,15 +216,6 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "own": own,
 }
-
-
-class Behind(nn.Sequential):
-    """A user's own network, the last layer, behind layers that prepare its inputs."""
-
-
-def core_of(model: nn.Module) -> nn.Module:
-    """Return the module that the user made, of what ``own`` or ``build_model`` has built."""
-    return core_of(model[-1]) if isinstance(model, Behind) else model
 
 
 def build_model(
@@ -387,21 +256,6 @@ def build_model(
         expect_known(f"option of {name}", option, known)
     network = MODELS[name](shape, classes, **options)
     return nn.Sequential(leading_normalise(mean, std, shape), *network.children())
-
-
-def leading_normalise(mean: Sequence[float], std: Sequence[float], shape: Shape) -> Normalise:
-    """Make the layer that begins a network of images of a shape.
-
-    Raises:
-        InputError: The numbers are not usable, or not one for each channel.
-    """
-    normalise = Normalise(mean, std)
-    require(
-        len(mean) == shape[0],
-        f"mean and std have {len(mean)} numbers, but shape {tuple(shape)} has {shape[0]} "
-        "channels; expected one number per channel",
-    )
-    return normalise
 
 
 def _conv_size(size: int, kernel: int, stride: int, padding: int) -> int:
