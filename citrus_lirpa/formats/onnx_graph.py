@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,14 @@ Shapes = dict[str, tuple[int, ...]]  # of values, by name, for a batch of one
 def kind(node: onnx.NodeProto) -> str:
     """Return the operator's name, with its domain where that is not ONNX's own."""
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+
+
+def with_weights(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
+    """Give a layer its weight and, where there is one, its bias; return it."""
+    layer.weight = nn.Parameter(weight.contiguous())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.contiguous())
+    return layer
 
 
 def per_channel(array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:

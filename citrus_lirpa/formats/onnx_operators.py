@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from ..errors import ModelError
-from . import onnx_pieces
+from . import onnx_pieces, onnx_windows
 from .onnx_graph import (
     Affine,
     Branches,
@@ -26,6 +26,7 @@ from .onnx_graph import (
     Sum,
     kind,
     per_channel,
+    with_weights,
 )
 
 if TYPE_CHECKING:
@@ -40,14 +41,7 @@ Options = dict[str, Any]
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """Return a layer with a bias: without one, auto_LiRPA sees a product that it cannot bound."""
     linear: Any = skip_init(nn.Linear, weight.shape[1], weight.shape[0])
-    return _set(linear, weight, torch.zeros(len(weight)) if bias is None else bias)
-
-
-def _set(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
-    layer.weight = nn.Parameter(weight.contiguous())
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.contiguous())
-    return layer
+    return with_weights(linear, weight, torch.zeros(len(weight)) if bias is None else bias)
 
 
 def _depthwise(scales: Tensor, shifts: Tensor) -> nn.Conv2d:
@@ -57,57 +51,10 @@ def _depthwise(scales: Tensor, shifts: Tensor) -> nn.Conv2d:
     """
     channels = len(scales)
     conv: Any = skip_init(nn.Conv2d, channels, channels, 1, groups=channels)
-    return _set(conv, scales.reshape(-1, 1, 1, 1), shifts)
-
-
-def _check_pads(node: onnx.NodeProto, shape: tuple[int, ...], pads: tuple[int, ...]) -> None:
-    """Refuse negative pads (top, left, bottom, right), and those larger than an image's sides."""
-    top, left, bottom, right = pads
-    if min(pads) < 0 or max(top, bottom) > shape[2] or max(left, right) > shape[3]:
-        raise ModelError(
-            f"{kind(node)} '{node.output[0]}' pads {shape} by {pads}; expected at most its sides"
-        )
-
-
-def _padding(
-    reader: Reader, node: onnx.NodeProto, options: Options
-) -> tuple[tuple[int, int], nn.Module | None]:
-    """Return what a window layer pads itself, and a layer before it for uneven padding."""
-    shape = reader.shapes[node.input[0]]
-    auto = options.get("auto_pad", b"NOTSET").decode()
-    top, left, bottom, right = pads = tuple(options.get("pads", (0, 0, 0, 0)))
-    if len(shape) != 4 or auto not in ("NOTSET", "VALID"):
-        raise ModelError(
-            f"{kind(node)} '{node.output[0]}' of {shape} with auto_pad {auto}; "
-            "expected (N, C, H, W) and explicit pads"
-        )
-    _check_pads(node, shape, pads)
-    if (top, left) == (bottom, right):
-        return (top, left), None
-    return (0, 0), nn.ZeroPad2d((left, right, top, bottom))
+    return with_weights(conv, scales.reshape(-1, 1, 1, 1), shifts)
 
 
 # -- operators ------------------------------------------------------------------------
-
-
-def _conv(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    weight = reader.constant(node, 1)
-    bias = reader.constant(node, 2) if reader.given(node, 2) else None
-    padding, pad = _padding(reader, node, options)
-    groups = options.get("group", 1)
-    conv = skip_init(
-        nn.Conv2d,
-        weight.shape[1] * groups,
-        weight.shape[0],
-        tuple(weight.shape[2:]),
-        stride=tuple(options.get("strides", (1, 1))),
-        padding=padding,
-        dilation=tuple(options.get("dilations", (1, 1))),
-        groups=groups,
-        bias=bias is not None,
-    )
-    _set(conv, weight, bias)
-    reader.add(node, conv if pad is None else nn.Sequential(pad, conv), node.input[0])
 
 
 def _gemm(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
@@ -198,56 +145,9 @@ def _batchnorm(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     if len(shape) not in kinds:
         raise ModelError(f"BatchNormalization '{node.output[0]}' of {shape}; expected 2 or 4 axes")
     norm = kinds[len(shape)](shape[1], eps=options.get("epsilon", 1e-5))
-    _set(norm, reader.constant(node, 1), reader.constant(node, 2))
+    with_weights(norm, reader.constant(node, 1), reader.constant(node, 2))
     norm.running_mean, norm.running_var = reader.constant(node, 3), reader.constant(node, 4)
     reader.add(node, norm, node.input[0])
-
-
-def _average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    padding, pad = _padding(reader, node, options)
-    counts = bool(options.get("count_include_pad", 0))
-    _check_windows(node, options)
-    if pad is not None and not counts:
-        raise ModelError(
-            f"AveragePool '{node.output[0]}' has uneven pads that it does not count; expected even "
-            "ones, or count_include_pad = 1"
-        )
-    pool = nn.AvgPool2d(
-        tuple(options["kernel_shape"]),
-        tuple(options.get("strides", (1, 1))),
-        padding,
-        count_include_pad=counts,
-    )
-    reader.add(node, pool if pad is None else nn.Sequential(pad, pool), node.input[0])
-
-
-def _max_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    padding, pad = _padding(reader, node, options)
-    if pad is not None or len(node.output) > 1:
-        raise ModelError(
-            f"MaxPool '{node.output[0]}' has uneven pads, or returns indices; expected neither"
-        )
-    pool = nn.MaxPool2d(
-        tuple(options["kernel_shape"]),
-        tuple(options.get("strides", (1, 1))),
-        padding,
-        tuple(options.get("dilations", (1, 1))),
-        ceil_mode=bool(options.get("ceil_mode", 0)),
-    )
-    reader.add(node, pool, node.input[0])
-
-
-def _check_windows(node: onnx.NodeProto, options: Options) -> None:
-    if options.get("ceil_mode", 0) or set(options.get("dilations", (1,))) != {1}:
-        raise ModelError(
-            f"{kind(node)} '{node.output[0]}' has ceil_mode or dilations; expected none"
-        )
-
-
-def _global_average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    _padding(reader, node, options)  # of (N, C, H, W) only
-    height, width = reader.shapes[node.input[0]][2:]
-    reader.add(node, nn.AvgPool2d((height, width)), node.input[0])
 
 
 def _concat(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
@@ -263,24 +163,6 @@ def _transpose(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     if order[0] != 0:
         raise ModelError(f"Transpose '{node.output[0]}' moves the batch; expected it to stay first")
     reader.add(node, Permute(*order), node.input[0])
-
-
-def _pad(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    shape = reader.shapes[node.input[0]]
-    pads = tuple(reader.integers(node, 1) if reader.given(node, 1) else options.get("pads", ()))
-    value = float(reader.constant(node, 2)) if reader.given(node, 2) else options.get("value", 0.0)
-    mode = options.get("mode", b"constant").decode()
-    usable = len(shape) == 4 and len(pads) == 8 and not reader.given(node, 3)
-    if not usable or mode != "constant" or any(pads[i] for i in (0, 1, 4, 5)):
-        raise ModelError(
-            f"Pad '{node.output[0]}' pads {shape} by {pads}, mode {mode}, value {value:g}; "
-            "expected a constant around the height and width of (N, C, H, W)"
-        )
-    top, left, bottom, right = around = (*pads[2:4], *pads[6:])
-    _check_pads(node, shape, around)
-    sides = (left, right, top, bottom)
-    layer = nn.ConstantPad2d(sides, value) if value else nn.ZeroPad2d(sides)
-    reader.add(node, layer, node.input[0])
 
 
 def _reshape(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
@@ -325,27 +207,27 @@ def _nothing(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
 LAYERS: dict[str, Callable[..., None]] = {
     "Abs": onnx_pieces.absolute,
     "Add": _arithmetic,
-    "AveragePool": _average_pool,
+    "AveragePool": onnx_windows.average_pool,
     "BatchNormalization": _batchnorm,
     "Clip": onnx_pieces.clip,
     "Concat": _concat,
-    "Conv": _conv,
+    "Conv": onnx_windows.conv,
     "Div": _arithmetic,
     "Dropout": _nothing,
     "Flatten": _reshape,
     "Gather": onnx_pieces.gather,
     "Gemm": _gemm,
-    "GlobalAveragePool": _global_average_pool,
+    "GlobalAveragePool": onnx_windows.global_average_pool,
     "Identity": _nothing,
     "LeakyRelu": _leaky_relu,
     "MatMul": _matmul,
     "Max": onnx_pieces.extreme,
-    "MaxPool": _max_pool,
+    "MaxPool": onnx_windows.max_pool,
     "Min": onnx_pieces.extreme,
     "Mul": _arithmetic,
     "Neg": _negative,
     "PRelu": onnx_pieces.prelu,
-    "Pad": _pad,
+    "Pad": onnx_windows.pad,
     "ReduceMean": onnx_pieces.reduction,
     "ReduceSum": onnx_pieces.reduction,
     "Relu": _function(nn.ReLU),

@@ -19,7 +19,7 @@ from ..verify import (
     evaluate,
     fingerprint,
     fingerprint_of_images,
-    vnnlib,
+    verdicts,
 )
 from ..verify.identity import identity
 from ..verify.proof_files import ProofFolder
@@ -132,7 +132,7 @@ def import_verdicts(folder: Path, network: Network, protocol: Protocol) -> dict[
         raise InputError(
             "--import-verdicts are of test images, as `export` writes them; leave out --held-out"
         )
-    return vnnlib.import_verdicts(
+    return verdicts.import_verdicts(
         folder, network.model, network.spec, eps=protocol.eps, clip=protocol.clip
     )
 

@@ -36,7 +36,7 @@ from citrus_lirpa.training import loop as train
 from citrus_lirpa.training import setup as runs
 from citrus_lirpa.training.config import RunConfig, resolve
 from citrus_lirpa.training.toml import parse_override, parse_toml
-from citrus_lirpa.verify import vnnlib
+from citrus_lirpa.verify import verdicts, vnnlib
 
 PRESETS = Path(config.__file__).parent / "presets"
 
@@ -213,7 +213,7 @@ def test_deep_nesting_is_refused(tmp_path, text):
     deep = "[" * 100_000
     (tmp_path / "deep.json").write_text(deep)
     settings = dict(dataset="digits", eps=0.1, clip=None)
-    assert refused(lambda: vnnlib.undecided_images(tmp_path / "deep.json", **settings))
+    assert refused(lambda: verdicts.undecided_images(tmp_path / "deep.json", **settings))
 
 
 # -- records ------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def fresh(evaluated: Path, tmp_path: Path) -> Path:
 def use_records(folder: Path) -> None:
     refused(lambda: format_tables(read_runs([folder])).encode())
     settings = dict(dataset="digits", eps=0.1, clip=None)
-    refused(lambda: vnnlib.undecided_images(folder / "eval-ibp.json", **settings))
+    refused(lambda: verdicts.undecided_images(folder / "eval-ibp.json", **settings))
     refused(lambda: RunFolder(folder).begun_config())
 
 
@@ -272,7 +272,7 @@ def test_verdicts(cases, evaluated, tmp_path):
     files[0].write_text("\n".join(rows))
 
     def use_verdicts(_file) -> None:
-        found = vnnlib.import_verdicts(exported, model, spec, eps=0.1, clip=None)
+        found = verdicts.import_verdicts(exported, model, spec, eps=0.1, clip=None)
         assert set(found) <= {int(name[6:11]) for name in names}
         assert set(found.values()) <= {"certified", "attacked", "undecided"}
 

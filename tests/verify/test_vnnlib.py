@@ -20,11 +20,7 @@ from citrus_lirpa.formats.vnnlib import enclosing_box, property_text
 from citrus_lirpa.models import build_model
 from citrus_lirpa.verify import vnnlib
 from citrus_lirpa.verify.queries.decide import decide
-from citrus_lirpa.verify.vnnlib import (
-    import_verdicts,
-    read_verdicts,
-    undecided_images,
-)
+from citrus_lirpa.verify.verdicts import import_verdicts, read_verdicts, undecided_images
 
 SPEC = find_spec("digits")
 EPS = 0.05

@@ -15,7 +15,7 @@ from ...bounds.box import PIXELS
 from ...bounds.radius import radius_words
 from ...errors import InputError, expect
 from ...runs.networks import FORMATS, save_network
-from ...verify import uap_export, vnnlib
+from ...verify import uap_export, verdicts, vnnlib
 from .common import open_network
 
 #: Options that a network alone has no use for.
@@ -85,5 +85,5 @@ def _check_images(**which: object) -> None:
 def _chosen(*, images, undecided, limit, available, **box) -> Sequence[int]:
     """Numbers of the images to export."""
     if undecided is not None:
-        return vnnlib.undecided_images(undecided, **box)
+        return verdicts.undecided_images(undecided, **box)
     return images or range(min(limit, available))

@@ -7,7 +7,6 @@ where several workers share one is guarded here.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import time
 import warnings
@@ -20,8 +19,8 @@ import numpy as np
 
 from ...errors import CheckpointError, ConfigError, DependencyError, InputError, differences, reason
 from ...formats.atomic import make_folder
-from ...formats.locks import in_turn
 from ...imports import import_optional
+from .journal import JournalLock, check_last_line
 from .space import Choice, Parameter, text_of, value_of
 from .study import Study
 
@@ -235,8 +234,8 @@ class Storage:
         make_folder(path.parent)
         journal = self.optuna.storages.journal
         try:
-            _check_last_line(path)
-            backend = journal.JournalFileBackend(str(path), lock_obj=_JournalLock(path))
+            check_last_line(path)
+            backend = journal.JournalFileBackend(str(path), lock_obj=JournalLock(path))
             storage = self.optuna.storages.JournalStorage(backend)
             storage.get_all_studies()  # reads the file, before anything is added to it
             return storage
@@ -315,47 +314,6 @@ class Storage:
                     _log.warning("%s does not answer (%s); trying again", self.shown, cause)
                 told = True
                 time.sleep(_PAUSE)
-
-
-class _JournalLock:
-    """Lets one worker after the other write into a journal file, each from a new line.
-
-    A worker that was killed, or a full disk, may leave half a line. Optuna would append the next
-    record to it, and nobody could load the study again.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._held = contextlib.ExitStack()
-
-    def acquire(self) -> bool:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(in_turn(self._path.with_name(f".{self._path.name}.lock")))
-            _cut_half_line(self._path)
-            self._held = stack.pop_all()
-        return True
-
-    def release(self) -> None:
-        self._held.close()
-
-
-def _cut_half_line(path: Path) -> None:
-    with open(path, "r+b") as file:
-        size = file.seek(0, 2)
-        if not size:
-            return
-        file.seek(size - 1)
-        if file.read(1) != b"\n":
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
-
-
-def _check_last_line(path: Path) -> None:
-    """Raise ValueError where a file ends in a line that is no record; Optuna would pass over it."""
-    if path.exists():
-        *lines, _ = path.read_bytes().split(b"\n")
-        if lines and "op_code" not in dict(json.loads(lines[-1])):
-            raise ValueError("its last line is no record")
 
 
 def _suggest(handle: Any, key: str, parameter: Parameter) -> Any:

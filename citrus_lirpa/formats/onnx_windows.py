@@ -1,0 +1,133 @@
+"""Operators of ONNX that move a window over images, and their padding, as layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.nn.utils import skip_init
+
+from ..errors import ModelError
+from .onnx_graph import Reader, kind, with_weights
+
+if TYPE_CHECKING:
+    import onnx
+
+Options = dict[str, Any]
+
+
+def _check_pads(node: onnx.NodeProto, shape: tuple[int, ...], pads: tuple[int, ...]) -> None:
+    """Refuse negative pads (top, left, bottom, right), and those larger than an image's sides."""
+    top, left, bottom, right = pads
+    if min(pads) < 0 or max(top, bottom) > shape[2] or max(left, right) > shape[3]:
+        raise ModelError(
+            f"{kind(node)} '{node.output[0]}' pads {shape} by {pads}; expected at most its sides"
+        )
+
+
+def _padding(
+    reader: Reader, node: onnx.NodeProto, options: Options
+) -> tuple[tuple[int, int], nn.Module | None]:
+    """Return what a window layer pads itself, and a layer before it for uneven padding."""
+    shape = reader.shapes[node.input[0]]
+    auto = options.get("auto_pad", b"NOTSET").decode()
+    top, left, bottom, right = pads = tuple(options.get("pads", (0, 0, 0, 0)))
+    if len(shape) != 4 or auto not in ("NOTSET", "VALID"):
+        raise ModelError(
+            f"{kind(node)} '{node.output[0]}' of {shape} with auto_pad {auto}; "
+            "expected (N, C, H, W) and explicit pads"
+        )
+    _check_pads(node, shape, pads)
+    if (top, left) == (bottom, right):
+        return (top, left), None
+    return (0, 0), nn.ZeroPad2d((left, right, top, bottom))
+
+
+def conv(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    """Read Conv of images."""
+    weight = reader.constant(node, 1)
+    bias = reader.constant(node, 2) if reader.given(node, 2) else None
+    padding, pad = _padding(reader, node, options)
+    groups = options.get("group", 1)
+    conv = skip_init(
+        nn.Conv2d,
+        weight.shape[1] * groups,
+        weight.shape[0],
+        tuple(weight.shape[2:]),
+        stride=tuple(options.get("strides", (1, 1))),
+        padding=padding,
+        dilation=tuple(options.get("dilations", (1, 1))),
+        groups=groups,
+        bias=bias is not None,
+    )
+    with_weights(conv, weight, bias)
+    reader.add(node, conv if pad is None else nn.Sequential(pad, conv), node.input[0])
+
+
+def average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    """Read AveragePool."""
+    padding, pad = _padding(reader, node, options)
+    counts = bool(options.get("count_include_pad", 0))
+    _check_windows(node, options)
+    if pad is not None and not counts:
+        raise ModelError(
+            f"AveragePool '{node.output[0]}' has uneven pads that it does not count; expected even "
+            "ones, or count_include_pad = 1"
+        )
+    pool = nn.AvgPool2d(
+        tuple(options["kernel_shape"]),
+        tuple(options.get("strides", (1, 1))),
+        padding,
+        count_include_pad=counts,
+    )
+    reader.add(node, pool if pad is None else nn.Sequential(pad, pool), node.input[0])
+
+
+def max_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    """Read MaxPool."""
+    padding, pad = _padding(reader, node, options)
+    if pad is not None or len(node.output) > 1:
+        raise ModelError(
+            f"MaxPool '{node.output[0]}' has uneven pads, or returns indices; expected neither"
+        )
+    pool = nn.MaxPool2d(
+        tuple(options["kernel_shape"]),
+        tuple(options.get("strides", (1, 1))),
+        padding,
+        tuple(options.get("dilations", (1, 1))),
+        ceil_mode=bool(options.get("ceil_mode", 0)),
+    )
+    reader.add(node, pool, node.input[0])
+
+
+def _check_windows(node: onnx.NodeProto, options: Options) -> None:
+    if options.get("ceil_mode", 0) or set(options.get("dilations", (1,))) != {1}:
+        raise ModelError(
+            f"{kind(node)} '{node.output[0]}' has ceil_mode or dilations; expected none"
+        )
+
+
+def global_average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    """Read GlobalAveragePool."""
+    _padding(reader, node, options)  # of (N, C, H, W) only
+    height, width = reader.shapes[node.input[0]][2:]
+    reader.add(node, nn.AvgPool2d((height, width)), node.input[0])
+
+
+def pad(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    """Read Pad by a constant."""
+    shape = reader.shapes[node.input[0]]
+    pads = tuple(reader.integers(node, 1) if reader.given(node, 1) else options.get("pads", ()))
+    value = float(reader.constant(node, 2)) if reader.given(node, 2) else options.get("value", 0.0)
+    mode = options.get("mode", b"constant").decode()
+    usable = len(shape) == 4 and len(pads) == 8 and not reader.given(node, 3)
+    if not usable or mode != "constant" or any(pads[i] for i in (0, 1, 4, 5)):
+        raise ModelError(
+            f"Pad '{node.output[0]}' pads {shape} by {pads}, mode {mode}, value {value:g}; "
+            "expected a constant around the height and width of (N, C, H, W)"
+        )
+    top, left, bottom, right = around = (*pads[2:4], *pads[6:])
+    _check_pads(node, shape, around)
+    sides = (left, right, top, bottom)
+    layer = nn.ConstantPad2d(sides, value) if value else nn.ZeroPad2d(sides)
+    reader.add(node, layer, node.input[0])
