@@ -201,9 +201,9 @@ def load_code(source: str, sha256: str = "") -> Callable[..., Any]:
         module = _module(where)
     except Exception as error:  # whatever the user's code raises
         raise ConfigError(f"{where} fails: {type(error).__name__}: {reason(error)}") from error
-    found = getattr(module, name, None)
-    require(callable(found), f"{where} has no function or class {name}", ConfigError)
-    return found  # type: ignore[return-value]
+    made = getattr(module, name, None)
+    require(callable(made), f"{where} has no function or class {name}", ConfigError)
+    return made  # type: ignore[return-value]
 
 
 def check_permitted(source: str, sha256: str = "") -> None:
@@ -218,8 +218,9 @@ def check_permitted(source: str, sha256: str = "") -> None:
         f"{source} is code that the run names; add --trust-code to run it",
         ConfigError,
     )
+    found = code_hash(source)
     require(
-        not sha256 or code_hash(source) == sha256,
+        not sha256 or found == sha256,
         f"{source.rpartition(':')[0]} has changed since the run was made; restore it, or name it "
         "anew by --model or --data",
         ConfigError,

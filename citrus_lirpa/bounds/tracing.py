@@ -60,7 +60,12 @@ def wrap(core: nn.Module, example: Tensor) -> nn.Module:
         ModelError: auto_LiRPA cannot trace the module, or its forward looks at its data.
     """
     _check_layers(core)
-    with modes_restored(core), explained("this model's graph"), _explicit_padding(core):
+    with (
+        modes_restored(core),
+        _not_compiled(core),
+        explained("this model's graph"),
+        _explicit_padding(core),
+    ):
         core.eval()  # built in train mode, running statistics would move
         small = _largest_layer(core, example[:1]) <= MATRIX_MODE_LIMIT
         options = lirpa.bound_options(conv_mode="matrix" if small else "patches")
@@ -120,6 +125,19 @@ def _unsupported(names: list[str], origins: dict[str, str]) -> str:
 
 
 @contextlib.contextmanager
+def _not_compiled(core: nn.Module) -> Iterator[None]:
+    """Run layers, on which ``compile()`` was called, as they are written for the block."""
+    compiled: dict[Any, Any] = {m: call for m in core.modules() if (call := m._compiled_call_impl)}
+    for m in compiled:
+        m._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for m, call in compiled.items():
+            m._compiled_call_impl = call
+
+
+@contextlib.contextmanager
 def _explicit_padding(core: nn.Module) -> Iterator[None]:
     """Write ``padding="same"``, which auto_LiRPA does not know, in numbers for the block."""
     layers = [m for m in core.modules() if isinstance(m, nn.Conv2d) and m.padding == "same"]
@@ -138,8 +156,24 @@ def _spans(layer: nn.Conv2d) -> list[int]:
     return [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
 
 
+def _check_wrapper(name: str, module: nn.Module) -> None:
+    """Refuse wrappers within a model that cannot be traced, or whose weights would be copies."""
+    parallel = isinstance(module, nn.DataParallel) and len(module.device_ids) > 1
+    if parallel or isinstance(module, nn.parallel.DistributedDataParallel):
+        inner = "module"
+    elif hasattr(module, "_orig_mod"):
+        inner = "_orig_mod"
+    else:
+        return
+    kind = "made by torch.compile" if inner == "_orig_mod" else f"a {type(module).__name__}"
+    raise ModelError(
+        f"layer '{name}' is {kind}, which cannot be bounded inside a model; put its .{inner} there"
+    )
+
+
 def _check_layers(core: nn.Module) -> None:
     for name, module in core.named_modules():
+        _check_wrapper(name, module)
         unknown = (nn.GroupNorm, nn.LayerNorm) if lirpa.load().legacy else nn.GroupNorm
         if isinstance(module, unknown):
             raise ModelError(

@@ -197,7 +197,8 @@ def _stack(entries: Iterable[hugging_face.Entry], first: np.ndarray | None, side
         labels.append(label)
         first = images[0] if first is None else first
     require(bool(images), "a split holds no images; expected at least one in each")
-    return torch.from_numpy(np.stack(images)), torch.tensor(labels)
+    stacked = np.ascontiguousarray(np.stack(images))  # else x.view would fail in a network
+    return torch.from_numpy(stacked), torch.tensor(labels)
 
 
 def _decode(

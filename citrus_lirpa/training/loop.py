@@ -28,7 +28,7 @@ from ..errors import NonFiniteLossError, require
 from ..losses import LossTerms
 from ..losses.base import Stage
 from ..models import core_of
-from . import checkpoint
+from . import checkpoint, zoo
 from .batches import Batches, check_batches, training_part
 from .batchnorm import precise_batchnorm, running_statistics
 from .config import RunConfig, TrainConfig
@@ -56,10 +56,13 @@ def warm_start(net: BoundedNet, config: RunConfig) -> None:
     """Give ``net`` the weights of ``train.init_from``, if there is one.
 
     Raises:
+        InputError: It does not exist, or its weights do not fit.
         CheckpointError: It holds no weights of this network.
     """
     if config.train.init_from:
         source = Path(config.train.init_from)
+        require(source.exists() or zoo.is_name(source), f"{source} does not exist; expected a run, "
+                "a checkpoint, weights or zoo:NAME")  # fmt: skip
         if is_foreign(source):
             fit_weights(core_of(net.module), read_weights(source), source)
             return

@@ -1,5 +1,6 @@
 """Modules as people write them: each is bounded soundly, or refused in one line."""
 
+import collections
 import copy
 import importlib.util
 import math
@@ -115,6 +116,63 @@ def test_wrappers_are_taken_off(wrapper):
     assert all(p.grad is not None for p in model.parameters())
 
 
+def test_a_model_compiled_in_place_is_bounded_and_stays_compiled():
+    model, calls = Flattening("flatten(1)"), []
+    logits = model(X)
+
+    def backend(graph, inputs):
+        calls.append(graph)
+        return graph.forward
+
+    model.compile(backend=backend)
+    net = BoundedNet(model, X)
+    assert torch.equal(net(X), logits) and calls
+    assert Citrus(0.5)(net.train(), X, Y, 0.02).isfinite()
+
+
+class Inner(nn.Module):
+    """A part with outputs beside the one that counts, as GoogLeNet and Transformers have."""
+
+    def __init__(self, made):
+        super().__init__()
+        self.linear, self.made = nn.Linear(64, 8), made
+
+    def forward(self, x):
+        features = F.relu(self.linear(x.flatten(1)))
+        return self.made(features, features.sum())
+
+
+class Outer(nn.Module):
+    def __init__(self, made, taken):
+        super().__init__()
+        self.inner, self.head, self.taken = Inner(made), nn.Linear(8, 10), taken
+
+    def forward(self, x):
+        return self.head(self.taken(self.inner(x)))
+
+
+Named = collections.namedtuple("Named", ["features", "auxiliary"])
+PARTS = {
+    "tuple": (lambda *outputs: outputs, lambda made: made[0]),
+    "named tuple": (Named, lambda made: made.features),
+    "dict": (lambda f, a: {"features": f, "auxiliary": a}, lambda made: made["features"]),
+    "nested": (lambda f, a: {"features": (f, [a])}, lambda made: made["features"][0]),
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_parts_with_several_outputs_are_bounded(kind):
+    torch.manual_seed(0)
+    model = Outer(*PARTS[kind])
+    net = BoundedNet(model, X)
+    Citrus(0.5)(net.train(), X, Y, 0.02).backward()
+    assert model.inner.linear.weight.grad.any()
+    y = model(X).argmax(1)
+    plain = nn.Sequential(nn.Flatten(), model.inner.linear, nn.ReLU(), model.head)
+    found, wanted = (certify(n.eval(), X, y, 0.01) for n in (net, BoundedNet(plain, X)))
+    assert torch.equal(found.certified, wanted.certified) and found.certified.any()
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
 def test_copies_are_networks_of_their_own(copied):
     net = BoundedNet(mlp(), X)
@@ -139,6 +197,19 @@ def fused():
     wrapper = __import__("auto_LiRPA").CrossEntropyWrapper(mlp())
     options = {"loss_fusion": True}
     return lirpa.load().BoundedModule(wrapper, (X[:2], Y[:2]), bound_opts=options)
+
+
+def distributed():
+    """One without a process group."""
+    wrapper = DDP.__new__(DDP)
+    nn.Module.__init__(wrapper)
+    return wrapper
+
+
+def on_two_devices(model):
+    parallel = nn.DataParallel(model)
+    parallel.device_ids = [0, 1]
+    return parallel
 
 
 DDP = nn.parallel.DistributedDataParallel
@@ -167,6 +238,30 @@ REFUSED = {
         "layer '0' has padding=\"same\" and a kernel .* use an odd kernel",
     ),
     "DistributedDataParallel": (lambda: BoundedNet(DDP.__new__(DDP), X), "pass model.module"),
+    "DistributedDataParallel inside": (
+        lambda: BoundedNet(nn.Sequential(nn.Identity(), distributed()), X),
+        "layer '1' is a DistributedDataParallel, .* put its .module there",
+    ),
+    "DataParallel of several GPUs inside": (
+        lambda: BoundedNet(nn.Sequential(nn.Identity(), on_two_devices(mlp())), X),
+        "layer '1' is a DataParallel, .* put its .module there",
+    ),
+    "torch.compile inside": (
+        lambda: BoundedNet(nn.Sequential(nn.Identity(), torch.compile(mlp())), X),
+        "layer '1' is made by torch.compile, .* put its ._orig_mod there",
+    ),
+    "a wrapped model without bounds": (
+        lambda: Ibp()(nn.DataParallel(mlp()), X, Y, 0.02),
+        r"got Sequential; wrap the model first: BoundedNet\(",
+    ),
+    "named tuple": (
+        lambda: BoundedNet(Returning(lambda o: Named(o, o)), X),
+        "returns a Named; expected one",
+    ),
+    "loss under inference mode": (
+        lambda: torch.inference_mode()(lambda: Ibp()(BoundedNet(mlp(), X), X, Y, 0.02))(),
+        "a training loss differentiates; leave torch.inference_mode.., or use torch.no_grad",
+    ),
     "loss fusion": (lambda: Ibp()(fused(), X, Y, 0.02), "pass the model inside"),
     "copy of a BoundedModule": (
         lambda: copy.deepcopy(as_bounded_net(own_module(mlp()))),

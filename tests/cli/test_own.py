@@ -225,6 +225,7 @@ BAD = [
     ("--data a.npz --model mine.py:Net", archive, "does not take images of (1, 4, 4)"),
     ("--data mine.py:Net", lambda: None, "expected (images, labels) or a Dataset"),
     ("--data photos --model mine.py:Net --init-from mine.py", lambda: None, "mine.py"),
+    ("--data photos --model mine.py:Net --init-from gone.pth", lambda: None, "does not exist"),
     ("--data photos --model mine.py:Net --init-from other.pth",
      lambda: torch.save(nn.Linear(2, 2).state_dict(), "other.pth"),
      "it lacks features.0.weight, features.0.bias, head.weight and 1 more"),
@@ -238,6 +239,12 @@ def test_what_cannot_be_used_is_one_line(words, make, message):
     make()
     status, output = run("train", "--preset", "digits", *words.split(), "--out", "run", *QUICK)
     assert message in said(status, output, 1 if "mine.py" == words.split()[-1] else 2)
+    if "--init-from" not in words:
+        data = words if "--data" in words else f"{words} --data photos"
+        assert message in said(*run("suggest", *data.split(), "--out", "run"), 2)
+        model = data if "--model" in words else f"{data} --model mine.py:Net"
+        judged = ("eval", weights(), *model.split(), "--eps", "0.01", "--out", "run")
+        assert message in said(*run(*judged), 2)
     assert not Path("run").exists()
 
 
