@@ -270,6 +270,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_bounded_is_refused_in_one_line(case, capfd):
     make, message = REFUSED[case]
