@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess  # of commands as lists, never of a shell  # nosec B404
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -158,32 +158,24 @@ def run_submitted(
     """
     failures: dict[str, str] = {}
     due = []
-    for job in jobs:
-        if event := _settled(job, failures):
+
+    def end(job: Job, events: list[str], failure: str) -> None:
+        failures.update({job.name: failure} if failure else {})
+        for event in events:
             say(job, event)
-            ended()
+        ended()
+
+    for job in jobs:
+        if outcome := _settled(job):
+            end(job, *outcome)
         else:
             due.append(job)
     with stop_requests() as stop:
         waiting = _submit(due, executor)
         for job, submitted in waiting:
             say(job, f"is job {submitted.job_id} of Slurm")
-        absent: set[str] = set()
-        while waiting and not stop():
-            time.sleep(poll_seconds)
-            before, found = absent, listed()
-            absent = set() if found is None else {s.job_id for _, s in waiting} - found
-            for job, submitted in list(waiting):
-                # twice: files may arrive late, and a job that is queued again is not listed at once
-                outcome = _outcome(submitted, submitted.job_id in before & absent)
-                if outcome is None:
-                    continue
-                waiting.remove((job, submitted))
-                events, failure = outcome
-                failures |= {job.name: failure} if failure else {}
-                for event in events:
-                    say(job, event)
-                ended()
+        for job, outcome in _ended(waiting, stop, listed, poll_seconds):
+            end(job, *outcome)
         _cancel([submitted for _, submitted in waiting], listed, poll_seconds)
     if stop():
         raise interrupted_by(
@@ -193,13 +185,12 @@ def run_submitted(
     return failures
 
 
-def _settled(job: Job, failures: dict[str, str]) -> str:
-    """Return what is said of a job with nothing to do, empty for one that is to be submitted."""
+def _settled(job: Job) -> tuple[list[str], str] | None:
+    """Return the events and the failure of a job with nothing to do, None for any other."""
     try:
-        return "" if job.next_step() else "was finished before"
+        return None if job.next_step() else (["was finished before"], "")
     except CitrusError as error:
-        failures[job.name] = str(error)
-        return f"failed: {error}"
+        return [f"failed: {error}"], str(error)
 
 
 def _submit(jobs: list[Job], executor: Any) -> list[tuple[Job, Any]]:
@@ -211,6 +202,25 @@ def _submit(jobs: list[Job], executor: Any) -> list[tuple[Job, Any]]:
     except RuntimeError as error:  # of submitit, with what sbatch prints
         raise InputError(f"Slurm refuses the jobs: {reason(error)}") from error
     return list(zip(jobs, submitted, strict=True))
+
+
+def _ended(
+    waiting: list[tuple[Job, Any]],
+    stop: Callable[[], int],
+    listed: Callable[[], set[str] | None],
+    poll_seconds: float,
+) -> Iterator[tuple[Job, tuple[list[str], str]]]:
+    """Yield jobs as they end, until a stop is asked for; ``waiting`` keeps the others."""
+    absent: set[str] = set()
+    while waiting and not stop():
+        time.sleep(poll_seconds)
+        before, found = absent, listed()
+        absent = set() if found is None else {s.job_id for _, s in waiting} - found
+        for job, submitted in list(waiting):
+            # twice: files may arrive late, and a job that is queued again is not listed at once
+            if outcome := _outcome(submitted, submitted.job_id in before & absent):
+                waiting.remove((job, submitted))
+                yield job, outcome
 
 
 def _outcome(submitted: Any, gone: bool) -> tuple[list[str], str] | None:

@@ -29,19 +29,9 @@ Launch = Callable[..., dict[str, str]]
 
 
 def run(
-    eval_command,
-    file,
-    out,
-    count,
-    launcher,
-    slurm_options,
-    dry_run,
-    log,
-    data_dir,
-    download,
-    device,
-    requeue,
-) -> None:
+    eval_command, file, out, count, launcher, slurm_options, dry_run, log, data_dir, download,
+    device, requeue,
+) -> None:  # fmt: skip
     """Do what ``citrus-lirpa sweep`` is for."""
     lirpa.load()
     require(
