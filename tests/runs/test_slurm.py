@@ -125,16 +125,19 @@ def starts(out: Path, seed: int) -> list[str]:
     return [words.rpartition("--")[2] for words in found]
 
 
-def python_of(task: int) -> int:
-    """The process of submitit that runs a task of the job array."""
+def kill(task: int) -> None:
+    """Kill what runs a task of the job array: first submitit's Python, then the step it started."""
+    found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended
             words = (process / "cmdline").read_bytes().split(b"\0")
             variables = (process / "environ").read_bytes().split(b"\0")
-            if b"submitit.core._submit" in words and words[0] == sys.executable.encode():
-                if f"SLURM_ARRAY_TASK_ID={task}".encode() in variables:
-                    return int(process.name)
-    raise AssertionError(f"task {task} does not run")
+            mine = f"SLURM_ARRAY_TASK_ID={task}".encode() in variables
+            if mine and words[0] == sys.executable.encode():
+                found.append((b"submitit.core._submit" not in words, int(process.name)))
+    assert len(found) >= 2
+    for _, pid in sorted(found):
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.nightly
@@ -145,7 +148,7 @@ def test_a_sweep_on_a_real_slurm_survives_requeue_and_kill(tmp_path):
         with begun(file, "--slurm", "time=10") as sweep:
             for seed in (0, 1):
                 wait_for(out / f"digits-ibp-seed{seed}" / "metrics.jsonl", sweep)
-            os.kill(python_of(1), signal.SIGKILL)
+            kill(1)
             first = min(jobs())
             subprocess.run(["scontrol", "requeue", first], check=True)
             output, errors = sweep.communicate(timeout=600)
@@ -164,19 +167,25 @@ def test_a_sweep_on_a_real_slurm_survives_requeue_and_kill(tmp_path):
 @pytest.mark.nightly
 def test_a_time_limit_on_a_real_slurm(tmp_path):
     """The job saves, is queued again by itself and continues; the sweep knows of one job."""
-    file, log = seeds(tmp_path, 1, 2000), tmp_path / "out" / "logs" / "digits-ibp-seed0.log"
-    limit = ("--slurm", "time=1", "--slurm", "signal=USR1@30")
-    with one_node(), begun(file, *limit) as sweep:
-        wait_for(log, sweep)
-        while "saved" not in log.read_text():
+
+    def limit(minutes: int) -> None:
+        (number,) = jobs()
+        words = ["scontrol", "update", f"JobId={number}", f"TimeLimit={minutes}"]
+        subprocess.run(words, check=True)
+
+    file, out = seeds(tmp_path, 1, 3000), tmp_path / "out"
+    signalled = ("--slurm", "time=30", "--slurm", "signal=USR1@100")
+    with one_node(), begun(file, *signalled) as sweep:
+        wait_for(out / "digits-ibp-seed0" / "metrics.jsonl", sweep)
+        limit(2)  # so that little is left, once the training has begun
+        while "saved" not in (out / "logs" / "digits-ibp-seed0.log").read_text():
             assert sweep.poll() is None, sweep.communicate()
             time.sleep(1)
-        (number,) = jobs()  # which is the same
-        subprocess.run(["scontrol", "update", f"JobId={number}", "TimeLimit=30"], check=True)
-        output, errors = sweep.communicate(timeout=900)
+        limit(30)
+        output, errors = sweep.communicate(timeout=1800)
         assert sweep.returncode == 0, output + errors
     assert output.count("of Slurm") == 1
-    assert starts(tmp_path / "out", 0) == ["train", "resume", "eval"]
+    assert starts(out, 0) == ["train", "resume", "eval"]
 
 
 @pytest.mark.nightly
