@@ -156,8 +156,7 @@ device = click.option(
 quiet = click.option(
     "--quiet",
     is_flag=True,
-    help="Results, warnings and errors only: no bar, and no line for each epoch where there is no "
-    "terminal.",
+    help="Print results, warnings and errors only: no bars, no line for each epoch.",
 )
 log = click.option(
     "--log",

@@ -144,7 +144,7 @@ def _first_line(settings: RunConfig, device: torch.device, run: RunFolder) -> st
     return (
         f"{settings.loss['name']} on {settings.data.name}: {settings.model['name']}, "
         f"ε {'up to' if settings.train.eps_map else '='} {settings.train.eps:.4g}, "
-        f"{settings.train.epochs} epochs, "
+        f"{settings.train.epochs} epoch{'s' * (settings.train.epochs > 1)}, "
         f"batch {settings.train.batch_size}{shared}, {device}; run folder {run.path}"
     )
 
