@@ -35,7 +35,7 @@ from .lirpa_import import (
     unsupported_named,
 )
 from .lirpa_nodes import keep_known_intervals, pool_in_order, repair_nodes
-from .lirpa_operators import register
+from .lirpa_operators import register, whole_gelu
 
 INSTALL_HINT = "pip install --no-deps auto-LiRPA==0.3"
 SUPPORTED_LIRPA = ("0.3", "0.7")
@@ -46,6 +46,7 @@ _LEGACY_NAMES = {  # 0.7 -> 0.3
     "interm_bounds": "intermediate_layer_bounds",
     "activation_bound_option": "relu",
 }
+_OPSET = 12  # of the operators that 0.3 has networks traced into
 # Sparse alpha always: 0.3's dense alpha crashes where over 90 % of a layer is unstable.
 _LEGACY_OPTIONS = {"minimum_sparsity": 1.0}
 
@@ -121,7 +122,7 @@ def parsing() -> Iterator[None]:
     inlining, opset = onnx.autograd_inlining, onnx.export_onnx_opset_version
     onnx.autograd_inlining = False
     try:
-        with warnings.catch_warnings(), unsupported_named():
+        with warnings.catch_warnings(), unsupported_named(), _whole_gelus():
             for message in KNOWN_MESSAGES:
                 warnings.filterwarnings("ignore", message=re.escape(message))
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
@@ -129,6 +130,20 @@ def parsing() -> Iterator[None]:
     finally:
         onnx.autograd_inlining, onnx.export_onnx_opset_version = inlining, opset
         module.check_incompatible_nodes = check
+
+
+@contextmanager
+def _whole_gelus() -> Iterator[None]:
+    """Have GELU traced as one node, as 0.7 does. 0.3 knows no parts of the exact one."""
+    if not load().legacy:
+        yield
+        return
+    symbolic = torch.onnx.symbolic_helper.parse_args("v", "s")(whole_gelu)
+    torch.onnx.register_custom_op_symbolic("aten::gelu", symbolic, _OPSET)
+    try:
+        yield
+    finally:
+        torch.onnx.unregister_custom_op_symbolic("aten::gelu", _OPSET)
 
 
 @contextmanager

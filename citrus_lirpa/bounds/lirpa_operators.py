@@ -1,4 +1,4 @@
-"""Nodes for piecewise linear operations that auto_LiRPA does not know.
+"""Nodes for operations that auto_LiRPA does not know: piecewise linear ones, ELU and GELU.
 
 They compute values and intervals. Linear bounds of them are this package's own.
 """
@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from .curves import curve_of
 
 
 def register(operators: Any, table: dict[str, Any]) -> None:
@@ -24,6 +27,10 @@ def register(operators: Any, table: dict[str, Any]) -> None:
     for name, function in _FUNCTIONS.items():
         if not hasattr(operators, f"Bound{name}"):
             made = _node(operators.Bound, operators.Interval, name, function)
+            table.setdefault(f"onnx::{name}", made)
+    for name, curve in _CURVES.items():
+        if not hasattr(operators, f"Bound{name}"):
+            made = _curve_node(operators.Bound, operators.Interval, name, curve)
             table.setdefault(f"onnx::{name}", made)
 
 
@@ -52,6 +59,52 @@ def _node(base: Any, interval: Any, name: str, function: Callable[..., Tensor]) 
         "infer_batch_dim": infer_batch_dim,
     }
     return type(f"Bound{name}", (base,), methods)
+
+
+def _curve_node(base: Any, interval: Any, name: str, curve: Callable[..., Tensor]) -> type:
+    """Return a class of nodes of a function that falls to its lowest value, then grows."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return curve(x, self.attr)
+
+    def interval_propagate(self: Any, box: Sequence[Tensor]) -> Any:
+        ends = [forward(self, end) for end in box[:2]]
+        lower, upper = torch.minimum(*ends), torch.maximum(*ends)
+        known = curve_of(self)
+        lowest = 0.0 if known is None else known.lowest  # where an ELU of a negative factor has it
+        if lowest is not None:
+            inside = (box[0] < lowest) & (lowest < box[1])
+            bottom = forward(self, torch.full_like(lower, lowest))
+            lower = torch.where(inside, torch.minimum(lower, bottom), lower)
+        perturbed = box if getattr(box, "ptb", None) is not None else None
+        return interval.make_interval(lower, upper, perturbed)
+
+    def infer_batch_dim(self: Any, batch_size: int, *batch_dims: int) -> int:
+        return max(batch_dims)
+
+    methods = {
+        "forward": forward,
+        "interval_propagate": interval_propagate,
+        "infer_batch_dim": infer_batch_dim,
+    }
+    return type(f"Bound{name}", (base,), methods)
+
+
+def whole_gelu(graph: Any, x: Any, approximate: str) -> Any:
+    """Trace GELU as one node, where auto_LiRPA would have it in parts."""
+    return graph.op("Gelu", x, approximate_s=approximate)
+
+
+def _elu(x: Tensor, attributes: dict[str, Any]) -> Tensor:
+    return F.elu(x, attributes["alpha"])
+
+
+def _gelu(x: Tensor, attributes: dict[str, Any]) -> Tensor:
+    return F.gelu(x, approximate=attributes["approximate"])
+
+
+#: Curves by the names of their nodes, as functions of x and of the node's attributes.
+_CURVES: dict[str, Callable[..., Tensor]] = {"Elu": _elu, "Gelu": _gelu}
 
 
 def _clip(x: Tensor, *ends: Tensor) -> Tensor:

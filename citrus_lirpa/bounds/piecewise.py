@@ -14,6 +14,7 @@ whose intervals are those of the operations themselves.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from ..errors import ModelError
 from .box import Box
+from .curves import SILU, Curve, curve_of
 from .graph import Graph, Operation
 
 #: The interval of a value from those of its operands, rounded outward.
@@ -145,6 +147,8 @@ def taken(x: Tensor, axis: int, index: Sequence[int]) -> Tensor:
 class PiecewiseGraph(Graph):
     """A graph whose piecewise linear operations are written as affine ones and ReLU.
 
+    Curves (:mod:`.curves`) stay, and count among its ReLUs.
+
     Args:
         graph: The graph of a network.
         dtype: The type of the network's numbers.
@@ -152,22 +156,51 @@ class PiecewiseGraph(Graph):
     Attributes:
         knots: By name, the values with intervals of their own: names of the operands that these
             follow from, and the intervals.
+        curves: By name, those of ``relus`` that are curves.
     """
 
     def __init__(self, graph: Graph, dtype: torch.dtype):
         self.input, self.output = graph.input, graph.output
         self.operations: dict[str, Any] = {}
         self.relus: list[str] = []
+        self.curves: dict[str, Curve] = {}
         self.knots: dict[str, tuple[tuple[str, ...], Hull]] = {}
+        gated, gates = _gated(graph)
         for name, operation in graph.operations.items():
+            if name in gates:
+                continue
+            if name in gated:
+                self.operations[name] = Piece(name, [gated[name]], operation.shape)
+                self.relus.append(name)
+                self.curves[name] = SILU
+                continue
             write = _WRITERS.get(operation.kind)
             of_one = operation.varying[:1] == [True] and not any(operation.varying[1:])
             if write is not None and (of_one or operation.kind in _OF_SEVERAL):
                 write(_Writer(self, operation, dtype))
                 continue
             self.operations[name] = operation
-            if operation.kind == "BoundRelu":
+            curve = curve_of(operation.node)
+            if curve is not None:
+                self.curves[name] = curve
+            if curve is not None or operation.kind == "BoundRelu":
                 self.relus.append(name)
+
+
+def _gated(graph: Graph) -> tuple[dict[str, str], set[str]]:
+    """Return what SiLUs, x sigmoid(x), are of by their names, and sigmoids used in them alone."""
+    gated, inside = {}, Counter[str]()
+    for name, operation in graph.operations.items():
+        if operation.kind == "BoundMul" and all(operation.varying):
+            for x, gate in (operation.arguments, operation.arguments[::-1]):
+                found = graph.operations.get(gate)
+                if found is not None and (found.kind, found.arguments) == ("BoundSigmoid", [x]):
+                    gated[name] = x
+                    inside[gate] += 1
+    uses = Counter(
+        source for operation in graph.operations.values() for source in operation.sources
+    )
+    return gated, {gate for gate, count in inside.items() if count == uses[gate]}
 
 
 class _Writer:

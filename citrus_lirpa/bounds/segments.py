@@ -1,7 +1,8 @@
 """Parts of a network as functions: the affine ones between ReLUs, and what follows a ReLU.
 
-Other piecewise linear operations are written as affine ones and ReLU (:mod:`.piecewise`). Their
-values are knots: intervals go from knot to knot.
+Curves take the place of ReLUs where a network has them (:mod:`.curves`). Other piecewise linear
+operations are written as affine ones and ReLU (:mod:`.piecewise`). Their values are knots:
+intervals go from knot to knot.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, ModelError
+from .curves import Curve
 from .graph import BatchNorm, Graph, Operation, scaled
 from .piecewise import Hull, Joined, Piece, PiecewiseGraph
 
@@ -45,8 +47,8 @@ class Segment:
     """A part of a network: ``segment(*values)`` from the values (N, ...) of its sources.
 
     Attributes:
-        sources: What it starts from, in the order of its arguments: INPUT, or numbers of ReLUs,
-            whose outputs it takes.
+        sources: What it starts from, in the order of its arguments: INPUT, or numbers of ReLUs
+            and curves, whose outputs it takes.
         shape: Shape of its result for one input.
         names: Names of the sources in the graph.
         end: Name of the result in the graph.
@@ -55,6 +57,7 @@ class Segment:
         normalise: Applied to the network's input first.
         knots: Values behind the earlier segments' that an interval of the result goes by.
         short: The same result computed from these and earlier knots; None for the segment itself.
+        curve: What follows it; None for ReLU, and for nothing.
     """
 
     sources: tuple[int, ...]
@@ -66,6 +69,7 @@ class Segment:
     normalise: nn.Module | None = None
     knots: tuple[Knot, ...] = ()
     short: Segment | None = None
+    curve: Curve | None = None
 
     def __call__(self, *arguments: Tensor) -> Tensor:
         """Compute the result (N, ...) from the values of the sources."""
@@ -144,7 +148,7 @@ class Knot:
 
 
 def affine_segments(graph: Graph, normalise: nn.Module | None, dtype: torch.dtype) -> list[Segment]:
-    """Split a network into affine maps to the inputs of its ReLUs and to the logits.
+    """Split a network into affine maps to the inputs of its ReLUs and curves, and to the logits.
 
     Args:
         graph: The graph of the network, whose BatchNorm must be in eval mode.
@@ -152,12 +156,12 @@ def affine_segments(graph: Graph, normalise: nn.Module | None, dtype: torch.dtyp
         dtype: The type of the network's numbers.
 
     Returns:
-        The segment that ends in the input of each ReLU, in network order, then the one that
-        ends in the logits. They keep the weights of now. Piecewise linear operations have ReLUs
-        of their own there.
+        The segment that ends in the input of each ReLU or curve, in network order, then the one
+        that ends in the logits. They keep the weights of now. Piecewise linear operations have
+        ReLUs of their own there.
 
     Raises:
-        ModelError: The network has operations other than piecewise linear ones.
+        ModelError: The network has operations other than piecewise linear ones and curves.
     """
     graph = PiecewiseGraph(graph, dtype)
     numbers = {graph.input: INPUT, **{name: k for k, name in enumerate(graph.relus)}}
@@ -165,11 +169,12 @@ def affine_segments(graph: Graph, normalise: nn.Module | None, dtype: torch.dtyp
 
     def part(end: str, numbers: dict[str, int]) -> Segment:
         segment = _segment(graph, numbers, end)
-        _check_affine(segment, "branch and bound takes", "piecewise linear layers")
+        _check_affine(segment, "bounds of our own take", "piecewise linear layers and curves")
         return replace(segment.frozen(), normalise=normalise)
 
     segments = []
-    for end in [*(graph.operations[name].arguments[0] for name in graph.relus), graph.output]:
+    ends = [(graph.operations[name].arguments[0], graph.curves.get(name)) for name in graph.relus]
+    for end, curve in [*ends, (graph.output, None)]:
         segment, knots = part(end, numbers), []
         passed = [op.name for op in segment.operations if op.name in graph.knots]
         for name in passed:
@@ -179,7 +184,7 @@ def affine_segments(graph: Graph, normalise: nn.Module | None, dtype: torch.dtyp
                 knots.append(Knot(number, tuple(part(o, known) for o in operands), hull))
                 known[name] = number
         short = part(end, known) if passed else None
-        segments.append(replace(segment, knots=tuple(knots), short=short))
+        segments.append(replace(segment, knots=tuple(knots), short=short, curve=curve))
     return segments
 
 

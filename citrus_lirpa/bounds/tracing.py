@@ -14,6 +14,8 @@ from ..models import Normalise
 from . import lirpa
 from .dataflow import DataWatch
 
+#: torch's own for Softplus, beyond which the line is off by 2e-9.
+_SOFTPLUS_THRESHOLD = 20
 #: Above this many values in one layer, convolutions are bounded as patches, not matrices.
 MATRIX_MODE_LIMIT = 4_096
 
@@ -111,7 +113,7 @@ def rng_kept(device: torch.device) -> Iterator[None]:
 
 #: What to write instead of an operation that auto_LiRPA does not know, by its name in ONNX.
 _INSTEAD = {
-    "Erf": 'use nn.GELU("tanh"), or auto_LiRPA 0.7',
+    "Erf": "write GELU as nn.GELU",
     "LogSoftmax": "return the logits before it, which give the same classes",
     "InstanceNormalization": "use BatchNorm",
 }
@@ -179,6 +181,11 @@ def _check_layers(core: nn.Module) -> None:
             raise ModelError(
                 f"layer '{name}' is a {type(module).__name__}, which auto_LiRPA "
                 f"{lirpa.load().version} cannot bound; use BatchNorm"
+            )
+        if isinstance(module, nn.Softplus) and module.threshold < _SOFTPLUS_THRESHOLD:
+            raise ModelError(
+                f"layer '{name}' is a Softplus with threshold {module.threshold:g}, which jumps "
+                f"there and is traced without; use {_SOFTPLUS_THRESHOLD} or more"
             )
         same = isinstance(module, nn.Conv2d) and module.padding == "same"
         if same and any(span % 2 for span in _spans(module)):

@@ -45,9 +45,14 @@ class ProofFolder:
     def __init__(self, path: Path, net: BoundedNet, ball: Ball, identity: str = ""):
         self.path, self.ball = path, ball
         try:
-            DualEngine(net, ball)
+            engine = DualEngine(net, ball)
         except ModelError as error:
             raise ModelError(f"{error}; leave out --proofs") from error
+        if any(engine.curves):
+            raise ModelError(
+                "proofs are of networks of piecewise linear layers, which the checker reads; this "
+                "one has others; leave out --proofs"
+            )
         file = path / MODEL
         with distributed.leader_first():
             if distributed.leads():

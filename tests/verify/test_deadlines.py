@@ -24,7 +24,9 @@ KINDS = ("dual engine", "auto_LiRPA", "ONNX")
 def network(kind, folder):
     """An untrained network, of which no stage proves anything at a large ε."""
     torch.manual_seed(0)
-    activation = nn.Tanh if kind == "auto_LiRPA" else nn.ReLU
+    activation, bounds = nn.ReLU, "own"
+    if kind == "auto_LiRPA":
+        activation, bounds = nn.Tanh, "auto-lirpa"
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), activation(), nn.Conv2d(8, 16, 3, 2, 1), activation(),
         nn.Conv2d(16, 16, 3, padding=1), activation(), nn.Flatten(), nn.Linear(16 * 8 * 8, 10),
@@ -33,7 +35,7 @@ def network(kind, folder):
         pytest.importorskip("onnx")
         save_onnx(model, SHAPE, folder / "net.onnx")
         model, _ = load_onnx(folder / "net.onnx")
-    net = BoundedNet(model, torch.rand(2, *SHAPE))
+    net = BoundedNet(model, torch.rand(2, *SHAPE), bounds=bounds)
     x = torch.rand(24, *SHAPE)
     certify(net, x[:1], model(x[:1]).argmax(1), 0.01, attack=PGD(1))  # torch imports some more
     return net, x, model(x).argmax(1)

@@ -127,4 +127,5 @@ def test_the_layer_to_blame_is_named(monkeypatch):
     monkeypatch.setattr(selfcheck, "_check_containment", lambda *_: None)
     x = torch.rand(60, 1, 4, 4)
     with pytest.raises(SoundnessError, match=r"'LeakyReLU with another slope' \(layer '2'"):
-        certify(BoundedNet(model, x), x, model(x).argmax(1), 0.5, method="ibp")
+        net = BoundedNet(model, x, bounds="auto-lirpa")
+        certify(net, x, model(x).argmax(1), 0.5, method="ibp")

@@ -74,7 +74,8 @@ def branch_and_bound(
         images: The images that the problems are about.
         problems: What to prove.
         budget: Its limit holds for each problem, which is given up beyond it.
-        split: Whether domains are split, or the roots bounded alone.
+        split: Whether domains are split, or the roots bounded alone, as those of networks with
+            curves are in any case.
         wanted: Maps the states (T,) to whether each problem is still worth the time (T,).
         progress: Receives what is found so far, after every turn.
     """
@@ -83,7 +84,7 @@ def branch_and_bound(
         return Outcome(torch.full_like(search.state, PROVED), {}, search.bounded)
     search.bound_roots(budget)
     parts = _fitting(images, problems.members)
-    for number, part in enumerate(parts if split else []):
+    for number, part in enumerate(parts if split and images.engine.splits else []):
         its = budget.part(len(part) / sum(map(len, parts[number:])))
         with ending_by(its.deadline), contextlib.suppress(OutOfTime):
             search.take_turns(part, its)

@@ -80,8 +80,9 @@ def _least(segments: Sequence[Segment], images: Images, i: int, j: int) -> Tenso
     """Return lower bounds (K-1,) of the margins of image i's classes on f(x_i + u) - f(x_j + u).
 
     In each ReLU the difference δ of two inputs becomes sδ with a share s in [0, 1]: 1 where both
-    are active, 0 where both are off. So a zonotope encloses it: rows are a centre, then
-    generators, and an error term for each s that is not known. None if there are too many.
+    are active, 0 where both are off. In a curve s is one of its slopes. So a zonotope encloses it:
+    rows are a centre, then generators, and an error term for each s that is not known. None if
+    there are too many.
     """
     values = {INPUT: (images.x[i] - images.x[j].double()).unsqueeze(0)}
     for number, segment in enumerate(segments[:-1]):
@@ -89,8 +90,11 @@ def _least(segments: Sequence[Segment], images: Images, i: int, j: int) -> Tenso
         (low_i, low_j), (high_i, high_j) = (
             (end[i].double(), end[j].double()) for end in images.bounds[number]
         )
-        least = ((low_i >= 0) & (low_j >= 0)).double()
-        most = 1 - ((high_i <= 0) & (high_j <= 0)).double()
+        if segment.curve is None:
+            least = ((low_i >= 0) & (low_j >= 0)).double()
+            most = 1 - ((high_i <= 0) & (high_j <= 0)).double()
+        else:
+            least, most = (torch.full_like(low_i, end) for end in segment.curve.steepest)
         error = (most - least).clamp(min=0) / 2 * z.abs().sum(0)
         unknown = error.flatten().nonzero().flatten()
         if (len(z) + len(unknown)) * error.numel() > _MOST_NUMBERS:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -26,6 +26,7 @@ from ...bounds.box import Ball
 from ...bounds.segments import INPUT, Segment
 from .relaxation import Relaxation
 from .rounding import SUMS, largest_input, unit
+from .tangents import Line
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Point:
         slope: (R, M) the slopes of the unstable neurons' lower lines.
         coefficients: (R, M) the bound's coefficients on the outputs of these neurons.
         rounding: (D,) what was taken off for rounding.
+        lines: By layer, those in place of curves.
     """
 
     value: Tensor
@@ -47,6 +49,7 @@ class Point:
     slope: Tensor
     coefficients: Tensor
     rounding: Tensor
+    lines: dict[int, Line] = field(default_factory=dict)
 
 
 class DualBound:
@@ -79,7 +82,7 @@ class DualBound:
         self.relaxation = relaxation.split(self.signs)
         lower, upper = self.relaxation.lower, self.relaxation.upper
         self.up = upper / (upper - lower).clamp(min=torch.finfo(x.dtype).tiny)
-        self.unstable = (lower < 0) & (upper > 0)
+        self.unstable = self.relaxation.free
         u = unit(x.dtype)  # by which the upper lines are raised, so that they are above ReLU
         offset = (-lower * self.up * (1 + 8 * u) + 8 * u * upper) * self.unstable
         self.offset = offset.split(relaxation.widths, dim=1)
@@ -116,9 +119,16 @@ class DualBound:
         )
 
     def start(self) -> Tensor:
-        """Return CROWN's slopes (R, M): the lower line that cuts off the smaller triangle."""
+        """Return CROWN's slopes (R, M): the lower line that cuts off the smaller triangle.
+
+        For curves they are 0.5: tangents at the middle of the interval, where these are sound.
+        """
         r = self.relaxation
-        return ((r.upper > -r.lower) & self.unstable).to(self.x.dtype)
+        start = ((r.upper > -r.lower) & self.unstable).to(self.x.dtype)
+        for part, curved in zip(start.split(r.widths, 1), r.curved, strict=True):
+            if curved is not None:
+                part.fill_(0.5)
+        return start
 
     def __call__(self, parameter: Tensor, weight: Tensor) -> Point:
         """Evaluate the bounds.
@@ -128,7 +138,8 @@ class DualBound:
             weight: (D, s), at least 0, with sum 1 in every tuple.
         """
         slope = torch.where(self.unstable, parameter, self.up)
-        coefficients, a, bias, off = self._transposed(slope, self.signs * parameter)
+        lines: dict[int, Line] = {}
+        coefficients, a, bias, off = self._transposed(slope, self.signs * parameter, lines)
         shape = (-1, self.members, *self.x.shape[1:])
         a, x = a.view(shape), self.x.view(shape)
         u = worst_shared(a, weight, x, self.ball)
@@ -143,12 +154,12 @@ class DualBound:
         line, value = rounded_down(line, self.x.dtype), rounded_down(value - slack, self.x.dtype)
         rounding = (weight * off).sum(1).to(value.dtype)
         seen = torch.cat([slope[:, :0], *coefficients], 1)
-        return Point(value, line, u, slope, seen, rounding)
+        return Point(value, line, u, slope, seen, rounding, lines)
 
     def planes(self, parameter: Tensor) -> tuple[Tensor, Tensor]:
         """Return a (R, ...) and b (R,) in float64: margin >= a·input + b, without splits."""
         slope = torch.where(self.unstable, parameter, self.up)
-        _, a, bias, off = self._transposed(slope, self.signs * parameter)
+        _, a, bias, off = self._transposed(slope, self.signs * parameter, {})
         return a.view_as(self.x), bias - off
 
     def folded(self, inner: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -161,7 +172,7 @@ class DualBound:
             h (R, M), a (R, ...), b (R,), and how far rounding can have moved the sum at most (R,).
         """
         zero = torch.zeros_like(self.up)
-        h, a, b, off = self._transposed(zero, -inner)
+        h, a, b, off = self._transposed(zero, -inner, {})
         return torch.cat([zero[:, :0], *h], 1), a, b, off
 
     def gradient(self, point: Point) -> Tensor:
@@ -169,14 +180,21 @@ class DualBound:
 
         By the envelope theorem u may be held fixed. What is left is how much the lower line
         α·z moves, times its coefficient (where the bound uses that line at all), and for β by
-        how much the neuron's input violates the split.
+        how much the neuron's input violates the split. The line of a curve turns about the place
+        where it touches; α grows with that place. Of its gradient only the sign counts, and the
+        size up to a factor that is the second derivative there.
         """
         inputs = self._forward(point)
         slopes = point.coefficients.clamp(min=0) * inputs * self.unstable
+        if point.lines:
+            parts = [part.split(self.relaxation.widths, 1) for part in (slopes, inputs)]
+            for k, line in point.lines.items():
+                c = point.coefficients.split(self.relaxation.widths, 1)[k]
+                parts[0][k].copy_(c.abs() * (parts[1][k] - line.touch))
         return slopes - self.signs * inputs
 
     def _transposed(
-        self, slope: Tensor, multiplier: Tensor
+        self, slope: Tensor, multiplier: Tensor, lines: dict[int, Line]
     ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
         """Return coefficients on the unstable outputs of every ReLU and on the input, and the bias.
 
@@ -184,7 +202,7 @@ class DualBound:
 
         Going backwards, each ReLU is replaced by a line: its upper one where the coefficient on
         it is negative (which adds ``offset`` to the bias), its lower one elsewhere. Stable
-        neurons pass their coefficient on, or drop it.
+        neurons pass their coefficient on, or drop it. The lines of curves are put into ``lines``.
         """
         r, widths = self.relaxation, self.relaxation.widths
         slopes, ups = slope.split(widths, 1), self.up.split(widths, 1)
@@ -197,10 +215,18 @@ class DualBound:
             # without a path from this ReLU to the output there is nothing yet
             a = pending.pop(k).flatten(1) if k in pending else self._nothing(k)
             if k < len(widths):
-                seen[k] = a.gather(1, r.index[k])
-                bias += (seen[k].clamp(max=0) * self.offset[k]).sum(1, dtype=torch.float64)
-                inner = seen[k] * torch.where(seen[k] > 0, slopes[k], ups[k]) - multipliers[k]
-                a = (a * r.active[k]).scatter_add_(1, r.index[k], inner)
+                curved = r.curved[k]
+                seen[k] = a.gather(1, r.index[k]) if curved is None else a
+                if curved is None:
+                    bias += (seen[k].clamp(max=0) * self.offset[k]).sum(1, dtype=torch.float64)
+                    inner = seen[k] * torch.where(seen[k] > 0, slopes[k], ups[k]) - multipliers[k]
+                    a = (a * r.active[k]).scatter_add_(1, r.index[k], inner)
+                else:
+                    line = lines[k] = curved.line(slopes[k], a > 0, a.dtype)
+                    constants = a.double() * line.offset
+                    bias += constants.sum(1)
+                    off += self.sums * constants.abs().sum(1)
+                    a = a * line.slope
             bias += a.double() @ self.adjoints[k].constant.double()
             off += self._charge(k, a)
             for source, part in zip(self.segments[k].sources, self.adjoints[k](a), strict=True):
@@ -226,6 +252,11 @@ class DualBound:
         for k, segment in enumerate(self.segments[:-1]):
             z = segment(*(values[source] for source in segment.sources))
             flat = z.flatten(1)
+            if k in point.lines:
+                line = point.lines[k]
+                inputs.append(flat)
+                values[k] = (flat * line.slope + line.offset.to(flat.dtype)).view_as(z)
+                continue
             inputs.append(flat.gather(1, r.index[k]))
             inner = torch.where(
                 coefficients[k] > 0, inputs[k] * slopes[k], inputs[k] * ups[k] + self.offset[k]

@@ -50,7 +50,10 @@ class DualEngine:
         proofs: Receives what is proved; None to keep no proofs.
 
     Raises:
-        ModelError: The network is not made of piecewise linear layers.
+        ModelError: The network is not made of piecewise linear layers and curves.
+
+    Attributes:
+        curves: What follows each segment; None for ReLU.
     """
 
     #: How many thresholds a bound must exceed to prove, beside the rounding that it is charged.
@@ -59,12 +62,18 @@ class DualEngine:
     def __init__(self, net: BoundedNet, ball: Ball, proofs: Proofs | None = None):
         self.net, self.ball, self.proofs = net, ball, proofs
         self.segments = net.affine_segments()
+        self.curves = [segment.curve for segment in self.segments]
         if len(self.segments) == 1:
             raise ModelError("branch and bound takes networks with ReLU; this one is affine")
         device = net.parameters()[0].device.type
         neurons = sum(math.prod(segment.shape) for segment in self.segments)
         fitting = _BUDGET.get(device, _BUDGET["cpu"]) // (64 * neurons)
         self.rows_at_once = max(4, min(_MOST_ROWS.get(device, 128), fitting))
+
+    @property
+    def splits(self) -> bool:
+        """Whether branch and bound splits neurons: those of networks without curves."""
+        return not any(self.curves)
 
     # -- images -------------------------------------------------------------------
 
@@ -102,7 +111,7 @@ class DualEngine:
         exact, boxes = intervals(self.exact_segments, x.double(), self.ball)
         bounds = rounded(exact, x.dtype)
         sizes = Sizes.all(self.segments, x, self.ball, bounds)
-        relaxation = Relaxation.of(bounds, sizes)
+        relaxation = Relaxation.of(bounds, sizes, self.curves)
         return Images(x, y, c, self._threshold(x, sizes), bounds, relaxation, False), boxes
 
     @torch.no_grad()
@@ -130,7 +139,8 @@ class DualEngine:
     def _with_bounds(self, images: Images, bounds: Bounds) -> Images:
         """Return the same images with other bounds, and the threshold that these give."""
         sizes = Sizes.all(self.segments, images.x, self.ball, bounds)
-        threshold, relaxation = self._threshold(images.x, sizes), Relaxation.of(bounds, sizes)
+        threshold = self._threshold(images.x, sizes)
+        relaxation = Relaxation.of(bounds, sizes, self.curves)
         return replace(images, bounds=bounds, relaxation=relaxation, threshold=threshold)
 
     def _threshold(self, x: Tensor, sizes: list[Tensor]) -> Tensor:

@@ -37,9 +37,9 @@ def tighten(
 ) -> Bounds:
     """Return CROWN's bounds of every ReLU's input, cut with ``bounds``.
 
-    Only neurons unstable in ``bounds`` are bounded, in network order: each layer's relaxation
-    rests on the bounds of the layers before it that are tightened already. At a deadline
-    (:mod:`...bounds.deadline`) the neurons that were not reached keep their bounds.
+    Only neurons unstable in ``bounds`` are bounded, and those of curves, in network order: each
+    layer's relaxation rests on the bounds of the layers before it that are tightened already. At a
+    deadline (:mod:`...bounds.deadline`) the neurons that were not reached keep their bounds.
 
     Args:
         segments: The network's affine maps between ReLUs.
@@ -51,14 +51,16 @@ def tighten(
     """
     result: Bounds = []
     sizes, found_sizes = Sizes(segments, x, ball), []
+    curves = [segment.curve for segment in segments]
     for k, (low, up) in enumerate(bounds):
         found_sizes.append(sizes.of(k))
         lower, upper = low.flatten(1).clone(), up.flatten(1).clone()
-        images, neurons = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
+        wanted = (lower < 0) & (upper > 0) if curves[k] is None else lower < upper
+        images, neurons = wanted.nonzero(as_tuple=True)
         exact_already = k == 0 and not segments[0].mixes  # one affine layer, by IBP
         if len(images) and not exact_already:
             relaxation = Relaxation.of(
-                result if exact is None else rounded(result, x.dtype), found_sizes
+                result if exact is None else rounded(result, x.dtype), found_sizes, curves
             )
             for part in torch.arange(len(images), device=x.device).split(rows):
                 if time_is_over():

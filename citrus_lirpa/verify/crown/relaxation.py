@@ -1,14 +1,18 @@
-"""Bounds of ReLU inputs as dual bounds use them, and the images that they are of."""
+"""Bounds of inputs of ReLUs and curves, for dual bounds, and the images that they are of."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
-#: (lower, upper), each (n, ...), of every ReLU's input.
+from ...bounds.curves import Curve
+from .tangents import Curved
+
+#: (lower, upper), each (n, ...), of the input of every ReLU and curve.
 Bounds = list[tuple[Tensor, Tensor]]
 #: Bounds beyond it are not used: their products could overflow float32.
 _LARGEST = 1e15
@@ -27,6 +31,8 @@ class Relaxation:
         sizes: Of every segment, (n, channels): the most that it adds up in absolute values for
             neurons of a channel within the bounds, by which rounding errors are charged; see
             :mod:`.rounding`. One for all neurons where float64 is used.
+        curved: For each layer that a curve follows, its neurons, all of which count as unstable;
+            None for those that ReLU follows.
     """
 
     active: list[Tensor]
@@ -34,19 +40,35 @@ class Relaxation:
     lower: Tensor
     upper: Tensor
     sizes: list[Tensor]
+    curved: list[Curved | None]
 
     @staticmethod
-    def of(bounds: Sequence[tuple[Tensor, Tensor]], sizes: Sequence[Tensor]) -> Relaxation:
+    def of(
+        bounds: Sequence[tuple[Tensor, Tensor]],
+        sizes: Sequence[Tensor],
+        curves: Sequence[Curve | None] = (),
+    ) -> Relaxation:
         """Return the relaxation that bounds of ReLU inputs give.
 
         Args:
             bounds: (lower, upper), each (n, ...), of every ReLU's input in network order.
             sizes: Of every segment, (n, channels), what it adds up in absolute values.
+            curves: What follows each segment, None being ReLU; ReLUs everywhere if empty.
         """
         none = sizes[0].new_zeros(len(sizes[0]), 0)  # a network may have no ReLU before its output
         active, index, lowers, uppers = [], [], [none], [none]
-        for lower, upper in bounds:
+        curved: list[Curved | None] = []
+        for (lower, upper), curve in zip_longest(bounds, curves[: len(bounds)]):
             lower, upper = lower.flatten(1), upper.flatten(1)
+            if curve is None:
+                curved.append(None)
+            else:
+                curved.append(Curved(curve, lower.double(), upper.double()))
+                active.append(torch.zeros_like(lower))
+                index.append(torch.arange(lower.shape[1], device=lower.device).expand_as(lower))
+                lowers.append(lower)
+                uppers.append(upper)
+                continue
             unstable = (lower < 0) & (upper > 0)
             count = int(unstable.sum(1).max()) if len(lower) else 0
             real, places = unstable.to(torch.int8).topk(count, dim=1)
@@ -55,7 +77,7 @@ class Relaxation:
             lowers.append(lower.gather(1, places) * real)
             uppers.append(upper.gather(1, places) * real)
         ends = torch.cat(lowers, 1), torch.cat(uppers, 1)
-        return Relaxation(active, index, *ends, list(sizes))
+        return Relaxation(active, index, *ends, list(sizes), curved)
 
     def rows(self, which: Tensor) -> Relaxation:
         """Return the relaxation of some images."""
@@ -65,6 +87,7 @@ class Relaxation:
             self.lower[which],
             self.upper[which],
             [size[which] for size in self.sizes],
+            [None if curved is None else curved.rows(which) for curved in self.curved],
         )
 
     def split(self, signs: Tensor) -> Relaxation:
@@ -83,7 +106,8 @@ class Relaxation:
         """Return the first layers of it, whose unstable neurons pass nothing on."""
         zero = torch.zeros_like(self.lower[:, : sum(self.widths[:layers])])
         sizes = self.sizes[: layers + 1]
-        return Relaxation(self.active[:layers], self.index[:layers], zero, zero, sizes)
+        curved = self.curved[:layers]
+        return Relaxation(self.active[:layers], self.index[:layers], zero, zero, sizes, curved)
 
     def alone(self, image: int) -> tuple[Relaxation, Tensor]:
         """Return the relaxation of one image without padding, and the columns that are left."""
@@ -102,12 +126,27 @@ class Relaxation:
             self.lower.to(dtype),
             self.upper.to(dtype),
             [size.to(dtype).amax(1, keepdim=True) for size in self.sizes],
+            self.curved,
         )
 
     @property
     def widths(self) -> list[int]:
         """The width M_k of every ReLU."""
         return [i.shape[1] for i in self.index]
+
+    @property
+    def curves(self) -> list[Curve | None]:
+        """What follows each segment; None for ReLU."""
+        return [None if curved is None else curved.curve for curved in self.curved]
+
+    @property
+    def free(self) -> Tensor:
+        """(n, M) whether a column is an unstable neuron, not padding."""
+        unstable = (self.lower < 0) & (self.upper > 0)
+        if any(self.curved):
+            parts = zip(unstable.split(self.widths, 1), self.curved, strict=True)
+            unstable = torch.cat([part | (curved is not None) for part, curved in parts], 1)
+        return unstable
 
 
 @dataclass(frozen=True)
@@ -144,7 +183,9 @@ class Images:
             self.c[which],
             self.threshold[which],
             bounds,
-            Relaxation.of(bounds, [size[which] for size in self.relaxation.sizes]),
+            Relaxation.of(
+                bounds, [size[which] for size in self.relaxation.sizes], self.relaxation.curves
+            ),
             self.exact,
         )
 
@@ -169,5 +210,6 @@ class Images:
         )
         exact = all(p.exact for p in parts)
         every = zip(*(part.relaxation.sizes for part in parts), strict=True)
-        relaxation = Relaxation.of(bounds, [torch.cat(layer) for layer in every])
+        sizes = [torch.cat(layer) for layer in every]
+        relaxation = Relaxation.of(bounds, sizes, parts[0].relaxation.curves)
         return Images(x, y, c, threshold, bounds, relaxation, exact)

@@ -57,7 +57,12 @@ class Sizes:
 
     def bounded(self, k: int, lower: Tensor, upper: Tensor) -> None:
         """Take bounds (n, ...) of the input of ReLU k."""
-        self._largest[k] = upper.clamp(min=0).to(self._dtype)
+        curve = self._segments[k].curve
+        if curve is None:
+            self._largest[k] = upper.clamp(min=0).to(self._dtype)
+            return
+        ends = curve.hull(Box(lower.double(), upper.double()))
+        self._largest[k] = _SAFE * torch.maximum(*(end.abs() for end in ends)).to(self._dtype)
 
     @staticmethod
     def all(segments: Sequence[Segment], x: Tensor, ball: Ball, bounds: Bounds) -> list[Tensor]:
@@ -85,7 +90,10 @@ def intervals(segments: Sequence[Segment], x: Tensor, ball: Ball) -> tuple[Bound
     for k, segment in enumerate(segments[:-1]):
         lower, upper = _interval(_shortened(segment, boxes), boxes)
         bounds.append((lower, upper))
-        boxes[k] = Box(lower.relu(), upper.relu())
+        box = Box(lower, upper)
+        boxes[k] = (
+            Box(*(e.relu() for e in box)) if segment.curve is None else segment.curve.hull(box)
+        )
     return bounds, boxes
 
 

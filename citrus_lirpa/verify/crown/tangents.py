@@ -1,0 +1,152 @@
+"""Lines above and below curves: tangents and chords.
+
+For any slope s, the line s x + m is below f on [l, u] where m is at most the least of
+g(x) = f(x) - s x there. Where f is convex, on [a, b], so is g: for any t in [a, b]
+
+    g(x) >= g(t) - max(0, -g'(t)) (b - t) - max(0, g'(t)) (t - a),
+
+and elsewhere f is concave, so that g is least at an end of [l, u] or of [a, b]. So m is the least
+of three numbers, less what they are off by in float64. With s = f'(t), t being where the line is
+to touch f, g'(t) is zero up to the rounding of s. Lines above f are lines below -f.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...bounds.curves import Curve, Stretch
+
+#: Halvings of a stretch in the search for the tangents through the ends of an interval.
+_HALVINGS = 26
+
+
+class Line(NamedTuple):
+    """Lines of neurons.
+
+    Attributes:
+        slope: (R, M) in the type of the bounds.
+        offset: (R, M) their values at zero, in float64.
+        touch: (R, M) where they touch the curve.
+    """
+
+    slope: Tensor
+    offset: Tensor
+    touch: Tensor
+
+
+class _Places(NamedTuple):
+    """Where lines on one side of a curve may touch it, each (n, M).
+
+    Attributes:
+        begin: a, the first place of the stretch where tangents are on the right side.
+        end: b, the last one.
+        low: The first place in it whose tangent is on the right side at l and u too.
+        start: The one nearest to the middle of the interval.
+        high: The last one.
+        chord: The slope of the line through both ends where there is no such tangent; else NaN.
+        before: How long another such stretch is that begins at l.
+    """
+
+    begin: Tensor
+    end: Tensor
+    low: Tensor
+    start: Tensor
+    high: Tensor
+    chord: Tensor
+    before: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Curved:
+    """Neurons of a layer that one curve follows, within bounds.
+
+    Args:
+        curve: The curve.
+        lower: (n, M) lower bounds of its inputs, in float64.
+        upper: (n, M) likewise.
+    """
+
+    curve: Curve
+    lower: Tensor
+    upper: Tensor
+
+    @cached_property
+    def places(self) -> Tensor:
+        """(2, 7, n, M) of lines below and of lines above, as :class:`_Places` has them."""
+        sides = (1.0, (self.curve.convex,)), (-1.0, self.curve.concave)
+        return torch.stack([torch.stack(self._places(*side)) for side in sides])
+
+    def rows(self, which: Tensor) -> Curved:
+        """Return the neurons of some images."""
+        rows = Curved(self.curve, self.lower[which], self.upper[which])
+        vars(rows)["places"] = self.places[:, :, which]
+        return rows
+
+    def line(self, parameter: Tensor, below: Tensor, dtype: torch.dtype) -> Line:
+        """Return lines, which are sound whatever the parameter.
+
+        Args:
+            parameter: (n, M) in [0, 1]: at 0.5 a line touches the curve nearest to the middle of
+                the interval, at 0 and 1 at the first and the last place where that is of use.
+            below: (n, M) whether the line is to be below the curve.
+            dtype: The type of the slopes.
+        """
+        curve, left, right = self.curve, self.lower, self.upper
+        at = _Places(*torch.where(below, *self.places))
+        sign = torch.where(below, 1.0, -1.0).double()
+        p = 2 * parameter.double()
+        up, down = at.low + p * (at.start - at.low), at.high - (2 - p) * (at.high - at.start)
+        t = torch.where(p < 1, up, down).clamp(at.low, at.high)
+        slope = curve.slope(t)
+        s = torch.where(at.chord.isnan(), slope, at.chord).to(dtype)
+        exact = s.double()
+        excess = sign * (slope - exact)
+        within = excess * (t - torch.where(excess > 0, at.begin, at.end))
+        at_left, at_right, at_t = (sign * (curve.function(x) - exact * x) for x in (left, right, t))
+        falls = (sign * (exact - curve.slope(left))).clamp(min=0)
+        least = torch.minimum(torch.minimum(at_left - falls * at.before, at_right), at_t - within)
+        error = (1 + exact.abs()) * curve.error(torch.maximum(left.abs(), right.abs()))
+        return Line(s, sign * (least - error), t.to(dtype))
+
+    def _places(self, sign: float, stretches: Sequence[Stretch]) -> _Places:
+        """Return where lines below sign·f may touch it, which is convex on the stretches."""
+        left, right, curve = self.lower, self.upper, self.curve
+        begin, end, before = left, left, torch.zeros_like(left)
+        for first, last in stretches:
+            here, there = left.clamp(min=first), right.clamp(max=last)
+            meets = here < there
+            before = torch.where(meets, end - begin, before)
+            begin, end = torch.where(meets, here, begin), torch.where(meets, there, end)
+
+        def too_high(t: Tensor, x: Tensor) -> Tensor:
+            """Whether the tangent at t is above the curve at x."""
+            tangent = curve.function(t) + curve.slope(t) * (x - t)
+            return sign * (tangent - curve.function(x)) > 0
+
+        low = _first(begin, end, lambda t: ~too_high(t, left))
+        high = _first(end, begin, lambda t: ~too_high(t, right))
+        none = (end <= begin) | (low > high) | too_high(low, left) | too_high(high, right)
+        width = (right - left).clamp(min=torch.finfo(left.dtype).tiny)
+        chord = ((curve.function(right) - curve.function(left)) / width).clamp(*curve.steepest)
+        chord = torch.where(right > left, chord, curve.slope(left))
+        nearest = torch.where(sign * (curve.slope(begin) - chord) >= 0, begin, end)
+        low, high = torch.where(none, nearest, low), torch.where(none, nearest, high)
+        start = ((left + right) / 2).clamp(low, high)
+        chord = torch.where(none, chord, torch.nan)
+        return _Places(begin, end, low, start, high, chord, before)
+
+
+def _first(near: Tensor, far: Tensor, fits: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the first places that fit on the way from near to far, behind which all do."""
+    first = near
+    for _ in range(_HALVINGS):
+        middle = (near + far) / 2
+        fit = fits(middle)
+        near, far = torch.where(fit, near, middle), torch.where(fit, middle, far)
+    return torch.where(fits(first), first, far)

@@ -1,0 +1,116 @@
+"""Networks with curves in all stages: no bound is above what attacks in float64 reach."""
+
+import pytest
+import torch
+from layers import Function, network
+from torch import nn
+
+from citrus_lirpa import BoundedNet, certify, certify_uap
+from citrus_lirpa.bounds.box import Ball
+from citrus_lirpa.bounds.margins import logit_margins
+from citrus_lirpa.bounds.segments import INPUT
+from citrus_lirpa.errors import ModelError
+from citrus_lirpa.verify.crown.engine import DualEngine
+from citrus_lirpa.verify.engines import LirpaEngine, find_engine
+from citrus_lirpa.verify.proof_files import ProofFolder
+
+LAYERS = {
+    "sigmoid": [nn.Sigmoid()],
+    "tanh, twice": [nn.Tanh(), nn.Conv2d(3, 3, 3), nn.Tanh()],
+    "softplus": [nn.Softplus(beta=3.0)],
+    "elu": [nn.ELU(0.5)],
+    "gelu": [nn.GELU()],
+    "tanh gelu": [nn.GELU("tanh")],
+    "silu": [nn.SiLU()],
+    "a sigmoid and its silu": [Function(lambda x: torch.cat([x * x.sigmoid(), x.sigmoid()], 1))],
+    "pooled tanh": [nn.Tanh(), nn.MaxPool2d(2), nn.Conv2d(3, 3, 2), nn.ReLU()],
+}
+
+
+def scaled(*layers):
+    """A network whose curves get inputs of a wide range, with images and labels."""
+    model, x, _ = network(*layers)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 3
+    return model, x, model(x).argmax(1)
+
+
+def lowest(model, x, y, eps):
+    """The lowest margins (n, K-1) that attacks reach in float64: random corners, then descent."""
+    model, x = model.double(), x.double()
+    u = eps * (2 * torch.rand(160, *x.shape, dtype=torch.float64) - 1).sign()
+    u[::4] *= torch.rand(40, *x.shape, dtype=torch.float64)
+    found = torch.stack([logit_margins(model(x + each), y) for each in u]).detach()
+    best, rows = found.amin(0), []
+    for row in range(best.shape[1]):
+        point = u[found[:, :, row].argmin(0), torch.arange(len(x))].clone()
+        for step in range(10):
+            point.requires_grad_(True)
+            margin = logit_margins(model(x + point), y)[:, row]
+            (gradient,) = torch.autograd.grad(margin.sum(), point)
+            best[:, row] = torch.minimum(best[:, row], margin.detach())
+            point = (point - eps * 0.6**step * gradient.sign()).detach().clamp(-eps, eps)
+        rows.append(best[:, row])
+    model.float()
+    return torch.stack(rows, 1)
+
+
+@pytest.mark.parametrize("eps", [0.01, 0.2])
+@pytest.mark.parametrize("name", LAYERS)
+def test_no_bound_is_above_what_attacks_reach(name, eps):
+    model, x, y = scaled(*LAYERS[name])
+    engine = find_engine(BoundedNet(model, x).eval(), Ball(eps))
+    assert isinstance(engine, DualEngine)
+    images, ibp, _ = engine.ibp(x, y)
+    tight, rows = engine.tightened(images), torch.ones_like(ibp, dtype=torch.bool)
+    steps = [(images, 0), (tight, 0), (tight, 8), (engine.refined(images), 8)]
+    bounds = [ibp, *(engine.margins(i, rows, n)[0] for i, n in steps)]
+    reached = lowest(model, x, y, eps)
+    for bound in bounds:
+        assert bool((bound.double() <= reached).all())
+    gaps = [float((reached - bound).mean()) for bound in bounds]
+    assert gaps[0] > gaps[2] and gaps[1] >= gaps[2] >= gaps[3]
+    lines = engine.lines(tight, rows, 8)
+    assert bool((lines.c <= logit_margins(model(x), y)[lines.image, lines.row] + 1e-5).all())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_segments_compute_the_network(name):
+    model, x, _ = scaled(*LAYERS[name])
+    segments, known = BoundedNet(model, x).eval().affine_segments(), {INPUT: x}
+    for k, segment in enumerate(segments):
+        z = segment(*(known[source] for source in segment.sources))
+        known[k] = z.relu() if segment.curve is None else segment.curve.function(z)
+    torch.testing.assert_close(z, model(x), atol=1e-4, rtol=1e-4)
+
+
+def test_groups_share_perturbations_through_curves():
+    model, x, y = scaled(nn.Tanh())
+    x = (x[:1] + 0.1 * torch.rand(8, 1, 6, 6)).clamp(0, 1)
+    y, net = model(x).argmax(1), BoundedNet(model, x).eval()
+    for relational in ("io", "cross", "raven"):
+        found = certify_uap(net, x, y, 0.12, group_size=4, relational=relational, time_limit=5)
+        single = certify(net, x, y, 0.12, time_limit=5)
+        assert not single.unsupported
+        safe = [int(single.certified[k : k + 4].sum()) for k in (0, 4)]
+        assert all(int(low) >= one for low, one in zip(found.lower, safe, strict=True))
+
+
+def test_proofs_of_curves_are_refused(tmp_path):
+    model, x, _ = network(nn.Tanh())
+    with pytest.raises(ModelError, match="proofs are of networks of piecewise linear layers"):
+        ProofFolder(tmp_path, BoundedNet(model, x).eval(), Ball(0.1))
+
+
+@pytest.mark.parametrize("layer", [nn.ELU(1.5), nn.ELU(-0.5), nn.Mish(), nn.Softmax(1)], ids=repr)
+def test_other_curves_are_left_to_auto_lirpa(layer):
+    model, x, _ = network(layer)
+    engine = find_engine(BoundedNet(model, x).eval(), Ball(0.1))
+    assert isinstance(engine, LirpaEngine) and "curves; this one has" in engine.why
+
+
+def test_a_softplus_that_jumps_is_refused():
+    model, x, _ = network(nn.Softplus(threshold=3.0))
+    with pytest.raises(ModelError, match="threshold 3, which jumps"):
+        BoundedNet(model, x)
