@@ -234,7 +234,7 @@ def _module(where: str) -> ModuleType:
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, where)
         if spec is None or spec.loader is None:
-            raise ImportError(f"{where} is no Python file")
+            raise ImportError(f"{where} is not a Python file")
         module = importlib.util.module_from_spec(spec)
         folder = str(Path(where).parent)
         if folder not in sys.path:

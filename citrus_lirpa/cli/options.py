@@ -113,7 +113,7 @@ class Setting(click.ParamType):
             return value
         found = re.fullmatch(r"-{0,2}([a-z][a-z-]*)=(.+)", value)
         if found is None:
-            self.fail(f"{value!r} is no option with a value; expected as time=4:00:00", param, ctx)
+            self.fail(f"{value!r} has no value; expected NAME=VALUE, as time=4:00:00", param, ctx)
         return found[1], found[2]
 
 

@@ -22,7 +22,7 @@ class NetworkFile(click.ParamType):
             return value
         name, _, path = value.partition("=")
         if not (name and path):
-            self.fail(f"{value!r} is no NAME=FILE.onnx", param, ctx)
+            self.fail(f"{value!r} is not of the form NAME=FILE.onnx", param, ctx)
         return name, Path(path)
 
 

@@ -35,7 +35,9 @@ def read_eps_map(path: Path, shape: tuple[int, ...] | None = None, sha256: str =
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); expected FILE.npy") from error
     except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is no .npy file of numbers; write it by numpy.save") from error
+        raise InputError(
+            f"{path} is not an .npy file of numbers; write it by numpy.save"
+        ) from error
     changed = f"{path} has changed since the run was made; restore it, or give --eps-map FILE"
     require(not sha256 or _hash(content) == sha256, changed)
     numbers = isinstance(found, np.ndarray) and found.dtype.kind in "fiu" and found.size > 0

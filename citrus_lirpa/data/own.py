@@ -141,7 +141,7 @@ def _sets(name: str) -> tuple[Arrays, Arrays, tuple[str, ...]]:
         make = load_code(name)
         return _made(name, make, True), _made(name, make, False), ()
     require(path.exists(), f"{path} does not exist; restore it, or name other data by --data")
-    require(path.is_dir() or not side, f"{path} is no folder; resize scales images of a folder")
+    require(path.is_dir() or not side, f"{path} is not a folder; resize scales images of a folder")
     return _folder(path, side) if path.is_dir() else _archive(path)
 
 
@@ -244,7 +244,7 @@ def _read(path: Path, *keys: str) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in keys if key in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is no archive of arrays: {reason(error)}") from error
+        raise InputError(f"{path} is not an archive of arrays: {reason(error)}") from error
 
 
 def _made(name: str, make: Any, train: bool) -> Arrays:

@@ -97,7 +97,7 @@ def _idx(path: Path) -> Tensor:
     content = path.read_bytes()
     axes = content[3] if content[:3] == b"\0\0\x08" else 0
     if not 0 < axes < 4:
-        raise ValueError(f"{path.name} is no IDX file of bytes")
+        raise ValueError(f"{path.name} is not an IDX file of bytes")
     shape = np.frombuffer(content, ">u4", axes, 4).tolist()
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * axes).view(shape)
 

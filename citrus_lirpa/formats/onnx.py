@@ -176,7 +176,7 @@ def _without_shapes(package: types.ModuleType, proto: onnx.ModelProto) -> onnx.M
 def parse(path: Path) -> onnx.ModelProto:
     """Return the content of the file, and of weights that it keeps beside it."""
     package = import_optional("onnx", INSTALL_HINT)
-    require(path.is_file(), f"{path} is no file; expected an ONNX file")
+    require(path.is_file(), f"{path} is not a file; expected an ONNX file")
     size = path.stat().st_size
     require(size <= _MAX_BYTES, f"{path} has {size} bytes; expected at most {_MAX_BYTES}")
     try:
@@ -184,9 +184,9 @@ def parse(path: Path) -> onnx.ModelProto:
     except InputError:
         raise
     except Exception as error:  # protobuf's DecodeError has no public home
-        raise InputError(f"{path} is no ONNX file: {str(error)[:160]}") from error
+        raise InputError(f"{path} is not an ONNX file: {str(error)[:160]}") from error
     graph = proto.graph.node and proto.opset_import
-    require(graph, f"{path} is no ONNX file: it holds no graph")
+    require(graph, f"{path} is not an ONNX file: it holds no graph")
     take_in(proto, path, _MAX_BYTES)
     return proto
 

@@ -70,7 +70,7 @@ def read_query(path: Path) -> Query:
 
 
 def _text(path: Path) -> str:
-    require(path.is_file(), f"{path} is no file; expected a VNN-LIB query")
+    require(path.is_file(), f"{path} is not a file; expected a VNN-LIB query")
     try:
         opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
         with opened as file:

@@ -117,7 +117,7 @@ class RunFolder:
         """Raise CheckpointError unless a training was begun in the folder."""
         if not self.config.is_file():
             raise CheckpointError(
-                f"{self.path} is no run folder: it holds no {CONFIG_FILE}; expected a folder "
+                f"{self.path} is not a run folder: it holds no {CONFIG_FILE}; expected a folder "
                 "that citrus-lirpa train made"
             )
 
@@ -137,7 +137,7 @@ class RunFolder:
         try:
             found = RunConfig.from_toml(self.config.read_text("utf-8"), str(self.config))
         except (OSError, UnicodeDecodeError, InputError) as error:
-            raise OccupiedError(f"{self.path} is no run folder: {error}; {fix}") from error
+            raise OccupiedError(f"{self.path} is not a run folder: {error}; {fix}") from error
         if found != config:
             raise OccupiedError(
                 f"{self.path} is of another configuration than {owner} "

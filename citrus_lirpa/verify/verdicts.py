@@ -122,7 +122,7 @@ def import_verdicts(
     record = _read_json(path)
     require(
         record.get("format") == FORMAT and isinstance(record.get("images"), list),
-        f"{path} is no record of citrus-lirpa export ('{FORMAT}')",
+        f"{path} is not a record of citrus-lirpa export ('{FORMAT}')",
     )
     _check_settings(path, record, {"dataset": spec.name, **_box(eps, clip)})
     same = exported.is_file() and file_hash(exported) == record.get("model_sha256")
@@ -155,7 +155,7 @@ def _read_row(where: str, row: list[str], folder: Path) -> tuple[int, str]:
     place, result, never_run = row[at], row[result_at], _NEVER_RUN in row[at + 1 :]
     if len(row) == 2:
         number = re.fullmatch(r"\d{1,9}", place, re.ASCII)
-        require(number, f"{where}: '{place[:80]}' is no image; expected its number")
+        require(number, f"{where}: '{place[:80]}' is not an image; expected its number")
         name = property_name(int(place))
     else:
         model, name = _file_name(row[at - 1]), _file_name(place)
@@ -167,7 +167,7 @@ def _read_row(where: str, row: list[str], folder: Path) -> tuple[int, str]:
         )
     match = re.fullmatch(r"image_(\d{5,9})\.vnnlib", name, re.ASCII)
     if not match or not (folder / name).is_file():
-        raise InputError(f"{where}: '{name[:80]}' is no property in {folder}; export again")
+        raise InputError(f"{where}: '{name[:80]}' is not a property of {folder}; export again")
     require(result, f"{where}: the result is empty; expected sat, unsat, timeout or the like")
     return int(match[1]), "undecided" if never_run else _verdict(result.lower())
 

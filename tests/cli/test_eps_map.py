@@ -131,7 +131,7 @@ UNUSABLE = {
     "row": (np.full(8, 0.1), "has shape (8,)"),
     "empty": (np.zeros((0, 8)), "holds no numbers"),
     "text": (np.array(["a"]), "holds no numbers"),
-    "pickle": (np.array([{}], object), "is no .npy file of numbers"),
+    "pickle": (np.array([{}], object), "is not an .npy file of numbers"),
     "archive": (None, "holds no numbers"),
 }
 

@@ -212,7 +212,7 @@ BAD = [
     ("--data photos", lambda: [f.unlink() for f in Path("photos/val/ant").glob("*")], "no images"),
     ("--data photos", lambda: os.mkdir("photos/val/cat"), "val has a folder cat, and"),
     ("--data photos,resize=0", lambda: None, "unknown data set 'photos,resize=0'"),
-    ("--data ./a.npz,resize=4", archive, "is no folder; resize scales images of a folder"),
+    ("--data ./a.npz,resize=4", archive, "is not a folder; resize scales images of a folder"),
     ("--data empty", lambda: os.mkdir("empty"), "holds no folders train and test"),
     ("--data a.npz", lambda: archive(x_test=None), "x_test missing"),
     ("--data a.npz", lambda: archive(x_train=np.full((9, 4, 4), np.nan)), "NaN"),

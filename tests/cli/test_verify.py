@@ -113,10 +113,10 @@ def test_what_is_beyond_is_unknown(files):
     ("options", "network", "message"),
     [
         ((), "", "give --network N1=FILE.onnx"),
-        ((), "N1", "'N1' is no NAME=FILE.onnx"),
+        ((), "N1", "'N1' is not of the form NAME=FILE.onnx"),
         ((), "N3={}/net.onnx", "--network N3=... names no network of the query: N1, N2"),
-        ((), "N1={}/none.onnx", "none.onnx is no file"),
-        ((), "N1={}/sat.vnnlib", "is no ONNX file"),
+        ((), "N1={}/none.onnx", "none.onnx is not a file"),
+        ((), "N1={}/sat.vnnlib", "is not an ONNX file"),
         (("--network", "N2=x.onnx"), "N1={}/net.onnx", "takes no file of its own"),
         (("--network", "N1=x.onnx"), "N1={}/net.onnx", "names a network twice"),
         (("--timeout", "-1"), "N1={}/net.onnx", "-1.0 is not in the range x>=0"),

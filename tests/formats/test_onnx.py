@@ -319,7 +319,7 @@ def test_compressed_files_are_read(tmp_path, monkeypatch):
     x = torch.rand(3, 2, 8, 8)
     assert torch.equal(load_onnx(path)[0](x), read(CASES["conv-strided"], tmp_path)(x))
     path.write_bytes(content)
-    with pytest.raises(InputError, match="no ONNX file"):
+    with pytest.raises(InputError, match="not an ONNX file"):
         load_onnx(path)
     monkeypatch.setattr("citrus_lirpa.formats.onnx._MAX_BYTES", 2000)
     path.write_bytes(gzip.compress(bytes(2001)))
@@ -530,11 +530,11 @@ def test_a_foreign_operator_is_named(tmp_path):
 
 def test_what_is_no_onnx_file(tmp_path):
     for content in (b"", b"hello, this is no network", b"\x00" * 99):
-        assert "no ONNX file" in refused(content, tmp_path, InputError)
+        assert "not an ONNX file" in refused(content, tmp_path, InputError)
     whole = with_head(RELU, {}, 128).SerializeToString()
-    assert "no ONNX file" in refused(whole[: len(whole) // 2], tmp_path, InputError)
+    assert "not an ONNX file" in refused(whole[: len(whole) // 2], tmp_path, InputError)
     for path in (tmp_path, tmp_path / "none.onnx"):
-        with pytest.raises(InputError, match="is no file"):
+        with pytest.raises(InputError, match="is not a file"):
             load_onnx(path)
 
 

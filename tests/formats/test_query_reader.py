@@ -114,7 +114,7 @@ def test_what_is_no_query_is_refused_in_one_line(tmp_path, text, message):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="is not a file"):
         read_query(tmp_path / "none.vnnlib")
     (tmp_path / "broken.gz").write_bytes(gzip.compress(b"x" * 99)[:-9])
     (tmp_path / "binary.vnnlib").write_bytes(b"\xff\xfe\x00")

@@ -417,7 +417,7 @@ def mistake(*args) -> str:
 
 def test_no_run_folder(tmp_path):
     line = mistake(tmp_path / "absent")
-    assert f"{tmp_path / 'absent'} is no run folder" in line and "citrus-lirpa train" in line
+    assert f"{tmp_path / 'absent'} is not a run folder" in line and "citrus-lirpa train" in line
 
 
 def test_folders_and_patterns_name_the_runs_in_them(tmp_path, three, monkeypatch):
@@ -434,8 +434,8 @@ def test_folders_and_patterns_name_the_runs_in_them(tmp_path, three, monkeypatch
     assert listed[1:6] == whole
     assert run("[op]*", "--out", tmp_path / "out")[1].splitlines()[-4].split()[0] == "CITRUS"
     assert "nothing is called x*; expected run folders" in mistake("x*")
-    assert "is no run folder" in mistake(tmp_path / "logs")
-    assert f"{tmp_path / 'ors'} is no run folder" in mistake(tmp_path / "ors", three[0])
+    assert "is not a run folder" in mistake(tmp_path / "logs")
+    assert f"{tmp_path / 'ors'} is not a run folder" in mistake(tmp_path / "ors", three[0])
 
 
 def test_a_run_given_twice(tmp_path):

@@ -30,7 +30,7 @@ def test_begin_and_read_the_configuration(tmp_path):
     assert new.begun_config() == config  # without a checkpoint yet
     (tmp_path / "empty").mkdir()
     RunFolder(tmp_path / "empty").begin(config)
-    with pytest.raises(CheckpointError, match="no run folder"):
+    with pytest.raises(CheckpointError, match="not a run folder"):
         RunFolder(tmp_path / "new").begun_config()
 
 

@@ -98,7 +98,7 @@ def test_misuse_of_train(tmp_path, whole):
         (("train", "--resume", whole, "--requeue"), "drop the other options"),
         (("train", *SETTINGS, "--set", "train.lr=1", "--out", whole, "--requeue"),
          "train.lr: 0.001 there, 1.0 here"),
-        (("train", *SETTINGS, "--out", tmp_path.parent, "--requeue"), "is no run folder"),
+        (("train", *SETTINGS, "--out", tmp_path.parent, "--requeue"), "is not a run folder"),
     ):  # fmt: skip
         status, output = run(*args)
         (line,) = output.splitlines()

@@ -417,7 +417,7 @@ def test_a_folder_that_is_no_run_is_refused(work):
     work.folder.mkdir()
     work.check_folder()  # empty
     (work.folder / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="is no run folder.*--out"):
+    with pytest.raises(CheckpointError, match="is not a run folder.*--out"):
         work.check_folder()
 
 

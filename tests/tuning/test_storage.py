@@ -267,7 +267,7 @@ def test_files_that_are_no_journal(small, tmp_path, content):
     file = tmp_path / "journal"
     file.write_text(content)
     message = refusal(opened, replace(small, storage=str(file)), error=CheckpointError)
-    assert f"{file} is no journal of a study, or damaged" in message
+    assert f"{file} is not a journal of a study, or damaged" in message
     assert file.read_text() == content
 
 

@@ -245,12 +245,12 @@ def test_compressed_properties_and_a_byte_order_mark(exported, folder):
         ("model.onnx,{},unsat,soon", "seconds"),
         ("c,model.onnx,{},x,unsat,1", "seconds"),
         ("other.onnx,{},unsat,1", "'other.onnx'"),
-        ("model.onnx,image_99999.vnnlib,unsat,1", "'image_99999.vnnlib' is no property"),
+        ("model.onnx,image_99999.vnnlib,unsat,1", "'image_99999.vnnlib' is not a property"),
         ("model.onnx,picture.vnnlib,unsat,1", "'picture.vnnlib'"),
-        ("model.onnx,model.onnx,unsat,1", "'model.onnx' is no property"),
+        ("model.onnx,model.onnx,unsat,1", "'model.onnx' is not a property"),
         ("model.onnx,{},,1", "result is empty"),
-        ("one,unsat", "'one' is no image"),
-        ("-1,unsat", "'-1' is no image"),
+        ("one,unsat", "'one' is not an image"),
+        ("-1,unsat", "'-1' is not an image"),
         ("99999,unsat", "'image_99999.vnnlib'"),
     ],
 )
@@ -302,7 +302,7 @@ def test_import(exported, folder, net):
     save_onnx(other, SPEC.shape, folder / "model.onnx")
     assert "is not the file that was exported" in refused()
     (folder / "export.json").write_text('{"format": "x"}')
-    assert "is no record" in refused()
+    assert "is not a record" in refused()
     (folder / "export.json").write_text("[")
     assert "cannot be read as JSON" in refused()
 

@@ -102,7 +102,7 @@ def _no_run(folder: Path) -> str:
     """Why there is nothing to report, and what to do."""
     if folder.is_dir():
         return (
-            f"{folder} is no run folder: it holds neither {CONFIG_FILE} nor eval-METHOD.json; "
+            f"{folder} is not a run folder: it holds neither {CONFIG_FILE} nor eval-METHOD.json; "
             "expected a folder that citrus-lirpa train or eval made"
         )
     if zoo.is_name(folder) or folder.suffix.lower() in (SUFFIX, *SUFFIXES):

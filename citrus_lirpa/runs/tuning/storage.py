@@ -241,7 +241,7 @@ class Storage:
             return storage
         except (*_DAMAGED, IsADirectoryError) as error:
             raise CheckpointError(
-                f"{path} is no journal of a study, or damaged ({reason(error)}); restore it, or "
+                f"{path} is not a journal of a study, or damaged ({reason(error)}); restore it, or "
                 "give another storage"
             ) from error
 

@@ -38,7 +38,7 @@ def save(query: Query, values: Mapping[str, list[Fraction]], folder: Path) -> No
         InputError: The folder cannot be one.
         CheckpointError: A file cannot be written.
     """
-    require(not folder.exists() or folder.is_dir(), f"{folder} is no folder; choose another")
+    require(not folder.exists() or folder.is_dir(), f"{folder} is not a folder; choose another")
     helper = import_optional("onnx.numpy_helper", "pip install 'citrus-lirpa[vnnlib]'")
     folder.mkdir(parents=True, exist_ok=True)
     for tensor in query.declarations:
