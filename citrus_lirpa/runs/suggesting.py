@@ -24,6 +24,9 @@ from ..training.setup import build, choose_threads, use_threads
 
 #: Steps of the papers' shortest training (MNIST, 70 epochs), and epochs that few images get.
 _STEPS, _EPOCHS = 65_000, 300
+#: The highest learning rate. Papers' rates are for their steps, and do little in a hundredth of
+#: them: the digits' networks certified 59 % of the boxes after 420 steps with 5e-4, 87 % with 5e-3.
+_FASTEST = 0.01
 #: Steps of an epoch that the batch leaves, where there are few images.
 _STEPS_AN_EPOCH = 20
 _LEAST_BATCH = 8
@@ -71,7 +74,8 @@ def suggest(
 
     The recipe is that of the preset whose images and ε are nearest. The training gets as many
     epochs as fit, at most as many steps as in the papers; ramp and milestones keep their shares of
-    it, and the ramp gets at least ``SHORT_RAMP`` steps where these fit.
+    it, and the ramp gets at least ``SHORT_RAMP`` steps where these fit. The learning rate grows as
+    the root of the number of steps falls.
 
     Args:
         dataset: Name of the data set, or where the user's own is.
@@ -153,7 +157,7 @@ def _measured(net: BoundedNet, loss: nn.Module, images: Split, config: RunConfig
 
 
 def _schedule(config: RunConfig, an_epoch: int, steps: float) -> list[str]:
-    """Return overrides of epochs and ramp for at most so many steps."""
+    """Return overrides of epochs, ramp and learning rate for at most so many steps."""
     train = config.train
     share = train.ramp_length / train.epochs
     enough = math.ceil(2 * SHORT_RAMP / max(share, 0.1) / an_epoch)
@@ -162,4 +166,10 @@ def _schedule(config: RunConfig, an_epoch: int, steps: float) -> list[str]:
     ramp = max(share * epochs, min(SHORT_RAMP / an_epoch, 0.6 * epochs))
     ramp = float(Fraction(math.ceil(1000 * ramp), 1000))
     start = min(train.ramp_start, max(1.0, 1 + epochs - ramp))
-    return [f"train.epochs={epochs}", f"train.ramp_length={ramp}", f"train.ramp_start={start:g}"]
+    rate = min(_FASTEST, train.lr * math.sqrt(max(1.0, _STEPS / (epochs * an_epoch))))
+    return [
+        f"train.epochs={epochs}",
+        f"train.ramp_length={ramp}",
+        f"train.ramp_start={start:g}",
+        f"train.lr={rate:.2g}",
+    ]

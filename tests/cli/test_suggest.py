@@ -61,6 +61,19 @@ def test_the_training_fits_into_the_time():
     assert Path("s.toml").read_text().startswith("# data: digits, 1397 training images\n")
 
 
+def test_few_steps_get_a_higher_learning_rate():
+    options = dict(
+        eps=None, method="ibp", device=torch.device("cpu"), data_dir=Path(), download=False
+    )
+    rates = {}
+    for minutes in (0.05, 0.5):
+        train = suggest("digits", None, minutes=minutes, **options).config.train
+        count = steps(train, 1397)[0]
+        assert train.lr == pytest.approx(min(0.01, 5e-4 * (65_000 / count) ** 0.5), rel=0.05)
+        rates[count] = train.lr
+    assert rates[min(rates)] >= rates[max(rates)] > 5e-4
+
+
 def test_too_short_a_time_is_said():
     train, output = written("--data", "digits", "--minutes", "0.0005")
     assert steps(train, 1397)[1] < SHORT_RAMP

@@ -54,6 +54,7 @@ def _rows(found: Suggestion) -> list[tuple[str, str]]:
         ("batch", f"{train.batch_size}, {an_epoch} steps an epoch"),
         ("epochs", f"{train.epochs}, ε rises for {train.ramp_length:.3g} of them, "
                    f"{train.ramp_length * an_epoch:.0f} steps"),
+        ("learning rate", f"{train.lr:g}"),
         ("time", f"{found.step:.3g} s a step here, {found.seconds / 60:.1f} minutes in all"),
     ]  # fmt: skip
     return rows
