@@ -15,7 +15,7 @@ import matplotlib
 import pytest
 import torch
 import yaml
-from browser import OVERFLOW, browser, opened
+from browser import FAINT, OVERFLOW, browser, opened
 from command_line import process
 from matplotlib import pyplot
 from matplotlib.figure import Figure
@@ -323,7 +323,7 @@ def test_site_builds_without_a_warning(site):
 
 
 def test_site_in_a_browser(site):
-    """Opened as files: every page fits a phone and a screen, and the search finds."""
+    """Opened as files: every page fits a phone and a screen and can be read; the search finds."""
     with browser() as started:
         files = sorted(set(site.rglob("*.html")) - {site / "404.html"})
         widest = [site / "index.html", site / "comparison.html", site / "reference" / "cli.html"]
@@ -331,6 +331,7 @@ def test_site_in_a_browser(site):
             for file in some:
                 with opened(started, file.as_uri(), width, scheme) as page:
                     assert page.evaluate(OVERFLOW) <= 0, (file.name, width)
+                    assert page.evaluate(FAINT) == [], (file.name, scheme)
         with opened(started, (site / "index.html").as_uri()) as page:
             page.click("input.md-search__input")
             page.keyboard.type("UCert")
