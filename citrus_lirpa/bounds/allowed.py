@@ -17,7 +17,8 @@ import torch
 
 from . import lirpa, lirpa_operators
 from .graph import Graph, computed
-from .tracing import place
+from .lirpa_nodes import leaky_slope
+from .tracing import OTHERS, place
 
 TABLE = Path(__file__).with_name("allowed.json")
 
@@ -127,7 +128,7 @@ FORMS = (
     Form("MaxPool2d with another stride or padding", ("BoundMaxPool",)),
     Form("ReLU", ("BoundRelu",)),
     Form("LeakyReLU with a slope from 0 to 1", ("BoundLeakyRelu",),
-         lambda node: 0 <= _slope(node) <= 1),
+         lambda node: 0 <= leaky_slope(node) <= 1),
     Form("LeakyReLU with another slope", ("BoundLeakyRelu",)),
     Form("Tanh", ("BoundTanh",)),
     Form("Sigmoid", ("BoundSigmoid",)),
@@ -162,11 +163,6 @@ _INSTEAD = {
     "BoundFloor": "scale or round the data outside the model",
     "BoundSign": "use Tanh",
 }
-_OTHERS = "use ReLU, LeakyReLU, Tanh or Sigmoid and affine layers"
-
-
-def _slope(node: Any) -> float:
-    return float(node.leaky_alpha if hasattr(node, "leaky_alpha") else node.alpha)
 
 
 def form_of(node: Any) -> Form | None:
@@ -214,6 +210,6 @@ def refusal(graph: Graph, method: str) -> str | None:
             return (
                 f"no proof rests on auto_LiRPA {lirpa.load().version}'s {method} bounds of "
                 f"'{name_of(node)}'{place(node)}: they are not known to be sound; "
-                f"{_INSTEAD.get(operation.kind, _OTHERS)} (docs/soundness.md lists what is)"
+                f"{_INSTEAD.get(operation.kind, OTHERS)} (docs/soundness.md lists what is)"
             )
     return None

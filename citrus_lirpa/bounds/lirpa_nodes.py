@@ -109,12 +109,16 @@ def _unsqueeze_several_axes(unsqueeze: Any) -> None:
     unsqueeze.__init__, unsqueeze.forward = __init__, forward
 
 
+def leaky_slope(node: Any) -> float:
+    """Return the slope of a LeakyReLU, which the two versions call by different names."""
+    return float(node.leaky_alpha if hasattr(node, "leaky_alpha") else node.alpha)
+
+
 def _bend_by_any_slope(leaky: Any) -> None:
     """0.7 takes a negative slope for zero."""
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-        slope = self.leaky_alpha if hasattr(self, "leaky_alpha") else self.alpha
-        return F.leaky_relu(x, slope)
+        return F.leaky_relu(x, leaky_slope(self))
 
     leaky.forward = forward
 

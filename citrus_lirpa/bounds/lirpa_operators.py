@@ -50,15 +50,7 @@ def _node(base: Any, interval: Any, name: str, function: Callable[..., Tensor]) 
         perturbed = next((i for i in intervals if getattr(i, "ptb", None) is not None), None)
         return interval.make_interval(*ends, perturbed)
 
-    def infer_batch_dim(self: Any, batch_size: int, *batch_dims: int) -> int:
-        return max(batch_dims)
-
-    methods = {
-        "forward": forward,
-        "interval_propagate": interval_propagate,
-        "infer_batch_dim": infer_batch_dim,
-    }
-    return type(f"Bound{name}", (base,), methods)
+    return _class_of(base, name, forward, interval_propagate)
 
 
 def _curve_node(base: Any, interval: Any, name: str, curve: Callable[..., Tensor]) -> type:
@@ -78,6 +70,14 @@ def _curve_node(base: Any, interval: Any, name: str, curve: Callable[..., Tensor
             lower = torch.where(inside, torch.minimum(lower, bottom), lower)
         perturbed = box if getattr(box, "ptb", None) is not None else None
         return interval.make_interval(lower, upper, perturbed)
+
+    return _class_of(base, name, forward, interval_propagate)
+
+
+def _class_of(
+    base: Any, name: str, forward: Callable[..., Any], interval_propagate: Callable[..., Any]
+) -> type:
+    """Return a class of nodes with these methods."""
 
     def infer_batch_dim(self: Any, batch_size: int, *batch_dims: int) -> int:
         return max(batch_dims)

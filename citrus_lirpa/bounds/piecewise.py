@@ -25,6 +25,7 @@ from ..errors import ModelError
 from .box import Box
 from .curves import SILU, Curve, curve_of
 from .graph import Graph, Operation
+from .lirpa_nodes import leaky_slope
 
 #: The interval of a value from those of its operands, rounded outward.
 Hull = Callable[..., Box]
@@ -271,7 +272,7 @@ def _leaky(w: _Writer) -> None:
     x, *slopes = w.operation.arguments
     node, (slope, *_) = w.node, [*slopes, ""]
     if not slope:
-        slope = w.number(float(node.leaky_alpha if hasattr(node, "leaky_alpha") else node.alpha))
+        slope = w.number(leaky_slope(node))
     factor, above = w.constants[slope].detach(), w.add(Relu, x)
     below = w.add(Scaled, w.sum((1, x), (-1, above)), slope)
     whole = w.sum((1, above), (1, below), last=True)

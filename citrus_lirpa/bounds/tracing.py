@@ -117,12 +117,12 @@ _INSTEAD = {
     "LogSoftmax": "return the logits before it, which give the same classes",
     "InstanceNormalization": "use BatchNorm",
 }
-_OTHERS = "use ReLU, LeakyReLU, Tanh or Sigmoid and affine layers"
+OTHERS = "use ReLU, LeakyReLU, Tanh or Sigmoid and affine layers"
 
 
 def _unsupported(names: list[str], origins: dict[str, str]) -> str:
     what = ", ".join(f"'{name}'{origins.get(name, '')}" for name in names)
-    instead = next((_INSTEAD[name] for name in names if name in _INSTEAD), _OTHERS)
+    instead = next((_INSTEAD[name] for name in names if name in _INSTEAD), OTHERS)
     return f"auto_LiRPA {lirpa.load().version} cannot bound {what}; {instead}"
 
 

@@ -93,7 +93,6 @@ class Choice:
 
 
 Parameter = Range | Choice
-Space = Mapping[str, Parameter]
 
 
 def text_of(value: Any) -> str:

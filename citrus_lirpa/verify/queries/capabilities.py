@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from ...formats.onnx_flat import OPERATORS
 
-#: What it is called as a solver.
-NAME = "citrus-lirpa"
 #: Operators that give shapes, whose results are no numbers that a query could be about.
 _OF_SHAPES = {"Shape"}
 
