@@ -45,6 +45,13 @@ def deep_net():
     )  # fmt: skip
 
 
+def table_net(features):
+    """A net of rows of numbers, not fitted, and nine rows with the classes it gives them."""
+    model = nn.Sequential(nn.Linear(features, 12), nn.ReLU(), nn.Linear(12, CLASSES))
+    x = torch.rand(9, features)
+    return BoundedNet(model, x[:2]).eval(), x, model(x).argmax(1)
+
+
 def without_dual_engine(net):
     """Leave the bounds of ``net`` to auto_LiRPA, as if its layers were not known."""
 

@@ -74,7 +74,7 @@ def python(code, *, path=(), flags=(), home=None):
         environment |= {"HOME": str(home), "XDG_DATA_HOME": str(home / "share")}
     return subprocess.run(
         [sys.executable, *flags, "-c", textwrap.dedent(code)],
-        env=environment, capture_output=True, text=True, timeout=60, check=False,
+        env=environment, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
 
 

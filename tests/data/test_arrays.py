@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from networks import images, small_net
+from networks import images, small_net, table_net
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
@@ -117,11 +117,7 @@ def test_a_sampler_chooses(known):
 
 
 def test_tables_are_evaluated_as_rows():
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
-    x = torch.rand(9, 5)
-    y = model(x).argmax(1)
-    net = BoundedNet(model, x[:2]).eval()
+    net, x, y = table_net(5)
     protocol = Protocol(eps=torch.tensor([0.1, 0, 0.01, 0, 0.2]), group_size=3)
     found = evaluate(net, (x.numpy(), y.numpy()), None, protocol)
     assert found.strongest.shape == (5,) and float(found.strongest[[1, 3]].abs().max()) == 0

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,15 +22,30 @@ from citrus_lirpa.runs.tuning import study
 from citrus_lirpa.runs.tuning.storage import Storage, Trial
 
 pytest.importorskip("optuna", reason="Optuna is not installed")
-WORKERS = 4
 
 
-def start(file: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "citrus_lirpa", "tune", str(file), "--device", "cpu"], cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+class Worker(subprocess.Popen):
+    """A process that works on a study; what it says goes into a file."""
+
+    def __init__(self, file: Path):
+        self.log = file.with_suffix(f".{time.monotonic_ns()}.log")
+        with open(self.log, "wb") as log:
+            super().__init__(
+                [sys.executable, "-m", "citrus_lirpa", "tune", str(file), "--device", "cpu"],
+                cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+
+    def said(self) -> str:
+        """What it has said so far."""
+        return self.log.read_text("utf-8")
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    begin = time.monotonic()
+    while not reached():
+        assert time.monotonic() - begin < 5 * PATIENCE
+        time.sleep(0.5)
 
 
 def finished(plan: study.Study) -> int:
@@ -44,26 +60,25 @@ def found(plan: study.Study) -> list[Trial]:
         return storage.trials()
 
 
-def kill_until_done(file: Path, plan: study.Study, kills: int, pause: float) -> list[str]:
-    """Run workers, kill one after another ``pause`` seconds after it came to a trial."""
-    workers = [start(file) for _ in range(WORKERS)]
+def kill_until_done(
+    file: Path, plan: study.Study, *, count: int, kills: int, pause: float
+) -> list[str]:
+    """Run ``count`` workers, kill one after another ``pause`` seconds after it came to a trial."""
+    workers = [Worker(file) for _ in range(count)]
     said: list[str] = []
     try:
         for number in range(kills):
-            done = finished(plan)
-            begin = time.monotonic()
-            while finished(plan) <= done:
-                assert time.monotonic() - begin < 5 * PATIENCE
-                time.sleep(0.5)
+            done = min(finished(plan), plan.trials - 1)
+            wait_until(lambda done=done: finished(plan) > done)
             time.sleep(pause)
-            victim = number % WORKERS
-            workers[victim].send_signal(signal.SIGKILL)
-            said.append(workers[victim].communicate()[0])
-            workers[victim] = start(file)
+            victim = number % count
+            workers[victim].kill()
+            workers[victim].wait()
+            said.append(workers[victim].said())
+            workers[victim] = Worker(file)
         for process in workers:
-            output, _ = process.communicate(timeout=5 * PATIENCE)
-            assert process.returncode == 0, output
-            said.append(output)
+            assert process.wait(timeout=5 * PATIENCE) == 0, process.said()
+            said.append(process.said())
     finally:
         for process in workers:
             process.kill()
@@ -82,17 +97,17 @@ def check_all_there(plan: study.Study, said: list[str]) -> None:
     assert len(set(numbers)) == len(numbers) and set(numbers) <= set(complete)
 
 
-def test_four_workers_of_which_one_is_killed_again_and_again(write):
-    file = write(9)
+def test_workers_that_are_killed_one_after_another(write):
+    file = write(8)
     plan = study.read(file)
-    check_all_there(plan, kill_until_done(file, plan, kills=3, pause=0.3))
+    check_all_there(plan, kill_until_done(file, plan, count=3, kills=1, pause=0.3))
 
 
 @pytest.mark.nightly
-def test_four_workers_for_ten_minutes(write):
+def test_workers_for_ten_minutes(write):
     file = write(150, **{'"train.epochs" = 4': '"train.epochs" = 40'})
     plan = study.read(file)
-    check_all_there(plan, kill_until_done(file, plan, kills=10, pause=55))
+    check_all_there(plan, kill_until_done(file, plan, count=4, kills=10, pause=55))
 
 
 # -- PostgreSQL -----------------------------------------------------------------------
@@ -141,31 +156,26 @@ def postgres():
         server.stop()
 
 
-def test_four_workers_on_a_database_that_stops_under_them(write, postgres):
-    file = write(9, head=f'storage = "{postgres.url}"')
+def test_workers_on_a_database_that_stops_under_them(write, postgres):
+    file = write(6, head=f'storage = "{postgres.url}"')
     plan = study.read(file)
-    workers = [start(file) for _ in range(WORKERS)]
+    workers = [Worker(file) for _ in range(2)]
     try:
-        for wanted in (2, 5):
-            begin = time.monotonic()
-            while finished(plan) < wanted:
-                assert time.monotonic() - begin < 5 * PATIENCE
-                time.sleep(0.5)
-            postgres.stop()
-            workers[0].send_signal(signal.SIGKILL)
-            time.sleep(2)
-            postgres.start()
-            workers.append(start(file))
-        said = [process.communicate(timeout=5 * PATIENCE)[0] for process in workers]
-        statuses = [process.returncode for process in workers]
+        wait_until(lambda: finished(plan) >= 2)
+        postgres.stop()
+        workers[0].kill()
+        wait_until(lambda: any("does not answer" in worker.said() for worker in workers))
+        postgres.start()
+        workers.append(Worker(file))
+        statuses = [worker.wait(timeout=5 * PATIENCE) for worker in workers]
+        said = [worker.said() for worker in workers]
     finally:
         for process in workers:
             process.kill()
-    assert statuses[:WORKERS] == [-signal.SIGKILL, *[0] * (WORKERS - 1)], said
-    # one that begins while the database is down says so and ends
-    for status, text in list(zip(statuses, said, strict=True))[WORKERS:]:
+    assert statuses[0] == -signal.SIGKILL and statuses[-1] == 0, said
+    for status, text in zip(statuses[1:], said[1:], strict=True):
+        # one that begins while the database is down says so and ends
         assert status == 0 or (status == 1 and text.count("\n") == 1 and "postgresql" in text), text
-    assert any("does not answer" in text for text in said)
     check_all_there(plan, said)
 
 

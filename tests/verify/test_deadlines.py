@@ -41,6 +41,11 @@ def network(kind, folder):
     return net, x, model(x).argmax(1)
 
 
+@pytest.fixture(autouse=True)
+def own_time():
+    """Seconds are those of the machine here, which other processes take too."""
+
+
 def busy():
     while True:
         sum(range(10_000))
@@ -88,7 +93,7 @@ def test_an_evaluation_keeps_its_total_time(tmp_path, load, kind):
     net, x, y = network(kind, tmp_path)
     spec = DatasetSpec(name="noise", shape=SHAPE, class_names="abcdefghij", loader=lambda *_: None)
     data = Split((255 * x).byte(), y)
-    for total in (0.0, 1.5):
+    for total in (0.0, 0.5):
         protocol = Protocol(eps=0.1, group_size=GROUP, batch_size=8, total_time=total)
         result = held(total, evaluate, net, data, spec, protocol)
         assert result.record()["total_time"] == total

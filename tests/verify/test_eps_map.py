@@ -1,12 +1,14 @@
 """ε of each pixel, zero where nothing moves: right in every stage, by exact answers and attacks."""
 
+import functools
+import itertools
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from exact import KINDS, breakable, most_broken, random_images, random_net, smallest_margins
-from networks import deep_net, images, small_net, without_dual_engine
+from networks import deep_net, images, small_net, table_net, without_dual_engine
 from reference import make
 
 from citrus_lirpa import (
@@ -66,30 +68,38 @@ def test_images_are_certified_only_where_the_exact_program_finds_nothing(kind, c
     assert tally["undecided"] <= 0.2 * tally.total(), tally
 
 
+@functools.cache
+def group(kind, clip):
+    """A network, four images, a map, the exact answer for them and what is proved of each alone."""
+    seed = KINDS.index(kind)
+    torch.manual_seed(seed)
+    model, shape = random_net(kind, 100 + seed)
+    x, y = random_images(model, shape, seed, 4)
+    eps = random_map(shape, 0.5)
+    proofs = certify(
+        BoundedNet(model, x).eval(), x, y, eps, method="alpha-crown", clip=LIMITS[clip]
+    )
+    return model, x, y, eps, most_broken(model, x, y, eps, clip=clip), proofs
+
+
 @pytest.mark.parametrize("relational", RELATIONAL)
 def test_groups_are_enclosed_by_every_group_stage(relational):
     reached = cases = 0
-    for seed, kind in enumerate(KINDS):
-        for clip in (False, True):
-            torch.manual_seed(seed)
-            model, shape = random_net(kind, 100 + seed)
-            x, y = random_images(model, shape, seed, 4)
-            eps = random_map(shape, 0.5)
-            answer = most_broken(model, x, y, eps, clip=clip)
-            if answer is None:
-                continue
-            net, limits = BoundedNet(model, x).eval(), LIMITS[clip]
-            proofs = certify(net, x, y, eps, method="alpha-crown", clip=limits)
-            found = certify_uap(
-                net, x, y, eps, group_size=4, certificates=proofs, relational=relational,
-                time_limit=2.0, clip=limits, attack=GroupAttack(steps=5, restarts=2, clip=limits),
-            )  # fmt: skip
-            assert int(found.lower) <= 4 - answer[0] <= int(found.upper)
-            assert bool((found.u[0].abs().double() <= eps * (1 + 1e-6)).all())
-            broken = smallest_margins(model, x, y, found.u[0], clip) < 0
-            assert int(broken.sum()) <= 4 - int(found.lower)
-            reached += int(found.lower) == 4 - answer[0]
-            cases += 1
+    for kind, clip in itertools.product(KINDS, LIMITS):
+        model, x, y, eps, answer, proofs = group(kind, clip)
+        if answer is None:
+            continue
+        found = certify_uap(
+            BoundedNet(model, x).eval(), x, y, eps, group_size=4, certificates=proofs,
+            relational=relational, time_limit=2.0, clip=LIMITS[clip],
+            attack=GroupAttack(steps=5, restarts=2, clip=LIMITS[clip]),
+        )  # fmt: skip
+        assert int(found.lower) <= 4 - answer[0] <= int(found.upper)
+        assert bool((found.u[0].abs().double() <= eps * (1 + 1e-6)).all())
+        broken = smallest_margins(model, x, y, found.u[0], clip) < 0
+        assert int(broken.sum()) <= 4 - int(found.lower)
+        reached += int(found.lower) == 4 - answer[0]
+        cases += 1
     assert cases >= 1.5 * len(KINDS) and reached >= 0.3 * cases
 
 
@@ -174,14 +184,10 @@ def test_a_patch_is_certified_where_its_whole_image_is_not():
 
 
 def test_tables_take_an_eps_for_each_feature():
-    torch.manual_seed(2)
-    model = torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.ReLU(), torch.nn.Linear(12, 3))
-    x = torch.rand(9, 6)
-    y = model(x).argmax(1)
-    net = BoundedNet(model, x[:2]).eval()
+    net, x, y = table_net(6)
     eps = torch.tensor([0.3, 0, 0.05, 0, 0.1, 0])
     proofs = certify(net, x, y, eps, method="bab")
-    assert [can is False for can in breakable(model, x, y, eps)] == proofs.certified.tolist()
+    assert [can is False for can in breakable(net.module, x, y, eps)] == proofs.certified.tolist()
     found = certify_uap(net, x, y, eps.numpy(), group_size=3, certificates=proofs)
     assert bool((found.u[:, eps == 0] == 0).all())
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from networks import CLASSES, deep_net, fitted, images, small_net, without_dual_engine
+from networks import CLASSES, fitted, images, without_dual_engine
 from torch import nn
 
 from citrus_lirpa import (
@@ -25,16 +25,6 @@ from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.engines import LirpaEngine
 from citrus_lirpa.verify.single import Cascade
 from citrus_lirpa.verify.stages import stages_up_to
-
-
-@pytest.fixture
-def net():
-    return small_net()
-
-
-@pytest.fixture
-def deep():
-    return deep_net()
 
 
 @dataclass(frozen=True)
