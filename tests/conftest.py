@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import leave_pictures_out, run_in_this_process
+from command_line import leave_pictures_out, run_in_this_process, small_run
 from results import made_up_evaluation
 
 from citrus_lirpa.bounds import lirpa
@@ -59,6 +59,12 @@ def real_data(tmp_path_factory) -> Path:
         [sys.executable, UNPACKER, folder, "mnist", "cifar10"], check=True, capture_output=True
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory) -> Path:
+    """A run of one epoch, with an evaluation by IBP; to be copied before it is changed."""
+    return small_run(tmp_path_factory.mktemp("evaluated") / "run")
 
 
 @pytest.fixture

@@ -43,6 +43,43 @@ def explore(cases: int, check, strategy) -> None:
     options(given(strategy)(patient))()
 
 
+def edits(most: int = 8):
+    """Changes of bytes: (kind, where as a share, value)."""
+    kinds = st.sampled_from(["flip", "set", "cut", "insert", "repeat"])
+    share = st.floats(0, 1, exclude_max=True)
+    return st.lists(st.tuples(kinds, share, st.integers(0, 255)), min_size=1, max_size=most)
+
+
+def edited(raw: bytes, changes) -> bytes:
+    out = bytearray(raw)
+    for kind, share, value in changes:
+        at = int(share * max(1, len(out)))
+        if kind == "cut":
+            del out[at : at + value + 1]
+        elif kind == "insert":
+            out[at:at] = bytes([value]) * (value % 9 + 1)
+        elif kind == "repeat":
+            out[at:at] = out[at : at + value]
+        elif out[at : at + 1]:
+            out[at] = value if kind == "set" else out[at] ^ (1 << value % 8)
+    return bytes(out)
+
+
+def explore_bytes(cases: int, files: list[Path], use, most: int = 8) -> None:
+    """``use(file)`` refuses, or makes sense of, each of the ``files`` with other bytes."""
+    whole = {file: file.read_bytes() for file in files}
+
+    def check(case) -> None:
+        file, changed = case
+        file.write_bytes(edited(whole[file], changed))
+        try:
+            refused(lambda: use(file))
+        finally:
+            file.write_bytes(whole[file])
+
+    explore(cases, check, st.tuples(st.sampled_from(files), edits(most)))
+
+
 @contextlib.contextmanager
 def patience():
     """TimeoutError where the block takes longer than anything that ends."""

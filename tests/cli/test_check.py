@@ -1,16 +1,17 @@
 """Proofs on the command line: written by eval, checked by check."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
-from command_line import run, said, small_run
+from command_line import run, said
 
 pytest.importorskip("onnx")
 
 
-def test_eval_writes_proofs_and_check_checks_them(tmp_path):
-    folder = small_run(tmp_path / "run")
+def test_eval_writes_proofs_and_check_checks_them(tmp_path, evaluated):
+    folder = shutil.copytree(evaluated, tmp_path / "run")
     args = ["eval", folder, "--limit", 20, "--time-limit", 1, "--proofs", "--quiet"]
     status, output = run(*args)
     assert status == 0 and "check them: citrus-lirpa check" in output

@@ -40,17 +40,12 @@ def run(*words) -> tuple[int, str]:
     return status, output
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    return command_line.small_run(tmp_path_factory.mktemp("fuzz-cli") / "run")
-
-
 @pytest.fixture
-def here(tmp_path, monkeypatch, trained) -> Path:
+def here(tmp_path, monkeypatch, evaluated) -> Path:
     """A folder of many things, in which commands run; "run" is a run."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CITRUS_DATA_DIR", raising=False)
-    shutil.copytree(trained, tmp_path / "run")
+    shutil.copytree(evaluated, tmp_path / "run")
     (tmp_path / "empty").mkdir()
     (tmp_path / "garbage").write_bytes(bytes(range(256)))
     (tmp_path / "garbage.onnx").write_bytes(bytes(range(256)))
@@ -61,7 +56,7 @@ def here(tmp_path, monkeypatch, trained) -> Path:
         '"data.limit" = 64\n"model.hidden" = [6]\n"loss.attack_steps" = 1\n'
         '[search]\nmethod = "ibp"\nlimit = 10\n'
     )
-    half = (trained / "checkpoint.pt").read_bytes()
+    half = (evaluated / "checkpoint.pt").read_bytes()
     (tmp_path / "half.pt").write_bytes(half[: len(half) // 2])
     return tmp_path
 

@@ -2,7 +2,6 @@
 
 import copy
 import gzip
-import sys
 import warnings
 from pathlib import Path
 
@@ -10,67 +9,20 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnx_graphs import BATCHNORM, CONV, NODE, conv, graph, head, read, refused, weights, with_head
 from torch import nn
 
 from citrus_lirpa import METHODS, BoundedNet, Box, certify
 from citrus_lirpa.bounds import allowed
 from citrus_lirpa.bounds.lirpa_import import onnx_globals
-from citrus_lirpa.errors import CheckpointError, DependencyError, InputError, ModelError
+from citrus_lirpa.errors import CheckpointError, InputError, ModelError
 from citrus_lirpa.formats.onnx import load_onnx, save_onnx
-from citrus_lirpa.formats.onnx_operators import LAYERS
 from citrus_lirpa.models import Normalise, build_model
 
 ROOT = Path(__file__).parents[2]
 NETS = ROOT / ".." / "shared" / "data" / "nets"
-NODE = helper.make_node
-RNG = np.random.default_rng(0)
-
-
-def weights(*shape: int) -> np.ndarray:
-    return (0.3 * RNG.normal(size=shape)).astype(np.float32)
-
-
-def graph(nodes, constants, *, shape=(1, 2, 8, 8), out=(1, 4), opset=17, outputs=("y",)):
-    """A model from "x" to "y"; ``constants`` are its initialisers."""
-    return helper.make_model(
-        helper.make_graph(
-            nodes,
-            "net",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, out) for name in outputs],
-            [numpy_helper.from_array(value, name) for name, value in constants.items()],
-        ),
-        opset_imports=[helper.make_opsetid("", opset)],
-        ir_version=8,
-    )
-
-
-def head(source: str, width: int) -> tuple[list, dict]:
-    """Flattening and a linear layer from the value ``source``."""
-    nodes = [NODE("Flatten", [source], ["flat"]), NODE("Gemm", ["flat", "w", "b"], ["y"])]
-    return nodes, {"w": weights(width, 4), "b": weights(4)}
-
-
-def with_head(nodes, constants, width: int, **options):
-    more, values = head(nodes[-1].output[0], width)
-    return graph([*nodes, *more], {**constants, **values}, **options)
-
-
-def read(model, tmp_path: Path) -> nn.Module:
-    onnx.save(model, tmp_path / "net.onnx")
-    return load_onnx(tmp_path / "net.onnx")[0]
-
-
-CONV = {"k": weights(3, 2, 3, 3), "kb": weights(3)}
-BATCHNORM = {"s": 1 + weights(3), "o": weights(3), "m": weights(3), "v": 1 + weights(3) ** 2}
-
-
-def conv(source="x", target="c", names=("k", "kb"), **options):
-    return NODE("Conv", [source, *names], [target], kernel_shape=[3, 3], **options)
-
-
 CASES = {
     "gemm": with_head([NODE("Relu", ["x"], ["r"])], {}, 128),
     "gemm-scaled": graph(
@@ -450,130 +402,6 @@ def test_a_net_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(CheckpointError, match="cannot write"):
         save_onnx(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), (1, 4, 4), "/dev/null/net.onnx")
-
-
-# -- refusals -------------------------------------------------------------------------
-
-
-def refused(model, tmp_path: Path, kind=ModelError) -> str:
-    path = tmp_path / "bad.onnx"
-    if isinstance(model, bytes):
-        path.write_bytes(model)
-    else:
-        path.write_bytes(model.SerializeToString())
-    with pytest.raises(kind) as caught:
-        load_onnx(path)
-    message = str(caught.value)
-    assert str(path) in message and "\n" not in message
-    return message
-
-
-RELU = [NODE("Relu", ["x"], ["r"])]
-UNSUPPORTED = {
-    "Elu is not supported": with_head([NODE("Elu", ["x"], ["e"])], {}, 128),
-    "ceil_mode or dilations": with_head(
-        [NODE("AveragePool", ["x"], ["p"], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)], {},
-        32),
-    "slopes of shape": with_head([NODE("PRelu", ["x", "s"], ["r"])], {"s": weights(8)}, 128),
-    "has the step -1": with_head(
-        [NODE("Slice", ["x", "s", "e", "a", "s"], ["r"])],
-        {"s": np.array([-1]), "e": np.array([-9]), "a": np.array([3])}, 128),
-    "another axis than": with_head(
-        [NODE("Gather", ["x", "i"], ["r"], axis=0)], {"i": np.array([0])}, 128),
-    "computed values of this shape": with_head(
-        [NODE("Max", ["x", "big"], ["r"])], {"big": weights(2, 2, 8, 8)}, 128),
-    "uneven pads, or returns": with_head(
-        [NODE("MaxPool", ["x"], ["p"], kernel_shape=[2, 2], pads=[1, 0, 0, 0])], {}, 112),
-    "it does not count": with_head(
-        [NODE("AveragePool", ["x"], ["p"], kernel_shape=[2, 2], pads=[1, 0, 0, 0])], {}, 112),
-    "a constant around the height": with_head(
-        [NODE("Pad", ["x", "p"], ["z"])], {"p": np.array([0, 1, 0, 0, 0, 0, 0, 0])}, 192),
-    "moves the batch": with_head([NODE("Transpose", ["x"], ["t"], perm=[1, 0, 2, 3])], {}, 64),
-    "joins batches": with_head([NODE("Concat", ["x", "x"], ["c"], axis=0)], {}, 128),
-    "and not the batch": with_head([NODE("ReduceMean", ["x"], ["m"], axes=[0, 2])], {}, 16),
-    "Mul 'm' of two computed": with_head([NODE("Mul", ["x", "x"], ["m"])], {}, 128),
-    "Div 'm'": with_head([NODE("Div", ["o", "x"], ["m"])], {"o": np.float32(1)}, 128),
-    "auto_pad SAME_UPPER": with_head([conv(auto_pad="SAME_UPPER")], CONV, 192),
-    "the batch must stay first": graph(
-        [NODE("Reshape", ["x", "s"], ["a"]), NODE("Gemm", ["a", "w", "b"], ["y"])],
-        {"s": np.array([2, 64]), "w": weights(64, 4), "b": weights(4)}),
-    "must be a constant": with_head(
-        [NODE("Relu", ["x"], ["q"]), NODE("Conv", ["x", "q"], ["c"])], {}, 1),
-    "input is (1, '?', 8, 8)": with_head(RELU, {}, 128, shape=(1, None, 8, 8)),
-    "input is (1, 'C', 8, 8)": with_head(RELU, {}, 128, shape=(1, "C", 8, 8)),
-    "input is (3, 2, 8, 8)": with_head(RELU, {}, 128, shape=(3, 2, 8, 8)),
-    "1 inputs and 2 outputs": with_head(RELU, {}, 128, outputs=("y", "r")),
-    "opset is 6": with_head(RELU, {}, 128, opset=6),
-    "expected logits": graph([NODE("Relu", ["x"], ["y"])], {}, out=(1, 2, 8, 8)),
-    "input is (1, 2, 1048576, 1048576)": with_head(
-        [NODE("GlobalAveragePool", ["x"], ["g"])], {}, 2, shape=(1, 2, 2**20, 2**20)),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("words", UNSUPPORTED)
-def test_what_is_not_supported_is_named(words, tmp_path):
-    message = refused(UNSUPPORTED[words], tmp_path)
-    assert words in message
-
-
-def test_large_layers_are_refused_before_they_are_made(tmp_path):
-    nodes = [conv(pads=[2**14] * 4), NODE("GlobalAveragePool", ["c"], ["g"])]
-    huge = with_head(nodes, CONV, 3)
-    assert "values; expected at most" in refused(huge, tmp_path)
-
-
-def test_a_foreign_operator_is_named(tmp_path):
-    model = with_head([NODE("Relu", ["x"], ["r"], domain="com.example")], {}, 128)
-    model.opset_import.append(helper.make_opsetid("com.example", 1))
-    assert "com.example.Relu" in refused(model, tmp_path)
-
-
-def test_what_is_no_onnx_file(tmp_path):
-    for content in (b"", b"hello, this is no network", b"\x00" * 99):
-        assert "not an ONNX file" in refused(content, tmp_path, InputError)
-    whole = with_head(RELU, {}, 128).SerializeToString()
-    assert "not an ONNX file" in refused(whole[: len(whole) // 2], tmp_path, InputError)
-    for path in (tmp_path, tmp_path / "none.onnx"):
-        with pytest.raises(InputError, match="is not a file"):
-            load_onnx(path)
-
-
-def test_a_large_file_is_not_read(tmp_path):
-    with open(tmp_path / "large.onnx", "wb") as file:
-        file.truncate(2**30 + 1)
-    with pytest.raises(InputError, match="1073741825 bytes; expected at most 1073741824"):
-        load_onnx(tmp_path / "large.onnx")
-
-
-def test_weights_that_lie_about_their_size(tmp_path):
-    model = with_head(RELU, {}, 128)
-    model.graph.initializer[0].dims[0] = 2**40
-    assert "cannot be used" in refused(model, tmp_path)
-
-
-def test_what_pytorch_would_compute_differently_is_refused(tmp_path, monkeypatch):
-    def skip(reader, node, options) -> None:
-        reader.skip(node, node.input[0])
-
-    model = with_head(RELU, {}, 128)
-    monkeypatch.setitem(LAYERS, "Relu", skip)
-    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights(128, 4) - 1, "w"))
-    model.graph.node.insert(0, NODE("Sub", ["x", "half"], ["h"]))
-    model.graph.node[1].input[0] = "h"
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "half"))
-    assert "off by" in refused(model, tmp_path)
-
-
-def test_not_a_number_is_refused(tmp_path):
-    model = with_head(RELU, {}, 128)
-    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.float32([np.nan] * 4), "b"))
-    assert "off by nan" in refused(model, tmp_path)
-
-
-def test_without_the_onnx_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(DependencyError, match=r"onnx cannot .*pip install 'citrus-lirpa\[onnx\]'"):
-        load_onnx(Path("net.onnx"))
 
 
 # -- nets of other people -------------------------------------------------------------

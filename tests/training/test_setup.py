@@ -1,11 +1,11 @@
 """setup: threads, and freed memory that is kept for fewer page faults."""
 
 import os
-import subprocess
 import sys
 
 import pytest
 import torch
+from command_line import process
 
 from citrus_lirpa.training.config import resolve
 from citrus_lirpa.training.setup import build, choose_threads, use_threads
@@ -26,27 +26,24 @@ def test_more_threads_than_cores_are_never_used(monkeypatch):
 
 
 COUNT = """
-import resource, sys, torch
+import resource, torch
 from citrus_lirpa.training.setup import keep_freed_memory
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
-def fill():
-    return torch.ones(2**24)  # 64 MiB, which glibc gives back by default
-fill()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(40):
-    fill()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+def faults():
+    torch.ones(2**24)  # 64 MiB, which glibc gives back by default
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(40):
+        torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+default = faults()
+assert keep_freed_memory()
+print(default, faults())
 """
-
-
-def faults(how: str) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", COUNT, how], check=True, capture_output=True, text=True
-    )
-    return int(done.stdout)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 def test_blocks_are_used_again_without_page_faults():
-    assert faults("keep") < faults("default") / 2
+    done = process("-c", COUNT)
+    default, kept = map(int, done.stdout.split())
+    assert kept < default / 2, done.stderr
