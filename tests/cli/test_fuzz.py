@@ -296,6 +296,11 @@ def test_check(here):
         assert run("check", word)[0] in (0, 1, 2), word
 
 
+def test_config(here):
+    for word in filter(None, [*WORDS, *PATHS]):
+        assert (run("config", word)[0] == 2) == (word != "-h"), word
+
+
 def test_completion(here):
     assert run("completion", "zsh")[0] == 0
     for word in WORDS:
@@ -310,5 +315,6 @@ def test_doctor_and_no_command(here, words):
 def test_every_command_is_tried_here():
     lists = {"presets", "models", "completion"}
     tried = {"train", "eval", "compare", "report", "attack", "smooth", "sweep", "export", "doctor",
-             "tune", "front", "verify", "supports", "check", "suggest"}  # fmt: skip
+             "tune", "front", "verify", "supports", "check", "config",
+             "suggest"}  # fmt: skip
     assert set(COMMANDS) == tried | lists
