@@ -75,6 +75,20 @@ def test_a_break_of_float32_alone_contradicts_no_proof():
     assert found.tolist() == [False]
 
 
+class OfFloat32(nn.Flatten):
+    """A layer that makes float32 of its inputs, so that the network has no twin in float64."""
+
+    def forward(self, x):
+        return super().forward(x).float()
+
+
+def test_a_break_counts_where_float64_cannot_be_had():
+    x, y = torch.rand(3, 4), torch.zeros(3, dtype=torch.int64)
+    net = BoundedNet(nn.Sequential(OfFloat32(), nn.Linear(4, 2)).eval(), x)
+    broken, proved = torch.tensor([True, False, True]), torch.tensor([True, True, False])
+    assert confirmed(net, Ball(0.0), x, y, torch.zeros(4), broken, proved) is broken
+
+
 def test_right_proofs_stay_and_nothing_random_is_drawn(affine):
     net, x, y, lowest = affine
     state = torch.get_rng_state()
