@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import itertools
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -126,6 +127,13 @@ def size_here() -> int:
 def leads() -> bool:
     """Return whether this is the process that writes files and prints."""
     return _job is None or _job.rank == 0
+
+
+def draws_bar(wanted: bool | None) -> bool:
+    """Return whether to draw a bar; None is yes by the first process in terminals, notebooks."""
+    if wanted is not None:
+        return wanted
+    return leads() and ("ipykernel" in sys.modules or bool(sys.stderr and sys.stderr.isatty()))
 
 
 def claimed(message: str) -> bool:

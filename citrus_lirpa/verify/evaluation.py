@@ -261,7 +261,7 @@ def evaluate(
     saved: Saved | None = None,
     imported: Mapping[int, str] | None = None,
     proofs: ProofFolder | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Evaluation:
     """Certify the first images of a data set, alone and in groups, a batch of groups at a time.
 
@@ -279,7 +279,7 @@ def evaluate(
         imported: Verdicts of another verifier by image number, ``certified`` or ``attacked``,
             which are taken as they are.
         proofs: Receives the proofs of each batch.
-        progress: Whether to show a bar.
+        progress: Whether to show a bar; None for yes in terminals and notebooks.
 
     Raises:
         InputError: The protocol does not fit the images, or the data is none.
@@ -294,7 +294,8 @@ def evaluate(
         x = x.flatten(1)
     y = data.labels[:count].to(device)
     known = None if imported is None else _known(imported, count).to(device)
-    with tqdm(total=count, desc="certifying", unit="image", disable=not progress) as bar:
+    hidden = not distributed.draws_bar(progress)
+    with tqdm(total=count, desc="certifying", unit="image", disable=hidden) as bar:
         batches = _Batches(net, x, y, protocol, known, saved, proofs, bar)
         parts = distributed.share(batches.bounded, len(batches.rows), device, batches.elsewhere)
     certificates, bounds, seconds = zip(*map(from_plain, parts), strict=True)
@@ -452,6 +453,7 @@ class _Batches:
             unfinished=unfinished,
             group_size=protocol.group_size,
             time_limit=protocol.time_limit / 2,
+            progress=False,
             proofs=proofs,
         )
         if unfinished.certificates is None:

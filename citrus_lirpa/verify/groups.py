@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .. import distributed
 from ..attacks import PGD, GroupAttack
 from ..bounds.box import Ball
 from ..bounds.checks import Range, Scalar, check_count, check_name, is_count
@@ -116,7 +117,7 @@ def certify_uap(
     attack: GroupAttack | None = None,
     clip: Range | None = None,
     batch_size: int = 256,
-    progress: bool = False,
+    progress: bool | None = None,
     unfinished: Unfinished | None = None,
     proofs: Proofs | None = None,
 ) -> UapBounds:
@@ -149,7 +150,8 @@ def certify_uap(
         attack: The joint attack, GroupAttack's default if None.
         clip: Range that perturbed inputs are cut to.
         batch_size: Inputs that are worked on together.
-        progress: Whether a bar shows how many groups are attacked.
+        progress: Whether a bar shows how many groups are attacked, and the limit of each; None for
+            yes in terminals and notebooks.
         unfinished: What an earlier call has left that was stopped, of these very inputs and
             certificates; what is found is put there as it is found.
         proofs: Receives what the dual engine proves, beside that of ``certify``.
@@ -173,7 +175,8 @@ def certify_uap(
     groups, at_once = Groups(len(x), group_size, x.device), max(1, batch_size // group_size)
     attack, unfinished = attack or GroupAttack(clip=clip), unfinished or Unfinished()
     state = unfinished.groups = unfinished.groups or _begin(x, groups, certificates)
-    with working(net, x.device, desc="group attack", unit="group", disable=not progress) as bar:
+    hidden, what = not distributed.draws_bar(progress), f"groups, at most {time_limit:g} s each"
+    with working(net, x.device, desc=what, unit="group", disable=hidden) as bar:
         damage = Damage(net, ball, x, y, groups, certificates, state)
         search = GroupSearch(damage, stage, time_limit, solver)
         _work(search, attack, proofs, at_once, bar)

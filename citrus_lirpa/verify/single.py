@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .. import distributed
 from ..attacks import PGD
 from ..bounds.box import Ball
 from ..bounds.checks import (
@@ -64,7 +65,7 @@ def certify(
     known: Tensor | None = None,
     clip: Range | None = None,
     batch_size: int = 256,
-    progress: bool = False,
+    progress: bool | None = None,
     announce: Callable[[str], object] = lambda stage: None,
     unfinished: Unfinished | None = None,
     proofs: Proofs | None = None,
@@ -96,7 +97,8 @@ def certify(
             ``imported``), -1 attacked, 0 unknown.
         clip: Range that perturbed inputs are cut to.
         batch_size: Inputs that go through the stages together.
-        progress: Whether a bar shows how many inputs are done.
+        progress: Whether a bar shows how many inputs are done; None for yes in terminals and
+            notebooks.
         announce: Receives the name of each stage as it begins, unless the bar shows it.
         unfinished: What an earlier call has left that was stopped, of these very inputs, at most
             ``batch_size``; what is found is put there as it is found.
@@ -119,11 +121,12 @@ def certify(
     expect(attack is None or callable(attack), "the attack", attack, "PGD() or None")
     stages, parts = stages_up_to(method), []
     _check_begun(known, unfinished, y, batch_size)
-    with working(net, x.device, total=len(x), unit="image", disable=not progress) as bar:
+    shown = distributed.draws_bar(progress)
+    with working(net, x.device, total=len(x), unit="image", disable=not shown) as bar:
         engine = find_engine(net, ball, proofs)
         if len(x):
             check_rows_alone(net, x[:_CHECKED])
-        tell = announce if not progress else bar.set_description
+        tell = bar.set_description if shown else announce
         limits = Limits(time_limit, batch_size)
         cascade = Cascade(net, ball, engine, stages, attack, limits, tell)
         for rows in torch.arange(len(x), device=x.device).split(batch_size):

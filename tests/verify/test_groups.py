@@ -1,12 +1,13 @@
 """UAP bounds of groups: what certificates, attacks and group stages make of them."""
 
+import io
 from dataclasses import fields, replace
 
 import pytest
 import torch
 from networks import images
 
-from citrus_lirpa import GroupAttack, UapBounds, certify, certify_uap
+from citrus_lirpa import GroupAttack, Protocol, UapBounds, certify, certify_uap, evaluate
 from citrus_lirpa.bounds.box import clamp
 from citrus_lirpa.errors import SoundnessError
 
@@ -127,3 +128,24 @@ def test_what_the_group_stage_proves_of_everything_is_no_error(net):
     uap = certify_uap(net, x, y, 0.06, group_size=3, certificates=proofs)
     assert (uap.lower >= 2).all()  # the group stage takes a single image for breakable
     assert uap.upper.tolist() == [3, 3]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "asked", "drawn"),
+    [(Terminal, None, True), (io.StringIO, None, False), (Terminal, False, False),
+     (io.StringIO, True, True)],
+)  # fmt: skip
+def test_a_bar_with_the_time_limit_is_drawn_in_terminals(net, monkeypatch, stream, asked, drawn):
+    x, y = images(net, 4, wrong=[])
+    monkeypatch.setattr("sys.stderr", shown := stream())
+    certify_uap(net, x, y, 0.06, group_size=2, time_limit=0.5, progress=asked)
+    assert ("groups, at most 0.5 s each" in shown.getvalue()) == drawn
+    evaluation = Protocol(eps=0.06, group_size=2, method="ibp", relational="none")
+    monkeypatch.setattr("sys.stderr", shown := stream())
+    evaluate(net, (x, y), None, evaluation, progress=asked)
+    assert ("certifying" in shown.getvalue()) == ("image/s" in shown.getvalue()) == drawn

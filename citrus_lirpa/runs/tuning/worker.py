@@ -176,7 +176,8 @@ class Worker:
         """Judge a network as trials are judged; the training's random numbers are left alone."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            found = evaluate(net, held_out, spec, self.study.protocol).as_record(data="")
+            given = net, held_out, spec, self.study.protocol
+            found = evaluate(*given, progress=False).as_record(data="")
         return found.standard_accuracy, found.uap_accuracy.certified
 
     def _evaluate(self, folder: Path, protocol: Protocol) -> Judged:
