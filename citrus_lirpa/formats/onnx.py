@@ -11,7 +11,6 @@ import contextlib
 import copy
 import gzip
 import io
-import itertools
 import math
 import types
 import warnings
@@ -19,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -30,8 +28,17 @@ from ..errors import InputError, ModelError, is_out_of_memory, reason, require
 from ..imports import import_optional
 from . import onnx_shapes
 from .atomic import write_atomically
+from .onnx_checks import (
+    MAX_VALUES,
+    check_costs,
+    check_ends,
+    check_operators,
+    check_same,
+    demand,
+    device_of,
+)
 from .onnx_graph import Reader, Shapes, graph_inputs, kind, remove_unused
-from .onnx_operators import LAYERS, read
+from .onnx_operators import read
 from .onnx_weights import take_in
 
 if TYPE_CHECKING:
@@ -42,13 +49,8 @@ SUFFIX = ".onnx"
 SUFFIXES = (SUFFIX, ".onnx.gz")
 INSTALL_HINT = "pip install 'citrus-lirpa[onnx]'"
 
-#: Largest file in bytes; most values in all layers, and most multiplications, for one input. A
-#: large network for ImageNet needs as many.
+#: Largest file in bytes; a large network for ImageNet is as large.
 _MAX_BYTES = 2**30
-_MAX_VALUES = 2**26
-_MAX_PRODUCTS = 2**34
-#: What a value of a pooling layer costs: the reference evaluator computes it in a Python loop.
-_POOLING = 256
 #: How often shapes may depend on shapes that were computed before.
 _DEPTH = 64
 #: Written for other verifiers, some of which read nothing newer.
@@ -97,10 +99,10 @@ def layers_of(
         if not images:
             _take_off_softmax(proto.graph)
         folded, shapes = _shapes(package, proto)
-        _check_costs(folded.graph, shapes)
+        check_costs(folded.graph, shapes)
         module = read(Reader(folded.graph, shapes)).eval()
-        shape = _check_ends(folded, shapes, images)
-        _check_same(module, proto, shape)
+        shape = check_ends(folded, shapes, images)
+        check_same(module, proto, shape)
     return module, shape
 
 
@@ -137,7 +139,7 @@ def save_onnx(model: nn.Module, shape: Sequence[int], path: Path, *, folded: boo
     """
     package = import_optional("onnx", INSTALL_HINT)
     mode = torch.onnx.TrainingMode.EVAL if folded else torch.onnx.TrainingMode.PRESERVE
-    example = torch.zeros(1, *shape, dtype=torch.float32, device=_device(model))
+    example = torch.zeros(1, *shape, dtype=torch.float32, device=device_of(model))
     file: Any = io.BytesIO()
     model, _ = without_norms(model)
     with modes_restored(model), _compat.parsing(), warnings.catch_warnings(), torch.no_grad():
@@ -161,7 +163,7 @@ def save_onnx(model: nn.Module, shape: Sequence[int], path: Path, *, folded: boo
                 raise
             raise ModelError(f"this model cannot be written as ONNX: {reason(error)}") from error
         proto = _without_shapes(package, package.load_model_from_string(file.getvalue()))
-        _check_same(model, copy.deepcopy(proto), tuple(shape))
+        check_same(model, copy.deepcopy(proto), tuple(shape))
     write_atomically(Path(path), lambda out: out.write(proto.SerializeToString()))
 
 
@@ -205,7 +207,7 @@ def _take_off_softmax(graph: onnx.GraphProto) -> None:
     last = next(n for n in graph.node if graph.output[0].name in n.output)
     if kind(last) in ("Softmax", "LogSoftmax"):
         axis = next((a.i for a in last.attribute if a.name == "axis"), -1)
-        _require(axis in (1, -1), f"{last.op_type} '{last.output[0]}' has axis {axis}; expected 1")
+        demand(axis in (1, -1), f"{last.op_type} '{last.output[0]}' has axis {axis}; expected 1")
         graph.output[0].name = last.input[0]
         graph.node.remove(last)
 
@@ -216,16 +218,16 @@ def _shapes(package: types.ModuleType, proto: onnx.ModelProto) -> tuple[onnx.Mod
     They are those of a batch of one: the batch of ``proto``'s input becomes 1 where it is open.
     """
     opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    _require(opset >= _MIN_OPSET, f"opset is {opset}; expected {_MIN_OPSET} or newer: convert it")
+    demand(opset >= _MIN_OPSET, f"opset is {opset}; expected {_MIN_OPSET} or newer: convert it")
     if opset < _SAME_OPSET:
         _renew(proto)
     inlined = not (len(proto.functions) or len(proto.graph.sparse_initializer))
-    _require(inlined, "functions and sparse weights are not supported; inline them")
+    demand(inlined, "functions and sparse weights are not supported; inline them")
     name, shape = _input(package, proto.graph)
     package.checker.check_model(proto)
     del proto.graph.value_info[:]  # inferred anew: a file may state other shapes than it has
     proto.graph.output[0].type.tensor_type.ClearField("shape")
-    _check_operators(proto.graph)
+    check_operators(proto.graph)
     folded = type(proto)()
     folded.CopyFrom(proto)
     for _ in range(_DEPTH):
@@ -233,8 +235,8 @@ def _shapes(package: types.ModuleType, proto: onnx.ModelProto) -> tuple[onnx.Mod
         if not onnx_shapes.fold(folded, shapes):
             break
     values = sum(math.prod(sides) for sides in shapes.values())
-    expected = f"expected at most {_MAX_VALUES}"
-    _require(values <= _MAX_VALUES, f"its layers have {values} values; {expected}")
+    expected = f"expected at most {MAX_VALUES}"
+    demand(values <= MAX_VALUES, f"its layers have {values} values; {expected}")
     return folded, shapes
 
 
@@ -263,7 +265,7 @@ def _inferred(package: types.ModuleType, proto: onnx.ModelProto) -> Shapes:
 def _input(package: types.ModuleType, graph: onnx.GraphProto) -> tuple[str, tuple[int, ...]]:
     """Return the name and the shape (1, ...) of the input, whose batch becomes 1 if open."""
     inputs = graph_inputs(graph)
-    _require(
+    demand(
         len(inputs) == len(graph.output) == 1,
         f"it has {len(inputs)} inputs and {len(graph.output)} outputs; expected one each",
     )
@@ -272,101 +274,11 @@ def _input(package: types.ModuleType, graph: onnx.GraphProto) -> tuple[str, tupl
         axes[0].dim_value = 1
     shape = tuple(axis.dim_value for axis in axes)
     given = tuple(axis.dim_value or axis.dim_param or "?" for axis in axes)
-    _require(
-        len(shape) > 1 and shape[0] == 1 and min(shape) > 0 and math.prod(shape) <= _MAX_VALUES,
+    demand(
+        len(shape) > 1 and shape[0] == 1 and min(shape) > 0 and math.prod(shape) <= MAX_VALUES,
         f"its input is {given}; expected (1, C, H, W) or (N, C, H, W) with C, H, W fixed",
     )
     kind_of_input = inputs[0].type.tensor_type.elem_type
     float32 = package.TensorProto.FLOAT
-    _require(kind_of_input == float32, "its input is not float32; convert the file")
+    demand(kind_of_input == float32, "its input is not float32; convert the file")
     return inputs[0].name, shape
-
-
-def _check_ends(proto: onnx.ModelProto, shapes: Shapes, images: bool) -> tuple[int, ...]:
-    """Return the shape of one input, once the output is known to be logits (1, K), or images."""
-    output = shapes.get(proto.graph.output[0].name, ())
-    given = shapes[graph_inputs(proto.graph)[0].name]
-    if images:
-        _require(output == given, f"its output is {output}; expected images {given}, as its input")
-    else:
-        _require(
-            len(output) == 2 and output[0] == 1 and output[1] > 1,
-            f"its output is {output}; expected logits (1, K) or (N, K), K >= 2",
-        )
-    return given[1:]
-
-
-def _check_operators(graph: onnx.GraphProto) -> None:
-    """Refuse operators that are not known, and may not end."""
-    for node in graph.node:
-        _require(
-            kind(node) in (*LAYERS, *onnx_shapes.OPERATORS),
-            f"operator {kind(node)} is not supported (known: {', '.join(LAYERS)})",
-        )
-
-
-def _check_costs(graph: onnx.GraphProto, shapes: Shapes) -> None:
-    """Refuse more multiplications than a network needs."""
-    known = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer} | shapes
-    products = sum(_products(node, known) for node in graph.node)
-    expected = f"expected at most {_MAX_PRODUCTS}"
-    _require(products <= _MAX_PRODUCTS, f"it takes {products} multiplications; {expected}")
-
-
-def _products(node: onnx.NodeProto, known: Shapes) -> int:
-    """Return about how many multiplications ``node`` takes for one input."""
-    _require(
-        node.output[0] in known,
-        f"the shape of {node.op_type} '{node.output[0]}' cannot be inferred; "
-        "export with shapes fixed but for the batch",
-    )
-    values = math.prod(known[node.output[0]])
-    if node.op_type in ("Conv", "Gemm", "MatMul"):
-        weight = known.get(node.input[1], ()) if len(node.input) > 1 else ()
-        return values * (math.prod(weight[1:]) if node.op_type == "Conv" else max((1, *weight)))
-    return values * (_POOLING if node.op_type in ("AveragePool", "MaxPool") else 1)
-
-
-@torch.no_grad()
-def _check_same(module: nn.Module, proto: onnx.ModelProto, shape: Sequence[int]) -> None:
-    """Compare logits with ONNX's reference evaluator on three random images."""
-    from onnx.reference import ReferenceEvaluator
-
-    forget_batch_statistics(proto.graph)
-    evaluator: Any = ReferenceEvaluator(proto)
-    name = graph_inputs(proto.graph)[0].name
-    x = torch.rand((3, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-    with np.errstate(all="ignore"):
-        parts = [evaluator.run(None, {name: image.numpy()})[0] for image in x.split(1)]
-    wanted = torch.from_numpy(np.concatenate(parts))
-    found = module(x.to(_device(module))).float().cpu()
-    off = (found - wanted).abs().max() if found.shape == wanted.shape else torch.tensor(math.nan)
-    _require(
-        off <= 1e-5 * (1 + wanted.abs().max()),
-        f"PyTorch gives logits {tuple(found.shape)}, off by {float(off):.2g} from those "
-        f"{tuple(wanted.shape)} of ONNX's reference evaluator; a layer is not understood",
-    )
-
-
-def _require(holds: object, message: str) -> None:
-    require(holds, message, ModelError)
-
-
-def _device(module: nn.Module) -> torch.device:
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    return next((t.device for t in tensors), torch.device("cpu"))
-
-
-def forget_batch_statistics(graph: onnx.GraphProto) -> None:
-    """Give BatchNormalization momentum 1, which means nothing outside training.
-
-    Below opset 14 the reference evaluator normalises by running statistics that it has moved
-    towards those of the batch, as in training, at that rate.
-    """
-    from onnx import helper
-
-    for node in graph.node:
-        if node.op_type == "BatchNormalization":
-            kept = [a for a in node.attribute if a.name != "momentum"]
-            del node.attribute[:]
-            node.attribute.extend([*kept, helper.make_attribute("momentum", 1.0)])

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ModelError, require
+from ..errors import ModelError
 from ..imports import import_optional
 from .affine_value import AffineValue, joined
 from .flat_network import FUNCTIONS, Dense, FlatNetwork
-from .onnx import INSTALL_HINT, forget_batch_statistics, named_after, parse
+from .onnx import INSTALL_HINT, named_after, parse
+from .onnx_checks import demand, forget_batch_statistics
 from .onnx_flat_pieces import PIECES
 from .onnx_graph import graph_inputs, kind
 
@@ -92,9 +93,7 @@ class _Compiler:
         graph = self.proto.graph
         inputs = {value.name: self._shape(value) for value in graph_inputs(graph)}
         self.sizes = [sum(math.prod(shape) for shape in inputs.values())]
-        _require(
-            self.sizes[0] ** 2 <= _MOST_NUMBERS, "it is too large to be read as dense matrices"
-        )
+        demand(self.sizes[0] ** 2 <= _MOST_NUMBERS, "it is too large to be read as dense matrices")
         begin = 0
         for name, shape in inputs.items():
             size = math.prod(shape)
@@ -168,9 +167,7 @@ class _Compiler:
         ]
         columns = {n: self.sizes[n] for i in varying for n in taken[i].parts}
         self.evaluations += sum(columns.values()) + 2
-        _require(
-            self.evaluations <= _MOST_EVALUATIONS, "it is too large to be read column by column"
-        )
+        demand(self.evaluations <= _MOST_EVALUATIONS, "it is too large to be read column by column")
         zero = run(at_zero)
         shifted = run([v if v is None else v.constant for v in taken]) if varying else zero
         parts: list[dict[int, np.ndarray]] = [{} for _ in node.output]
@@ -191,7 +188,7 @@ class _Compiler:
 
     def _keep(self, name: str, value: AffineValue) -> None:
         self.numbers += sum(part.size for part in value.parts.values())
-        _require(self.numbers <= _MOST_NUMBERS, "it is too large to be read as dense matrices")
+        demand(self.numbers <= _MOST_NUMBERS, "it is too large to be read as dense matrices")
         self.values[name] = value
 
     def _elementwise(self, operator: str, *taken: AffineValue) -> AffineValue:
@@ -239,7 +236,3 @@ def _in_float64(array: Any) -> np.ndarray:
     """Return an array, in float64 where it is of floating-point numbers."""
     array = np.asarray(array)
     return array.astype(np.float64) if array.dtype.kind == "f" else array
-
-
-def _require(holds: object, message: str) -> None:
-    require(holds, message, ModelError)

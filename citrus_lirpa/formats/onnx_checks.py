@@ -1,0 +1,118 @@
+"""What a graph of an ONNX file must be to be used: its ends, operators, costs and results."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import ModelError, require
+from . import onnx_shapes
+from .onnx_graph import Shapes, graph_inputs, kind
+from .onnx_operators import LAYERS
+
+if TYPE_CHECKING:
+    import onnx
+
+#: Most values in all layers, and most multiplications, for one input: a large network for ImageNet
+#: needs as many.
+MAX_VALUES, _MAX_PRODUCTS = 2**26, 2**34
+#: What a value of a pooling layer costs: the reference evaluator computes it in a Python loop.
+_POOLING = 256
+
+
+def demand(holds: object, message: str) -> None:
+    """Raise ModelError with ``message`` unless ``holds``."""
+    require(holds, message, ModelError)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of a module's first tensor; the CPU for a module without any."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next((t.device for t in tensors), torch.device("cpu"))
+
+
+def forget_batch_statistics(graph: onnx.GraphProto) -> None:
+    """Give BatchNormalization momentum 1, which means nothing outside training.
+
+    Below opset 14 the reference evaluator normalises by running statistics that it has moved
+    towards those of the batch, as in training, at that rate.
+    """
+    from onnx import helper
+
+    for node in graph.node:
+        if node.op_type == "BatchNormalization":
+            kept = [a for a in node.attribute if a.name != "momentum"]
+            del node.attribute[:]
+            node.attribute.extend([*kept, helper.make_attribute("momentum", 1.0)])
+
+
+def check_ends(proto: onnx.ModelProto, shapes: Shapes, images: bool) -> tuple[int, ...]:
+    """Return the shape of one input, once the output is known to be logits (1, K), or images."""
+    output = shapes.get(proto.graph.output[0].name, ())
+    given = shapes[graph_inputs(proto.graph)[0].name]
+    if images:
+        demand(output == given, f"its output is {output}; expected images {given}, as its input")
+    else:
+        demand(
+            len(output) == 2 and output[0] == 1 and output[1] > 1,
+            f"its output is {output}; expected logits (1, K) or (N, K), K >= 2",
+        )
+    return given[1:]
+
+
+def check_operators(graph: onnx.GraphProto) -> None:
+    """Refuse operators that are not known, and may not end."""
+    for node in graph.node:
+        demand(
+            kind(node) in (*LAYERS, *onnx_shapes.OPERATORS),
+            f"operator {kind(node)} is not supported (known: {', '.join(LAYERS)})",
+        )
+
+
+def check_costs(graph: onnx.GraphProto, shapes: Shapes) -> None:
+    """Refuse more multiplications than a network needs."""
+    known = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer} | shapes
+    products = sum(_products(node, known) for node in graph.node)
+    expected = f"expected at most {_MAX_PRODUCTS}"
+    demand(products <= _MAX_PRODUCTS, f"it takes {products} multiplications; {expected}")
+
+
+def _products(node: onnx.NodeProto, known: Shapes) -> int:
+    """Return about how many multiplications ``node`` takes for one input."""
+    demand(
+        node.output[0] in known,
+        f"the shape of {node.op_type} '{node.output[0]}' cannot be inferred; "
+        "export with shapes fixed but for the batch",
+    )
+    values = math.prod(known[node.output[0]])
+    if node.op_type in ("Conv", "Gemm", "MatMul"):
+        weight = known.get(node.input[1], ()) if len(node.input) > 1 else ()
+        return values * (math.prod(weight[1:]) if node.op_type == "Conv" else max((1, *weight)))
+    return values * (_POOLING if node.op_type in ("AveragePool", "MaxPool") else 1)
+
+
+@torch.no_grad()
+def check_same(module: nn.Module, proto: onnx.ModelProto, shape: Sequence[int]) -> None:
+    """Compare logits with ONNX's reference evaluator on three random images."""
+    from onnx.reference import ReferenceEvaluator
+
+    forget_batch_statistics(proto.graph)
+    evaluator: Any = ReferenceEvaluator(proto)
+    name = graph_inputs(proto.graph)[0].name
+    x = torch.rand((3, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    with np.errstate(all="ignore"):
+        parts = [evaluator.run(None, {name: image.numpy()})[0] for image in x.split(1)]
+    wanted = torch.from_numpy(np.concatenate(parts))
+    found = module(x.to(device_of(module))).float().cpu()
+    off = (found - wanted).abs().max() if found.shape == wanted.shape else torch.tensor(math.nan)
+    demand(
+        off <= 1e-5 * (1 + wanted.abs().max()),
+        f"PyTorch gives logits {tuple(found.shape)}, off by {float(off):.2g} from those "
+        f"{tuple(wanted.shape)} of ONNX's reference evaluator; a layer is not understood",
+    )
