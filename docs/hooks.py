@@ -29,8 +29,15 @@ def on_page_markdown(markdown: str, **_) -> str:
 
 
 def on_page_content(html: str, **_) -> str:
-    html = _HIDDEN.sub(lambda m: convert(bytes.fromhex(m[2]).decode(), display=m[1]), html)
+    html = _HIDDEN.sub(lambda m: _formula(bytes.fromhex(m[2]).decode(), m[1]), html)
     return _ROLE.sub("<code>", html)
+
+
+def _formula(text: str, display: str) -> str:
+    """The MathML; a long one within a line can be scrolled where the page is narrow."""
+    made = convert(text, display=display)
+    long = display == "inline" and len(text) > 40
+    return f'<span class="long-formula">{made}</span>' if long else made
 
 
 def _hide(text: str) -> str:
