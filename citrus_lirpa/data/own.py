@@ -206,12 +206,13 @@ def _decode(
 ) -> np.ndarray:
     """Read an image as uint8 (C, H, W), grey or in colour as the ``first`` one is."""
     try:
-        with open_image() as image:
-            grey = image.mode in ("1", "L") if first is None else len(first) == 1
-            image = image.convert("L" if grey else "RGB")
-            pixels = np.array(scaled(image, side) if side else image)
+        with open_image() as opened:
+            image = _in_bytes(opened)
+        grey = image.mode in ("1", "L", "LA") if first is None else len(first) == 1
+        image = image.convert("L" if grey else "RGB")
+        pixels = np.array(scaled(image, side) if side else image)
     except Exception as error:  # Pillow names no common class
-        raise InputError(f"{what} is damaged: {reason(error)}") from error
+        raise InputError(f"{what} is damaged or unusable: {reason(error)}") from error
     pixels = pixels[None] if grey else pixels.transpose(2, 0, 1)
     require(
         first is None or pixels.shape == first.shape,
@@ -220,6 +221,17 @@ def _decode(
         "--data FOLDER,resize=64",
     )
     return pixels
+
+
+def _in_bytes(image: Image.Image) -> Image.Image:
+    """Return an image with bytes as pixels: of 16 bits the upper ones, which Pillow would clip."""
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    if sixteen:
+        return Image.fromarray((np.array(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels are of Pillow's mode {image.mode}; expected 8 or 16 bits")
+    image.load()
+    return image
 
 
 # -- arrays -------------------------------------------------------------------------------
