@@ -234,6 +234,8 @@ def test_a_dry_run_writes_nothing(tmp_path):
     assert lines[0] == "[1/6] digits-citrus-seed0-tau_ratio0.3" and len(lines) == 18
     assert sum(line.startswith("  citrus-lirpa train --preset digits") for line in lines) == 6
     assert sum(line.startswith("  citrus-lirpa eval ") for line in lines) == 6
+    status, output = run(file, "--dry-run", "--log", "tensorboard", "--launcher", "slurm")
+    assert status == 0 and output.count("--log=tensorboard") == 12  # of train and eval
     assert list(tmp_path.iterdir()) == [file]
 
 
