@@ -22,7 +22,7 @@ from ...bounds.frozen import gradient_of
 from ...bounds.net import BoundedNet
 from ...bounds.precision import full_precision, rounding_threshold
 from ...errors import ModelError, OutOfTime
-from ...formats.flat_network import PIECEWISE
+from ...formats.flat_network import CURVES, PIECEWISE
 from ...formats.query import Query
 from ..budget import Budget
 from ..crown.branch_and_bound import Problems, branch_and_bound
@@ -124,7 +124,11 @@ class _Search:
         functions = self.joint.functions
         if not functions:
             return self._by_program()
-        return self._by_bounds() if functions <= PIECEWISE else self._by_boxes()
+        if functions <= PIECEWISE | CURVES:
+            found = self._by_bounds()
+            if functions <= PIECEWISE or found.verdict != UNKNOWN:
+                return found
+        return self._by_boxes()
 
     # -- attacks ------------------------------------------------------------------
 

@@ -91,6 +91,17 @@ def test_single_images_agree_with_an_exact_method(tmp_path, kind):
         assert exact is None or verdict == ("sat" if exact[0] else "unsat")
 
 
+@pytest.mark.parametrize("curve", [nn.Sigmoid, nn.Tanh])
+def test_curves_of_many_inputs_are_decided_by_lines(tmp_path, curve):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 10), curve(), nn.Linear(10, 3)).eval()
+    x = torch.rand(20)
+    label = int(model(x[None]).argmax())
+    for eps, verdict in ((0.01, "unsat"), (5.0, "sat")):
+        text = image_query(Box(x - eps, x + eps), label, 3)
+        assert ask(tmp_path, text, N=(model, (20,))).verdict == verdict
+
+
 def random_query(generator: np.random.Generator, pixels: int) -> str:
     """Two networks, the second a copy; a tie or none; constraints of inputs and outputs."""
     number = lambda low, high: f"{generator.uniform(low, high):.3f}"  # noqa: E731
