@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from ..bounds.frozen import gradient_of
 from ..bounds.inputs import check_labelled, outside_inference, taking_data
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet, as_bounded_net
+from ..bounds.norms import check_norm
 from ..bounds.radius import as_type
 from ..errors import expect
 from .pgd import PGD, ascend, check_step_size, uniform_start
@@ -44,15 +46,15 @@ class GroupAttackResult(NamedTuple):
 
 @dataclass(frozen=True)
 class GroupAttack:
-    """Joint L∞ attack: one u for each group, |u| <= ε, that breaks many inputs at once.
+    """Joint attack: one u for each group, ‖u‖ <= ε, that breaks many inputs at once.
 
-    Each restart begins at a random corner of the ball and draws new weights of the inputs, as
-    inputs that pull in opposite directions would hold each other still. It pushes each input
-    until that is broken by ``overshoot``: every other restart by its smallest margin, the rest
-    by its cross-entropy, because each finds what the other misses. The attack keeps the u of the
-    step that broke most. Groups with nothing left to break take no more restarts. The result is
-    a lower bound of the damage that one perturbation can do, hence an upper bound of UAP
-    accuracy.
+    Each restart begins at a random corner of the ball (of ℓ2, in such a direction) and draws new
+    weights of the inputs, as inputs that pull in opposite directions would hold each other still.
+    It pushes each input until that is broken by ``overshoot``: every other restart by its
+    smallest margin, the rest by its cross-entropy, because each finds what the other misses. The
+    attack keeps the u of the step that broke most. Groups with nothing left to break take no more
+    restarts. The result is a lower bound of the damage that one perturbation can do, hence an
+    upper bound of UAP accuracy.
 
     Args:
         steps: Gradient steps of a restart.
@@ -61,6 +63,7 @@ class GroupAttack:
         overshoot: Margin, in logits, by which an input must be broken to be pushed no further.
         momentum: Share of the earlier direction that is added to each gradient.
         clip: Range that perturbed inputs are cut to; None for no cut.
+        norm: Of the perturbations, inf or 2.
     """
 
     steps: int = 50
@@ -69,8 +72,10 @@ class GroupAttack:
     overshoot: float = 0.005
     momentum: float = 0.75
     clip: Range | None = None
+    norm: float = math.inf
 
     def __post_init__(self) -> None:
+        check_norm(self.norm)
         check_count(self.steps, "GroupAttack.steps")
         check_count(self.restarts, "GroupAttack.restarts")
         check_step_size(self.step_size)
@@ -105,7 +110,7 @@ class GroupAttack:
         eps = check_radius(eps, "ε")
         net = as_bounded_net(net)
         self._check(net, x, y, eps, open_)
-        ball = Ball(as_type(eps, x), self.clip)
+        ball = Ball(as_type(eps, x), self.clip, self.norm)
         worth = torch.ones_like(y, dtype=torch.bool) if open_ is None else open_
         u = torch.zeros_like(x[:, 0])
         most = torch.zeros_like(y[:, 0])
@@ -134,7 +139,9 @@ class GroupAttack:
     @classmethod
     def like(cls, attack: PGD) -> GroupAttack:
         """Return an attack on groups with the steps, restarts and range of one on inputs."""
-        return cls(attack.steps, attack.step_size, attack.restarts, clip=attack.clip)
+        return cls(
+            attack.steps, attack.step_size, attack.restarts, clip=attack.clip, norm=attack.norm
+        )
 
     def perturb(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
         """Find one perturbation for each group of a batch that was checked before, as losses do.
@@ -155,7 +162,8 @@ class GroupAttack:
         groups, size = x.shape[:2]
         check_fits(eps, x[:1, 0], "ε of inputs that share a perturbation")
         group = torch.arange(groups, device=x.device).repeat_interleave(size)
-        x, y, ball = x.detach().flatten(0, 1), y.flatten(), Ball(eps, self.clip)
+        ball = Ball(eps, self.clip, self.norm)
+        x, y = x.detach().flatten(0, 1), y.flatten()
         with net.evaluating():
             found = [
                 self._ascend(
@@ -173,6 +181,7 @@ class GroupAttack:
         grouped = isinstance(y, Tensor) and y.ndim == 2 and x.ndim >= 2 and x.shape[:2] == y.shape
         expect(grouped, f"inputs are {tuple(x.shape)}, y", y, "(G, N, ...) and (G, N)")
         check_labelled(net, x.flatten(0, 1), y.flatten())
+        check_norm(self.norm, eps)
         for value, name in ((eps, "ε"), (self.clip, "clip")):
             check_fits(value, x[0], name)
         mask = isinstance(open_, Tensor) and open_.dtype == torch.bool and open_.shape == y.shape
@@ -219,7 +228,10 @@ class GroupAttack:
             return torch.where(smallest > -self.overshoot, loss * weight, 0.0).sum()
 
         step = self.step_size * ball.eps
-        last = ascend(gradient_of(objective), ball.project, start, step, self.steps, self.momentum)
+        last = ascend(
+            *(gradient_of(objective), ball.project, start, step, self.steps, self.momentum),
+            towards=ball.direction,
+        )
         with torch.no_grad():
             objective(last)
         return torch.where((most > 0).view(-1, *[1] * (x.ndim - 1)), best, last), most

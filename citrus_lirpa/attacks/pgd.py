@@ -22,9 +22,10 @@ from ..bounds.checks import (
     check_range,
 )
 from ..bounds.deadline import time_is_over
-from ..bounds.frozen import Frozen
+from ..bounds.frozen import Frozen, gradient_of
 from ..bounds.inputs import check_labelled, outside_inference, taking_data
 from ..bounds.net import BoundedNet, as_bounded_net
+from ..bounds.norms import check_norm
 from ..bounds.radius import as_type
 
 #: Shares of the steps after which an attack's step shrinks tenfold.
@@ -40,8 +41,9 @@ def ascend(
     steps: int,
     momentum: float = 0.0,
     decay: Sequence[float] = DECAY_AT,
+    towards: Callable[[Tensor], Tensor] = torch.sign,
 ) -> Tensor:
-    """Ascend a scalar function by the signs of its gradient, projecting after every step.
+    """Ascend a scalar function by steps of one length, projecting after every step.
 
     At a deadline (:mod:`..bounds.deadline`) it ends with the value that it has.
 
@@ -53,6 +55,7 @@ def ascend(
         steps: Number of gradient steps.
         momentum: Share of the earlier direction that is added to each gradient.
         decay: Shares of the steps; after each of them the step shrinks tenfold.
+        towards: Makes the steps of gradients, as new tensors: their signs for ∞.
 
     Returns:
         The last value, detached.
@@ -65,7 +68,7 @@ def ascend(
             break
         direction = momentum * direction + gradient(v) if momentum else gradient(v)
         shrink = 0.1 ** sum(i >= at for at in decay_at)
-        v = project(direction.sign().mul_(step * shrink).add_(v))
+        v = project(towards(direction).mul_(step * shrink).add_(v))
     return v
 
 
@@ -87,7 +90,9 @@ def uniform_start(shape: torch.Size, eps: Scalar, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PGD:
-    """Untargeted L∞ PGD on the cross-entropy, with a perturbation for each input.
+    """Untargeted PGD on the cross-entropy, with a perturbation for each input.
+
+    Steps are along the signs of gradients in the L∞ ball, along the gradients in the ℓ2 ball.
 
     Source: Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks.
 
@@ -98,27 +103,30 @@ class PGD:
         restarts: Random starts; each input keeps the one with its highest loss.
         clip: Range that x + v stays in; None for no limits. A loss that is given a PGD replaces
             it by its own range.
+        norm: Of the perturbations, inf or 2. A loss replaces it by its own norm too.
     """
 
     steps: int = 20
     step_size: float = 0.5
     restarts: int = 1
     clip: Range | None = PIXELS
+    norm: float = math.inf
 
     def __post_init__(self) -> None:
         check_count(self.steps, "PGD.steps", 0)
         check_count(self.restarts, "PGD.restarts")
         check_step_size(self.step_size)
         check_range(self.clip)
+        check_norm(self.norm)
 
-    def within(self, clip: Range | None) -> PGD:
-        """Return the same attack with another valid range of the inputs."""
-        return replace(self, clip=clip)
+    def within(self, clip: Range | None, norm: float = math.inf) -> PGD:
+        """Return the same attack with another valid range of the inputs, and in another norm."""
+        return replace(self, clip=clip, norm=norm)
 
     @staticmethod
-    def sign_step(clip: Range | None = PIXELS) -> PGD:
-        """Return an attack of one step, across the whole ball: to the corner that it points at."""
-        return PGD(steps=1, step_size=2.0, clip=clip)
+    def sign_step(clip: Range | None = PIXELS, norm: float = math.inf) -> PGD:
+        """Return an attack of one step, across the whole ball: to where the gradient points."""
+        return PGD(steps=1, step_size=2.0, clip=clip, norm=norm)
 
     @outside_inference
     @taking_data
@@ -134,7 +142,7 @@ class PGD:
             eps: Radius ε in pixels, a number or a tensor that broadcasts to ``x``.
 
         Returns:
-            Perturbations v, shaped as ``x`` and detached, with |v| <= eps and x + v in the
+            Perturbations v, shaped as ``x`` and detached, with ‖v‖ <= eps and x + v in the
             range, up to the rounding of x.
 
         Raises:
@@ -144,13 +152,15 @@ class PGD:
         net = as_bounded_net(net)
         check_labelled(net, x, y)
         check_fits(eps, x, "ε")
+        check_norm(self.norm, eps)
         check_fits(self.clip, x, "clip")
         return self.perturb(net, x, y, as_type(eps, x))
 
     def perturb(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
         """Find the same perturbations for a batch that was checked before, as losses do."""
         x = x.detach()
-        lower, upper = Ball(eps, self.clip).box(x)
+        ball = Ball(eps, self.clip, self.norm)
+        lower, upper = ball.box(x)
 
         def start() -> Tensor:
             shares = distributed.draw_rows(
@@ -158,12 +168,14 @@ class PGD:
             )
             return x + shares * eps
 
+        def run() -> Tensor:
+            if self.norm == 2:
+                return self._ascend_round(logits, start(), x, y, ball)
+            return torch.clamp(self._ascend(logits, start(), y, eps, lower, upper), lower, upper)
+
         with net.evaluating():
             logits = net.frozen()
-            runs = [
-                torch.clamp(self._ascend(logits, start(), y, eps, lower, upper), lower, upper)
-                for _ in range(self.restarts)
-            ]
+            runs = [run() for _ in range(self.restarts)]
             if self.restarts == 1:
                 return runs[0] - x
             with torch.no_grad():
@@ -185,3 +197,13 @@ class PGD:
             self.steps,
         )
         return at.leave(last)
+
+    def _ascend_round(self, net: Frozen, start: Tensor, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
+        """Ascend from ``start`` in the ℓ2 balls around ``x``, in pixels."""
+
+        def into(z: Tensor) -> Tensor:
+            return ball.cut(x + ball.project(z - x))
+
+        gradient = gradient_of(lambda z: F.cross_entropy(net(z), y, reduction="sum"))
+        step = self.step_size * ball.eps
+        return ascend(gradient, into, start, step, self.steps, towards=ball.direction)

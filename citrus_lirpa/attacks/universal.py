@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from ..bounds.checks import (
 from ..bounds.frozen import gradient_of
 from ..bounds.inputs import check_inputs, check_labelled, outside_inference, taking_data
 from ..bounds.net import BoundedNet, as_bounded_net
+from ..bounds.norms import check_norm
 from ..bounds.precision import full_precision
 from ..bounds.radius import as_type
 from ..errors import InputError, expect
@@ -110,14 +112,14 @@ class UapResult:
 
 @dataclass(frozen=True)
 class SgdUap:
-    """Universal L∞ perturbation of a data set by stochastic gradient ascent.
+    """Universal perturbation of a data set by stochastic gradient ascent.
 
     Every step adds ``step_size`` · ε times the sign of the gradient of a batch's mean
-    cross-entropy. The cross-entropy of each image is clamped from above, so that images that are
-    broken already do not dominate. Each restart begins at a random corner of the ball. The
-    attack keeps the u with the highest fooling rate on all the images after an epoch. With a
-    target, steps lower the mean cross-entropy of this class on images of all others, and the u
-    that has most of them taken for the target is kept.
+    cross-entropy, or for ℓ2 its direction. The cross-entropy of each image is clamped from above,
+    so that images that are broken already do not dominate. Each restart begins at a random corner
+    of the ball. The attack keeps the u with the highest fooling rate on all the images after an
+    epoch. With a target, steps lower the mean cross-entropy of this class on images of all others,
+    and the u that has most of them taken for the target is kept.
 
     Source: Mummadi et al. 2019, Defending Against Universal Perturbations With Shared
     Adversarial Training; Shafahi et al. 2020, Universal Adversarial Training.
@@ -131,6 +133,7 @@ class SgdUap:
         clip: Range that perturbed images are cut to; None for no cut.
         per_class: Make one u for each class, from the images of this class alone.
         target: The class that images of all others are to be taken for; None for any wrong one.
+        norm: Of the perturbation, inf or 2.
     """
 
     epochs: int = 10
@@ -141,8 +144,10 @@ class SgdUap:
     clip: Range | None = None
     per_class: bool = False
     target: int | None = None
+    norm: float = math.inf
 
     def __post_init__(self) -> None:
+        check_norm(self.norm)
         for name in ("epochs", "step_size", "beta", "batch_size", "restarts"):
             value = getattr(self, name)
             usable = is_number(value) and value > 0
@@ -175,6 +180,7 @@ class SgdUap:
         net = as_bounded_net(net)
         check_labelled(net, x, y, anywhere=True)
         check_fits(eps, x, "ε")
+        check_norm(self.norm, eps)
         check_fits(self.clip, x, "clip")
         if self.target is not None:
             check_count(self.target, "SgdUap.target", 0, net.classes - 1)
@@ -188,7 +194,7 @@ class SgdUap:
 
             def restart(number: int) -> tuple[Tensor, int]:
                 torch.manual_seed(seeds[number])
-                ball = Ball(as_type(eps, net.parameters()[0]), self.clip)
+                ball = Ball(as_type(eps, net.parameters()[0]), self.clip, self.norm)
                 return self._craft(net, x, y, rows[number // self.restarts], ball, bar.update)
 
             def on_remote_progress(finished: int) -> None:
@@ -267,10 +273,17 @@ class SgdUap:
             corner = uniform_start(best.shape, 1.0, best).sign() * ball.eps
             step = self.step_size * ball.eps
             last = ascend(
-                gradient_of(objective), ball.project, corner, step, self._steps(len(rows))
+                *(gradient_of(objective), _alone(ball.project), corner, step),
+                steps=self._steps(len(rows)),
+                towards=_alone(ball.direction),
             )
             measure(last)
         return best, most
+
+
+def _alone(rows: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a function of rows (N, ...) as one of a single one (...)."""
+    return lambda u: rows(u.unsqueeze(0)).squeeze(0)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .checks import Range, Scalar, check_fits, check_radius, check_range, check_tensor, fits
+from .norms import check_norm, unit_vectors, within_ball
 from .radius import as_type
 
 #: The valid range of pixels.
@@ -29,7 +31,9 @@ class Box(NamedTuple):
     upper: Tensor
 
     @staticmethod
-    def around(centre: Tensor, radius: Scalar, clip: Range | None = PIXELS) -> Box:
+    def around(
+        centre: Tensor, radius: Scalar, clip: Range | None = PIXELS, norm: float = math.inf
+    ) -> Box:
         """Make the box of ``radius`` around each centre, cut to the valid range.
 
         Both ends are clamped from both sides, so lower <= upper always holds: a centre further
@@ -40,6 +44,7 @@ class Box(NamedTuple):
             centre: Centres (N, ...).
             radius: Radius in pixels, a number or a tensor that broadcasts to the centres.
             clip: Valid range; None for no limits.
+            norm: 2 for ℓ2 balls of that radius: a :class:`RoundBox`.
 
         Raises:
             InputError: A value cannot be used.
@@ -50,12 +55,17 @@ class Box(NamedTuple):
         if not isinstance(clip, Box):  # the ends of a box are in order already
             check_range(clip)
         check_fits(clip, centre, "clip")
-        return Ball(radius, clip).box(centre)
+        return Ball(radius, clip, check_norm(norm, radius)).box(centre)
 
     @property
     def centre(self) -> Tensor:
         """The middle of each box."""
         return (self.lower + self.upper) / 2
+
+    @property
+    def middle(self) -> Tensor:
+        """The point that each box is drawn around."""
+        return self.centre
 
     @property
     def radius(self) -> Tensor:
@@ -76,6 +86,37 @@ class Box(NamedTuple):
     def rows(self, index: Tensor | slice) -> Box:
         """Return the boxes at ``index`` of the batch dimension."""
         return Box(self.lower[index], self.upper[index])
+
+
+class RoundBox(Box):
+    """The boxes around parts of ellipsoids, all z in them with ‖(z - middle) / axes‖₂ <= 1.
+
+    What takes it for a Box bounds the whole box, which is sound and wider.
+
+    Attributes:
+        round: ``middle`` (N, ...) as its centre, and ``axes`` (1, ...) as its radius.
+    """
+
+    round: Interval
+
+    def __new__(cls, lower: Tensor, upper: Tensor, round: Interval) -> RoundBox:
+        """Make the boxes."""
+        made = super().__new__(cls, lower, upper)
+        made.round = round
+        return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return *self, self.round
+
+    @property
+    def middle(self) -> Tensor:
+        """The middle of each ellipsoid."""
+        return self.round.centre
+
+    def rows(self, index: Tensor | slice) -> RoundBox:
+        """Return the boxes at ``index`` of the batch dimension."""
+        round = Interval(self.round.centre[index], self.round.radius)
+        return RoundBox(self.lower[index], self.upper[index], round)
 
 
 class Interval(NamedTuple):
@@ -138,17 +179,19 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Ball:
-    """The threat model: an input x may become x + u with |u| <= ε, cut to ``clip``.
+    """The threat model: an input x may become x + u with ‖u‖ <= ε, cut to ``clip``.
 
     Its methods check nothing; :meth:`Box.around` does.
 
     Args:
         eps: ε in pixels, a number or a tensor that broadcasts to the inputs.
         clip: Valid range that x + u is cut to; None for no cut.
+        norm: That u is measured in, inf or 2; for 2 ε is one number.
     """
 
     eps: Scalar
     clip: Range | None = None
+    norm: float = math.inf
 
     def radius(self, x: Tensor) -> Scalar:
         """Return ε in the type and on the device of inputs."""
@@ -157,11 +200,21 @@ class Ball:
     def box(self, x: Tensor) -> Box:
         """Return the boxes of all perturbed inputs, one for each of ``x`` (N, ...)."""
         eps = self.radius(x)
-        return Box(clamp(x - eps, self.clip), clamp(x + eps, self.clip))
+        ends = clamp(x - eps, self.clip), clamp(x + eps, self.clip)
+        if self.norm == math.inf:
+            return Box(*ends)
+        # cutting moves no two points apart: cut(x + u) is within ε of cut(x)
+        return RoundBox(*ends, Interval(self.cut(x), torch.full_like(x[:1], 1.0) * eps))
 
     def project(self, u: Tensor) -> Tensor:
-        """Return ``u`` cut to |u| <= ε."""
+        """Return ``u`` (N, ...) cut to ‖u‖ <= ε."""
+        if self.norm == 2:
+            return within_ball(u, self.eps)
         return clamp(u, (-self.eps, self.eps))
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Return the steepest steps (N, ...) of length 1 in this norm."""
+        return unit_vectors(gradient) if self.norm == 2 else gradient.sign()
 
     def cut(self, x: Tensor) -> Tensor:
         """Return perturbed inputs ``x`` cut to the valid range."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -145,6 +146,23 @@ class Affine(Step):
         centre = self.function(box.centre, weight, bias)
         return Interval(centre, self.function(box.radius, weight.abs(), None))
 
+    def of_ball(
+        self, ball: Interval, box: Interval, weight: Tensor, bias: Tensor | None
+    ) -> Interval:
+        """Return the box around all W x + b, x in ellipsoids, as far as it is within ``box``.
+
+        Args:
+            ball: Middles (N, ...) and half axes (1, ...).
+            box: A box around these values.
+            weight: W.
+            bias: b.
+        """
+        centre = self.function(ball.centre, weight, bias)
+        radius = root(self.function(ball.radius.square(), weight.square(), None))
+        lower = torch.maximum(box.centre - box.radius, centre - radius)
+        upper = torch.minimum(box.centre + box.radius, centre + radius)
+        return Interval.of(Box(lower, torch.maximum(lower, upper)))
+
     def magnitude(self, box: Interval, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return |W||x| + |b| for the largest |x| in a box."""
         largest = box.centre.abs() + box.radius
@@ -269,8 +287,7 @@ class IntervalNetwork:
         last = {source: number for number, step in enumerate(steps) for source in step.sources}
         self._done = [[s for s, at in last.items() if at == n] for n in range(len(steps))]
         self.logits: Callable[[Weights, Tensor], Tensor] = self._logits
-        self.intervals: Callable[[Weights, Interval], tuple[list[Interval], Interval]]
-        self.intervals = self._intervals
+        self.intervals: Callable[..., tuple[list[Interval], Interval]] = self._intervals
 
     @staticmethod
     def of(graph: Graph) -> IntervalNetwork | None:
@@ -345,17 +362,39 @@ class IntervalNetwork:
                 gradients[source] = gradients[source] + part if source in gradients else part
         return gradients[0]
 
-    def _intervals(self, weights: Weights, box: Interval) -> tuple[list[Interval], Interval]:
+    @cached_property
+    def first(self) -> tuple[int, list[Step]]:
+        """The number of the first linear layer or convolution, and the reshaping before it."""
+        for number, step in enumerate(self.steps):
+            if isinstance(step, (_Linear, Convolution)) and step.sources == (number,):
+                return number, self.steps[:number]
+            if not isinstance(step, _Reshape) or step.sources != (number,):
+                break
+        return -1, []
+
+    def entering(self, ball: Interval) -> Interval:
+        """Return ellipsoids of normalised inputs as the first layer takes them."""
+        for step in self.first[1]:
+            ball = step.interval(ball)
+        return Interval(laid_out(ball.centre), laid_out(ball.radius))
+
+    def _intervals(
+        self, weights: Weights, box: Interval, ball: Interval | None = None
+    ) -> tuple[list[Interval], Interval]:
         """Bounds of the input of every ReLU, in network order, and of the last step's.
 
-        Interval bound propagation (Gowal et al. 2018) of a box of normalised inputs.
+        Interval bound propagation (Gowal et al. 2018) of a box of normalised inputs, or of the
+        parts of ellipsoids in it: their first layer has a radius of ε times the ℓ2 norm of a row.
         """
         before = {}
 
         def run(number: int, step: Step, values: list[Interval]) -> Interval:
             if isinstance(step, _Relu):
                 before[number] = values[0]
-            return step.interval(*values, *weights[number])
+            found = step.interval(*values, *weights[number])
+            if ball is None or number != self.first[0] or not isinstance(step, Affine):
+                return found
+            return step.of_ball(self.entering(ball), found, *weights[number])
 
         box = Interval(laid_out(box.centre), laid_out(box.radius))
         last = self._run(run, box, self.steps[:-1])
@@ -398,7 +437,9 @@ class IntervalNetwork:
         return value
 
 
-def margin_bounds(weights: Weight, box: Interval, y: Tensor) -> Tensor:
+def margin_bounds(
+    weights: Weight, box: Interval, y: Tensor, ball: Interval | None = None
+) -> Tensor:
     """Return lower bounds of the margins of a linear layer over boxes of its inputs.
 
     (w_y - w_c)·centre + b_y - b_c - |w_y - w_c|·radius: the layer and the margins as one.
@@ -407,6 +448,7 @@ def margin_bounds(weights: Weight, box: Interval, y: Tensor) -> Tensor:
         weights: Weight (K, H) and bias (K,) of the layer.
         box: N boxes of its inputs.
         y: (N,) labels.
+        ball: Ellipsoids of its inputs, of which only the parts in the boxes count.
 
     Returns:
         (N, K-1) bounds of logit_y - logit_c, c != y ascending.
@@ -416,7 +458,16 @@ def margin_bounds(weights: Weight, box: Interval, y: Tensor) -> Tensor:
     widths = (weight.unsqueeze(1) - weight).abs()[y]  # (N, K, H)
     margins = logits.gather(1, y.unsqueeze(1)) - logits
     margins = margins - torch.matmul(widths, box.radius.unsqueeze(2)).squeeze(2)
+    if ball is not None:
+        logits = F.linear(ball.centre, weight, bias)
+        spread = root(torch.matmul(widths.square(), ball.radius.square().unsqueeze(2)).squeeze(2))
+        margins = torch.maximum(margins, logits.gather(1, y.unsqueeze(1)) - logits - spread)
     return margins.gather(1, wrong_classes(y, len(weight)))
+
+
+def root(squares: Tensor) -> Tensor:
+    """Return square roots, with a gradient at 0."""
+    return squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()
 
 
 def laid_out(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import DependencyError, InputError, ModelError, reason, require
 from . import lirpa
 from .allowed import refusal
-from .box import Bounds, Box, Interval
+from .box import Bounds, Box, Interval, RoundBox
 from .checks import check_labels, check_name, check_tensor
 from .frozen import Frozen, freeze
 from .graph import Graph
@@ -368,7 +368,11 @@ class BoundedNet:
     def _bound(self, box: Box, labels: Tensor | None, method: str) -> Bounds:
         inputs = self.input_box(box)
         if method == "ibp" and self.fast is not None:
-            return self._bound_by_intervals(self.fast, box, Interval.of(inputs), labels)
+            return self._bound_by_intervals(self.fast, box, inputs, labels)
+        if isinstance(box, RoundBox):
+            raise ModelError(
+                f"ℓ2 balls are bounded by this package's IBP, not by auto_LiRPA's bounds ({method})"
+            )
         c = None if labels is None else specification(labels, self.classes, box.lower.dtype)
         found = self.lirpa.bounds(inputs, c, method, self.parameters())
         before: Sequence[Box | Interval] | None = found.before
@@ -383,17 +387,21 @@ class BoundedNet:
         )
 
     def _bound_by_intervals(
-        self, fast: IntervalNetwork, box: Box, inputs: Interval, labels: Tensor | None
+        self, fast: IntervalNetwork, box: Box, before: Box, labels: Tensor | None
     ) -> Bounds:
-        weights = fast.weights()
-        intervals, last = fast.intervals(weights, inputs)
+        weights, inputs = fast.weights(), Interval.of(before)
+        ball = before.round if isinstance(before, RoundBox) else None
+        intervals, last = fast.intervals(weights, inputs, ball)
 
         def measure() -> list[Tensor]:
             return [fast.largest_terms(inputs, [i.box() for i in intervals])]
 
         if labels is None:  # by their ends, whose rounding trained weights depend on
             return Bounds(box, None, inputs, [i.box() for i in intervals], measure)
-        return Bounds(box, margin_bounds(weights[-1], last, labels), inputs, intervals, measure)
+        alone = ball is not None and fast.first[0] == len(fast.steps) - 1
+        entering = fast.entering(ball) if alone and ball is not None else None
+        margins = margin_bounds(weights[-1], last, labels, entering)
+        return Bounds(box, margins, inputs, intervals, measure)
 
     def margins(self, box: Box, y: Tensor, method: str = "ibp") -> Tensor:
         """Return (N, K-1) lower bounds of logit_y - logit_c over each box, c != y ascending.
@@ -418,7 +426,12 @@ class BoundedNet:
 
     def input_box(self, box: Box) -> Box:
         """Return the box as the first layer after normalisation sees it."""
-        return Box(self._normalised(box.lower), self._normalised(box.upper))
+        ends = self._normalised(box.lower), self._normalised(box.upper)
+        if not isinstance(box, RoundBox):
+            return Box(*ends)
+        middle, axes = box.round
+        axes = self._normalised(axes) - self._normalised(torch.zeros_like(axes))
+        return RoundBox(*ends, Interval(self._normalised(middle), axes))
 
     def largest_terms(self, box: Box, before: list[Box]) -> Tensor | None:
         """Return the largest sums of absolute values that layers add up: what rounds.

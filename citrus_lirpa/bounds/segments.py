@@ -8,6 +8,7 @@ intervals go from knot to knot.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +37,14 @@ _WEIGHTED = {
 _SUMS = {
     "BoundLinear", "BoundConv", "BoundMatMul", "BoundAveragePool", "BoundGlobalAveragePool",
     "BoundReduceMean", "BoundReduceSum",
+}  # fmt: skip
+
+#: Those that add up different numbers, and those that move and scale single ones.
+_LAYERS = {"BoundLinear", "BoundConv"}
+_MOVES = {
+    "BoundBatchNormalization", "BoundFlatten", "BoundReshape", "BoundTranspose", "BoundSqueeze",
+    "BoundUnsqueeze", "BoundIdentity", "BoundDropout", "BoundPad", "BoundAdd", "BoundSub",
+    "BoundNeg", "BoundMul", "BoundDiv",
 }  # fmt: skip
 
 #: The number of the network's input among the sources of segments.
@@ -98,6 +107,31 @@ class Segment:
             arguments = tuple(values[a] for a in operation.arguments)
             values[operation.name] = _sizes(operation, arguments, constant)
         return values[self.end]
+
+    def spread(self, axes: Tensor) -> Tensor | None:
+        """Return how far the result moves on ellipsoids of inputs, by the ℓ2 norms of its rows.
+
+        Args:
+            axes: (N, ...) the half axes of ellipsoids of the network's input.
+
+        Returns:
+            (N, ...); None where the segment is more than one linear layer or convolution of the
+            input, beside what moves and scales single numbers.
+        """
+        if self.sources != (INPUT,) or not all(map(_keeps_apart, self.operations)):
+            return None
+        if sum(operation.kind in _LAYERS for operation in self.operations) > 1:
+            return None
+        if self.normalise is not None:
+            axes = self.normalise(axes) - self.normalise(torch.zeros_like(axes))
+        values, before = {**self.constants, self.names[0]: axes.square()}, axes
+        for operation in self.operations:
+            value = _squares(operation, [values[a] for a in operation.arguments])
+            moves = operation.kind != "BoundPad" and operation.kind not in _LAYERS
+            if moves and value.numel() != before.numel():  # numbers may be there twice
+                return None
+            values[operation.name] = before = value
+        return values[self.end].sqrt()
 
     def double(self) -> Segment:
         """Return the same function in float64."""
@@ -268,6 +302,21 @@ def _sizes(operation: Operation, values: tuple[Any, ...], constant: bool) -> Ten
     return operation.forward(*absolute)
 
 
+def _keeps_apart(operation: Operation | Piece) -> bool:
+    """Whether an operation takes one value, and no number of it twice for one result."""
+    known = operation.kind in _MOVES | _LAYERS and sum(operation.varying) == 1
+    return known and (operation.kind != "BoundLinear" or set(_factors(operation)) <= {1})
+
+
+def _squares(operation: Operation, values: Sequence[Any]) -> Tensor:
+    """The squared half axes behind an operation, from those before it."""
+    if isinstance(operation, BatchNorm):
+        return scaled(values[0], operation.scale_and_shift(*values[1:])[0].square(), None)
+    each = zip(values, operation.varying, strict=True)
+    squared = tuple(v.square() if _is_real(v) and not varies else v for v, varies in each)
+    return _sizes(operation, squared, constant=False)
+
+
 def _terms(operation: Operation, constants: list[Any]) -> tuple[int, int]:
     """How many products a number adds up in an operation, forwards and backwards."""
     if isinstance(operation, Piece):
@@ -326,11 +375,16 @@ def _adds_up(operation: Operation | Piece) -> bool:
 
 def _is_unusual(operation: Operation) -> bool:
     """Whether an affine operation is of a form whose terms ``Segment.sizes`` does not know."""
-    if operation.kind == "BoundLinear":  # its product and bias may be scaled, by several names
-        names = ("alpha", "beta", "alpha_linear", "beta_linear")
-        factors = [getattr(operation.node, name, 1.0) for name in names]
+    if operation.kind == "BoundLinear":
+        factors = _factors(operation)
         return any(isinstance(factor, int | float) and factor < 0 for factor in factors)
     return operation.kind == "BoundBatchNormalization" and not isinstance(operation, BatchNorm)
+
+
+def _factors(operation: Any) -> list[Any]:
+    """What a linear layer's product and bias are scaled by, which has several names."""
+    names = ("alpha", "beta", "alpha_linear", "beta_linear")
+    return [getattr(operation.node, name, 1.0) for name in names]
 
 
 def _is_real(value: Any) -> bool:

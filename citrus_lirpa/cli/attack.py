@@ -15,6 +15,7 @@ from .options import (
     eps,
     eps_map,
     network_path,
+    norm,
     quiet,
     results_out,
     seed,
@@ -48,6 +49,7 @@ from .output import Results, examples, results
 @network_path
 @eps
 @eps_map
+@norm
 @dataset
 @click.option("--class-wise", is_flag=True, help="One perturbation for each class.")
 @click.option(
@@ -57,7 +59,7 @@ from .output import Results, examples, results
     "--perturbation",
     type=FILE,
     help="Craft nothing: try what is in this file (uap.pt or uap-METHOD.npz of a run, .npy). ε is "
-    "its largest change of a pixel.",
+    "its largest change of a pixel, or the length of the longest with --norm 2.",
 )
 @click.option(
     "--split",

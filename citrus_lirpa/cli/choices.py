@@ -38,7 +38,9 @@ BOUNDS = ("own", "auto-lirpa")
 RELATIONAL = ("none", "io", "cross", "zeng", "raven", "racoon", "rabbit")
 #: ``verify.SOLVERS``
 SOLVERS = ("highs", "gurobi")
-#: The defaults of ``verify.Protocol``.
+#: ``bounds.norms.NORMS``, as users write them
+NORMS = ("inf", "2")
+#: The defaults of ``verify.Protocol``, but for the norm, which is the network's.
 PROTOCOL: dict[str, Any] = {
     "method": "bab",
     "relational": None,

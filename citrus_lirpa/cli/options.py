@@ -14,7 +14,7 @@ from ..errors import ConfigError, InputError, Terminated, require
 from ..formats.numbers import parse_number
 from ..imports import is_code, permit_code
 from ..training.interrupts import Termination, terminations
-from .choices import DATASETS, LOGGERS, MAX_SEED, PROTOCOL, RELATIONAL, SOLVERS, STAGES
+from .choices import DATASETS, LOGGERS, MAX_SEED, NORMS, PROTOCOL, RELATIONAL, SOLVERS, STAGES
 from .output import results
 
 Command = Callable[..., Any]
@@ -52,6 +52,12 @@ eps_map = click.option(
     type=FILE,
     metavar="FILE.npy",
     help="The radius of each pixel, channel or feature instead, zero where nothing moves.",
+)
+norm = click.option(
+    "--norm",
+    type=click.Choice(NORMS),
+    help="What u is measured in: inf for its largest change of a pixel, 2 for its Euclidean length "
+    "over all pixels, which takes one --eps.  [default: the run's, or inf]",
 )
 clip = click.option(
     "--clip/--no-clip",
@@ -254,6 +260,7 @@ _PROTOCOL: dict[str, Callable[[Command], Command] | dict[str, Any]] = {
         help="Solver of the mixed-integer programs of groups with many open images.",
     ),
     "eps": eps,
+    "norm": norm,
     "group_size": dict(type=int, help="Number of images that share one perturbation."),
     "limit": dict(type=int, help="Only the first N images."),
     "held_out": dict(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -26,6 +27,7 @@ from ..bounds.checks import (
 from ..bounds.inputs import check_labelled
 from ..bounds.margins import logit_margins, wrong_classes
 from ..bounds.net import BoundedNet, as_bounded_net
+from ..bounds.norms import check_norm
 from ..bounds.radius import as_type
 from ..bounds.selfcheck import OVERFLOW
 from ..errors import expect, require
@@ -140,6 +142,7 @@ class Loss(nn.Module):
     Args:
         clip: Valid range of the inputs: (0, 1) for pixels, tensors that broadcast to the inputs
             for normalised data, None for no limits.
+        norm: Of the perturbations, inf or 2.
     """
 
     #: The attack of a loss that has one and is given none.
@@ -147,10 +150,10 @@ class Loss(nn.Module):
     #: Whether ε has to rise slowly, as where boxes are bounded.
     needs_ramp: ClassVar[bool] = True
 
-    def __init__(self, clip: Range | None = PIXELS):
+    def __init__(self, clip: Range | None = PIXELS, norm: float = math.inf):
         super().__init__()
         check_range(clip)
-        self.clip = clip
+        self.clip, self.norm = clip, check_norm(norm)
 
     def forward(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of a batch: plain cross-entropy while ``eps`` is 0, then ``terms``.
@@ -174,6 +177,7 @@ class Loss(nn.Module):
         )
         with net.in_use():
             eps = check_batch(net, x, y, eps, self.clip)
+            check_norm(self.norm, eps)
             if bool(torch.as_tensor(eps).any()):
                 terms = self.terms(net, x, y, eps)
                 _warn(net, terms, getattr(self, "method", "ibp"))
@@ -183,21 +187,22 @@ class Loss(nn.Module):
 
     def extra_repr(self) -> str:
         """List the hyper-parameters, for ``repr``."""
-        public = {k: v for k, v in vars(self).items() if not k.startswith("_") and k != "training"}
+        hidden = {"training", *(("norm",) if self.norm == math.inf else ())}
+        public = {k: v for k, v in vars(self).items() if not (k.startswith("_") or k in hidden)}
         return ", ".join(f"{key}={value!r}" for key, value in public.items())
 
     def choose_attack(self, attack: Attack | None) -> Attack:
         """Return the attack of this loss: ``attack``, or the default of its class.
 
-        A PGD gets the loss's ``clip`` in place of its own: what it finds in another range could
-        leave the ball once the loss has cut it. Any other function stays as it is.
+        A PGD gets the loss's ``clip`` and ``norm`` in place of its own: what it finds in another
+        range could leave the ball once the loss has cut it. Any other function stays as it is.
 
         Raises:
             InputError: The attack is not a function.
         """
         attack = self.default_attack if attack is None else attack
         expect(callable(attack), "the attack", attack, "PGD() or another function")
-        return attack.within(self.clip) if isinstance(attack, PGD) else attack
+        return attack.within(self.clip, self.norm) if isinstance(attack, PGD) else attack
 
     def check_net(self, net: BoundedNet) -> None:
         """Raise InputError or ModelError if this loss cannot train ``net``."""
@@ -238,6 +243,11 @@ def perturb(attack: Attack, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) 
 def check_method(method: str) -> None:
     """Raise InputError for bounds that are unknown or that cannot be trained on."""
     check_name(method, "method", TRAINABLE)
+
+
+def check_bounds_of(norm: float, method: str) -> None:
+    """Raise InputError for bounds of ℓ2 balls other than those of IBP."""
+    require(norm != 2 or method == "ibp", f"norm 2 is for method ibp, not for {method}")
 
 
 def check_share(value: float, name: str, meaning: str) -> None:

@@ -13,7 +13,16 @@ from ..bounds.checks import Range, Scalar, check_count, check_name, is_number
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet
 from ..errors import expect, require
-from .base import Attack, Loss, LossTerms, Stage, check_method, check_share, perturb
+from .base import (
+    Attack,
+    Loss,
+    LossTerms,
+    Stage,
+    check_bounds_of,
+    check_method,
+    check_share,
+    perturb,
+)
 from .cross_input import Pairing, Shifts, cross_input_boxes, joint_sets_of, partners_of
 from .universal import Universal
 
@@ -56,6 +65,7 @@ class Citrus(Loss):
         sign_steps: Share of the training, from its beginning, in which one full sign step
             (``PGD.sign_step``) stands in for ``attack``, as :meth:`begin_step` is told.
         clip: Valid range of the inputs; None for no limits.
+        norm: inf, or 2 for ℓ2 balls B(x_i + v_j, τ), which ``ibp`` bounds; without ``universal``.
     """
 
     def __init__(
@@ -72,9 +82,12 @@ class Citrus(Loss):
         alpha: float = 1.0,
         sign_steps: float = 0.0,
         clip: Range | None = PIXELS,
+        norm: float = math.inf,
     ):
-        super().__init__(clip)
+        super().__init__(clip, norm)
         check_method(method)
+        check_bounds_of(norm, method)
+        require(norm != 2 or not universal, "universal partners are for norm inf; set universal=0")
         check_share(tau_ratio, "tau_ratio", "the box radius τ cannot exceed ε")
         check_share(alpha, "alpha", "the weight of the bounds")
         check_name(reduction, "reduction", REDUCTIONS)
@@ -124,12 +137,12 @@ class Citrus(Loss):
         labels = y.unsqueeze(1)
         if self.worst:
             partners = self._worst(net, x, labels, v, tau, partners)
-        box = cross_input_boxes(x, v, tau, partners, self.clip)
+        box = cross_input_boxes(x, v, tau, partners, self.clip, self.norm)
         labels = labels.expand(partners.shape).flatten()
         bounds = net.bound_unchecked(box, labels, self.method)
         losses = robust_cross_entropy(bounds.margins)
         if self.alpha < 1:
-            attacked = logit_margins(net.logits(box.centre), labels)
+            attacked = logit_margins(net.logits(box.middle), labels)
             losses = self.alpha * losses + (1 - self.alpha) * robust_cross_entropy(attacked)
         total = REDUCTIONS[self.reduction](losses.view_as(partners)).mean()
         return LossTerms(total, logits, box, bounds.margins, v.detach(), bounds)
@@ -138,7 +151,7 @@ class Citrus(Loss):
         self, net: BoundedNet, x: Tensor, y: Tensor, radius: Scalar
     ) -> tuple[Tensor, Tensor]:
         """Find the perturbations (P, ...), and choose the rows of them that each input sees."""
-        attack = PGD.sign_step(self.clip) if self._early else self.attack
+        attack = PGD.sign_step(self.clip, self.norm) if self._early else self.attack
         if self.k == 2 or not isinstance(attack, PGD):
             partners = partners_of(self.pairing, len(x), x.device)
             return perturb(attack, net, x, y, radius), partners
@@ -150,7 +163,7 @@ class Citrus(Loss):
         self, net: BoundedNet, x: Tensor, labels: Tensor, v: Tensor, tau: Scalar, partners: Tensor
     ) -> Tensor:
         """Select from the partners (B, m) those with the highest loss, (B, worst)."""
-        box = cross_input_boxes(x, v, tau, partners, self.clip)
+        box = cross_input_boxes(x, v, tau, partners, self.clip, self.norm)
         bounds = net.bound_unchecked(box, labels.expand(partners.shape).flatten(), self.method)
         losses = robust_cross_entropy(bounds.margins).view_as(partners)
         worst = losses.topk(self.worst, dim=1).indices

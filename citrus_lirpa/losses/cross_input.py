@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -160,7 +161,12 @@ def _found(pairing: Pairing, batch: int, size: int) -> tuple[Tensor, ...]:
 
 
 def cross_input_boxes(
-    x: Tensor, v: Tensor, radius: Scalar, partners: Tensor, clip: Range | None = PIXELS
+    x: Tensor,
+    v: Tensor,
+    radius: Scalar,
+    partners: Tensor,
+    clip: Range | None = PIXELS,
+    norm: float = math.inf,
 ) -> Box:
     """Draw the boxes around x_i + v_j for every partner j of every input i.
 
@@ -172,6 +178,7 @@ def cross_input_boxes(
         radius: τ in pixels, a number or one value a channel as (C, 1, 1).
         partners: Rows of ``v`` (B, m), from a :class:`Pairing`.
         clip: Valid range of the inputs; None for no limits.
+        norm: 2 for ℓ2 balls in place of boxes.
 
     Returns:
         (B·m, ...) boxes, grouped by i: row i·m + p is that of input i and its p-th partner.
@@ -199,4 +206,4 @@ def cross_input_boxes(
             f"of v, 0 to {len(v) - 1}"
         )
     centre = x.unsqueeze(1) + v[partners.to(v.device)]
-    return Box.around(centre.flatten(0, 1), radius, clip)
+    return Box.around(centre.flatten(0, 1), radius, clip, norm)

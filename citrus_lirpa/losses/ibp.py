@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from ..bounds.checks import Range, Scalar
 from ..bounds.margins import robust_cross_entropy
 from ..bounds.net import BoundedNet
 from ..bounds.radius import largest
-from .base import Loss, LossTerms, check_max_eps, check_method
+from .base import Loss, LossTerms, check_bounds_of, check_max_eps, check_method
 
 
 class Ibp(Loss):
@@ -22,17 +24,19 @@ class Ibp(Loss):
     Args:
         method: Bounds on the box: ``ibp``, ``crown-ibp`` or ``crown``.
         clip: Valid range of the inputs; None for no limits.
+        norm: inf, or 2 for ℓ2 balls, which ``ibp`` bounds.
     """
 
-    def __init__(self, *, method: str = "ibp", clip: Range | None = PIXELS):
-        super().__init__(clip)
+    def __init__(self, *, method: str = "ibp", clip: Range | None = PIXELS, norm: float = math.inf):
+        super().__init__(clip, norm)
         check_method(method)
+        check_bounds_of(norm, method)
         self.method = method
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the ε-boxes."""
         logits = net(x)
-        box = Ball(eps, self.clip).box(x)
+        box = Ball(eps, self.clip, self.norm).box(x)
         bounds = net.bound_unchecked(box, y, self.method)
         total = robust_cross_entropy(bounds.margins).mean()
         return LossTerms(total, logits, box, bounds.margins, bounds=bounds)

@@ -10,6 +10,7 @@ from .. import distributed
 from ..bounds.box import PIXELS, Ball, clamp
 from ..bounds.checks import Range, Scalar, check_count, check_positive
 from ..bounds.net import BoundedNet
+from ..bounds.norms import lengths, shortened
 from ..bounds.radius import largest
 from .base import POINT_RADIUS, Loss, LossTerms, at_points, check_max_eps
 
@@ -97,7 +98,7 @@ class SmoothAdv(Loss):
                 shares = logits((x + v + noise).flatten(0, 1)).log_softmax(1)
                 of_label = shares.unflatten(0, noise.shape[:2]).gather(2, index).squeeze(2)
                 (gradient,) = torch.autograd.grad(-of_label.logsumexp(0).sum(), v)
-                v = _within(v.detach() + step * gradient / _norms(gradient), radius)
+                v = shortened(v.detach() + step * gradient / lengths(gradient), radius)
                 v = clamp(x + v, self.clip) - x
         return v
 
@@ -106,13 +107,3 @@ def _normal(x: Tensor) -> Tensor:
     return distributed.draw_rows(
         lambda rows: torch.randn(rows, *x.shape[1:], dtype=x.dtype, device=x.device), len(x)
     )
-
-
-def _norms(v: Tensor) -> Tensor:
-    """ℓ2 norms of (N, ...), as (N, 1, ...), at least the smallest number above 0."""
-    norms = v.flatten(1).norm(dim=1).clamp(min=torch.finfo(v.dtype).tiny)
-    return norms.view(-1, *[1] * (v.ndim - 1))
-
-
-def _within(v: Tensor, radius: float) -> Tensor:
-    return v * (radius / _norms(v)).clamp(max=1)

@@ -6,12 +6,14 @@ needs in every setting, such as another initialisation, goes into training/metho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import Parameter, Signature, signature
 from typing import Any
 
 from ..attacks import PGD
+from ..errors import require
 from .adversarial import Adversarial, CrossEntropy, Uat
 from .base import Loss
 from .citrus import Citrus
@@ -58,16 +60,19 @@ def from_options(kind: type[Loss], **values: Any) -> Callable[..., Loss]:
     if "attack" in own:
         values.setdefault("attack", attack_options(kind.default_attack))
     options = [Parameter("max_eps", Parameter.POSITIONAL_OR_KEYWORD, annotation=float)]
-    for name in (name for name in own if name not in ("max_eps", "clip")):
+    for name in (name for name in own if name not in ("max_eps", "clip", "norm")):
         if name not in values:
             options.append(own[name].replace(kind=Parameter.KEYWORD_ONLY))
         elif callable(values[name]):
             options += signature(values[name], eval_str=True).parameters.values()
     typed = Signature(options)
 
-    def make(max_eps: float, **given: Any) -> Loss:
+    def make(max_eps: float, norm: float = math.inf, **given: Any) -> Loss:
         typed.bind(max_eps, **given)  # TypeError for an option that is unknown or missing
         arguments: dict[str, Any] = {"max_eps": max_eps} if "max_eps" in own else {}
+        if norm != math.inf:
+            require("norm" in own, "norm 2 is for the methods ibp, sabr and citrus")
+            arguments["norm"] = norm
         for name, value in values.items():
             if callable(value):
                 names = signature(value).parameters.keys() & given.keys()

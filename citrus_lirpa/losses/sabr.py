@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from ..attacks import PGD
@@ -15,7 +17,8 @@ from .base import Attack, Loss, LossTerms, check_share, perturb
 class Sabr(Loss):
     """Robust cross-entropy on a small box near each input's own adversarial example.
 
-    The box of radius τ lies inside B(x_i, ε), as near as it can to the example.
+    The box of radius τ lies inside B(x_i, ε), as near as it can to the example. In ℓ2 it is the
+    ball B(x_i + v, τ) cut to the range, for ‖v‖₂ <= ε - τ.
 
     Source: Müller et al. 2023, Certified Training: Small Boxes are All You Need, section 3.
 
@@ -23,15 +26,21 @@ class Sabr(Loss):
         tau_ratio: τ/ε: the radius of the boxes as a share of ε, in (0, 1].
         attack: Finds the adversarial examples; PGD of 8 steps by default.
         clip: Valid range of the inputs; None for no limits.
+        norm: Of the perturbations, inf or 2.
     """
 
     default_attack = PGD(steps=8)
 
     def __init__(
-        self, tau_ratio: float, *, attack: Attack | None = None, clip: Range | None = PIXELS
+        self,
+        tau_ratio: float,
+        *,
+        attack: Attack | None = None,
+        clip: Range | None = PIXELS,
+        norm: float = math.inf,
     ):
-        super().__init__(clip)
-        self.small_box = SmallBox(tau_ratio, self.choose_attack(attack), clip)
+        super().__init__(clip, norm)
+        self.small_box = SmallBox(tau_ratio, self.choose_attack(attack), clip, norm)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the small boxes."""
@@ -45,9 +54,11 @@ class Sabr(Loss):
 class SmallBox:
     """Finds the boxes of SABR, on which STAPS trains too."""
 
-    def __init__(self, tau_ratio: float, attack: Attack, clip: Range | None):
+    def __init__(
+        self, tau_ratio: float, attack: Attack, clip: Range | None, norm: float = math.inf
+    ):
         check_share(tau_ratio, "tau_ratio", "the box radius τ cannot exceed ε")
-        self.tau_ratio, self.attack, self.clip = tau_ratio, attack, clip
+        self.tau_ratio, self.attack, self.clip, self.norm = tau_ratio, attack, clip, norm
 
     def __repr__(self) -> str:
         return f"SmallBox(tau_ratio={self.tau_ratio!r}, attack={self.attack!r})"
@@ -55,10 +66,14 @@ class SmallBox:
     def __call__(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> tuple[Box, Tensor]:
         """Find the boxes (B, ...) of a batch, and the perturbations that they are drawn to.
 
-        centre = clamp(x + v, LB + τ, UB - τ), where [LB, UB] is the ε-box in the valid range.
+        centre = clamp(x + v, LB + τ, UB - τ), where [LB, UB] is the ε-box in the valid range. In ℓ2
+        v is shortened to ε - τ, so that the ball of radius τ is within the ball of radius ε.
         """
         tau = self.tau_ratio * eps
         v = perturb(self.attack, net, x, y, eps)
+        if self.norm == 2:
+            shorter = Ball(eps - tau, self.clip, 2.0)
+            return Ball(tau, self.clip, 2.0).box(shorter.cut(x + shorter.project(v))), v
         whole = Ball(eps, self.clip).box(x)
         centre = clamp(x + v, (whole.lower + tau, whole.upper - tau))
         return Ball(tau, whole).box(centre), v

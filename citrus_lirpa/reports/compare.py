@@ -37,6 +37,7 @@ class Setting:
         clip: Range that perturbed images are cut to, or None.
         held_out: Whether the images are those held out from training.
         eps_map: SHA-256 of the map of ε, whose largest value ``eps`` is then.
+        norm: That ε is of; None for inf.
     """
 
     data: str
@@ -46,11 +47,12 @@ class Setting:
     clip: tuple[float, float] | None
     held_out: bool = False
     eps_map: str | None = None
+    norm: float | None = None
 
     def __str__(self) -> str:
         images = count_images(self.images, "held-out" if self.held_out else "test")
         return (
-            f"{self.data}, ε = {radius(self.eps, self.eps_map)}, {images}, "
+            f"{self.data}, ε = {radius(self.eps, self.eps_map, self.norm)}, {images}, "
             f"groups of {self.group_size}, {clipping(self.clip)}"
         )
 
@@ -167,6 +169,7 @@ def run_of(
             record.clip,
             record.held_out,
             record.eps_map,
+            record.norm,
         ),
         standard_accuracy=record.standard_accuracy,
         certified_accuracy=record.certified_accuracy[record.strongest_stage],

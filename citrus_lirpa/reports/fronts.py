@@ -114,8 +114,9 @@ class Fronts:
         if protocol.limit is not None:
             images = count_images(protocol.limit, kind)
         what = "judged networks" if self.judged else "trials while searching"
+        size = radius(protocol.eps, norm=protocol.norm)
         return (
-            f"{data}, ε = {radius(protocol.eps)}, {images}, groups of {protocol.group_size}, "
+            f"{data}, ε = {size}, {images}, groups of {protocol.group_size}, "
             f"{clipping(protocol.clip)}, up to {protocol.method}: {what}"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,8 @@ def plot_stages(result: Evaluation, path: Path) -> Path:
     """Write :func:`draw_stages` as a PNG, below the figures of the evaluation."""
     title = (
         f"UCert {percent(result.uap.certified_accuracy, ' %')}, under attack "
-        f"{percent(result.uap.attacked_accuracy, ' %')}, ε = {radius(result.protocol.eps)}"
+        f"{percent(result.uap.attacked_accuracy, ' %')}, ε = "
+        f"{radius(result.protocol.eps, norm=result.protocol.norm)}"
     )
     with house_style():
         figure, axes = plain_axes(*STAGES)
@@ -65,10 +67,12 @@ def plot_try(
     clip: Range | None,
     spec: DatasetSpec,
     path: Path,
+    norm: float = math.inf,
 ) -> Path | None:
     """Write :func:`draw_uap` as a PNG. None, and no file, where no image is broken."""
     with house_style():
-        return _write_or_remove(draw_uap(result, x, eps, clip, spec, plain_figure()), path)
+        figure = draw_uap(result, x, eps, clip, spec, plain_figure(), norm)
+        return _write_or_remove(figure, path)
 
 
 def plot_smoothed(found: Smoothed, sigma: float, path: Path) -> Path:

@@ -6,6 +6,7 @@ figure, are drawn on as they are: that is how files and pages are made without a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -149,7 +150,8 @@ def draw_strongest(
         f"Strongest universal perturbation found: breaks {result.fooling_rate:.1%} "
         f"of {int(result.certificates.correct.sum())} correct images"
     )
-    return _beside(result.strongest, result.protocol.eps, shown, title, figure)
+    protocol = result.protocol
+    return _beside(result.strongest, protocol.eps, protocol.norm, shown, title, figure)
 
 
 def draw_uap(
@@ -159,6 +161,7 @@ def draw_uap(
     clip: Range | None,
     spec: DatasetSpec,
     figure: Figure | None = None,
+    norm: float = math.inf,
 ) -> Figure | None:
     """Draw the perturbation beside images it breaks, or for each class its own above one of them.
 
@@ -171,6 +174,7 @@ def draw_uap(
         clip: Range that perturbed images are cut to, or None.
         spec: The data set.
         figure: To draw on, which is resized; None makes a new one.
+        norm: That ε is of.
 
     Returns:
         The figure, or None where no image is broken.
@@ -178,20 +182,23 @@ def draw_uap(
     names, broken = spec.class_names, result.broken.nonzero().flatten()
     if len(broken) == 0:
         return None
-    start = f"ε = {radius(eps)}, {clipping(clip)}: "
+    start = f"ε = {radius(eps, norm=norm)}, {clipping(clip)}: "
     end = f"{result.fooling_rate:.1%} of {int(result.correct.sum())} correct images"
     if len(result.u) > 1:
         title = f"A universal perturbation for each class, {start}together they break {end}"
-        return _class_wise(result, x, eps, spec, title, figure)
+        return _class_wise(result, x, eps if norm == math.inf else None, spec, title, figure)
     hit = one_a_class_first(broken.tolist(), result.y.tolist())[:_SHOWN]
     shown = [(x[i], names[result.clean[i]], names[result.moved[i]]) for i in hit]
     title = f"Universal perturbation, {start}breaks {end}"
-    return _beside(result.u[0].cpu(), eps, shown, title, figure)
+    return _beside(result.u[0].cpu(), eps, norm, shown, title, figure)
 
 
-def as_pixels(u: _Pixels, eps: Scalar) -> _Pixels:
-    """Turn a perturbation into pixels: -ε is black, 0 grey, +ε white, ε the largest of a map."""
-    most = largest(eps)
+def as_pixels(u: _Pixels, eps: Scalar | None) -> _Pixels:
+    """Turn a perturbation into pixels: -ε is black, 0 grey, +ε white, ε the largest of a map.
+
+    Without ε, the largest change of a pixel stands in for it.
+    """
+    most = float(abs(u).max()) if eps is None else largest(eps)
     return u / (2 * most) + 0.5 if most else 0 * u + 0.5
 
 
@@ -269,7 +276,7 @@ def _line(
 def _class_wise(
     result: UapResult,
     x: torch.Tensor,
-    eps: Scalar,
+    eps: Scalar | None,
     spec: DatasetSpec,
     title: str,
     figure: Figure | None,
@@ -293,13 +300,15 @@ def _class_wise(
 def _beside(
     u: torch.Tensor,
     eps: Scalar,
+    norm: float,
     shown: list[tuple[torch.Tensor, str, str]],
     title: str,
     figure: Figure | None,
 ) -> Figure:
     """Draw u (C, H, W) beside images without and with it: (image, class, class with u) each."""
     figure, axes = _grid(figure, 2, len(shown) + 1, (max(1.6 * (len(shown) + 1), 6), 3.9))
-    _show(axes[0][0], as_pixels(u, eps), f"u, |u| ≤ {radius(eps)}")
+    scale, bars = (None, "‖u‖₂") if norm == 2 else (eps, "|u|")
+    _show(axes[0][0], as_pixels(u, scale), f"u, {bars} ≤ {radius(eps)}")
     axes[1][0].axis("off")
     for column, (image, before, after) in enumerate(shown, start=1):
         _show(axes[0][column], image, before)

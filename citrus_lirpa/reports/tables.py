@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..bounds.checks import Scalar
+from ..bounds.norms import norm_words
 from ..bounds.radius import largest, map_hash
 
 if TYPE_CHECKING:
@@ -26,20 +27,21 @@ def percent(share: float | None, unit: str = "") -> str:
     return "-" if share is None else f"{100 * share:.2f}{unit}"
 
 
-def radius(eps: Scalar, eps_map: str | None = None) -> str:
+def radius(eps: Scalar, eps_map: str | None = None, norm: float | None = None) -> str:
     """Write ε as people do: 0.1, or 8/255 where it is that; of a map its largest value.
 
     Args:
         eps: A number or a map.
         eps_map: The hash of the map whose largest value ``eps`` is.
+        norm: That ε is of, named if it is 2.
     """
     hashed = eps_map or map_hash(eps)
     if hashed:
         return f"{radius(largest(eps))} at most (map {hashed[:8]})"
     short, levels = f"{eps:.4g}", round(255 * float(eps))
     if float(short) != eps and math.isclose(levels / 255, eps, rel_tol=1e-6):
-        return f"{levels}/255"
-    return short
+        short = f"{levels}/255"
+    return short + norm_words(norm)
 
 
 def exact_radius(eps: float) -> str:
@@ -158,13 +160,19 @@ def evaluation_table(result: Evaluation) -> str:
         rows.append(("images with a proof", str(written.images), f"and {written.groups} groups"))
     head = (
         f"{count_images(len(result.y), 'held-out' if protocol.held_out else 'test')}, "
-        f"ε = {radius(protocol.eps)}, groups of {protocol.group_size}, "
+        f"ε = {radius(protocol.eps, norm=protocol.norm)}, groups of {protocol.group_size}, "
         f"{clipping(protocol.clip)}, {result.seconds:.1f} s"
     )
     return f"{head}\n{table(rows, ('<', '>8', '<'))}"
 
 
-def uap_table(result: UapResult, eps: Scalar, clip: Range | None, spec: DatasetSpec) -> str:
+def uap_table(
+    result: UapResult,
+    eps: Scalar,
+    clip: Range | None,
+    spec: DatasetSpec,
+    norm: float = math.inf,
+) -> str:
     """Tabulate what universal perturbations do, for each class where each has its own.
 
     Args:
@@ -172,6 +180,7 @@ def uap_table(result: UapResult, eps: Scalar, clip: Range | None, spec: DatasetS
         eps: Radius of the perturbations in pixels, a number or a map.
         clip: Range that perturbed images are cut to, or None.
         spec: The data set.
+        norm: That ε is of.
     """
     class_wise = len(result.u) > 1
     parts = [("all", result)]
@@ -188,7 +197,8 @@ def uap_table(result: UapResult, eps: Scalar, clip: Range | None, spec: DatasetS
         fooled = percent(part.fooling_rate, " %")
         rows.append((name, str(len(part.y)), clean, moved, fooled, *taken))
     kind = "one perturbation a class" if class_wise else "one perturbation"
-    head = f"{count_images(len(result.y), 'test')}, ε = {radius(eps)}, {kind}, {clipping(clip)}"
+    size = radius(eps, norm=norm)
+    head = f"{count_images(len(result.y), 'test')}, ε = {size}, {kind}, {clipping(clip)}"
     return f"{head}\n{table(rows, ('<', *(len(rows[0]) - 1) * ('>8',)))}"
 
 

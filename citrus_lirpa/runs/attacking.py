@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from .. import distributed
 from ..attacks import SgdUap, UapResult, try_uap
 from ..bounds.checks import Range, Scalar, check_count
+from ..bounds.norms import norm_entries
 from ..bounds.radius import radius_entries
 from ..data import centre_crop, load
 from ..data.types import Split
@@ -39,6 +41,7 @@ class AttackProtocol:
         epochs: Passes over the images, a restart.
         clip: Range that perturbed images are cut to.
         seed: Of the random starts and of the batches.
+        norm: Of the perturbations, inf or 2.
     """
 
     eps: Scalar
@@ -49,6 +52,7 @@ class AttackProtocol:
     epochs: int = SgdUap.epochs
     clip: Range | None = None
     seed: int = 0
+    norm: float = math.inf
 
     def __post_init__(self) -> None:
         if self.limit is not None:
@@ -56,13 +60,17 @@ class AttackProtocol:
 
     def settings(self) -> dict[str, Any]:
         """Return it as plain values: of a map of ε, its largest value and its hash."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        return own | radius_entries(self.eps)
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "norm"}
+        return own | radius_entries(self.eps) | norm_entries(self.norm)
 
     def attack(self) -> SgdUap:
         """Make the attack."""
         return SgdUap(
-            epochs=self.epochs, clip=self.clip, per_class=self.class_wise, target=self.target
+            epochs=self.epochs,
+            clip=self.clip,
+            per_class=self.class_wise,
+            target=self.target,
+            norm=self.norm,
         )
 
 
@@ -156,7 +164,7 @@ def attack_run(
         tensors.save(files.paths["perturbation"], {"u": result.u.cpu(), **shared})
         RunFolder(folder).keep_eps_map(protocol.eps)
         files.write_record(record)
-        effects = perturbations.of_attack(result, x, protocol.eps, protocol.clip)
+        effects = perturbations.of_attack(result, x, protocol.eps, protocol.clip, protocol.norm)
         effects.save(files.paths["effects"])
         observer.draw(attack, files)
     return Outcome(record, files)
@@ -184,6 +192,7 @@ def _record(attack: Attack, network: Network) -> dict[str, Any]:
     return {
         "run": network.name,
         **radius_entries(protocol.eps),
+        **norm_entries(protocol.norm),
         "clip": list(protocol.clip) if protocol.clip else None,
         "dataset": network.spec.name,
         "fooling_rate": result.fooling_rate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from .. import distributed
 from ..bounds.box import Ball
 from ..bounds.net import BoundedNet
 from ..data.types import Split
-from ..errors import InputError
+from ..errors import InputError, require
 from ..training import loggers
 from ..verify import (
     Evaluation,
@@ -70,6 +71,7 @@ def evaluate_run(
         Interrupted: If Ctrl-C or, as Terminated, SIGTERM stopped it.
         SoundnessError: If an attack contradicts a certificate.
     """
+    _check_norm(protocol.norm, bounds, proofs)
     protocol.images(len(images))
     net = network.bounded(launch.device, protocol.seed, bounds)
     other = {} if bounds == "own" else {"bounds": bounds}
@@ -107,6 +109,11 @@ def evaluate_run(
     return outcome
 
 
+def _check_norm(norm: float, bounds: str, proofs: bool) -> None:
+    require(norm == math.inf or bounds == "own", "--norm 2 is not for --bounds auto-lirpa")
+    require(norm == math.inf or not proofs, "--norm 2 is not for --proofs, which are of boxes")
+
+
 def _proof_folder(
     files: ResultFiles, net: BoundedNet, protocol: Protocol, settings: dict[str, Any]
 ) -> ProofFolder:
@@ -128,6 +135,7 @@ def import_verdicts(folder: Path, network: Network, protocol: Protocol) -> dict[
     Raises:
         InputError: If they are of another network, of other boxes, or cannot be read.
     """
+    require(protocol.norm == math.inf, "--import-verdicts are of boxes; leave out --norm 2")
     if protocol.held_out:
         raise InputError(
             "--import-verdicts are of test images, as `export` writes them; leave out --held-out"

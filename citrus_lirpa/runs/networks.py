@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 from .. import distributed, models
 from ..bounds.checks import Scalar, check_radius
 from ..bounds.net import BoundedNet
-from ..bounds.radius import largest
 from ..bounds.tracing import modes_restored
 from ..data.datasets import find_spec, load
 from ..data.eps_map import read_eps_map
@@ -48,6 +48,7 @@ class Network:
         name: The path it was read from.
         held_out: How many of the last training images it was not trained on.
         eps_map: ε of every pixel, (C, H, W); None for ``eps`` everywhere.
+        norm: That ε is of, inf or 2.
     """
 
     model: nn.Module
@@ -57,6 +58,7 @@ class Network:
     name: str
     held_out: int = 0
     eps_map: Tensor | None = None
+    norm: float = math.inf
 
     @property
     def radius(self) -> Scalar:
@@ -107,6 +109,7 @@ def load_network(
     eps: float | None = None,
     own: Mapping[str, Any] | None = None,
     eps_map: Path | None = None,
+    norm: float | None = None,
 ) -> Network:
     """Read the network of a run or of a file.
 
@@ -120,6 +123,7 @@ def load_network(
             ``eps``. An ONNX file takes ``mean`` and ``std``.
         eps_map: A file with the ε of every pixel, in place of ``eps``; see ``read_eps_map``. The
             run's by default, where ``eps`` is not given either.
+        norm: That perturbations are measured in; the run's by default, inf for other files.
 
     Returns:
         The network, on the CPU.
@@ -130,7 +134,12 @@ def load_network(
         CheckpointError: If there is no usable run at ``path``.
     """
     if eps_map is None:
-        return _load(Path(path), dataset, eps, own)
+        network = _load(Path(path), dataset, eps, own)
+        network = network if norm is None else replace(network, norm=norm)
+        most = "a radius in pixels, which are from 0 to 1, such as 8/255; --norm 2 takes more"
+        expect(network.norm == 2 or network.eps <= 1, "ε", network.eps, most)
+        return network
+    require(norm != 2, "--eps-map is for norm inf; with --norm 2 give one --eps")
     require(eps is None, "give --eps or --eps-map, which holds the ε of each pixel, not both")
     network = _load(Path(path), dataset, float(read_eps_map(eps_map).max()), own)
     return replace(network, eps_map=read_eps_map(eps_map, network.spec.shape))
@@ -140,8 +149,7 @@ def _load(
     path: Path, dataset: str | None, eps: float | None, own: Mapping[str, Any] | None
 ) -> Network:
     if eps is not None:
-        expected = "a radius in pixels, which are from 0 to 1, such as 8/255"
-        expect(largest(check_radius(eps, "ε")) <= 1, "ε", eps, expected)
+        check_radius(eps, "ε")
     if onnx.is_onnx(path):
         model, spec, radius = onnx_networks.load(path, dataset, eps, **(own or {}))
         return Network(model, spec, radius, 0, str(path))
@@ -153,7 +161,8 @@ def _load(
     if dataset not in (None, spec.name):
         raise InputError(f"{path} was trained on {spec.name}, not {dataset}; drop --dataset")
     network = Network(
-        model, spec, config.train.eps, config.train.threads, str(path), config.data.held_out
+        *(model, spec, config.train.eps, config.train.threads, str(path), config.data.held_out),
+        norm=config.train.norm,
     )
     if eps is not None:
         return replace(network, eps=eps)

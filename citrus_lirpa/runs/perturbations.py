@@ -8,9 +8,10 @@ reads them without this package.
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ _ARRAYS = {
     "member_classes": ("i", "GM"),
     "shown": ("i", "S"),
     "images": ("u", "SCHW"),
+    "norm": ("f", ""),
 }
 
 
@@ -67,6 +69,7 @@ class PerturbationRecord:
         member_classes: Classes (G, M) predicted with the perturbation of the group.
         shown: Numbers (S,) of the images whose pixels are kept, ascending.
         images: These pixels (S, C, H, W), uint8.
+        norm: That ε is of, (); files of earlier versions, whose norm is inf, lack it.
     """
 
     u: np.ndarray
@@ -81,11 +84,17 @@ class PerturbationRecord:
     member_classes: np.ndarray
     shown: np.ndarray
     images: np.ndarray
+    norm: np.ndarray = field(default_factory=lambda: np.array(math.inf))
 
     @property
     def eps_map(self) -> str | None:
         """The SHA-256 of the map of ε; None where ε is one number."""
         return map_hash(torch.from_numpy(self.eps)) if self.eps.ndim else None
+
+    @property
+    def shade(self) -> float | None:
+        """The largest change of a pixel that ε allows; None for ℓ2, whose ε is of all pixels."""
+        return None if float(self.norm) == 2 else float(self.eps.max())
 
     @property
     def correct(self) -> np.ndarray:
@@ -126,7 +135,9 @@ class PerturbationRecord:
         remedy = "repeat the command that wrote it"
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                effect = PerturbationRecord(**{name: arrays[name] for name in _ARRAYS})
+                effect = PerturbationRecord(
+                    **{name: arrays[name] for name in _ARRAYS if name != "norm" or name in arrays}
+                )
         except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
             raise CheckpointError(f"{path} is damaged: {error}; {remedy}") from error
         if problem := _problem(effect):
@@ -195,6 +206,7 @@ def of_evaluation(net: BoundedNet, result: Evaluation) -> PerturbationRecord:
         protocol.clip,
         (result.y, clean, perturbed),
         (torch.tensor(groups, dtype=torch.long), uap.u[groups], members, classes),
+        protocol.norm,
     )
 
 
@@ -208,7 +220,7 @@ def _correct(result: Evaluation, group: int) -> int:
 
 
 def of_attack(
-    result: UapResult, x: torch.Tensor, eps: Scalar, clip: Range | None
+    result: UapResult, x: torch.Tensor, eps: Scalar, clip: Range | None, norm: float = math.inf
 ) -> PerturbationRecord:
     """Record the perturbations of an attack on test images.
 
@@ -217,10 +229,11 @@ def of_attack(
         x: The images (N, C, H, W).
         eps: Radius in pixels, a number or the map of one image.
         clip: Range that perturbed images are cut to; None for no cut.
+        norm: That ε is of.
     """
     none = torch.zeros(0, 1, dtype=torch.long)
     groups = (none[:, 0], torch.zeros(0, *x.shape[1:]), none, none)
-    return _effect(x, result.u, eps, clip, (result.y, result.clean, result.moved), groups)
+    return _effect(x, result.u, eps, clip, (result.y, result.clean, result.moved), groups, norm)
 
 
 def _effect(
@@ -230,6 +243,7 @@ def _effect(
     clip: Range | None,
     classes: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     groups: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    norm: float,
 ) -> PerturbationRecord:
     labels, clean, perturbed = (part.cpu().numpy().astype(np.int16) for part in classes)
     numbers, group_u, members, member_classes = (part.detach().cpu().numpy() for part in groups)
@@ -250,6 +264,7 @@ def _effect(
         member_classes=member_classes,
         shown=rows.numpy(),
         images=pixels.cpu().numpy(),
+        norm=np.array(norm),
     )
 
 

@@ -113,7 +113,7 @@ class Work:
     @property
     def _settings(self) -> dict[str, Any]:
         """The protocol as plain values, which say where there is no map of ε."""
-        return {"eps_map": None, **self.protocol.settings()}
+        return {"eps_map": None, "norm": None, **self.protocol.settings()}
 
     @property
     def _place(self) -> RunFolder:
@@ -143,7 +143,7 @@ def plan(
     runs: Iterable[Run],
     out: Path,
     *,
-    protocol: Callable[[Scalar], Protocol],
+    protocol: Callable[[Scalar, float], Protocol],
     eval_arguments: Iterable[str],
     shared: Iterable[str],
     source: Source,
@@ -153,7 +153,7 @@ def plan(
     Args:
         runs: The runs.
         out: The folder of their run folders.
-        protocol: How a run of this radius is evaluated.
+        protocol: How a run of this radius and norm is evaluated.
         eval_arguments: ``protocol`` as arguments of ``citrus-lirpa eval``.
         shared: Arguments of both ``train`` and ``eval``.
         source: Where the data is.
@@ -167,7 +167,7 @@ def plan(
     """
     works, models = [], []
     for run in runs:
-        how = protocol(judged_radius(run.config))
+        how = protocol(judged_radius(run.config), run.config.train.norm)
         work = Work(run, out / run.name, how, tuple(eval_arguments), tuple(shared), source)
         work.check_folder()
         if (run.config.data, run.config.model) not in models:

@@ -7,19 +7,21 @@ registered function of that name; the others are dataclasses. Unknown keys are r
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tomli_w
-from pydantic import Field
+from pydantic import Field, Strict
 
+from ..bounds.norms import NORMS
 from ..bounds.precision import PRECISIONS
 from ..data import own
 from ..data.datasets import is_known
 from ..data.eps_map import eps_map_hash, read_eps_map
-from ..errors import ConfigError, InputError, expect_known
+from ..errors import ConfigError, InputError, expect, expect_known, require
 from ..formats.schema import (
     Count,
     Flag,
@@ -91,6 +93,7 @@ class TrainConfig:
         eps: ε that the network is judged by, in pixels; the largest one of ``eps_map``.
         eps_map: An ``.npy`` file with the ε of every pixel; empty for ``eps`` everywhere.
         eps_map_sha256: SHA-256 of the file of ``eps_map``; empty without one.
+        norm: That ε is of: inf, or 2 for ‖u‖₂ <= ε, which ibp, sabr and citrus train for.
         epochs: Length of the training.
         batch_size: Images in a step.
         lr: Learning rate of Adam.
@@ -117,6 +120,7 @@ class TrainConfig:
     epochs: Size
     eps_map: Text = ""
     eps_map_sha256: Text = ""
+    norm: Annotated[float, Strict()] = math.inf
     batch_size: Size = 256
     lr: PositiveFraction = 5e-4
     lr_factor: PositiveFraction = 0.2
@@ -137,11 +141,14 @@ class TrainConfig:
     compile: Flag = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eps <= 1:
-            raise ConfigError(
-                f"train.eps is {self.eps}; expected 0 to 1, in pixels (8 grey levels are 8/255)"
-            )
-        if not self.max_eps <= 1:
+        expect(self.norm in NORMS, "train.norm", self.norm, "inf or 2", ConfigError)
+        one = self.norm == math.inf or not self.eps_map
+        require(one, "train.eps_map is for norm inf; with train.norm=2 set train.eps", ConfigError)
+        most, expected = 1.0, "0 to 1, in pixels (8 grey levels are 8/255)"
+        if self.norm == 2:
+            most, expected = math.inf, "0 or more"
+        expect(0 <= self.eps <= most, "train.eps", self.eps, expected, ConfigError)
+        if not self.max_eps <= most:
             raise ConfigError(
                 f"train.eps_factor is {self.eps_factor}; training would end with "
                 f"{self.eps_factor:.4g}·ε = {self.max_eps:.4g}, but pixels lie in [0, 1]"
@@ -185,6 +192,8 @@ class RunConfig:
             del tables["data"]["sha256"]
         if not self.train.eps_map:
             del tables["train"]["eps_map"], tables["train"]["eps_map_sha256"]
+        if self.train.norm == math.inf:
+            del tables["train"]["norm"]
         return tomli_w.dumps(tables)
 
     @staticmethod
@@ -310,7 +319,8 @@ def make_loss(loss: Mapping[str, Any], train: TrainConfig) -> Loss:
         InputError: The loss refuses an option.
     """
     given = {key: value for key, value in loss.items() if key != "name"}
-    return LOSSES[loss["name"]](train.max_eps, **given)
+    norm = {} if train.norm == math.inf else {"norm": train.norm}
+    return LOSSES[loss["name"]](train.max_eps, **given, **norm)
 
 
 def _mode(mode: str, loss: Any) -> dict[str, Any]:

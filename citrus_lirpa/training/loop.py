@@ -228,7 +228,7 @@ class _Trainer:
         if self._epoch_ended():
             self._check_finite()
             clip = getattr(self.loss, "clip", None)
-            self.kappa = highest_kappa(self.net, terms, x, y, eps, clip)
+            self.kappa = highest_kappa(self.net, terms, x, y, eps, clip, self.train.norm)
 
     def _stage(self) -> Stage:
         """Tell the loss, unless it is a module of the user's that has no stages, how far it is."""

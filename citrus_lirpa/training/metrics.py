@@ -174,7 +174,13 @@ class FirstBadStep:
 
 
 def highest_kappa(
-    net: BoundedNet, terms: LossTerms, x: Tensor, y: Tensor, eps: Scalar, clip: Range | None
+    net: BoundedNet,
+    terms: LossTerms,
+    x: Tensor,
+    y: Tensor,
+    eps: Scalar,
+    clip: Range | None,
+    norm: float,
 ) -> int | None:
     """Count the inputs of a batch that one of its own perturbations breaks.
 
@@ -185,11 +191,12 @@ def highest_kappa(
         y: Labels (B,).
         eps: Radius ε, to which perturbations are cut: attacks may reach further.
         clip: Range that perturbed inputs are cut to; None for no cut.
+        norm: That ε is of.
 
     Returns:
         The highest count of the processes that share the batch; None without perturbations.
     """
     if terms.perturbations is None:
         return None
-    v = Ball(eps).project(terms.perturbations[:_KAPPA_PERTURBATIONS])
+    v = Ball(eps, None, norm).project(terms.perturbations[:_KAPPA_PERTURBATIONS])
     return int(distributed.highest(kappa(net, x, y, v, clip))[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ..bounds.box import Ball, same_range
 from ..bounds.checks import Range, Scalar
+from ..bounds.norms import norm_words
 from ..bounds.radius import radius_words, same_radius
 from ..errors import InputError, SoundnessError, shown
 from ..imports import to_frame
@@ -44,6 +46,7 @@ class Certificates:
         unsupported: The stages that this network's layers do not allow, and why.
         subjects: (N,) a hash of each input, its label and the network; empty where an earlier
             version has saved them.
+        norm: That perturbations are measured in, inf or 2.
     """
 
     eps: Scalar
@@ -60,6 +63,7 @@ class Certificates:
     not_fitting: dict[str, int]
     unsupported: dict[str, str] = field(default_factory=dict)
     subjects: tuple[str, ...] = ()
+    norm: float = math.inf
 
     def check_subjects(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
         """Raise InputError where these are certificates of other inputs or another network."""
@@ -75,11 +79,15 @@ class Certificates:
 
     def check_box(self, ball: Ball) -> None:
         """Raise InputError where these are certificates of other perturbations."""
-        if not same_radius(self.eps, ball.eps) or not same_range(self.clip, ball.clip):
+        same = same_radius(self.eps, ball.eps) and self.norm == ball.norm
+        if not same or not same_range(self.clip, ball.clip):
+            mine, other = (
+                f"ε = {radius_words(b.eps, 6)}{norm_words(b.norm)} and clip {shown(b.clip)}"
+                for b in (self, ball)
+            )
             raise InputError(
-                f"the certificates are of ε = {radius_words(self.eps, 6)} and clip "
-                f"{shown(self.clip)}, not of {radius_words(ball.eps, 6)} and {shown(ball.clip)}; "
-                "certify the inputs for these boxes"
+                f"the certificates are of {mine}, not of {other}; certify the inputs for these "
+                "boxes"
             )
 
     @property
@@ -146,7 +154,7 @@ class Certificates:
             for name in ("seconds", "not_fitting")
         }
         unsupported = {m: why for p in parts for m, why in p.unsupported.items()}
-        same = {name: getattr(parts[0], name) for name in ("eps", "clip", "methods")}
+        same = {name: getattr(parts[0], name) for name in ("eps", "clip", "methods", "norm")}
         of = tuple(subject for p in parts for subject in p.subjects)
         of = of if all(p.subjects for p in parts) else ()
         return Certificates(**same, **tensors, **sums, unsupported=unsupported, subjects=of)
@@ -234,6 +242,7 @@ class Proof:
             *(ball.eps, ball.clip, tuple(not_fitting)),
             *(self.correct, self.attacked, v, margin, self.rows, self.decided_by, self.took),
             *(self.seconds, not_fitting, unsupported),
+            norm=ball.norm,
         )
 
 

@@ -141,8 +141,13 @@ def find_engine(net: BoundedNet, ball: Ball, proofs: Proofs | None = None) -> En
         net: The network.
         ball: The perturbations.
         proofs: Receives what the dual engine proves.
+
+    Raises:
+        ModelError: The network has no dual engine, and the ball is of norm 2.
     """
     try:
         return DualEngine(net, ball, proofs)
     except ModelError as error:
+        if ball.norm == 2:
+            raise ModelError(f"norm 2 is not for the bounds of auto_LiRPA: {error}") from error
         return LirpaEngine(net, ball, str(error))

@@ -30,6 +30,7 @@ from ..bounds.checks import (
 from ..bounds.deadline import ending_by, time_is_over
 from ..bounds.inputs import outside_inference
 from ..bounds.net import BoundedNet, as_bounded_net
+from ..bounds.norms import check_norm, norm_entries, norm_words
 from ..bounds.precision import full_precision
 from ..bounds.radius import radius_entries, radius_words
 from ..data.arrays import as_split
@@ -83,6 +84,7 @@ class Protocol:
         batch_size: Images that go through the stages together.
         seed: Seed of the attacks.
         held_out: Whether the images are those held out from training, rather than the test set.
+        norm: That perturbations are measured in, inf or 2.
 
     Raises:
         InputError: A value cannot be used.
@@ -100,9 +102,10 @@ class Protocol:
     batch_size: int = 256
     seed: int = 0
     held_out: bool = False
+    norm: float = math.inf
 
     def __post_init__(self) -> None:
-        check_radius(self.eps, "ε")
+        check_norm(self.norm, check_radius(self.eps, "ε"))
         if self.limit is not None:
             check_count(self.limit, "limit")
         check_count(self.batch_size, "batch size")
@@ -119,8 +122,8 @@ class Protocol:
 
     def settings(self) -> dict[str, Any]:
         """Return it as plain values: of a map of ε, its largest value and its hash."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        return own | radius_entries(self.eps)
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "norm"}
+        return own | radius_entries(self.eps) | norm_entries(self.norm)
 
     def images(self, available: int) -> int:
         """Return how many of the ``available`` images are evaluated.
@@ -174,8 +177,8 @@ class Evaluation:
         }
         percents = ", ".join(f"{name} {100 * share:.2f} %" for name, share in figures.items())
         return (
-            f"Evaluation({len(self.y)} images, ε = {radius_words(self.protocol.eps, 4)}, groups of "
-            f"{self.protocol.group_size}: {percents})"
+            f"Evaluation({len(self.y)} images, ε = {radius_words(self.protocol.eps, 4)}"
+            f"{norm_words(self.protocol.norm)}, groups of {self.protocol.group_size}: {percents})"
         )
 
     def to_frame(self) -> DataFrame:
@@ -455,12 +458,13 @@ class _Batches:
             time_limit=protocol.time_limit / 2,
             progress=False,
             proofs=proofs,
+            norm=protocol.norm,
         )
         if unfinished.certificates is None:
             unfinished.certificates = certify(
                 *images,
                 method=protocol.method,
-                attack=PGD(_STEPS, restarts=_RESTARTS, clip=protocol.clip),
+                attack=PGD(_STEPS, restarts=_RESTARTS, clip=protocol.clip, norm=protocol.norm),
                 known=None if self.known is None else self.known[rows],
                 announce=self.bar.set_description,
                 **shared,
@@ -499,7 +503,8 @@ def _strongest(
         found = distributed.share(predicted, len(candidates), x.device)
         moved = [one for one in found if one is not None]
         tried = candidates[[i for i, one in enumerate(found) if one is not None]]
-        ball, proved = Ball(protocol.eps, protocol.clip), certificates.certified
+        ball = Ball(protocol.eps, protocol.clip, protocol.norm)
+        proved = certificates.certified
         wrong = torch.stack(
             [
                 confirmed(net, ball, x, y, u, p != y, proved)

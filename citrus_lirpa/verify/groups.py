@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from .engines import find_engine
 from .group_search import Damage, Groups, GroupSearch
 from .milp import check_solver
 from .relational import GROUP_STAGES, RELATIONAL, group_stage_of
-from .single import certify, check_certifiable, working
+from .single import certify, check_certifiable, check_same_norm, working
 from .unfinished import GroupState, Unfinished
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UapBounds:
-    """How many inputs of each of G groups survive the worst shared perturbation |u| <= ε.
+    """How many inputs of each of G groups survive the worst shared perturbation ‖u‖ <= ε.
 
     Args:
         lower: (G,) how many are proved to survive.
@@ -120,6 +121,7 @@ def certify_uap(
     progress: bool | None = None,
     unfinished: Unfinished | None = None,
     proofs: Proofs | None = None,
+    norm: float = math.inf,
 ) -> UapBounds:
     """Bound the UAP accuracy over consecutive groups of ``group_size`` inputs.
 
@@ -155,6 +157,7 @@ def certify_uap(
         unfinished: What an earlier call has left that was stopped, of these very inputs and
             certificates; what is found is put there as it is found.
         proofs: Receives what the dual engine proves, beside that of ``certify``.
+        norm: That perturbations are measured in, as of :func:`certify`.
 
     Raises:
         InputError: A value cannot be used, or the certificates are of other boxes, inputs or
@@ -162,18 +165,25 @@ def certify_uap(
         SoundnessError: An attack breaks what was certified.
     """
     net = as_bounded_net(net)
-    ball = check_certifiable(net, x, y, eps, clip, time_limit)
+    ball = check_certifiable(net, x, y, eps, clip, time_limit, norm, proofs)
     check_count(batch_size, "batch size")
     _check_group_stage(len(x), group_size, relational, solver, attack)
+    check_same_norm(attack, ball)
     if certificates is None:
         certificates = certify(
-            *(net, x, y, eps), clip=clip, batch_size=batch_size, progress=progress, proofs=proofs
+            *(net, x, y, eps),
+            clip=clip,
+            batch_size=batch_size,
+            progress=progress,
+            proofs=proofs,
+            norm=norm,
         )
     else:
         _check_certificates(certificates, net, x, y, ball)
     stage = GROUP_STAGES[relational or group_stage_of(certificates.methods)]
     groups, at_once = Groups(len(x), group_size, x.device), max(1, batch_size // group_size)
-    attack, unfinished = attack or GroupAttack(clip=clip), unfinished or Unfinished()
+    attack = attack or GroupAttack(clip=clip, norm=norm)
+    unfinished = unfinished or Unfinished()
     state = unfinished.groups = unfinished.groups or _begin(x, groups, certificates)
     hidden, what = not distributed.draws_bar(progress), f"groups, at most {time_limit:g} s each"
     with working(net, x.device, desc=what, unit="group", disable=hidden) as bar:

@@ -121,6 +121,7 @@ class EvaluationRecord:
         identity: SHA-256 of all settings.
         versions: Of the packages that the figures were made with.
         bounds: Whose bounds counted, if not this package's own.
+        norm: That perturbations were measured in, if not inf.
     """
 
     run: Text | None = None
@@ -156,6 +157,7 @@ class EvaluationRecord:
     identity: Text | None = None
     versions: dict[str, Text] | None = None
     bounds: Word | None = None
+    norm: Number | None = None
 
     @property
     def strongest_stage(self) -> str:

@@ -97,7 +97,7 @@ def confirmed(
     twin = in_float64(net)
     if twin is None:
         return broken
-    moved = ball.cut(x.double() + ball.project(u.double()))[doubtful]
+    moved = ball.cut(x.double() + ball.project(u.double().expand_as(x)))[doubtful]
     return broken.index_put((doubtful,), _below_zero(twin, moved, y[doubtful]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,10 +28,11 @@ from ..bounds.checks import (
 from ..bounds.deadline import ending_by
 from ..bounds.inputs import check_labelled, outside_inference, taking_data
 from ..bounds.net import BoundedNet, as_bounded_net
+from ..bounds.norms import check_norm
 from ..bounds.precision import full_precision
 from ..bounds.radius import check_shared_radius
 from ..bounds.selfcheck import check_rows_alone, check_same_function
-from ..errors import InputError, ModelError, SoundnessError, expect
+from ..errors import InputError, ModelError, SoundnessError, expect, require
 from .certificates import Certificates, Proof
 from .crown.proofs import Proofs
 from .engines import Engine, find_engine
@@ -69,6 +71,7 @@ def certify(
     announce: Callable[[str], object] = lambda stage: None,
     unfinished: Unfinished | None = None,
     proofs: Proofs | None = None,
+    norm: float = math.inf,
 ) -> Certificates:
     """Try to prove each input's class on its ε-box by every stage up to ``method``.
 
@@ -102,7 +105,9 @@ def certify(
         announce: Receives the name of each stage as it begins, unless the bar shows it.
         unfinished: What an earlier call has left that was stopped, of these very inputs, at most
             ``batch_size``; what is found is put there as it is found.
-        proofs: Receives what the dual engine proves of these inputs.
+        proofs: Receives what the dual engine proves of these inputs; for norm inf.
+        norm: That perturbations are measured in: inf, or 2 for ‖u‖₂ <= ε, which takes one ε and
+            a network of piecewise linear layers with ReLU.
 
     Returns:
         What was proved, and by which stage.
@@ -115,10 +120,11 @@ def certify(
             auto_LiRPA's bounds alone have proved.
     """
     net = as_bounded_net(net)
-    ball = check_certifiable(net, x, y, eps, clip, time_limit)
+    ball = check_certifiable(net, x, y, eps, clip, time_limit, norm, proofs)
     check_count(batch_size, "batch size")
     check_count(group_size, "group size")
     expect(attack is None or callable(attack), "the attack", attack, "PGD() or None")
+    check_same_norm(attack, ball)
     stages, parts = stages_up_to(method), []
     _check_begun(known, unfinished, y, batch_size)
     shown = distributed.draws_bar(progress)
@@ -140,7 +146,14 @@ def certify(
 
 
 def check_certifiable(
-    net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, clip: Range | None, time_limit: float
+    net: BoundedNet,
+    x: Tensor,
+    y: Tensor,
+    eps: Scalar,
+    clip: Range | None,
+    time_limit: float,
+    norm: float,
+    proofs: Proofs | None,
 ) -> Ball:
     """Return the perturbations; refuse what could not be proved, or wrongly.
 
@@ -157,7 +170,15 @@ def check_certifiable(
     check_fits(clip, x[:1], "clip")  # of all images alike: bounds of tuples rest on it
     check_within(x, clip)
     check_seconds(time_limit)
-    return Ball(eps, clip)
+    norm = check_norm(norm, eps)
+    require(proofs is None or norm == math.inf, "proofs are of norm inf; leave them out")
+    return Ball(eps, clip, norm)
+
+
+def check_same_norm(attack: object, ball: Ball) -> None:
+    """Raise InputError for an attack of this package in another norm than the ball's."""
+    norm = getattr(attack, "norm", ball.norm)
+    expect(norm == ball.norm, "the attack's norm", norm, f"{ball.norm:g}, the certificates'")
 
 
 @contextmanager

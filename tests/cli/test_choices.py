@@ -9,6 +9,7 @@ from citrus_lirpa import data, verify
 from citrus_lirpa.attacks import SgdUap
 from citrus_lirpa.bounds import precision
 from citrus_lirpa.bounds.net import BOUNDS
+from citrus_lirpa.bounds.norms import NORMS
 from citrus_lirpa.cli import choices
 from citrus_lirpa.cli.actions import sweep
 from citrus_lirpa.training import config, loggers
@@ -38,11 +39,13 @@ def test_names(shown, used):
     ("shown", "used"), [("PROTOCOL", verify.Protocol), ("SMOOTHING", verify.Smoothing)]
 )
 def test_defaults(shown, used):
-    defaults = {f.name: f.default for f in fields(used) if f.default is not MISSING}
+    given = (f for f in fields(used) if f.default is not MISSING and f.name != "norm")
+    defaults = {f.name: f.default for f in given}
     assert getattr(choices, shown) == defaults
 
 
 def test_numbers():
+    assert [float(norm) for norm in choices.NORMS] == list(NORMS)
     assert choices.MAX_SEED == config.MAX_SEED
     assert choices.SGD_UAP_EPOCHS == SgdUap.epochs
 

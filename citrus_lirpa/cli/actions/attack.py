@@ -9,6 +9,7 @@ from click.core import ParameterSource
 
 from ...bounds import lirpa
 from ...bounds.box import PIXELS
+from ...bounds.norms import longest
 from ...data.types import DatasetSpec
 from ...errors import InputError, expect_known
 from ...reports import pictures, tables
@@ -23,21 +24,25 @@ from .common import open_network, show_bars, warn
 
 
 def run(
-    path, own, dataset, out, data_dir, download, device, quiet, eps, eps_map, clip, target,
-    perturbation, **options,
+    path, own, dataset, out, data_dir, download, device, quiet, eps, eps_map, norm, clip,
+    target, perturbation, **options,
 ) -> Results:  # fmt: skip
     """Do what ``citrus-lirpa attack`` is for."""
     if perturbation is not None:
         _check_given(perturbation)
     lirpa.load()
     where = join_processes(device, share_gpus=True)
-    network = open_network(path, dataset, eps, own, eps_map)
+    network = open_network(path, dataset, eps, own, eps_map, norm)
     given, radius = None, network.radius
     if perturbation is not None:
         given = read_perturbations(perturbation, network.spec)
-        radius, options["split"] = float(given.abs().max()), "test"
+        radius, options["split"] = longest(given, network.norm), "test"
     protocol = AttackProtocol(
-        eps=radius, clip=PIXELS if clip else None, target=_label(target, network.spec), **options
+        eps=radius,
+        clip=PIXELS if clip else None,
+        target=_label(target, network.spec),
+        norm=network.norm,
+        **options,
     )
     images = attack_images(network, protocol.split, data_dir, download=download)
     outcome = attack_run(
@@ -77,11 +82,13 @@ def _label(target: str | None, spec: DatasetSpec) -> int | None:
 def _observer(network: Network, quiet: bool) -> Observer:
     def show(attack: Attack) -> None:
         protocol = attack.protocol
-        click.echo(tables.uap_table(attack.result, protocol.eps, protocol.clip, network.spec))
+        threat = protocol.eps, protocol.clip, network.spec, protocol.norm
+        click.echo(tables.uap_table(attack.result, *threat))
 
     def draw(attack: Attack, files: ResultFiles) -> None:
-        eps, clip, picture = attack.protocol.eps, attack.protocol.clip, files.paths["picture"]
-        pictures.plot_try(attack.result, attack.x, eps, clip, network.spec, picture)
+        protocol, picture = attack.protocol, files.paths["picture"]
+        threat = protocol.eps, protocol.clip, network.spec, picture, protocol.norm
+        pictures.plot_try(attack.result, attack.x, *threat)
 
     return Observer(
         progress=show_bars(quiet), on_set_aside=echo_set_aside, on_result=show, draw=draw

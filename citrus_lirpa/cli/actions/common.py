@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import click
 from ... import distributed
 from ...bounds.box import PIXELS
 from ...bounds.checks import Scalar
+from ...errors import require
 from ...reports.tables import table
 from ...runs.finding import find_runs
 from ...runs.networks import Network, is_trained, load_network
@@ -20,12 +22,13 @@ from ...verify import Protocol
 from ..choices import PROTOCOL
 
 
-def protocol_of(options: Mapping[str, Any], eps: Scalar) -> Protocol:
+def protocol_of(options: Mapping[str, Any], eps: Scalar, norm: float) -> Protocol:
     """Make the protocol of the options that ``protocol_options`` gave a command.
 
     Args:
         options: Their values, perhaps among others.
         eps: The radius where --eps is not given, a number or a map.
+        norm: The norm where --norm is not given.
 
     Raises:
         InputError: If there can be no such protocol.
@@ -33,6 +36,7 @@ def protocol_of(options: Mapping[str, Any], eps: Scalar) -> Protocol:
     given = {name: options[name] for name in ("eps", *PROTOCOL)}
     given["eps"] = eps if given["eps"] is None else given["eps"]
     given["clip"] = PIXELS if given["clip"] else None
+    given["norm"] = norm if options["norm"] is None else float(options["norm"])
     return Protocol(**given)
 
 
@@ -68,11 +72,22 @@ def found_runs(paths: Sequence[Path]) -> list[Path]:
     return folders
 
 
+def require_boxes(network: Network, eps: float | None) -> None:
+    """Refuse the ε of a run in norm 2 for what takes norm inf."""
+    mine = f"the ε of {network.name} is of norm 2; give --eps, which is of norm inf here"
+    require(eps is not None or network.norm == math.inf, mine)
+
+
 def open_network(
-    path: Path, dataset: str | None, eps: float | None, own: Any, eps_map: Path | None = None
+    path: Path,
+    dataset: str | None,
+    eps: float | None,
+    own: Any,
+    eps_map: Path | None = None,
+    norm: str | None = None,
 ) -> Network:
     """Read a network as ``load_network`` does, and say where its training is not finished."""
-    network = load_network(path, dataset, eps, own, eps_map)
+    network = load_network(path, dataset, eps, own, eps_map, None if norm is None else float(norm))
     if not is_trained(path):
         warn(f"the training of {path} is not finished: this is the network so far")
     return network

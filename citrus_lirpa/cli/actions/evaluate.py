@@ -40,8 +40,8 @@ def run(
     if requeue and not is_trained(path):
         echo_once(f"the training of {path} is not finished: nothing is evaluated", err=True)
         return None
-    network = open_network(path, dataset, options["eps"], own, eps_map)
-    protocol = protocol_of(options, network.radius)
+    network = open_network(path, dataset, options["eps"], own, eps_map, options["norm"])
+    protocol = protocol_of(options, network.radius, network.norm)
     images = evaluation_images(network, data_dir, held_out=protocol.held_out, download=download)
     launch = Launch(
         device=where, resume=resume, requeue=requeue, observer=_observer(network, quiet)

@@ -16,7 +16,7 @@ from ...bounds.radius import radius_words
 from ...errors import InputError, expect
 from ...runs.networks import FORMATS, save_network
 from ...verify import uap_export, verdicts, vnnlib
-from .common import open_network
+from .common import open_network, require_boxes
 
 #: Options that a network alone has no use for.
 _OF_IMAGES = (
@@ -38,6 +38,7 @@ def run(
         return
     _check_images(**which)
     network = open_network(path, dataset, eps, own, eps_map)
+    require_boxes(network, eps)
     box: dict[str, Any] = dict(eps=network.radius, clip=PIXELS if clip else None)
     split = data.load(network.spec.name, train=False, data_dir=data_dir, download=download)
     images = _chosen(**which, available=len(split), dataset=network.spec.name, **box)

@@ -19,7 +19,7 @@ from ...runs.smoothing import RADII, smooth_run
 from ...training.setup import join_processes
 from ...verify import Smoothed, Smoothing
 from ..output import Results, echo_set_aside
-from .common import echo_once, open_network, show_bars
+from .common import echo_once, open_network, require_boxes, show_bars
 
 #: Entries of the record with a value for each image.
 _LONG = ("predicted", "radius")
@@ -37,6 +37,7 @@ def run(
         echo_once(f"the training of {path} is not finished: nothing is certified", err=True)
         return None
     network = open_network(path, dataset, eps, own)
+    require_boxes(network, eps)
     images = evaluation_images(network, data_dir, held_out=held_out, download=download)
     images = dataclasses.replace(images, images=images.images[:limit], labels=images.labels[:limit])
     observer = _observer(network, smoothing, quiet)

@@ -103,7 +103,7 @@ def _plan(
     return sweep_plan.plan(
         runs,
         out,
-        protocol=lambda eps: protocol_of(eval_options, eps),
+        protocol=lambda eps, norm: protocol_of(eval_options, eps, norm),
         eval_arguments=group.eval_arguments(),
         shared=["--data-dir", str(data_dir), *shared, *more],
         source=sweep_plan.Source(data_dir, download),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -154,7 +155,7 @@ def network_arguments(folder: Path, record: EvaluationRecord, *, trained: bool) 
 def radius_argument(folder: Path, record: EvaluationRecord) -> str:
     """Return the ε of an evaluation as ``eval`` and ``attack`` take it."""
     if record.eps_map is None:
-        return f"--eps {exact_radius(record.eps)}"
+        return f"--eps {exact_radius(record.eps)}{' --norm 2' if record.norm == 2 else ''}"
     return f"--eps-map {shlex.quote(str(RunFolder(folder).eps_map(record.eps_map)))}"
 
 
@@ -197,5 +198,5 @@ def _crafted(
 
 def _fits(effect: PerturbationRecord, record: EvaluationRecord) -> bool:
     same_eps = abs(float(effect.eps.max()) - record.eps) < 1e-9
-    same_map = effect.eps_map == record.eps_map
+    same_map = effect.eps_map == record.eps_map and float(effect.norm) == (record.norm or math.inf)
     return same_eps and same_map and bool(effect.clip) == bool(record.clip)

@@ -43,7 +43,7 @@ class Album:
         self.left -= len(uri)
         return uri
 
-    def perturbation(self, u: np.ndarray, eps: float) -> str | None:
+    def perturbation(self, u: np.ndarray, eps: float | None) -> str | None:
         """Encode u (C, H, W), as :func:`as_pixels` shows it."""
         return self.pixels(_bytes(as_pixels(u, eps)))
 

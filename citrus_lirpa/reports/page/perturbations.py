@@ -55,7 +55,7 @@ def universal(material: Material, album: Album) -> dict[str, Any] | None:
         "rate": percent(effect.fooling_rate),
         "broken": f"{int(effect.broken.sum()):,}",
         "correct": f"{int(effect.correct.sum()):,}",
-        "picture": album.perturbation(effect.u[0], float(effect.eps.max())) if known else None,
+        "picture": album.perturbation(effect.u[0], effect.shade) if known else None,
         "channels": _channels(effect, album) if known else [],
         "examples": _examples(effect, names, album),
         "classes": _classes(effect, own, names),
@@ -89,7 +89,7 @@ def worst_groups(material: Material, album: Album, limit: int) -> list[dict[str,
                 "at_most": groups.safe_at_most[group],
                 "stage": groups.stage[group],
                 "broken": bool(u.any()),
-                "picture": album.perturbation(u, float(effect.eps.max())),
+                "picture": album.perturbation(u, effect.shade),
                 "members": [
                     _pair(effect, number, u, int(effect.member_classes[row, place]), names, album)
                     for place, number in enumerate(effect.members[row].tolist())
@@ -106,7 +106,7 @@ def _channels(effect: PerturbationRecord, album: Album) -> list[tuple[str, str |
     if len(u) != len(_RGB):
         return []
     return [
-        (name, album.perturbation(channel[None], float(effect.eps.max())))
+        (name, album.perturbation(channel[None], effect.shade))
         for name, channel in zip(_RGB, u, strict=True)
     ]
 

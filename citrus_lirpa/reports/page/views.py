@@ -101,7 +101,7 @@ def _chips(material: Material) -> list[str]:
     record = material.record
     if record is not None:
         chips += [
-            f"ε = {radius(record.eps, record.eps_map)}",
+            f"ε = {radius(record.eps, record.eps_map, record.norm)}",
             count_images(record.images, "held-out" if record.held_out else "test"),
             f"groups of {record.group_size}",
             clipping(record.clip),
@@ -124,7 +124,7 @@ def _result(record: EvaluationRecord) -> dict[str, Any]:
         "settled": undecided == 0,
         "images": _count(images),
         "group_size": record.group_size,
-        "eps": radius(record.eps, record.eps_map),
+        "eps": radius(record.eps, record.eps_map, record.norm),
         "time": seconds(record.seconds.get("total")),
         "parts": _parts(record.shares, images),
         "rows": [

@@ -251,6 +251,7 @@ def _protocol(
     given["clip"] = PIXELS if given["clip"] else None
     require(not config.train.eps_map, "train.eps_map is a map of ε; studies take one ε, train.eps",
             ConfigError)  # fmt: skip
+    given.setdefault("norm", config.train.norm)
     given["eps"] = parse_number(given.get("eps", config.train.eps))
     try:
         protocol = Protocol(**given)

@@ -19,7 +19,7 @@ _SIZES = ((0.0, 0.5), (0.4, 0.15), (0.7, 0.05), (0.9, 0.015))
 
 
 class Descent:
-    """Signed gradient descent with momentum on the largest margin of a tuple's members.
+    """Gradient descent with momentum, of steps of one length, on a tuple's largest margin.
 
     On the ball, a reduced network has the margins and gradients of the network itself.
 
@@ -59,8 +59,15 @@ class Descent:
             scale = gradient.abs().mean(0).clamp(min=torch.finfo(point.dtype).tiny)
             direction = _MOMENTUM * direction + gradient / scale
             size = max(begin for begin in _SIZES if begin[0] * _STEPS <= step)[1]
-            point = clamp(point - size * self._eps * direction.sign(), (-self._eps, self._eps))
+            point = self._moved(point, direction, size)
         return where[:, lowest < 0].t().unflatten(1, self.shape)
+
+    def _moved(self, point: Tensor, direction: Tensor, size: float) -> Tensor:
+        """Return the points (P, D) after a step against a direction, of so many ε."""
+        if self.ball.norm == 2:
+            step = size * self._eps * self.ball.direction(direction.t())
+            return self.ball.project(point.t() - step).t()
+        return clamp(point - size * self._eps * direction.sign(), (-self._eps, self._eps))
 
     def _margins(self, rows: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest margin (D,) of the members at u (P, D), and its gradient (P, D)."""
@@ -82,4 +89,5 @@ class Descent:
     def _corners(self, like: Tensor, count: int) -> Tensor:
         shape = len(like), count
         sides = torch.randint(2, shape, generator=self._random, device=like.device)
-        return (2 * sides - 1).to(like.dtype) * self._eps
+        corners = (2 * sides - 1).to(like.dtype) * self._eps
+        return self.ball.project(corners.t()).t() if self.ball.norm == 2 else corners

@@ -1,7 +1,7 @@
 """Dual bounds: linear lower bounds of margins, for several inputs under one perturbation.
 
 For input i of a tuple and a margin c_i, the relaxed network gives L_i(u) = A_i·(x_i + u) + b_i
-<= margin for every |u| <= ε, where A_i and b_i depend on the lower slopes α of unstable ReLUs
+<= margin for every ‖u‖ <= ε, where A_i and b_i depend on the lower slopes α of unstable ReLUs
 and on multipliers β of split ones (β-CROWN, Wang et al. 2021). For any weights w >= 0 that
 sum to one, min over u of Σ_i w_i L_i(u) > 0 proves that no u breaks all members of the tuple
 (RACoon, Banerjee & Singh 2024). α, β and w are ascended together. Their gradient needs no
@@ -27,6 +27,7 @@ from ...bounds.segments import INPUT, Segment
 from .relaxation import Relaxation
 from .rounding import SUMS, largest_input, unit
 from .tangents import Line
+from .worst import shortfall, worst_shared
 
 
 @dataclass
@@ -150,6 +151,8 @@ class DualBound:
         off = off.view(-1, self.members) + (unit(self.x.dtype) * terms + self.sums) * size
         line = line - off
         value = (weight * line).sum(1)
+        if self.ball.norm == 2:
+            value = value - shortfall(a, weight, x, self.ball, u)
         slack = 4 * unit(torch.float64) * self.members * line.abs().amax(1)
         line, value = rounded_down(line, self.x.dtype), rounded_down(value - slack, self.x.dtype)
         rounding = (weight * off).sum(1).to(value.dtype)
@@ -270,32 +273,6 @@ def rounded_down(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Return float64 values in another precision, none of them larger."""
     found = values.to(dtype)
     return torch.where(found > values, found - found.abs() * torch.finfo(dtype).eps, found)
-
-
-def worst_shared(a: Tensor, weight: Tensor, x: Tensor, ball: Ball) -> Tensor:
-    """Return the u (D, ...), |u| <= ε, that minimises Σ_i w_i a_i·clamp(x_i + u).
-
-    Unclipped it is -ε sign(Σ_i w_i a_i). Clipped, the sum is piecewise linear in each pixel's
-    own u, and smallest at one of the ends ±ε or of the kinks where some x_i + u meets the range.
-
-    Args:
-        a: (D, s, ...) coefficients.
-        weight: (D, s).
-        x: (D, s, ...) inputs.
-        ball: The perturbations.
-    """
-    weighted = weight.view(*weight.shape, *[1] * (a.ndim - 2)) * a
-    if ball.clip is None:
-        return -ball.radius(x) * weighted.sum(1).sign()
-    kinks = [ball.project(ball.cut(torch.full_like(x, far)) - x) for far in (-1e9, 1e9)]
-    ends = torch.ones_like(x[:, :1]) * ball.radius(x)
-    best = torch.full_like(x[:, 0], torch.inf)
-    u = torch.zeros_like(best)
-    for candidate in torch.cat([-ends, ends, *kinks], dim=1).unbind(1):
-        value = (weighted * ball.cut(x + candidate.unsqueeze(1))).sum(1)
-        u = torch.where(value < best, candidate, u)
-        best = torch.minimum(best, value)
-    return u
 
 
 class _Adjoint:

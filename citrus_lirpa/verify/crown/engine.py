@@ -237,7 +237,9 @@ class DualEngine:
             margins = logit_margins(logits, y).min(dim=1).values
             return -margins.clamp(min=-_OVERSHOOT).sum()
 
-        return ascend(gradient_of(objective), self.ball.project, u, self.ball.radius(u) / 4, steps)
+        project, towards = self.ball.project, self.ball.direction
+        step = self.ball.radius(u) / 4
+        return ascend(gradient_of(objective), project, u, step, steps, towards=towards)
 
     @torch.no_grad()
     def broken(self, images: Images, members: Tensor, u: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from ...bounds.box import Ball
 from ..budget import Budget
-from .dual import worst_shared
 from .rounding import largest_input, unit
+from .worst import shortfall, worst_shared
 
 #: Multiplicative steps on the weights of lines before linear programs, their rate, and programs.
 _CHEAP_STEPS, _CHEAP_RATE, _MOST_CUTS = 40, 3.0, 60
@@ -71,6 +71,14 @@ class Lines:
         g, x = self.g[which].unsqueeze(0), self.x[self.image[which]].unsqueeze(0)
         return worst_shared(g, weight, x, self.ball)[0]
 
+    def least(self, which: Tensor, weight: Tensor, u: Tensor, line: Tensor) -> float:
+        """Return a lower bound of that sum, from u as of ``worst`` and the lines' values there."""
+        value = float(weight[0] @ line)
+        if self.ball.norm == 2:
+            g, x = self.g[which].unsqueeze(0), self.x[self.image[which]].unsqueeze(0)
+            value -= float(shortfall(g, weight, x, self.ball, u.unsqueeze(0)))
+        return value
+
     def at(self, which: Tensor, u: Tensor) -> Tensor:
         """Return the values of some lines (k,) at u (...)."""
         x = self.x[self.image[which]]
@@ -113,7 +121,7 @@ def refuting(lines: Lines, chosen: Sequence[int]) -> Attempt:
     for step in range(_CHEAP_STEPS + _MOST_CUTS):
         u = lines.worst(which, weight)
         line = lines.at(which, u)
-        if float(weight[0] @ line) > threshold:
+        if lines.least(which, weight, u, line) > threshold:
             return Attempt(weight[0], None)
         if bool((line <= 0).all()):
             return Attempt(None, u)

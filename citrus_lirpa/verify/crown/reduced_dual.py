@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ...bounds.box import Ball
-from .dual import Point, worst_shared
+from .dual import Point
 from .reduced import ReducedNetwork, moved
+from .worst import shortfall, worst_shared
 
 
 class ReducedBound:
@@ -90,15 +91,21 @@ class ReducedBound:
             cost = cost * weight.repeat_interleave(sizes, dim=1)
         return torch.where(self._free.t(), cost, -1.0)
 
-    def _worst(self, a: Sequence[Tensor], weight: Tensor) -> Tensor:
-        """Return the u (D, ...) that minimises Σ weight_i a_i·(what u adds to member i)."""
+    def _worst(self, a: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the u (D, ...) that minimises Σ weight_i a_i·(what u adds to member i).
+
+        And how far the sum may be above its minimum there, None for not at all.
+        """
         shape = self.networks[0].x.shape
-        if self.ball.clip is None and self.members == 1:
+        if self.ball.clip is None and self.members == 1 and self.ball.norm != 2:
             slopes = a[0].t().unflatten(1, shape)
-            return slopes.sign() * -self.ball.radius(slopes)
+            return slopes.sign() * -self.ball.radius(slopes), None
         slopes = torch.stack([part.t().unflatten(1, shape) for part in a], dim=1)
         x = torch.stack([network.x for network in self.networks]).expand_as(slopes)
-        return worst_shared(slopes, weight, x, self.ball)
+        u = worst_shared(slopes, weight, x, self.ball)
+        if self.ball.norm != 2:
+            return u, None
+        return u, shortfall(slopes, weight, x, self.ball, u).to(slopes.dtype)
 
     def _evaluate(self, parameter: Tensor, weight: Tensor) -> tuple[Point, list[Tensor]]:
         """Return the bounds, and for each member the multipliers (M, D) that they stand on."""
@@ -111,14 +118,15 @@ class ReducedBound:
             found = network.backward(row, partial(_multiplied, slope[n], self._up[n], beta[n]))
             for part, kept in zip(found, parts, strict=True):
                 kept.append(part)
-            above = (c[-1].clamp(max=0) * self._offset[n]).sum(0)
-            constant.append(network.margin_bias[row] + network.bias @ w[-1] + above)
-        u = self._worst(a, weight)
+            raised = (c[-1].clamp(max=0) * self._offset[n]).sum(0)
+            constant.append(network.margin_bias[row] + network.bias @ w[-1] + raised)
+        u, above = self._worst(a, weight)
         each = zip(a, moved(self.networks, self.ball, u), strict=True)
         varying = torch.stack([(slopes * v).sum(0) for slopes, v in each], dim=1)
         line = torch.stack(constant, dim=1) + varying
         coefficients = c[0] if self.members == 1 else torch.cat(c)
         value = (weight * line).sum(1)
+        value = value if above is None else value - above
         return Point(value, line, u, slope.t(), coefficients.t(), torch.zeros_like(value)), w
 
 

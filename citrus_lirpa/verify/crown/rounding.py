@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...bounds.box import Ball, Box
+from ...bounds.box import Ball, Box, RoundBox
 from ...bounds.margins import wrong_classes
 from ...bounds.segments import INPUT, Segment
 from .relaxation import Bounds
@@ -105,7 +105,19 @@ def _interval(segment: Segment, boxes: dict[int, Box]) -> Box:
     centre = segment(*(box.centre for box in before))
     radius = segment.sizes(*(box.radius for box in before), constant=False)
     error = _error(segment, before)
-    return Box(centre - radius - error, centre + radius + error)
+    found = Box(centre - radius - error, centre + radius + error)
+    return _rounder(found, segment, before[0], error) if len(before) == 1 else found
+
+
+def _rounder(found: Box, segment: Segment, before: Box, error: Tensor) -> Box:
+    """Return an interval of a segment's result cut with that by ℓ2 norms, where it has one."""
+    spread = segment.spread(before.round.radius) if isinstance(before, RoundBox) else None
+    if spread is None or not isinstance(before, RoundBox):
+        return found
+    middle = segment(before.round.centre)
+    reach = spread * (1 + 16 * SUMS * segment.terms[0]) + error
+    lower, upper = middle - reach, middle + reach
+    return Box(torch.maximum(found.lower, lower), torch.minimum(found.upper, upper))
 
 
 def _shortened(segment: Segment, boxes: dict[int, Box]) -> Segment:
