@@ -35,6 +35,7 @@ def record(file):
     return json.loads(Path(file).read_text())
 
 
+@pytest.mark.usefixtures("rendered")
 def test_commands_take_the_norm_of_a_run_and_say_so():
     network = load_network(Path("r"))
     assert (network.norm, network.eps) == (2.0, 1.5)
