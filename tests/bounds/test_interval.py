@@ -1,6 +1,7 @@
 """The fast way through a network against auto_LiRPA's: values, bounds and gradients."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -236,8 +237,15 @@ def test_networks_without_a_fast_way_are_attacked_in_bfloat16_too(what):
 
 
 @pytest.mark.filterwarnings("ignore")  # torch warns of its own code
-def test_compiled_and_not_are_the_same():
-    """Bounds and an attack's logits, with the gradients of both, within 1e-5."""
+@pytest.mark.parametrize(
+    "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.nightly)]
+)
+def test_compiled_and_not_are_the_same(monkeypatch, backend):
+    """Bounds and an attack's logits, with the gradients of both, within 1e-5.
+
+    What torch makes of the graphs, C++ by default, takes long.
+    """
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     model, (x, y) = SMALL["conv"](), batch()
     seen = []
     wrapped(model)

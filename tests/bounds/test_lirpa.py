@@ -179,58 +179,56 @@ def test_optimising_prints_nothing(capsys):
 # -------------------------------------------------------------------- missing and wrong
 
 
-def load_with(code, **kwargs):
-    """Return the message of the DependencyError that ``load`` raises after ``code``."""
+#: What stands in for auto_LiRPA, where it is another; modules that are missing; what is said.
+UNUSABLE = {
+    "missing": (None, ["auto_LiRPA"], "auto_LiRPA is not installed: "),
+    "need": (None, ["appdirs"], "auto_LiRPA needs appdirs, which is missing: pip install appdirs"),
+    "need of another name on PyPI": ("import yaml", ["yaml"],
+                                     "auto_LiRPA needs yaml, which is missing: pip install pyyaml"),
+    "old": ("__version__ = '0.5.1'", [], "auto_LiRPA 0.5.1 found, 0.3.x or 0.7.x needed: "),
+    "new": ("__version__ = '1.3'", [], "auto_LiRPA 1.3 found, 0.3.x or 0.7.x needed: "),
+    "broken": ("from math import tau_squared", [],
+               "auto_LiRPA cannot be imported (cannot import name "),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory) -> dict[str, str]:
+    """What ``load`` says of each, in a fork of its own of a process that has imported torch."""
+    folder = tmp_path_factory.mktemp("unusable")
+    cases = {}
+    for number, (name, (source, missing, _)) in enumerate(UNUSABLE.items()):
+        package = folder / str(number) / "auto_LiRPA"
+        if source:
+            package.mkdir(parents=True)
+            (package / "__init__.py").write_text(source)
+        cases[name] = [str(package.parent), missing]
     done = python(
         f"""
-        import sys
-        {code}
-        from citrus_lirpa.bounds import lirpa
-        try:
-            lirpa.load()
-        except lirpa.DependencyError as error:
-            print(error)
-        """,
-        **kwargs,
+        import os, sys, torch
+        for name, (folder, missing) in {cases!r}.items():
+            if os.fork():
+                os.wait()
+                continue
+            sys.path.insert(0, folder)
+            sys.modules.update(dict.fromkeys(missing))
+            from citrus_lirpa.bounds import lirpa
+            try:
+                lirpa.load()
+            except lirpa.DependencyError as error:
+                print(f"{{name}}: {{error}}", flush=True)
+            os._exit(0)
+        """
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return dict(line.split(": ", 1) for line in done.stdout.splitlines())
 
 
-def test_missing_auto_lirpa_names_the_command():
-    message = load_with("sys.modules['auto_LiRPA'] = None")
-    assert message == f"auto_LiRPA is not installed: {ours.INSTALL_HINT}\n"
-
-
-def test_missing_need_is_named():
-    message = load_with("sys.modules['appdirs'] = None")
-    assert message == "auto_LiRPA needs appdirs, which is missing: pip install appdirs\n"
-
-
-def test_missing_need_is_named_as_on_pypi(tmp_path):
-    package = tmp_path / "auto_LiRPA"
-    package.mkdir()
-    (package / "__init__.py").write_text("import yaml")
-    message = load_with("sys.modules['yaml'] = None", path=[tmp_path])
-    assert message == "auto_LiRPA needs yaml, which is missing: pip install pyyaml\n"
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("__version__ = '0.5.1'", "auto_LiRPA 0.5.1 found, 0.3.x or 0.7.x needed: "),
-        ("__version__ = '1.3'", "auto_LiRPA 1.3 found, 0.3.x or 0.7.x needed: "),
-        ("from math import tau_squared", "auto_LiRPA cannot be imported (cannot import name "),
-    ],
-)
-def test_unusable_auto_lirpa_is_refused(tmp_path, source, expected):
-    package = tmp_path / "auto_LiRPA"
-    package.mkdir()
-    (package / "__init__.py").write_text(source)
-    message = load_with("", path=[tmp_path])
-    assert message.startswith(expected)
-    assert message.endswith(f"{ours.INSTALL_HINT}\n")
-    assert message.count("\n") == 1
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_unusable_auto_lirpa_is_refused_in_one_line(refusals, name):
+    assert refusals[name].startswith(UNUSABLE[name][2])
+    if "need" not in name:
+        assert refusals[name].endswith(ours.INSTALL_HINT)
 
 
 def test_old_torch_is_refused(monkeypatch):
@@ -432,8 +430,5 @@ def test_auto_lirpa_is_repaired_whoever_imports_it_and_only_then_is_torch_import
 
 def test_recursion_ends_before_the_stack_does():
     """auto_LiRPA allows a million levels; a nested file would then end the process."""
-    limit = python(
-        "import sys\nfrom citrus_lirpa.bounds import lirpa\n"
-        "lirpa.load()\nprint(sys.getrecursionlimit())"
-    )
-    assert 1000 <= int(limit.stdout) <= 10_000, limit.stderr
+    ours.load()
+    assert 1000 <= sys.getrecursionlimit() <= 10_000
