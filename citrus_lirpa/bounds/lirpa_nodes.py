@@ -25,6 +25,8 @@ def repair_nodes(operators: Any) -> None:
     _unsqueeze_several_axes(operators.BoundUnsqueeze)
     _bend_by_any_slope(operators.BoundLeakyRelu)
     _slice_in_steps(operators.BoundSlice)
+    _pad_without_value(operators.BoundPad)
+    _join_parts_of_a_box(operators.BoundConcat, operators.Interval)
 
 
 def _keep_the_batch_open(reshape: Any) -> None:
@@ -137,6 +139,30 @@ def _slice_in_steps(slicing: Any) -> None:
         return x[(slice(None),) * (axis % x.ndim) + (slice(start, end, step),)]
 
     slicing.forward = forward
+
+
+def _pad_without_value(padding: Any) -> None:
+    """Both fail on ``F.pad(x, widths)``, whose value is an empty tensor: TypeError."""
+    original = padding.forward
+
+    def forward(self: Any, x: torch.Tensor, widths: Any, value: Any = 0.0) -> torch.Tensor:
+        empty = isinstance(value, torch.Tensor) and not value.numel()
+        return original(self, x, widths, 0.0 if empty else value)
+
+    padding.forward = forward
+
+
+def _join_parts_of_a_box(concat: Any, interval: Any) -> None:
+    """0.7 cannot join parts of a box whose ends are tensors: ValueError, inhomogeneous shape."""
+    original = concat.interval_propagate
+
+    def interval_propagate(self: Any, *parts: Any) -> Any:
+        moving = (part for i, part in enumerate(parts) if self.is_input_perturbed(i))
+        if not all(interval.get_perturbation(part)[0] == torch.inf for part in moving):
+            return original(self, *parts)
+        return tuple(self.forward(*ends) for ends in zip(*parts, strict=True))
+
+    concat.interval_propagate = interval_propagate
 
 
 def pool_in_order(pool: Any) -> None:

@@ -31,6 +31,7 @@ from .segments import INPUT, Segment, affine_segments, chain, segment_behind
 from .selfcheck import self_check
 from .tracing import (
     check_logits,
+    check_paddings,
     count_classes,
     explained,
     fed_by_addition,
@@ -113,6 +114,7 @@ class BoundedNet:
         self._dropout = [m for part in (model, self.bounded) for m in part.modules() if _drops(m)]
         self._places = _places(self.module, self.bounded)
         self.classes = count_classes(self.bounded)
+        check_paddings(self.bounded)
         self.graph = Graph(self.bounded)
         self.fast = IntervalNetwork.of(self.graph) if bounds == "own" else None
         self.lirpa = LirpaNetwork(self.bounded, self.graph)

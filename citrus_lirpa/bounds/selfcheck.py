@@ -21,7 +21,8 @@ from .tracing import explained
 OVERFLOW = (
     "interval bounds of this network overflow: they are NaN or infinite, so that it can be neither "
     "certified nor trained by them; begin with "
-    "citrus_lirpa.training.initialisation.shi_initialise(net), or use fewer layers"
+    "citrus_lirpa.training.initialisation.shi_initialise(net), which helps less where BatchNorm is "
+    "in train mode, or use fewer layers"
 )
 #: Rows of an example that are computed alone as well.
 _ALONE = 4

@@ -85,6 +85,20 @@ def wrap(core: nn.Module, example: Tensor) -> nn.Module:
     return bounded
 
 
+def check_paddings(bounded: nn.Module) -> None:
+    """Raise ModelError for paddings that auto_LiRPA takes for those by a constant."""
+    for node in nodes(bounded):
+        mode = node.attr.get("mode") if type(node).__name__ == "BoundPad" else None
+        if mode in _PADS:
+            raise ModelError(
+                f"auto_LiRPA {lirpa.load().version} cannot bound padding by {_PADS[mode]}"
+                f"{place(node)}; pad by zero"
+            )
+
+
+_PADS = {"reflect": "reflection", "edge": "replication", "wrap": "the other side"}
+
+
 def place(node: Any) -> str:
     """Return where a node stands in the user's module, to be put behind its name."""
     names = (getattr(source, "ori_name", "") for source in node.inputs)

@@ -229,6 +229,16 @@ REFUSED = {
         lambda: BoundedNet(nn.Sequential(mlp(), nn.LogSoftmax(1)), X),
         r"'LogSoftmax' \(layer '1', LogSoftmax\); return the logits before it",
     ),
+    "padding by reflection": (
+        lambda: BoundedNet(
+            nn.Sequential(nn.ReflectionPad2d(1), nn.Flatten(), nn.Linear(100, 2)), X
+        ),
+        r"padding by reflection \(layer '0', ReflectionPad2d\); pad by zero",
+    ),
+    "padding by replication in a BoundedModule": (
+        lambda: as_bounded_net(own_module(nn.Sequential(nn.ReplicationPad2d(1), nn.Flatten()))),
+        "padding by replication; pad by zero",
+    ),
     "GroupNorm": (
         lambda: BoundedNet(nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4)), X),
         "layer '1' is a GroupNorm, .* use BatchNorm",
@@ -279,6 +289,16 @@ def test_what_cannot_be_bounded_is_refused_in_one_line(case, capfd):
     assert "\n" not in str(caught.value) and capfd.readouterr() == ("", "")
 
 
+def test_a_softmax_at_the_end_is_bounded_by_07_and_refused_on_03():
+    model = nn.Sequential(mlp(), nn.Softmax(1)).eval()
+    net, y = BoundedNet(model, X), model(X).argmax(1)
+    if lirpa.load().legacy:
+        with pytest.raises(ModelError, match="of a softmax at the end, return the logits before"):
+            certify(net, X, y, 1e-4)
+    else:
+        assert certify(net, X, y, 1e-4).certified.any()
+
+
 def test_conv1d_is_refused_or_certifies_nothing():
     model = nn.Sequential(nn.Conv1d(8, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 10))
     if lirpa.load().legacy:
@@ -301,6 +321,38 @@ def test_same_padding_is_bounded_and_stays_the_users():
     ).eval()  # fmt: skip
     found = certify(BoundedNet(model, X), X, model(X).argmax(1), 1e-4)
     assert found.certified.sum() >= 5 and model[0].padding == "same"
+
+
+PADDINGS = {
+    "F.pad": lambda x: F.pad(x, (1, 1, 1, 1)),
+    "value=0": lambda x: F.pad(x, (1, 1, 1, 1), value=0),
+    "circular": lambda x: F.pad(x, (1, 1, 1, 1), "circular"),
+    "mirrored": lambda x: torch.cat([x[:, :, :1], x, x[:, :, -1:]], 2),
+}
+
+
+class Padding(nn.Module):
+    def __init__(self, pad):
+        super().__init__()
+        self.pad, self.last = pad, nn.Linear(pad(X).flatten(1).shape[1], 10)
+
+    def forward(self, x):
+        return self.last(self.pad(x).relu().flatten(1))
+
+
+@pytest.mark.parametrize("name", PADDINGS)
+def test_paddings_and_parts_of_the_input_are_bounded_exactly(name):
+    """auto_LiRPA fails on the first, and 0.7 on the last two, without repairs."""
+    model = Padding(PADDINGS[name]).eval()
+    net, y = BoundedNet(model, X, bounds="auto-lirpa"), torch.zeros(6, dtype=torch.long)
+    share = torch.rand(X.shape, generator=torch.Generator().manual_seed(1)) + 0.5
+    bound = net.margins(Box.around(X + 1, 0.5, None), y, "crown")  # affine there
+    point = (X + share).requires_grad_()
+    for i in range(9):
+        logits = model(point)
+        (g,) = torch.autograd.grad((logits[:, 0] - logits[:, i + 1]).sum(), point)
+        worst = model(X + 1 - 0.5 * g.sign())
+        torch.testing.assert_close(bound[:, i], worst[:, 0] - worst[:, i + 1])
 
 
 @pytest.mark.parametrize("limit", [0, 10**6], ids=["patches", "matrices"])
