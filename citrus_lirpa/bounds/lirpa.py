@@ -121,6 +121,8 @@ def parsing() -> Iterator[None]:
     onnx = onnx_globals()
     inlining, opset = onnx.autograd_inlining, onnx.export_onnx_opset_version
     onnx.autograd_inlining = False
+    parse = importlib.import_module("auto_LiRPA.parse_graph").parse_module
+    defaults, parse.__defaults__ = parse.__defaults__, (None, None)  # no weights are left out
     try:
         with warnings.catch_warnings(), unsupported_named(), _whole_gelus():
             for message in KNOWN_MESSAGES:
@@ -129,6 +131,7 @@ def parsing() -> Iterator[None]:
             yield
     finally:
         onnx.autograd_inlining, onnx.export_onnx_opset_version = inlining, opset
+        parse.__defaults__ = defaults
         module.check_incompatible_nodes = check
 
 

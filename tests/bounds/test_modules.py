@@ -151,6 +151,26 @@ class Outer(nn.Module):
         return self.head(self.taken(self.inner(x)))
 
 
+class Auxiliary(nn.Module):
+    """With a further output in train mode, as Inception has it, whose weights 0.3 left out."""
+
+    def __init__(self):
+        super().__init__()
+        self.network, self.AuxLogits = mlp(), nn.Linear(64, 10)
+
+    def forward(self, x):
+        logits = self.network(x)
+        return (logits, self.AuxLogits(x.flatten(1))) if self.training else logits
+
+
+def test_auxiliary_classifiers_of_train_mode_wrap():
+    model = Auxiliary().eval()
+    y = model(X).argmax(1)
+    assert certify(BoundedNet(model, X), X, y, 1e-4).certified.all()
+    with pytest.raises(ModelError, match="returns a tuple; expected one .* in train mode too"):
+        Ibp()(BoundedNet(model, X).train(), X, y, 0.02)
+
+
 Named = collections.namedtuple("Named", ["features", "auxiliary"])
 PARTS = {
     "tuple": (lambda *outputs: outputs, lambda made: made[0]),
