@@ -242,8 +242,8 @@ REFUSED = {
         "returns a tuple; expected one",
     ),
     "unsupported operation": (
-        lambda: BoundedNet(nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ELU()), X),
-        r"auto_LiRPA 0.* cannot bound 'Elu' \(layer '2', ELU\); use ReLU",
+        lambda: BoundedNet(nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.CELU()), X),
+        r"auto_LiRPA 0.* cannot bound 'Celu' \(layer '2', CELU\); use ReLU",
     ),
     "log_softmax at the end": (
         lambda: BoundedNet(nn.Sequential(mlp(), nn.LogSoftmax(1)), X),
