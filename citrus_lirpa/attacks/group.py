@@ -204,13 +204,8 @@ class GroupAttack:
         many it broke, for each group.
         """
         logits = net.frozen()
-        weight = distributed.draw_rows(
-            lambda rows: torch.empty(rows, dtype=x.dtype, device=x.device).exponential_(), len(x)
-        )
-        start = distributed.draw_rows(
-            lambda rows: uniform_start(torch.Size([rows, *x.shape[1:]]), 1.0, x).sign(), groups
-        )
-        start = start * ball.eps
+        weight, corners = _drawn(x, groups)
+        start = corners * ball.eps
         best = torch.zeros_like(start)
         most = group.new_zeros(len(start))
 
@@ -235,6 +230,17 @@ class GroupAttack:
         with torch.no_grad():
             objective(last)
         return torch.where((most > 0).view(-1, *[1] * (x.ndim - 1)), best, last), most
+
+
+def _drawn(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Draw a weight for each input (M, ...), and a corner of the cube for each group."""
+    weights = distributed.draw_rows(
+        lambda rows: torch.empty(rows, dtype=x.dtype, device=x.device).exponential_(), len(x)
+    )
+    corners = distributed.draw_rows(
+        lambda rows: uniform_start(torch.Size([rows, *x.shape[1:]]), 1.0, x).sign(), groups
+    )
+    return weights, corners
 
 
 @torch.no_grad()

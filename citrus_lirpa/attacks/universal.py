@@ -271,9 +271,8 @@ class SgdUap:
 
         if len(rows):
             corner = uniform_start(best.shape, 1.0, best).sign() * ball.eps
-            step = self.step_size * ball.eps
             last = ascend(
-                *(gradient_of(objective), _alone(ball.project), corner, step),
+                *(gradient_of(objective), _alone(ball.project), corner, self.step_size * ball.eps),
                 steps=self._steps(len(rows)),
                 towards=_alone(ball.direction),
             )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from .doctor import versions
 from .folder import Outcome, ResultFiles, RunFolder
 from .launch import Launch
 from .networks import Network
+
+Figures = Mapping[str, float]
 
 
 def evaluate_run(
@@ -74,11 +77,9 @@ def evaluate_run(
     _check_norm(protocol.norm, bounds, proofs)
     protocol.images(len(images))
     net = network.bounded(launch.device, protocol.seed, bounds)
-    other = {} if bounds == "own" else {"bounds": bounds}
-    settings = _settings(network, images, protocol, imported or {}) | other
-    if proofs:
-        settings["proofs"] = True
-    files = RunFolder(folder).evaluation(protocol.method)
+    settings = _settings(network, images, protocol, imported or {}, bounds, proofs)
+    run = RunFolder(folder)
+    files = run.evaluation(protocol.method)
 
     def compute(batches: Saved) -> Evaluation:
         kept = _proof_folder(files, net, protocol, settings) if proofs else None
@@ -87,26 +88,43 @@ def evaluate_run(
         return evaluate(*given, saved=batches, proofs=kept, **more)
 
     def finish(result: Evaluation, known_by: str) -> dict[str, Any]:
-        RunFolder(folder).keep_eps_map(protocol.eps)
+        run.keep_eps_map(protocol.eps)
         perturbations.of_evaluation(net, result).save(files.paths["perturbations"])
-        return result.as_record(
-            run=network.name,
-            data=network.spec.name,
-            weights=settings["weights"],
-            imported=len(settings["imported"]),
-            identity=known_by,
-            versions=versions(),
-            **other,
-        ).to_json()
+        return _record(result, network, settings, known_by)
 
-    run = RunFolder(folder)
-    config = run.begun_config() if run.config.is_file() else None
-    with loggers.opened(log if distributed.leads() else (), folder, config) as noting:
+    with _reporting(run, log) as report:
         outcome = run_batches(files, settings, compute, finish, launch)
         if outcome and outcome.new:
-            for logger in noting:
-                logger.conclude(loggers.figures_of(outcome.record))
+            report(loggers.figures_of(outcome.record))
     return outcome
+
+
+def _record(
+    result: Evaluation, network: Network, settings: dict[str, Any], known_by: str
+) -> dict[str, Any]:
+    """Return the figures, and what they depend on, as plain values."""
+    return result.as_record(
+        run=network.name,
+        data=network.spec.name,
+        weights=settings["weights"],
+        imported=len(settings["imported"]),
+        identity=known_by,
+        versions=versions(),
+        bounds=settings.get("bounds"),
+    ).to_json()
+
+
+@contextmanager
+def _reporting(run: RunFolder, log: Iterable[str]) -> Iterator[Callable[[Figures], None]]:
+    """Open loggers, and yield what reports figures to them."""
+    config = run.begun_config() if run.config.is_file() else None
+    with loggers.opened(log if distributed.leads() else (), run.path, config) as noting:
+
+        def report(figures: Figures) -> None:
+            for logger in noting:
+                logger.conclude(figures)
+
+        yield report
 
 
 def _check_norm(norm: float, bounds: str, proofs: bool) -> None:
@@ -146,7 +164,12 @@ def import_verdicts(folder: Path, network: Network, protocol: Protocol) -> dict[
 
 
 def _settings(
-    network: Network, images: Split, protocol: Protocol, imported: Mapping[int, str]
+    network: Network,
+    images: Split,
+    protocol: Protocol,
+    imported: Mapping[int, str],
+    bounds: str,
+    proofs: bool,
 ) -> dict[str, Any]:
     """Collect all that the figures depend on."""
     return {
@@ -155,4 +178,6 @@ def _settings(
         "weights": fingerprint(network.model),
         "pixels": fingerprint_of_images(images),
         "imported": sorted(imported.items()),
+        **({} if bounds == "own" else {"bounds": bounds}),
+        **({"proofs": True} if proofs else {}),
     }

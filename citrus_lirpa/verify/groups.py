@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from .engines import find_engine
 from .group_search import Damage, Groups, GroupSearch
 from .milp import check_solver
 from .relational import GROUP_STAGES, RELATIONAL, group_stage_of
-from .single import certify, check_certifiable, check_same_norm, working
+from .single import certify, check_attack, check_certifiable, working
 from .unfinished import GroupState, Unfinished
 
 if TYPE_CHECKING:
@@ -166,24 +166,17 @@ def certify_uap(
     """
     net = as_bounded_net(net)
     ball = check_certifiable(net, x, y, eps, clip, time_limit, norm, proofs)
-    check_count(batch_size, "batch size")
-    _check_group_stage(len(x), group_size, relational, solver, attack)
-    check_same_norm(attack, ball)
+    _check_options(len(x), group_size, relational, solver, batch_size)
+    joint = attack is None or (callable(attack) and not isinstance(attack, PGD))
+    check_attack(attack, ball, joint, "GroupAttack() or None")
     if certificates is None:
-        certificates = certify(
-            *(net, x, y, eps),
-            clip=clip,
-            batch_size=batch_size,
-            progress=progress,
-            proofs=proofs,
-            norm=norm,
-        )
+        more: dict[str, Any] = {"clip": clip, "norm": norm, "progress": progress}
+        certificates = certify(net, x, y, eps, batch_size=batch_size, proofs=proofs, **more)
     else:
         _check_certificates(certificates, net, x, y, ball)
     stage = GROUP_STAGES[relational or group_stage_of(certificates.methods)]
     groups, at_once = Groups(len(x), group_size, x.device), max(1, batch_size // group_size)
-    attack = attack or GroupAttack(clip=clip, norm=norm)
-    unfinished = unfinished or Unfinished()
+    attack, unfinished = attack or GroupAttack(clip=clip, norm=norm), unfinished or Unfinished()
     state = unfinished.groups = unfinished.groups or _begin(x, groups, certificates)
     hidden, what = not distributed.draws_bar(progress), f"groups, at most {time_limit:g} s each"
     with working(net, x.device, desc=what, unit="group", disable=hidden) as bar:
@@ -219,17 +212,16 @@ def _found(groups: Groups, certificates: Certificates, state: GroupState) -> Uap
     )
 
 
-def _check_group_stage(
-    count: int, group_size: int, relational: str | None, solver: str, attack: GroupAttack | None
+def _check_options(
+    count: int, group_size: int, relational: str | None, solver: str, batch_size: int
 ) -> None:
-    """Refuse groups, a group stage, a solver or an attack that cannot be used."""
+    """Refuse groups, a group stage, a solver or batches that cannot be."""
+    check_count(batch_size, "batch size")
     possible = is_count(group_size, 2, count)
     expect(possible, "group size", group_size, f"2 to {count}, the number of inputs")
     if relational is not None:
         check_name(relational, "relational stage", RELATIONAL)
     check_solver(solver)
-    joint = attack is None or (callable(attack) and not isinstance(attack, PGD))
-    expect(joint, "the attack", attack, "GroupAttack() or None")
 
 
 def _begin(x: Tensor, groups: Groups, certificates: Certificates) -> GroupState:

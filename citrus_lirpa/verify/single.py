@@ -121,10 +121,8 @@ def certify(
     """
     net = as_bounded_net(net)
     ball = check_certifiable(net, x, y, eps, clip, time_limit, norm, proofs)
-    check_count(batch_size, "batch size")
     check_count(group_size, "group size")
-    expect(attack is None or callable(attack), "the attack", attack, "PGD() or None")
-    check_same_norm(attack, ball)
+    check_attack(attack, ball, attack is None or callable(attack), "PGD() or None")
     stages, parts = stages_up_to(method), []
     _check_begun(known, unfinished, y, batch_size)
     shown = distributed.draws_bar(progress)
@@ -133,8 +131,7 @@ def certify(
         if len(x):
             check_rows_alone(net, x[:_CHECKED])
         tell = bar.set_description if shown else announce
-        limits = Limits(time_limit, batch_size)
-        cascade = Cascade(net, ball, engine, stages, attack, limits, tell)
+        cascade = Cascade(net, ball, engine, stages, attack, Limits(time_limit, batch_size), tell)
         for rows in torch.arange(len(x), device=x.device).split(batch_size):
             verdicts = None if known is None else known[rows]
             part = cascade.certificates(x[rows], y[rows], rows // group_size, verdicts, unfinished)
@@ -175,8 +172,9 @@ def check_certifiable(
     return Ball(eps, clip, norm)
 
 
-def check_same_norm(attack: object, ball: Ball) -> None:
-    """Raise InputError for an attack of this package in another norm than the ball's."""
+def check_attack(attack: object, ball: Ball, usable: bool, expected: str) -> None:
+    """Raise InputError unless an attack is usable, and not one of ours in another norm."""
+    expect(usable, "the attack", attack, expected)
     norm = getattr(attack, "norm", ball.norm)
     expect(norm == ball.norm, "the attack's norm", norm, f"{ball.norm:g}, the certificates'")
 
@@ -204,6 +202,7 @@ def _check_begun(
     known: Tensor | None, unfinished: Unfinished | None, y: Tensor, batch_size: int
 ) -> None:
     """Refuse verdicts from elsewhere, and what an earlier call left, that do not fit the inputs."""
+    check_count(batch_size, "batch size")
     if known is not None:
         whole = isinstance(known, Tensor) and known.dtype == torch.int64 and not known.is_meta
         usable = whole and known.shape == y.shape and not bool((known.abs() > 1).any())
