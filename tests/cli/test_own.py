@@ -14,7 +14,7 @@ from processes import Processes
 from torch import nn
 from users import photos
 
-from citrus_lirpa import imports
+from citrus_lirpa import config, fit, imports, runs
 from citrus_lirpa.models import Normalise
 
 MINE = """
@@ -142,6 +142,22 @@ def test_a_table_goes_the_whole_way(source):
     for command in (("eval", "run", "--method", "ibp"), ("attack", "run", "--epochs", 1)):
         assert run(*command, "--trust-code", "--quiet")[0] == 0
     assert run("report", "run")[0] == 0
+
+
+def test_fit_in_a_script_writes_a_folder_that_commands_take():
+    scope: dict = {}
+    exec(MINE, scope)
+    names = ["model.name=own", "model.source=mine.py:table_net", "data.name=mine.py:table"]
+    few = ["train.eps=0.02", "train.epochs=1", "train.batch_size=20", "train.milestones=[]",
+           "train.ramp_length=1", "train.ramp_start=1"]  # fmt: skip
+    settings = config.named(config.resolve(preset="digits", overrides=names + few))
+    net, loss = runs.build(settings, torch.device("cpu"))
+    fit(net, loss, scope["table"](True), settings, folder="run")
+    imports._PERMITTED.clear()
+    judged = ("eval", "run", "--method", "ibp", "--relational", "none", "--trust-code", "--quiet")
+    for command in (judged, ("report", "run")):
+        status, output = run(*command)
+        assert status == 0, output
 
 
 def test_a_sweep_passes_on_what_its_file_names(here, one_process):
