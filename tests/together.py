@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from command_line import run
 from torch import Tensor, nn
 
 from citrus_lirpa import data, distributed
@@ -199,6 +200,12 @@ def refusal(call) -> str:
     return ""
 
 
+def misused(folder: Path) -> tuple[int, str] | None:
+    """A command that only one process could do: exit status, and what it says."""
+    command = ("train", "--preset", "digits", "--set", "train.batch_size=65", "--out", folder)
+    return run(*command) if distributed.size() > 1 else None
+
+
 def everything(folder: Path) -> dict:
     return {
         **{name: trained(method, (*SMALL, *more)) for name, (method, more) in EQUAL.items()},
@@ -209,6 +216,7 @@ def everything(folder: Path) -> dict:
         "smoothed": smoothed(),
         "exchanges": exchanges(),
         "stopped": fault(interrupt, Interrupted, folder / "stopped"),
+        "misused": misused(folder / "misused"),
         "nan": fault(not_finite, NonFiniteLossError, folder / "nan"),
     }
 

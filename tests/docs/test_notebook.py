@@ -231,6 +231,8 @@ import sys, nbformat
 from nbclient import NotebookClient
 
 book = nbformat.read(sys.argv[1], 4)
+for cell in book.cells:  # CITRUS in half the time
+    cell.source = cell.source.replace('"citrus", epochs=40', '"citrus", epochs=20')
 where = {"metadata": {"path": sys.argv[2]}}
 NotebookClient(book, timeout=300, kernel_name="python3", resources=where).execute()
 nbformat.write(book, sys.argv[3])

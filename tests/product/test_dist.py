@@ -75,9 +75,12 @@ def test_both_hold_every_file_of_the_package(built):
     assert wanted | more | {"tests/product/test_dist.py", "examples/resnet18.py"} <= names
 
 
-@pytest.mark.parametrize("kind", ["*.whl", "*.tar.gz"])
+@pytest.mark.parametrize("kind", ["*.whl", pytest.param("*.tar.gz", marks=pytest.mark.nightly)])
 def test_it_installs_in_a_clean_environment(built, kind, tmp_path):
-    """Dependencies are those of this environment, seen behind the new one's own packages."""
+    """Dependencies are those of this environment, seen behind the new one's own packages.
+
+    The wheel was made from the sdist, as pip would do again.
+    """
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env" / "bin" / "python"
     here = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
