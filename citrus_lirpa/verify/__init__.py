@@ -1,10 +1,11 @@
 """Certification: of single inputs, and of groups that share one perturbation."""
 
 from .certificates import Certificates
-from .evaluation import Evaluation, Protocol, evaluate
+from .evaluation import Evaluation, evaluate
 from .groups import UapBounds, certify_uap
 from .identity import fingerprint, fingerprint_of_images
 from .milp import SOLVERS
+from .protocol import Protocol
 from .record import EvaluationRecord
 from .relational import RELATIONAL
 from .resume import Saved

@@ -147,7 +147,7 @@ def test_batches_hold_whole_groups(monkeypatch, deep, count, group_size, batch_s
         found.append(len(x))
         return certify(net, x, *rest, **options)
 
-    monkeypatch.setattr(sys.modules["citrus_lirpa.verify.evaluation"], "certify", watched)
+    monkeypatch.setattr(sys.modules["citrus_lirpa.verify.batches"], "certify", watched)
     protocol = Protocol(
         eps=0.02, method="ibp", relational="none", group_size=group_size, batch_size=batch_size
     )
