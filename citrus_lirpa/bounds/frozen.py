@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .checks import Scalar
-from .interval import Convolution, IntervalNetwork, Weights, laid_out
+from .interval import IntervalNetwork, Weights
+from .steps import Convolution, laid_out
 
 
 @dataclass(frozen=True)

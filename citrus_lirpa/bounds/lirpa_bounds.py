@@ -15,7 +15,7 @@ from . import lirpa
 from .box import Box, Interval
 from .deadline import check_time, deadline
 from .graph import Graph
-from .interval import Affine, step_of
+from .steps import Affine, step_of
 from .tracing import explained, nodes
 
 #: Our method names, cheapest first, and auto_LiRPA's.

@@ -13,10 +13,10 @@ from torch import nn
 from citrus_lirpa import PGD, BoundedNet, Box, robust_cross_entropy
 from citrus_lirpa.bounds import lirpa
 from citrus_lirpa.bounds.box import Interval
-from citrus_lirpa.bounds.interval import laid_out
 from citrus_lirpa.bounds.margins import specification
 from citrus_lirpa.bounds.precision import float32_products
 from citrus_lirpa.bounds.segments import INPUT
+from citrus_lirpa.bounds.steps import laid_out
 from citrus_lirpa.bounds.tracing import relu_nodes
 from citrus_lirpa.errors import DependencyError
 from citrus_lirpa.losses import Citrus
