@@ -18,8 +18,9 @@ from ..formats.schema import options_of
 from ..losses.base import TRAINABLE
 from ..losses.citrus import REDUCTIONS
 from ..losses.cross_input import PAIRINGS
-from .config import MODES, NAMES, DataConfig, TrainConfig
+from .config import MODES
 from .layers import REGISTRIES, Tables, layered, methods, presets
+from .tables import NAMES, DataConfig, TrainConfig
 
 _REQUIRED = "required"
 _TYPES = {bool: "true or false", str: "text", int: "whole number", float: "number, as 0.1 or 8/255"}

@@ -31,13 +31,14 @@ from ..models import core_of
 from . import checkpoint, zoo
 from .batches import Batches, check_batches, training_part
 from .batchnorm import precise_batchnorm, running_statistics
-from .config import RunConfig, TrainConfig
+from .config import RunConfig
 from .interrupts import interrupted_by, stop_requests
 from .metrics import EpochMeans, FirstBadStep, History, highest_kappa, measure
 from .regularisers import l1_norm, shi_regulariser
 from .schedules import ramp
 from .setup import judged_radius
 from .state import TrainingState
+from .tables import TrainConfig
 from .weights import fit_weights, is_foreign, read_weights
 
 __all__ = ["History", "check_batches", "fit", "learning_rate", "training_part", "warm_start"]

@@ -9,7 +9,8 @@ from configurations import COMPLETE, digits, from_file, refusal
 from citrus_lirpa.errors import ConfigError, InputError
 from citrus_lirpa.losses.cross_input import Groups, Shifts
 from citrus_lirpa.training import checkpoint
-from citrus_lirpa.training.config import DataConfig, RunConfig, make_loss, presets, resolve
+from citrus_lirpa.training.config import RunConfig, make_loss, presets, resolve
+from citrus_lirpa.training.tables import DataConfig
 
 # Data set, crop and ε of the recipes, copied by hand; test_recipes has what methods differ in.
 SETTINGS = {

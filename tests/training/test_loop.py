@@ -23,8 +23,9 @@ from citrus_lirpa.runs.networks import load_network
 from citrus_lirpa.training import checkpoint
 from citrus_lirpa.training import loop as train
 from citrus_lirpa.training.batchnorm import precise_batchnorm, running_statistics
-from citrus_lirpa.training.config import TrainConfig, methods
+from citrus_lirpa.training.config import methods
 from citrus_lirpa.training.regularisers import shi_regulariser
+from citrus_lirpa.training.tables import TrainConfig
 
 #: Three epochs of four steps, with ε from the first step on.
 SMALL = ("data.limit=64", "train.batch_size=16", "train.epochs=3", "train.ramp_start=1",
