@@ -126,6 +126,19 @@ def test_held_out_images_are_those_that_training_did_not_see(tmp_path):
         evaluation_images(everything, tmp_path, held_out=True, download=False)
 
 
+@pytest.mark.parametrize("preset", config.presets())
+def test_the_network_of_each_preset_is_taken_back_as_a_file(preset, tmp_path):
+    pytest.importorskip("onnx")
+    narrow = [] if preset == "digits" else ["model.width=0.05"]
+    settings = config.resolve(preset=preset, overrides=narrow)
+    model, spec = checkpoint.make_model(settings)
+    save_onnx(model.eval(), spec.shape, tmp_path / "net.onnx")
+    network = load_network(tmp_path / "net.onnx", settings.data.name, settings.train.eps)
+    assert network.spec == spec
+    x = torch.rand(2, *spec.shape)
+    torch.testing.assert_close(network.model(x), model(x))
+
+
 @pytest.mark.parametrize(("side", "taken"), [(56, True), (64, True), (40, False)])
 def test_a_file_takes_images_cropped_as_a_preset_crops_them(side, taken, tmp_path):
     pytest.importorskip("onnx")
