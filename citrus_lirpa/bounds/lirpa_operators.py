@@ -24,6 +24,8 @@ def register(operators: Any, table: dict[str, Any]) -> None:
     """
     if hasattr(operators, "BoundHardTanh"):  # 0.7's clamp, which wants both limits
         operators.BoundHardTanh.forward = lambda _, *values: _clip(*values)
+    if hasattr(operators, "BoundGelu"):  # 0.7's, which computes the exact one in place of both
+        operators.BoundGelu.forward = lambda self, x: _gelu(x, self.attr)
     for name, function in _FUNCTIONS.items():
         if not hasattr(operators, f"Bound{name}"):
             made = _node(operators.Bound, operators.Interval, name, function)
@@ -100,7 +102,7 @@ def _elu(x: Tensor, attributes: dict[str, Any]) -> Tensor:
 
 
 def _gelu(x: Tensor, attributes: dict[str, Any]) -> Tensor:
-    return F.gelu(x, approximate=attributes["approximate"])
+    return F.gelu(x, approximate=attributes.get("approximate", "none"))
 
 
 #: Curves by the names of their nodes, as functions of x and of the node's attributes.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from ..errors import ModelError
-from . import onnx_pieces, onnx_windows
+from . import onnx_curves, onnx_pieces, onnx_windows
 from .onnx_graph import (
     Affine,
     Branches,
@@ -214,10 +214,14 @@ LAYERS: dict[str, Callable[..., None]] = {
     "Conv": onnx_windows.conv,
     "Div": _arithmetic,
     "Dropout": _nothing,
+    "Elu": onnx_curves.elu,
     "Flatten": _reshape,
     "Gather": onnx_pieces.gather,
+    "Erf": onnx_curves.erf,
+    "Gelu": onnx_curves.gelu,
     "Gemm": _gemm,
     "GlobalAveragePool": onnx_windows.global_average_pool,
+    "HardSigmoid": onnx_curves.hard_sigmoid,
     "Identity": _nothing,
     "LeakyRelu": _leaky_relu,
     "MatMul": _matmul,
@@ -237,6 +241,7 @@ LAYERS: dict[str, Callable[..., None]] = {
     "Softplus": _function(nn.Softplus),
     "Squeeze": _reshape,
     "Sub": _arithmetic,
+    "Swish": onnx_curves.swish,
     "Tanh": _function(nn.Tanh),
     "Transpose": _transpose,
     "Unsqueeze": _reshape,
@@ -257,6 +262,7 @@ def read(reader: Reader) -> nn.Module:
     from onnx import helper
 
     output = reader.graph.output[0].name
+    reader.nodes = onnx_curves.joined(reader)
     for node in _needed(reader, output):
         options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         LAYERS[node.op_type](reader, node, options)

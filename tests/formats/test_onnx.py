@@ -170,6 +170,17 @@ CASES = {
         [conv(), NODE("Tanh", ["c"], ["t"]), NODE("Sigmoid", ["t"], ["s"]),
          NODE("LeakyRelu", ["s"], ["l"], alpha=0.1), NODE("Softplus", ["l"], ["p"])], CONV, 108,
     ),
+    "curves": with_head(
+        [conv(), NODE("Elu", ["c"], ["e"], alpha=0.5), NODE("HardSigmoid", ["e"], ["h"], beta=0.4),
+         NODE("Sigmoid", ["h"], ["s"]), NODE("Mul", ["s", "h"], ["m"]),
+         NODE("Gelu", ["m"], ["g"], approximate="tanh")], CONV, 108, opset=20,
+    ),
+    "gelu-in-parts": with_head(
+        [conv(), NODE("Div", ["c", "root"], ["d"]), NODE("Erf", ["d"], ["e"]),
+         NODE("Add", ["e", "one"], ["a"]), NODE("Mul", ["c", "a"], ["m"]),
+         NODE("Mul", ["m", "half"], ["g"])],
+        {**CONV, "root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}, 108,
+    ),
     "transposed": with_head(
         [conv(), NODE("Transpose", ["c"], ["t"], perm=[0, 1, 3, 2]), NODE("Relu", ["t"], ["r"])],
         CONV, 108,
