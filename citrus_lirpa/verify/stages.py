@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ..bounds.deadline import ending_by, time_left
 from .budget import Budget
 from .certificates import Proof
 from .crown.branch_and_bound import Outcome, Problems, branch_and_bound
-from .crown.engine import ALPHA_STEPS
+from .crown.engine import ALPHA_STEPS, DualEngine
 from .crown.reduced_images import ReducedImages
 from .crown.tree import OPEN, PROVED
 from .engines import Engine
@@ -203,7 +204,15 @@ def _by_crown(open_: OpenImages) -> None:
 
 
 def _by_alpha_crown(open_: OpenImages) -> None:
-    """Bound the open margins by α-CROWN, on the bounds of ReLU inputs that CROWN left."""
+    """Bound the open margins by α-CROWN, on the bounds of ReLU inputs that CROWN left.
+
+    Where no branch and bound splits neurons, their inputs are bounded by α-CROWN too.
+    """
+    engine = open_.engine
+    if isinstance(engine, DualEngine) and not engine.splits:
+        with ending_by(time.perf_counter() + _TIGHTENING_SHARE * time_left()):
+            better = functools.partial(engine.tightened, steps=ALPHA_STEPS)
+            open_.improve(better, open_.untried(open_.stage))
     _by_crown_ibp(open_, ALPHA_STEPS)
 
 

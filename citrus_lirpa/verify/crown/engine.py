@@ -115,9 +115,12 @@ class DualEngine:
         return Images(x, y, c, self._threshold(x, sizes), bounds, relaxation, False), boxes
 
     @torch.no_grad()
-    def tightened(self, images: Images) -> Images:
-        """Return the same images with CROWN's bounds of ReLU inputs."""
-        bounds = tighten(self.segments, images.x, self.ball, images.bounds, rows=self.rows_at_once)
+    def tightened(self, images: Images, steps: int = 0) -> Images:
+        """Return the same images with CROWN's bounds of ReLU inputs, or α-CROWN's after steps."""
+        at_once = self.rows_at_once
+        bounds = tighten(
+            *(self.segments, images.x, self.ball, images.bounds), rows=at_once, steps=steps
+        )
         return self._with_bounds(images, bounds)
 
     @torch.no_grad()
@@ -125,14 +128,23 @@ class DualEngine:
         """Return the same images with CROWN's bounds of ReLU inputs in float64.
 
         They are closer than those of :meth:`tightened`, which rounding in float32 moves outward.
+        Where there are curves, which are not split, they are α-CROWN's.
         """
+        begin, steps = intervals(self.exact_segments, images.x.double(), self.ball)[0], 0
+        if not self.splits:
+            known, steps = images.bounds, ALPHA_STEPS
+            begin = [
+                (torch.maximum(low, by_low), torch.minimum(up, by_up))
+                for (low, up), (by_low, by_up) in zip(begin, known, strict=True)
+            ]
         bounds = tighten(
             self.segments,
             images.x,
             self.ball,
-            intervals(self.exact_segments, images.x.double(), self.ball)[0],
+            begin,
             rows=self.rows_at_once,
             exact=self.exact_segments,
+            steps=steps,
         )
         return replace(self._with_bounds(images, rounded(bounds, images.x.dtype)), exact=True)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...bounds.box import Ball
 from ...bounds.deadline import time_is_over
 from ...bounds.segments import Segment
+from .ascent import ascend_dual
 from .dual import DualBound
 from .relaxation import Bounds, Relaxation
 from .rounding import Sizes
@@ -34,8 +35,9 @@ def tighten(
     *,
     rows: int = 256,
     exact: Sequence[Segment] | None = None,
+    steps: int = 0,
 ) -> Bounds:
-    """Return CROWN's bounds of every ReLU's input, cut with ``bounds``.
+    """Return CROWN's bounds of every ReLU's input, or α-CROWN's, cut with ``bounds``.
 
     Only neurons unstable in ``bounds`` are bounded, and those of curves, in network order: each
     layer's relaxation rests on the bounds of the layers before it that are tightened already. At a
@@ -48,6 +50,7 @@ def tighten(
         bounds: Sound bounds of every ReLU's input, such as IBP's.
         rows: Neurons bounded at once.
         exact: The affine maps in float64, to compute the bounds by; None for those of ``x``.
+        steps: Of α-CROWN for each bound; 0 for CROWN.
     """
     result: Bounds = []
     sizes, found_sizes = Sizes(segments, x, ball), []
@@ -71,7 +74,7 @@ def tighten(
                     c = x.new_zeros(len(i), lower.shape[1])
                     c[torch.arange(len(i)), j] = sign
                     dual = DualBound(segments[: k + 1], mine, x[i], c, ball)
-                    found = sign * _crown(dual, exact and exact[: k + 1])
+                    found = sign * _lower(dual, exact and exact[: k + 1], steps)
                     # fmax and fmin keep the bound that is there where the new one is NaN
                     tighter = torch.fmax if sign > 0 else torch.fmin
                     side[i, j] = tighter(side[i, j], found)
@@ -80,9 +83,10 @@ def tighten(
     return result
 
 
-def _crown(dual: DualBound, exact: Sequence[Segment] | None) -> Tensor:
-    """Return CROWN's lower bound (R,), in float64 where the segments are."""
+def _lower(dual: DualBound, exact: Sequence[Segment] | None, steps: int) -> Tensor:
+    """Return the lower bound (R,), in float64 where the segments are."""
+    parameter = ascend_dual(dual, steps).parameter if steps else dual.start()
     if exact is not None:
         every = torch.arange(len(dual.x), device=dual.x.device)
         dual = dual.rows(every, exact, torch.float64)
-    return dual(dual.start(), dual.x.new_ones(len(dual.x), 1)).value
+    return dual(parameter.to(dual.x.dtype), dual.x.new_ones(len(dual.x), 1)).value

@@ -23,7 +23,7 @@ from torch import Tensor
 from ...bounds.curves import Curve, Stretch
 
 #: Halvings of a stretch in the search for the tangents through the ends of an interval.
-_HALVINGS = 26
+_HALVINGS = 20
 
 
 class Line(NamedTuple):
@@ -129,8 +129,8 @@ class Curved:
             tangent = curve.function(t) + curve.slope(t) * (x - t)
             return sign * (tangent - curve.function(x)) > 0
 
-        low = _first(begin, end, lambda t: ~too_high(t, left))
-        high = _first(end, begin, lambda t: ~too_high(t, right))
+        ends, near = torch.stack([left, right]), torch.stack([begin, end])
+        low, high = _first(near, near.flip(0), lambda t: ~too_high(t, ends))
         none = (end <= begin) | (low > high) | too_high(low, left) | too_high(high, right)
         width = (right - left).clamp(min=torch.finfo(left.dtype).tiny)
         chord = ((curve.function(right) - curve.function(left)) / width).clamp(*curve.steepest)
