@@ -14,7 +14,7 @@ from citrus_lirpa.formats.onnx_operators import LAYERS
 
 RELU = [NODE("Relu", ["x"], ["r"])]
 UNSUPPORTED = {
-    "Elu is not supported": with_head([NODE("Elu", ["x"], ["e"])], {}, 128),
+    "Celu is not supported": with_head([NODE("Celu", ["x"], ["e"])], {}, 128),
     "ceil_mode or dilations": with_head(
         [NODE("AveragePool", ["x"], ["p"], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)], {},
         32),
