@@ -319,7 +319,8 @@ def _beside(
 
 def _show(axes: Axes, image: torch.Tensor, title: str) -> None:
     pixels = image.detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
-    axes.imshow(pixels.squeeze(), cmap="gray" if pixels.shape[2] == 1 else None, vmin=0, vmax=1)
+    grey = pixels.shape[2] == 1
+    axes.imshow(pixels[..., 0] if grey else pixels, cmap="gray" if grey else None, vmin=0, vmax=1)
     axes.set_title(title, fontsize=8)
     axes.set(xticks=[], yticks=[])  # the frame stays: a white margin is part of the picture
 

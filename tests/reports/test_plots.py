@@ -9,7 +9,9 @@ import torch
 from command_line import is_png
 from matplotlib.figure import Figure
 from results import RECORDS
+from torch import nn
 
+from citrus_lirpa import BoundedNet, Protocol, evaluate
 from citrus_lirpa.data.datasets import DATASETS
 from citrus_lirpa.errors import CheckpointError
 from citrus_lirpa.reports import palette, pictures, plots
@@ -142,3 +144,14 @@ def test_pictures_and_pages_have_one_palette():
     sheet = Path(palette.__file__).with_name("page") / "style.css"
     light = sheet.read_text("utf-8").split("@media")[0]
     assert dict(re.findall(r"--(\w+): (#\w{6})", light)).items() >= palette.COLOURS.items()
+
+
+def test_perturbations_of_tables_are_drawn_as_rows():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(20, 2))
+    x = torch.rand(6, 1, 1, 20)
+    net, y = BoundedNet(model.eval(), x), model(x).argmax(1)
+    protocol = Protocol(eps=0.9, group_size=3, method="ibp", relational="none")
+    spec = replace(DIGITS, shape=(1, 1, 20), class_names=("no", "yes"))
+    figure = plots.draw_strongest(evaluate(net, (x, y), spec, protocol), spec, Figure())
+    assert figure.axes[0].images[0].get_array().shape == (1, 20)
