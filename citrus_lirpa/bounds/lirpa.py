@@ -124,7 +124,7 @@ def parsing() -> Iterator[None]:
     parse = importlib.import_module("auto_LiRPA.parse_graph").parse_module
     defaults, parse.__defaults__ = parse.__defaults__, (None, None)  # no weights are left out
     try:
-        with warnings.catch_warnings(), unsupported_named(), _whole_gelus():
+        with warnings.catch_warnings(), unsupported_named():
             for message in KNOWN_MESSAGES:
                 warnings.filterwarnings("ignore", message=re.escape(message))
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
@@ -136,7 +136,7 @@ def parsing() -> Iterator[None]:
 
 
 @contextmanager
-def _whole_gelus() -> Iterator[None]:
+def whole_gelus() -> Iterator[None]:
     """Have GELU traced as one node, as 0.7 does. 0.3 knows no parts of the exact one."""
     if not load().legacy:
         yield

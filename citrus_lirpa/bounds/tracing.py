@@ -73,7 +73,7 @@ def wrap(core: nn.Module, example: Tensor) -> nn.Module:
         options = lirpa.bound_options(conv_mode="matrix" if small else "patches")
         origins: dict[str, str] = {}
         try:
-            with lirpa.parsing(), lirpa.origins(core) as origins:
+            with lirpa.parsing(), lirpa.whole_gelus(), lirpa.origins(core) as origins:
                 bounded = lirpa.load().BoundedModule(
                     core, example[:1], bound_opts=options, device=example.device
                 )

@@ -401,6 +401,16 @@ def test_round_trip(name, shape, options, tmp_path):
     assert torch.allclose(*bounds, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("layer", [nn.GELU(), nn.SiLU(), nn.ELU(0.5), nn.Softplus()], ids=repr)
+def test_curves_that_are_written_are_read(layer, tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), layer, nn.Linear(5, 3)).eval()
+    save_onnx(model, (1, 4, 4), tmp_path / "net.onnx")
+    module, shape = load_onnx(tmp_path / "net.onnx")
+    x = torch.randn(5, *shape)
+    torch.testing.assert_close(module(x), model(x))
+    assert len(BoundedNet(module, x).affine_segments()) == 2
+
+
 def test_a_net_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     class Moody(nn.Module):
         def forward(self, x):
