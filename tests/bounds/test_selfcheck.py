@@ -122,7 +122,7 @@ def test_bounds_that_count_for_nothing_are_not_checked():
         model[-1].weight.mul_(20)
         model[-1].bias.zero_()
     x = torch.rand(4, 1, 4, 4)
-    net, y = BoundedNet(model, x), model(x).argmax(1)
+    net, y = BoundedNet(model, x, bounds="auto-lirpa"), model(x).argmax(1)
     assert certify(net, x, y, 1e-4, method="crown-ibp").certified.any()
     refused = certify(net, x, y, 0.9, method="crown-ibp").unsupported
     assert ("AvgPool2d" in refused.get("crown-ibp", "")) == lirpa.load().legacy
