@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,7 @@ def _check_alike(fronts: Fronts, tuned: Tuned) -> None:
 
 
 def _facts(tuned: Tuned, fronts: Fronts) -> dict[str, Any]:
-    protocol, data = asdict(_protocol(tuned, fronts.judged)), tuned.study.config({}).data
+    protocol, data = _protocol(tuned, fronts.judged).settings(), tuned.study.config({}).data
     facts = {"data": data.name, "ε": protocol["eps"], **{key: protocol[key] for key in _SHARED}}
     return facts | ({"held-out images": data.held_out} if protocol["held_out"] else {})
 

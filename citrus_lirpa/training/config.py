@@ -55,8 +55,8 @@ class RunConfig:
         """Whether making its network or reading its data runs code of the user."""
         return bool(self.model.get("source")) or is_code(self.data.name)
 
-    def to_toml(self) -> str:
-        """Write the configuration as TOML."""
+    def tables(self) -> dict[str, Any]:
+        """Return it as tables of plain values, without what is only named where it is used."""
         tables = dataclasses.asdict(self)
         if not self.data.sha256:
             del tables["data"]["sha256"]
@@ -64,7 +64,11 @@ class RunConfig:
             del tables["train"]["eps_map"], tables["train"]["eps_map_sha256"]
         if self.train.norm == math.inf:
             del tables["train"]["norm"]
-        return tomli_w.dumps(tables)
+        return tables
+
+    def to_toml(self) -> str:
+        """Write the configuration as TOML."""
+        return tomli_w.dumps(self.tables())
 
     @staticmethod
     def from_toml(text: str, source: str = "configuration") -> RunConfig:

@@ -7,7 +7,6 @@ the machine or its user.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -102,7 +101,7 @@ class WeightsAndBiases:
                 id=known.read_text("utf-8") if known.is_file() else None,
                 resume="allow",
                 dir=str(folder),
-                config=None if config is None else dataclasses.asdict(config),
+                config=None if config is None else config.tables(),
                 settings=settings,
             )
         except wandb.errors.Error as error:

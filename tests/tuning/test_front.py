@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -45,7 +44,7 @@ def tuned(file: Path, scores: list) -> Path:
 
 def judge(file: Path, number: int, seed: int, standard: float, ucert: float) -> None:
     plan = study.read(file)
-    settings = asdict(plan.front.protocol)
+    settings = plan.front.protocol.settings()
     note = Judged(standard, ucert).to_json(settings)
     Storage(plan, create=False).note_of_study(judged_key(number, seed), note)
 

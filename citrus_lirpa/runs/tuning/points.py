@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .storage import Trial
@@ -97,7 +97,7 @@ def judged_points(study: Study, trials: Sequence[Trial], notes: Mapping[str, Any
     """
     if study.front is None:
         return []
-    found, settings = [], asdict(study.front.protocol)
+    found, settings = [], study.front.protocol.settings()
     for point in front_of(points_of(study, trials)):
         keys = [judged_key(point.number, seed) for seed in study.front.seeds]
         judged = [Judged.read(notes.get(key), settings) for key in keys]

@@ -153,10 +153,10 @@ class Study:
         values = {
             "method": self.fixed["method"],
             "seed": self.seed,
-            "config": asdict(choice.configure(self.fixed)),
+            "config": choice.configure(self.fixed).tables(),
             "space": {key: asdict(parameter) for key, parameter in self.space.items()},
             "stop_at": self.stop_at,
-            "search": asdict(self.protocol),
+            "search": self.protocol.settings(),
             "least": asdict(self.least),
         }
         return json.loads(json.dumps(values))

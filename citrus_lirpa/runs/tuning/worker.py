@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +207,7 @@ class Worker:
     def _judge_one(self, front: Front, point: Point, seed: int, images: Split) -> bool:
         """Judge the network of a point and seed; False while another worker is at it."""
         key = judged_key(point.number, seed)
-        settings = asdict(front.protocol)
+        settings = front.protocol.settings()
         if Judged.read(self.storage.notes().get(key), settings) is not None:
             return True
         config = self.study.config(point.values, seed)
