@@ -133,7 +133,9 @@ def draws_bar(wanted: bool | None) -> bool:
     """Return whether to draw a bar; None is yes by the first process in terminals, notebooks."""
     if wanted is not None:
         return wanted
-    return leads() and ("ipykernel" in sys.modules or bool(sys.stderr and sys.stderr.isatty()))
+    stream = sys.stderr
+    notebook = type(stream).__module__.startswith("ipykernel")
+    return leads() and (notebook or bool(stream and stream.isatty()))
 
 
 def claimed(message: str) -> bool:

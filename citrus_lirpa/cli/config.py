@@ -19,7 +19,7 @@ from .output import Results, examples, results
 @click.argument("key", required=False)
 @results
 def config_command(**options) -> Results:
-    """Say what a KEY of the configuration means: its type, default, and who sets it.
+    """Say what a key of the configuration means: its type, its default, and what sets it.
 
     Without KEY, list all keys. They stand in the TOML files of `train --config` and `sweep`, and
     in `train --set KEY=VALUE`.

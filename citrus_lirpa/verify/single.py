@@ -125,12 +125,16 @@ def certify(
     check_attack(attack, ball, attack is None or callable(attack), "PGD() or None")
     stages, parts = stages_up_to(method), []
     _check_begun(known, unfinished, y, batch_size)
-    shown = distributed.draws_bar(progress)
-    with working(net, x.device, total=len(x), unit="image", disable=not shown) as bar:
+    hidden = not distributed.draws_bar(progress)
+    with working(net, x.device, total=len(x), unit="image", disable=hidden) as bar:
+
+        def tell(stage: str) -> None:
+            bar.set_description(stage)
+            announce(stage)
+
         engine = find_engine(net, ball, proofs)
         if len(x):
             check_rows_alone(net, x[:_CHECKED])
-        tell = bar.set_description if shown else announce
         cascade = Cascade(net, ball, engine, stages, attack, Limits(time_limit, batch_size), tell)
         for rows in torch.arange(len(x), device=x.device).split(batch_size):
             verdicts = None if known is None else known[rows]

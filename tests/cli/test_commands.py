@@ -227,7 +227,7 @@ def test_what_other_settings_found_is_kept_aside(trained, interrupted):
 def test_resume_names_the_settings_that_differ(trained, interrupted):
     line = said(*run("eval", trained[0], *FEW, "--time-limit", 7, "--out", interrupted,
                      "--resume"), 1)  # fmt: skip
-    assert "(time_limit is " in line and "there, 7.0 here)" in line
+    assert "(time_limit: " in line and "there, 7.0 here)" in line
 
 
 def test_resume_of_another_network_is_refused(trained, interrupted, tmp_path_factory):
@@ -481,7 +481,7 @@ def test_without_auto_lirpa(trained, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     results = json.loads(done.stdout)
     bound_nothing = {"compare", "report", "front", "presets", "models", "completion", "smooth",
-                     "verify", "supports", "check"}  # fmt: skip
+                     "verify", "supports", "check", "config"}  # fmt: skip
     assert {args[0] for args in needing} == set(COMMANDS) - bound_nothing
     expected = [1, f"Error: auto_LiRPA is not installed: {_compat.INSTALL_HINT}\n"]
     assert results[: len(needing)] == [expected] * len(needing)

@@ -1,7 +1,6 @@
 """What is left to do of a run of a sweep, by what its folder holds."""
 
 import json
-from dataclasses import asdict
 
 import pytest
 from results import made_up_record
@@ -59,7 +58,7 @@ def weights(work: workplan.Work) -> str:
 
 def record(work: workplan.Work, **other) -> None:
     """What ``eval`` leaves at its end."""
-    protocol = asdict(work.protocol)
+    protocol = work.protocol.settings()
     del protocol["limit"]
     found = made_up_record(**protocol | {"images": 10, "weights": weights(work)} | other)
     (work.folder / "eval-ibp.json").write_text(json.dumps(found))
@@ -114,7 +113,7 @@ def partial(work: workplan.Work, **other) -> None:
     """What an interrupted ``eval`` leaves."""
     folder = work.folder / "eval-ibp.partial"
     folder.mkdir()
-    header = {**asdict(work.protocol), "weights": weights(work), **other}
+    header = {**work.protocol.settings(), "weights": weights(work), **other}
     (folder / "settings.json").write_text(json.dumps(header))
 
 

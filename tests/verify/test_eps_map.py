@@ -211,9 +211,9 @@ def test_certificates_of_another_map_are_refused():
     x, y = images(net, 8)
     a, b = random_map((1, 4, 4)), random_map((1, 4, 4))
     proofs = certify(net, x, y, a)
-    with pytest.raises(InputError, match=r"ε = a map up to 0\.4 .* not of a map up to 0\.4"):
+    with pytest.raises(InputError, match=r"ε = a map up to 0\.4 .* not of ε = a map up to 0\.4"):
         certify_uap(net, x, y, b, group_size=4, certificates=proofs)
-    with pytest.raises(InputError, match=r"not of 0\.4"):
+    with pytest.raises(InputError, match=r"not of ε = 0\.4"):
         certify_uap(net, x, y, 0.4, group_size=4, certificates=proofs)
 
 
