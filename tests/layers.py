@@ -73,6 +73,9 @@ def network(*layers, seed=0):
     torch.manual_seed(seed)
     layers = copy.deepcopy(layers)
     first = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), *layers, nn.Flatten()).eval()
+    for layer in first.modules():  # some were made by an import, before anything was seeded
+        if isinstance(layer, nn.Conv2d):
+            layer.reset_parameters()
     x = torch.rand(4, 1, 6, 6)
     model = nn.Sequential(*first, nn.Linear(first(x).shape[1], 3)).eval()
     return model, x, model(x).argmax(1)

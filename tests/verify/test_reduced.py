@@ -322,7 +322,8 @@ def hard_problem(seed: int, eps: float = 0.8) -> ReducedImages:
     return ReducedImages(engine, images)
 
 
-def test_leaves_of_100_proved_trees_cover_everything_and_none_twice():
+@pytest.mark.parametrize("count", [30, pytest.param(100, marks=pytest.mark.nightly)])
+def test_leaves_of_proved_trees_cover_everything_and_none_twice(count):
     """The leaves' shares add up to one, and any two of them contradict each other."""
     seen = most = 0
     for seed in itertools.count():
@@ -334,7 +335,7 @@ def test_leaves_of_100_proved_trees_cover_everything_and_none_twice():
             opposed = (leaves.unsqueeze(1) * leaves.unsqueeze(0) == -1).any(2)
             assert bool((opposed | torch.eye(len(leaves), dtype=torch.bool)).all())
             seen, most = seen + 1, max(most, len(leaves))
-        if seen == 100:
+        if seen == count:
             break
     assert most >= 20
 
@@ -342,9 +343,10 @@ def test_leaves_of_100_proved_trees_cover_everything_and_none_twice():
 @pytest.mark.parametrize(
     ("clip", "mapped"), [(None, False), ((0.0, 1.0), False), (None, True), ((0.0, 1.0), True)]
 )
-def test_trees_agree_with_the_exact_program_on_100_networks(clip, mapped):
+@pytest.mark.parametrize("count", [48, pytest.param(100, marks=pytest.mark.nightly)])
+def test_trees_agree_with_the_exact_program(clip, mapped, count):
     tally = Counter()
-    for seed in range(100):
+    for seed in range(count):
         kind = KINDS[seed % len(KINDS)]
         eps = (0.1, 0.2, 0.3, 0.4)[seed % 4]
         if mapped:
@@ -363,7 +365,7 @@ def test_trees_agree_with_the_exact_program_on_100_networks(clip, mapped):
             assert (tree.u.abs() <= eps * (1 + 1e-6)).all()
             margins = smallest_margins(model, images.x, images.y, tree.u, clip is not None)
             assert (margins < 1e-5).all()
-    assert tally[PROVED, 0] >= 15 and tally[BROKEN, 1] >= 15, tally
+    assert min(tally[PROVED, 0], tally[BROKEN, 1]) >= 0.15 * count, tally
     assert sum(tally[OPEN, known] for known in (0, 1, None)) <= 3, tally
 
 

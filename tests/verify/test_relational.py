@@ -119,12 +119,12 @@ def test_few_sets_need_a_linear_program(monkeypatch):
         return solve(*args, **options)
 
     monkeypatch.setattr(scipy.optimize, "linprog", counted)
-    for seed in range(20):
+    for seed in range(7):
         lines = random_lines(seed, 6, 2, 2, pixels=300)
         group = Group({i: [0, 1] for i in range(6)}, lines, NEVER)
         for size in range(1, 7):
             asked += sum(1 for _ in group.survivors(size))
-    assert asked > 2000 and programs < asked / 20, (asked, programs)
+    assert asked > 700 and programs < asked / 20, (asked, programs)
 
 
 # ------------------------------------------------------------------------------- groups
@@ -429,7 +429,7 @@ def by_name(net, x, y, eps, mode, clip=None):
 def test_each_paper_proves_no_less_than_the_one_before():
     """With time enough, never more than the exact number; and most prove more somewhere."""
     chain, more = ("none", "zeng", "io", "racoon", "rabbit"), set()
-    for seed in (2, 3, 13, 18, 19, 21, 23):
+    for seed in (13, 18, 19, 21, 23):
         model, shape = random_net(KINDS[seed % 6], 300 + seed, 3)
         x, y = random_images(model, shape, seed, 5)
         net = BoundedNet(model, x)
