@@ -127,11 +127,7 @@ def certify(
     _check_begun(known, unfinished, y, batch_size)
     hidden = not distributed.draws_bar(progress)
     with working(net, x.device, total=len(x), unit="image", disable=hidden) as bar:
-
-        def tell(stage: str) -> None:
-            bar.set_description(stage)
-            announce(stage)
-
+        tell = _both(bar.set_description, announce)
         engine = find_engine(net, ball, proofs)
         if len(x):
             check_rows_alone(net, x[:_CHECKED])
@@ -144,6 +140,18 @@ def certify(
             parts.append(part)
             bar.update(len(rows))
     return replace(Certificates.cat(parts), subjects=subjects(net.module, x, y))
+
+
+def _both(
+    first: Callable[[str], object], second: Callable[[str], object]
+) -> Callable[[str], object]:
+    """Return a function that tells two of a stage."""
+
+    def tell(stage: str) -> None:
+        first(stage)
+        second(stage)
+
+    return tell
 
 
 def check_certifiable(
