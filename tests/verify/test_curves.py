@@ -75,6 +75,16 @@ def test_no_bound_is_above_what_attacks_reach(name, eps):
     assert bool((lines.c <= logit_margins(model(x), y)[lines.image, lines.row] + 1e-5).all())
 
 
+def test_a_first_curve_behind_two_convolutions():
+    """Intervals of its inputs are wide, so that CROWN bounds them, through no neurons."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 3, 3), nn.Conv2d(3, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 3)
+    model, x = nn.Sequential(*layers).eval(), torch.rand(6, 1, 6, 6)
+    y = model(x).argmax(1)
+    found = certify(BoundedNet(model, x), x, y, 0.3, method="alpha-crown")
+    assert bool((found.margin.double() <= lowest(model, x, y, 0.3).amin(1)).all())
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_segments_compute_the_network(name):
     model, x, _ = scaled(*LAYERS[name])

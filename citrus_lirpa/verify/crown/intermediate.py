@@ -85,7 +85,9 @@ def tighten(
 
 def _lower(dual: DualBound, exact: Sequence[Segment] | None, steps: int) -> Tensor:
     """Return the lower bound (R,), in float64 where the segments are."""
-    parameter = ascend_dual(dual, steps).parameter if steps else dual.start()
+    parameter = dual.start()
+    if steps and parameter.numel():  # without neurons before it, a bound has none
+        parameter = ascend_dual(dual, steps).parameter
     if exact is not None:
         every = torch.arange(len(dual.x), device=dual.x.device)
         dual = dual.rows(every, exact, torch.float64)
