@@ -18,7 +18,7 @@ from ..errors import ModelError
 from ..imports import import_optional
 from .affine_value import AffineValue, joined
 from .flat_network import FUNCTIONS, Dense, FlatNetwork
-from .onnx import INSTALL_HINT, named_after, parse
+from .onnx import INSTALL_HINT, named_after
 from .onnx_checks import demand, forget_batch_statistics
 from .onnx_flat_pieces import PIECES
 from .onnx_graph import graph_inputs, kind
@@ -49,26 +49,20 @@ OPERATORS = tuple(
 )
 
 
-def load_flat(path: Path) -> FlatNetwork:
-    """Read a small network of an ONNX file, with any number of inputs and outputs.
+def flat_of(proto: onnx.ModelProto, path: Path) -> FlatNetwork:
+    """Read a small network of an ONNX graph, with any number of inputs and outputs.
 
     Args:
-        path: The file.
+        proto: The content of the file, which is changed.
+        path: The file, for messages.
 
     Returns:
         The network, which keeps the file's names and shapes of inputs and outputs.
 
     Raises:
-        InputError: The file is missing, no ONNX, or keeps its weights elsewhere.
         ModelError: Shapes are not fixed, an operator is not known, or the network is too large.
         DependencyError: The onnx package is missing.
     """
-    path = Path(path)
-    return flat_of(parse(path), path)
-
-
-def flat_of(proto: onnx.ModelProto, path: Path) -> FlatNetwork:
-    """Do what :func:`load_flat` does, from the content of the file, which is changed."""
     package = import_optional("onnx", INSTALL_HINT)
     forget_batch_statistics(proto.graph)
     with named_after(path):

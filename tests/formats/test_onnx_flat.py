@@ -7,7 +7,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from citrus_lirpa.errors import ModelError
-from citrus_lirpa.formats.onnx_flat import load_flat
+from citrus_lirpa.formats.onnx import parse
+from citrus_lirpa.formats.onnx_flat import flat_of
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -157,6 +158,10 @@ GRAPHS |= {
 }  # fmt: skip
 
 
+def read(path):
+    return flat_of(parse(path), path)
+
+
 def inputs_of(net):
     return {name: RNG.uniform(-2, 2, size=shape).astype(np.float32)
             for name, shape in net.inputs.items()}  # fmt: skip
@@ -167,7 +172,7 @@ def inputs_of(net):
 )
 def test_the_network_computes_what_onnxruntime_does(tmp_path, name, opset):
     path = write(tmp_path / "net.onnx", *GRAPHS[name], opset=opset)
-    net, session = load_flat(path), onnxruntime.InferenceSession(str(path))
+    net, session = read(path), onnxruntime.InferenceSession(str(path))
     for _ in range(5):
         x = inputs_of(net)
         wanted = np.concatenate([y.ravel() for y in session.run(None, x)])
@@ -177,7 +182,7 @@ def test_the_network_computes_what_onnxruntime_does(tmp_path, name, opset):
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_intervals_contain_sampled_outputs(tmp_path, name):
-    net = load_flat(write(tmp_path / "net.onnx", *GRAPHS[name])).double()
+    net = read(write(tmp_path / "net.onnx", *GRAPHS[name])).double()
     size = sum(int(np.prod(shape)) for shape in net.inputs.values())
     lower = torch.rand(20, size, dtype=torch.float64) * 2 - 1
     upper = lower + torch.rand(20, size, dtype=torch.float64)
@@ -199,4 +204,4 @@ def test_intervals_contain_sampled_outputs(tmp_path, name):
 )
 def test_what_cannot_be_read_is_refused_in_one_line(tmp_path, graph, message):
     with pytest.raises(ModelError, match=message):
-        load_flat(write(tmp_path / "net.onnx", *graph))
+        read(write(tmp_path / "net.onnx", *graph))
