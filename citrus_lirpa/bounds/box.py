@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..errors import InputError, require
 from .checks import Range, Scalar, check_fits, check_radius, check_range, check_tensor, fits
 from .norms import check_norm, unit_vectors, within_ball
 from .radius import as_type
@@ -240,3 +241,30 @@ def same_range(a: Range | None, b: Range | None) -> bool:
     return all(
         (fits(p, q) or fits(q, p)) and bool((p == q).all()) for p, q in zip(*ends, strict=True)
     )
+
+
+def check_box(box: Box, shape: tuple[int, ...], like: Tensor | None) -> None:
+    """Raise InputError unless ``box`` holds boxes of a network's inputs.
+
+    Args:
+        box: The boxes.
+        shape: The shape of one input.
+        like: A tensor of their type and on their device; None where any will do.
+    """
+    kind = type(box).__name__
+    require(isinstance(box, Box), f"the box is a {kind}; expected a Box, as Box.around's")
+    for end in box:
+        check_tensor(end, "a box's end")
+    if box.lower.shape != box.upper.shape or tuple(box.lower.shape[1:]) != shape:
+        raise InputError(
+            f"a box has lower of shape {tuple(box.lower.shape)} and upper of shape "
+            f"{tuple(box.upper.shape)}; expected (N, {', '.join(map(str, shape))}) for both"
+        )
+    for end in box:
+        if like is not None and (end.dtype, end.device) != (like.dtype, like.device):
+            raise InputError(
+                f"a box is {end.dtype} on {end.device}, but the network is {like.dtype} on "
+                f"{like.device}; bring both to one type and device"
+            )
+    ordered = bool((box.lower <= box.upper).all())
+    require(ordered, "a box has lower > upper or NaN; build boxes with Box.around")

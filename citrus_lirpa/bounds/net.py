@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import itertools
-import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,43 +14,24 @@ from torch import Tensor, nn
 from ..errors import DependencyError, InputError, ModelError, reason, require
 from . import lirpa
 from .allowed import refusal
-from .box import Bounds, Box, Interval, RoundBox
-from .checks import check_labels, check_name, check_tensor
+from .box import Bounds, Box, Interval, RoundBox, check_box
+from .checks import check_labels, check_name
 from .frozen import Frozen, freeze
-from .graph import Graph
 from .interval import IntervalNetwork, margin_bounds
 from .lirpa_bounds import METHODS as METHODS
 from .lirpa_bounds import LirpaNetwork, magnitudes, watching_the_clock
 from .margins import specification
-from .normed import NormedWeight, without_norms
 from .precision import full_precision
-from .segments import INPUT, Segment, affine_segments, chain, segment_behind
+from .segments import Segment, affine_segments
 from .selfcheck import self_check
-from .tracing import (
-    check_logits,
-    check_paddings,
-    count_classes,
-    explained,
-    fed_by_addition,
-    input_node,
-    mode_pairs,
-    modes_restored,
-    nodes,
-    rng_kept,
-    split_normalise,
-    unwrapped,
-    wrap,
-)
+from .traced import TracedModule
+from .tracing import unwrapped
 
 #: Whose bounds count: this package's own where it knows all layers, or auto_LiRPA's alone.
 BOUNDS = ("own", "auto-lirpa")
-#: Images of the example that is made where none is given.
-_EXAMPLES = 2
-#: Held by the thread that uses a network: modes, memory limits and precision are of the process.
-_IN_USE = threading.RLock()
 
 
-class BoundedNet:
+class BoundedNet(TracedModule):
     """A classifier together with the means to bound it.
 
     ``BoundedNet(model, example)`` wraps an ``nn.Module`` that maps images (N, ...) to logits
@@ -95,52 +73,16 @@ class BoundedNet:
     def __init__(self, model: nn.Module, example: Tensor | None = None, *, bounds: str = "own"):
         check_name(bounds, "bounds", BOUNDS)
         self.bounds = bounds
-        library = lirpa.load()
-        kind = type(model).__name__
-        require(isinstance(model, nn.Module), f"the model is a {kind}; expected a torch.nn.Module")
-        model = unwrapped(model)
-        self.module: nn.Module = model
-        self.normalise: nn.Module | None = None
-        self._modes: list[tuple[nn.Module, nn.Module]] = []
-        self._normed: list[NormedWeight] = []
-        self.bounded: Any  # a BoundedModule: auto_LiRPA has no types
-        if isinstance(model, library.BoundedModule):
-            lirpa.repair_options(model)
-            self.bounded = model
-        elif example is None:
-            raise InputError("BoundedNet(model, example) needs an example batch of inputs")
-        else:
-            self._wrap(model, example)
-        self._dropout = [m for part in (model, self.bounded) for m in part.modules() if _drops(m)]
-        self._places = _places(self.module, self.bounded)
-        self.classes = count_classes(self.bounded)
-        check_paddings(self.bounded)
-        self.graph = Graph(self.bounded)
+        super().__init__(model, example)
         self.fast = IntervalNetwork.of(self.graph) if bounds == "own" else None
         self.lirpa = LirpaNetwork(self.bounded, self.graph)
         self._refusals: dict[str, str | None] = {}
         self._warned: set[str] = set()
-        self._has_batchnorm = any(
-            type(n).__name__ == "BoundBatchNormalization" for n in nodes(self.bounded)
-        )
         self.attack_dtype: torch.dtype | None = None
         self._checked = False
         if example is not None:
             self_check(self, example)
             self._checked = True
-
-    def _wrap(self, model: nn.Module, example: Tensor) -> None:
-        """Trace a module, without its leading normalisation, into one of auto_LiRPA."""
-        _check_example(example)
-        self.normalise, core = split_normalise(model)
-        with explained("the example"):
-            inputs = self._normalised(example)
-        core, self._normed = without_norms(core)
-        with rng_kept(example.device):
-            self.bounded = wrap(core, inputs)
-        self._modes = mode_pairs(self.bounded, core)
-        self._modes[0] = self.bounded, model
-        self._follow_modes()
 
     def __repr__(self) -> str:
         parameters = self.parameters()
@@ -150,24 +92,6 @@ class BoundedNet:
             f"{sum(p.numel() for p in parameters):,} parameters on {parameters[0].device}, "
             f"{'train' if self.training else 'eval'} mode)"
         )
-
-    # -- the network itself -------------------------------------------------------
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Compute logits (N, K). In train mode this sets the BatchNorm statistics for bounds."""
-        with _IN_USE:
-            if self._has_batchnorm and self.training:
-                return self.bounded(self._normalised(x))
-            return check_logits(self.module(x))
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Compute logits (N, K) of other inputs than the batch's, and update nothing.
-
-        BatchNorm uses the statistics that bounds use: in train mode those of the last ``net(x)``.
-        """
-        if self._has_batchnorm and self.training:
-            return self.tail(INPUT)(self._normalised(x))
-        return self.module(x)
 
     def frozen(self) -> Frozen:
         """Return the network as it is now and in eval mode, for the many steps of an attack.
@@ -201,102 +125,6 @@ class BoundedNet:
         if self.fast is not None:
             self.fast.compile(self.parameters()[0].is_cuda)
 
-    @property
-    def relus(self) -> int:
-        """How many ReLU layers the network has."""
-        return len(self.graph.relus)
-
-    def tail(self, relu: int) -> Segment:
-        """Return the network from the output of ReLU ``relu``, in network order, to the logits."""
-        return segment_behind(self.graph, relu)
-
-    def chain(self, relus: int) -> list[Segment]:
-        """Return the affine maps of pixels to the first ReLU, and from each ReLU to the next.
-
-        Args:
-            relus: How many ReLUs, in network order.
-
-        Returns:
-            A segment for each, with the weights of now and with graph.
-
-        Raises:
-            ModelError: The network cannot be split so.
-        """
-        return chain(self.graph, self.normalise, relus)
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Return the module's parameters."""
-        return list(self.module.parameters())
-
-    @property
-    def like(self) -> Tensor | None:
-        """A tensor of the type and on the device of the inputs; None for a network without any."""
-        return next((t for t in _tensors(self.module) if t.is_floating_point()), None)
-
-    @property
-    def training(self) -> bool:
-        """Whether the module is in train mode."""
-        self._follow_modes()
-        return self.module.training
-
-    def _follow_modes(self) -> None:
-        """Give bounds the training modes that the module's layers have now."""
-        for part, layer in self._modes:
-            if part.training != layer.training:
-                part.train(layer.training)
-
-    def train(self, mode: bool = True) -> BoundedNet:
-        """Set train or eval mode of the module, and return itself."""
-        self.module.train(mode)
-        return self
-
-    def eval(self) -> BoundedNet:
-        """Set eval mode of the module, and return itself."""
-        return self.train(False)
-
-    @contextlib.contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Let no other thread use a network inside the block, with Dropout off.
-
-        Raises:
-            ModelError: The module's weights are no longer those that are bounded.
-        """
-        with _IN_USE:
-            self.check_weights()
-            self._follow_modes()
-            dropping = [layer for layer in self._dropout if layer.training]
-            for layer in dropping:
-                layer.training = False
-            try:
-                yield
-            finally:
-                for layer in dropping:
-                    layer.training = True
-
-    @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Set eval mode inside the block; restore every layer's mode after it.
-
-        Raises:
-            ModelError: The module's weights are no longer those that are bounded.
-        """
-        with self.in_use(), modes_restored(self.module), modes_restored(self.bounded):
-            self.eval()._follow_modes()
-            yield
-
-    def __reduce__(self) -> tuple[Callable[..., BoundedNet], tuple[Any, ...]]:
-        """Let copies and pickles be of the module alone, which they wrap again."""
-        if self.module is self.bounded:
-            raise ModelError(
-                "auto_LiRPA's BoundedModule can be neither copied nor pickled; copy or save your "
-                "own module, and wrap it again"
-            )
-        return _wrapped, (self.module, self._example(), self.bounds)
-
-    def _example(self) -> Tensor:
-        example = torch.full((_EXAMPLES, *self.input_shape), 0.5)
-        return example if self.like is None else example.to(self.like)
-
     def check_itself(self) -> None:
         """Check the traced graph and its bounds against the module, unless wrapping did.
 
@@ -306,8 +134,6 @@ class BoundedNet:
         if not self._checked:
             self_check(self, self._example())
             self._checked = True
-
-    # -- bounds -------------------------------------------------------------------
 
     def bound(self, box: Box, labels: Tensor | None = None, method: str = "ibp") -> Bounds:
         """Bound the margins and all inputs of ReLUs over boxes, in one pass.
@@ -328,7 +154,7 @@ class BoundedNet:
                 to be sound, or the module's weights are no longer those that were wrapped.
         """
         check_method(method)
-        self._check_box(box)
+        check_box(box, self.input_shape, self.like)
         if labels is not None:
             check_labels(labels, self.classes)
             require(len(labels) == len(box), f"{len(box)} boxes but {len(labels)} labels")
@@ -426,15 +252,6 @@ class BoundedNet:
         """Return ``input_box`` as centre and radius."""
         return Interval.of(self.input_box(box))
 
-    def input_box(self, box: Box) -> Box:
-        """Return the box as the first layer after normalisation sees it."""
-        ends = self._normalised(box.lower), self._normalised(box.upper)
-        if not isinstance(box, RoundBox):
-            return Box(*ends)
-        middle, axes = box.round
-        axes = self._normalised(axes) - self._normalised(torch.zeros_like(axes))
-        return RoundBox(*ends, Interval(self._normalised(middle), axes))
-
     def largest_terms(self, box: Box, before: list[Box]) -> Tensor | None:
         """Return the largest sums of absolute values that layers add up: what rounds.
 
@@ -462,8 +279,6 @@ class BoundedNet:
         dtype = torch.get_default_dtype() if self.like is None else self.like.dtype
         return affine_segments(self.graph, self.normalise, dtype)
 
-    # -- what it is made of -------------------------------------------------------
-
     def in_float64(self) -> BoundedNet | None:
         """Return a copy in double precision; None where only a BoundedModule is known."""
         if self.module is self.bounded or self.like is None:
@@ -471,58 +286,14 @@ class BoundedNet:
         model, example = copy.deepcopy(self.module).double(), self._example().double()
         return BoundedNet(model, example, bounds=self.bounds)
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """The shape of one input."""
-        return tuple(input_node(self.bounded).output_shape[1:])
-
-    def output_weight(self) -> nn.Parameter:
-        """Return the weight of the layer that computes the logits."""
-        node = self.bounded.final_node()
-        while type(node).__name__ not in ("BoundConv", "BoundLinear"):
-            node = node.inputs[0]
-        return node.inputs[1].param
-
-    def weights_after_addition(self) -> list[nn.Parameter]:
-        """Return the weights of layers whose input is a sum of two computed values (residuals)."""
-        return [n.inputs[1].param for n in nodes(self.bounded) if fed_by_addition(n)]
-
-    def _normalised(self, x: Tensor) -> Tensor:
-        return x if self.normalise is None else self.normalise(x)
-
-    def check_weights(self) -> None:
-        """Raise ModelError if the module's weights are no longer those that were wrapped."""
-        if not all(table.get(name) is value for table, name, value in self._places):
+    def __reduce__(self) -> tuple[Callable[..., BoundedNet], tuple[Any, ...]]:
+        """Let copies and pickles be of the module alone, which they wrap again."""
+        if self.module is self.bounded:
             raise ModelError(
-                "the model's parameters or buffers are not those that were wrapped: they have been "
-                "replaced since, as by load_state_dict(assign=True) or a move to another device "
-                "or type; wrap the model again"
+                "auto_LiRPA's BoundedModule can be neither copied nor pickled; copy or save your "
+                "own module, and wrap it again"
             )
-
-    def _check_normed(self) -> None:
-        """Raise ModelError where weights under weight or spectral norm are no longer those."""
-        for weight in self._normed:
-            weight.check()
-
-    def _check_box(self, box: Box) -> None:
-        shape, like = self.input_shape, self.like
-        kind = type(box).__name__
-        require(isinstance(box, Box), f"the box is a {kind}; expected a Box, as Box.around's")
-        for end in box:
-            check_tensor(end, "a box's end")
-        if box.lower.shape != box.upper.shape or tuple(box.lower.shape[1:]) != shape:
-            raise InputError(
-                f"a box has lower of shape {tuple(box.lower.shape)} and upper of shape "
-                f"{tuple(box.upper.shape)}; expected (N, {', '.join(map(str, shape))}) for both"
-            )
-        for end in box:
-            if like is not None and (end.dtype, end.device) != (like.dtype, like.device):
-                raise InputError(
-                    f"a box is {end.dtype} on {end.device}, but the network is {like.dtype} on "
-                    f"{like.device}; bring both to one type and device"
-                )
-        ordered = bool((box.lower <= box.upper).all())
-        require(ordered, "a box has lower > upper or NaN; build boxes with Box.around")
+        return _wrapped, (self.module, self._example(), self.bounds)
 
 
 def _wrapped(model: nn.Module, example: Tensor, bounds: str) -> BoundedNet:
@@ -543,35 +314,6 @@ def as_bounded_net(net: object) -> BoundedNet:
     raise InputError(
         f"expected a BoundedNet or an auto_LiRPA BoundedModule, got {type(net).__name__}; "
         "wrap the model first: BoundedNet(model, example)"
-    )
-
-
-def _drops(module: nn.Module) -> bool:
-    dropout = isinstance(module, nn.modules.dropout._DropoutNd)
-    return dropout or type(module).__name__ == "BoundDropout"
-
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    return itertools.chain(module.parameters(), module.buffers())
-
-
-def _places(module: nn.Module, bounded: nn.Module) -> list[tuple[dict[str, Any], str, Any]]:
-    """(table, name, value) of every submodule, and of the tensors that both modules share."""
-    shared = {id(t) for t in _tensors(module)} & {id(t) for t in _tensors(bounded)}
-    return [
-        (table, name, value)
-        for m in module.modules()
-        for table in (m._modules, m._parameters, m._buffers)
-        for name, value in table.items()
-        if table is m._modules or id(value) in shared
-    ]
-
-
-def _check_example(example: Tensor) -> None:
-    check_tensor(example, "the example")
-    require(
-        example.ndim >= 2 and example.numel() > 0,
-        f"the example has shape {tuple(example.shape)}; expected a batch of inputs, (N, ...)",
     )
 
 
