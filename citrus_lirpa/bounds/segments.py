@@ -7,8 +7,6 @@ intervals go from knot to knot.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,36 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, ModelError
+from .affine import LAYERS, adds_up, is_affine, is_real, keeps_apart, sizes, squares, terms
 from .curves import Curve
-from .graph import BatchNorm, Graph, Operation, scaled
-from .piecewise import Hull, Joined, Piece, PiecewiseGraph
-
-#: Operations that are affine in what varies, while all but one argument are constants, except
-#: in sums and concatenations.
-_AFFINE = {
-    "BoundLinear", "BoundConv", "BoundBatchNormalization", "BoundFlatten", "BoundReshape",
-    "BoundTranspose", "BoundSqueeze", "BoundUnsqueeze", "BoundIdentity", "BoundDropout",
-    "BoundPad", "BoundAveragePool", "BoundGlobalAveragePool", "BoundReduceMean", "BoundReduceSum",
-    "BoundAdd", "BoundSub", "BoundNeg", "BoundConcat", "BoundGather", "BoundSlice", "BoundSplit",
-}  # fmt: skip
-#: Affine as long as only one operand varies (the first, for a quotient).
-_PRODUCTS = {"BoundMul", "BoundDiv", "BoundMatMul"}
-_WEIGHTED = {
-    "BoundLinear", "BoundConv", "BoundBatchNormalization", "BoundPad", "BoundGather", "BoundSlice",
-}  # fmt: skip
-#: Those that add up several numbers of one value.
-_SUMS = {
-    "BoundLinear", "BoundConv", "BoundMatMul", "BoundAveragePool", "BoundGlobalAveragePool",
-    "BoundReduceMean", "BoundReduceSum",
-}  # fmt: skip
-
-#: Those that add up different numbers, and those that move and scale single ones.
-_LAYERS = {"BoundLinear", "BoundConv"}
-_MOVES = {
-    "BoundBatchNormalization", "BoundFlatten", "BoundReshape", "BoundTranspose", "BoundSqueeze",
-    "BoundUnsqueeze", "BoundIdentity", "BoundDropout", "BoundPad", "BoundAdd", "BoundSub",
-    "BoundNeg", "BoundMul", "BoundDiv",
-}  # fmt: skip
+from .graph import Graph
+from .pieces import Hull
+from .piecewise import PiecewiseGraph
 
 #: The number of the network's input among the sources of segments.
 INPUT = -1
@@ -105,7 +78,7 @@ class Segment:
             values[name] = value
         for operation in self.operations:
             arguments = tuple(values[a] for a in operation.arguments)
-            values[operation.name] = _sizes(operation, arguments, constant)
+            values[operation.name] = sizes(operation, arguments, constant)
         return values[self.end]
 
     def spread(self, axes: Tensor) -> Tensor | None:
@@ -118,16 +91,16 @@ class Segment:
             (N, ...); None where the segment is more than one linear layer or convolution of the
             input, beside what moves and scales single numbers.
         """
-        if self.sources != (INPUT,) or not all(map(_keeps_apart, self.operations)):
+        if self.sources != (INPUT,) or not all(map(keeps_apart, self.operations)):
             return None
-        if sum(operation.kind in _LAYERS for operation in self.operations) > 1:
+        if sum(operation.kind in LAYERS for operation in self.operations) > 1:
             return None
         if self.normalise is not None:
             axes = self.normalise(axes) - self.normalise(torch.zeros_like(axes))
         values, before = {**self.constants, self.names[0]: axes.square()}, axes
         for operation in self.operations:
-            value = _squares(operation, [values[a] for a in operation.arguments])
-            moves = operation.kind != "BoundPad" and operation.kind not in _LAYERS
+            value = squares(operation, [values[a] for a in operation.arguments])
+            moves = operation.kind != "BoundPad" and operation.kind not in LAYERS
             if moves and value.numel() != before.numel():  # numbers may be there twice
                 return None
             values[operation.name] = before = value
@@ -137,7 +110,7 @@ class Segment:
         """Return the same function in float64."""
         return replace(
             self,
-            constants={k: v.double() if _is_real(v) else v for k, v in self.constants.items()},
+            constants={k: v.double() if is_real(v) else v for k, v in self.constants.items()},
             knots=tuple(knot.double() for knot in self.knots),
             short=self.short and self.short.double(),
         )
@@ -145,9 +118,7 @@ class Segment:
     @property
     def terms(self) -> tuple[int, int]:
         """The most products that one number adds up, forwards and backwards."""
-        parts = [
-            _terms(op, [self.constants.get(a) for a in op.arguments]) for op in self.operations
-        ]
+        parts = [terms(op, [self.constants.get(a) for a in op.arguments]) for op in self.operations]
         return 8 + sum(part[0] for part in parts), 8 + sum(part[1] for part in parts)
 
     def frozen(self) -> Segment:
@@ -159,7 +130,7 @@ class Segment:
     @property
     def mixes(self) -> bool:
         """Whether operations that add up numbers follow each other, which makes intervals wide."""
-        return sum(map(_adds_up, self.operations)) > 1
+        return sum(map(adds_up, self.operations)) > 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,66 +250,6 @@ def segment_behind(graph: Graph, relu: int) -> Segment:
     return segment
 
 
-def _sizes(operation: Operation, values: tuple[Any, ...], constant: bool) -> Tensor:
-    """The sum of absolute values that an affine operation adds up, of those of its arguments."""
-    varying = operation.varying
-    if isinstance(operation, Piece):
-        return operation.sizes(values, constant)
-    if isinstance(operation, BatchNorm):
-        weight, bias, mean, variance = values[1:]
-        scale, _ = operation.scale_and_shift(weight, bias, mean, variance)
-        shift = bias.abs() + (mean * scale).abs()
-        return scaled(values[0], scale.abs(), shift if constant else None)
-    if operation.kind in ("BoundAdd", "BoundSub"):
-        first, second = (
-            v.abs() * (constant or varies) for v, varies in zip(values, varying, strict=True)
-        )
-        return first + second
-    if operation.kind == "BoundNeg":
-        return values[0]
-    absolute = [v.abs() if _is_real(v) else v for v in values]
-    if not constant and operation.kind in ("BoundLinear", "BoundConv", "BoundPad"):
-        absolute[2:] = [torch.zeros_like(bias) for bias in absolute[2:]]
-    return operation.forward(*absolute)
-
-
-def _keeps_apart(operation: Operation | Piece) -> bool:
-    """Whether an operation takes one value, and no number of it twice for one result."""
-    known = operation.kind in _MOVES | _LAYERS and sum(operation.varying) == 1
-    return known and (operation.kind != "BoundLinear" or set(_factors(operation)) <= {1})
-
-
-def _squares(operation: Operation, values: Sequence[Any]) -> Tensor:
-    """The squared half axes behind an operation, from those before it."""
-    if isinstance(operation, BatchNorm):
-        return scaled(values[0], operation.scale_and_shift(*values[1:])[0].square(), None)
-    each = zip(values, operation.varying, strict=True)
-    squared = tuple(v.square() if _is_real(v) and not varies else v for v, varies in each)
-    return _sizes(operation, squared, constant=False)
-
-
-def _terms(operation: Operation, constants: list[Any]) -> tuple[int, int]:
-    """How many products a number adds up in an operation, forwards and backwards."""
-    if isinstance(operation, Piece):
-        return operation.terms
-    if operation.kind in ("BoundLinear", "BoundMatMul", "BoundConv"):
-        weight = next(c for c in constants if isinstance(c, Tensor) and c.ndim > 1)
-        if operation.kind == "BoundConv":
-            places = weight[0, 0].numel()
-            steps = math.prod(
-                -(-side // stride)
-                for side, stride in zip(weight.shape[2:], operation.node.stride, strict=True)
-            )
-            return weight.shape[1] * places + 8, weight.shape[0] * steps + 8
-        return max(weight.shape) + 8, max(weight.shape) + 8
-    if operation.kind in _SUMS:
-        inputs = math.prod(operation.node.inputs[0].output_shape[1:])
-        return inputs + 8, inputs + 8
-    if operation.kind == "BoundGather":  # backwards, as often as a place is taken
-        return 8, 8 + next(c.numel() for c in constants if isinstance(c, Tensor))
-    return 8, 8
-
-
 def _segment(graph: Graph, numbers: dict[str, int], end: str) -> Segment:
     """The part of a network from the values in ``numbers`` to ``end``, with the weights of now."""
     if end not in graph.operations:
@@ -355,37 +266,8 @@ def _segment(graph: Graph, numbers: dict[str, int], end: str) -> Segment:
 
 def _check_affine(segment: Segment, what: str, layers: str) -> None:
     for operation in segment.operations:
-        if isinstance(operation, Piece):
-            continue
-        kind, varying = operation.kind, operation.varying
-        product = kind in _PRODUCTS and sum(varying) == 1 and (kind != "BoundDiv" or varying[0])
-        weights = kind in _WEIGHTED and any(varying[1:])
-        if (kind not in _AFFINE and not product) or weights or _is_unusual(operation):
+        if not is_affine(operation):
             raise ModelError(
                 f"{what} networks of {layers}; this one has "
-                f"{kind.removeprefix('Bound')} on computed values"
+                f"{operation.kind.removeprefix('Bound')} on computed values"
             )
-
-
-def _adds_up(operation: Operation | Piece) -> bool:
-    """Whether an operation adds up several numbers of what varies."""
-    joins = operation.kind == "BoundConcat" or isinstance(operation, Joined)
-    return operation.kind in _SUMS or (sum(operation.varying) > 1 and not joins)
-
-
-def _is_unusual(operation: Operation) -> bool:
-    """Whether an affine operation is of a form whose terms ``Segment.sizes`` does not know."""
-    if operation.kind == "BoundLinear":
-        factors = _factors(operation)
-        return any(isinstance(factor, int | float) and factor < 0 for factor in factors)
-    return operation.kind == "BoundBatchNormalization" and not isinstance(operation, BatchNorm)
-
-
-def _factors(operation: Any) -> list[Any]:
-    """What a linear layer's product and bias are scaled by, which has several names."""
-    names = ("alpha", "beta", "alpha_linear", "beta_linear")
-    return [getattr(operation.node, name, 1.0) for name in names]
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
