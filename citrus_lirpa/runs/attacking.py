@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import distributed
@@ -24,7 +23,7 @@ from ..verify import fingerprint, fingerprint_of_images
 from ..verify.identity import identity
 from . import perturbations
 from .folder import Outcome, RunFolder
-from .launch import Observer
+from .launch import Launch
 from .networks import Network
 
 
@@ -112,10 +111,9 @@ def attack_run(
     images: tuple[Split, Split],
     protocol: AttackProtocol,
     folder: Path,
+    launch: Launch,
     *,
-    device: torch.device,
     given: Tensor | None = None,
-    observer: Observer | None = None,
 ) -> Outcome | None:
     """Craft universal perturbations of a network, or try given ones, and write everything.
 
@@ -126,10 +124,9 @@ def attack_run(
         images: To craft on, and to try on; see ``attack_images``.
         protocol: How.
         folder: Where to write; see ``results_folder``.
-        device: Where to compute.
+        launch: Where, and what to call meanwhile; an attack always begins anew. The observer's
+            ``on_result`` gets the ``Attack``, ``draw`` also the ``ResultFiles``.
         given: Perturbations (1, C, H, W) or (K, C, H, W) to try, in place of crafting some.
-        observer: What to call meanwhile; ``on_result`` gets the ``Attack``, ``draw`` also the
-            ``ResultFiles``.
 
     Returns:
         The record and its files; None in a process that is not the first of its job.
@@ -138,12 +135,11 @@ def attack_run(
         InputError: If the protocol cannot be.
         CheckpointError: If the folder is in use or cannot be written.
     """
-    observer = observer or Observer()
-    craft = protocol.attack()
+    observer, craft = launch.observer, protocol.attack()
     crafted_on, test = images
     files = RunFolder(folder).attack()
     with files.locked():
-        net = network.bounded(device, protocol.seed)
+        net = network.bounded(launch.device, protocol.seed)
         settings = _settings(network, images, protocol, given)
         crafted, u = None, given
         if u is None:

@@ -82,7 +82,7 @@ def test_a_run_is_trained_evaluated_and_attacked_without_a_command_line(tmp_path
     calls.clear()
     protocol = AttackProtocol(eps=0.2, limit=20, epochs=1)
     both = attack_images(network, protocol.split, tmp_path, download=False)
-    found = attack_run(network, both, protocol, folder, **shared)
+    found = attack_run(network, both, protocol, folder, Launch(**shared))
     assert calls == ["on_result", "draw"] and set(found.files.written()) == {
         "perturbation", "results", "effects"
     }  # fmt: skip

@@ -15,7 +15,7 @@ from ...errors import InputError, expect_known
 from ...reports import pictures, tables
 from ...runs.attacking import Attack, AttackProtocol, attack_images, attack_run
 from ...runs.folder import Outcome, ResultFiles
-from ...runs.launch import Observer
+from ...runs.launch import Launch, Observer
 from ...runs.networks import Network, results_folder
 from ...runs.perturbations import read_perturbations
 from ...training.setup import join_processes
@@ -50,9 +50,8 @@ def run(
         images,
         protocol,
         out or results_folder(path),
-        device=where,
+        Launch(device=where, observer=_observer(network, quiet)),
         given=given,
-        observer=_observer(network, quiet),
     )
     if outcome is None:
         return None
