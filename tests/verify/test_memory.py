@@ -158,7 +158,7 @@ def test_a_lack_of_memory_in_the_dual_engine_is_counted(monkeypatch, name):
     net, x, y = small_net()
     plenty = certify(net, x, y, 0.05)
     monkeypatch.setattr(DualEngine, name, raising)
-    found = certify(net, x, y, 0.05)
+    found = certify(net, x, y, 0.05, time_limit=0.1)
     assert found.not_fitting["crown"] > 0
     assert torch.equal(found.certified_by("ibp"), plenty.certified_by("ibp"))
 
@@ -177,7 +177,9 @@ def test_a_lack_of_memory_in_the_group_stage_leaves_groups_as_they_are(monkeypat
     net, x, y = small_net()
     proofs = certify(net, x, y, 0.3, method="ibp")
     monkeypatch.setattr(DualEngine, name, raising)
-    found = certify_uap(net, x, y, 0.3, certificates=proofs, attack=GroupAttack(5, restarts=1))
+    found = certify_uap(
+        net, x, y, 0.3, certificates=proofs, time_limit=0.2, attack=GroupAttack(5, restarts=1)
+    )
     assert int(found.lower.sum()) == int(proofs.certified.sum())
 
 
@@ -197,9 +199,9 @@ def test_a_group_attack_that_does_not_fit():
 
         return attack
 
-    found = certify_uap(net, x, y, 0.3, certificates=proofs, attack=scarce(1))
+    found = certify_uap(net, x, y, 0.3, certificates=proofs, time_limit=0.2, attack=scarce(1))
     assert int(found.lower.sum()) <= int(found.upper.sum()) < 25
-    nothing = certify_uap(net, x, y, 0.3, certificates=proofs, attack=scarce(0))
+    nothing = certify_uap(net, x, y, 0.3, certificates=proofs, time_limit=0.2, attack=scarce(0))
     assert nothing.upper.tolist() == [5] * 5
     assert not nothing.u.any()
 
