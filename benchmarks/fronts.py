@@ -1,22 +1,33 @@
 """Does cross-input training pay? The fronts of several methods under equal tuning.
 
 Each method gets the same trials, and epochs that take the same time, by the steps that
-STEP lists. The state of a study is one small file in benchmarks/fronts/, which any
-number of workers, on any machine, continue; trainings lie in the folder that --out names.
-Run it in the root of the repository.
+STEP lists. The methods take turns, a trial each, so that they have had equally many wherever
+it stops. The state of a study is one small file in benchmarks/fronts/, from which the same
+command goes on, on any machine; trainings lie in the folder that --out names. Run it in the
+root of the repository.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import click
+import torch
+
+from citrus_lirpa.bounds import lirpa
+from citrus_lirpa.runs.tuning import study
+from citrus_lirpa.runs.tuning.storage import Storage
+from citrus_lirpa.runs.tuning.worker import Worker
 
 #: CPU time of a training step beside IBP's, on MNIST at 0.3 in batches of 128.
 STEP = {"ibp": 1.0, "mtl-ibp": 1.7, "sabr": 2.9, "citrus": 8.3, "citrus-si": 9.2, "citrus-k3": 9.0}
+#: The same where each attack is one full sign step, and CITRUS has two partners.
+SHORT_STEP = {"ibp": 1.0, "mtl-ibp": 1.7, "sabr": 1.35, "citrus": 2.4, "citrus-si": 3.5}
 #: On the digits, with a fully connected network in batches of 64.
 DIGITS_STEP = {"ibp": 1.0, "mtl-ibp": 1.4, "sabr": 1.75, "citrus": 3.2, "citrus-si": 3.35,
                "citrus-k3": 4.35}  # fmt: skip
@@ -27,6 +38,10 @@ PAPER = {"loss.reduction": '"sum"', "loss.worst": "0", "loss.universal": "0", "l
 PAIRS = PAPER | {"loss.k": "3", "loss.partners": "3", "loss.attack_steps": "5"}
 #: What the studies of CITRUS's family do not vary; k would change what a trial costs.
 FIXED = {"citrus": PAPER, "citrus-si": PAPER, "citrus-k3": PAIRS, "citrus-open": {"loss.k": "2"}}
+#: Where each attack is one full sign step; `--mode fast` has two partners as well.
+SIGN_STEP = {"loss.attack_steps": "1", "loss.attack_step_size": "2.0"}
+FAST = {"loss.partners": "2", "loss.sign_steps": "1.0"}
+SHORT_FIXED = {name: values | FAST for name, values in FIXED.items()} | {"sabr": SIGN_STEP}
 
 
 class Setting(NamedTuple):
@@ -39,6 +54,8 @@ class Setting(NamedTuple):
         step: Time of a training step beside IBP's.
         common: What all its trainings share.
         front: How the networks of the front are judged, on test images.
+        fixed: What the trainings of single studies share.
+        space: Ranges in place of the methods' own.
     """
 
     epochs: int
@@ -47,10 +64,22 @@ class Setting(NamedTuple):
     step: dict[str, float] = STEP
     common: tuple[str, ...] = ('"model.name" = "convsmall"', '"train.batch_size" = 128')
     front: tuple[str, ...] = ("seeds = [0, 1, 2]", "time-limit = 5")
+    fixed: dict[str, dict[str, str]] = FIXED
+    space: tuple[str, ...] = ()
 
 
 SETTINGS = {
     "mnist-0.3": Setting(40, 5000, 5000),
+    "mnist-0.3-short": Setting(
+        24,
+        5000,
+        2000,
+        SHORT_STEP,
+        ('"model.name" = "convsmall"', '"train.batch_size" = 128', '"data.limit" = 5000'),
+        ("seeds = [0]", "limit = 1000", "time-limit = 1"),
+        SHORT_FIXED,
+        ('"train.lr" = { low = 5e-4, high = 5e-3, log = true }',),
+    ),  # half a minute of one core for each training
     "cifar10-2-255": Setting(40, 5000, 2000),
     "cifar10-8-255": Setting(40, 5000, 2000),
     "digits": Setting(
@@ -63,14 +92,16 @@ STUDIES = ("citrus", "citrus-open", "citrus-k3", "citrus-si", "sabr", "mtl-ibp",
 def write_study(setting: str, name: str, trials: int, out: Path) -> Path:
     """Write the file of a study."""
     given, method = SETTINGS[setting], name.removesuffix("-open").removesuffix("-k3")
+    preset = setting.removesuffix("-short")
     epochs = max(2, round(given.epochs / given.step.get(name, given.step[method])))
     fixed = {"data.held_out": given.held_out, "train.epochs": epochs, "train.threads": 1}
     lines = [
-        f'preset = "{setting}"', f'method = "{method}"', f"trials = {trials}",
+        f'preset = "{preset}"', f'method = "{method}"', f"trials = {trials}",
         f'name = "{setting}-{name}"', f'folder = "{out / setting / name}"',
         f'storage = "benchmarks/fronts/{setting}-{name}.journal"',
         "[set]", *given.common,
-        *(f'"{key}" = {value}' for key, value in (fixed | FIXED.get(name, {})).items()),
+        *(f'"{key}" = {value}' for key, value in (fixed | given.fixed.get(name, {})).items()),
+        "[space]", *given.space,
         "[search]", 'method = "crown-ibp"', f"limit = {given.limit}",
         "[front]", *given.front,
     ]  # fmt: skip
@@ -92,11 +123,27 @@ def citrus_lirpa(*words: object) -> None:
 @click.option("--out", type=Path, default=Path("runs/fronts"), show_default=True)
 @click.option("--compare", is_flag=True, help="Only compare what is there.")
 def main(setting, studies, trials, data_dir, out, compare) -> None:
-    """Tune the methods of a setting, one after the other, then compare their fronts."""
+    """Tune the methods of a setting, in turns, judge and compare their fronts."""
     files = [write_study(setting, name, trials, out) for name in studies]
-    for file in [] if compare else files:
-        citrus_lirpa("tune", file, "--data-dir", data_dir)
+    if not compare:
+        lirpa.load()
+        for number in range(1, trials + 1):
+            for file in files:
+                tune(file, number, data_dir)
+        for file in files:
+            citrus_lirpa("tune", file, "--data-dir", data_dir)
     citrus_lirpa("front", *files, "--markdown", "--out", out / setting)
+
+
+def tune(file: Path, trials: int, data_dir: Path) -> None:
+    """Work on a study until it has so many trials, beside those that another machine lost."""
+    plan = study.read(file)
+    with closing(Storage(plan, create=True)) as storage:
+        running = [t for t in storage.trials() if t.state == "running"]
+        lost = sum(not (plan.folder / "trials" / f"{t.number:04d}").is_dir() for t in running)
+        plan = replace(plan, trials=trials + lost, front=None)
+        click.echo(f"{plan.name}, trial {trials} of each")
+        Worker(plan, storage, torch.device("cpu"), data_dir, False, click.echo).run()
 
 
 if __name__ == "__main__":

@@ -41,3 +41,18 @@ def test_the_study_of_the_digits_goes_on(fronts, name, tmp_path, monkeypatch):
         storage.check()
         assert len(storage.trials()) == 12 and all(trial.finished for trial in storage.trials())
         assert storage.begin().number == 12
+
+
+def test_a_trial_that_another_machine_lost_is_made_up_for(fronts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(fronts.SETTINGS, "digits", fronts.Setting(
+        2, 300, 300, fronts.DIGITS_STEP, ('"model.name" = "mlp"', '"model.hidden" = [8]')
+    ))  # fmt: skip
+    file = fronts.write_study("digits", "ibp", 2, Path("out"))
+    plan = study.read(file)
+    with closing(Storage(plan, create=True)) as storage:
+        storage.values(storage.begin())  # its folder is elsewhere
+        for trials in (1, 1, 2):
+            fronts.tune(file, trials, Path("data"))
+            done = [trial.number for trial in storage.trials() if trial.finished]
+            assert done == list(range(1, trials + 1))
