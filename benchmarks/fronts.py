@@ -26,8 +26,8 @@ from citrus_lirpa.runs.tuning.worker import Worker
 
 #: CPU time of a training step beside IBP's, on MNIST at 0.3 in batches of 128.
 STEP = {"ibp": 1.0, "mtl-ibp": 1.7, "sabr": 2.9, "citrus": 8.3, "citrus-si": 9.2, "citrus-k3": 9.0}
-#: The same where each attack is one full sign step, and CITRUS has two partners.
-SHORT_STEP = {"ibp": 1.0, "mtl-ibp": 1.7, "sabr": 1.35, "citrus": 2.4, "citrus-si": 3.5}
+#: At 0.1 in batches of 64, where each attack is one full sign step, and CITRUS has two partners.
+SHORT_STEP = {"ibp": 1.0, "mtl-ibp": 1.6, "sabr": 1.3, "citrus": 2.0, "citrus-si": 3.1}
 #: On the digits, with a fully connected network in batches of 64.
 DIGITS_STEP = {"ibp": 1.0, "mtl-ibp": 1.4, "sabr": 1.75, "citrus": 3.2, "citrus-si": 3.35,
                "citrus-k3": 4.35}  # fmt: skip
@@ -37,7 +37,8 @@ PAPER = {"loss.reduction": '"sum"', "loss.worst": "0", "loss.universal": "0", "l
 #: The three pairs of three partners, with a quarter of the attack steps: a step costs as much.
 PAIRS = PAPER | {"loss.k": "3", "loss.partners": "3", "loss.attack_steps": "5"}
 #: What the studies of CITRUS's family do not vary; k would change what a trial costs.
-FIXED = {"citrus": PAPER, "citrus-si": PAPER, "citrus-k3": PAIRS, "citrus-open": {"loss.k": "2"}}
+FIXED = {"citrus": PAPER, "citrus-si": PAPER, "citrus-k3": PAIRS,
+         "citrus-measured": PAPER | {"loss.k": "0"}, "citrus-open": {"loss.k": "2"}}  # fmt: skip
 #: Where each attack is one full sign step; `--mode fast` has two partners as well.
 SIGN_STEP = {"loss.attack_steps": "1", "loss.attack_step_size": "2.0"}
 FAST = {"loss.partners": "2", "loss.sign_steps": "1.0"}
@@ -56,6 +57,7 @@ class Setting(NamedTuple):
         front: How the networks of the front are judged, on test images.
         fixed: What the trainings of single studies share.
         space: Ranges in place of the methods' own.
+        head: Further keys of the study.
     """
 
     epochs: int
@@ -66,32 +68,44 @@ class Setting(NamedTuple):
     front: tuple[str, ...] = ("seeds = [0, 1, 2]", "time-limit = 5")
     fixed: dict[str, dict[str, str]] = FIXED
     space: tuple[str, ...] = ()
+    head: str = ""
 
 
 SETTINGS = {
     "mnist-0.3": Setting(40, 5000, 5000),
-    "mnist-0.3-short": Setting(
-        24,
+    "mnist-0.1-short": Setting(
+        12,
         5000,
-        2000,
+        400,
         SHORT_STEP,
-        ('"model.name" = "convsmall"', '"train.batch_size" = 128', '"data.limit" = 5000'),
+        ('"model.name" = "convsmall"', '"train.batch_size" = 64', '"data.limit" = 5000'),
         ("seeds = [0]", "limit = 1000", "time-limit = 1"),
         SHORT_FIXED,
-        ('"train.lr" = { low = 5e-4, high = 5e-3, log = true }',),
-    ),  # half a minute of one core for each training
+        ('"train.lr" = { low = 1e-3, high = 8e-3, log = true }',),
+        "stop_at = []",
+    ),  # fifteen seconds of one core for each training, and four for judging it
     "cifar10-2-255": Setting(40, 5000, 2000),
     "cifar10-8-255": Setting(40, 5000, 2000),
     "digits": Setting(
         100, 300, 300, DIGITS_STEP, (), ("seeds = [0]", 'method = "alpha-crown"', "time-limit = 1")
     ),  # minutes
 }
-STUDIES = ("citrus", "citrus-open", "citrus-k3", "citrus-si", "sabr", "mtl-ibp", "ibp")
+STUDIES = (
+    "citrus",
+    "citrus-open",
+    "citrus-k3",
+    "citrus-measured",
+    "citrus-si",
+    "sabr",
+    "mtl-ibp",
+    "ibp",
+)
 
 
 def write_study(setting: str, name: str, trials: int, out: Path) -> Path:
     """Write the file of a study."""
     given, method = SETTINGS[setting], name.removesuffix("-open").removesuffix("-k3")
+    method = method.removesuffix("-measured")
     preset = setting.removesuffix("-short")
     epochs = max(2, round(given.epochs / given.step.get(name, given.step[method])))
     fixed = {"data.held_out": given.held_out, "train.epochs": epochs, "train.threads": 1}
@@ -99,7 +113,7 @@ def write_study(setting: str, name: str, trials: int, out: Path) -> Path:
         f'preset = "{preset}"', f'method = "{method}"', f"trials = {trials}",
         f'name = "{setting}-{name}"', f'folder = "{out / setting / name}"',
         f'storage = "benchmarks/fronts/{setting}-{name}.journal"',
-        "[set]", *given.common,
+        given.head, "[set]", *given.common,
         *(f'"{key}" = {value}' for key, value in (fixed | given.fixed.get(name, {})).items()),
         "[space]", *given.space,
         "[search]", 'method = "crown-ibp"', f"limit = {given.limit}",

@@ -1,6 +1,6 @@
 """Attacks: gradient descent on inputs; one perturbation for a group, a class or a data set."""
 
-from .group import GroupAttack, GroupAttackResult, kappa
+from .group import GroupAttack, GroupAttackResult, breaks, kappa
 from .pgd import PGD, ascend
 from .universal import SgdUap, UapResult, try_uap
 
@@ -11,6 +11,7 @@ __all__ = [
     "SgdUap",
     "UapResult",
     "ascend",
+    "breaks",
     "kappa",
     "try_uap",
 ]

@@ -243,7 +243,6 @@ def _drawn(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     return weights, corners
 
 
-@torch.no_grad()
 def kappa(net: object, x: Tensor, y: Tensor, v: Tensor, clip: Range | None) -> int:
     """Count the inputs that the most harmful one of several perturbations breaks.
 
@@ -259,8 +258,13 @@ def kappa(net: object, x: Tensor, y: Tensor, v: Tensor, clip: Range | None) -> i
         v: Perturbations (P, ...).
         clip: Range that perturbed inputs are cut to; None for no cut.
     """
+    return int(breaks(net, x, y, v, clip).sum(dim=1).max())
+
+
+@torch.no_grad()
+def breaks(net: object, x: Tensor, y: Tensor, v: Tensor, clip: Range | None) -> Tensor:
+    """Tell which perturbation breaks which input, as :func:`kappa` counts them; bool (P, B)."""
     net = as_bounded_net(net)
     with net.evaluating():
         correct = net(x).argmax(1) == y
-        broken = [(correct & (net(clamp(x + one, clip)).argmax(1) != y)).sum() for one in v]
-    return int(torch.stack(broken).max())
+        return torch.stack([correct & (net(clamp(x + one, clip)).argmax(1) != y) for one in v])

@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from .. import distributed
 from ..attacks import PGD, GroupAttack
 from ..bounds.box import PIXELS
-from ..bounds.checks import Range, Scalar, check_count, check_name, is_number
+from ..bounds.checks import Range, Scalar, check_count, check_name, is_count, is_number
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet
 from ..errors import expect, require
@@ -52,7 +53,8 @@ class Citrus(Loss):
         k: The boxes are drawn around perturbations that break k - 1 partners together: 2 is
             CITRUS, with one for each partner; 3 takes all pairs of partners, 4 all triples
             (docs/maths.md). Each such set is attacked as a group with the steps of ``attack``,
-            which must be a PGD then.
+            which must be a PGD then. 0 begins with 2, and :meth:`end_epoch` then chooses the k
+            of the next epoch by the κ that it measures.
         method: Bounds on the boxes: ``ibp``, ``crown-ibp`` or ``crown``.
         reduction: Over j: ``sum`` (the paper's), ``mean`` or ``max``.
         worst: Train on so many boxes of each input, those with the highest loss, which are
@@ -95,7 +97,7 @@ class Citrus(Loss):
         expect(usable, "pairing", pairing, "Shifts(m), Groups(k) or None")
         shares = is_number(sign_steps) and 0 <= sign_steps <= 1
         expect(shares, "sign_steps", sign_steps, "a share of the training, from 0 to 1")
-        check_count(k, "k", 2)
+        expect(is_count(k, 0) and k != 1, "k", k, "at least 2, a whole number, or 0: measured")
         check_count(worst, "worst", 0)
         check_count(universal, "universal", 0)
         self.tau_ratio, self.method, self.reduction = tau_ratio, method, reduction
@@ -103,20 +105,45 @@ class Citrus(Loss):
         self.attack, self.sign_steps, self.k = self.choose_attack(attack), sign_steps, k
         joint = k == 2 or isinstance(self.attack, PGD)
         expect(joint, f"k is {k}, and the attack", attack, "PGD(): its steps find them together")
+        self._measured: Tensor | None
+        self.register_buffer("_measured", None if k else torch.tensor(2))
         self._early = sign_steps > 0
         self.pairing = Shifts() if pairing is None else pairing
         self.universal = Universal(_UNIVERSAL_STEP) if universal else None
 
     def check_batch_size(self, size: int) -> None:
         """Raise InputError if ``size`` inputs cannot be paired, or have too few partners."""
-        partners = self.pairing(size).shape[1]
+        partners, k = self.pairing(size).shape[1], self.current_k()
         require(
-            self.k <= partners + 1,
-            f"k is {self.k}, but an input has {partners} partners; expected k to be at most "
+            k <= partners + 1,
+            f"k is {k}, but an input has {partners} partners; expected k to be at most "
             f"{partners + 1}: lower k, or raise partners in batches that have them",
         )
-        boxes = math.comb(partners, self.k - 1) + self.universal_count
-        require(self.worst <= boxes, f"worst is {self.worst}, but each input has {boxes} boxes")
+        boxes = math.comb(partners, k - 1) + self.universal_count
+        fits = self.worst <= boxes or k > 2 and not self.k  # a measured k takes all of them
+        require(fits, f"worst is {self.worst}, but each input has {boxes} boxes")
+
+    def current_k(self) -> int:
+        """Return k, of this epoch where it is measured."""
+        return self.k if self._measured is None else int(self._measured)
+
+    def end_epoch(self, broken: Tensor) -> None:
+        """Choose the k of the next epoch where it is measured.
+
+        It is the largest k for which one of the perturbations breaks k inputs in at least half
+        of the sets of an input and its partners, and at least 2 (docs/maths.md).
+
+        Args:
+            broken: Which of the perturbations tried on a batch breaks which input, (P, B).
+        """
+        if self._measured is None:
+            return
+        partners = partners_of(self.pairing, broken.shape[1], broken.device)
+        sets = torch.eye(broken.shape[1], device=broken.device).scatter_(1, partners, 1.0)
+        kappas = (broken.float() @ sets.T).amax(dim=0)
+        median = kappas.sort().values[len(kappas) // 2]
+        (k,) = distributed.highest(max(2, int(median)))
+        self._measured.fill_(int(k))
 
     def begin_step(self, net: BoundedNet, done: float) -> Stage:
         """Choose the attack of this point of the training."""
@@ -152,10 +179,11 @@ class Citrus(Loss):
     ) -> tuple[Tensor, Tensor]:
         """Find the perturbations (P, ...), and choose the rows of them that each input sees."""
         attack = PGD.sign_step(self.clip, self.norm) if self._early else self.attack
-        if self.k == 2 or not isinstance(attack, PGD):
+        k = self.current_k()
+        if k == 2 or not isinstance(attack, PGD):
             partners = partners_of(self.pairing, len(x), x.device)
             return perturb(attack, net, x, y, radius), partners
-        sets, rows = joint_sets_of(self.pairing, len(x), self.k - 1, x.device)
+        sets, rows = joint_sets_of(self.pairing, len(x), k - 1, x.device)
         return GroupAttack.like(attack).perturb(net, x[sets], y[sets], radius), rows
 
     @torch.no_grad()
@@ -166,5 +194,5 @@ class Citrus(Loss):
         box = cross_input_boxes(x, v, tau, partners, self.clip, self.norm)
         bounds = net.bound_unchecked(box, labels.expand(partners.shape).flatten(), self.method)
         losses = robust_cross_entropy(bounds.margins).view_as(partners)
-        worst = losses.topk(self.worst, dim=1).indices
+        worst = losses.topk(min(self.worst, partners.shape[1]), dim=1).indices
         return partners.gather(1, worst.to(partners.device))

@@ -222,7 +222,7 @@ def name_in_papers(loss: Mapping[str, Any]) -> tuple[str, str]:
     name = loss.get("method", "ibp") if loss["name"] == "ibp" else loss["name"]
     if name == "citrus":
         own = "+SI" if loss.get("include_self") is True else ""
-        joint = f", k = {loss['k']}" if loss.get("k", 2) != 2 else ""
+        joint = f", k = {loss['k'] or 'κ'}" if loss.get("k", 2) != 2 else ""
         return f"CITRUS{own}{joint}", TRAINING_METHODS[name].source
     return (
         (TRAINING_METHODS[name].title, TRAINING_METHODS[name].source)

@@ -33,7 +33,7 @@ from .batches import Batches, check_batches, training_part
 from .batchnorm import precise_batchnorm, running_statistics
 from .config import RunConfig
 from .interrupts import interrupted_by, stop_requests
-from .metrics import EpochMeans, FirstBadStep, History, highest_kappa, measure
+from .metrics import EpochMeans, FirstBadStep, History, broken_by_batch, measure
 from .regularisers import l1_norm, shi_regulariser
 from .schedules import ramp
 from .setup import judged_radius
@@ -228,14 +228,25 @@ class _Trainer:
         self.state.epoch.add(measured)
         if self._epoch_ended():
             self._check_finite()
-            clip = getattr(self.loss, "clip", None)
-            self.kappa = highest_kappa(self.net, terms, x, y, eps, clip, self.train.norm)
+            self._count_broken(terms, x, y, eps)
 
     def _stage(self) -> Stage:
         """Tell the loss, unless it is a module of the user's that has no stages, how far it is."""
         begin = getattr(self.loss, "begin_step", None)
         total = self.train.epochs * self.batches.an_epoch
         return begin(self.net, self.state.step / total) if callable(begin) else Stage()
+
+    def _count_broken(self, terms: LossTerms, x: Tensor, y: Tensor, eps: Scalar) -> None:
+        """Count the inputs that one perturbation breaks, and tell the loss at an epoch's end."""
+        clip = getattr(self.loss, "clip", None)
+        broken = broken_by_batch(self.net, terms, x, y, eps, clip, self.train.norm)
+        if broken is None:
+            self.kappa = None
+            return
+        self.kappa = int(distributed.highest(int(broken.sum(dim=1).max()))[0])
+        end = getattr(self.loss, "end_epoch", None)
+        if callable(end):
+            end(broken)
 
     def _penalty(self, terms: LossTerms, stage: Stage) -> Tensor:
         penalty = terms.total.new_zeros(())

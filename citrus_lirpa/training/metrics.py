@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import distributed
-from ..attacks import kappa
+from ..attacks import breaks
 from ..bounds.box import Ball
 from ..bounds.checks import Range, Scalar
 from ..bounds.net import BoundedNet
@@ -173,7 +173,7 @@ class FirstBadStep:
         return int(step), *wrong
 
 
-def highest_kappa(
+def broken_by_batch(
     net: BoundedNet,
     terms: LossTerms,
     x: Tensor,
@@ -181,8 +181,8 @@ def highest_kappa(
     eps: Scalar,
     clip: Range | None,
     norm: float,
-) -> int | None:
-    """Count the inputs of a batch that one of its own perturbations breaks.
+) -> Tensor | None:
+    """Tell which of the perturbations tried on a batch breaks which of its inputs.
 
     Args:
         net: The network.
@@ -194,9 +194,9 @@ def highest_kappa(
         norm: That ε is of.
 
     Returns:
-        The highest count of the processes that share the batch; None without perturbations.
+        bool (P, B), as :func:`attacks.kappa` counts them; None without perturbations.
     """
     if terms.perturbations is None:
         return None
     v = Ball(eps, None, norm).project(terms.perturbations[:_KAPPA_PERTURBATIONS])
-    return int(distributed.highest(kappa(net, x, y, v, clip))[0])
+    return breaks(net, x, y, v, clip)

@@ -21,7 +21,7 @@ from reference import (
 )
 from torch import nn
 
-from citrus_lirpa.attacks import PGD, GroupAttack, kappa
+from citrus_lirpa.attacks import PGD, GroupAttack, breaks, kappa
 from citrus_lirpa.bounds.box import PIXELS
 from citrus_lirpa.bounds.margins import robust_cross_entropy
 from citrus_lirpa.bounds.net import BoundedNet
@@ -184,12 +184,56 @@ def test_restarts_keep_what_breaks_most():
     assert (more >= once).all() and more.sum() > 0
 
 
+# -- a measured k ---------------------------------------------------------------------
+
+
+def literal_k(model, x, y, v, members_of):
+    """The largest k so that one of the v breaks k members of the sets of half of the inputs."""
+    model.eval()
+    right = model(x).argmax(1) == y
+    broken = [right & (model((x + one).clamp(0, 1)).argmax(1) != y) for one in v]
+    most = [max(int(b[members_of(i)].sum()) for b in broken) for i in range(len(x))]
+    ks = [k for k in range(2, 99) if sum(kappa >= k for kappa in most) >= len(x) / 2]
+    return max([2, *ks])
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_a_measured_k_by_the_formula(pairing):
+    (pairs, sees), found = PAIRINGS[pairing], set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        model, (x, _) = small_mlp(), batch()
+        y = model(x).argmax(1)
+        y[seed % 6] = (y[seed % 6] + 1) % 3  # it is misclassified already, and does not count
+        v = (torch.rand(7, *x.shape[1:]) - 0.5) * seed / 3
+        loss = Citrus(TAU_RATIO, pairing=pairs, k=0)
+        assert loss.current_k() == 2
+        loss.end_epoch(breaks(wrapped(model), x, y, v, PIXELS))
+        sets = [sorted({i, *sees(i)}) for i in range(6)]
+        assert loss.current_k() == literal_k(model, x, y, v, sets.__getitem__)
+        found.add(loss.current_k())
+    assert found == ({2} if pairing == "with itself" else {2, 3})
+
+
+def test_a_measured_k_makes_the_loss_of_this_k_and_is_saved():
+    net, (x, y) = wrapped(small_mlp()), batch()
+    measured = LOSSES["citrus"](EPS, tau_ratio=TAU_RATIO, k=0, worst=3)
+    for k, worst in ((2, 3), (3, 3), (4, 3), (5, 1)):  # of five inputs
+        measured.end_epoch(torch.arange(6).expand(1, 6) < k + (k > 3))
+        assert measured.state_dict() == {"_measured": torch.tensor(k)}
+        given = LOSSES["citrus"](EPS, tau_ratio=TAU_RATIO, k=k, worst=worst)
+        torch.manual_seed(4)
+        loss = measured(net, x, y, EPS)
+        torch.manual_seed(4)
+        assert torch.equal(loss, given(net, x, y, EPS)) and not given.state_dict()
+
+
 # -- what cannot be used --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("k", [1, 0, -3, 2.5, True])
+@pytest.mark.parametrize("k", [1, -3, 2.5, True, False, 0.0])
 def test_k_below_two_is_refused(k):
-    with pytest.raises(InputError, match=rf"^k is {k}; expected at least 2, a whole"):
+    with pytest.raises(InputError, match=rf"^k is {k}; expected at least 2, a whole number, or 0"):
         Citrus(k=k)
 
 

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,9 +61,15 @@ def found(plan: study.Study) -> list[Trial]:
 
 
 def kill_until_done(
-    file: Path, plan: study.Study, *, count: int, kills: int, pause: float
+    file: Path,
+    plan: study.Study,
+    *,
+    count: int,
+    kills: int,
+    pause: float,
+    around: Callable[[], AbstractContextManager] = nullcontext,
 ) -> list[str]:
-    """Run ``count`` workers, kill one after another ``pause`` seconds after it came to a trial."""
+    """Run ``count`` workers; kill one ``pause`` seconds after a trial ended, again and again."""
     workers = [Worker(file) for _ in range(count)]
     said: list[str] = []
     try:
@@ -72,8 +78,9 @@ def kill_until_done(
             wait_until(lambda done=done: finished(plan) > done)
             time.sleep(pause)
             victim = number % count
-            workers[victim].kill()
-            workers[victim].wait()
+            with around():
+                workers[victim].kill()
+                workers[victim].wait()
             said.append(workers[victim].said())
             workers[victim] = Worker(file)
         for process in workers:
@@ -103,11 +110,16 @@ def test_workers_that_are_killed_one_after_another(write):
     check_all_there(plan, kill_until_done(file, plan, count=3, kills=1, pause=0.3))
 
 
+#: A study that four workers are at for more than ten minutes, and a kill every minute.
+LONG = {'"train.epochs" = 4': '"train.epochs" = 40'}
+EVERY_MINUTE = {"count": 4, "kills": 10, "pause": 55}
+
+
 @pytest.mark.nightly
 def test_workers_for_ten_minutes(write):
-    file = write(150, **{'"train.epochs" = 4': '"train.epochs" = 40'})
+    file = write(150, **LONG)
     plan = study.read(file)
-    check_all_there(plan, kill_until_done(file, plan, count=4, kills=10, pause=55))
+    check_all_there(plan, kill_until_done(file, plan, **EVERY_MINUTE))
 
 
 # -- PostgreSQL -----------------------------------------------------------------------
@@ -176,6 +188,22 @@ def test_workers_on_a_database_that_stops_under_them(write, postgres):
     for status, text in zip(statuses[1:], said[1:], strict=True):
         # one that begins while the database is down says so and ends
         assert status == 0 or (status == 1 and text.count("\n") == 1 and "postgresql" in text), text
+    check_all_there(plan, said)
+
+
+@pytest.mark.nightly
+def test_workers_on_a_database_that_stops_for_ten_minutes(write, postgres):
+    @contextmanager
+    def away() -> Iterator[None]:
+        postgres.stop()
+        yield
+        time.sleep(5)
+        postgres.start()
+
+    file = write(150, head=f'storage = "{postgres.url}"', **LONG)
+    plan = study.read(file)
+    said = kill_until_done(file, plan, **EVERY_MINUTE, around=away)
+    assert any("does not answer" in text for text in said)
     check_all_there(plan, said)
 
 
