@@ -60,36 +60,44 @@ def found(plan: study.Study) -> list[Trial]:
         return storage.trials()
 
 
-def kill_until_done(
+@contextmanager
+def workers_on(file: Path, count: int) -> Iterator[list[Worker]]:
+    workers = [Worker(file) for _ in range(count)]
+    try:
+        yield workers
+    finally:
+        for process in workers:
+            process.kill()
+            process.wait()
+
+
+def kill_in_turn(
     file: Path,
-    plan: study.Study,
+    workers: list[Worker],
     *,
-    count: int,
     kills: int,
     pause: float,
     around: Callable[[], AbstractContextManager] = nullcontext,
 ) -> list[str]:
-    """Run ``count`` workers; kill one ``pause`` seconds after a trial ended, again and again."""
-    workers = [Worker(file) for _ in range(count)]
-    said: list[str] = []
-    try:
-        for number in range(kills):
-            done = min(finished(plan), plan.trials - 1)
-            wait_until(lambda done=done: finished(plan) > done)
-            time.sleep(pause)
-            victim = number % count
-            with around():
-                workers[victim].kill()
-                workers[victim].wait()
-            said.append(workers[victim].said())
-            workers[victim] = Worker(file)
-        for process in workers:
-            assert process.wait(timeout=5 * PATIENCE) == 0, process.said()
-            said.append(process.said())
-    finally:
-        for process in workers:
-            process.kill()
+    """Kill one after the other, ``pause`` seconds after a trial ended, and put one in its place."""
+    plan, said = study.read(file), []
+    for number in range(kills):
+        done = min(finished(plan), plan.trials - 1)
+        wait_until(lambda done=done: finished(plan) > done)
+        time.sleep(pause)
+        victim = number % len(workers)
+        with around():
+            workers[victim].kill()
+            workers[victim].wait()
+        said.append(workers[victim].said())
+        workers[victim] = Worker(file)
     return said
+
+
+def work_to_the_end(workers: list[Worker]) -> list[str]:
+    for process in workers:
+        assert process.wait(timeout=5 * PATIENCE) == 0, process.said()
+    return [process.said() for process in workers]
 
 
 def check_all_there(plan: study.Study, said: list[str]) -> None:
@@ -106,20 +114,30 @@ def check_all_there(plan: study.Study, said: list[str]) -> None:
 
 def test_workers_that_are_killed_one_after_another(write):
     file = write(8)
-    plan = study.read(file)
-    check_all_there(plan, kill_until_done(file, plan, count=3, kills=1, pause=0.3))
+    with workers_on(file, 3) as workers:
+        said = kill_in_turn(file, workers, kills=1, pause=0.3) + work_to_the_end(workers)
+    check_all_there(study.read(file), said)
 
 
-#: A study that four workers are at for more than ten minutes, and a kill every minute.
-LONG = {'"train.epochs" = 4': '"train.epochs" = 40'}
-EVERY_MINUTE = {"count": 4, "kills": 10, "pause": 55}
+def kill_for_ten_minutes(write, around=nullcontext, **study_of) -> list[str]:
+    """Kill one of four workers every minute, then all; others finish what was begun."""
+    study_of['"train.epochs" = 4'] = '"train.epochs" = 40'
+    file = write(10_000, **study_of)
+    with workers_on(file, 4) as workers:
+        said = kill_in_turn(file, workers, kills=10, pause=55, around=around)
+    said += [worker.said() for worker in workers]
+    begun = sum(bool(trial.values) for trial in found(study.read(file)))
+    file = write(begun, **study_of)
+    with workers_on(file, 4) as workers:
+        said += work_to_the_end(workers)
+    check_all_there(study.read(file), said)
+    print(f"{begun} trials; continued: {sum(text.count(': continued') for text in said)}")
+    return said
 
 
 @pytest.mark.nightly
 def test_workers_for_ten_minutes(write):
-    file = write(150, **LONG)
-    plan = study.read(file)
-    check_all_there(plan, kill_until_done(file, plan, **EVERY_MINUTE))
+    kill_for_ten_minutes(write)
 
 
 # -- PostgreSQL -----------------------------------------------------------------------
@@ -200,11 +218,8 @@ def test_workers_on_a_database_that_stops_for_ten_minutes(write, postgres):
         time.sleep(5)
         postgres.start()
 
-    file = write(150, head=f'storage = "{postgres.url}"', **LONG)
-    plan = study.read(file)
-    said = kill_until_done(file, plan, **EVERY_MINUTE, around=away)
+    said = kill_for_ten_minutes(write, away, head=f'storage = "{postgres.url}"')
     assert any("does not answer" in text for text in said)
-    check_all_there(plan, said)
 
 
 def test_a_database_that_stays_away_is_one_line(write, postgres, monkeypatch):
