@@ -11,7 +11,6 @@ floor, which `floor.py` counts and measures, over its time. `plain.py` says what
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -66,8 +65,11 @@ Step = Callable[[], object]
 
 
 def model(name: str) -> nn.Sequential:
+    """Build a network; cnn7@0.25 is a CNN7 of a quarter of the width."""
     torch.manual_seed(0)
-    return build_model(name, shape=SHAPE, classes=10, mean=[0.5] * 3, std=[0.2] * 3)
+    name, _, width = name.partition("@")
+    options = {"width": float(width)} if width else {}
+    return build_model(name, shape=SHAPE, classes=10, mean=[0.5] * 3, std=[0.2] * 3, **options)
 
 
 def images(batch: int, device: str):
@@ -154,8 +156,6 @@ def whole_steps(name: str, mode: str, batch: int, rounds: int, device: str, comp
         steps["compiled"] = Subject(name, batch, device, compiled=True).step(citrus)
     if mode == "paper":
         steps["double loop"] = subject.literally(pairing)
-    if importlib.util.find_spec("CTRAIN"):
-        steps["sabr of CTRAIN"] = ctrain_sabr(name, batch, device)
     seconds = take_turns(steps, rounds, device)
     row = {"model": name, "mode": mode, "batch": batch}
     row |= {f"{key}, s": statistics.median(value) for key, value in seconds.items()}
@@ -173,8 +173,22 @@ def whole_steps(name: str, mode: str, batch: int, rounds: int, device: str, comp
     row["8 PGD steps / sabr"] = ratio(seconds, "8 PGD steps", "sabr")
     if "double loop" in steps:
         row["double loop / citrus"] = ratio(seconds, "double loop", "citrus")
-    if "sabr of CTRAIN" in steps:
-        row["sabr / sabr of CTRAIN"] = ratio(seconds, "sabr", "sabr of CTRAIN")
+    return row
+
+
+def beside_ctrain(name: str, batch: int, rounds: int, device: str) -> dict:
+    """SABR, and CITRUS in fast mode, beside CTRAIN's SABR."""
+    subject = Subject(name, batch, device)
+    steps = {
+        "sabr of CTRAIN": ctrain_sabr(name, batch, device),
+        "sabr": subject.step(Sabr(RATIO)),
+        "--mode fast": subject.step(Citrus(RATIO, pairing=Shifts(2), attack=PGD.sign_step())),
+    }
+    seconds = take_turns(steps, rounds, device)
+    row = {"model": name, "batch": batch}
+    row |= {f"{key}, s": statistics.median(value) for key, value in seconds.items()}
+    row["sabr of CTRAIN / sabr"] = ratio(seconds, "sabr of CTRAIN", "sabr")
+    row["--mode fast / sabr of CTRAIN"] = ratio(seconds, "--mode fast", "sabr of CTRAIN")
     return row
 
 
@@ -381,10 +395,11 @@ def markdown(rows: list[dict]) -> str:
 @click.option("--large-batch", default=128, show_default=True, help="Of large mode.")
 @click.option("--compile", "compiled", is_flag=True, help="Also time --compile.")
 @click.option("--steps", "only_steps", is_flag=True, help="Only the first table.")
+@click.option("--ctrain", is_flag=True, help="Only beside CTRAIN, which has to be installed.")
 @click.option("--quick", is_flag=True, help="Small batches, fewer rounds, ConvSmall alone.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the rows here.")
 def main(
-    models, modes, rounds, threads, device, large_batch, compiled, only_steps, quick, file
+    models, modes, rounds, threads, device, large_batch, compiled, only_steps, ctrain, quick, file
 ) -> None:
     torch.set_num_threads(threads)
     setup.keep_freed_memory()  # as citrus-lirpa train does
@@ -405,8 +420,12 @@ def main(
         f"{_compat.load().version}; {time.strftime('%Y-%m-%d')}"
     )
     click.echo(machine)
-    add("Steps", [whole_steps(*case, rounds, device, compiled) for case in cases])
-    if not only_steps:
+    if ctrain:
+        sizes = [(name, batch) for name, _, batch in cases]
+        add("Beside CTRAIN", [beside_ctrain(*size, rounds, device) for size in sizes])
+    else:
+        add("Steps", [whole_steps(*case, rounds, device, compiled) for case in cases])
+    if not (only_steps or ctrain):
         boxes = [4 * batch for batch in batches.values()]
         add("IBP, forward and backward",
             [interval_passes(n, b, rounds, device) for n in names for b in boxes])  # fmt: skip
