@@ -14,7 +14,8 @@ PRESETS = (
 #: ``config.methods()``
 METHODS = (
     "citrus", "ibp", "crown-ibp", "sabr", "taps", "staps", "colt", "mtl-ibp", "cc-ibp", "exp-ibp",
-    "pgd", "uat", "cw-uat", "uap-game", "gaussian", "smoothadv", "ce", "citrus-si",
+    "pgd", "uat", "cw-uat", "uap-game", "gaussian", "smoothadv", "denoiser", "ce",
+    "citrus-si",
 )  # fmt: skip
 #: ``config.MODES``
 MODES = ("paper", "large", "fast")

@@ -18,7 +18,7 @@ from .output import Results, examples
         ("the samples of papers", "citrus-lirpa smooth runs/mnist --sigma 0.25"),
         (
             "a denoiser in front of a network that was trained without noise",
-            "citrus-lirpa smooth runs/mnist --sigma 0.25 --denoiser denoiser.onnx",
+            "citrus-lirpa smooth runs/mnist --sigma 0.25 --denoiser runs/denoiser",
         ),
         ("continue after an interruption", "citrus-lirpa smooth runs/mnist --sigma 0.25 --resume"),
     ),
@@ -40,9 +40,10 @@ from .output import Results, examples
 )
 @click.option(
     "--denoiser",
-    metavar="FILE.onnx",
+    metavar="RUN|FILE.onnx|FOLDER",
     type=click.Path(path_type=Path),
-    help="A network from noisy images to images, to put in front.",
+    help="What takes the noise off, to put in front: a run of --method denoiser, an ONNX file, or "
+    "a folder of a diffusion model from diffusers.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N images.")
 @click.option("--held-out", is_flag=True, help="The training images held out by data.held_out.")

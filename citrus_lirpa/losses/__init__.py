@@ -8,6 +8,7 @@ from .base import Loss, LossTerms
 from .citrus import Citrus
 from .colt import Colt
 from .cross_input import Groups, Shifts, cross_input_boxes
+from .denoise import Denoise
 from .game import UapGame
 from .ibp import CrownIbp, Ibp
 from .mtl_ibp import CcIbp, ExpIbp, MtlIbp
@@ -25,6 +26,7 @@ __all__ = [
     "Colt",
     "CrossEntropy",
     "CrownIbp",
+    "Denoise",
     "ExpIbp",
     "Gaussian",
     "Groups",

@@ -50,7 +50,7 @@ class LossTerms(Tensor):
     Args:
         total: Scalar to minimise, with graph.
         logits: (B, K) of the batch's forward pass, on the clean inputs, or on the perturbed ones
-            for methods that train on nothing else.
+            for methods that train on nothing else; (B, 0) of a denoiser without a classifier.
         box: The boxes that were bounded, m for each input, or tiny ones around the inputs.
         margins: (B, m, K-1) lower bounds of the margins on them, taken as (B·m, K-1) too; those of
             ``logits`` while ε is 0; None where the loss needs none.

@@ -35,7 +35,7 @@ class Gaussian(Loss):
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the noisy inputs."""
-        return at_points(net, x, x + self.sigma * _normal(x), y, self.clip)
+        return at_points(net, x, x + self.sigma * normal(x), y, self.clip)
 
 
 class SmoothAdv(Loss):
@@ -80,7 +80,7 @@ class SmoothAdv(Loss):
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the attacked inputs, noise added."""
-        noise = self.sigma * torch.stack([_normal(x) for _ in range(self.samples)])
+        noise = self.sigma * torch.stack([normal(x) for _ in range(self.samples)])
         v = self._attack(net, x, y, noise, self.radius * largest(torch.as_tensor(eps)))
         logits = net((x + v + noise).flatten(0, 1))
         loss = F.cross_entropy(logits, y.repeat(self.samples))
@@ -103,7 +103,8 @@ class SmoothAdv(Loss):
         return v
 
 
-def _normal(x: Tensor) -> Tensor:
+def normal(x: Tensor) -> Tensor:
+    """Draw standard normal noise for a batch, for each process its rows of it."""
     return distributed.draw_rows(
         lambda rows: torch.randn(rows, *x.shape[1:], dtype=x.dtype, device=x.device), len(x)
     )

@@ -19,6 +19,7 @@ from .base import Loss
 from .citrus import Citrus
 from .colt import Colt
 from .cross_input import make_pairing
+from .denoise import Denoise
 from .game import UapGame
 from .ibp import CrownIbp, Ibp
 from .mtl_ibp import CcIbp, ExpIbp, MtlIbp
@@ -138,6 +139,16 @@ def _latent_steps(*, latent_steps: int = LATENT_STEPS) -> int:
     return latent_steps
 
 
+def _path(*, classifier: str = "") -> str | None:
+    """Return the path; the training reads the network.
+
+    Args:
+        classifier: Path of the trained network whose answers a denoiser is to keep; empty for
+            the mean squared error of the pixels.
+    """
+    return classifier or None
+
+
 TRAINING_METHODS = {
     method.name: method
     for method in (
@@ -179,6 +190,12 @@ TRAINING_METHODS = {
         Method("uap-game", "UAP game", "Pérolat et al. 2018", from_options(UapGame)),
         Method("gaussian", "Gaussian noise", "Cohen et al. 2019", from_options(Gaussian)),
         Method("smoothadv", "SmoothAdv", "Salman et al. 2019", from_options(SmoothAdv)),
+        Method(
+            "denoiser",
+            "Denoiser",
+            "Salman et al. 2020",
+            from_options(Denoise, classifier=_path),
+        ),
         Method("ce", "CE", "-", from_options(CrossEntropy)),
     )
 }

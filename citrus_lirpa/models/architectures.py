@@ -6,11 +6,12 @@ of an attack or a bound is always in pixels. A new architecture is one function 
 """
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ConfigError, expect, expect_known, require
 from .layers import Shape, leading_normalise
@@ -208,14 +209,51 @@ def mlp(shape: Shape, classes: int, *, hidden: Sequence[int] = (100, 100)) -> nn
     return nn.Sequential(*layers, nn.Linear(inputs, classes))
 
 
+class _Denoiser(nn.Module):
+    """Adds to an image what takes off the noise that convolutions find in it."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        widths = (channels, width, width, width, channels)
+        layers: list[nn.Module] = []
+        for before, behind in itertools.pairwise(widths):
+            layers += [nn.Conv2d(before, behind, 3, padding=1), nn.ReLU()]
+        self.correction = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.correction(x)
+
+
+def denoiser(shape: Shape, classes: int, *, width: int = 32) -> nn.Module:
+    """Build four 3x3 convolutions that correct noisy images, for the method of this name.
+
+    Args:
+        shape: (C, H, W) of the images.
+        classes: Of no meaning.
+        width: The channels between the convolutions.
+
+    Returns:
+        A network from noisy pixels (B, C, H, W) to pixels of the same shape.
+
+    Raises:
+        InputError: ``shape`` is not usable.
+        ConfigError: ``width`` is not usable.
+    """
+    _check_sizes("denoiser", shape, classes, width=width)
+    return _Denoiser(shape[0], width)
+
+
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn7": cnn7,
     "cnn7-narrow": cnn7_narrow,
     "cnn5": cnn5,
     "convsmall": convsmall,
     "mlp": mlp,
+    "denoiser": denoiser,
     "own": own,
 }
+#: Those that take pixels as they are, rather than behind ``Normalise``.
+PLAIN = ("denoiser", "own")
 
 
 def build_model(
@@ -227,7 +265,7 @@ def build_model(
     std: Sequence[float],
     **options: object,
 ) -> nn.Sequential:
-    """Build a network of ``MODELS``, but for ``own``, behind ``Normalise``, as one flat Sequential.
+    """Build a network of ``MODELS``, not ``PLAIN``, behind ``Normalise``, as one flat Sequential.
 
     PyTorch's defaults draw the weights from the global generator.
 

@@ -215,14 +215,12 @@ def smoothed_table(
         spec: The data set.
     """
     pixels = math.prod(spec.shape)
-    rows = [(f"within {r:g}", percent(found.accuracy(r), " %"), "") for r in radii]
-    implied = f"l2 radius {eps * math.sqrt(pixels):.3g}: safe from any |u| of at most ε"
+    holds = f"of the smoothed network, each image with probability {1 - smoothing.alpha:g}"
+    rows = [(f"within {r:g}", percent(found.accuracy(r), " %"), holds) for r in radii]
+    implied = f"{holds}: l2 radius {eps * math.sqrt(pixels):.3g}, safe from any |u| of at most ε"
     rows.append((f"ε = {radius(eps)}", percent(found.covered(eps, pixels), " %"), implied))
-    head = (
-        f"{count_images(len(found.y))}, σ = {smoothing.sigma:g}, n = {smoothing.n}; certified "
-        f"accuracy of the smoothed network, each image with probability {1 - smoothing.alpha:g}"
-    )
-    return f"{head}\n{table(rows, ('<', '>8', '<'))}"
+    head = f"{count_images(len(found.y))}, σ = {smoothing.sigma:g}, n = {smoothing.n}"
+    return f"{head}; certified accuracy\n{table(rows, ('<', '>8', '<'))}"
 
 
 def _mean(mask: Tensor) -> float:

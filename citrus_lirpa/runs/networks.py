@@ -186,29 +186,6 @@ def _load_own(
     return Network(model.eval(), spec, eps, 0, str(path))
 
 
-def with_denoiser(network: Network, path: Path) -> Network:
-    """Put a denoiser in front of a network.
-
-    Args:
-        network: The network.
-        path: An ONNX file that maps noisy pixels (N, C, H, W) to pixels.
-
-    Raises:
-        InputError: It is no ONNX file, or takes images of another shape.
-        ModelError: It does not map images to images, or cannot be read.
-    """
-    expect(
-        path.suffix.lower() == onnx.SUFFIX, "the denoiser", str(path), "an ONNX file of a network "
-        "from images to images",
-    )  # fmt: skip
-    denoiser, shape = onnx.load_onnx(path, images=True)
-    require(
-        shape == network.spec.shape,
-        f"{path} takes images {shape}, but those of {network.spec.name} are {network.spec.shape}",
-    )
-    return replace(network, model=nn.Sequential(denoiser, network.model).eval())
-
-
 def evaluation_images(network: Network, data_dir: Path, *, held_out: bool, download: bool) -> Split:
     """Read the images that a network is evaluated on; the first process of a job reads first.
 

@@ -14,10 +14,11 @@ from ..training.setup import use_threads
 from ..verify import Saved, Smoothed, Smoothing, fingerprint, fingerprint_of_images, smooth
 from ..verify.smoothing import ABSTAIN
 from .batches import run_batches
+from .denoisers import with_denoiser
 from .doctor import versions
 from .folder import Outcome, RunFolder
 from .launch import Launch
-from .networks import Network, with_denoiser
+from .networks import Network
 
 #: ℓ2 radii of the table.
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -45,8 +46,8 @@ def smooth_run(
         folder: Where to write.
         launch: How. The observer's ``on_result`` gets the ``Smoothed``, ``draw`` also the
             ``ResultFiles``.
-        denoiser: An ONNX file to put in front of the network (Salman et al. 2020, Denoised
-            Smoothing: A Provable Defense for Pretrained Classifiers).
+        denoiser: What to put in front of the network (Salman et al. 2020, Denoised Smoothing: A
+            Provable Defense for Pretrained Classifiers); see :func:`with_denoiser`.
 
     Returns:
         The record and its files; None in a process that is not the first of its job.
@@ -58,7 +59,7 @@ def smooth_run(
     """
     use_threads(network.threads)
     if denoiser is not None:
-        network = with_denoiser(network, denoiser)
+        network = with_denoiser(network, denoiser, smoothing.sigma)
     settings = {
         **asdict(smoothing),
         "data": network.spec.name,

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ..data.datasets import find_spec
 from ..data.types import DatasetSpec
-from ..errors import CheckpointError, InputError, reason
+from ..errors import CheckpointError, InputError, reason, require
 from ..formats import safetensors, tensors
-from ..models import build_model, own
+from ..models import MODELS, PLAIN, build_model
 from . import zoo
 from .config import RunConfig
 
@@ -117,8 +117,8 @@ def make_model(config: RunConfig) -> tuple[nn.Module, DatasetSpec]:
     """Make the model of a configuration with new weights, and its ``data_spec``."""
     spec = data_spec(config)
     options = {k: v for k, v in config.model.items() if k != "name"}
-    if config.model["name"] == "own":
-        return own(spec.shape, spec.classes, **options), spec
+    if config.model["name"] in PLAIN:
+        return MODELS[config.model["name"]](spec.shape, spec.classes, **options), spec
     model = build_model(
         config.model["name"],
         shape=spec.shape,
@@ -138,8 +138,14 @@ def load_model(path: Path) -> tuple[nn.Module, DatasetSpec, RunConfig]:
 
     Raises:
         CheckpointError: If there is no usable checkpoint.
+        InputError: If it is of a denoiser.
     """
     config, state = load(path)
+    require(
+        not config.denoises,
+        f"{path} is a denoiser, which answers with no classes; put it in front of a network: "
+        f"citrus-lirpa smooth RUN --denoiser {path}",
+    )
     return *restored(config, state, path), config
 
 

@@ -26,6 +26,7 @@ from ..formats.schema import (
 )
 from ..imports import code_hash, is_code, permit_code
 from ..losses import LOSSES, Loss
+from . import zoo
 from .layers import REGISTRIES, Tables, check_tables, layered, nested, stacked
 from .layers import methods as methods
 from .layers import presets as presets
@@ -54,6 +55,11 @@ class RunConfig:
     def names_code(self) -> bool:
         """Whether making its network or reading its data runs code of the user."""
         return bool(self.model.get("source")) or is_code(self.data.name)
+
+    @property
+    def denoises(self) -> bool:
+        """Whether it trains a denoiser, from images to images, rather than a classifier."""
+        return bool(self.model["name"] == "denoiser")
 
     def tables(self) -> dict[str, Any]:
         """Return it as tables of plain values, without what is only named where it is used."""
@@ -162,7 +168,7 @@ def named(settings: RunConfig) -> RunConfig:
         settings: The configuration.
 
     Returns:
-        It with whole paths and the hashes of the user's own network, data and map of ε.
+        It with whole paths, and with hashes of the user's own network, data and map of ε.
 
     Raises:
         InputError: A file that it names is not there.
@@ -174,12 +180,14 @@ def named(settings: RunConfig) -> RunConfig:
     if not is_known(data.name):
         name = own.named(data.name)
         data = dataclasses.replace(data, name=name, sha256=own.source_hash(name))
-    train = settings.train
+    loss, train = dict(settings.loss), settings.train
+    if (judge := loss.get("classifier")) and not zoo.is_name(Path(judge)):
+        loss["classifier"] = str(Path(judge).expanduser().resolve())
     if train.eps_map:
         path = Path(train.eps_map).expanduser().resolve()
         hashed = eps_map_hash(path)
         train = dataclasses.replace(train, eps_map=str(path), eps_map_sha256=hashed)
-    return dataclasses.replace(settings, model=model, data=data, train=train)
+    return dataclasses.replace(settings, model=model, data=data, loss=loss, train=train)
 
 
 def make_loss(loss: Mapping[str, Any], train: TrainConfig) -> Loss:
@@ -248,6 +256,11 @@ def _resolved(tables: dict[str, Any]) -> RunConfig:
         train=TrainConfig(**tables.get("train", {})),
     )
     is_known(config.data.name)
+    if config.denoises != (config.loss["name"] == "denoiser"):
+        raise ConfigError(
+            f"model.name is '{config.model['name']}' and the method '{config.loss['name']}'; "
+            "expected denoiser for both or for neither"
+        )
     try:
         make_loss(config.loss, config.train)
     except InputError as error:

@@ -110,8 +110,10 @@ class EpochMeans:
 
     def __str__(self) -> str:
         means = self.means()
-        certified = "-" if means["certified"] is None else f"{means['certified']:.1%}"
-        return f"loss {means['loss']:.3f} clean {means['accuracy']:.1%} robust {certified}"
+        clean, certified = (
+            "-" if means[key] is None else f"{means[key]:.1%}" for key in ("accuracy", "certified")
+        )
+        return f"loss {means['loss']:.3f} clean {clean} robust {certified}"
 
 
 def measure(
@@ -133,13 +135,19 @@ def measure(
     values = [
         terms.total,
         penalty,
-        (terms.logits.argmax(1) == y).float().mean(),
+        _accuracy(terms.logits, y),
         terms.certified() if bounded else norm.new_full((), torch.nan),
         norm,
     ]
     found = torch.stack([value.detach().to(y.device, torch.float64) for value in values])
     distributed.average([found])
     return found
+
+
+def _accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    if not logits.shape[1]:
+        return logits.new_full((), torch.nan)  # of a denoiser
+    return (logits.argmax(1) == y).float().mean()
 
 
 class FirstBadStep:

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,8 +15,11 @@ from torch import nn
 from .. import distributed
 from ..bounds.checks import Scalar
 from ..bounds.net import BoundedNet
+from ..bounds.unbounded import UnboundedNet
 from ..data.eps_map import read_eps_map
-from ..errors import InputError, reason
+from ..data.types import DatasetSpec
+from ..errors import InputError, reason, require
+from ..formats import onnx
 from . import checkpoint
 from .config import RunConfig, make_loss
 from .initialisation import shi_initialise
@@ -41,15 +45,36 @@ def build(config: RunConfig, device: torch.device) -> tuple[BoundedNet, nn.Modul
     """
     torch.manual_seed(config.train.seed)
     model, spec = checkpoint.make_model(config)
-    net = BoundedNet(model.to(device), torch.zeros(2, *spec.shape, device=device))
+    net: BoundedNet
+    if config.denoises:
+        net = UnboundedNet(model.to(device), spec.classes)
+    else:
+        net = BoundedNet(model.to(device), torch.zeros(2, *spec.shape, device=device))
     if config.train.initialisation == "shi":
         shi_initialise(net)
     if config.train.compile:
         net.compile()
-    loss = make_loss(config.loss, config.train)
+    loss: Any = make_loss(config.loss, config.train)
+    if judge := config.loss.get("classifier"):
+        loss.classifier = _classifier(Path(judge), spec).to(device)
     if callable(check := getattr(loss, "check_net", None)):
         check(net)
     return net, loss
+
+
+def _classifier(path: Path, spec: DatasetSpec) -> nn.Module:
+    """Read the network that a denoiser is trained in front of, without gradients."""
+    if onnx.is_onnx(path):
+        model, shape = onnx.load_onnx(path)
+    else:
+        model, other, _ = checkpoint.load_model(path)
+        shape = other.shape
+    require(
+        shape == spec.shape,
+        f"loss.classifier is {path}, which takes images {shape}; those of {spec.name} are "
+        f"{spec.shape}",
+    )
+    return model.eval().requires_grad_(False)
 
 
 def judged_radius(config: RunConfig) -> Scalar:

@@ -1,14 +1,12 @@
 """The examples run as they stand, and train: each prints what it reached."""
 
 import importlib.util
-import json
 import re
 import runpy
 import sys
 
 import pytest
 from command_line import ROOT, process
-from command_line import run as cli
 
 
 @pytest.fixture
@@ -67,23 +65,6 @@ def test_images_of_hugging_face(run, monkeypatch) -> None:
         pytest.skip("Hugging Face datasets is not installed")
     accuracy, certified = accuracies(run("huggingface_images", "--epochs", "6"))
     assert accuracy > 80 and certified > 10
-
-
-def test_a_denoiser_in_front_of_a_network_makes_it_smoother(run, tmp_path) -> None:
-    """More is certified of a network that has seen no noise, and the network stays as it is."""
-    file, folder = tmp_path / "denoiser.onnx", tmp_path / "run"
-    told = run("denoiser", "--out", file, "--steps", "250")
-    found = re.search(r"error ([\d.]+), of the noise itself 0.0625", told)
-    assert float(found.group(1)) < 0.03
-    made = ("train", "--preset", "digits", "--method", "ce", "--out", folder, "--quiet")
-    assert cli(*made, "--set", "train.epochs=10")[0] == 0
-    smooth = ("smooth", folder, "--sigma", "0.25", "--n", 200, "--limit", 40, "--quiet")
-    assert cli(*smooth)[0] == cli(*smooth, "--denoiser", file)[0] == 0
-    plain, denoised = (
-        json.loads((folder / f"smooth-0.25{name}.json").read_text()) for name in ("", "-denoised")
-    )
-    assert (plain["denoiser"], denoised["denoiser"]) == (None, str(file))
-    assert denoised["accuracy_at"]["0.25"] > plain["accuracy_at"]["0.25"] + 0.05
 
 
 def test_a_resnet_tightens_its_bounds(run) -> None:

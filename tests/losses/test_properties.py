@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import (
+    CLASSIFYING,
     EPS,
     MODELS,
     STD,
@@ -27,7 +28,6 @@ from citrus_lirpa.bounds.box import Box
 from citrus_lirpa.bounds.margins import logit_margins
 from citrus_lirpa.bounds.net import BoundedNet
 from citrus_lirpa.losses import (
-    LOSSES,
     Adversarial,
     CcIbp,
     Citrus,
@@ -146,7 +146,7 @@ PERTURBED = {
 
 
 @pytest.mark.parametrize(
-    "name", sorted({*LOSSES, *VARIANTS} - {"gaussian", "smoothadv", "uap-game"})
+    "name", sorted({*CLASSIFYING, *VARIANTS} - {"gaussian", "smoothadv", "uap-game"})
 )
 def test_running_statistics_move_once_by_the_clean_batch(name):
     """Or by the perturbed one, where the loss runs on nothing else and says on what."""
@@ -203,7 +203,7 @@ CLIPPED = {
 
 def test_no_class_is_left_out_of_the_next_test():
     """But for noise, which is in units of the data."""
-    kinds = {type(make(name)) for name in LOSSES}
+    kinds = {type(make(name)) for name in CLASSIFYING}
     assert kinds - {Gaussian, SmoothAdv} == set(CLIPPED)
 
 

@@ -28,6 +28,7 @@ OPTIONS = {
                  attack_step_size=0.25),
     "uap-game": dict(climb=50, memory=100, step_size=0.25), "gaussian": dict(sigma=0.25),
     "smoothadv": dict(sigma=0.25, radius=0.5, samples=2, attack_steps=10),
+    "denoiser": dict(sigma=0.25, classifier=""),
     "uat": dict(step_size=0.25), "cw-uat": dict(step_size=0.25), "ce": {},
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from exact import KINDS, breakable, most_broken, random_images, random_net, smallest_margins
 from networks import deep_net, images, small_net, table_net, without_dual_engine
-from reference import make
+from reference import CLASSIFYING, make
 
 from citrus_lirpa import (
     PGD,
@@ -26,7 +26,6 @@ from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.bounds.margins import logit_margins
 from citrus_lirpa.data.types import DatasetSpec, Split
 from citrus_lirpa.errors import InputError
-from citrus_lirpa.losses import LOSSES
 from citrus_lirpa.verify import Protocol
 from citrus_lirpa.verify.crown.proofs import Proofs
 from citrus_lirpa.verify.proof_files import ProofFolder
@@ -155,7 +154,7 @@ def test_attacks_leave_pixels_without_radius_alone():
         assert bool((found.abs().double() <= eps * (1 + 1e-6)).all()) and bool((found != 0).any())
 
 
-@pytest.mark.parametrize("name", [n for n in LOSSES if n not in ("gaussian", "smoothadv")])
+@pytest.mark.parametrize("name", [n for n in CLASSIFYING if n not in ("gaussian", "smoothadv")])
 def test_losses_bound_and_attack_only_where_there_is_a_radius(name):
     """Those two sample noise everywhere, whatever ε is."""
     torch.manual_seed(0)

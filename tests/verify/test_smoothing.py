@@ -109,7 +109,7 @@ def test_denoisers_that_do_not_fit_are_refused_in_one_line(tmp_path):
     for file, model, shape, message in (
         ("logits", nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), (1, 8, 8), "expected images"),
         ("larger", nn.Conv2d(1, 1, 3, padding=1), (1, 9, 9), r"takes images (1, 9, 9), but"),
-        ("text", None, (), "the denoiser is 'text'; expected an ONNX file"),
+        ("text", None, (), "the denoiser is 'text'; expected a run of --method denoiser"),
     ):
         path = "text" if model is None else tmp_path / f"{file}.onnx"
         if model is not None:

@@ -157,11 +157,15 @@ def _print_end(
         click.echo("nothing was left to train")
     if last_line or not trained:
         click.echo(tables.epoch_line(history.records[-1]))
-    click.echo(
-        f"run folder: {run.path}\ncurves: {run.curves}\n"
-        f"certify it with: citrus-lirpa eval {shlex.quote(str(run.path))}"
-        + (" --trust-code" if settings.names_code else "")
-    )
+    click.echo(f"run folder: {run.path}\ncurves: {run.curves}")
+    folder = shlex.quote(str(run.path))
+    if settings.denoises:
+        sigma = config.make_loss(settings.loss, settings.train).sigma
+        smooth = f"citrus-lirpa smooth RUN --sigma {sigma:g} --denoiser {folder}"
+        click.echo(f"put it in front of a network with: {smooth}")
+    else:
+        trusted = " --trust-code" if settings.names_code else ""
+        click.echo(f"certify it with: citrus-lirpa eval {folder}{trusted}")
 
 
 def _summary(settings: RunConfig, run: RunFolder, history: History) -> Results:

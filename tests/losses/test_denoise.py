@@ -1,0 +1,99 @@
+"""The loss of denoisers against its formulas, and how it is trained."""
+
+import json
+from signal import SIGINT, raise_signal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from command_line import run, said
+from reference import EPS, SHAPE, batch, small_mlp, wrapped
+from torch import nn
+
+from citrus_lirpa import config, data, fit
+from citrus_lirpa.errors import ConfigError, InputError, Interrupted
+from citrus_lirpa.losses import Denoise
+from citrus_lirpa.models import denoiser
+from citrus_lirpa.training.setup import build
+
+CPU = torch.device("cpu")
+
+
+def settings(*overrides):
+    few = ("train.epochs=2", "data.limit=192", "model.width=4")
+    return config.resolve(preset="digits", method="denoiser", overrides=[*few, *overrides])
+
+
+def noisy(x, sigma=0.3):
+    torch.manual_seed(3)
+    return x + sigma * torch.randn_like(x)
+
+
+def test_without_a_classifier_it_is_the_squared_error_of_pixels_at_any_eps():
+    (x, y), net = batch(), denoiser(SHAPE, 3, width=5)
+    expected = F.mse_loss(net(noisy(x)), x)
+    for eps in (0.0, EPS):
+        torch.manual_seed(3)
+        terms = Denoise(sigma=0.3)(net, x, y, eps)
+        torch.testing.assert_close(terms.total, expected)
+        assert terms.logits.shape == (len(x), 0) and terms.margins is None
+
+
+def test_with_a_classifier_it_is_the_cross_entropy_of_its_clean_answer():
+    (x, y), net, judge = batch(), denoiser(SHAPE, 3, width=5), small_mlp().requires_grad_(False)
+    expected = F.cross_entropy(judge(net(noisy(x))), judge(x).argmax(1))
+    torch.manual_seed(3)
+    terms = Denoise(sigma=0.3, classifier=judge)(net, x, y, EPS)
+    torch.testing.assert_close(terms.total, expected)
+    terms.backward()
+    assert all(bool(p.grad.abs().sum() > 0) for p in net.parameters())
+    assert all(p.grad is None for p in judge.parameters())
+
+
+def test_what_is_no_denoiser_is_refused():
+    x, y = batch()
+    with pytest.raises(InputError, match=r"what the denoiser returns is a tensor \(6, 3\)"):
+        Denoise()(wrapped(small_mlp()), x, y, EPS)
+    with pytest.raises(InputError, match=r"classifier is 'runs/x'; expected a network"):
+        Denoise(classifier="runs/x")(nn.Identity(), x, y, EPS)
+    with pytest.raises(InputError, match="sigma is 0"):
+        Denoise(sigma=0)
+    for method, model in (("denoiser", "mlp"), ("ce", "denoiser")):
+        with pytest.raises(ConfigError, match="expected denoiser for both or for neither"):
+            config.resolve(preset="digits", method=method, overrides=[f"model.name={model}"])
+
+
+def test_an_interrupted_training_ends_with_the_very_weights(tmp_path):
+    """In front of a classifier too, which the checkpoint holds."""
+    made = ("train", "--preset", "digits", "--quiet", "--set", "train.epochs=1")
+    assert run(*made, "--method", "ce", "--out", tmp_path / "ce")[0] == 0
+    images = data.load("digits", train=True, data_dir=".")
+    chosen = config.named(settings(f"loss.classifier={json.dumps(str(tmp_path / 'ce'))}"))
+    trained = []
+    for more in ({}, {"folder": tmp_path / "run"}):
+        net, loss = build(chosen, CPU)
+        if more:
+            with pytest.raises(Interrupted):
+                fit(net, loss, images, chosen, **more, on_epoch=lambda _: raise_signal(SIGINT))
+            net, loss = build(chosen, CPU)
+        history = fit(net, loss, images, chosen, **more)
+        assert len(history.records) == 2 and 0 < history.records[1]["accuracy"] <= 1
+        trained.append(net.parameters())
+    assert all(torch.equal(*pair) for pair in zip(*trained, strict=True))
+
+
+def test_a_run_goes_in_front_of_a_network_and_is_none_itself(tmp_path):
+    made = ("train", "--preset", "digits", "--quiet", "--set", "train.epochs=1", "--out")
+    assert run(*made, tmp_path / "ce", "--method", "ce")[0] == 0
+    status, told = run(*made, tmp_path / "d", "--method", "denoiser", "--set", "loss.sigma=0.5")
+    assert status == 0 and "training accuracy -" in told
+    assert f"smooth RUN --sigma 0.5 --denoiser {tmp_path / 'd'}" in told
+    smooth = ("smooth", tmp_path / "ce", "--sigma", "1/2", "--n", 100, "--limit", 3, "--quiet")
+    status, told = run(*smooth, "--denoiser", tmp_path / "d")
+    assert status == 0 and told.count("of the smoothed network, each image with probability") == 8
+    record = json.loads((tmp_path / "ce" / "smooth-0.5-denoised.json").read_text())
+    assert record["denoiser"] == str(tmp_path / "d")
+    assert "is a denoiser, which answers with no classes" in said(*run("eval", tmp_path / "d"), 2)
+    told = said(*run(*smooth, "--denoiser", tmp_path / "ce"), 2)
+    assert "is a network of the method ce; train a denoiser" in told
+    assert "the denoiser is 'none'; expected a run" in said(*run(*smooth, "--denoiser", "none"), 2)
