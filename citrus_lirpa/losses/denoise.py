@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..bounds.box import PIXELS, Ball
 from ..bounds.checks import Range, Scalar, check_positive, check_tensor, check_within
 from ..bounds.net import BoundedNet
+from ..bounds.unbounded import UnboundedNet
 from ..errors import expect, require
 from .base import POINT_RADIUS, Loss, LossTerms
 from .noise import normal
@@ -47,7 +48,7 @@ class Denoise(Loss):
         """Compute the loss of a batch, whatever ε is.
 
         Args:
-            net: Maps images to images of the same shape.
+            net: UnboundedNet of a network from images to images of the same shape.
             x: Images (B, ...).
             y: Labels (B,), which count for the accuracy alone.
             eps: Of no meaning.
@@ -58,10 +59,14 @@ class Denoise(Loss):
         Raises:
             InputError: A value cannot be used.
         """
+        kind = type(net).__name__
+        require(
+            isinstance(net, UnboundedNet), f"the denoiser is a {kind}; expected an UnboundedNet"
+        )
         check_tensor(x, "x")
+        expect(x.ndim > 1 and len(x) > 0, "x", x, "a batch of images")
         if self.clip is not None:
             check_within(x, self.clip)
-        require(callable(net), f"the denoiser is a {type(net).__name__}; expected a network")
         return self.terms(net, x, y, eps)  # type: ignore[arg-type]
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:

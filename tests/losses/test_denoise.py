@@ -11,6 +11,7 @@ from reference import EPS, SHAPE, batch, small_mlp, wrapped
 from torch import nn
 
 from citrus_lirpa import config, data, fit
+from citrus_lirpa.bounds.unbounded import UnboundedNet
 from citrus_lirpa.errors import ConfigError, InputError, Interrupted
 from citrus_lirpa.losses import Denoise
 from citrus_lirpa.models import denoiser
@@ -30,7 +31,7 @@ def noisy(x, sigma=0.3):
 
 
 def test_without_a_classifier_it_is_the_squared_error_of_pixels_at_any_eps():
-    (x, y), net = batch(), denoiser(SHAPE, 3, width=5)
+    (x, y), net = batch(), UnboundedNet(denoiser(SHAPE, 3, width=5), 3)
     expected = F.mse_loss(net(noisy(x)), x)
     for eps in (0.0, EPS):
         torch.manual_seed(3)
@@ -40,7 +41,11 @@ def test_without_a_classifier_it_is_the_squared_error_of_pixels_at_any_eps():
 
 
 def test_with_a_classifier_it_is_the_cross_entropy_of_its_clean_answer():
-    (x, y), net, judge = batch(), denoiser(SHAPE, 3, width=5), small_mlp().requires_grad_(False)
+    (x, y), net, judge = (
+        batch(),
+        UnboundedNet(denoiser(SHAPE, 3, width=5), 3),
+        small_mlp().requires_grad_(False),
+    )
     expected = F.cross_entropy(judge(net(noisy(x))), judge(x).argmax(1))
     torch.manual_seed(3)
     terms = Denoise(sigma=0.3, classifier=judge)(net, x, y, EPS)
@@ -52,10 +57,15 @@ def test_with_a_classifier_it_is_the_cross_entropy_of_its_clean_answer():
 
 def test_what_is_no_denoiser_is_refused():
     x, y = batch()
-    with pytest.raises(InputError, match=r"what the denoiser returns is a tensor \(6, 3\)"):
-        Denoise()(wrapped(small_mlp()), x, y, EPS)
+    for net, message in (
+        (wrapped(small_mlp()), "the denoiser is a BoundedNet; expected an UnboundedNet"),
+        (UnboundedNet(small_mlp(), 3), r"what the denoiser returns is a tensor \(6, 3\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Denoise()(net, x, y, EPS)
+    net = UnboundedNet(nn.Identity(), 3)
     with pytest.raises(InputError, match=r"classifier is 'runs/x'; expected a network"):
-        Denoise(classifier="runs/x")(nn.Identity(), x, y, EPS)
+        Denoise(classifier="runs/x")(net, x, y, EPS)
     with pytest.raises(InputError, match="sigma is 0"):
         Denoise(sigma=0)
     for method, model in (("denoiser", "mlp"), ("ce", "denoiser")):
