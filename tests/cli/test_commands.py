@@ -16,7 +16,7 @@ from citrus_lirpa.bounds import lirpa as _compat
 from citrus_lirpa.cli import COMMANDS as TABLE
 from citrus_lirpa.cli import main
 from citrus_lirpa.errors import CheckpointError
-from citrus_lirpa.training import checkpoint, config, loop
+from citrus_lirpa.training import checkpoint, config, trainer
 from citrus_lirpa.verify import Saved
 
 ROOT = Path(__file__).parents[2]
@@ -405,7 +405,7 @@ def test_ctrl_c_before_the_first_step_says_what_there_is(tmp_path, monkeypatch):
     assert line == "Error: interrupted before the training began; nothing was written"
     assert not folder.exists()
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Trainer, "_step", stop)
+        patch.setattr(trainer.Trainer, "_step", stop)
         line = said(*run("train", *few, "--out", folder), 130)
     assert line == f"Error: interrupted; continue with: citrus-lirpa train --resume '{folder}'"
     assert run("train", "--resume", folder)[0] == 0

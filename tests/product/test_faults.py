@@ -1,5 +1,6 @@
 """Faults while training: kills, signals, full disks, and losses that are no numbers."""
 
+import json
 import math
 import resource
 import shlex
@@ -19,6 +20,7 @@ from citrus_lirpa.training import checkpoint
 from citrus_lirpa.training import loop as train
 from citrus_lirpa.training import setup as runs
 from citrus_lirpa.training.config import resolve
+from citrus_lirpa.training.trainer import Trainer
 
 STEPS = 50  # of an epoch
 SETTINGS = ("--preset", "digits", "--quiet", "--set", "train.epochs=3", "--set",
@@ -33,18 +35,22 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-#: In place of ``citrus-lirpa``: in the middle of the second epoch it gets a signal.
-STRUCK = """
-import os, sys
+#: In place of ``citrus-lirpa``: killed in the middle of the second epoch of a training, or when
+#: an evaluation has saved two batches.
+KILLED = """
+import os, signal
 from citrus_lirpa.cli import main
-from citrus_lirpa.training import loop
-step, steps, number = loop._Trainer._step, [], int(sys.argv.pop(1))
-def struck(*args):
-    steps.append(1)
-    if len(steps) == 75:
-        os.kill(os.getpid(), number)
-    return step(*args)
-loop._Trainer._step = struck
+from citrus_lirpa.training.trainer import Trainer
+from citrus_lirpa.verify import Saved
+def killed(owner, method, calls):
+    original, left = getattr(owner, method), [None] * (calls - 1)
+    def call(*args):
+        result = original(*args)
+        left.pop() if left else os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    setattr(owner, method, call)
+killed(Trainer, "_step", 75)
+killed(Saved, "store", 2)
 main()
 """
 
@@ -56,23 +62,35 @@ def uninterrupted(tmp_path_factory) -> dict[str, torch.Tensor]:
     return weights(folder)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_stopped_by_a_signal_and_resumed(tmp_path, uninterrupted, number):
+def killed(*args) -> None:
+    done = process("-c", KILLED, *map(str, args))
+    assert done.returncode == -signal.SIGKILL and not unexpected(done.stderr)
+
+
+def test_a_training_is_killed_and_resumed(tmp_path, uninterrupted):
     folder = tmp_path / "run"
-    command = ("-c", STRUCK, int(number), "train", *SETTINGS, "--out", folder)
-    done = process(*map(str, command))
+    killed("train", *SETTINGS, "--out", folder)
     state = checkpoint.load(folder)[1]
-    assert not state["finished"]
-    resume = ("train", "--resume", folder)
-    if number == signal.SIGKILL:
-        assert done.returncode == -signal.SIGKILL and not unexpected(done.stderr)
-        assert state["step"] == STEPS  # the end of the last epoch
-    else:
-        assert done.returncode == 130 and state["step"] == 75
-        resume = resumption(done.stderr)
-    status, output = run(*resume, "--quiet")
+    assert not state["finished"] and state["step"] == STEPS  # the end of the last epoch
+    status, output = run("train", "--resume", folder, "--quiet")
     assert status == 0, output
     assert same(weights(folder), uninterrupted)
+
+
+def test_an_evaluation_is_killed_and_resumed(tmp_path, evaluated):
+    """It comes to the record of one that nothing disturbed, and leaves nothing behind."""
+    batches = ("eval", evaluated, "--method", "crown", "--limit", 20, "--batch-size", 5, "--quiet")
+    folder, whole = tmp_path / "killed", tmp_path / "whole"
+    killed(*batches, "--out", folder)
+    assert len(list((folder / "eval-crown.partial").glob("*.pt"))) == 2
+    for out, more in ((folder, ["--resume"]), (whole, [])):
+        status, output = run(*batches, "--out", out, *more)
+        assert status == 0, output
+    found, expected = (json.loads((out / "eval-crown.json").read_text()) for out in (folder, whole))
+    for record in (found, expected):
+        del record["seconds"], record["image_seconds"], record["groups"]["seconds"]
+    assert found == expected
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in whole.iterdir())
 
 
 def unexpected(errors: str) -> list[str]:
@@ -89,9 +107,10 @@ def resumption(errors: str) -> list[str]:
     return args
 
 
-def test_stopped_by_ctrl_c_and_resumed(tmp_path, uninterrupted, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_a_signal_and_resumed(tmp_path, uninterrupted, monkeypatch, number):
     with monkeypatch.context() as patch:
-        after(patch, train._Trainer, "_step", 75, signal.SIGINT)
+        after(patch, Trainer, "_step", 75, number)
         status, errors = run("train", *SETTINGS, "--out", tmp_path / "run")
     assert status == 130 and checkpoint.load(tmp_path / "run")[1]["step"] == 75
     lines = [line for line in errors.splitlines() if line.startswith("Error: ")]

@@ -14,7 +14,7 @@ from configurations import SMALL_SWEEP
 from citrus_lirpa import data
 from citrus_lirpa.runs.folder import CONFIG_FILE, CURVES_FILE
 from citrus_lirpa.training import checkpoint
-from citrus_lirpa.training import loop as train
+from citrus_lirpa.training.trainer import Trainer
 from citrus_lirpa.verify import Saved
 
 SETTINGS = ("--preset", "digits", "--quiet", *sets(
@@ -47,7 +47,7 @@ def test_train_is_begun_stopped_continued_and_finished_by_one_command(tmp_path, 
     command = ("train", *SETTINGS, "--out", tmp_path / "run", "--requeue")
     for step, at in ((2, 2), (5, 7)):
         with monkeypatch.context() as patch:
-            after(patch, train._Trainer, "_step", step, signal.SIGTERM)
+            after(patch, Trainer, "_step", step, signal.SIGTERM)
             status, output = run(*command)
         assert status == 0 and "saved; continue with" in output and "Error" not in output
         assert state(tmp_path / "run")["step"] == at
@@ -61,7 +61,7 @@ def test_train_is_begun_stopped_continued_and_finished_by_one_command(tmp_path, 
 
 
 def test_an_interrupted_training_is_no_success(tmp_path, monkeypatch):
-    after(monkeypatch, train._Trainer, "_step", 2, signal.SIGINT)
+    after(monkeypatch, Trainer, "_step", 2, signal.SIGINT)
     status, output = run("train", *SETTINGS, "--out", tmp_path / "run", "--requeue")
     assert status == 130 and "Error: stopped in epoch 1 of 3, saved" in output
     assert state(tmp_path / "run")["step"] == 2
@@ -167,7 +167,7 @@ def test_otherwise_a_stopped_evaluation_is_no_success(
 def test_an_unfinished_training_is_not_evaluated_for_a_scheduler(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        after(patch, train._Trainer, "_step", 2, signal.SIGTERM)
+        after(patch, Trainer, "_step", 2, signal.SIGTERM)
         run("train", *SETTINGS, "--out", folder, "--requeue")
     status, output = run("eval", folder, *EVAL, "--requeue")
     assert (status, output) == (

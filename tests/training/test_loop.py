@@ -20,7 +20,7 @@ from citrus_lirpa.errors import CheckpointError, InputError, Interrupted
 from citrus_lirpa.losses import LossTerms
 from citrus_lirpa.reports import tables as report
 from citrus_lirpa.runs.networks import load_network
-from citrus_lirpa.training import checkpoint
+from citrus_lirpa.training import checkpoint, trainer
 from citrus_lirpa.training import loop as train
 from citrus_lirpa.training.batchnorm import precise_batchnorm, running_statistics
 from citrus_lirpa.training.config import methods
@@ -327,7 +327,7 @@ def test_crash_after_a_save_in_mid_epoch(digits, whole, tmp_path, monkeypatch):
         raise MemoryError
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(train, "SAVE_EVERY_SECONDS", -1.0)
+        patch.setattr(trainer, "SAVE_EVERY_SECONDS", -1.0)
         at_step(Run(digits, *SMALL, folder=tmp_path), 7, crash).fit()
     assert checkpoint.load(tmp_path)[1]["step"] == 6
     resumed = Run(digits, *SMALL, folder=tmp_path)
