@@ -44,6 +44,7 @@ from citrus_lirpa import (
     runs,
     try_uap,
 )
+from citrus_lirpa.reports import figures
 from citrus_lirpa.reports.palette import house_style
 
 IMAGES = Path(__file__).parent / "images"
@@ -281,14 +282,14 @@ def uap() -> Figure:
     result = try_uap(net, x, test.labels, found.u)
     print(f"uap: {result!r}")
     with house_style({"text.color": "#7f7f7f"}):  # which can be read on white and on black
-        return plots.draw_uap(result, x, eps, None, _DIGITS, plots.plain_figure())
+        return plots.draw_uap(result, x, eps, None, _DIGITS, figures.plain_figure())
 
 
 def training() -> Figure:
     """Draw the curves of the digits preset."""
     _, history = train_digits()
     with house_style():
-        figure, axes = plots.plain_axes(*plots.CURVES)
+        figure, axes = figures.plain_axes(*plots.CURVES)
         plots.draw_curves(history, axes)
     return figure
 
@@ -299,7 +300,7 @@ def stages() -> Figure:
     result = evaluate(train_digits()[0], test, _DIGITS, Protocol(eps=0.1, time_limit=1.0))
     print(f"stages: {result!r}")
     with house_style():
-        figure, axes = plots.plain_axes(*plots.STAGES)
+        figure, axes = figures.plain_axes(*plots.STAGES)
         plots.draw_stages(result, axes)
     return figure
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..runs.tuning.points import Point
+from .figures import plain_axes
 from .fronts import Fronts
 from .palette import house_style, style_of
 from .pareto import draw_steps, name_accuracies
 from .pictures import write_picture
-from .plots import plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

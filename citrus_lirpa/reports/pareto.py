@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .compare import Run, by_setting, pareto_front
+from .figures import new_figure, plain_figure
 from .palette import COLOURS, house_style, style_of
 from .pictures import write_picture
-from .plots import new_figure, plain_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

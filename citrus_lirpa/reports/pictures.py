@@ -14,6 +14,7 @@ from ..bounds.checks import Range, Scalar
 from ..data.types import DatasetSpec
 from ..formats.atomic import write_atomically
 from ..verify import Evaluation, Smoothed
+from .figures import plain_axes, plain_figure
 from .palette import house_style
 from .plots import (
     CURVES,
@@ -23,8 +24,6 @@ from .plots import (
     draw_stages,
     draw_strongest,
     draw_uap,
-    plain_axes,
-    plain_figure,
 )
 from .tables import percent, radius
 

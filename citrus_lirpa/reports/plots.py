@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..runs.perturbations import one_a_class_first
 from ..training.metrics import History
 from ..verify import Evaluation, Smoothed
+from .figures import grid, new_figure, pair
 from .palette import ATTACKS, COLOURS, PROVED
 from .tables import clipping, radius
 
@@ -59,7 +60,7 @@ def draw_curves(
     records = history.records if isinstance(history, History) else history
     if not records:
         raise InputError("there is no epoch to draw; train first")
-    left, right = _pair(axes, CURVES)
+    left, right = pair(axes, CURVES)
     _draw_losses(left, records)
     _draw_shares(right, records)
     whole = {"integer": True, "min_n_ticks": 1, "steps": [1, 2, 5, 10]}
@@ -88,7 +89,7 @@ def draw_stages(result: Evaluation, axes: Sequence[Axes] | None = None) -> tuple
     proving = [name for name in shares if name not in _LEFT]
     colours = {name: PROVED[min(i, len(PROVED) - 1)] for i, name in enumerate(proving)}
     colours |= {**_LEFT, **ATTACKS}
-    panels = _pair(axes, STAGES)
+    panels = pair(axes, STAGES)
     for panel, values, axis, unit in (
         (panels[0], {k: 100 * v / len(result.y) for k, v in shares.items()}, "% of images", "%"),
         (panels[1], seconds, "seconds", "s"),
@@ -202,27 +203,7 @@ def as_pixels(u: _Pixels, eps: Scalar | None) -> _Pixels:
     return u / (2 * most) + 0.5 if most else 0 * u + 0.5
 
 
-# -- figures and axes -----------------------------------------------------------------
-
-
-def new_figure() -> Figure:
-    """Make a figure of pyplot, which a notebook shows below the cell."""
-    from matplotlib import pyplot
-
-    return pyplot.figure(layout="constrained")
-
-
-def plain_figure() -> Figure:
-    """Make a figure without pyplot: no global state, no window system."""
-    from matplotlib.figure import Figure
-
-    return Figure(layout="constrained")
-
-
-def plain_axes(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """Make such a figure and its Axes, row by row; ``size`` is in inches."""
-    figure, axes = _grid(plain_figure(), rows, columns, size)
-    return figure, list(axes.flat)
+# -- parts of them ----------------------------------------------------------------------
 
 
 def _draw_losses(axes: Axes, records: Sequence[dict[str, Any]]) -> None:
@@ -284,7 +265,7 @@ def _class_wise(
     """Draw a column for each class: its perturbation, an image, and the image broken by it."""
     parts = {k: result.of_class(k) for k in range(spec.classes)}
     strongest = sorted(parts, key=lambda k: parts[k].fooling_rate, reverse=True)[:_CLASSES]
-    figure, axes = _grid(figure, 3, len(strongest), (1.45 * len(strongest) + 0.2, 5))
+    figure, axes = grid(figure, 3, len(strongest), (1.45 * len(strongest) + 0.2, 5))
     for panel in axes.flat:
         panel.axis("off")
     for column, k in enumerate(sorted(strongest)):
@@ -306,7 +287,7 @@ def _beside(
     figure: Figure | None,
 ) -> Figure:
     """Draw u (C, H, W) beside images without and with it: (image, class, class with u) each."""
-    figure, axes = _grid(figure, 2, len(shown) + 1, (max(1.6 * (len(shown) + 1), 6), 3.9))
+    figure, axes = grid(figure, 2, len(shown) + 1, (max(1.6 * (len(shown) + 1), 6), 3.9))
     scale, bars = (None, "‖u‖₂") if norm == 2 else (eps, "|u|")
     _show(axes[0][0], as_pixels(u, scale), f"u, {bars} ≤ {radius(eps)}")
     axes[1][0].axis("off")
@@ -323,23 +304,3 @@ def _show(axes: Axes, image: torch.Tensor, title: str) -> None:
     axes.imshow(pixels[..., 0] if grey else pixels, cmap="gray" if grey else None, vmin=0, vmax=1)
     axes.set_title(title, fontsize=8)
     axes.set(xticks=[], yticks=[])  # the frame stays: a white margin is part of the picture
-
-
-def _grid(
-    figure: Figure | None, rows: int, columns: int, size: tuple[float, float]
-) -> tuple[Figure, np.ndarray]:
-    """Give ``figure`` or a new one of pyplot the size and rows of Axes."""
-    figure = new_figure() if figure is None else figure
-    figure.set_size_inches(size)
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _pair(
-    axes: Sequence[Axes] | None, layout: tuple[int, int, tuple[float, float]]
-) -> tuple[Axes, Axes]:
-    """Take the two Axes given, or make new ones."""
-    if axes is None:
-        axes = list(_grid(None, *layout)[1].flat)
-    if len(axes) != 2:
-        raise InputError(f"{len(axes)} Axes are given; expected two, or none for new ones")
-    return axes[0], axes[1]

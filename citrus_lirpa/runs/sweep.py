@@ -32,7 +32,7 @@ from .choice import (
     flat,
     overrides,
 )
-from .networks import FORMATS
+from .export import FORMATS
 
 _TABLES = ("set", "grid", "eval")
 _LONGEST_NAME = 120

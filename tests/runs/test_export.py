@@ -13,7 +13,8 @@ from command_line import sets
 from citrus_lirpa.errors import CheckpointError, DependencyError, ModelError
 from citrus_lirpa.formats import safetensors as safetensors_files
 from citrus_lirpa.formats.onnx import load_onnx
-from citrus_lirpa.runs.networks import load_network, results_folder, save_program
+from citrus_lirpa.runs.export import save_program
+from citrus_lirpa.runs.networks import load_network, results_folder
 from citrus_lirpa.training import checkpoint
 
 

@@ -55,6 +55,8 @@ def test_steps_follow_one_another_and_jobs_run_side_by_side(tmp_path):
     events = [(name, event.partition(" in ")[0]) for name, event in said]
     for name in "12":
         assert [e for n, e in events if n == name] == ["done 0", "done 1"]
+        log = (tmp_path / f"{name}.log").read_text().splitlines()
+        assert [line[:2] for line in log].count("$ ") == 2 and log[-1] == "x"
 
 
 def test_never_more_at_once_than_asked(tmp_path):

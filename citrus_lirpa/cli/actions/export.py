@@ -14,7 +14,7 @@ from ...bounds import lirpa
 from ...bounds.box import PIXELS
 from ...bounds.radius import radius_words
 from ...errors import InputError, expect
-from ...runs.networks import FORMATS, save_network
+from ...runs.export import FORMATS, save_network
 from ...verify import uap_export, verdicts, vnnlib
 from .common import open_network, require_boxes
 

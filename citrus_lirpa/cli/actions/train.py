@@ -18,9 +18,9 @@ from ... import data, distributed
 from ...bounds import lirpa
 from ...errors import Interrupted, require
 from ...reports import pictures, tables
+from ...runs.export import FORMATS
 from ...runs.folder import RunFolder
 from ...runs.launch import Launch, Observer
-from ...runs.networks import FORMATS
 from ...runs.training import train_run
 from ...training import config, zoo
 from ...training.config import RunConfig

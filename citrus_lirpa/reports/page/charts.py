@@ -15,11 +15,12 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ..compare import Run
+from ..figures import plain_axes
 from ..front_plot import draw_fronts
 from ..fronts import Fronts
 from ..palette import COLOURS, house_style
 from ..pareto import draw_runs
-from ..plots import draw_curves, plain_axes
+from ..plots import draw_curves
 from ..tables import percent
 
 if TYPE_CHECKING:
