@@ -100,8 +100,9 @@ class Batches:
 
     @contextmanager
     def _unfinished(self, number: int) -> Iterator[Unfinished]:
-        """Yield what is known of a batch, and keep what is added to it where that is stopped."""
-        saved = self.saved if self.proofs is None else None  # without its proofs it is found again
+        """Yield what is known of a batch; where the work on it is stopped, keep what was added."""
+        # with proofs, which are not kept on the way, a batch begins anew
+        saved = self.saved if self.proofs is None else None
         known = Unfinished() if saved is None else saved.load_unfinished(number, self.x.device)
         begin = time.perf_counter()
         try:

@@ -21,19 +21,19 @@ from .crown.proofs import Proofs
 class Engine(Protocol):
     """Lower bounds of the margins of images, for the perturbations of one ball.
 
-    ``ibp`` makes of images what the engine knows of them: an immutable value with ``rows``,
-    ``cat`` and ``usable``, which the other methods take. Bounds come with which of them are
+    ``ibp`` returns what the engine knows of images: an immutable value with ``rows``, ``cat``
+    and ``usable``, which the other methods take. With bounds comes a mask of those that are
     proved positive, rounding taken into account.
     """
 
     def ibp(self, x: Tensor, y: Tensor) -> tuple[Any, Tensor, Tensor]:
-        """Return images (n, ...) as the engine knows them, their IBP bounds, and the proved."""
+        """Return what is known of images (n, ...), their IBP bounds, and which are proved."""
 
     def tightened(self, images: Any) -> Any:
         """Return the images with CROWN's bounds of ReLU inputs in place of IBP's."""
 
     def margins(self, images: Any, open_rows: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-        """Return bounds (n, K-1) by CROWN, or α-CROWN for ``iterations`` > 0, and the proved."""
+        """Return bounds (n, K-1), α-CROWN's if ``iterations`` > 0, else CROWN's; and the proved."""
 
     def as_dual(self) -> DualEngine:
         """Return the dual engine; ModelError where the network has none."""
@@ -108,7 +108,7 @@ class LirpaEngine:
         raise ModelError(self.why)
 
     def _bound(self, images: _Images, method: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Return bounds (n, K-1), which are proved, and the thresholds (n,) of that.
+        """Return bounds (n, K-1), which of them are proved, and the thresholds (n,) for that.
 
         Bounds that are positive, but not beyond the rounding of float32, are computed again in
         float64.
@@ -135,7 +135,7 @@ class LirpaEngine:
 
 
 def find_engine(net: BoundedNet, ball: Ball, proofs: Proofs | None = None) -> Engine:
-    """Return the dual engine of a network in eval mode, or auto_LiRPA's bounds of others.
+    """Return the dual engine where a network in eval mode has one, else auto_LiRPA's bounds.
 
     Args:
         net: The network.

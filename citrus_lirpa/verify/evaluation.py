@@ -186,7 +186,7 @@ def evaluate(
         progress: Whether to show a bar; None for yes in terminals and notebooks.
 
     Raises:
-        InputError: The protocol does not fit the images, or the data is none.
+        InputError: The protocol does not fit the images, or ``data`` is no data set.
         SoundnessError: An attack contradicts a certificate.
     """
     data, net = as_split(data), as_bounded_net(net)
@@ -213,7 +213,7 @@ def evaluate(
 
 
 def _unnamed(data: Split, classes: int) -> DatasetSpec:
-    """Describe data of which only its arrays are known."""
+    """Describe data of which only the arrays are known."""
     channels, height, width = data.images.shape[1:]
     names = tuple(map(str, range(classes)))
     return DatasetSpec(

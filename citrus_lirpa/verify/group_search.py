@@ -49,7 +49,7 @@ class Groups:
         self.rows = rows.clamp(max=count - 1)
 
     def count(self, mask: Tensor) -> Tensor:
-        """Return of how many inputs of each group ``mask`` (N,) holds; (G,)."""
+        """Return how many inputs of each group ``mask`` (N,) holds; (G,)."""
         return (mask[self.rows] & self.real).sum(dim=1)
 
     def members(self, group: int) -> Tensor:
@@ -125,7 +125,7 @@ class Damage:
         self._keep(group, u, self._confirmed(group, u, logits.argmax(1) != self.y[rows]))
 
     def _confirmed(self, group: int, u: Tensor, broken: Tensor) -> Tensor:
-        """Say which of a group's inputs a perturbation breaks, proved ones by float64."""
+        """Return which inputs of a group a perturbation breaks; float64 decides on proved ones."""
         rows = self.groups.members(group)
         proved = self.certificates.certified[rows]
         return confirmed(self.net, self.ball, self.x[rows], self.y[rows], u, broken, proved)

@@ -76,8 +76,8 @@ def in_batches(
 
     Where memory runs out the size is halved for good and the rows are tried again; a single
     row that does not fit yields None. At a deadline (:mod:`..bounds.deadline`) it ends, and the
-    rows that are left are not yielded. Batches are small enough then to end in time at the pace
-    of those before.
+    rows that are left are not yielded. Batches are then small enough to end in time, if they are
+    as fast as the earlier ones.
 
     Args:
         function: Computes the result of some rows.

@@ -90,7 +90,8 @@ def _program(group: Group) -> Program:
                 g, c = lines.g[n].flatten().numpy(), float(lines.c[n])
                 # g·u + c <= M (1 - y), M the most the line can be
                 most = c + float((eps * np.abs(g)).sum())
-                if relax < most < math.inf:  # HiGHS calls what is not finite infeasible or solved
+                # HiGHS calls problems with infinite numbers infeasible, or solved
+                if relax < most < math.inf:
                     constrain({column[i, row]: most}, most - c + relax, eps * g)
     for i in images:  # broken through one of its rows
         constrain({place[i]: 1.0, **{column[i, r]: -1.0 for r in group.rows[i]}}, 0.0)

@@ -113,7 +113,7 @@ class ProofFolder:
 
 
 def _clear(folder: Path, identity: str) -> None:
-    """Remove the proofs of another evaluation, and note whose the next ones are."""
+    """Remove the proofs of another evaluation, and note which one the next are of."""
     owner = folder / "evaluation.txt"
     if not (owner.is_file() and owner.read_text("utf-8") == identity):
         for file in folder.glob("*.npz"):

@@ -44,7 +44,7 @@ class GroupProof:
         most: An upper bound on how many break together.
         least: How many are known to.
         stuck: The size of a set that branch and bound has given up; no other one helps then.
-        u: A perturbation that breaks ``least`` images, more than ``broken``; None if not met.
+        u: A perturbation that breaks ``least`` images, more than ``broken``; None if none was met.
         stage: What lowered ``most`` last.
     """
 
@@ -80,7 +80,7 @@ class GroupProof:
         self.lower(self.group.largest(self.least), stage)
 
     def take(self, members: tuple[int, ...], state: int, u: Tensor | None) -> bool:
-        """Take what branch and bound found of a set; whether that is any news."""
+        """Take what branch and bound found of a set; return whether it is new."""
         if state == PROVED:
             self.group.blocked.add(frozenset(members))
             return True
@@ -301,7 +301,7 @@ def _search_sets(
     budget: Budget,
     progress: Callable[[Outcome], object],
 ) -> Outcome:
-    """Run branch and bound on sets, each of the group with its number in ``owner`` (T,), in order.
+    """Run branch and bound on sets, in order; ``owner`` (T,) has the number of each set's group.
 
     A small group needs a proof of all its sets: they come one after the other, and the first one
     that is broken or given up ends them. Each set of a large group is worth something.

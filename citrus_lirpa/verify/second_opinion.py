@@ -1,4 +1,4 @@
-"""Attacks on what was proved: a brief one on auto_LiRPA's proofs, and whether any breaks one."""
+"""Checks of proofs by attacks: a brief one on auto_LiRPA's, and any that seems to break one."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def check_by_attack(
 def confirmed(
     net: BoundedNet, ball: Ball, x: Tensor, y: Tensor, u: Tensor, broken: Tensor, proved: Tensor
 ) -> Tensor:
-    """Say which inputs a perturbation breaks, proved ones by float64.
+    """Return which inputs a perturbation breaks; for proved ones float64 decides.
 
     A certificate is about real numbers. Where it holds by a hair, float32 may round a margin to
     below zero, which contradicts nothing.

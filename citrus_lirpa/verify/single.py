@@ -145,7 +145,7 @@ def certify(
 def _both(
     first: Callable[[str], object], second: Callable[[str], object]
 ) -> Callable[[str], object]:
-    """Return a function that tells two of a stage."""
+    """Return a function that passes the name of a stage on to both."""
 
     def tell(stage: str) -> None:
         first(stage)

@@ -144,7 +144,7 @@ class _Search:
         self.progress(Outcome(self.state, self.u, self.bounded))
 
     def _bound_some(self, now: Tensor) -> tuple[Tensor, Roots]:
-        """Return those of some combinations that stay open, and the problems that they are of."""
+        """Bound some combinations; return those that stay open, after the problem of each."""
         engine, images, problems = self.images.engine, self.images.images, self.problems
         owners, rows = problems.problem[now], problems.rows[now]
         members = problems.members[owners]

@@ -17,7 +17,7 @@ from .rounding import Sizes
 
 
 def rounded(bounds: Bounds, dtype: torch.dtype) -> Bounds:
-    """Return the bounds in another precision, rounded outward where they are no numbers of it."""
+    """Return the bounds in another precision, rounded outward where it does not hold them."""
 
     def below(ends: Tensor) -> Tensor:
         found = ends.to(dtype)

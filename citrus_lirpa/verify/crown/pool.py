@@ -48,8 +48,8 @@ class Domains(NamedTuple):
 class Pool:
     """Open domains, of which the most promising are taken first.
 
-    They fill the beginning of tensors that grow by doubling: in a round only those move that
-    come, that go, and that fill the gaps.
+    They fill the beginning of tensors that grow by doubling. A round moves only the domains that
+    are added, those that are taken, and those that fill the gaps.
 
     Args:
         first: The first domains.

@@ -102,7 +102,7 @@ class Tree:
         return self._bounded - before
 
     def keep_proofs(self) -> None:
-        """Hand on the parts, if the whole network's bounds of them all are positive as well."""
+        """Hand on the parts, if the whole network's bounds of all of them are positive too."""
         engine, images = self.engine, self.images.images
         if engine.proofs is None:
             return
@@ -151,7 +151,7 @@ class Tree:
     def _bound(self, domains: Domains, steps: int, *, attack: bool = False) -> int:
         """Bound domains, and put those that stay unproved into the pool; return how many.
 
-        Their halves begin at the last parameters, not the best: that takes fewer of them.
+        Halves start from the last parameters of the ascent, not the best: fewer are needed so.
         """
         if not domains.size or self.state != OPEN:
             return 0
