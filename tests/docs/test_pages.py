@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import inspect
 import re
 import shlex
 from configparser import ConfigParser
@@ -24,7 +23,7 @@ from users import photos
 import citrus_lirpa
 from citrus_lirpa import config, data
 from citrus_lirpa.cli import COMMANDS, main
-from citrus_lirpa.losses import LOSSES, TRAINING_METHODS
+from citrus_lirpa.losses import TRAINING_METHODS
 from citrus_lirpa.verify import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -148,24 +147,6 @@ def test_reference_of_the_command_line_is_complete():
     page = TEXT["docs/reference/cli.md"]
     assert all(f"citrus-lirpa {command}" in page for command in COMMANDS)
     assert all(f"`{preset}`" in page for preset in config.presets())
-
-
-def test_options_of_methods_have_their_defaults():
-    """Each row of the table is of one key and one default; there are no others."""
-    rows = re.findall(r"^\| `(\w+)` \| (`.*?`) \| (.*?) \|", TEXT["docs/methods.md"], re.MULTILINE)
-    stated = {
-        (method, key): default
-        for key, methods, default in rows
-        for method in re.findall(r"`([\w-]+)`", methods)
-    }
-    used = {
-        (name, option.name): "by preset" if option.default is option.empty
-        else str(option.default).lower() if isinstance(option.default, bool)
-        else str(option.default)
-        for name, make in LOSSES.items()
-        for option in list(inspect.signature(make).parameters.values())[1:]
-    }  # fmt: skip
-    assert stated == used
 
 
 def test_every_method_and_stage_has_a_row():
