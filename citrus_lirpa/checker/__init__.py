@@ -10,9 +10,8 @@ certified where each of its wrong classes is refuted alone; a group keeps as man
 tuples leave in the worst case.
 """
 
-from .affine import Refused
 from .cases import Refuted, most_broken, open_classes
-from .network import Network
+from .network import Network, Refused
 from .proofs import (
     CROWN,
     FORMAT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from .affine import require
+from .network import require
 
 _MOST_TRIES = 1_000_000
 #: Images and classes that one perturbation does not break together.

@@ -1,316 +1,140 @@
-"""The network of an ONNX file, as a checker of proofs reads it: affine maps and ReLU.
+"""Networks as a checker of proofs sees them: affine maps, ReLU and curves; and its arithmetic.
 
-The file is read by the protobuf rules of ONNX, without any package. Piecewise linear operations are
-written as affine maps and ReLU (:mod:`.pieces`).
+Values are columns: n numbers for each of R rows are an array (n, R).
 """
 
 from __future__ import annotations
 
-import hashlib
-import struct
-from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .affine import (
-    Affine,
-    Array,
-    Average,
-    Convolution,
-    Joined,
-    Matrix,
-    Numbers,
-    Refused,
-    Reshape,
-    Selection,
-    Sum,
-    Total,
-    require,
-)
-from .pieces import Hull, Writer, windows_of
+Array = NDArray[Any]
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        value |= (data[at] & 127) << shift
-        at, shift = at + 1, shift + 7
-        if data[at - 1] < 128:
-            return value - (1 << 64 if value >> 63 else 0), at
+class Refused(Exception):
+    """A proof does not hold, or cannot be read; the message names what and why."""
 
 
-def _message(data: bytes) -> dict[int, list[Any]]:
-    """Return the fields of a protobuf message by number: integers, or bytes."""
-    fields: dict[int, list[Any]] = defaultdict(list)
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        if key & 7 == 0:
-            value: Any
-            value, at = _varint(data, at)
-        else:
-            size, at = _varint(data, at) if key & 7 == 2 else ({1: 8, 5: 4}[key & 7], at)
-            value, at = data[at : at + size], at + size
-        fields[key >> 3].append(value)
-    return fields
+def require(holds: Any, message: str) -> None:
+    """Raise Refused unless something holds."""
+    if not bool(holds):
+        raise Refused(message)
 
 
-def _integers(values: list[Any]) -> list[int]:
-    """Return repeated integers, which may be packed."""
-    found: list[int] = []
-    for value in values:
-        packed, at = (value, 0) if isinstance(value, bytes) else (b"", 0)
-        found += [] if isinstance(value, bytes) else [value]
-        while at < len(packed):
-            number, at = _varint(packed, at)
-            found.append(number)
-    return found
+class Numbers:
+    """The arithmetic: float64 with twice its unit roundoff, or fractions with none."""
+
+    def __init__(self, exact: bool):
+        self.exact, self.dtype = exact, np.dtype(object if exact else np.float64)
+        self.unit: float = 0 if exact else 2.0**-52
+        self.tiny: float = 0 if exact else 1e-280
+
+    def of(self, values: Any) -> Array:
+        """Return float values as numbers of this arithmetic."""
+        array = np.asarray(values, np.float64)
+        require(np.isfinite(array).all(), "a number is infinite or NaN")
+        return np.asarray(np.frompyfunc(Fraction, 1, 1)(array) if self.exact else array, self.dtype)
+
+    def out(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        """Return ends moved outward by one rounding."""
+        return (lower, upper) if self.exact else _out(lower, upper)
+
+    def floats(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        """Return ends in float64, outward."""
+        ends = lower.astype(np.float64), upper.astype(np.float64)
+        return _out(*ends) if self.exact else ends
 
 
-def _tensor(data: bytes) -> Array:
-    f = _message(data)
-    kind = {1: ("<f4", 4), 7: ("<i8", 7), 11: ("<f8", 10)}.get(f[2][0])
-    require(kind, f"a tensor of type {f[2][0]} is not read; expected float32, float64 or int64")
-    code, field = kind or ("", 0)
-    if f[9] or code != "<i8":
-        values = np.frombuffer(b"".join(f[9] or f[field]), code)
-    else:
-        values = np.array(_integers(f[7]), np.int64)
-    return values.reshape(_integers(f[1]))
+def _out(lower: Array, upper: Array) -> tuple[Array, Array]:
+    return np.nextafter(lower, -np.inf), np.nextafter(upper, np.inf)
 
 
-Node = tuple[str, list[str], Any]  # its result, its computed sources, Affine or None for ReLU
+class Affine:
+    """scale * (weight x[index]) + shift, x being the values of all sources in one column.
 
-
-class Network:
-    """A network of affine maps and ReLU: ``nodes`` in order, ``shapes`` of their results.
-
-    ``hulls`` are intervals that values have by other values of the network.
+    Args:
+        count: How many numbers x has.
+        weight: (O, K).
+        index: (K, P) places in x; -1 stands for 0. The result has O·P numbers.
+        scale: One number, or a column of them.
+        shift: Likewise.
+        size: At least |shift|, where that is a rounded difference.
     """
 
-    def __init__(self, data: bytes, numbers: Numbers):
-        self.numbers, self.hash = numbers, hashlib.sha256(data).hexdigest()
-        graph = _message(_message(data)[7][0])
-        self.constants: dict[str, Any] = {_message(t)[8][0].decode(): _tensor(t) for t in graph[5]}
-        inputs = [_message(value) for value in graph[11]]
-        inputs = [value for value in inputs if value[1][0].decode() not in self.constants]
-        require(len(inputs) == len(graph[12]) == 1, "the network has not one input and output")
-        self.input = inputs[0][1][0].decode()
-        sides = _message(_message(_message(inputs[0][2][0])[1][0])[2][0])[1]
-        sizes = [(_integers(_message(side)[1]) or [1])[0] for side in sides]
-        self.shapes: dict[str, tuple[int, ...]] = {self.input: tuple(sizes[1:])}
-        self.nodes: list[Node] = []
-        self.hulls: dict[str, tuple[list[str], Hull]] = {}
-        for node in map(_message, graph[1]):
-            self._read(node)
-        self.output = _message(graph[12][0])[1][0].decode()
-        require(self.output in self.shapes, "the output of the network is not computed")
-        self.classes = self.shapes[self.output][0]
+    def __init__(
+        self, count: int, weight: Any, index: Array, scale: Any = 1, shift: Any = 0, size: Any = 0
+    ):
+        self.weight, self.scale, self.shift = weight, scale, shift
+        self.size = np.maximum(abs(shift), size)
+        self.index = np.where(index < 0, count, index)
+        flat = self.index.ravel()
+        order = np.argsort(flat, kind="stable")[: int((flat < count).sum())]
+        places = flat[order]
+        rank = np.arange(len(order)) - np.searchsorted(places, places)
+        #: (U, count): which of the K·P numbers that are picked are those of each place.
+        self.uses = np.full((int(rank.max(initial=0)) + 1, count), flat.size)
+        self.uses[rank, places] = order
+        self.terms = 16 + sum(weight.shape) + len(self.uses)
+
+    def forward(self, x: Array, weight: Any, scale: Any) -> Array:
+        """Return scale * (weight x[index]) of columns x."""
+        picked = np.concatenate([x, 0 * x[:1]])[self.index]
+        product = weight @ picked.reshape(len(self.index), -1)
+        return np.asarray(product.reshape(-1, x.shape[1]) * scale)
+
+    def apply(self, x: Array) -> Array:
+        """Return the result of columns x."""
+        return self.forward(x, self.weight, self.scale) + self.shift
+
+    def back(self, a: Array) -> Array:
+        """Return coefficients on x, of coefficients a on the result."""
+        rows = self.weight.T @ (a * self.scale).reshape(len(self.weight), -1)
+        rows = rows.reshape(-1, a.shape[1])
+        rows = np.concatenate([rows, 0 * rows[:1]])
+        total = rows[self.uses[0]]
+        for use in self.uses[1:]:
+            total += rows[use]
+        return np.asarray(total)
+
+
+class Node(NamedTuple):
+    """A value of the network: of an affine map, a curve, or, without these, a ReLU.
+
+    ``hull`` may narrow its interval: a function of ``operands`` that grows or falls on each side of
+    0 in all of them at once.
+    """
+
+    result: str
+    sources: Sequence[str]
+    affine: Affine | None = None
+    curve: Any = None
+    operands: Sequence[str] = ()
+    hull: Callable[..., Array] | None = None
+
+
+class Network(NamedTuple):
+    """Nodes in order, and how many numbers each of their values has."""
+
+    numbers: Numbers
+    input: str
+    output: str
+    nodes: list[Node]
+    counts: dict[str, int]
+    shape: tuple[int, ...]
+    hash: str
 
     def preactivations(self, image: Array) -> list[Array]:
-        """Return the inputs of all ReLUs on an image, in the order of the neurons' numbers."""
-        values, found = {self.input: self.numbers.of(image)[None]}, []
-        for result, sources, affine in self.nodes:
-            x = [values[source] for source in sources]
-            if affine is None:
-                found.append(x[0])
-            values[result] = np.maximum(x[0], 0) if affine is None else affine.apply(*x)
+        """Return the inputs of all ReLUs and curves on an image, in order."""
+        values, found = {self.input: self.numbers.of(image).reshape(-1, 1)}, []
+        for node in self.nodes:
+            x = np.concatenate([values[source] for source in node.sources])
+            if node.affine is not None:
+                values[node.result] = node.affine.apply(x)
+                continue
+            found.append(x)
+            values[node.result] = np.maximum(x, 0) if node.curve is None else node.curve.value(x)
         return found
-
-    def _read(self, node: dict[int, list[Any]]) -> None:
-        kind, (result, *others) = node[4][0].decode(), [name.decode() for name in node[2]]
-        arguments = [name.decode() for name in node[1]]
-        given = {}
-        for field in map(_message, node[5]):
-            value = _tensor(field[5][0]) if field[5] else _integers(field[8] or field[3])
-            if field[2]:
-                value = struct.unpack("<f", field[2][0])[0]
-            given[field[1][0].decode()] = field[4][0] if field[4] else value
-        constants = [self.constants.get(name) for name in arguments]
-        if kind == "Constant" or (kind == "Identity" and constants[0] is not None):
-            self.constants[result] = given["value"] if kind == "Constant" else constants[0]
-            return
-        sources = [name for name in arguments if name in self.shapes]
-        known = all(name in self.shapes or name in self.constants for name in arguments if name)
-        require(sources and known and not others, f"{kind} {result}: its inputs are not read")
-        if kind == "Relu":
-            self._add(result, sources, None)
-        elif not self._piecewise(kind, result, given, arguments):
-            shapes = [self.shapes[name] for name in sources]
-            self._add(result, sources, self._affine(kind, given, constants, shapes))
-
-    def _add(self, result: str, sources: Sequence[str], affine: Affine | None) -> str:
-        """Add a node, and return the name of its result."""
-        require(result not in self.shapes, f"{result} is computed twice")
-        zeros = [np.zeros((1, *self.shapes[name]), self.numbers.of(0).dtype) for name in sources]
-        value = zeros[0] if affine is None else affine.apply(*zeros)
-        self.shapes[result] = value.shape[1:]
-        self.nodes.append((result, list(sources), affine))
-        return result
-
-    def _piecewise(self, kind: str, result: str, given: dict[str, Any], names: list[str]) -> bool:
-        """Add the nodes of an operation that is piecewise linear; False for others."""
-        of, writer = self.numbers.of, Writer(result, self.numbers, self._add, self.hulls)
-        known = self.constants
-        constants: list[Any] = [of(known[n]) if n in known else None for n in names]
-        x = names[0]
-        refused = f"{kind} with {sorted(given)} is not read"
-        if kind in ("Max", "Min"):
-            computed = [n if n in self.shapes else None for n in names]
-            values = list(zip(computed, constants, strict=True))
-            writer.largest(values, 1 if kind == "Max" else -1)
-        elif kind in ("Abs", "LeakyRelu", "PRelu", "Clip", "MaxPool"):
-            require(x in self.shapes and all(n not in self.shapes for n in names[1:]), refused)
-            if kind == "Abs":
-                writer.absolute(x)
-            elif kind == "LeakyRelu":
-                writer.leaky(x, of(given.get("alpha", float(np.float32(0.01)))))
-            elif kind == "PRelu":
-                writer.leaky(x, constants[1])
-            elif kind == "Clip":
-                require(not given, refused)
-                writer.clip(x, *(*constants[1:], None, None)[:2])
-            else:
-                shape = self.shapes[x]
-                writer.max_pool(x, shape, windows_of(given, shape, refused))
-        else:
-            return False
-        return True
-
-    def _affine(
-        self, kind: str, given: dict[str, Any], constants: list[Any], shapes: list[tuple[int, ...]]
-    ) -> Affine:
-        """Return what a node of ONNX computes; ``constants`` has None for computed inputs."""
-        shape = shapes[0]
-        values: list[Any] = [None if c is None else self.numbers.of(c) for c in constants]
-        first, second, bias = (*values, None, None)[:3]
-        refused = f"{kind} with {sorted(given)} is not read"
-        if kind == "Concat":
-            require(all(c is None for c in constants), refused)
-            axis = given["axis"][0] % (len(shape) + 1) - 1
-            require(axis >= 0, refused)
-            return Joined(axis, [sides[axis] for sides in shapes])
-        if kind in ("Slice", "Gather", "Transpose", "Squeeze", "Unsqueeze", "Pad"):
-            require(all(c is not None for c in constants[1:]), refused)
-            return _selection(kind, given, constants, shape, refused)
-        if kind in ("ReduceMean", "ReduceSum"):
-            axes = given["axes"] if "axes" in given else constants[1].tolist()
-            axes = tuple(sorted(axis % (len(shape) + 1) for axis in axes))
-            require(axes and axes[0] > 0, refused)
-            count = int(np.prod([shape[axis - 1] for axis in axes])) if kind[6] == "M" else 1
-            weight = self.numbers.of(1)[()] / count
-            return Total(weight, axes, given.get("keepdims", [1]) != [0], shape)
-        if kind in ("Flatten", "Reshape", "Identity"):
-            return _reshaping(kind, given, constants, shape, refused)
-        if kind in ("Conv", "AveragePool", "GlobalAveragePool"):
-            return self._convolution(kind, given, second, bias, shape, refused)
-        if kind == "Gemm" and not given.get("transA", [0])[0]:
-            ones = {given.get(name, 1.0) for name in ("alpha", "beta")} == {1.0}
-            require(ones and first is None and second is not None, refused)
-            weight = second if given.get("transB", [0])[0] else second.T
-            return Matrix(weight, bias, terms=max(weight.shape))
-        if kind == "MatMul" and second is not None and second.ndim == 2:
-            return Matrix(second.T, terms=max(second.shape))
-        return self._elementwise(kind, given, values, shape, refused)
-
-    def _elementwise(
-        self, kind: str, given: dict[str, Any], values: list[Any], shape: Any, refused: str
-    ) -> Affine:
-        """Return what a node does to every number alone; ``values`` has None for computed ones."""
-        first, second = (*values, None)[:2]
-        weight: Any = second if first is None else first
-        if kind in ("Add", "Sub"):
-            sign = -1 if kind == "Sub" else 1
-            if first is None and second is None:
-                return Sum(np.array([1, sign]), terms=2)
-            return Affine(1, sign * weight) if first is None else Affine(sign, weight)
-        if kind == "Neg":
-            return Affine(-1)
-        if kind == "Mul":
-            return Affine(weight)
-        if kind == "Div" and second is not None:
-            return Affine(1 / second)
-        if kind == "BatchNormalization" and not self.numbers.exact:
-            weight, bias, mean, variance = values[1:]
-            scale = weight / np.sqrt(variance + given.get("epsilon", 1e-5))
-            axes = (-1,) + (1,) * (len(shape) - 1)
-            scale, mean, bias = (v.reshape(axes) for v in (scale, mean, bias))
-            return Affine(scale, bias - mean * scale, abs(bias) + abs(mean * scale))
-        raise Refused(refused)
-
-    def _convolution(
-        self, kind: str, given: dict[str, Any], weight: Any, bias: Any, shape: Any, refused: str
-    ) -> Affine:
-        if kind != "Conv":
-            sizes = given["kernel_shape"] if kind == "AveragePool" else shape[1:]
-            weight = self.numbers.of(np.ones(sizes)) / int(np.prod(sizes))
-        plain = given.get("group", [1]) == [1] and set(given.get("dilations", [1])) == {1}
-        require(plain and not given.get("ceil_mode", [0])[0] and len(shape) == 3, refused)
-        require("auto_pad" not in given, refused)
-        alike = given.get("count_include_pad", [0]) == [1]  # one divisor for all windows
-        uneven = kind != "Conv" and any(given.get("pads", [0])) and not alike
-        bias = None if bias is None else bias.reshape(-1, 1, 1)
-        made = (Average if uneven else Convolution)(weight, bias)
-        made.terms += weight.shape[-2] * weight.shape[-1] * max(weight.shape[:2])
-        made.strides, made.before = given.get("strides", [1, 1]), shape
-        made.pads = given.get("pads", [0, 0, 0, 0])
-        if isinstance(made, Average):
-            made.weight = self.numbers.of(np.ones(weight.shape))
-            made.share = 1 / made.apply(self.numbers.of(np.ones((1, *shape))))
-        return made
-
-
-def _reshaping(
-    kind: str, given: dict[str, Any], constants: list[Any], shape: tuple[int, ...], refused: str
-) -> Reshape:
-    """Return what an operation does that keeps all numbers in their order."""
-    reshape = Reshape(1)
-    reshape.before, reshape.after = shape, shape
-    if kind == "Flatten":
-        require(given.get("axis", [1]) == [1], refused)
-        reshape.after = (int(np.prod(shape)),)
-    elif kind == "Reshape":
-        wanted = np.empty((1, *shape)).reshape(constants[1].astype(int)).shape
-        require(wanted[0] == 1, refused)
-        reshape.after = wanted[1:]
-    return reshape
-
-
-def _selection(
-    kind: str, given: dict[str, Any], constants: list[Any], shape: tuple[int, ...], refused: str
-) -> Selection:
-    """Return what an operation does that moves numbers, found by moving the numbers of places."""
-    index = np.arange(int(np.prod(shape))).reshape(1, *shape)
-    ints: list[Any] = [None, *(np.asarray(c).astype(int) for c in constants[1:])]
-    constant = None
-    if kind == "Slice":
-        starts, ends, axes, steps = (*(i.tolist() for i in ints[1:]), None, None)[:4]
-        axes = range(len(starts)) if axes is None else axes
-        cut = [slice(None)] * index.ndim
-        for start, end, axis, step in zip(
-            starts, ends, axes, steps or [1] * len(starts), strict=True
-        ):
-            cut[axis] = slice(start, end if step > 0 or end >= -index.shape[axis] else None, step)
-        index = index[tuple(cut)]
-    elif kind == "Gather":
-        axis = given.get("axis", [0])[0]
-        require(axis % index.ndim > 0, refused)
-        index = np.take(index, ints[1], axis)
-    elif kind == "Transpose":
-        require(given["perm"][0] == 0, refused)
-        index = index.transpose(given["perm"])
-    elif kind == "Pad":
-        require(given.get("mode", b"constant") == b"constant" and len(ints) < 4, refused)
-        sides = ints[1].reshape(2, -1)
-        require((sides >= 0).all() and not sides[:, 0].any(), refused)
-        index = np.pad(index, sides.T, constant_values=-1)
-        value = np.asarray(constants[2] if len(constants) > 2 else 0, np.float64)
-        constant = (index[0] < 0) * value
-    else:
-        axes = given["axes"] if "axes" in given else ints[1].tolist()
-        change = np.squeeze if kind == "Squeeze" else np.expand_dims
-        index = change(index, tuple(axes))
-    require(index.ndim > 1 and index.shape[0] == 1, refused)
-    return Selection(index[0], shape, constant)

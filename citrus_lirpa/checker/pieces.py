@@ -1,4 +1,4 @@
-"""Operations of ONNX that are piecewise linear, or only move numbers, for a checker of proofs.
+"""Operations of ONNX that are piecewise linear, as affine maps and ReLU, for a checker of proofs.
 
 max(a, b) = b + ReLU(a - b), min(a, b) = b - ReLU(b - a), |x| = 2 ReLU(x) - x, and x times s below
 zero is ReLU(x) + s (x - ReLU(x)). Each ReLU has its neurons; their order is in the documentation
@@ -7,143 +7,162 @@ zero is ReLU(x) + s (x - ReLU(x)). Each ReLU has its neurons; their order is in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from .affine import Affine, Array, Joined, Numbers, Refused, Selection, Sum, require
+from .network import Affine, Array, Node, Numbers, Refused, require
 
-#: Ends of intervals.
-Ends = tuple[Array, Array]
-#: The interval of a value, from those of its operands.
-Hull = Callable[..., Ends]
-#: Adds a node to the network: its name, sources, and Affine or None for ReLU; returns the name.
-Add = Callable[[str, Sequence[str], "Affine | None"], str]
+#: Operations that are written so.
+PIECES = ("Abs", "Clip", "LeakyRelu", "Max", "MaxPool", "Min", "PRelu", "Relu")
 
 
 class Writer:
-    """Writes one operation of ONNX as affine ones and ReLUs.
+    """Nodes in order, and the shapes of their values, without the first axis."""
 
-    Args:
-        result: The name of its value.
-        numbers: The arithmetic.
-        add: Adds a node to the network.
-        hulls: Receives the values with intervals of their own, and what these follow from.
-    """
+    def __init__(self, numbers: Numbers):
+        self.numbers = numbers
+        self.nodes: list[Node] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
 
-    def __init__(
-        self, result: str, numbers: Numbers, add: Add, hulls: dict[str, tuple[list[str], Hull]]
-    ):
-        self.result, self.numbers, self.add, self.hulls = result, numbers, add, hulls
-        self.count = 0
+    def add(self, node: Node, shape: tuple[int, ...]) -> str:
+        """Add a node, and return the name of its result."""
+        require(node.result not in self.shapes, f"{node.result} is computed twice")
+        self.shapes[node.result] = shape
+        self.nodes.append(node)
+        return node.result
 
-    def named(self) -> str:
-        """Return a name for a value within the operation."""
-        self.count += 1
-        return f"{self.result}:{self.count}"
+    def places(self, name: str) -> Array:
+        """Return the places of a value's numbers, in its shape."""
+        return np.arange(math.prod(self.shapes[name])).reshape(self.shapes[name])
 
-    def sum(self, *parts: tuple[Any, str], name: str = "") -> str:
+    def named(self, result: str) -> str:
+        """Return a name for a value within an operation."""
+        return f"{result}:{len(self.nodes)}"
+
+    def affine(
+        self, result: str, sources: Sequence[str], weight: Any, index: Array,
+        shape: tuple[int, ...], scale: Any = 1, shift: Any = 0, size: Any = 0, **hull: Any,
+    ) -> str:  # fmt: skip
+        """Add an affine map; scale, shift and size may be of any shape that becomes ``shape``."""
+
+        def column(values: Any) -> Any:
+            if np.size(values) == 1:
+                return np.reshape(values, ())[()]
+            return np.broadcast_to(values, shape).reshape(-1, 1)
+
+        count = sum(math.prod(self.shapes[name]) for name in sources)
+        made = Affine(count, weight, index, *map(column, (scale, shift, size)))
+        return self.add(Node(result, sources, made, **hull), shape)
+
+    def taken(self, result: str, sources: Sequence[str], index: Array, **more: Any) -> str:
+        """Add the numbers of values at some places, in the shape of these."""
+        one = self.numbers.of([[1]])
+        return self.affine(result, sources, one, index.reshape(1, -1), index.shape, **more)
+
+    def scaled(
+        self, result: str, x: str, scale: Any, shift: Any = 0, size: Any = 0, **hull: Any
+    ) -> str:
+        """Add scale * x + shift, each number alone."""
+        shape = np.broadcast_shapes(self.shapes[x], np.shape(scale), np.shape(shift))
+        index = np.broadcast_to(self.places(x), shape)
+        return self.taken(result, [x], index, scale=scale, shift=shift, size=size, **hull)
+
+    def sum(self, result: str, *parts: tuple[int, str], **hull: Any) -> str:
         """Add a sum of values times factors."""
-        weights = np.array([factor for factor, _ in parts])
-        sources = [source for _, source in parts]
-        return self.add(name or self.named(), sources, Sum(weights, terms=len(parts)))
+        sources = [name for _, name in parts]
+        shape = np.broadcast_shapes(*(self.shapes[name] for name in sources))
+        starts = np.cumsum([0] + [math.prod(self.shapes[name]) for name in sources])
+        index = np.stack([
+            (np.broadcast_to(self.places(name), shape) + at).ravel()
+            for name, at in zip(sources, starts, strict=False)
+        ])  # fmt: skip
+        weight = self.numbers.of([[factor for factor, _ in parts]])
+        return self.affine(result, sources, weight, index, shape, **hull)
 
     def relu(self, source: str) -> str:
         """Add the ReLU of a value."""
-        return self.add(self.named(), [source], None)
+        return self.add(Node(self.named(source), [source]), self.shapes[source])
 
-    def shifted(self, factor: int, source: str, constant: Array, name: str = "") -> str:
-        """Add a value times 1 or -1, plus a constant."""
-        return self.add(name or self.named(), [source], Affine(factor, constant))
-
-    def larger(self, a: str, b: str, sign: int = 1, name: str = "") -> str:
+    def larger(self, result: str, a: str, b: str, sign: int = 1) -> str:
         """Add the maximum of two values, or, for sign -1, the minimum."""
-        over = self.relu(self.sum((sign, a), (-sign, b)))
-        whole = self.sum((1, b), (sign, over), name=name)
+        over = self.relu(self.sum(self.named(result), (sign, a), (-sign, b)))
         function = np.maximum if sign > 0 else np.minimum
-        self.hulls[whole] = [a, b], lambda x, y: (function(x[0], y[0]), function(x[1], y[1]))
-        return whole
+        return self.sum(result, (1, b), (sign, over), operands=(a, b), hull=function)
 
-    def limited(self, a: str, constant: Array, sign: int, name: str = "") -> str:
+    def limited(self, result: str, a: str, constant: Array, sign: int) -> str:
         """Add the maximum of a value and a constant, or, for sign -1, the minimum."""
-        over = self.relu(self.shifted(sign, a, -sign * constant))
-        return self.shifted(sign, over, constant, name)
+        over = self.relu(self.scaled(self.named(result), a, sign, -sign * constant))
+        return self.scaled(result, over, sign, constant)
 
     # -- operations ---------------------------------------------------------------------------
 
-    def absolute(self, x: str) -> None:
+    def absolute(self, result: str, x: str) -> None:
         """Write |x|."""
+        self.sum(result, (2, self.relu(x)), (-1, x), operands=(x,), hull=abs)
 
-        def hull(ends: Ends) -> Ends:
-            low, up = ends
-            return np.maximum(np.maximum(low, -up), 0 * low), np.maximum(-low, up)
-
-        self.hulls[self.sum((2, self.relu(x)), (-1, x), name=self.result)] = [x], hull
-
-    def leaky(self, x: str, slope: Array) -> None:
+    def leaky(self, result: str, x: str, slope: Array) -> None:
         """Write x where it is positive, slope times x elsewhere."""
-
-        def hull(ends: Ends) -> Ends:
-            low, up = (np.where(end > 0, end, end * slope) for end in ends)
-            kink = np.where((ends[0] < 0) & (ends[1] > 0), 0 * low, low)
-            lowest = np.minimum(np.minimum(low, up), kink)
-            return self.numbers.out(lowest, np.maximum(np.maximum(low, up), kink))
-
         above = self.relu(x)
-        below = self.add(self.named(), [self.sum((1, x), (-1, above))], Affine(slope))
-        self.hulls[self.sum((1, above), (1, below), name=self.result)] = [x], hull
+        under = self.sum(self.named(result), (1, x), (-1, above))
+        below = self.scaled(self.named(result), under, slope)
+        column = np.broadcast_to(slope, self.shapes[x]).reshape(-1, 1)
 
-    def clip(self, x: str, low: Array | None, high: Array | None) -> None:
+        def function(values: Array) -> Array:
+            return np.where(values > 0, values, values * column)
+
+        self.sum(result, (1, above), (1, below), operands=(x,), hull=function)
+
+    def clip(self, result: str, x: str, low: Array | None, high: Array | None) -> None:
         """Write x between two constants, each of which may be missing."""
+        require(low is not None or high is not None, f"Clip {result} has no limits")
         if low is not None:
-            x = self.limited(x, low, 1, self.result if high is None else "")
+            x = self.limited(result if high is None else self.named(result), x, low, 1)
         if high is not None:
-            x = self.limited(x, high, -1, self.result)
-        require(x == self.result, f"Clip {self.result} has no limits")
+            self.limited(result, x, high, -1)
 
-    def largest(self, values: Sequence[tuple[str | None, Array | None]], sign: int) -> None:
+    def largest(
+        self, result: str, names: Sequence[str], constants: Sequence[Array], sign: int
+    ) -> None:
         """Write the maximum of values and constants, or, for sign -1, the minimum."""
-        known = [constant for _, constant in values if constant is not None]
-        (first, *names) = [name for name, _ in values if name is not None]
-        left = len(names) + len(known)
-        for name in names:
-            left -= 1
-            first = self.larger(first, name, sign, "" if left else self.result)
-        for constant in known:
-            left -= 1
-            first = self.limited(first, constant, sign, "" if left else self.result)
+        first, left = names[0], len(names) + len(constants) - 1
+        for k, other in enumerate([*names[1:], *constants]):
+            name = result if k == left - 1 else self.named(result)
+            add: Any = self.larger if isinstance(other, str) else self.limited
+            first = add(name, first, other, sign)
 
-    def max_pool(self, x: str, shape: tuple[int, ...], windows: list[list[list[int]]]) -> None:
+    def max_pool(self, result: str, x: str, windows: list[list[list[int]]]) -> None:
         """Write the maximum over windows, along one axis after the other, the last one first.
 
         Args:
-            x: The value.
-            shape: Its shape, without the first axis.
+            result: The name of the value.
+            x: What it is of.
             windows: For each axis behind the channels, the places of every window.
         """
-        for axis in range(len(shape) - 1, 0, -1):
+        for axis in range(len(windows), 0, -1):
             mine = windows[axis - 1]
             while max(map(len, mine)) > 1:
-                x, shape, mine = self._level(x, shape, axis, mine)
-            places = [place for (place,) in mine]
-            name = self.result if axis == 1 else ""
-            x, shape = self._taken(x, shape, axis, places, name)
+                x, mine = self._level(result, x, axis, mine)
+            places = np.take(self.places(x), [place for (place,) in mine], axis)
+            x = self.taken(result if axis == 1 else self.named(result), [x], places)
 
     def _level(
-        self, x: str, shape: tuple[int, ...], axis: int, windows: list[list[int]]
-    ) -> tuple[str, tuple[int, ...], list[list[int]]]:
+        self, result: str, x: str, axis: int, windows: list[list[int]]
+    ) -> tuple[str, list[list[int]]]:
         """Write maxima of pairs; windows of odd length keep their last place for the next level."""
         pairs = sorted({(w[k], w[k + 1]) for w in windows for k in range(0, len(w) - 1, 2)})
         alone = sorted({w[-1] for w in windows if len(w) % 2})
-        first, _ = self._taken(x, shape, axis, [a for a, _ in pairs])
-        second, paired = self._taken(x, shape, axis, [b for _, b in pairs])
-        value, after = self.larger(first, second), paired
+        first, second = (
+            self.taken(self.named(result), [x], np.take(self.places(x), places, axis))
+            for places in zip(*pairs, strict=True)
+        )
+        value = self.larger(self.named(result), first, second)
         if alone:
-            others, rest = self._taken(x, shape, axis, alone)
-            after = (*paired[:axis], paired[axis] + rest[axis], *paired[axis + 1 :])
-            joined = Joined(axis, [paired[axis], rest[axis]])
-            value = self.add(self.named(), [value, others], joined)
+            others = np.take(self.places(x), alone, axis) + math.prod(self.shapes[value])
+            joined = np.concatenate([self.places(value), others], axis)
+            value = self.taken(self.named(result), [value, x], joined)
         number = {pair: k for k, pair in enumerate(pairs)}
         last = {place: len(pairs) + k for k, place in enumerate(alone)}
         found = [
@@ -151,13 +170,7 @@ class Writer:
             + ([last[w[-1]]] if len(w) % 2 else [])
             for w in windows
         ]
-        return value, after, found
-
-    def _taken(
-        self, x: str, shape: tuple[int, ...], axis: int, places: list[int], name: str = ""
-    ) -> tuple[str, tuple[int, ...]]:
-        index = np.take(np.arange(int(np.prod(shape))).reshape(shape), places, axis)
-        return self.add(name or self.named(), [x], Selection(index, shape)), index.shape
+        return value, found
 
 
 def windows_of(

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .affine import Array, Numbers, Refused, require
-from .bounds import Box, Claims, Lines, Ranges, least
 from .cases import Refuted, covers, most_broken, open_classes
-from .network import Network
+from .core import Box, Choice, Claims, Line, Ranges, least
+from .network import Array, Network, Numbers, Refused, require
+from .onnx import network_of
 
-FORMAT = "citrus-lirpa proofs 1"
+FORMAT = "citrus-lirpa proofs 2"
 #: How an entry bounds its margin: by intervals, by CROWN's slopes, or by slopes of its own.
 INTERVAL, CROWN, SLOPES = range(3)
 _AT_ONCE = 128
@@ -35,7 +35,8 @@ _DAMAGED = (
 class Entry(NamedTuple):
     """A line below the margin of one class of an image, within one leaf.
 
-    ``context`` numbers the bounds that it rests on; ``splits`` has sign and multiplier by neuron.
+    ``context`` numbers the bounds that it rests on; ``curved`` has the lines of curves, and
+    ``splits`` sign and multiplier by neuron.
     """
 
     context: int
@@ -44,6 +45,7 @@ class Entry(NamedTuple):
     kind: int
     weight: float
     slopes: Array
+    curved: Array
     splits: dict[int, tuple[int, float]]
 
 
@@ -62,9 +64,9 @@ class Summary:
 
 
 def read_network(path: Path, *, exact: bool = False) -> Network:
-    """Read an ONNX file; Refused where it is not of piecewise linear layers that are read."""
+    """Read an ONNX file; Refused where it is not of layers that are read."""
     try:
-        return Network(path.read_bytes(), Numbers(exact))
+        return network_of(path.read_bytes(), Numbers(exact))
     except _DAMAGED as error:
         raise Refused(f"{path} cannot be read as an ONNX file: {error}") from error
 
@@ -104,10 +106,12 @@ class _File:
         found = [hashlib.sha256(p.astype("<f4").tobytes()).hexdigest() for p in self.pixels]
         for i, (mine, stated) in enumerate(zip(found, statement["images"], strict=True)):
             require(mine == stated, f"image {self.first + i}: its pixels are others (SHA-256)")
-        shape = network.shapes[network.input]
+        shape, self.classes = network.shape, network.counts[network.output]
         require(self.pixels.shape[1:] == shape, f"images are not of the network's shape {shape}")
-        require(all(0 <= y < network.classes for y in self.labels), "a label is no class")
+        require(all(0 <= y < self.classes for y in self.labels), "a label is no class")
         self.ends = {name: np.r_[0, arrays[f"{name}_end"]] for name in ("claim", "slope")}
+        #: Of each entry with slopes of its own, where its lines of curves are.
+        self.at = np.cumsum(arrays["entry_kind"] == SLOPES) - 1
         self.ranges = functools.lru_cache(maxsize=64)(self._ranges)
 
     def _radius(self, statement: Mapping[str, Any]) -> float | Array:
@@ -120,7 +124,7 @@ class _File:
         found = self.arrays["eps_map"].astype("<f8")
         mine = hashlib.sha256(found.tobytes()).hexdigest()
         require(mine == hashed, "its map of eps is another (SHA-256)")
-        shape = self.network.shapes[self.network.input]
+        shape = self.network.shape
         require(found.shape == shape, f"its map of eps is not of the network's shape {shape}")
         require((found >= 0).all() and found.max() == eps, "its map of eps is not from 0 to eps")
         return found
@@ -131,7 +135,7 @@ class _File:
         summary.boxes.add((*self.stated, None if self.clip is None else tuple(self.clip)))
         self._count_once(summary)
         refuted = self._refuted(problems)
-        known = (self.labels, self.network.classes, refuted)
+        known = (self.labels, self.classes, refuted)
         for i in map(int, self.certified):
             require(0 <= i < len(self.labels), "a certified image is not among the images")
             left = open_classes([i], *known)[i]
@@ -214,7 +218,7 @@ class _File:
         image = int(self.arrays["context_image"][context])
         require(0 <= image < len(self.labels), "an entry is of no image")
         said = f"image {self.first + image}"
-        require(0 <= wrong < self.network.classes, f"{said}: no class {wrong}")
+        require(0 <= wrong < self.classes, f"{said}: no class {wrong}")
         require(wrong != self.labels[image], f"{said}: {wrong} is its label")
         require(kind in (INTERVAL, CROWN, SLOPES), f"{said}: an entry has the kind {kind}")
         weight = float(self.arrays["entry_weight"][number])
@@ -222,7 +226,8 @@ class _File:
         slopes = self.arrays["slope"][slice(*self.ends["slope"][number : number + 2])]
         inside = ((slopes >= 0) & (slopes <= 1)).all()
         require(inside, f"{said}, class {wrong}: a slope is not between 0 and 1")
-        return Entry(context, image, wrong, kind, weight, slopes, splits)
+        curved = self.arrays["line_entry"][self.at[number]] if kind == SLOPES else np.zeros(0)
+        return Entry(context, image, wrong, kind, weight, slopes, curved, splits)
 
     def _splits(self) -> dict[int, dict[int, tuple[int, float]]]:
         """Return sign and multiplier of the splits of each entry, by neuron."""
@@ -245,48 +250,50 @@ class _File:
         neuron, lower, upper = (
             self.arrays[f"claim_{name}"][start:end] for name in ("neuron", "lower", "upper")
         )
-        claims = Claims(neuron.astype(np.int64), self.of(lower), self.of(upper))
+        lines = self.arrays["line_context"][context].astype(np.float64)
+        require(np.isfinite(lines).all(), f"image {self.first + image}: a line is infinite or NaN")
+        claims = Claims(neuron.astype(np.int64), self.of(lower), self.of(upper), lines)
         box = Box(self.network, self.pixels[image].astype(np.float64), self.eps, self.clip)
-        return Ranges(box, claims, f"image {self.first + image}")
+        return Ranges(self.network, box, claims, f"image {self.first + image}")
 
     # -- bounds ------------------------------------------------------------------------------
 
     def _bounds(self, leaves: list[Leaf]) -> Array:
         """Return lower bounds of leaves whose entries have the same contexts and kinds."""
-        weights = self.of([[entry.weight for entry in leaf] for leaf in leaves])
         entries = list(zip(*leaves, strict=True))  # by image
+        weights = self.of([[entry.weight for entry in mine] for mine in entries])
         ranges = [self.ranges(mine[0].context) for mine in entries]
         lines = [self._lines(known, mine) for known, mine in zip(ranges, entries, strict=True)]
         return least([known.box for known in ranges], lines, weights)
 
-    def _lines(self, known: Ranges, entries: Sequence[Entry]) -> Lines:
+    def _lines(self, known: Ranges, entries: Sequence[Entry]) -> Line:
         """Return lines below the margins of entries of one context and kind."""
-        image, kind = entries[0].image, entries[0].kind
-        a = self.of(np.zeros((len(entries), self.network.classes)))
+        image, kind, rows = entries[0].image, entries[0].kind, len(entries)
+        a = self.of(np.zeros((self.classes, rows)))
         slopes: Any = None
+        curved: Any = None
         signs: Any = None
         multipliers: Any = None
         if kind == SLOPES:
-            enough = all(len(entry.slopes) == len(known.free) for entry in entries)
+            free = int(known.free.sum())
+            enough = all(len(entry.slopes) == free for entry in entries)
             require(enough, f"image {self.first + image}: slopes are missing")
-            slopes = self.of([entry.slopes for entry in entries])
+            slopes = self.of([entry.slopes for entry in entries]).T
+            curved = np.stack([entry.curved for entry in entries], -1).astype(np.float64)
+            require(np.isfinite(curved).all(), "a line is infinite or NaN")
+            wanted = (*known.claims.curved.shape, rows)
+            require(curved.shape == wanted, f"image {self.first + image}: lines are missing")
         if any(entry.splits for entry in entries):
-            signs = np.zeros((len(entries), known.neurons), np.int64)
+            signs = np.zeros((known.neurons, rows), np.int64)
             multipliers = self.of(np.zeros(signs.shape))
         for row, entry in enumerate(entries):
-            a[row, self.labels[image]] += 1
-            a[row, entry.wrong] -= 1
+            a[self.labels[image], row] += 1
+            a[entry.wrong, row] -= 1
             for neuron, (sign, multiplier) in entry.splits.items():
                 require(0 <= neuron < known.neurons, f"a split is of neuron {neuron}")
-                signs[row, neuron], multipliers[row, neuron] = sign, self.of(multiplier)[()]
-        return known.lines(
-            self.network.output,
-            a,
-            slopes=slopes,
-            splits=signs,
-            multipliers=multipliers,
-            interval=kind == INTERVAL,
-        )
+                signs[neuron, row], multipliers[neuron, row] = sign, self.of(multiplier)[()]
+        choice = Choice(kind == INTERVAL, slopes, curved, signs, multipliers)
+        return known.lines(self.network.output, a, choice)
 
 
 def _pairs(leaf: Leaf) -> Refuted:

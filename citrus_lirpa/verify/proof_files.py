@@ -38,21 +38,17 @@ class ProofFolder:
         identity: Of the evaluation; files of another one are removed.
 
     Raises:
-        ModelError: The network is not of piecewise linear layers, as the checker reads them.
+        ModelError: The network is not of piecewise linear layers and curves, as the checker reads
+            them.
         DependencyError: The onnx package is missing.
     """
 
     def __init__(self, path: Path, net: BoundedNet, ball: Ball, identity: str = ""):
         self.path, self.ball = path, ball
         try:
-            engine = DualEngine(net, ball)
+            DualEngine(net, ball)
         except ModelError as error:
             raise ModelError(f"{error}; leave out --proofs") from error
-        if any(engine.curves):
-            raise ModelError(
-                "proofs are of networks of piecewise linear layers, which the checker reads; this "
-                "one has others; leave out --proofs"
-            )
         file = path / MODEL
         with distributed.leader_first():
             if distributed.leads():
@@ -122,7 +118,7 @@ def _clear(folder: Path, identity: str) -> None:
 
 
 def _read(file: Path, net: BoundedNet) -> checker.Network:
-    """Return the network as the checker reads it, once its ReLUs are known to be the engine's."""
+    """Return the network as the checker reads it, once its neurons are known to be the engine's."""
     try:
         network = checker.read_network(file)
     except checker.Refused as error:
@@ -131,7 +127,7 @@ def _read(file: Path, net: BoundedNet) -> checker.Network:
     draw = torch.Generator().manual_seed(0)
     x = torch.rand((1, *net.input_shape), generator=draw).to(parameter)
     with torch.no_grad(), net.evaluating():
-        found = _relu_inputs(net, x)
+        found = _inputs(net, x)
     wanted = network.preactivations(x[0].double().cpu().numpy())
     same = len(found) == len(wanted) and all(
         mine[0].numel() == its.size
@@ -140,15 +136,16 @@ def _read(file: Path, net: BoundedNet) -> checker.Network:
     )
     if not same:
         raise ModelError(
-            "the ReLUs of this network are in another order in its ONNX file; leave out --proofs"
+            "the neurons of this network are in another order in its ONNX file; leave out --proofs"
         )
     return network
 
 
-def _relu_inputs(net: BoundedNet, x: Tensor) -> list[Tensor]:
-    """Return the inputs of all ReLUs on an image, as the engine numbers these."""
+def _inputs(net: BoundedNet, x: Tensor) -> list[Tensor]:
+    """Return the inputs of all ReLUs and curves on an image, as the engine numbers these."""
     values, found = {INPUT: x}, []
     for number, segment in enumerate(net.affine_segments()[:-1]):
         found.append(segment(*(values[source] for source in segment.sources)))
-        values[number] = found[-1].relu()
+        curve = segment.curve
+        values[number] = found[-1].relu() if curve is None else curve.function(found[-1])
     return found

@@ -16,8 +16,8 @@ from torch import nn
 
 from citrus_lirpa import BoundedNet, certify, certify_uap, checker
 from citrus_lirpa.bounds.box import Ball
-from citrus_lirpa.checker.bounds import Box as CheckedBox
-from citrus_lirpa.checker.bounds import Claims, Ranges
+from citrus_lirpa.checker.core import Box as CheckedBox
+from citrus_lirpa.checker.core import Claims, Ranges
 from citrus_lirpa.errors import ModelError
 from citrus_lirpa.formats.onnx import save_onnx
 from citrus_lirpa.models import Normalise
@@ -27,6 +27,8 @@ from citrus_lirpa.verify.crown.rounding import intervals
 from citrus_lirpa.verify.proof_files import ProofFolder
 
 pytest.importorskip("onnx")
+
+NO_CLAIMS = Claims(np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros((0, 4)))
 
 
 def prove(folder, net, x, y, eps, clip=None, size=4):
@@ -111,7 +113,7 @@ def test_convolutions_batchnorm_and_bypasses(tmp_path):
     assert checker.check_folder(tmp_path, network).refused == []
     z = network.preactivations(x[0].double().numpy())
     wanted = model.double().norm(model.a(x[:1].double())).detach().numpy()
-    assert np.allclose(z[0], wanted, atol=1e-12)
+    assert np.allclose(z[0].ravel(), wanted.ravel(), atol=1e-12)
 
 
 @pytest.mark.parametrize("exact_numbers", [False, True])
@@ -169,16 +171,15 @@ def test_intervals_of_the_operation_itself_are_checked(tmp_path):
     x = torch.rand(1, 1, 2, 2)
     save_onnx(model, (1, 2, 2), tmp_path / "model.onnx")
     network = checker.read_network(tmp_path / "model.onnx")
-    box = checker.bounds.Box(network, x[0].double().numpy(), 0.1, None)
-    none = checker.bounds.Claims(np.zeros(0, int), np.zeros(0), np.zeros(0))
-    ranges = checker.bounds.Ranges(box, none, "image 0")
-    (name,) = network.hulls
+    box = CheckedBox(network, x[0].double().numpy(), 0.1, None)
+    ranges = Ranges(network, box, NO_CLAIMS, "image 0")
+    (name,) = (node.result for node in network.nodes if node.hull)
     z = model[1](x.flatten(1)).detach().double().numpy()[0]
     radius = 0.1 * model[1].weight.abs().sum(1).detach().double().numpy()
     low = np.maximum(np.maximum(z - radius, -z - radius), 0)
     high = np.maximum(abs(z - radius), abs(z + radius))
-    assert np.allclose(ranges.lower[name][0], low, atol=1e-6)
-    assert np.allclose(ranges.upper[name][0], high, atol=1e-6)
+    assert np.allclose(ranges.lower[name].T, low, atol=1e-6)
+    assert np.allclose(ranges.upper[name].T, high, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 32])
@@ -194,13 +195,12 @@ def test_intervals_that_are_claimed_contain_those_of_the_checker(tmp_path, chann
     claimed, _ = intervals(engine.exact_segments, x.double(), engine.ball)
     save_onnx(model, (1, 8, 8), tmp_path / "model.onnx", folded=False)
     network = checker.read_network(tmp_path / "model.onnx")
-    none = Claims(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
-    before = [sources[0] for _, sources, affine in network.nodes if affine is None]
+    before = [node.sources[0] for node in network.nodes if node.affine is None]
     for i, image in enumerate(x.double().numpy()):
-        found = Ranges(CheckedBox(network, image, 0.02, None), none, "image")
+        found = Ranges(network, CheckedBox(network, image, 0.02, None), NO_CLAIMS, "image")
         for value, (lower, upper) in zip(before, claimed, strict=True):
-            assert (lower[i].numpy() <= found.lower[value]).all()
-            assert (upper[i].numpy() >= found.upper[value]).all()
+            assert (lower[i].numpy().reshape(-1, 1) <= found.lower[value]).all()
+            assert (upper[i].numpy().reshape(-1, 1) >= found.upper[value]).all()
 
 
 def statement(arrays, **changes):

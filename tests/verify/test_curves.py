@@ -12,7 +12,6 @@ from citrus_lirpa.bounds.segments import INPUT
 from citrus_lirpa.errors import ModelError
 from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.engines import LirpaEngine, find_engine
-from citrus_lirpa.verify.proof_files import ProofFolder
 
 LAYERS = {
     "sigmoid": [nn.Sigmoid()],
@@ -105,12 +104,6 @@ def test_groups_share_perturbations_through_curves():
         assert not single.unsupported
         safe = [int(single.certified[k : k + 4].sum()) for k in (0, 4)]
         assert all(int(low) >= one for low, one in zip(found.lower, safe, strict=True))
-
-
-def test_proofs_of_curves_are_refused(tmp_path):
-    model, x, _ = network(nn.Tanh())
-    with pytest.raises(ModelError, match="proofs are of networks of piecewise linear layers"):
-        ProofFolder(tmp_path, BoundedNet(model, x).eval(), Ball(0.1))
 
 
 @pytest.mark.parametrize("layer", [nn.ELU(1.5), nn.ELU(-0.5), nn.Mish(), nn.Softmax(1)], ids=repr)

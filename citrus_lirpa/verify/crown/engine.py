@@ -77,6 +77,14 @@ class DualEngine:
         """Whether branch and bound splits neurons: those of networks without curves."""
         return not any(self.curves)
 
+    @property
+    def input_steps(self) -> int:
+        """Steps of α-CROWN for inputs of curves; none where proofs are kept.
+
+        Proofs have one line below and one above each curve for all bounds of inputs behind it.
+        """
+        return INPUT_STEPS if self.proofs is None else 0
+
     # -- images -------------------------------------------------------------------
 
     @torch.no_grad()
@@ -134,7 +142,7 @@ class DualEngine:
         """
         begin, steps = intervals(self.exact_segments, images.x.double(), self.ball)[0], 0
         if not self.splits:
-            known, steps = images.bounds, INPUT_STEPS
+            known, steps = images.bounds, self.input_steps
             begin = [
                 (torch.maximum(low, by_low), torch.minimum(up, by_up))
                 for (low, up), (by_low, by_up) in zip(begin, known, strict=True)

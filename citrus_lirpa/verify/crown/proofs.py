@@ -19,7 +19,7 @@ from ...bounds.box import Ball
 from ...bounds.radius import largest, map_hash
 from ...checker import FORMAT, INTERVAL, SLOPES, Refuted, most_broken, open_classes
 from ...formats.atomic import write_atomically
-from .relaxation import Images
+from .relaxation import Images, Relaxation
 
 Array = NDArray[Any]
 #: The arrays of a file, and the types of their numbers.
@@ -29,7 +29,7 @@ _ARRAYS = {
     "entry_leaf": "int32", "entry_context": "int32", "entry_class": "int32", "entry_kind": "int8",
     "entry_weight": "float64", "slope_end": "int64", "slope": "float32",
     "split_entry": "int32", "split_neuron": "int32", "split_sign": "int8",
-    "split_multiplier": "float32",
+    "split_multiplier": "float32", "line_context": "float64", "line_entry": "float64",
 }  # fmt: skip
 
 
@@ -38,7 +38,7 @@ class _Context:
     """Bounds of one image that entries rest on.
 
     ``free`` are the numbers of its unstable neurons, all ReLUs in one row; ``crown`` has their
-    slopes by CROWN's rule.
+    slopes by CROWN's rule. ``curved`` are neurons of curves.
     """
 
     number: int
@@ -58,6 +58,7 @@ class _Columns:
     def of(images: Images, i: int) -> _Columns:
         relaxation = images.relaxation
         mine = ((relaxation.lower[i] < 0) & (relaxation.upper[i] > 0)).cpu().numpy()
+        mine &= ~_of_curves(relaxation, relaxation.widths)
         sizes = [layer[0][0].numel() for layer in images.bounds]
         starts = np.cumsum([0, *sizes[:-1]])
         index = [at[i].cpu().numpy() + k for at, k in zip(relaxation.index, starts, strict=True)]
@@ -141,6 +142,8 @@ class Proofs:
         if parameter is None:
             self._keep(slope_end=np.zeros(len(which), np.int64))
             return
+        lines = _lines(images.relaxation, members.flatten()[which], parameter[which])
+        self._keep(line_entry=lines)
         columns = {i: _Columns.of(images, i) for i in contexts}
         values = parameter.detach().cpu().numpy()
         split = np.zeros(values.shape) if signs is None else signs.cpu().numpy()
@@ -226,7 +229,7 @@ class Proofs:
             self._parts.setdefault(name, []).append(values)
 
     def _joined(self, name: str, kind: str) -> Array:
-        values = np.concatenate([np.zeros(0, kind), *self._parts.get(name, [])]).astype(kind)
+        values = np.concatenate(self._parts.get(name) or [np.zeros(0)]).astype(kind)
         return values.cumsum() if name.endswith("_end") else values
 
     def _context(self, images: Images, i: int) -> _Context:
@@ -237,9 +240,10 @@ class Proofs:
         found = self._contexts.get((number, key))
         if found is None:
             lower, upper = ends
-            neuron = (self._doubtful[number] | ((lower < 0) & (upper > 0))).nonzero()[0]
-            lower, upper = lower[neuron], upper[neuron]
-            free = (lower < 0) & (upper > 0)
+            curved = _of_curves(images.relaxation, [one[0][0].numel() for one in images.bounds])
+            neuron = (self._doubtful[number] | ((lower < 0) & (upper > 0)) | curved).nonzero()[0]
+            lower, upper, curved = lower[neuron], upper[neuron], curved[neuron]
+            free = (lower < 0) & (upper > 0) & ~curved
             crown = (upper > -lower)[free].astype(lower.dtype)
             found = _Context(len(self._contexts), number, neuron[free], crown)
             self._contexts[number, key] = found
@@ -249,6 +253,7 @@ class Proofs:
                 claim_neuron=neuron,
                 claim_lower=lower,
                 claim_upper=upper,
+                line_context=_lines(images.relaxation, torch.tensor([i])),
             )
         return found
 
@@ -256,6 +261,34 @@ class Proofs:
 def _flat(images: Images, side: int, i: int) -> Array:
     """Return the lower (0) or upper (1) bounds of all ReLU inputs of an image in one row."""
     return torch.cat([layer[side][i].flatten() for layer in images.bounds]).cpu().numpy()
+
+
+def _of_curves(relaxation: Relaxation, sizes: Sequence[int]) -> Array:
+    """Return which neurons, or columns, are of curves: as many of each layer as ``sizes`` say."""
+    return np.repeat([curved is not None for curved in relaxation.curved], sizes)
+
+
+def _lines(relaxation: Relaxation, images: Tensor, parameter: Tensor | None = None) -> Array:
+    """Return (R, neurons of curves, 4) slope and touch of lines below and above curves.
+
+    Args:
+        relaxation: Of the images.
+        images: (R,) which image each row is of.
+        parameter: (R, M) as of a dual bound; CROWN's if None.
+    """
+    p = torch.full_like(relaxation.lower[images], 0.5) if parameter is None else parameter
+    found = [p.new_zeros(len(p), 0, 4, dtype=torch.float64)]
+    for part, curved in zip(p.split(relaxation.widths, 1), relaxation.curved, strict=True):
+        if curved is None:
+            continue
+        sides = [
+            curved.rows(images).line(
+                part, torch.full_like(part, side, dtype=torch.bool), torch.float64
+            )
+            for side in (True, False)
+        ]
+        found.append(torch.stack([end for line in sides for end in (line.slope, line.touch)], -1))
+    return torch.cat(found, 1).cpu().numpy()
 
 
 def _key(pixels: Array, label: int) -> bytes:

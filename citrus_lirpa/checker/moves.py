@@ -1,0 +1,58 @@
+"""Operations of ONNX that move numbers, found by moving the numbers of their places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .network import Array
+
+#: The operations of one value.
+MOVES = (
+    "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze",
+)  # fmt: skip
+
+
+def moved(kind: str, given: dict[str, Any], ints: Sequence[Array], index: Array) -> Array | None:
+    """Return places as an operation moves them, -1 where it pads; None where it is not read.
+
+    Args:
+        kind: The operation.
+        given: Its attributes.
+        ints: Its constant inputs, behind the value.
+        index: The places of the value's numbers, in its shape, with the first axis.
+    """
+    found: Array | None = index
+    if kind == "Flatten":
+        found = index.reshape(1, -1) if given.get("axis", [1]) == [1] else None
+    elif kind == "Reshape":
+        found = index.reshape(ints[0])
+    elif kind == "Slice":
+        found = _sliced(index, *(i.tolist() for i in ints))
+    elif kind == "Gather":
+        axis = given.get("axis", [0])[0]
+        found = np.take(index, ints[0], axis) if axis % index.ndim else None
+    elif kind == "Transpose":
+        found = index.transpose(given["perm"]) if given["perm"][0] == 0 else None
+    elif kind == "Pad":
+        sides = ints[0].reshape(2, -1)
+        plain = given.get("mode", b"constant") == b"constant" and len(ints) < 3
+        fits = plain and (sides >= 0).all() and not sides[:, 0].any()
+        found = np.pad(index, sides.T, constant_values=-1) if fits else None
+    elif kind != "Identity":
+        axes = tuple(given["axes"] if "axes" in given else ints[0].tolist())
+        found = np.squeeze(index, axes) if kind == "Squeeze" else np.expand_dims(index, axes)
+    return found
+
+
+def _sliced(
+    index: Array, starts: list[int], ends: list[int], axes: Any = None, steps: Any = None
+) -> Array:
+    cut = [slice(None)] * index.ndim
+    axes, steps = axes or range(len(starts)), steps or [1] * len(starts)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        whole = step < 0 and end < -index.shape[axis]
+        cut[axis] = slice(start, None if whole else end, step)
+    return index[tuple(cut)]

@@ -1,0 +1,305 @@
+"""The network of an ONNX file, as a checker of proofs reads it: affine maps, ReLU and curves.
+
+The file is read by the protobuf rules of ONNX, without any package. Piecewise linear operations are
+written as affine maps and ReLU (:mod:`.pieces`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import curves
+from .moves import MOVES, moved
+from .network import Array, Network, Node, Numbers, Refused, require
+from .pieces import PIECES, Writer, windows_of
+from .protobuf import attributes, integers, message, tensor
+
+_CURVES = {"Sigmoid": curves.SIGMOID, "Tanh": curves.TANH, "Softplus": curves.SOFTPLUS}
+#: Of GELU by tanh; its places of inflection are known for these.
+_TANH_GELU = (math.sqrt(2 / math.pi), 0.044715)
+
+
+def network_of(data: bytes, numbers: Numbers) -> Network:
+    """Return the network of an ONNX file."""
+    graph = message(message(data)[7][0])
+    reader = _Reader(numbers, {message(t)[8][0].decode(): tensor(t) for t in graph[5]})
+    inputs = [message(value) for value in graph[11]]
+    inputs = [value for value in inputs if value[1][0].decode() not in reader.constants]
+    require(len(inputs) == len(graph[12]) == 1, "the network has not one input and output")
+    name, output = inputs[0][1][0].decode(), message(graph[12][0])[1][0].decode()
+    sides = message(message(message(inputs[0][2][0])[1][0])[2][0])[1]
+    sizes = [(integers(message(side)[1]) or [1])[0] for side in sides]
+    shape = reader.shapes[name] = tuple(sizes[1:])
+    for node in map(message, graph[1]):
+        reader.read(node)
+    require(output in reader.shapes, reader.why.get(output, "the output is not computed"))
+    counts = {value: math.prod(sides) for value, sides in reader.shapes.items()}
+    nodes = _needed(reader.nodes, output)
+    return Network(numbers, name, output, nodes, counts, shape, hashlib.sha256(data).hexdigest())
+
+
+def _needed(nodes: list[Node], output: str) -> list[Node]:
+    """Return the nodes that the output depends on."""
+    needed, found = {output}, []
+    for node in reversed(nodes):
+        if node.result in needed:
+            needed |= {*node.sources, *node.operands}
+            found.append(node)
+    return found[::-1]
+
+
+class _Reader(Writer):
+    """Reads nodes of ONNX one after the other.
+
+    Values that are neither affine, nor piecewise linear, nor curves have no shape, but ``why`` has
+    the reason; ``origin`` has what each value is computed by, so that curves may be recognised.
+    """
+
+    def __init__(self, numbers: Numbers, constants: dict[str, Any]):
+        super().__init__(numbers)
+        self.constants = constants
+        self.origin: dict[str, tuple[str, list[str]]] = {}
+        self.why: dict[str, str] = {}
+
+    def read(self, node: dict[int, list[Any]]) -> None:
+        """Add what a node computes."""
+        kind, (result, *others) = node[4][0].decode(), [name.decode() for name in node[2]]
+        names, given = [name.decode() for name in node[1]], attributes(node)
+        if kind == "Constant" or (kind == "Identity" and names[0] in self.constants):
+            self.constants[result] = given["value"] if names == [] else self.constants[names[0]]
+            return
+        self.origin[result] = kind, names
+        sources = [name for name in names if name in self.shapes]
+        unread = [name for name in names if name in self.why]
+        known = all(name in self.shapes or name in self.constants for name in names if name)
+        try:
+            curve = self._curve(kind, result, given)
+            if curve:
+                self._add_curve(result, *curve)
+                return
+            why = f"{kind} {result}: its inputs are not read"
+            require(sources and known and not others, self.why[unread[0]] if unread else why)
+            if kind in PIECES:
+                self._piece(kind, result, given, names)
+            else:
+                self._affine(kind, result, given, names, sources)
+        except Refused as error:
+            self.why[result] = str(error)
+
+    # -- curves -----------------------------------------------------------------------------
+
+    def _curve(
+        self, kind: str, result: str, given: dict[str, Any]
+    ) -> tuple[str, curves.Curve, int] | None:
+        """Return input, curve and factor where a value is a curve of another one."""
+        names = self.origin[result][1]
+        x = names[0]
+        if x not in self.shapes:
+            return None
+        if kind in _CURVES:
+            return x, _CURVES[kind], 1
+        if kind == "Elu":
+            alpha = given.get("alpha", 1.0)
+            require(0 <= alpha <= 1, f"Elu with alpha {alpha} is not read")
+            return x, curves.elu(alpha), 1
+        match self._tree(result, x) if kind == "Mul" and names[1] in self.origin else None:
+            case ("Mul", "x", ("Sigmoid", "x")):
+                return x, curves.SILU, 1
+            case ("Mul", "x", ("Add", ("Erf", ("Div", "x", float(c))), 1.0)):
+                require(0.1 < c < 10, f"Erf of x / {c} is not read")
+                return x, curves.gelu(math.sqrt(2) / c), 2
+            case (
+                "Mul", "x", ("Add", 1.0, ("Tanh", ("Mul", float(a), ("Add", "x", ("Mul", float(b),
+                ("Mul", "x", ("Mul", "x", "x"))))))),
+            ) if np.allclose((a, b), _TANH_GELU, 1e-7, 1e-8):  # fmt: skip
+                return x, curves.tanh_gelu(a, b), 2
+        return None
+
+    def _tree(self, name: str, x: str, depth: int = 9) -> Any:
+        """Return how a value is computed of x, as nested tuples."""
+        if name == x:
+            return "x"
+        constant = self.constants.get(name)
+        if constant is not None and constant.size == 1:
+            return float(constant.reshape(()))
+        if name not in self.origin or not depth:
+            return None
+        kind, names = self.origin[name]
+        return (kind, *(self._tree(each, x, depth - 1) for each in names))
+
+    def _add_curve(self, result: str, x: str, curve: curves.Curve, factor: int) -> None:
+        value = result if factor == 1 else f"{result}:curve"
+        self.add(Node(value, [x], curve=curve), self.shapes[x])
+        if factor != 1:
+            self.taken(result, [value], self.places(x), scale=factor)
+
+    # -- piecewise linear operations ----------------------------------------------------------
+
+    def _piece(self, kind: str, result: str, given: dict[str, Any], names: list[str]) -> None:
+        x = next(name for name in names if name in self.shapes)
+        refused = f"{kind} with {sorted(given)} is not read"
+        values = [self._constant(name, x) for name in names]
+        if kind in ("Max", "Min"):
+            computed = [n for n in names if n in self.shapes]
+            known = [value for value in values if value is not None]
+            self.largest(result, computed, known, 1 if kind == "Max" else -1)
+            return
+        require(x == names[0] and all(n not in self.shapes for n in names[1:]), refused)
+        if kind == "Relu":
+            self.add(Node(result, [x]), self.shapes[x])
+        elif kind == "Abs":
+            self.absolute(result, x)
+        elif kind in ("LeakyRelu", "PRelu"):
+            slope = (
+                self.numbers.of(given.get("alpha", float(np.float32(0.01))))
+                if kind[0] == "L"
+                else values[1]
+            )
+            self.leaky(result, x, slope)
+        elif kind == "Clip":
+            require(not given, refused)
+            self.clip(result, x, *(*values[1:], None, None)[:2])
+        else:
+            self.max_pool(result, x, windows_of(given, self.shapes[x], refused))
+
+    def _constant(self, name: str, x: str) -> Any:
+        """Return a constant, without the first axis where x has it too; None if it is none."""
+        value = self.constants.get(name)
+        if value is None:
+            return None
+        whole = value.ndim == len(self.shapes[x]) + 1 and len(value) == 1
+        return self.numbers.of(value[0] if whole else value)
+
+    # -- affine operations --------------------------------------------------------------------
+
+    def _affine(
+        self, kind: str, result: str, given: dict[str, Any], names: list[str], sources: list[str]
+    ) -> None:
+        refused = f"{kind} with {sorted(given)} is not read"
+        constants: list[Any] = [self.constants.get(name) for name in names]
+        if kind == "Concat":
+            require(all(c is None for c in constants), refused)
+            self._joined(result, sources, given["axis"][0], refused)
+            return
+        if kind in MOVES:
+            require(all(c is not None for c in constants[1:]), refused)
+            ints = [np.asarray(c).astype(int) for c in constants[1:]]
+            index = moved(kind, given, ints, self.places(sources[0])[None])
+            if index is None or index.ndim < 2 or len(index) != 1:
+                raise Refused(refused)
+            fill = np.asarray(constants[2] if kind == "Pad" and len(constants) > 2 else 0.0)
+            self.taken(result, [sources[0]], index[0], shift=self.numbers.of((index[0] < 0) * fill))
+            return
+        values: list[Any] = [None if c is None else self.numbers.of(c) for c in constants]
+        x = sources[0]
+        if kind in ("ReduceMean", "ReduceSum"):
+            self._total(kind, result, x, given, constants, refused)
+        elif kind in ("Conv", "AveragePool", "GlobalAveragePool"):
+            self._convolution(kind, result, x, given, values, refused)
+        elif kind in ("Gemm", "MatMul"):
+            weight = values[1]
+            require(values[0] is None and weight is not None and weight.ndim == 2, refused)
+            ones = {given.get(name, 1.0) for name in ("alpha", "beta")} == {1.0}
+            require(ones and not given.get("transA", [0])[0], refused)
+            weight = weight if given.get("transB", [0])[0] else weight.T
+            self._product(result, x, weight, (*values, None)[2])
+        else:
+            values = [self._constant(name, x) for name in names]
+            self._elementwise(kind, result, given, values, sources, refused)
+
+    def _joined(self, result: str, sources: Sequence[str], axis: int, refused: str) -> None:
+        """Add values one after the other along an axis of the network's."""
+        axis %= len(self.shapes[sources[0]]) + 1
+        require(axis > 0, refused)
+        starts = np.cumsum([0] + [math.prod(self.shapes[s]) for s in sources])
+        parts = [self.places(s) + at for s, at in zip(sources, starts, strict=False)]
+        self.taken(result, sources, np.concatenate(parts, axis - 1))
+
+    def _product(self, result: str, x: str, weight: Array, bias: Any) -> None:
+        """Add the product of the last axis with a matrix (out, in)."""
+        places = self.places(x)
+        index = places.reshape(-1, places.shape[-1]).T
+        require(len(index) == weight.shape[1], f"{result}: a matrix does not fit")
+        flat = f"{result}:flat"
+        shift = 0 if bias is None else np.broadcast_to(bias.reshape(-1, 1), (len(weight), 1))
+        self.affine(flat, [x], weight, index, (len(weight), index.shape[1]), shift=shift)
+        self.taken(result, [flat], self.places(flat).T.reshape(*places.shape[:-1], len(weight)))
+
+    def _elementwise(
+        self, kind: str, result: str, given: dict[str, Any], values: list[Any],
+        sources: list[str], refused: str,
+    ) -> None:  # fmt: skip
+        """Add what a node does to every number alone; ``values`` has None for computed ones."""
+        first, second = (*values, None)[:2]
+        weight: Any = second if first is None else first
+        x, sign = sources[0], -1 if kind == "Sub" else 1
+        if kind in ("Add", "Sub") and len(sources) == 2:
+            self.sum(result, (1, x), (sign, sources[1]))
+        elif kind in ("Add", "Sub"):
+            scale, shift = (1, sign * weight) if first is None else (sign, weight)
+            self.scaled(result, x, scale, shift)
+        elif kind in ("Neg", "Mul"):
+            require(len(sources) == 1, refused)
+            self.scaled(result, x, -1 if kind == "Neg" else weight)
+        elif kind == "Div" and second is not None:
+            self.scaled(result, x, 1 / second)
+        elif kind == "BatchNormalization" and not self.numbers.exact:
+            weight, bias, mean, variance = values[1:]
+            scale = weight / np.sqrt(variance + given.get("epsilon", 1e-5))
+            sides = (-1,) + (1,) * (len(self.shapes[x]) - 1)
+            size = (abs(bias) + abs(mean * scale)).reshape(sides)
+            scale, shift = scale.reshape(sides), (bias - mean * scale).reshape(sides)
+            self.scaled(result, x, scale, shift, size)
+        else:
+            raise Refused(refused)
+
+    def _total(
+        self, kind: str, result: str, x: str, given: dict[str, Any], constants: Any, refused: str
+    ) -> None:
+        """Add sums over axes, or means."""
+        places = self.places(x)
+        axes = given["axes"] if "axes" in given else constants[1].tolist()
+        axes = sorted(axis % (places.ndim + 1) - 1 for axis in axes)
+        require(axes and axes[0] >= 0, refused)
+        kept = [axis for axis in range(places.ndim) if axis not in axes]
+        keeps = given.get("keepdims", [1]) != [0]
+        shape = tuple(
+            1 if k in axes else n for k, n in enumerate(places.shape) if keeps or k in kept
+        )
+        index = places.transpose(axes + kept).reshape(-1, math.prod(shape))
+        scale = self.numbers.of(1)[()] / (len(index) if kind == "ReduceMean" else 1)
+        self.affine(result, [x], self.numbers.of(np.ones((1, len(index)))), index, shape, scale)
+
+    def _convolution(
+        self, kind: str, result: str, x: str, given: dict[str, Any], values: list[Any], refused: str
+    ) -> None:
+        """Add a convolution, or means over windows, as products with the windows' numbers."""
+        shape, (weight, bias) = self.shapes[x], (*values[1:], None, None)[:2]
+        sizes = given.get("kernel_shape", shape[1:]) if weight is None else weight.shape[2:]
+        plain = given.get("group", [1]) == [1] and set(given.get("dilations", [1])) == {1}
+        require(plain and not given.get("ceil_mode", [0])[0] and len(shape) == 3, refused)
+        require("auto_pad" not in given and len(sizes) == 2, refused)
+        strides, pads = given.get("strides", [1, 1]), given.get("pads", [0] * 4)
+        sides = ((0, 0), (pads[0], pads[2]), (pads[1], pads[3]))
+        padded = np.pad(self.places(x), sides, constant_values=-1)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, sizes, (1, 2))
+        windows = windows[:, :: strides[0], :: strides[1]]  # channels, places, sizes
+        after = windows.shape[1:3]
+        if weight is not None:
+            index = windows.transpose(0, 3, 4, 1, 2).reshape(-1, math.prod(after))
+            require(len(index) == math.prod(weight.shape[1:]), f"{result}: a kernel does not fit")
+            flat = weight.reshape(len(weight), -1)
+            shift = 0 if bias is None else bias.reshape(-1, 1, 1)
+            self.affine(result, [x], flat, index, (len(flat), *after), shift=shift)
+            return
+        index = windows.reshape(-1, math.prod(sizes)).T
+        alike = given.get("count_include_pad", [0]) == [1]
+        number = np.full(index.shape[1], len(index)) if alike else (index >= 0).sum(0)
+        scale = self.numbers.of(np.ones((shape[0], *after))) / number.reshape(shape[0], *after)
+        ones = self.numbers.of(np.ones((1, len(index))))
+        self.affine(result, [x], ones, index, (shape[0], *after), scale)
