@@ -24,6 +24,9 @@ def test_eval_writes_proofs_and_check_checks_them(tmp_path, evaluated):
     checked = json.loads((folder / "eval-bab.json").read_text())["proofs"]
     assert (checked["checked_images"], checked["checked_groups"]) == (certified, 4)
     assert checked["refused"] == 0 and "float64" in checked["checker"]
+    assert run("report", folder)[0] == 0
+    words = f"{certified} and 4 hold, 0 refusals, by {checked['checker']}"
+    assert words in (folder / "report.html").read_text("utf-8")
 
     file = folder / "proofs-bab" / "00000.npz"
     with np.load(file) as arrays:
