@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .tracing import input_node, nodes, relu_nodes
+from .tracing import input_node, nodes
 
 #: Nodes that hold a value; of buffers auto_LiRPA says that they depend on the input.
 _CONSTANTS = {"BoundParams", "BoundBuffers", "BoundConstant"}
@@ -90,10 +90,22 @@ class Graph:
     """
 
     def __init__(self, bounded: Any):
-        self.operations = {n.name: _operation(n) for n in nodes(bounded) if computed(n)}
         self.input: str = input_node(bounded).name
         self.output: str = bounded.final_node().name
-        self.relus: list[str] = [node.name for node in relu_nodes(bounded)]
+        self.operations = {n.name: _operation(n) for n in nodes(bounded) if computed(n)}
+        self.operations = self._in_order()
+        found = self.operations.items()
+        self.relus = [name for name, operation in found if operation.kind == "BoundRelu"]
+
+    def _in_order(self) -> dict[str, Operation]:
+        """Return the operations, each behind those that it takes, else in auto_LiRPA's order.
+
+        auto_LiRPA 0.7 puts the parts of maxima and quotients behind what takes their values.
+        """
+        ordered: dict[str, Operation] = {}
+        for name in self.operations:
+            ordered |= {operation.name: operation for operation in self.path(name, ordered)[0]}
+        return ordered
 
     def path(self, end: str, known: Container[str]) -> tuple[list[Operation], set[str]]:
         """Return the operations that compute a value from known ones.

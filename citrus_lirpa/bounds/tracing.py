@@ -275,18 +275,13 @@ def mode_pairs(bounded: nn.Module, core: nn.Module) -> list[tuple[nn.Module, nn.
 
 
 def nodes(bounded: nn.Module) -> list[Any]:
-    """Return the nodes of a BoundedModule's graph, in network order."""
+    """Return the nodes of a BoundedModule's graph, in its own order."""
     return list(bounded._modules.values())
 
 
 def input_node(bounded: nn.Module) -> Any:
     """Return the node of the images."""
     return bounded[bounded.input_name[0]]
-
-
-def relu_nodes(bounded: nn.Module) -> list[Any]:
-    """Return the ReLUs of computed values, in network order."""
-    return [n for n in nodes(bounded) if type(n).__name__ == "BoundRelu" and n.from_input]
 
 
 def fed_by_addition(node: nn.Module) -> bool:

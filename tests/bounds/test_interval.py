@@ -17,7 +17,6 @@ from citrus_lirpa.bounds.margins import specification
 from citrus_lirpa.bounds.precision import float32_products
 from citrus_lirpa.bounds.segments import INPUT
 from citrus_lirpa.bounds.steps import laid_out
-from citrus_lirpa.bounds.tracing import relu_nodes
 from citrus_lirpa.errors import DependencyError
 from citrus_lirpa.losses import Citrus
 
@@ -92,7 +91,7 @@ def by_auto_lirpa(net, box, y):
     boxed = library.BoundedTensor(lower, library.PerturbationLpNorm(x_L=lower, x_U=upper))
     c = specification(y, net.classes, lower.dtype)
     margins = net.bounded.compute_bounds(x=(boxed,), C=c, method="IBP", bound_upper=False)[0]
-    before = [relu.inputs[0] for relu in relu_nodes(net.bounded)]
+    before = [net.graph.operations[name].node.inputs[0] for name in net.graph.relus]
     return margins, [end for node in before for end in (node.lower, node.upper)]
 
 

@@ -18,6 +18,7 @@ from reference import (
 )
 from torch import nn
 
+from citrus_lirpa.bounds.graph import Graph
 from citrus_lirpa.bounds.net import BoundedNet
 from citrus_lirpa.errors import InputError
 
@@ -51,6 +52,16 @@ def test_each_tail_is_the_rest_of_the_network(name, mode, double):
             rtol=1e-6,
         )
         torch.testing.assert_close(model.state_dict(), before)  # nothing was updated
+
+
+def test_operations_come_behind_what_they_take(monkeypatch):
+    """auto_LiRPA 0.7 puts the parts of maxima and quotients last."""
+    net = wrapped(small_conv())
+    operations, relus = list(net.graph.operations), net.graph.relus
+    parts = net.bounded._modules
+    monkeypatch.setattr(net.bounded, "_modules", dict(reversed(parts.items())))
+    graph = Graph(net.bounded)
+    assert (list(graph.operations), graph.relus) == (operations, relus)
 
 
 def test_a_frozen_tail_is_differentiable_in_its_input_alone():
