@@ -2,7 +2,7 @@
 
 On a stretch where the slope of f does not fall, f is convex: all its tangents lie below it. Where
 the slope does not rise, f is concave: all its tangents lie above it. Beyond its stretches of one
-kind, a curve is of the other kind.
+kind, a curve is of the other kind. The curves themselves are in :mod:`.curve_table`.
 """
 
 from __future__ import annotations
@@ -10,142 +10,122 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .box import Box
 
-#: What float64 may be off by in a curve's value or slope at x, for each 1 + |x|. That is 64 units
-#: in the last place of 1 + |x|, where no curve exceeds 1 + |x|: exp, tanh and erf are off by less
-#: than 4 of their own, and no value or slope takes more than a dozen further operations.
+#: What float64 may be off by in a curve's value or slope, in its units. That is 64 units in the
+#: last place: exp, log, powers, tanh and erf are off by less than 4 of their own, and no value or
+#: slope takes more than a dozen further operations.
 ERROR = 2.0**-46
+#: What is added to it where numbers are so small that float64 has fewer digits for them.
+TINY = 1e-300
 
 #: The ends of a stretch.
 Stretch = tuple[float, float]
+_ALL = (-math.inf, math.inf)
+
+
+class Unit(NamedTuple):
+    """In what values of a curve are off by ERROR: constant + linear |x| + |f(x)|."""
+
+    constant: float
+    linear: float
+
+
+class Domain(NamedTuple):
+    """Where a curve is defined.
+
+    Attributes:
+        contains: Whether it is on all of an interval.
+        expected: What its arguments must be.
+        instead: What to write where they may be something else.
+    """
+
+    contains: Callable[[Box], Tensor]
+    expected: str
+    instead: str
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A function f of single values with |f(x)| <= 1 + |x|.
+    """A function f of single values.
 
     Attributes:
-        function: f, in float64.
-        slope: Its derivative; at a kink, any value between those of both sides.
-        convex: Where f is convex.
-        concave: Where f is concave, left to right. The first of two begins at -inf.
+        function: f, in the type of its argument.
+        slope: Its derivative, in float64. At a kink it is one that tangents on both sides may
+            have, each as far as its own stretch goes.
+        convex: Where f is convex, left to right. The first of two begins at -inf, or is apart
+            from the other.
+        concave: Where f is concave, likewise. Where it is defined, f is convex or concave.
         steepest: Two numbers between which all slopes are.
         lowest: Where f has its minimum, before which it falls and behind which it grows; None if
-            it grows everywhere.
-        slack: What f as it is computed in networks may differ by from f.
+            it only grows or only falls.
+        drop: The most that networks compute less than f on an interval; None for nothing.
+        unit: In what values in float64 are off by ERROR.
+        domain: Where f is defined; None for everywhere.
     """
 
     function: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
-    convex: Stretch
+    convex: tuple[Stretch, ...]
     concave: tuple[Stretch, ...]
-    steepest: tuple[float, float]
+    steepest: tuple[float, float] = _ALL
     lowest: float | None = None
-    slack: float = 0.0
+    drop: Callable[[Box], Tensor] | None = None
+    unit: Unit = Unit(1.0, 1.0)
+    domain: Domain | None = None
 
-    def error(self, x: Tensor) -> Tensor:
-        """Return what may be wrong with a value in float64, within |x|."""
-        return ERROR * (1 + x) + self.slack
+    def error(self, x: Tensor, value: Tensor) -> Tensor:
+        """Return what may be wrong with values in float64, |x| and |f(x)| being at most these."""
+        units = self.unit.constant + self.unit.linear * x + value
+        return ERROR * units + TINY
 
     def hull(self, box: Box) -> Box:
-        """Return the interval of the values on an interval, in float64 and rounded outward."""
-        ends = [self.function(end) for end in box]
-        low, high = torch.minimum(*ends), torch.maximum(*ends)
+        """Return the interval of the values on an interval, in float64 and rounded outward.
+
+        It is NaN where the curve is not defined on all of the interval.
+        """
+        ends = [(self.function(end), end.abs()) for end in box]
+        lows = [value - self.error(x, value.abs()) for value, x in ends]
+        highs = [value + self.error(x, value.abs()) for value, x in ends]
+        low, high = torch.minimum(*lows), torch.maximum(*highs)
+        if self.drop is not None:
+            low = low - self.drop(box)
         if self.lowest is not None:
             bottom = torch.full_like(low, self.lowest)
+            value = self.function(bottom)
             inside = (box.lower <= bottom) & (bottom <= box.upper)
-            low = torch.where(inside, self.function(bottom), low)
-        error = self.error(torch.maximum(*(end.abs() for end in box)))
-        return Box(low - error, high + error)
+            least = value - self.error(bottom.abs(), value.abs())
+            low = torch.where(inside, torch.minimum(low, least), low)
+        if self.domain is None:
+            return Box(low, high)
+        outside = ~self.domain.contains(box)
+        return Box(low.masked_fill(outside, math.nan), high.masked_fill(outside, math.nan))
 
 
-def _of_sigmoid(x: Tensor) -> Tensor:
-    return torch.sigmoid(x) * torch.sigmoid(-x)
+class Product:
+    """The product of two values, which are stacked: (n, 2, ...) to (n, ...)."""
+
+    domain = None
+    #: A difference of two products is no slope times a difference.
+    steepest = _ALL
+
+    def function(self, x: Tensor) -> Tensor:
+        """Return the products."""
+        return x[:, 0] * x[:, 1]
+
+    def hull(self, box: Box) -> Box:
+        """Return the interval of the products on a box, in float64 and rounded outward."""
+        (low_a, low_b), (high_a, high_b) = (end.unbind(1) for end in box)
+        corners = torch.stack([a * b for a in (low_a, high_a) for b in (low_b, high_b)])
+        low, high = corners.amin(0), corners.amax(0)
+        return Box(low - ERROR * low.abs() - TINY, high + ERROR * high.abs() + TINY)
 
 
-def _of_tanh(x: Tensor) -> Tensor:
-    return 4 * _of_sigmoid(2 * x)
-
-
-_ALL = (-math.inf, math.inf)
-_LEFT, _RIGHT = (-math.inf, 0.0), (0.0, math.inf)
-
-SIGMOID = Curve(torch.sigmoid, _of_sigmoid, _LEFT, (_RIGHT,), (0.0, 0.25))
-TANH = Curve(torch.tanh, _of_tanh, _LEFT, (_RIGHT,), (0.0, 1.0))
-
-#: torch takes x for log(1 + exp(x)) beyond 20.
-SOFTPLUS = Curve(
-    lambda x: torch.logaddexp(x, torch.zeros_like(x)),
-    torch.sigmoid, _ALL, (), (0.0, 1.0), slack=2.1e-9,
-)  # fmt: skip
-
-
-def _of_silu(x: Tensor) -> Tensor:
-    return torch.sigmoid(x) * (1 + x * torch.sigmoid(-x))
-
-
-def _of_gelu(x: Tensor) -> Tensor:
-    density = torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
-    return torch.special.ndtr(x) + x * density
-
-
-def _of_tanh_gelu(x: Tensor) -> Tensor:
-    scale, cube = math.sqrt(2 / math.pi), 0.044715
-    inner = scale * (x + cube * x**3)
-    return torch.sigmoid(2 * inner) + x / 2 * _of_tanh(inner) * scale * (1 + 3 * cube * x.square())
-
-
-def _waved(
-    function: Callable[[Tensor], Tensor],
-    slope: Callable[[Tensor], Tensor],
-    turn: float,
-    lowest: float,
-) -> Curve:
-    """Return a curve that is convex between its places of inflection at ±turn."""
-    concave = (-math.inf, -turn), (turn, math.inf)
-    return Curve(function, slope, (-turn, turn), concave, (-0.13, 1.13), lowest)
-
-
-SILU = _waved(F.silu, _of_silu, 2.3993572805154677, -1.2784645427610738)
-GELU = _waved(F.gelu, _of_gelu, math.sqrt(2), -0.7517915246935645)
-TANH_GELU = _waved(
-    lambda x: F.gelu(x, approximate="tanh"), _of_tanh_gelu, 1.4185040087908284, -0.7524614220710163
-)
-
-
-def elu(alpha: float) -> Curve | None:
-    """Return ELU, which is convex where its slopes left of 0 are not above 1; else None."""
-    if not 0 <= alpha <= 1:
-        return None
-    return Curve(
-        lambda x: F.elu(x, alpha),
-        lambda x: torch.where(x < 0, alpha * x.clamp(max=0).exp(), 1.0),
-        _ALL, (), (0.0, 1.0),
-    )  # fmt: skip
-
-
-def _gelu_of(node: Any) -> Curve:
-    return TANH_GELU if node.attr.get("approximate", "none") == "tanh" else GELU
-
-
-#: The curve of each kind of node.
-_CURVES: dict[str, Callable[[Any], Curve | None]] = {
-    "BoundElu": lambda node: elu(node.attr["alpha"]),
-    "BoundGelu": _gelu_of,
-    "BoundSigmoid": lambda node: SIGMOID,
-    "BoundSoftplus": lambda node: SOFTPLUS,
-    "BoundTanh": lambda node: TANH,
-}
-
-
-def curve_of(node: Any) -> Curve | None:
-    """Return the curve that a node of auto_LiRPA computes; None where it computes none."""
-    make = _CURVES.get(type(node).__name__)
-    return None if make is None else make(node)
+PRODUCT = Product()
+#: What may follow an affine map in place of ReLU.
+Bend = Curve | Product

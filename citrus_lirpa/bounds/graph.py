@@ -48,7 +48,7 @@ class Operation:
     def constants(self) -> dict[str, Any]:
         """Return the arguments that do not vary, by name, as they are now and with graph."""
         sources = zip(self.node.inputs, self.varying, strict=True)
-        return {source.name: _constant(source) for source, varies in sources if not varies}
+        return {source.name: constant_of(source) for source, varies in sources if not varies}
 
 
 class BatchNorm(Operation):
@@ -159,12 +159,12 @@ def _operation(node: Any) -> Operation:
     return BatchNorm(node) if usual and not any(map(computed, node.inputs[1:])) else Operation(node)
 
 
-def _constant(node: Any) -> Any:
-    """The value of a node that does not depend on the input, with its graph."""
+def constant_of(node: Any) -> Any:
+    """Return the value of a node that does not depend on the input, with its graph."""
     if type(node).__name__ == "BoundParams":
         return node.param
     if type(node).__name__ == "BoundBuffers":
         return node.buffer
-    inputs = map(_constant, node.inputs)
+    inputs = map(constant_of, node.inputs)
     # sizes as tensors: auto_LiRPA 0.7 gathers from nothing else
     return node.forward(*(torch.tensor(v) if isinstance(v, tuple) else v for v in inputs))

@@ -35,7 +35,7 @@ from .lirpa_import import (
     unsupported_named,
 )
 from .lirpa_nodes import keep_known_intervals, pool_in_order, repair_nodes
-from .lirpa_operators import register, whole_gelu
+from .lirpa_operators import register
 
 INSTALL_HINT = "pip install --no-deps auto-LiRPA==0.3"
 SUPPORTED_LIRPA = ("0.3", "0.7")
@@ -46,7 +46,6 @@ _LEGACY_NAMES = {  # 0.7 -> 0.3
     "interm_bounds": "intermediate_layer_bounds",
     "activation_bound_option": "relu",
 }
-_OPSET = 12  # of the operators that 0.3 has networks traced into
 # Sparse alpha always: 0.3's dense alpha crashes where over 90 % of a layer is unstable.
 _LEGACY_OPTIONS = {"minimum_sparsity": 1.0}
 
@@ -133,20 +132,6 @@ def parsing() -> Iterator[None]:
         onnx.autograd_inlining, onnx.export_onnx_opset_version = inlining, opset
         parse.__defaults__ = defaults
         module.check_incompatible_nodes = check
-
-
-@contextmanager
-def whole_gelus() -> Iterator[None]:
-    """Have GELU traced as one node, as 0.7 does. 0.3 knows no parts of the exact one."""
-    if not load().legacy:
-        yield
-        return
-    symbolic = torch.onnx.symbolic_helper.parse_args("v", "s")(whole_gelu)
-    torch.onnx.register_custom_op_symbolic("aten::gelu", symbolic, _OPSET)
-    try:
-        yield
-    finally:
-        torch.onnx.unregister_custom_op_symbolic("aten::gelu", _OPSET)
 
 
 @contextmanager

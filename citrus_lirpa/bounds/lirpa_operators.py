@@ -1,4 +1,4 @@
-"""Nodes for operations that auto_LiRPA does not know: piecewise linear ones, ELU and GELU.
+"""Nodes for operations that auto_LiRPA does not know: piecewise linear ones and curves.
 
 They compute values and intervals. Linear bounds of them are this package's own.
 """
@@ -12,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .curves import curve_of
+from ..errors import ModelError
+from .curve_table import curve_of
+from .box import Box
+from .curves import Curve
 
 
 def register(operators: Any, table: dict[str, Any]) -> None:
@@ -30,9 +33,9 @@ def register(operators: Any, table: dict[str, Any]) -> None:
         if not hasattr(operators, f"Bound{name}"):
             made = _node(operators.Bound, operators.Interval, name, function)
             table.setdefault(f"onnx::{name}", made)
-    for name, curve in _CURVES.items():
+    for name in _CURVES:
         if not hasattr(operators, f"Bound{name}"):
-            made = _curve_node(operators.Bound, operators.Interval, name, curve)
+            made = _curve_node(operators.Bound, operators.Interval, name)
             table.setdefault(f"onnx::{name}", made)
 
 
@@ -55,25 +58,33 @@ def _node(base: Any, interval: Any, name: str, function: Callable[..., Tensor]) 
     return _class_of(base, name, forward, interval_propagate)
 
 
-def _curve_node(base: Any, interval: Any, name: str, curve: Callable[..., Tensor]) -> type:
-    """Return a class of nodes of a function that falls to its lowest value, then grows."""
+def _curve_node(base: Any, interval: Any, name: str) -> type:
+    """Return a class of nodes of a curve."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        return curve(x, self.attr)
+        return _FORWARD[name](x, self.attr) if name in _FORWARD else _known(self).function(x)
 
     def interval_propagate(self: Any, box: Sequence[Tensor]) -> Any:
-        ends = [forward(self, end) for end in box[:2]]
+        known, ends = _known(self), [forward(self, end) for end in box[:2]]
         lower, upper = torch.minimum(*ends), torch.maximum(*ends)
-        known = curve_of(self)
-        lowest = 0.0 if known is None else known.lowest  # where an ELU of a negative factor has it
-        if lowest is not None:
-            inside = (box[0] < lowest) & (lowest < box[1])
-            bottom = forward(self, torch.full_like(lower, lowest))
+        if known.drop is not None:  # where a curve jumps down, it does not grow
+            ends = [known.function(end) for end in box[:2]]
+            lower, upper = ends[0] - known.drop(Box(*box[:2])), ends[1]
+        if known.lowest is not None:
+            inside = (box[0] < known.lowest) & (known.lowest < box[1])
+            bottom = forward(self, torch.full_like(lower, known.lowest))
             lower = torch.where(inside, torch.minimum(lower, bottom), lower)
         perturbed = box if getattr(box, "ptb", None) is not None else None
         return interval.make_interval(lower, upper, perturbed)
 
     return _class_of(base, name, forward, interval_propagate)
+
+
+def _known(node: Any) -> Curve:
+    curve = curve_of(node)
+    if curve is None:
+        raise ModelError(f"{type(node).__name__} is no curve with attributes {node.attr}")
+    return curve
 
 
 def _class_of(
@@ -92,21 +103,20 @@ def _class_of(
     return type(f"Bound{name}", (base,), methods)
 
 
-def whole_gelu(graph: Any, x: Any, approximate: str) -> Any:
-    """Trace GELU as one node, where auto_LiRPA would have it in parts."""
-    return graph.op("Gelu", x, approximate_s=approximate)
-
-
-def _elu(x: Tensor, attributes: dict[str, Any]) -> Tensor:
-    return F.elu(x, attributes["alpha"])
+#: What layers compute that are not a curve as it stands.
+_FORWARD: dict[str, Callable[[Tensor, dict[str, Any]], Tensor]] = {
+    "Gelu": lambda x, a: _gelu(x, a),
+    "SoftplusOf": lambda x, a: F.softplus(x, a["beta"], a["threshold"]),
+}
+#: Curves that auto_LiRPA has no nodes for, at least in one version.
+_CURVES = (
+    *("Celu", "Elu", "Gelu", "HardSwish", "LogSigmoid", "Mish", "Selu", "SoftplusOf"),
+    "Softsign",
+)
 
 
 def _gelu(x: Tensor, attributes: dict[str, Any]) -> Tensor:
     return F.gelu(x, approximate=attributes.get("approximate", "none"))
-
-
-#: Curves by the names of their nodes, as functions of x and of the node's attributes.
-_CURVES: dict[str, Callable[..., Tensor]] = {"Elu": _elu, "Gelu": _gelu}
 
 
 def _clip(x: Tensor, *ends: Tensor) -> Tensor:

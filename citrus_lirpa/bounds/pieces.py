@@ -93,6 +93,18 @@ class Scaled(Piece):
         return values[0] * values[1].abs()
 
 
+class Divided(Piece):
+    """A value by a constant, which is the second argument."""
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """Return the value."""
+        return values[0] / values[1]
+
+    def sizes(self, values: Sequence[Tensor], constant: bool) -> Tensor:
+        """Return the absolute value."""
+        return values[0] / values[1].abs()
+
+
 class Taken(Piece):
     """Some places along an axis of a value, in the order of ``index``."""
 
@@ -117,6 +129,23 @@ class Joined(Piece):
     def forward(self, *values: Tensor) -> Tensor:
         """Return the value."""
         return torch.cat(values, self.axis)
+
+
+class Stacked(Joined):
+    """Two values that are multiplied, one after the other along a new axis, in the same shape."""
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """Return the value."""
+        rows = max(map(len, values))
+        return torch.stack([value.expand(rows, *self.shape[1:]) for value in values], 1)
+
+    #: How often a number of the smaller value is there.
+    repeats: int
+
+    @property
+    def terms(self) -> tuple[int, int]:
+        """The most products that one number adds up."""
+        return 8, 8 + self.repeats
 
 
 def taken(x: Tensor, axis: int, index: Sequence[int]) -> Tensor:

@@ -6,6 +6,9 @@
 clamp(x, l, u) is min(max(x, l), u), and a maximum over windows is a tree of maxima of two, along
 one axis after the other. All factors are exact in any precision.
 
+Curves (:mod:`.curves`) and products of two values stay, each as a function behind an affine map;
+x / y is x times the reciprocal of y.
+
 Intervals of what is written so are wider than those of the operation: a and ReLU(a - b) are
 bounded as if they had nothing to do with each other. So the values of operations are knots,
 whose intervals are those of the operations themselves.
@@ -14,8 +17,8 @@ whose intervals are those of the operations themselves.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -23,16 +26,18 @@ from torch import Tensor
 
 from ..errors import ModelError
 from .box import Box
-from .curves import SILU, Curve, curve_of
-from .graph import Graph, Operation
+from .curve_search import curves_in_parts, whole_curve
+from .curve_table import power
+from .curves import PRODUCT, Bend
+from .graph import Graph, Operation, computed, constant_of
 from .lirpa_nodes import leaky_slope
-from .pieces import Hull, Joined, Piece, Relu, Scaled, Sum, Taken, taken
-
+from .pieces import Divided, Hull, Joined, Piece, Relu, Scaled, Stacked, Sum, Taken, taken
+from .tracing import place
 
 class PiecewiseGraph(Graph):
     """A graph whose piecewise linear operations are written as affine ones and ReLU.
 
-    Curves (:mod:`.curves`) stay, and count among its ReLUs.
+    Curves (:mod:`.curves`) and products stay, and count among its ReLUs.
 
     Args:
         graph: The graph of a network.
@@ -41,51 +46,50 @@ class PiecewiseGraph(Graph):
     Attributes:
         knots: By name, the values with intervals of their own: names of the operands that these
             follow from, and the intervals.
-        curves: By name, those of ``relus`` that are curves.
+        curves: By name, those of ``relus`` that are curves or products.
+        origins: Of these, what they are called in messages.
     """
 
     def __init__(self, graph: Graph, dtype: torch.dtype):
         self.input, self.output = graph.input, graph.output
         self.operations: dict[str, Any] = {}
         self.relus: list[str] = []
-        self.curves: dict[str, Curve] = {}
+        self.curves: dict[str, Bend] = {}
+        self.origins: dict[str, str] = {}
         self.knots: dict[str, tuple[tuple[str, ...], Hull]] = {}
-        gated, gates = _gated(graph)
-        for name, operation in graph.operations.items():
-            if name in gates:
+        whole, parts = curves_in_parts(graph)
+        for name, operation in _in_order(graph).items():
+            if name in parts:
                 continue
-            if name in gated:
-                self.operations[name] = Piece(name, [gated[name]], operation.shape)
-                self.relus.append(name)
-                self.curves[name] = SILU
+            writer = _Writer(self, operation, dtype)
+            if name in whole:
+                writer.bend(*whole[name], last=True)
                 continue
             write = _WRITERS.get(operation.kind)
             of_one = operation.varying[:1] == [True] and not any(operation.varying[1:])
             if write is not None and (of_one or operation.kind in _OF_SEVERAL):
-                write(_Writer(self, operation, dtype))
-                continue
-            self.operations[name] = operation
-            curve = curve_of(operation.node)
-            if curve is not None:
-                self.curves[name] = curve
-            if curve is not None or operation.kind == "BoundRelu":
-                self.relus.append(name)
+                write(writer)
+            elif (curve := whole_curve(operation)) is not None:
+                writer.bend(operation.arguments[0], curve, last=True)
+            elif not (operation.kind in _PRODUCTS and _PRODUCTS[operation.kind](writer)):
+                self.operations[name] = operation
+                self.relus += [name] * (operation.kind == "BoundRelu")
 
 
-def _gated(graph: Graph) -> tuple[dict[str, str], set[str]]:
-    """Return what SiLUs, x sigmoid(x), are of by their names, and sigmoids used in them alone."""
-    gated, inside = {}, Counter[str]()
-    for name, operation in graph.operations.items():
-        if operation.kind == "BoundMul" and all(operation.varying):
-            for x, gate in (operation.arguments, operation.arguments[::-1]):
-                found = graph.operations.get(gate)
-                if found is not None and (found.kind, found.arguments) == ("BoundSigmoid", [x]):
-                    gated[name] = x
-                    inside[gate] += 1
-    uses = Counter(
-        source for operation in graph.operations.values() for source in operation.sources
-    )
-    return gated, {gate for gate, count in inside.items() if count == uses[gate]}
+def _in_order(graph: Graph) -> dict[str, Operation]:
+    """Return the operations, each behind those that it takes values of."""
+    order: dict[str, Operation] = {}
+
+    def visit(name: str) -> None:
+        operation = graph.operations.get(name)
+        if operation is not None and name not in order:
+            for source in operation.sources:
+                visit(source)
+            order[name] = operation
+
+    for name in graph.operations:
+        visit(name)
+    return order
 
 
 class _Writer:
@@ -132,6 +136,17 @@ class _Writer:
         """Return the name of a number as a constant."""
         name = f"{self.operation.name}={value}"
         self.constants[name] = torch.tensor(value, dtype=self.dtype)
+        return name
+
+    def bend(self, x: str, bend: Bend, *, last: bool = False) -> str:
+        """Add a curve or product."""
+        if x == self.graph.input:  # which no affine map ends in
+            x = self.sum((1, x))
+        name = self.add(Piece, x, last=last)
+        self.graph.relus.append(name)
+        self.graph.curves[name] = bend
+        kind = self.operation.kind.removeprefix("Bound")
+        self.graph.origins[name] = f"{kind}{place(self.node)}"
         return name
 
     def knot(self, name: str, hull: Hull, *operands: str) -> None:
@@ -260,6 +275,54 @@ def _windows(node: Any, axis: int, size: int, count: int) -> list[list[int]]:
     return windows
 
 
+def _product(w: _Writer) -> bool:
+    """Write the product of two values, or a quotient by a constant; False where it is another.
+
+    auto_LiRPA 0.7 has the latter as a product with a rounded reciprocal.
+    """
+    if all(w.operation.varying):
+        return _multiply(w, *w.operation.arguments)
+    sources = zip(w.node.inputs, w.operation.arguments, strict=True)
+    for (inverse, _), (_, x) in permutations(sources, 2):
+        if type(inverse).__name__ == "BoundReciprocal" and not computed(inverse):
+            (divisor,) = inverse.inputs
+            w.constants[divisor.name] = constant_of(divisor)
+            w.add(Divided, x, divisor.name, last=True)
+            return True
+    return False
+
+
+def _quotient(w: _Writer) -> bool:
+    """Write x / y as x times the reciprocal of y; return False for other quotients."""
+    (x, y), inverse = w.operation.arguments, power(-1.0)
+    shape = tuple(w.node.inputs[1].output_shape[1:])
+    fits = len(shape) == len(w.operation.shape) if x not in w.constants else shape == w.shape
+    if not w.operation.varying[1] or inverse is None or not fits:
+        return False
+    w.shape = shape
+    below = w.bend(y, inverse)
+    w.shape = w.operation.shape
+    if x not in w.constants:
+        return _multiply(w, x, below)
+    w.add(Scaled, below, x, last=True)
+    return True
+
+
+def _multiply(w: _Writer, first: str, second: str) -> bool:
+    """Write a product of values of as many axes as the operation has, else return False."""
+    shape = w.operation.shape
+    shapes = [tuple(source.output_shape[1:]) for source in w.node.inputs]
+    if any(len(its) != len(shape) for its in shapes):
+        return False
+    repeats = max(math.prod(shape) // max(1, math.prod(its)) for its in shapes)
+    w.shape = (2, *shape)
+    pair = w.add(Stacked, first, second, repeats=repeats)
+    w.shape = shape
+    w.bend(pair, PRODUCT, last=True)
+    return True
+
+
+_PRODUCTS: dict[str, Callable[[_Writer], bool]] = {"BoundMul": _product, "BoundDiv": _quotient}
 _OF_SEVERAL = ("BoundMax", "BoundMin")
 _WRITERS: dict[str, Callable[[_Writer], None]] = {
     "BoundAbs": _absolute,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, ModelError
 from .affine import LAYERS, adds_up, is_affine, is_real, keeps_apart, sizes, squares, terms
-from .curves import Curve
+from .curves import Bend
 from .graph import Graph
 from .pieces import Hull
 from .piecewise import PiecewiseGraph
@@ -40,6 +40,8 @@ class Segment:
         knots: Values behind the earlier segments' that an interval of the result goes by.
         short: The same result computed from these and earlier knots; None for the segment itself.
         curve: What follows it; None for ReLU, and for nothing.
+        value_shape: Shape of what follows gives for one input.
+        origin: What that is called in messages.
     """
 
     sources: tuple[int, ...]
@@ -51,7 +53,9 @@ class Segment:
     normalise: nn.Module | None = None
     knots: tuple[Knot, ...] = ()
     short: Segment | None = None
-    curve: Curve | None = None
+    curve: Bend | None = None
+    value_shape: tuple[int, ...] = ()
+    origin: str = ""
 
     def __call__(self, *arguments: Tensor) -> Tensor:
         """Compute the result (N, ...) from the values of the sources."""
@@ -178,9 +182,16 @@ def affine_segments(graph: Graph, normalise: nn.Module | None, dtype: torch.dtyp
         return replace(segment.frozen(), normalise=normalise)
 
     segments = []
-    ends = [(graph.operations[name].arguments[0], graph.curves.get(name)) for name in graph.relus]
-    for end, curve in [*ends, (graph.output, None)]:
+    for relu in [*graph.relus, None]:
+        end = graph.output if relu is None else graph.operations[relu].arguments[0]
         segment, knots = part(end, numbers), []
+        if relu is not None:
+            segment = replace(
+                segment,
+                curve=graph.curves.get(relu),
+                value_shape=graph.operations[relu].shape,
+                origin=graph.origins.get(relu, ""),
+            )
         passed = [op.name for op in segment.operations if op.name in graph.knots]
         for name in passed:
             if name not in known:
@@ -189,7 +200,7 @@ def affine_segments(graph: Graph, normalise: nn.Module | None, dtype: torch.dtyp
                 knots.append(Knot(number, tuple(part(o, known) for o in operands), hull))
                 known[name] = number
         short = part(end, known) if passed else None
-        segments.append(replace(segment, knots=tuple(knots), short=short, curve=curve))
+        segments.append(replace(segment, knots=tuple(knots), short=short))
     return segments
 
 

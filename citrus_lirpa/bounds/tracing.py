@@ -13,9 +13,8 @@ from ..errors import InputError, ModelError, OutOfTime, is_out_of_memory, reason
 from ..models import Normalise
 from . import lirpa
 from .dataflow import DataWatch
+from .lirpa_symbols import whole_curves
 
-#: torch's own for Softplus, beyond which the line is off by 2e-9.
-_SOFTPLUS_THRESHOLD = 20
 #: Above this many values in one layer, convolutions are bounded as patches, not matrices.
 MATRIX_MODE_LIMIT = 4_096
 
@@ -73,7 +72,7 @@ def wrap(core: nn.Module, example: Tensor) -> nn.Module:
         options = lirpa.bound_options(conv_mode="matrix" if small else "patches")
         origins: dict[str, str] = {}
         try:
-            with lirpa.parsing(), lirpa.whole_gelus(), lirpa.origins(core) as origins:
+            with lirpa.parsing(), whole_curves(gelu=lirpa.load().legacy), lirpa.origins(core) as origins:
                 bounded = lirpa.load().BoundedModule(
                     core, example[:1], bound_opts=options, device=example.device
                 )
@@ -195,11 +194,6 @@ def _check_layers(core: nn.Module) -> None:
             raise ModelError(
                 f"layer '{name}' is a {type(module).__name__}, which auto_LiRPA "
                 f"{lirpa.load().version} cannot bound; use BatchNorm"
-            )
-        if isinstance(module, nn.Softplus) and module.threshold < _SOFTPLUS_THRESHOLD:
-            raise ModelError(
-                f"layer '{name}' is a Softplus with threshold {module.threshold:g}, which jumps "
-                f"there and is traced without; use {_SOFTPLUS_THRESHOLD} or more"
             )
         same = isinstance(module, nn.Conv2d) and module.padding == "same"
         if same and any(span % 2 for span in _spans(module)):

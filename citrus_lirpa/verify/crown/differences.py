@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -82,7 +83,7 @@ def _least(segments: Sequence[Segment], images: Images, i: int, j: int) -> Tenso
     In each ReLU the difference δ of two inputs becomes sδ with a share s in [0, 1]: 1 where both
     are active, 0 where both are off. In a curve s is one of its slopes. So a zonotope encloses it:
     rows are a centre, then generators, and an error term for each s that is not known. None if
-    there are too many.
+    there are too many, or slopes are not bounded.
     """
     values = {INPUT: (images.x[i] - images.x[j].double()).unsqueeze(0)}
     for number, segment in enumerate(segments[:-1]):
@@ -93,6 +94,8 @@ def _least(segments: Sequence[Segment], images: Images, i: int, j: int) -> Tenso
         if segment.curve is None:
             least = ((low_i >= 0) & (low_j >= 0)).double()
             most = 1 - ((high_i <= 0) & (high_j <= 0)).double()
+        elif any(map(math.isinf, segment.curve.steepest)):
+            return None
         else:
             least, most = (torch.full_like(low_i, end) for end in segment.curve.steepest)
         error = (most - least).clamp(min=0) / 2 * z.abs().sum(0)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ...bounds.box import Ball
 from ...bounds.segments import INPUT, Segment
+from .planes import Plane
 from .relaxation import Relaxation
 from .rounding import SUMS, largest_input, unit
 from .tangents import Line
@@ -50,7 +51,7 @@ class Point:
     slope: Tensor
     coefficients: Tensor
     rounding: Tensor
-    lines: dict[int, Line] = field(default_factory=dict)
+    lines: dict[int, Line | Plane] = field(default_factory=dict)
 
 
 class DualBound:
@@ -139,7 +140,7 @@ class DualBound:
             weight: (D, s), at least 0, with sum 1 in every tuple.
         """
         slope = torch.where(self.unstable, parameter, self.up)
-        lines: dict[int, Line] = {}
+        lines: dict[int, Line | Plane] = {}
         coefficients, a, bias, off = self._transposed(slope, self.signs * parameter, lines)
         shape = (-1, self.members, *self.x.shape[1:])
         a, x = a.view(shape), self.x.view(shape)
@@ -183,21 +184,20 @@ class DualBound:
 
         By the envelope theorem u may be held fixed. What is left is how much the lower line
         α·z moves, times its coefficient (where the bound uses that line at all), and for β by
-        how much the neuron's input violates the split. The line of a curve turns about the place
-        where it touches; α grows with that place. Of its gradient only the sign counts, and the
-        size up to a factor that is the second derivative there.
+        how much the neuron's input violates the split. Lines of curves turn, of which only the sign
+        counts, and the size up to a factor.
         """
         inputs = self._forward(point)
         slopes = point.coefficients.clamp(min=0) * inputs * self.unstable
         if point.lines:
             parts = [part.split(self.relaxation.widths, 1) for part in (slopes, inputs)]
             for k, line in point.lines.items():
-                c = point.coefficients.split(self.relaxation.widths, 1)[k]
-                parts[0][k].copy_(c.abs() * (parts[1][k] - line.touch))
+                a = point.coefficients.split(self.relaxation.widths, 1)[k]
+                parts[0][k].copy_(line.turn(a[:, : line.offset.shape[1]], parts[1][k]))
         return slopes - self.signs * inputs
 
     def _transposed(
-        self, slope: Tensor, multiplier: Tensor, lines: dict[int, Line]
+        self, slope: Tensor, multiplier: Tensor, lines: dict[int, Line | Plane]
     ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
         """Return coefficients on the unstable outputs of every ReLU and on the input, and the bias.
 
@@ -219,8 +219,8 @@ class DualBound:
             a = pending.pop(k).flatten(1) if k in pending else self._nothing(k)
             if k < len(widths):
                 curved = r.curved[k]
-                seen[k] = a.gather(1, r.index[k]) if curved is None else a
                 if curved is None:
+                    seen[k] = a.gather(1, r.index[k])
                     bias += (seen[k].clamp(max=0) * self.offset[k]).sum(1, dtype=torch.float64)
                     inner = seen[k] * torch.where(seen[k] > 0, slopes[k], ups[k]) - multipliers[k]
                     a = (a * r.active[k]).scatter_add_(1, r.index[k], inner)
@@ -229,7 +229,8 @@ class DualBound:
                     constants = a.double() * line.offset
                     bias += constants.sum(1)
                     off += self.sums * constants.abs().sum(1)
-                    a = a * line.slope
+                    seen[k] = a.repeat(1, widths[k] // a.shape[1])
+                    a = line.back(a)
             bias += a.double() @ self.adjoints[k].constant.double()
             off += self._charge(k, a)
             for source, part in zip(self.segments[k].sources, self.adjoints[k](a), strict=True):
@@ -237,7 +238,7 @@ class DualBound:
         return seen, pending[INPUT], bias, off
 
     def _nothing(self, k: int) -> Tensor:
-        return self.x.new_zeros(len(self.x), math.prod(self.segments[k].shape))
+        return self.x.new_zeros(len(self.x), math.prod(self.segments[k].value_shape))
 
     def _charge(self, k: int, a: Tensor) -> Tensor:
         """Return what rounding can make of a (R, neurons) on segment k; see :mod:`.rounding`."""
@@ -256,9 +257,8 @@ class DualBound:
             z = segment(*(values[source] for source in segment.sources))
             flat = z.flatten(1)
             if k in point.lines:
-                line = point.lines[k]
                 inputs.append(flat)
-                values[k] = (flat * line.slope + line.offset.to(flat.dtype)).view_as(z)
+                values[k] = point.lines[k].value(flat).view(len(flat), *segment.value_shape)
                 continue
             inputs.append(flat.gather(1, r.index[k]))
             inner = torch.where(
@@ -301,7 +301,7 @@ def forget_adjoints() -> None:
 
 
 def _adjoints(segments: Sequence[Segment], x: Tensor) -> list[_Adjoint]:
-    shapes = {INPUT: tuple(x.shape[1:]), **{k: p.shape for k, p in enumerate(segments)}}
+    shapes = {INPUT: tuple(x.shape[1:]), **{k: p.value_shape for k, p in enumerate(segments)}}
     wanted = len(x), x.dtype, x.device
     adjoints = []
     for segment in segments:

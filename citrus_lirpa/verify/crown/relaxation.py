@@ -9,13 +9,25 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from ...bounds.curves import Curve
+from ...bounds.curves import Bend, Product
+from .planes import Multiplied
 from .tangents import Curved
 
 #: (lower, upper), each (n, ...), of the input of every ReLU and curve.
 Bounds = list[tuple[Tensor, Tensor]]
 #: Bounds beyond it are not used: their products could overflow float32.
 _LARGEST = 1e15
+
+#: Neurons behind which something else than ReLU follows.
+Bent = Curved | Multiplied
+
+
+def bent(curve: Bend, lower: Tensor, upper: Tensor) -> Bent:
+    """Return the neurons that a curve or product takes, from bounds (n, M)."""
+    lower, upper = lower.double(), upper.double()
+    if isinstance(curve, Product):
+        return Multiplied(lower, upper)
+    return Curved.of(curve, lower, upper)
 
 
 @dataclass(frozen=True)
@@ -40,13 +52,13 @@ class Relaxation:
     lower: Tensor
     upper: Tensor
     sizes: list[Tensor]
-    curved: list[Curved | None]
+    curved: list[Bent | None]
 
     @staticmethod
     def of(
         bounds: Sequence[tuple[Tensor, Tensor]],
         sizes: Sequence[Tensor],
-        curves: Sequence[Curve | None] = (),
+        curves: Sequence[Bend | None] = (),
     ) -> Relaxation:
         """Return the relaxation that bounds of ReLU inputs give.
 
@@ -57,13 +69,13 @@ class Relaxation:
         """
         none = sizes[0].new_zeros(len(sizes[0]), 0)  # a network may have no ReLU before its output
         active, index, lowers, uppers = [], [], [none], [none]
-        curved: list[Curved | None] = []
+        curved: list[Bent | None] = []
         for (lower, upper), curve in zip_longest(bounds, curves[: len(bounds)]):
             lower, upper = lower.flatten(1), upper.flatten(1)
             if curve is None:
                 curved.append(None)
             else:
-                curved.append(Curved(curve, lower.double(), upper.double()))
+                curved.append(bent(curve, lower, upper))
                 active.append(torch.zeros_like(lower))
                 index.append(torch.arange(lower.shape[1], device=lower.device).expand_as(lower))
                 lowers.append(lower)
@@ -135,7 +147,7 @@ class Relaxation:
         return [i.shape[1] for i in self.index]
 
     @property
-    def curves(self) -> list[Curve | None]:
+    def curves(self) -> list[Bend | None]:
         """What follows each segment; None for ReLU."""
         return [None if curved is None else curved.curve for curved in self.curved]
 

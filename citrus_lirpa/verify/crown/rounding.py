@@ -17,6 +17,7 @@ from torch import Tensor
 from ...bounds.box import Ball, Box, RoundBox
 from ...bounds.margins import wrong_classes
 from ...bounds.segments import INPUT, Segment
+from ...errors import ModelError
 from .relaxation import Bounds
 
 #: What covers the rounding of the errors themselves, t u being small.
@@ -91,10 +92,31 @@ def intervals(segments: Sequence[Segment], x: Tensor, ball: Ball) -> tuple[Bound
         lower, upper = _interval(_shortened(segment, boxes), boxes)
         bounds.append((lower, upper))
         box = Box(lower, upper)
-        boxes[k] = (
-            Box(*(e.relu() for e in box)) if segment.curve is None else segment.curve.hull(box)
-        )
+        if segment.curve is None:
+            boxes[k] = Box(*(e.relu() for e in box))
+        else:
+            bounds[k] = box = _within_domain(segment, box)
+            boxes[k] = segment.curve.hull(box)
     return bounds, boxes
+
+
+def _within_domain(segment: Segment, box: Box) -> Box:
+    """Return a box of a curve's inputs, NaN where the curve is not defined on all of it.
+
+    Raises:
+        ModelError: It is not for any of the images.
+    """
+    domain = None if segment.curve is None else segment.curve.domain
+    if domain is None:
+        return box
+    inside = domain.contains(box)
+    if len(inside) and not bool(inside.flatten(1).all(1).any()):
+        low, high = (float(e) for e in (box.lower[~inside].min(), box.upper[~inside].max()))
+        raise ModelError(
+            f"{segment.origin} may get values from {low:.4g} to {high:.4g}; expected values "
+            f"{domain.expected}: {domain.instead} before it, or take a smaller ε"
+        )
+    return Box(*(end.masked_fill(~inside, torch.nan) for end in box))
 
 
 def _interval(segment: Segment, boxes: dict[int, Box]) -> Box:

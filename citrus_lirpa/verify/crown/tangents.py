@@ -20,7 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...bounds.curves import Curve, Stretch
+from ...bounds.box import Box
+from ...bounds.curves import ERROR, Curve, Stretch
 
 #: Halvings of a stretch in the search for the tangents through the ends of an interval.
 _HALVINGS = 20
@@ -38,6 +39,26 @@ class Line(NamedTuple):
     slope: Tensor
     offset: Tensor
     touch: Tensor
+
+    def back(self, a: Tensor) -> Tensor:
+        """Return coefficients on the inputs, from those on the outputs (R, M)."""
+        return a * self.slope
+
+    def value(self, z: Tensor) -> Tensor:
+        """Return the lines' values (R, M) at inputs."""
+        return z * self.slope + self.offset.to(z.dtype)
+
+    def turn(self, a: Tensor, z: Tensor) -> Tensor:
+        """Return what the bound grows by where lines turn, up to a positive factor.
+
+        A line turns about the place where it touches; the parameter grows with that place. The
+        factor is the second derivative there.
+
+        Args:
+            a: (R, M) coefficients on the outputs.
+            z: (R, M) inputs.
+        """
+        return a.abs() * (z - self.touch)
 
 
 class _Places(NamedTuple):
@@ -76,10 +97,18 @@ class Curved:
     lower: Tensor
     upper: Tensor
 
+    @staticmethod
+    def of(curve: Curve, lower: Tensor, upper: Tensor) -> Curved:
+        """Return the neurons, with NaN for bounds where the curve is not defined."""
+        if curve.domain is not None:
+            outside = ~curve.domain.contains(Box(lower, upper))
+            lower, upper = (end.masked_fill(outside, torch.nan) for end in (lower, upper))
+        return Curved(curve, lower, upper)
+
     @cached_property
     def places(self) -> Tensor:
         """(2, 7, n, M) of lines below and of lines above, as :class:`_Places` has them."""
-        sides = (1.0, (self.curve.convex,)), (-1.0, self.curve.concave)
+        sides = (1.0, self.curve.convex), (-1.0, self.curve.concave)
         return torch.stack([torch.stack(self._places(*side)) for side in sides])
 
     def rows(self, which: Tensor) -> Curved:
@@ -108,10 +137,20 @@ class Curved:
         exact = s.double()
         excess = sign * (slope - exact)
         within = excess * (t - torch.where(excess > 0, at.begin, at.end))
-        at_left, at_right, at_t = (sign * (curve.function(x) - exact * x) for x in (left, right, t))
-        falls = (sign * (exact - curve.slope(left))).clamp(min=0)
-        least = torch.minimum(torch.minimum(at_left - falls * at.before, at_right), at_t - within)
-        error = (1 + exact.abs()) * curve.error(torch.maximum(left.abs(), right.abs()))
+        values = [curve.function(x) for x in (left, right, t)]
+        at_left, at_right, at_t = (
+            sign * (v - exact * x) for v, x in zip(values, (left, right, t), strict=True)
+        )
+        if len(curve.convex) > 1 or len(curve.concave) > 1:
+            falls = (sign * (exact - curve.slope(left))).clamp(min=0)
+            at_left = torch.where(at.before > 0, at_left - falls * at.before, at_left)
+        least = torch.minimum(torch.minimum(at_left, at_right), at_t - within)
+        farthest = torch.maximum(left.abs(), right.abs())
+        largest = torch.stack([v.abs() for v in values]).amax(0)
+        turns = ERROR * (2 * (exact.abs() + slope.abs()) + curve.unit.linear) * farthest
+        error = curve.error(farthest, largest) + turns
+        if curve.drop is not None:
+            error = error + torch.where(below, curve.drop(Box(left, right)), 0.0)
         return Line(s, sign * (least - error), t.to(dtype))
 
     def _places(self, sign: float, stretches: Sequence[Stretch]) -> _Places:

@@ -1,0 +1,69 @@
+"""Which operations of a graph are curves, alone or several of them together."""
+
+from __future__ import annotations
+
+from .curve_table import SILU, SOFTSIGN, curve_of, power
+from .curves import Curve
+from .graph import Graph, Operation
+
+
+def whole_curve(operation: Operation) -> Curve | None:
+    """Return the curve that an operation is of its first argument; None where it is none."""
+    if operation.kind == "BoundMul" and len(set(operation.arguments)) == 1:
+        return power(2.0)
+    if operation.varying[:1] != [True] or any(operation.varying[1:]):
+        return None
+    constants = operation.constants()
+    return curve_of(operation.node, *(constants[other] for other in operation.arguments[1:]))
+
+
+def curves_in_parts(graph: Graph) -> tuple[dict[str, tuple[str, Curve]], set[str]]:
+    """Return curves that are written as several operations, and the parts that nothing else uses.
+
+    They are x sigmoid(x), which is SiLU, and x / (1 + |x|), which is Softsign.
+    """
+    whole: dict[str, tuple[str, Curve]] = {}
+    inside: list[str] = []
+    users: dict[str, list[str]] = {}
+    for name, operation in graph.operations.items():
+        for source in operation.sources:
+            users.setdefault(source, []).append(name)
+        found = _in_parts(graph, operation)
+        if found is not None:
+            whole[name] = found[:2]
+            inside += found[2]
+    gone: set[str] = set()
+    for part in inside:
+        if all(u in gone or (u in whole and whole[u][0] != part) for u in users[part]):
+            gone.add(part)
+    return whole, gone
+
+
+def _in_parts(graph: Graph, operation: Operation) -> tuple[str, Curve, list[str]] | None:
+    """Return of what value an operation ends which curve, and its parts from last to first."""
+    if not all(operation.varying) or operation.kind not in ("BoundMul", "BoundDiv"):
+        return None
+    orders = [operation.arguments, operation.arguments[::-1]]
+    for x, gate in orders if operation.kind == "BoundMul" else orders[:1]:
+        inverse = graph.operations.get(gate)
+        if inverse is None:
+            continue
+        if operation.kind == "BoundMul" and inverse.kind == "BoundSigmoid":
+            if inverse.arguments == [x]:
+                return x, SILU, [gate]
+            continue
+        reciprocal = operation.kind == "BoundMul" and inverse.kind == "BoundReciprocal"
+        below = inverse.arguments[0] if reciprocal else gate
+        size = _without_one(graph, below) if reciprocal or operation.kind == "BoundDiv" else None
+        if size is not None and size.kind == "BoundAbs" and size.arguments == [x]:
+            return x, SOFTSIGN, [*([gate] if reciprocal else []), below, size.name]
+    return None
+
+
+def _without_one(graph: Graph, name: str) -> Operation | None:
+    """Return what a value is 1 more than; None for other values."""
+    more = graph.operations.get(name)
+    if more is None or more.kind != "BoundAdd" or sum(more.varying) != 1:
+        return None
+    (one,) = more.constants().values()
+    return graph.operations.get(more.sources[0]) if bool((one == 1).all()) else None

@@ -1,0 +1,75 @@
+"""How layers are traced for auto_LiRPA where torch's exporter would take them apart, or fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+#: Of the operators that 0.3 has networks traced into.
+OPSET = 12
+
+
+def _gelu(graph: Any, x: Any, approximate: str) -> Any:
+    return graph.op("Gelu", x, approximate_s=approximate)
+
+
+def _softplus(graph: Any, x: Any, beta: float, threshold: float) -> Any:
+    """torch's exporter leaves the threshold out, beyond which torch takes x."""
+    if (beta, threshold) == (1, 20):
+        return graph.op("Softplus", x)
+    return graph.op("SoftplusOf", x, beta_f=beta, threshold_f=threshold)
+
+
+def _celu(graph: Any, x: Any, alpha: float) -> Any:
+    return graph.op("Celu", x, alpha_f=alpha)
+
+
+def _hard_sigmoid(graph: Any, x: Any) -> Any:
+    """As torch computes it: ReLU6 of x + 3, by 6."""
+    zero, three, six = (
+        graph.op("Constant", value_t=torch.tensor(value, dtype=torch.float32)) for value in (0.0, 3.0, 6.0)
+    )
+    return graph.op("Div", graph.op("Clip", graph.op("Add", x, three), zero, six), six)
+
+
+def _rsqrt(graph: Any, x: Any) -> Any:
+    return graph.op("Reciprocal", graph.op("Sqrt", x))
+
+
+def _one(name: str) -> Callable[..., Any]:
+    def symbol(graph: Any, x: Any) -> Any:
+        return graph.op(name, x)
+
+    return symbol
+
+
+#: By torch's name of an operation: kinds of its arguments, and the nodes it becomes.
+_SYMBOLS: dict[str, tuple[tuple[str, ...], Callable[..., Any]]] = {
+    "celu": (("v", "f"), _celu),
+    "hardsigmoid": (("v",), _hard_sigmoid),
+    "hardswish": (("v",), _one("HardSwish")),
+    "log_sigmoid": (("v",), _one("LogSigmoid")),
+    "mish": (("v",), _one("Mish")),
+    "rsqrt": (("v",), _rsqrt),
+    "selu": (("v",), _one("Selu")),
+    "softplus": (("v", "f", "f"), _softplus),
+}
+
+
+@contextmanager
+def whole_curves(gelu: bool) -> Iterator[None]:
+    """Have curves traced as one node each inside the block.
+
+    Args:
+        gelu: Whether to do so with GELU, which auto_LiRPA 0.7 does itself.
+    """
+    symbols = {**_SYMBOLS, **({"gelu": (("v", "s"), _gelu)} if gelu else {})}
+    with ExitStack() as stack:
+        for name, (kinds, symbol) in symbols.items():
+            parsed = torch.onnx.symbolic_helper.parse_args(*kinds)(symbol)
+            torch.onnx.register_custom_op_symbolic(f"aten::{name}", parsed, OPSET)
+            stack.callback(torch.onnx.unregister_custom_op_symbolic, f"aten::{name}", OPSET)
+        yield
