@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from .box import Box
 from .curves import ERROR, Curve, Domain, Stretch, Unit
 
+Stretches = tuple[Stretch, ...]
 _ALL: Stretch = (-math.inf, math.inf)
 _LEFT, _RIGHT = (-math.inf, 0.0), (0.0, math.inf)
 #: Values that are off by some units in their own last place.
@@ -129,17 +130,14 @@ def elu(alpha: float = 1.0, scale: float = 1.0) -> Curve:
         """Return the slope; at 0 that of the left."""
         return torch.where(x <= 0, left * x.clamp(max=0).exp(), scale)
 
-    convex: Iterable[Stretch]
-    if 0 <= alpha <= 1:
-        convex, concave = (_ALL,), ()
-    else:
+    convex: Stretches = (_ALL,)
+    concave: Stretches = ()
+    if not 0 <= alpha <= 1:
         convex, concave = ((_LEFT,), (_RIGHT,)) if alpha > 0 else ((_RIGHT,), (_LEFT,))
     ends = min(left, 0.0), max(left, scale)
     lowest = 0.0 if alpha < 0 else None
     unit = Unit(1 + abs(left), scale)
-    return Curve(
-        lambda x: scale * F.elu(x, alpha), slope, convex, concave, ends, lowest, unit=unit
-    )
+    return Curve(lambda x: scale * F.elu(x, alpha), slope, convex, concave, ends, lowest, unit=unit)
 
 
 SELU = elu(1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
@@ -181,17 +179,18 @@ def power(exponent: float) -> Curve | None:
     """Return x to a power."""
     if not math.isfinite(exponent) or exponent in (0.0, 1.0):
         return None
-    whole, even = exponent.is_integer(), exponent % 2 == 0
-    if not whole:
-        bowl = exponent > 1 or exponent < 0
-        convex, concave = ((_RIGHT,), ()) if bowl else ((), (_RIGHT,))
-        domain = _NOT_NEGATIVE if exponent > 1 else _POSITIVE
-    elif even:
-        convex, concave = ((_ALL,) if exponent > 0 else (_LEFT, _RIGHT)), ()
-        domain = None if exponent > 0 else _NOT_ZERO
+    even = exponent % 2 == 0
+    convex: Stretches = (_RIGHT,)
+    concave: Stretches = ()
+    domain: Domain | None = None if exponent > 0 else _NOT_ZERO
+    if even:
+        convex = (_ALL,) if exponent > 0 else (_LEFT, _RIGHT)
+    elif exponent.is_integer():
+        concave = (_LEFT,)
     else:
-        convex, concave = (_RIGHT,), (_LEFT,)
-        domain = None if exponent > 0 else _NOT_ZERO
+        domain = _NOT_NEGATIVE if exponent > 1 else _POSITIVE
+        if 0 < exponent < 1:
+            convex, concave = concave, convex
     grows = exponent > 0 and not even
     steepest = (0.0, math.inf) if grows else _ALL
     return Curve(
@@ -253,4 +252,3 @@ def curve_of(node: Any, *constants: Any) -> Curve | None:
     """
     make = CURVES.get(type(node).__name__.removeprefix("Bound"))
     return None if make is None else make(getattr(node, "attr", None) or {}, *constants)
-

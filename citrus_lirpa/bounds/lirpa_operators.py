@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ModelError
-from .curve_table import curve_of
 from .box import Box
+from .curve_table import curve_of
 from .curves import Curve
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 #: Of the operators that 0.3 has networks traced into.
-OPSET = 12
+_OPSET = 12
 
 
 def _gelu(graph: Any, x: Any, approximate: str) -> Any:
@@ -17,7 +17,7 @@ def _gelu(graph: Any, x: Any, approximate: str) -> Any:
 
 
 def _softplus(graph: Any, x: Any, beta: float, threshold: float) -> Any:
-    """torch's exporter leaves the threshold out, beyond which torch takes x."""
+    """Keep the threshold, beyond which torch takes x; its exporter leaves it out."""
     if (beta, threshold) == (1, 20):
         return graph.op("Softplus", x)
     return graph.op("SoftplusOf", x, beta_f=beta, threshold_f=threshold)
@@ -30,7 +30,8 @@ def _celu(graph: Any, x: Any, alpha: float) -> Any:
 def _hard_sigmoid(graph: Any, x: Any) -> Any:
     """As torch computes it: ReLU6 of x + 3, by 6."""
     zero, three, six = (
-        graph.op("Constant", value_t=torch.tensor(value, dtype=torch.float32)) for value in (0.0, 3.0, 6.0)
+        graph.op("Constant", value_t=torch.tensor(value, dtype=torch.float32))
+        for value in (0.0, 3.0, 6.0)
     )
     return graph.op("Div", graph.op("Clip", graph.op("Add", x, three), zero, six), six)
 
@@ -47,15 +48,15 @@ def _one(name: str) -> Callable[..., Any]:
 
 
 #: By torch's name of an operation: kinds of its arguments, and the nodes it becomes.
-_SYMBOLS: dict[str, tuple[tuple[str, ...], Callable[..., Any]]] = {
-    "celu": (("v", "f"), _celu),
-    "hardsigmoid": (("v",), _hard_sigmoid),
-    "hardswish": (("v",), _one("HardSwish")),
-    "log_sigmoid": (("v",), _one("LogSigmoid")),
-    "mish": (("v",), _one("Mish")),
-    "rsqrt": (("v",), _rsqrt),
-    "selu": (("v",), _one("Selu")),
-    "softplus": (("v", "f", "f"), _softplus),
+_SYMBOLS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "celu": ("vf", _celu),
+    "hardsigmoid": ("v", _hard_sigmoid),
+    "hardswish": ("v", _one("HardSwish")),
+    "log_sigmoid": ("v", _one("LogSigmoid")),
+    "mish": ("v", _one("Mish")),
+    "rsqrt": ("v", _rsqrt),
+    "selu": ("v", _one("Selu")),
+    "softplus": ("vff", _softplus),
 }
 
 
@@ -66,10 +67,11 @@ def whole_curves(gelu: bool) -> Iterator[None]:
     Args:
         gelu: Whether to do so with GELU, which auto_LiRPA 0.7 does itself.
     """
-    symbols = {**_SYMBOLS, **({"gelu": (("v", "s"), _gelu)} if gelu else {})}
+    onnx: Any = torch.onnx
+    symbols = {**_SYMBOLS, **({"gelu": ("vs", _gelu)} if gelu else {})}
     with ExitStack() as stack:
         for name, (kinds, symbol) in symbols.items():
-            parsed = torch.onnx.symbolic_helper.parse_args(*kinds)(symbol)
-            torch.onnx.register_custom_op_symbolic(f"aten::{name}", parsed, OPSET)
-            stack.callback(torch.onnx.unregister_custom_op_symbolic, f"aten::{name}", OPSET)
+            parsed = onnx.symbolic_helper.parse_args(*kinds)(symbol)
+            onnx.register_custom_op_symbolic(f"aten::{name}", parsed, _OPSET)
+            stack.callback(onnx.unregister_custom_op_symbolic, f"aten::{name}", _OPSET)
         yield

@@ -34,6 +34,7 @@ from .lirpa_nodes import leaky_slope
 from .pieces import Divided, Hull, Joined, Piece, Relu, Scaled, Stacked, Sum, Taken, taken
 from .tracing import place
 
+
 class PiecewiseGraph(Graph):
     """A graph whose piecewise linear operations are written as affine ones and ReLU.
 
@@ -58,7 +59,7 @@ class PiecewiseGraph(Graph):
         self.origins: dict[str, str] = {}
         self.knots: dict[str, tuple[tuple[str, ...], Hull]] = {}
         whole, parts = curves_in_parts(graph)
-        for name, operation in _in_order(graph).items():
+        for name, operation in graph.operations.items():
             if name in parts:
                 continue
             writer = _Writer(self, operation, dtype)
@@ -74,22 +75,6 @@ class PiecewiseGraph(Graph):
             elif not (operation.kind in _PRODUCTS and _PRODUCTS[operation.kind](writer)):
                 self.operations[name] = operation
                 self.relus += [name] * (operation.kind == "BoundRelu")
-
-
-def _in_order(graph: Graph) -> dict[str, Operation]:
-    """Return the operations, each behind those that it takes values of."""
-    order: dict[str, Operation] = {}
-
-    def visit(name: str) -> None:
-        operation = graph.operations.get(name)
-        if operation is not None and name not in order:
-            for source in operation.sources:
-                visit(source)
-            order[name] = operation
-
-    for name in graph.operations:
-        visit(name)
-    return order
 
 
 class _Writer:

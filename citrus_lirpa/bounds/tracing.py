@@ -72,7 +72,11 @@ def wrap(core: nn.Module, example: Tensor) -> nn.Module:
         options = lirpa.bound_options(conv_mode="matrix" if small else "patches")
         origins: dict[str, str] = {}
         try:
-            with lirpa.parsing(), whole_curves(gelu=lirpa.load().legacy), lirpa.origins(core) as origins:
+            with (
+                lirpa.parsing(),
+                whole_curves(gelu=lirpa.load().legacy),
+                lirpa.origins(core) as origins,
+            ):
                 bounded = lirpa.load().BoundedModule(
                     core, example[:1], bound_opts=options, device=example.device
                 )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from layers import Function, network
 from torch import nn
 
@@ -22,6 +23,25 @@ LAYERS = {
     "tanh gelu": [nn.GELU("tanh")],
     "silu": [nn.SiLU()],
     "a sigmoid and its silu": [Function(lambda x: torch.cat([x * x.sigmoid(), x.sigmoid()], 1))],
+    "mish": [nn.Mish()],
+    "hard swish": [nn.Hardswish()],
+    "hard sigmoid": [nn.Hardsigmoid()],
+    "selu": [nn.SELU()],
+    "celu": [nn.CELU(0.7)],
+    "steep elu": [nn.ELU(1.5)],
+    "elu that falls": [nn.ELU(-0.5)],
+    "softsign": [nn.Softsign()],
+    "log sigmoid": [nn.LogSigmoid()],
+    "softplus with a jump": [Function(lambda x: F.softplus(x, 2.0, 3.0))],
+    "exp": [Function(torch.exp)],
+    "log": [Function(lambda x: (x.relu() + 1).log())],
+    "root": [Function(lambda x: (x.square() + 1).sqrt())],
+    "inverse root": [Function(lambda x: (x.abs() + 1).rsqrt())],
+    "power": [Function(lambda x: x**3 + x.relu() ** 1.5 - (x.relu() + 1) ** -2.0)],
+    "product": [Function(lambda x: x[:, :2] * x[:, 1:])],
+    "gate": [Function(lambda x: x * x.mean((2, 3), keepdim=True).sigmoid())],
+    "quotient": [Function(lambda x: x / (x.relu() + 1) + 2 / (x.square() + 1) - x / 3)],
+    "softmax by hand": [Function(lambda x: x.exp() / x.exp().sum(1, keepdim=True))],
     "pooled tanh": [nn.Tanh(), nn.MaxPool2d(2), nn.Conv2d(3, 3, 2), nn.ReLU()],
 }
 
@@ -55,8 +75,9 @@ def lowest(model, x, y, eps):
     return torch.stack(rows, 1)
 
 
-@pytest.mark.parametrize("eps", [0.01, 0.2])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    ("name", "eps"), [*((n, 0.05) for n in LAYERS), ("gelu", 0.3), ("exp", 0.3)]
+)
 def test_no_bound_is_above_what_attacks_reach(name, eps):
     model, x, y = scaled(*LAYERS[name])
     engine = find_engine(BoundedNet(model, x).eval(), Ball(eps))
@@ -106,14 +127,42 @@ def test_groups_share_perturbations_through_curves():
         assert all(int(low) >= one for low, one in zip(found.lower, safe, strict=True))
 
 
-@pytest.mark.parametrize("layer", [nn.ELU(1.5), nn.ELU(-0.5), nn.Mish(), nn.Softmax(1)], ids=repr)
+@pytest.mark.parametrize("layer", [nn.Softmax(1), Function(torch.sin)], ids=repr)
 def test_other_curves_are_left_to_auto_lirpa(layer):
     model, x, _ = network(layer)
     engine = find_engine(BoundedNet(model, x).eval(), Ball(0.1))
     assert isinstance(engine, LirpaEngine) and "curves; this one has" in engine.why
 
 
-def test_a_softplus_that_jumps_is_refused():
-    model, x, _ = network(nn.Softplus(threshold=3.0))
-    with pytest.raises(ModelError, match="threshold 3, which jumps"):
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [
+        (torch.log, "^Log .* above 0: add a positive number"),
+        (torch.sqrt, "Sqrt .* above 0"),
+        (torch.reciprocal, "Reciprocal .* on one side of 0"),
+        (lambda x: x**1.5, "Pow .* at least 0: write x.relu"),
+        (lambda x: (x + 1) / x, "(Div|Reciprocal) .* on one side of 0"),
+    ],
+)
+def test_a_curve_beyond_its_domain_is_refused_by_name(function, what):
+    model, x, _ = network(nn.Sigmoid(), Function(lambda x: function(x - 0.1)))
+    net, y = BoundedNet(model, x).eval(), model(x).argmax(1)
+    with pytest.raises(ModelError, match=what) as refused:
+        certify(net, x, y, 20.0, method="crown")
+    assert "values from -0.1 to 0.9" in str(refused.value)
+    inside = certify(net, x, y, 0.05, method="crown")
+    assert not inside.unsupported and bool((inside.margin.isfinite()).all())
+
+
+def test_images_outside_a_domain_stay_open_beside_others():
+    model, x, _ = network(Function(lambda x: (1.5 - x.square().mean((2, 3), keepdim=True)).log()))
+    x = torch.cat([x, 9 * x])
+    y = model(x).argmax(1)
+    found = certify(BoundedNet(model, x).eval(), x, y, 0.001)
+    assert found.certified.tolist() == [True] * 4 + [False] * 4
+
+
+def test_a_celu_of_negative_alpha_is_refused():
+    model, x, _ = network(nn.CELU(-1.0))
+    with pytest.raises(ModelError, match="alpha"):
         BoundedNet(model, x)

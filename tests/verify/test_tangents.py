@@ -1,6 +1,7 @@
 """Lines above and below curves: on the right side everywhere, by intervals and not by samples."""
 
 import math
+from fractions import Fraction
 from typing import NamedTuple
 
 import pytest
@@ -213,16 +214,14 @@ def test_planes_are_on_the_right_side_of_products(dtype, double):
     for each in [list(map(float, number)) for number in numbers][::4]:
         *ends, p, q, m, is_below = each
         sides = [(x, y) for x in ends[:2] for y in ends[2:]]
-        gaps = [math.fsum(exactly(x, y, p, q, m)) for x, y in sides]
+        gaps = [gap(x, y, p, q, m) for x, y in sides]
         assert min(gaps) >= 0 if is_below else max(gaps) <= 0
     box = PRODUCT.hull(Box(*(e.view(1, 2, -1) for e in (low, high))))
     inside = torch.lerp(low, high, torch.rand(50, 2 * count)).view(50, 2, -1).prod(1)
     assert bool((box.lower <= inside).all() and (inside <= box.upper).all())
 
 
-def exactly(x, y, p, q, m):
-    """x y - p x - q y - m as numbers whose sum it is."""
-    from fractions import Fraction
-
-    value = Fraction(x) * Fraction(y) - Fraction(p) * Fraction(x) - Fraction(q) * Fraction(y)
-    return [float(value - Fraction(m))]
+def gap(x, y, p, q, m):
+    """Return what x y is above a plane, in fractions."""
+    x, y, p, q, m = map(Fraction, (x, y, p, q, m))
+    return x * y - p * x - q * y - m

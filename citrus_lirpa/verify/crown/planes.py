@@ -93,7 +93,9 @@ class Multiplied:
         corners = [(x, y) for x in (low_x, high_x) for y in (low_y, high_y)]
         by_p, by_q = p.double(), q.double()
         least = torch.stack([sign * (x * y - by_p * x - by_q * y) for x, y in corners]).amin(0)
-        far_x, far_y = (torch.maximum(a.abs(), b.abs()) for a, b in ((low_x, high_x), (low_y, high_y)))
+        far_x, far_y = (
+            torch.maximum(a.abs(), b.abs()) for a, b in ((low_x, high_x), (low_y, high_y))
+        )
         error = ERROR * (far_x * far_y + by_p.abs() * far_x + by_q.abs() * far_y) + TINY
         moves = torch.cat([last - first, high_x - low_x], 1).to(dtype)
         rises = (low_x * first - high_x * last).to(dtype)
