@@ -23,11 +23,13 @@ from reference import make
 
 from citrus_lirpa import Box, data, verify
 from citrus_lirpa.attacks import PGD, GroupAttack, SgdUap
+from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.cli import main
 from citrus_lirpa.errors import InputError, Interrupted
 from citrus_lirpa.training import checkpoint, setup
 from citrus_lirpa.training.config import resolve
 from citrus_lirpa.training.loop import fit
+from citrus_lirpa.verify.crown.engine import DualEngine
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 DIGITS = data.load("digits", train=True, data_dir=Path("none"))
@@ -135,6 +137,38 @@ def radii() -> dict:
     return {"mixed": seen.mixed, "waits of a group attack": waits}
 
 
+def moved() -> dict:
+    """What wrapping puts elsewhere in memory; and whether cuDNN convolves."""
+    convolved = []
+    with pretend_cuda.Pretended():
+        config = configuration("ce", "model.name=cnn7", "model.width=2", "model.linear=8")
+        module = checkpoint.make_model(config)[0].to(GPU)
+        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        before = {name: tensor.host.data_ptr() for name, tensor in tensors.items()}
+        net = setup.BoundedNet(module, torch.zeros(2, 1, 8, 8, device=GPU)).eval()
+        after = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        elsewhere = [
+            name for name, tensor in after.items()
+            if tensor is not tensors[name] or tensor.host.data_ptr() != before[name]
+        ]  # fmt: skip
+        x, y = TEST.pixels(slice(5)).to(GPU), TEST.labels[:5].to(GPU)
+        convolve = torch.nn.functional.conv2d
+
+        def watched(*args, **options):
+            convolved.append(torch.backends.cudnn.enabled)
+            return convolve(*args, **options)
+
+        with mock.patch("torch.nn.functional.conv2d", watched):
+            verify.certify(net, x, y, EPS, method="alpha-crown")
+            certifying = len(convolved)
+            rows = DualEngine(net, Ball(EPS)).rows_at_once
+            make("sabr", EPS)(net.train(), x, y, EPS)
+    return {
+        "tensors": elsewhere, "of": len(tensors), "rows": rows,
+        "certify": sorted({*convolved[:certifying]}), "train": sorted({*convolved[certifying:]}),
+    }  # fmt: skip
+
+
 def refusals() -> list[str]:
     """What is said of data with a fault in the last image, which few steps see."""
     told = []
@@ -209,6 +243,7 @@ def everything(folder: Path, methods: list[str]) -> dict:
     return {
         "controls": controls(),
         "radii": radii(),
+        "moved": moved(),
         "refusals": refusals(),
         "commands": commands(folder, network),
         "waits": {name: waits(name) for name in methods},

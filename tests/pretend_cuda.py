@@ -391,6 +391,7 @@ def _patch_torch() -> None:
         setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
     torch.cuda.synchronize = lambda *_: SEEN.wait("synchronize")
     torch.cuda.manual_seed = torch.cuda.manual_seed_all = lambda seed: GENERATOR.manual_seed(seed)
+    torch.cuda.mem_get_info = lambda *_: (1 << 35, 1 << 36)
     torch.cuda.get_rng_state = lambda *_: GENERATOR.get_state()
     torch.cuda.set_rng_state = lambda state, *_: GENERATOR.set_state(state)
 

@@ -81,10 +81,10 @@ class IntervalNetwork:
 
     def compile(self, cuda: bool) -> None:
         """Let torch.compile make kernels of ``intervals``, and on a GPU of ``logits`` too."""
-        options: Any = {"dynamic": False, "mode": "reduce-overhead" if cuda else "default"}
-        self.intervals = torch.compile(self._intervals, **options)
+        # no CUDA graphs: they would copy the weights at each call, and overwrite what it returned
+        self.intervals = torch.compile(self._intervals, dynamic=False)
         if cuda:
-            self.logits = torch.compile(self._logits, **options)
+            self.logits = torch.compile(self._logits, dynamic=False)
 
     def weights(self) -> Weights:
         """Return weights and biases with graph, BatchNorm by the statistics that bounds use."""

@@ -115,8 +115,8 @@ class BoundedNet(TracedModule):
     def compile(self) -> None:
         """Let torch.compile make kernels of interval bounds, and on a GPU of ``frozen`` too.
 
-        On a GPU it uses CUDA graphs; on a CPU convolutions are as fast as they can be. The first
-        calls take half a minute or more. Nothing is compiled where auto_LiRPA bounds the network.
+        On a CPU convolutions are as fast as they can be without. The first calls take half a
+        minute or more. Nothing is compiled where auto_LiRPA bounds the network.
 
         Raises:
             DependencyError: torch.compile does not work, as without a C++ compiler.

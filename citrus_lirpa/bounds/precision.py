@@ -95,11 +95,22 @@ def _set_by_old_names(products: str | None, known: bool | None, convolutions: An
 
 
 @contextlib.contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device, *, transforms: bool = False) -> Iterator[None]:
     """Compute all products inside the block in the type of their operands.
 
     That is without TF32 and without autocast, whose bfloat16 rounds as far beyond
-    ``rounding_threshold``.
+    ``rounding_threshold``, and on a GPU without cuDNN: it may convolve by Winograd's or Fourier's
+    transform, which rounds more than the sums of products that certificates are charged for.
+
+    Args:
+        device: Where the block computes.
+        transforms: Whether convolutions may use transforms; for what proves nothing by bounds.
     """
+    cudnn: Any = torch.backends.cudnn
+    before, sums = cudnn.enabled, device.type == "cuda" and not transforms
     with float32_products(), torch.autocast(device.type, enabled=False):
-        yield
+        cudnn.enabled = before and not sums
+        try:
+            yield
+        finally:
+            cudnn.enabled = before

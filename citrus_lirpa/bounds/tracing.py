@@ -66,6 +66,7 @@ def wrap(core: nn.Module, example: Tensor) -> nn.Module:
         _not_compiled(core),
         explained("this model's graph"),
         _explicit_padding(core),
+        _left_in_place(core),
     ):
         core.eval()  # built in train mode, running statistics would move
         small = _largest_layer(core, example[:1]) <= MATRIX_MODE_LIMIT
@@ -141,6 +142,21 @@ def _unsupported(names: list[str], origins: dict[str, str]) -> str:
     what = ", ".join(f"'{name}'{origins.get(name, '')}" for name in names)
     instead = next((_INSTEAD[name] for name in names if name in _INSTEAD), OTHERS)
     return f"auto_LiRPA {lirpa.load().version} cannot bound {what}; {instead}"
+
+
+@contextlib.contextmanager
+def _left_in_place(core: nn.Module) -> Iterator[None]:
+    """Leave weights and buffers where they are in memory: auto_LiRPA traces them on the CPU."""
+    parameters = [(weight, weight.detach()) for weight in core.parameters()]
+    buffers = [(m, name, b) for m in core.modules() for name, b in m._buffers.items()]
+    try:
+        yield
+    finally:
+        for weight, data in parameters:
+            if weight.device.type != "cpu":
+                weight.data = data
+        for m, name, buffer in buffers:
+            m._buffers[name] = buffer
 
 
 @contextlib.contextmanager

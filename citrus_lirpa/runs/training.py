@@ -20,6 +20,7 @@ from ..training.setup import (
     choose_threads,
     judged_radius,
     keep_freed_memory,
+    measure_convolutions,
     use_threads,
 )
 from .folder import RunFolder
@@ -53,6 +54,7 @@ def train_run(
     """
     run, device, observer = RunFolder(folder), launch.device, launch.observer
     keep_freed_memory()
+    measure_convolutions(device)
     check_device(config.train.precision, device)
     net, loss = build(config, device)
     part = training_part(images, config)

@@ -175,6 +175,11 @@ def use_threads(wanted: int) -> None:
         torch.set_num_threads(min(wanted, os.cpu_count() or wanted))
 
 
+def measure_convolutions(device: torch.device) -> None:
+    """Let a GPU choose convolutions by the time of the first calls: all steps have their shapes."""
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+
+
 def keep_freed_memory() -> bool:
     """Let glibc keep freed memory for the next block of its size.
 

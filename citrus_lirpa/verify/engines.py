@@ -24,7 +24,10 @@ class Engine(Protocol):
     ``ibp`` returns what the engine knows of images: an immutable value with ``rows``, ``cat``
     and ``usable``, which the other methods take. With bounds comes a mask of those that are
     proved positive, rounding taken into account.
+    At most ``rows_at_once`` margins are bounded together, however many are asked for.
     """
+
+    rows_at_once: int
 
     def ibp(self, x: Tensor, y: Tensor) -> tuple[Any, Tensor, Tensor]:
         """Return what is known of images (n, ...), their IBP bounds, and which are proved."""
@@ -80,6 +83,8 @@ class LirpaEngine:
         ball: The perturbations.
         why: Why the network has no dual engine.
     """
+
+    rows_at_once = 1  # it bounds all that it is asked for
 
     def __init__(self, net: BoundedNet, ball: Ball, why: str):
         self.net, self.ball, self.why = net, ball, why

@@ -173,7 +173,7 @@ def smooth(
         def elsewhere(more: int) -> None:
             bar.update(min(more * _BATCH, len(x) - bar.n))
 
-        with torch.no_grad(), full_precision(x.device), modes_restored(model):
+        with torch.no_grad(), full_precision(x.device, transforms=True), modes_restored(model):
             model.eval()
             parts = distributed.share(certified, len(batches), x.device, elsewhere)
     predicted, counts = torch.cat(parts).cpu().T

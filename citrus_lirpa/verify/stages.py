@@ -33,7 +33,8 @@ class Limits:
 
     Args:
         time_limit: Seconds of all stages together for each group that has open inputs.
-        batch_size: Inputs that IBP bounds together; other stages bound fewer.
+        batch_size: Inputs that IBP bounds together. Other stages bound fewer, but as many as
+            the engine bounds margins together.
     """
 
     time_limit: float = 10.0
@@ -80,7 +81,8 @@ class OpenImages:
         self.stage = number
         open_ = self.proof.open
         self.missing, self.effort = torch.zeros_like(open_), open_.double()
-        self._at_once = max(1, self.limits.batch_size // stage.cost)
+        size, rows = self.limits.batch_size, self.engine.rows_at_once
+        self._at_once = max(1, size // stage.cost, min(size, rows))
         staying = open_[self.number].nonzero().squeeze(1)
         self.number = self.number[staying]
         if self.images is not None:
@@ -159,7 +161,7 @@ class Stage:
 
     Args:
         name: What users choose it by, and what it is called in results.
-        cost: The memory that an image takes, in that of IBP.
+        cost: The memory that an image takes, in that of IBP, where all are bounded together.
         prove: Works on open images: it notes bounds and what is proved by them, through the
             engine, which takes rounding into account. It raises ModelError where the network
             does not allow it.

@@ -64,6 +64,18 @@ def test_an_eps_on_the_cpu_is_moved(seen):
     assert seen["radii"]["mixed"] == []
 
 
+def test_wrapping_leaves_weights_and_buffers_where_they_are(seen):
+    assert seen["moved"]["of"] > 30 and seen["moved"]["tensors"] == []
+
+
+def test_certificates_convolve_without_transforms_and_training_as_fast_as_cudnn_can(seen):
+    assert (seen["moved"]["certify"], seen["moved"]["train"]) == ([False], [True])
+
+
+def test_as_many_margins_are_bounded_together_as_the_free_memory_takes(seen):
+    assert seen["moved"]["rows"] == 4096  # 32 GiB are free, and the network is small
+
+
 def test_data_is_checked_once_before_the_steps(seen):
     labels, numbers, pixels = seen["refusals"]
     assert "expected 0 to 9 for 10 classes" in labels

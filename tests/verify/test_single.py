@@ -50,6 +50,8 @@ class Scripted:
     """An engine that answers from a table stage -> bounds of each image's margins; it logs the
     stage, the image and the margin of every bound that it is asked for."""
 
+    rows_at_once = 1
+
     def __init__(self, x, table):
         self.x, self.calls = x, []
         self.table = {stage: torch.tensor(bounds) for stage, bounds in table.items()}

@@ -31,8 +31,9 @@ from .rounding import Sizes, interval_margins, intervals
 ALPHA_STEPS, ALPHA_RATE = 20, 0.25
 #: Steps for each bound of an input of a curve; a third of the time of twenty, for nearly as much.
 INPUT_STEPS = 5
-#: Bytes that one batch of rows may need at a time.
-_BUDGET = {"cpu": 1 << 28, "cuda": 1 << 32}
+#: Bytes that one batch of rows may need at a time: what stays in the caches of a CPU; on a GPU a
+#: share of the memory that is free.
+_CACHES, _GPU_SHARE = 1 << 28, 0.25
 _MOST_ROWS = {"cpu": 128, "cuda": 4096}
 #: An attack pushes no input further beyond its decision boundary than this, in logits.
 _OVERSHOOT = 0.01
@@ -67,10 +68,9 @@ class DualEngine:
         self.curves = [segment.curve for segment in self.segments]
         if len(self.segments) == 1:
             raise ModelError("branch and bound takes networks with ReLU; this one is affine")
-        device = net.parameters()[0].device.type
         neurons = sum(math.prod(segment.shape) for segment in self.segments)
-        fitting = _BUDGET.get(device, _BUDGET["cpu"]) // (64 * neurons)
-        self.rows_at_once = max(4, min(_MOST_ROWS.get(device, 128), fitting))
+        most, budget = _rows_and_bytes(net.parameters()[0].device)
+        self.rows_at_once = max(4, min(most, budget // (64 * neurons)))
 
     @property
     def splits(self) -> bool:
@@ -329,6 +329,13 @@ def in_float64(net: BoundedNet) -> BoundedNet | None:
     except ModelError:  # a forward pass may make float32 of its own
         return None
     return None if twin is None else twin.eval()
+
+
+def _rows_and_bytes(device: torch.device) -> tuple[int, int]:
+    """Return how many rows, and how many bytes for them, a device takes at a time."""
+    if device.type != "cuda":
+        return _MOST_ROWS["cpu"], _CACHES
+    return _MOST_ROWS["cuda"], int(_GPU_SHARE * torch.cuda.mem_get_info(device)[0])
 
 
 def _parts(rows: Tensor, size: int) -> tuple[Tensor, ...]:
