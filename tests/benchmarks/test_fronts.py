@@ -32,7 +32,9 @@ def test_every_study_can_be_tuned(fronts, tmp_path):
             assert config.data.held_out == given.held_out
 
 
-@pytest.mark.parametrize("name", ["citrus", "citrus-k3", "sabr", "mtl-ibp", "ibp"])
+@pytest.mark.parametrize(
+    "name", ["citrus", "citrus-k3", "citrus-measured", "sabr", "mtl-ibp", "ibp"]
+)
 def test_the_study_of_the_digits_goes_on(fronts, name, tmp_path, monkeypatch):
     shutil.copytree(BENCHMARKS / "fronts", tmp_path / "benchmarks" / "fronts")
     monkeypatch.chdir(tmp_path)
