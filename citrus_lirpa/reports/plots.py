@@ -235,7 +235,9 @@ def _draw_shares(axes: Axes, records: Sequence[dict[str, Any]]) -> None:
             lowest = min(lowest, *shares)
     axes.set(ylabel="%", title="Training batches")
     axes.set_ylim(min(90, 10 * (lowest // 10)), 101)  # a dot at 100 is whole
-    if axes.get_lines():
+    known = bool(axes.get_lines())
+    axes.set_visible(known)  # of a denoiser nothing is
+    if known:
         axes.legend(loc="lower right")
 
 
