@@ -208,7 +208,9 @@ def results(device: torch.device, network: Path) -> dict:
                 found[f"bounds by {method}"] = bound.flatten().cpu().tolist()
         certificates = verify.certify(net, x, y, EPS, method="bab", time_limit=5)
         found["certificates"] = certificates.verdicts()
-        groups = verify.certify_uap(net, x, y, EPS, group_size=5, time_limit=5)
+        groups = verify.certify_uap(
+            net, x, y, EPS, group_size=5, time_limit=5, attack=GroupAttack(10, restarts=2)
+        )
         found["groups"] = [groups.lower.tolist(), groups.upper.tolist()]
         torch.manual_seed(0)
         found["attack"] = SgdUap(epochs=2, restarts=1)(net, x, y, 0.1).fooling_rate

@@ -14,7 +14,7 @@ from layers import AFFINE, LAYERS, network
 from networks import deep_net, images
 from torch import nn
 
-from citrus_lirpa import BoundedNet, certify, certify_uap, checker
+from citrus_lirpa import BoundedNet, GroupAttack, certify, certify_uap, checker
 from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.checker.core import Box as CheckedBox
 from citrus_lirpa.checker.core import Claims, Ranges
@@ -38,8 +38,9 @@ def prove(folder, net, x, y, eps, clip=None, size=4):
         *(net, x, y, eps), method="bab", clip=clip, group_size=size, time_limit=5, proofs=kept
     )
     uap = certify_uap(
-        *(net, x, y, eps), certificates=found, group_size=size, clip=clip, time_limit=5, proofs=kept
-    )
+        *(net, x, y, eps), certificates=found, group_size=size, clip=clip, time_limit=5,
+        proofs=kept, attack=GroupAttack(steps=5, restarts=1, clip=clip),
+    )  # fmt: skip
     made.store(0, kept, 100, size, found, uap)
     return found, uap, made.figures(uap)
 

@@ -1,9 +1,11 @@
 """Studies of tiny trainings on the digits."""
 
+import functools
 from pathlib import Path
 
 import pytest
 
+from citrus_lirpa import GroupAttack
 from citrus_lirpa.runs.tuning import study
 
 STUDY = """
@@ -26,12 +28,19 @@ limit = 50
 """
 
 
+@pytest.fixture(autouse=True)
+def quick_attack(monkeypatch) -> None:
+    """Evaluations attack groups in few steps: how much these break does not matter here."""
+    quick = functools.partial(GroupAttack, steps=5, restarts=1)
+    monkeypatch.setattr("citrus_lirpa.verify.groups.GroupAttack", quick)
+
+
 @pytest.fixture
 def write(tmp_path):
     """Write the file of a small study; its folder is runs/ beside it unless ``head`` says so."""
 
     def to_file(
-        trials: int = 4, head: str = "", more: str = QUICK, name: str = "small", **changes: str
+        trials: int = 2, head: str = "", more: str = QUICK, name: str = "small", **changes: str
     ) -> Path:
         if "folder" not in head:
             head += f'\nfolder = "{tmp_path / "runs" / name}"'

@@ -113,8 +113,8 @@ def check_all_there(plan: study.Study, said: list[str]) -> None:
 
 
 def test_workers_that_are_killed_one_after_another(write):
-    file = write(8)
-    with workers_on(file, 3) as workers:
+    file = write(6)
+    with workers_on(file, 2) as workers:
         said = kill_in_turn(file, workers, kills=1, pause=0.3) + work_to_the_end(workers)
     check_all_there(study.read(file), said)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from exact import KINDS, breakable, most_broken, random_images, random_net, smallest_margins
-from networks import deep_net, images, small_net, table_net, without_dual_engine
+from networks import QUICK, deep_net, images, small_net, table_net, without_dual_engine
 from reference import CLASSIFYING, make
 
 from citrus_lirpa import (
@@ -187,7 +187,7 @@ def test_tables_take_an_eps_for_each_feature():
     eps = torch.tensor([0.3, 0, 0.05, 0, 0.1, 0])
     proofs = certify(net, x, y, eps, method="bab")
     assert [can is False for can in breakable(net.module, x, y, eps)] == proofs.certified.tolist()
-    found = certify_uap(net, x, y, eps.numpy(), group_size=3, certificates=proofs)
+    found = certify_uap(net, x, y, eps.numpy(), group_size=3, certificates=proofs, attack=QUICK)
     assert bool((found.u[:, eps == 0] == 0).all())
 
 
@@ -227,7 +227,8 @@ def test_proofs_of_maps_hold_and_those_of_changed_maps_do_not(tmp_path, clip, ex
     kept, made = Proofs(x, y), ProofFolder(tmp_path, net, Ball(eps, limits))
     shared = dict(clip=limits, group_size=4, time_limit=5, proofs=kept)
     found = certify(net, x, y, eps, method="bab", **shared)
-    uap = certify_uap(net, x, y, eps, certificates=found, **shared)
+    quick = GroupAttack(steps=5, restarts=1, clip=limits)
+    uap = certify_uap(net, x, y, eps, certificates=found, attack=quick, **shared)
     made.store(0, kept, 0, 4, found, uap)
     figures = made.figures(uap)
     assert (figures.images, figures.groups) == (int(found.certified.sum()), 2) and figures.images

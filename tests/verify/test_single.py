@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from networks import CLASSES, fitted, images, without_dual_engine
+from networks import CLASSES, QUICK, fitted, images, without_dual_engine
 from torch import nn
 
 from citrus_lirpa import (
@@ -196,7 +196,7 @@ def test_a_network_without_relu_needs_no_engine():
     assert proofs.certified.tolist() == [low > 1e-4 for low in lowest]
     assert 0 < int(proofs.certified.sum()) < 8
     assert "affine" in proofs.unsupported["bab"]
-    uap = certify_uap(net, x, y, 0.1, group_size=4, certificates=proofs)
+    uap = certify_uap(net, x, y, 0.1, group_size=4, certificates=proofs, attack=QUICK)
     assert (uap.lower <= uap.upper).all()
 
 
@@ -338,7 +338,7 @@ def test_the_mode_is_restored_and_gradients_are_left_alone(net, engine):
     net.train()
     before = [p.grad.clone() for p in net.parameters()]
     proofs = certify(net, x, y, 0.05, method="bab", attack=PGD(2))
-    certify_uap(net, x, y, 0.05, group_size=3, certificates=proofs)
+    certify_uap(net, x, y, 0.05, group_size=3, certificates=proofs, attack=QUICK)
     assert net.training and net.module.training
     for p, grad in zip(net.parameters(), before, strict=True):
         assert torch.equal(p.grad, grad) and p.requires_grad

@@ -58,7 +58,7 @@ def satisfied(formula, values) -> bool:
 
 @pytest.mark.parametrize(
     ("kind", "seed"),
-    [*itertools.product(KINDS, range(4)), *((kind, 1) for kind in BENT_KINDS)],
+    [*itertools.product(KINDS, (1, 3)), *((kind, 1) for kind in BENT_KINDS)],
 )
 def test_universal_queries_agree_with_an_exact_method(tmp_path, kind, seed):
     model, shape = random_net(kind, seed)
