@@ -68,8 +68,8 @@ FUNCTIONS = {
 }
 #: Those that are piecewise linear.
 PIECEWISE = frozenset({"Abs", "Max", "Min", "Relu"})
-#: Those that the dual engine bounds by lines.
-CURVES = frozenset({"Sigmoid", "Tanh"})
+#: Those that the dual engine bounds by lines and planes.
+CURVES = frozenset({"Mul", "Sigmoid", "Tanh"})
 
 
 class Dense(nn.Module):

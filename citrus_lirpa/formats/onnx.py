@@ -55,6 +55,8 @@ _MAX_BYTES = 2**30
 _DEPTH = 64
 #: Written for other verifiers, some of which read nothing newer.
 _OPSET = 13
+#: Torch's own for Softplus, beyond which the line that torch takes is off by 2e-9.
+_SOFTPLUS_THRESHOLD = 20
 _MIN_OPSET = 7  # Add and others meant something else before
 _SAME_OPSET = 9  # until when what is read meant the same; the evaluator fails on earlier ones
 
@@ -142,6 +144,13 @@ def save_onnx(model: nn.Module, shape: Sequence[int], path: Path, *, folded: boo
     example = torch.zeros(1, *shape, dtype=torch.float32, device=device_of(model))
     file: Any = io.BytesIO()
     model, _ = without_norms(model)
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Softplus) and layer.threshold < _SOFTPLUS_THRESHOLD:
+            raise ModelError(
+                f"this model cannot be written as ONNX: layer '{name}' is a Softplus with "
+                f"threshold {layer.threshold:g}, but ONNX has none; use {_SOFTPLUS_THRESHOLD} "
+                "or more"
+            )
     with modes_restored(model), _compat.parsing(), warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx")
         for message in ("You are using the legacy TorchScript", "It is recommended that constant"):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ModelError
 from .onnx_graph import Affine, Reader, kind
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import onnx
 
 Options = dict[str, Any]
+#: ONNX's default factors of Selu, of which torch's are more digits.
+_SELU = 1.67326319217681884765625, 1.05070102214813232421875
 
 
 def elu(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
@@ -44,6 +46,62 @@ def hard_sigmoid(reader: Reader, node: onnx.NodeProto, options: Options) -> None
     scale, shift = (torch.tensor(options.get(n, d)) for n, d in (("alpha", 0.2), ("beta", 0.5)))
     line = Affine(scale.reshape(1), shift.reshape(1))
     reader.add(node, nn.Sequential(line, Limited(0.0, 1.0)), node.input[0])
+
+
+def selu(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    """Read Selu, a multiple of ELU."""
+    if not options:
+        return reader.add(node, nn.SELU(), node.input[0])
+    alpha, gamma = options.get("alpha", _SELU[0]), options.get("gamma", _SELU[1])
+    scale = Affine(torch.tensor([gamma]), None)
+    reader.add(node, nn.Sequential(nn.ELU(alpha), scale), node.input[0])
+
+
+def celu(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    """Read Celu."""
+    reader.add(node, nn.CELU(options.get("alpha", 1.0)), node.input[0])
+
+
+def power(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    """Read Pow with one number as the exponent."""
+    exponent = reader.constants.get(node.input[1])
+    if exponent is None or exponent.size != 1:
+        raise ModelError(
+            f"{kind(node)} '{node.output[0]}' has an exponent that is not one number of the file"
+        )
+    reader.add(node, Power(float(exponent.item())), node.input[0])
+
+
+class Power(nn.Module):
+    """A power of values."""
+
+    def __init__(self, exponent: float) -> None:
+        super().__init__()
+        self.exponent = exponent
+
+    def extra_repr(self) -> str:
+        """Return what the layer's repr shows."""
+        return f"{self.exponent:g}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the power."""
+        return x**self.exponent
+
+
+class Applied(nn.Module):
+    """A function of torch by its name, of one value or of two."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def extra_repr(self) -> str:
+        """Return what the layer's repr shows."""
+        return self.name
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """Return the function's value."""
+        return getattr(torch, self.name)(*values)
 
 
 def erf(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
@@ -84,9 +142,11 @@ class _Nodes:
 
 
 def joined(reader: Reader) -> list[onnx.NodeProto]:
-    """Return the nodes with x sigmoid(x) as Swish and x (1 + erf(x / √2)) / 2 as Gelu.
+    """Return the nodes with those as one that exporters write a curve as.
 
-    Exporters write SiLU and GELU so. Whether a layer computes the same is checked later.
+    They are x sigmoid(x), Swish; x (1 + erf(x / √2)) / 2, Gelu; x tanh(softplus(x)), Mish; x times
+    HardSigmoid with ONNX's own factors for it, HardSwish; x / (1 + |x|), Softsign; and
+    log(sigmoid(x)), which ONNX has no name for. Whether a layer computes the same is checked later.
     """
     from onnx import helper
 
@@ -111,9 +171,41 @@ Parts = tuple[str, str, Sequence["onnx.NodeProto"]]
 
 def _silu(nodes: _Nodes, sigmoid: onnx.NodeProto) -> Parts | None:
     product = nodes.only_user(sigmoid, "Mul")
+    logarithm = nodes.only_user(sigmoid, "Log")
+    if logarithm is not None:
+        return "LogSigmoid", sigmoid.input[0], [sigmoid, logarithm]
     if product is None or nodes.other(product, sigmoid.output[0]) != sigmoid.input[0]:
         return None
     return "Swish", sigmoid.input[0], [sigmoid, product]
+
+
+def _mish(nodes: _Nodes, softplus: onnx.NodeProto) -> Parts | None:
+    tanh = nodes.only_user(softplus, "Tanh")
+    product = tanh and nodes.only_user(tanh, "Mul")
+    if not (tanh and product) or nodes.other(product, tanh.output[0]) != softplus.input[0]:
+        return None
+    return "Mish", softplus.input[0], [softplus, tanh, product]
+
+
+def _hard_swish(nodes: _Nodes, gate: onnx.NodeProto) -> Parts | None:
+    product = nodes.only_user(gate, "Mul")
+    if product is None or nodes.other(product, gate.output[0]) != gate.input[0]:
+        return None
+    factors = {attribute.name: attribute.f for attribute in gate.attribute}
+    usual = math.isclose(factors.get("alpha", 0.2), 1 / 6, rel_tol=1e-6)
+    if not usual or factors.get("beta", 0.5) != 0.5:
+        return None
+    return "HardSwish", gate.input[0], [gate, product]
+
+
+def _softsign(nodes: _Nodes, size: onnx.NodeProto) -> Parts | None:
+    more = nodes.only_user(size, "Add")
+    quotient = more and nodes.only_user(more, "Div")
+    if not (more and quotient) or list(quotient.input) != [size.input[0], more.output[0]]:
+        return None
+    if not nodes.is_number(nodes.other(more, size.output[0]), 1.0):
+        return None
+    return "Softsign", size.input[0], [size, more, quotient]
 
 
 def _gelu(nodes: _Nodes, erf: onnx.NodeProto) -> Parts | None:
@@ -133,4 +225,10 @@ def _gelu(nodes: _Nodes, erf: onnx.NodeProto) -> Parts | None:
     return ("Gelu", x, [scaled, erf, more, product, half]) if same else None
 
 
-_MATCHES: dict[str, Callable[[_Nodes, Any], Parts | None]] = {"Erf": _gelu, "Sigmoid": _silu}
+_MATCHES: dict[str, Callable[[_Nodes, Any], Parts | None]] = {
+    "Abs": _softsign,
+    "Erf": _gelu,
+    "HardSigmoid": _hard_swish,
+    "Sigmoid": _silu,
+    "Softplus": _mish,
+}

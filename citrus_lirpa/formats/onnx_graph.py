@@ -175,12 +175,12 @@ class Reader:
             raise ModelError(f"value '{name}' is used but not computed from the input")
         return self.where[name]
 
-    def add(self, node: onnx.NodeProto, layer: nn.Module, *names: str) -> None:
-        """Append ``layer``, which takes the values ``names`` and computes ``node``'s output."""
+    def add(self, node: onnx.NodeProto, layer: nn.Module, *names: str, output: int = 0) -> None:
+        """Append ``layer``, which takes the values ``names`` and computes an output of ``node``."""
         self.sources.append(tuple(self.index(name) for name in names))
         self.layers.append(layer)
-        self.names.append(node.output[0])
-        self.where[node.output[0]] = len(self.layers)
+        self.names.append(node.output[output])
+        self.where[node.output[output]] = len(self.layers)
 
     def skip(self, node: onnx.NodeProto, name: str) -> None:
         """Note that ``node``'s output is the value ``name`` unchanged."""

@@ -78,22 +78,28 @@ def _matmul(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
 
 
 def _arithmetic(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    """Read Add, Sub, Mul, Div of a value and a constant, or the sum of two values."""
+    """Read Add, Sub, Mul, Div of a value and a constant, or of two values."""
     first, second = node.input
     shapes = [reader.shapes.get(name, ()) for name in (first, second, node.output[0])]
     if first in reader.where and second in reader.where:
+        if node.op_type in ("Mul", "Div") and len(shapes[0]) == len(shapes[1]):
+            return reader.add(node, onnx_curves.Applied(node.op_type.lower()), first, second)
         if node.op_type not in ("Add", "Sub") or shapes[0] != shapes[1]:
             raise ModelError(
                 f"{node.op_type} '{node.output[0]}' of two computed values of shapes {shapes[0]} "
-                f"and {shapes[1]} is not supported; only Add and Sub of equal shapes are"
+                f"and {shapes[1]} is not supported; only sums and differences of equal shapes, "
+                "and products and quotients of as many axes, are"
             )
         return reader.add(node, Sum(1 if node.op_type == "Add" else -1), first, second)
     turned = first not in reader.where
     name, c = (second, reader.constant(node, 0)) if turned else (first, reader.constant(node, 1))
+    if turned and node.op_type == "Div" and shapes[2] == shapes[1]:
+        inverse = nn.Sequential(onnx_curves.Applied("reciprocal"), Affine(c, None))
+        return reader.add(node, inverse, name)
     if shapes[2] != shapes[turned] or (turned and node.op_type == "Div"):
         raise ModelError(
             f"{node.op_type} '{node.output[0]}' with a constant of shape {tuple(c.shape)} is not "
-            "supported; expected constants that do not enlarge the value, and none divided by it"
+            "supported; expected constants that do not enlarge the value"
         )
     scale: Tensor | None
     shift: Tensor | None
@@ -198,6 +204,11 @@ def _function(make: Callable[[], nn.Module]) -> Callable[..., None]:
     return add
 
 
+def _applied(name: str) -> Callable[..., None]:
+    """Return what reads a function of torch of single values."""
+    return _function(lambda: onnx_curves.Applied(name))
+
+
 def _nothing(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     """Skip Identity, and Dropout outside training."""
     reader.skip(node, node.input[0])
@@ -209,12 +220,14 @@ LAYERS: dict[str, Callable[..., None]] = {
     "Add": _arithmetic,
     "AveragePool": onnx_windows.average_pool,
     "BatchNormalization": _batchnorm,
+    "Celu": onnx_curves.celu,
     "Clip": onnx_pieces.clip,
     "Concat": _concat,
     "Conv": onnx_windows.conv,
     "Div": _arithmetic,
     "Dropout": _nothing,
     "Elu": onnx_curves.elu,
+    "Exp": _applied("exp"),
     "Flatten": _reshape,
     "Gather": onnx_pieces.gather,
     "Erf": onnx_curves.erf,
@@ -222,23 +235,33 @@ LAYERS: dict[str, Callable[..., None]] = {
     "Gemm": _gemm,
     "GlobalAveragePool": onnx_windows.global_average_pool,
     "HardSigmoid": onnx_curves.hard_sigmoid,
+    "HardSwish": _function(nn.Hardswish),
     "Identity": _nothing,
     "LeakyRelu": _leaky_relu,
+    "Log": _applied("log"),
+    "LogSigmoid": _function(nn.LogSigmoid),
     "MatMul": _matmul,
     "Max": onnx_pieces.extreme,
     "MaxPool": onnx_windows.max_pool,
     "Min": onnx_pieces.extreme,
+    "Mish": _function(nn.Mish),
     "Mul": _arithmetic,
     "Neg": _negative,
     "PRelu": onnx_pieces.prelu,
     "Pad": onnx_windows.pad,
+    "Pow": onnx_curves.power,
+    "Reciprocal": _applied("reciprocal"),
     "ReduceMean": onnx_pieces.reduction,
     "ReduceSum": onnx_pieces.reduction,
     "Relu": _function(nn.ReLU),
     "Reshape": _reshape,
+    "Selu": onnx_curves.selu,
     "Sigmoid": _function(nn.Sigmoid),
     "Slice": onnx_pieces.part,
     "Softplus": _function(nn.Softplus),
+    "Softsign": _function(nn.Softsign),
+    "Split": onnx_pieces.split,
+    "Sqrt": _applied("sqrt"),
     "Squeeze": _reshape,
     "Sub": _arithmetic,
     "Swish": onnx_curves.swish,
@@ -248,8 +271,8 @@ LAYERS: dict[str, Callable[..., None]] = {
 }
 #: Operators whose first input is a value, and whose other inputs are shapes and the like.
 ONE_INPUT = (
-    *("Dropout", "Gather", "Pad", "ReduceMean", "ReduceSum", "Reshape", "Slice", "Squeeze"),
-    "Unsqueeze",
+    *("Dropout", "Gather", "Pad", "Pow", "ReduceMean", "ReduceSum", "Reshape", "Slice", "Split"),
+    *("Squeeze", "Unsqueeze"),
 )
 
 
@@ -279,7 +302,7 @@ def _needed(reader: Reader, output: str) -> list[onnx.NodeProto]:
     """Return the nodes that ``output`` depends on, in order, without those for shapes."""
     needed, nodes = {output}, []
     for node in reversed(reader.nodes):
-        if node.output[0] not in needed or node.output[0] in reader.where:
+        if needed.isdisjoint(node.output) or node.output[0] in reader.where:
             continue
         if kind(node) not in LAYERS:
             known = ", ".join(LAYERS)

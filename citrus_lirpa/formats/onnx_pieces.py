@@ -183,6 +183,20 @@ def part(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     reader.add(node, Sliced(tuple(places[1:])), node.input[0])
 
 
+def split(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+    """Read Split, each part of which is a slice."""
+    shape = reader.shapes[node.input[0]]
+    axis, begin = options.get("axis", 0) % len(shape), 0
+    if axis == 0:
+        raise ModelError(f"Split '{node.output[0]}' cuts the batch; expected another axis")
+    for number, name in enumerate(node.output):
+        end = begin + reader.shapes[name][axis]
+        places = [slice(0, side, 1) for side in shape[1:]]
+        places[axis - 1] = slice(begin, end, 1)
+        reader.add(node, Sliced(tuple(places)), node.input[0], output=number)
+        begin = end
+
+
 def gather(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     """Read Gather by constant places along an axis."""
     shape = reader.shapes[node.input[0]]

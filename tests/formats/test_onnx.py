@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from layers import Function, network
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx_graphs import BATCHNORM, CONV, NODE, conv, graph, head, read, refused, weights, with_head
@@ -401,7 +402,14 @@ def test_round_trip(name, shape, options, tmp_path):
     assert torch.allclose(*bounds, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("layer", [nn.GELU(), nn.SiLU(), nn.ELU(0.5), nn.Softplus()], ids=repr)
+CURVES = [
+    *(nn.GELU(), nn.SiLU(), nn.ELU(0.5), nn.Softplus(), nn.Mish(), nn.Hardswish(), nn.SELU()),
+    *(nn.CELU(0.7), nn.Softsign(), nn.LogSigmoid()),
+    *(Function(torch.exp), Function(torch.square), Function(lambda x: x**3)),
+]
+
+
+@pytest.mark.parametrize("layer", CURVES, ids=repr)
 def test_curves_that_are_written_are_read(layer, tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), layer, nn.Linear(5, 3)).eval()
     save_onnx(model, (1, 4, 4), tmp_path / "net.onnx")
@@ -409,6 +417,45 @@ def test_curves_that_are_written_are_read(layer, tmp_path):
     x = torch.randn(5, *shape)
     torch.testing.assert_close(module(x), model(x))
     assert len(BoundedNet(module, x).affine_segments()) == 2
+
+
+FUNCTIONS = {
+    "log": lambda x: (x.relu() + 1).log(),
+    "power": lambda x: (x.relu() + 1) ** 1.5,
+    "reciprocal": lambda x: 2 / (x.relu() + 1).sqrt(),
+    "product": lambda x: x[:, :2] * x[:, 1:],
+    "quotient": lambda x: x / (x.relu() + 1),
+    "gate": lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(),
+    "split": lambda x: torch.cat(torch.split(x.relu(), [1, 2], 1)[::-1], 1),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_that_are_written_are_read(name, tmp_path):
+    model, x, _ = network(Function(FUNCTIONS[name]))
+    save_onnx(model, (1, 6, 6), tmp_path / "net.onnx")
+    module, _ = load_onnx(tmp_path / "net.onnx")
+    torch.testing.assert_close(module(x), model(x))
+    assert len(BoundedNet(module, x).eval().affine_segments()) > 1
+
+
+def test_a_selu_of_other_factors_is_read(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.SELU(), nn.Linear(5, 3)).eval()
+    save_onnx(model, (1, 4, 4), tmp_path / "net.onnx")
+    proto = onnx.load(tmp_path / "net.onnx")
+    (node,) = (node for node in proto.graph.node if node.op_type == "Selu")
+    node.attribute.extend([helper.make_attribute(n, 1.5) for n in ("alpha", "gamma")])
+    onnx.save(proto, tmp_path / "net.onnx")
+    module, _ = load_onnx(tmp_path / "net.onnx")
+    x = torch.randn(5, 1, 4, 4)
+    hidden = model[:2](x)
+    torch.testing.assert_close(module(x), model[3](1.5 * nn.functional.elu(hidden, 1.5)))
+
+
+def test_a_softplus_that_jumps_is_not_written(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.Softplus(2.0, 3.0), nn.Linear(5, 3))
+    with pytest.raises(ModelError, match="'2' is a Softplus with threshold 3"):
+        save_onnx(model, (1, 4, 4), tmp_path / "net.onnx")
 
 
 def test_a_net_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

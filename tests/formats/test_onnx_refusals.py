@@ -14,7 +14,9 @@ from citrus_lirpa.formats.onnx_operators import LAYERS
 
 RELU = [NODE("Relu", ["x"], ["r"])]
 UNSUPPORTED = {
-    "Celu is not supported": with_head([NODE("Celu", ["x"], ["e"])], {}, 128),
+    "Sin is not supported": with_head([NODE("Sin", ["x"], ["e"])], {}, 128),
+    "an exponent that is not one number": with_head(
+        [NODE("Pow", ["x", "s"], ["p"])], {"s": weights(2, 8, 8)}, 128),
     "ceil_mode or dilations": with_head(
         [NODE("AveragePool", ["x"], ["p"], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)], {},
         32),
@@ -35,8 +37,10 @@ UNSUPPORTED = {
     "moves the batch": with_head([NODE("Transpose", ["x"], ["t"], perm=[1, 0, 2, 3])], {}, 64),
     "joins batches": with_head([NODE("Concat", ["x", "x"], ["c"], axis=0)], {}, 128),
     "and not the batch": with_head([NODE("ReduceMean", ["x"], ["m"], axes=[0, 2])], {}, 16),
-    "Mul 'm' of two computed": with_head([NODE("Mul", ["x", "x"], ["m"])], {}, 128),
-    "Div 'm'": with_head([NODE("Div", ["o", "x"], ["m"])], {"o": np.float32(1)}, 128),
+    "Mul 'm' of two computed": with_head(
+        [NODE("ReduceMean", ["x"], ["g"], axes=[1, 2, 3], keepdims=0),
+         NODE("Mul", ["x", "g"], ["m"])], {}, 128),
+    "Split 's' cuts the batch": with_head([NODE("Split", ["x"], ["s"], axis=0)], {}, 128),
     "auto_pad SAME_UPPER": with_head([conv(auto_pad="SAME_UPPER")], CONV, 192),
     "the batch must stay first": graph(
         [NODE("Reshape", ["x", "s"], ["a"]), NODE("Gemm", ["a", "w", "b"], ["y"])],

@@ -20,6 +20,7 @@ from ...bounds.radius import largest, map_hash
 from ...checker import FORMAT, INTERVAL, SLOPES, Refuted, most_broken, open_classes
 from ...formats.atomic import write_atomically
 from .relaxation import Images, Relaxation
+from .tangents import Curved
 
 Array = NDArray[Any]
 #: The arrays of a file, and the types of their numbers.
@@ -279,7 +280,7 @@ def _lines(relaxation: Relaxation, images: Tensor, parameter: Tensor | None = No
     p = torch.full_like(relaxation.lower[images], 0.5) if parameter is None else parameter
     found = [p.new_zeros(len(p), 0, 4, dtype=torch.float64)]
     for part, curved in zip(p.split(relaxation.widths, 1), relaxation.curved, strict=True):
-        if curved is None:
+        if not isinstance(curved, Curved):  # the checker reads no products
             continue
         sides = [
             curved.rows(images).line(
