@@ -91,7 +91,7 @@ def test_single_images_agree_with_an_exact_method(tmp_path, kind):
         assert exact is None or verdict == ("sat" if exact[0] else "unsat")
 
 
-@pytest.mark.parametrize("curve", [nn.Sigmoid, nn.Tanh])
+@pytest.mark.parametrize("curve", [nn.Sigmoid, nn.Tanh, nn.SiLU])
 def test_curves_of_many_inputs_are_decided_by_lines(tmp_path, curve):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 10), curve(), nn.Linear(10, 3)).eval()
