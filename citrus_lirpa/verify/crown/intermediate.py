@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -13,18 +13,16 @@ from ...bounds.segments import Segment
 from .ascent import ascend_dual
 from .dual import DualBound
 from .relaxation import Bounds, Relaxation
-from .rounding import Sizes
+from .rounding import Sizes, downward
+from .windowed import Found, Windowed
+
+#: Computes new bounds of the neurons ``wanted`` (n, ...) of layer k, some at a time.
+_Bounder = Callable[[int, Tensor], Iterator[Found]]
 
 
 def rounded(bounds: Bounds, dtype: torch.dtype) -> Bounds:
     """Return the bounds in another precision, rounded outward where it does not hold them."""
-
-    def below(ends: Tensor) -> Tensor:
-        found = ends.to(dtype)
-        lower = torch.nextafter(found, torch.full_like(found, -torch.inf))
-        return torch.where(found > ends, lower, found)
-
-    return [(below(lower), -below(-upper)) for lower, upper in bounds]
+    return [(downward(lower, dtype), -downward(-upper, dtype)) for lower, upper in bounds]
 
 
 def tighten(
@@ -48,45 +46,52 @@ def tighten(
         x: (n, ...) inputs.
         ball: The perturbations.
         bounds: Sound bounds of every ReLU's input, such as IBP's.
-        rows: Neurons bounded at once.
+        rows: Neurons bounded at once, as far as their coefficients are on whole maps.
         exact: The affine maps in float64, to compute the bounds by; None for those of ``x``.
         steps: Of α-CROWN for each bound; 0 for CROWN.
     """
     result: Bounds = []
-    sizes, found_sizes = Sizes(segments, x, ball), []
+    sizes: list[Tensor] = []
+    sizer = Sizes(segments, x, ball)
     curves = [segment.curve for segment in segments]
+
+    def by_ascent(k: int, wanted: Tensor) -> Iterator[Found]:
+        known = result if exact is None else rounded(result, x.dtype)
+        relaxation = Relaxation.of(known, sizes, curves)
+        parts = [part.split(rows) for part in wanted.flatten(1).nonzero(as_tuple=True)]
+        for i, j in zip(*parts, strict=True):
+            ends = []
+            for sign in (1.0, -1.0):
+                c = x.new_zeros(len(i), wanted[0].numel())
+                c[torch.arange(len(i)), j] = sign
+                dual = DualBound(segments[: k + 1], relaxation.rows(i), x[i], c, ball)
+                ends.append(sign * _lower(dual, exact and exact[: k + 1], steps))
+            yield i, j, *ends
+
+    windowed = None if steps else Windowed(exact or segments, x if exact is None else x.double(), ball, rows)
     for k, (low, up) in enumerate(bounds):
-        found_sizes.append(sizes.of(k))
+        sizes.append(sizer.of(k))
         lower, upper = low.flatten(1).clone(), up.flatten(1).clone()
-        wanted = (lower < 0) & (upper > 0) if curves[k] is None else lower < upper
-        images, neurons = wanted.nonzero(as_tuple=True)
-        exact_already = k == 0 and not segments[0].mixes  # one affine layer, by IBP
-        if len(images) and not exact_already:
-            relaxation = Relaxation.of(
-                result if exact is None else rounded(result, x.dtype), found_sizes, curves
-            )
-            for part in torch.arange(len(images), device=x.device).split(rows):
-                if time_is_over():
-                    break
-                i, j = images[part], neurons[part]
-                mine = relaxation.rows(i)
-                for sign, side in ((1.0, lower), (-1.0, upper)):
-                    c = x.new_zeros(len(i), lower.shape[1])
-                    c[torch.arange(len(i)), j] = sign
-                    dual = DualBound(segments[: k + 1], mine, x[i], c, ball)
-                    found = sign * _lower(dual, exact and exact[: k + 1], steps)
-                    # fmax and fmin keep the bound that is there where the new one is NaN
-                    tighter = torch.fmax if sign > 0 else torch.fmin
-                    side[i, j] = tighter(side[i, j], found)
+        wanted = low < up if curves[k] else (low < 0) & (up > 0)
+        if k == 0 and not segments[0].mixes:  # one affine layer: IBP is exact
+            wanted = torch.zeros_like(wanted)
+        parts = by_ascent(k, wanted) if windowed is None else windowed.bounds(k, wanted, sizes[k])
+        while not time_is_over() and (part := next(parts, None)):
+            i, j, below, above = part
+            # fmax and fmin keep the bound that is there where the new one is NaN
+            lower[i, j] = torch.fmax(lower[i, j], downward(below, lower.dtype))
+            upper[i, j] = torch.fmin(upper[i, j], -downward(-above, upper.dtype))
         result.append((lower.view_as(low), upper.view_as(up)))
-        sizes.bounded(k, *result[k])
+        sizer.bounded(k, *result[k])
+        if windowed is not None:
+            windowed.add(k, *rounded(result[k:], x.dtype)[0], sizes[k])
     return result
 
 
 def _lower(dual: DualBound, exact: Sequence[Segment] | None, steps: int) -> Tensor:
     """Return the lower bound (R,), in float64 where the segments are."""
     parameter = dual.start()
-    if steps and parameter.numel():  # without neurons before it, a bound has none
+    if parameter.numel():  # without neurons before it, a bound has none
         parameter = ascend_dual(dual, steps).parameter
     if exact is not None:
         every = torch.arange(len(dual.x), device=dual.x.device)

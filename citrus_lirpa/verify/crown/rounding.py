@@ -31,6 +31,13 @@ def unit(dtype: torch.dtype) -> float:
     return _SAFE * torch.finfo(dtype).eps / 2
 
 
+def downward(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the values in another precision, rounded down where they are no numbers of it."""
+    found = values.to(dtype)
+    lower = torch.nextafter(found, torch.full_like(found, -torch.inf))
+    return torch.where(found > values, lower, found)
+
+
 def largest_input(x: Tensor, ball: Ball) -> Tensor:
     """Return the largest absolute values (n, ...) of perturbed inputs, a little enlarged."""
     box = ball.box(x)
