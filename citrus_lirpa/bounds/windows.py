@@ -12,7 +12,7 @@ channels. Coefficients are (P, Q, h, w, C): of P places, Q rows for each, channe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -103,8 +103,8 @@ class Window:
             to = torch.arange(sides, device=line.device) - line[:, :1]
             index.append(torch.where((to >= 0) & (to < end), to, end))
         p = torch.arange(len(values), device=values.device).view(-1, 1, 1)
-        found = values.transpose(1, 3).transpose(1, 2)[p, index[0].unsqueeze(2), index[1].unsqueeze(1)]
-        found = found.permute(0, 3, 1, 2, 4).contiguous()
+        places = p, index[0].unsqueeze(2), index[1].unsqueeze(1)
+        found = values.permute(0, 2, 3, 1, 4)[places].permute(0, 3, 1, 2, 4).contiguous()
         return Window(found, self.at, place, True)
 
     def extended(self, place: Place) -> Window:
@@ -121,19 +121,16 @@ class Window:
         if mine.place.step != its.place.step:
             mine, its = mine.whole(shape), its.whole(shape)
         if mine.place != its.place:
-            both = list(zip(mine.place.start, its.place.start, strict=True))
-            ends = zip(
-                *([s + n for s, n in zip(w.place.start, w.place.size)] for w in (mine, its)),
-                strict=True,
-            )
-            start = (min(both[0]), min(both[1]))
-            size = tuple(max(end) - s for end, s in zip(ends, start, strict=True))
-            place = Place(mine.place.step, start, size)
+            step, begin, size = mine.place
+            others, sizes = its.place.start, its.place.size
+            start = min(begin[0], others[0]), min(begin[1], others[1])
+            ends = [max(begin[k] + size[k], others[k] + sizes[k]) - start[k] for k in (0, 1)]
+            place = Place(step, start, (ends[0], ends[1]))
             mine, its = mine.extended(place), its.extended(place)
         return Window(mine.values + its.values, self.at, mine.place, mine.clean and its.clean)
 
     def moved(self, scale: Pair, shift: Pair, size: Pair, values: Tensor) -> Window:
-        """Return other values on windows that begin at ``scale`` times the start, plus ``shift``."""
+        """Return other values on windows at ``scale`` times the start, plus ``shift``."""
         step, start, _ = self.place
         place = Place(
             (step[0] * scale[0], step[1] * scale[1]),
@@ -157,19 +154,20 @@ def channels_last(values: Tensor) -> Tensor:
     return values.reshape(len(values), 1, 1, -1)
 
 
-def transposed(segment: Segment, window: Window, shapes: Mapping[str, Shape]) -> list[Window]:
+def transposed(segment: Segment, window: Window, sources: Sequence[Shape]) -> list[Window]:
     """Pass coefficients on the result of a segment back to its sources, without the constant.
 
     Args:
         segment: The affine map; its normalisation is left out.
         window: The coefficients.
-        shapes: Of the sources, by name.
+        sources: The shapes of the sources.
     """
     pending = {segment.end: window}
-    shapes = {**shapes, **{op.name: tuple(op.shape) for op in segment.operations}}
+    shapes = dict(zip(segment.names, sources, strict=True))
+    shapes |= {operation.name: tuple(operation.shape) for operation in segment.operations}
     for operation in reversed(segment.operations):
-        above = pending.pop(operation.name)
-        for name, part in zip(operation.sources, _back(operation, segment, above, shapes), strict=True):
+        parts = _back(operation, segment, pending.pop(operation.name), shapes)
+        for name, part in zip(operation.sources, parts, strict=True):
             pending[name] = pending[name].plus(part, shapes[name]) if name in pending else part
     return [pending[name] for name in segment.names]
 
@@ -207,7 +205,7 @@ Rule = Callable[[Window], Window]
 
 def _rule(operation: Any, constants: list[Any], before: Shape) -> Rule | None:
     """Return how an operation of one value is passed back on windows, where that is known."""
-    node = getattr(operation, "node", None)
+    node: Any = getattr(operation, "node", None)
     if operation.kind in _SAME:
         return lambda window: window
     if isinstance(operation, BatchNorm) and len(before) in (1, 3):
@@ -242,13 +240,14 @@ def _convolution(node: Any, weight: Tensor, window: Window, before: Shape) -> Wi
     stride, padding, dilation = tuple(node.stride), tuple(node.padding), tuple(node.dilation)
     fixed, cut, beyond = window.place.fixed, (0, 0), (0, 0)
     if fixed:  # on the whole map, and the result too
-        sides = zip(before[1:], window.place.size, weight.shape[2:], stride, padding, dilation)
+        sizes = before[1:], window.place.size, weight.shape[2:]
+        sides = zip(*sizes, stride, padding, dilation, strict=True)
         cut = padding
         beyond = tuple(n - 1 - (m - 1) * s + 2 * p - d * (k - 1) for n, m, k, s, p, d in sides)
     options = stride, cut, beyond, node.groups, dilation
     found = F.conv_transpose2d(_images(window), weight, None, *options)
     shift = (cut[0] - padding[0], cut[1] - padding[1])
-    moved = window.moved(stride, shift, tuple(found.shape[2:]), _values(found, window))
+    moved = window.moved(stride, shift, (found.shape[2], found.shape[3]), _values(found, window))
     return replace(moved, clean=fixed)
 
 

@@ -18,6 +18,7 @@ from .. import distributed
 from ..bounds.deadline import deadline, time_is_over, time_left
 from ..errors import OutOfTime, is_out_of_memory
 from .crown.dual import forget_adjoints
+from .free_memory import free_memory
 
 Result = TypeVar("Result")
 #: Of the memory that is free at the start; the rest is left to other processes.
@@ -44,7 +45,7 @@ def allocations_fail_cleanly(device: torch.device) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     page = resource.getpagesize()
     used = int(Path("/proc/self/statm").read_text().split()[5]) * page
-    limit = used + int(_SHARE * _available_memory()) // distributed.size_here()
+    limit = used + int(_SHARE * free_memory(device)) // distributed.size_here()
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
     if soft != resource.RLIM_INFINITY:
@@ -54,16 +55,6 @@ def allocations_fail_cleanly(device: torch.device) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-def _available_memory() -> int:
-    """Return the bytes to be had without swapping, within the limit of a container."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and limit.read_text().strip() != "max":
-        free.append(max(0, int(limit.read_text()) - int(used.read_text())))
-    return min(free, default=1 << 62)
 
 
 def in_batches(

@@ -68,9 +68,13 @@ def tighten(
                 ends.append(sign * _lower(dual, exact and exact[: k + 1], steps))
             yield i, j, *ends
 
-    windowed = None if steps else Windowed(exact or segments, x if exact is None else x.double(), ball, rows)
+    windowed = None
+    if not steps:
+        values = x if exact is None else x.double()
+        windowed = Windowed(segments if exact is None else exact, values, ball, rows)
     for k, (low, up) in enumerate(bounds):
-        sizes.append(sizer.of(k))
+        size = sizer.of(k)
+        sizes.append(size if exact is None else size.amax(1, keepdim=True))
         lower, upper = low.flatten(1).clone(), up.flatten(1).clone()
         wanted = low < up if curves[k] else (low < 0) & (up > 0)
         if k == 0 and not segments[0].mixes:  # one affine layer: IBP is exact

@@ -1,16 +1,18 @@
 """CROWN bounds of many neurons of a layer, passed back on windows (:mod:`...bounds.windows`).
 
 Lines do not depend on the row that they are used for, so that they are made once for each image and
-layer: value = Σ a (W h + b) with lines low·z + m <= f(z) <= up·z + n becomes Σ a⁺ (low·W h + low·b + m)
-+ Σ a⁻ (up·W h + up·b + n). What rounding can make of it (:mod:`.rounding`) is taken off low·b + m, and
-added to up·b + n.
+layer. With z = W h + b and low·z + m <= f(z) <= up·z + n,
+
+    Σ a f(z) >= Σ (a⁺ low + a⁻ up) W h + Σ a⁺ (low·b + m) + Σ a⁻ (up·b + n).
+
+What rounding can make of it (:mod:`.rounding`) is taken off low·b + m and added to up·b + n.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,12 +21,17 @@ from ...bounds.box import Ball
 from ...bounds.curves import Curve
 from ...bounds.segments import INPUT, Segment
 from ...bounds.windows import Place, Window, channels_last, layout, transposed
+from ..free_memory import free_memory
 from .rounding import SUMS, downward, largest_input, unit
 from .tangents import Curved
 from .worst import shortfall, worst_shared
 
-#: Of these many numbers at once a processor's cache holds what a pass works on.
-_CACHED = {"cpu": 1 << 19, "cuda": 1 << 26}
+#: Numbers at once that a processor works on best, and the share of the free memory that they and
+#: what is computed from them, so many tensors, may take.
+_BEST = {"cpu": 1 << 20, "cuda": 1 << 26}
+_SHARE, _TENSORS = 0.25, 8
+#: Places go together whose numbers of neurons differ by this factor at most.
+_SIMILAR = 0.7
 #: Roundings of one product of a coefficient and a line, and of the constants of lines.
 _PRODUCTS = 16
 #: Roundings of a coefficient times an input.
@@ -61,19 +68,21 @@ class Windowed:
         self.segments, self.x, self.ball = segments, x, ball
         self.shapes = {INPUT: tuple(x.shape[1:]), **{k: s.shape for k, s in enumerate(segments)}}
         most = max(math.prod(shape) for shape in self.shapes.values())
-        self.sums, self._most = 16 * SUMS * most, rows * most
+        free = _SHARE * free_memory(x.device) / (_TENSORS * x.element_size())
+        best = _BEST.get(x.device.type, _BEST["cpu"])
+        self.sums, self._numbers_at_once = 16 * SUMS * most, int(min(best, free, rows * most))
         self._lines: list[_Lines] = []
         self._constants = [
             segment(*(x.new_zeros(1, *self.shapes[s]) for s in segment.sources))
             for segment in segments
         ]
-        scale = 1.0 if segments[0].normalise is None else 1 / segments[0].normalise.std.double()
+        normalise: Any = segments[0].normalise
+        scale = 1.0 if normalise is None else 1 / normalise.std.double()
         largest, box = largest_input(x, ball).double(), ball.box(x)
         off = (unit(x.dtype) * _INPUTS + self.sums) * largest
         lower, upper = scale * (box.lower.double() - off), scale * (box.upper.double() + off)
         ends = downward(lower, x.dtype), -downward(-upper, x.dtype)
         self._ends = [_table(channels_last(end)) for end in ends]
-        self._largest_row = 1
 
     def charge(self, k: int, size: Tensor) -> Tensor:
         """Return what rounding can make of a coefficient 1 on neurons (n, H, W, C) of segment k."""
@@ -85,8 +94,8 @@ class Windowed:
     def add(self, k: int, lower: Tensor, upper: Tensor, size: Tensor) -> None:
         """Take bounds (n, ...) of the input of ReLU or curve k, and ``size`` of its segment."""
         curve, dtype = self.segments[k].curve, self.x.dtype
-        ends = (channels_last(end.double()) for end in (lower, upper))
-        low, m, up, n = _lines_of(*ends, curve, dtype)
+        lower, upper = (channels_last(end.double()) for end in (lower, upper))
+        low, m, up, n = _lines_of(lower, upper, curve, dtype)
         constant, charge = channels_last(self._constants[k].double()), self.charge(k, size)
         tiny = _PRODUCTS * unit(dtype)
         below = low.double() * constant + m - low.abs() * charge - tiny * m.abs()
@@ -103,39 +112,49 @@ class Windowed:
             size: (n, channels) of segment k.
         """
         height, width, channels = layout(self.shapes[k])
-        wanted = channels_last(wanted.view(-1, *self.shapes[k])).contiguous()
-        charge, constant = self.charge(k, size), channels_last(self._constants[k])
-        counts, order = wanted.sum(3).flatten().sort(descending=True)
-        first, counts = 0, counts[counts > 0].tolist()
-        while first < len(counts):
-            last = self._end(counts, first)
-            place = order[first:last]
+        wanted = channels_last(wanted.view(-1, *self.shapes[k])).reshape(-1, channels)
+        charge = self.charge(k, size).reshape(-1, channels)
+        constant = channels_last(self._constants[k].double()).reshape(-1, channels)
+        for place, channel in self._parts(k, wanted):
             image, at = place // (height * width), place % (height * width)
             spot = torch.stack([at // width, at % width], 1)
-            mine = wanted.view(-1, channels)[place]
-            real, channel = mine.to(torch.int8).topk(counts[first], dim=1)
-            found = self._row_bounds(k, image, spot, channel)
-            base = constant.reshape(-1, channels)[at].gather(1, channel).double()
-            off = charge.reshape(-1, channels)[place].gather(1, channel)
+            found, _ = self._row_bounds(k, image, spot, channel)
+            base, off = constant[at].gather(1, channel), charge[place].gather(1, channel)
+            off = off + 8 * unit(torch.float64) * (found.abs().amax(2) + base.abs())
             lower, upper = found[:, :, 0] + base - off, base + off - found[:, :, 1]
-            keep = real > 0
             neuron = channel * (height * width) + at.unsqueeze(1)
             images = image.unsqueeze(1).expand_as(neuron)
+            keep = wanted[place].gather(1, channel)
             yield images[keep], neuron[keep], lower[keep], upper[keep]
-            first = last
 
-    def _end(self, counts: list[int], first: int) -> int:
-        """Return the end of the places that go together with the one at ``first``."""
-        cached = _CACHED.get(self.x.device.type, _CACHED["cpu"])
-        fitting = min(cached, self._most) // (2 * self._largest_row)
-        most = max(1, fitting // counts[first])
-        last = first + 1
-        while last < len(counts) and last - first < most and counts[last] > 0.7 * counts[first]:
-            last += 1
-        return last
+    def _parts(self, k: int, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield places (P,) of all images, and channels (P, U) there, with all that are wanted.
 
-    def _row_bounds(self, k: int, image: Tensor, at: Tensor, channel: Tensor) -> Tensor:
-        """Return lower bounds (P, U, 2) of neurons and of their negatives, without constants."""
+        Places go together that have about as many; as many as may be worked on at once.
+        """
+        counts, order = wanted.sum(1).sort(descending=True)
+        many = counts[counts > 0].tolist()
+        if not many:
+            return
+        first = torch.zeros_like(order[:1])
+        _, largest = self._row_bounds(k, first, torch.stack([first, first], 1), first.unsqueeze(1))
+        fitting = max(1, self._numbers_at_once // (2 * largest))
+        begin = 0
+        while begin < len(many):
+            end, most = begin + 1, begin + max(1, fitting // many[begin])
+            while end < min(most, len(many)) and many[end] > _SIMILAR * many[begin]:
+                end += 1
+            place = order[begin:end]
+            channel = wanted[place].to(torch.int8).topk(many[begin], dim=1).indices
+            for some in channel.split(fitting, dim=1):
+                yield place, some
+            begin = end
+
+    def _row_bounds(self, k: int, image: Tensor, at: Tensor, channel: Tensor) -> tuple[Tensor, int]:
+        """Return lower bounds (P, U, 2) of neurons and of their negatives, without constants.
+
+        Beside them the most numbers that a row of coefficients has on its way.
+        """
         height, width, channels = layout(self.shapes[k])
         places, neurons = channel.shape
         signs = self.x.new_tensor([1.0, -1.0]).expand(places, neurons, 2).unsqueeze(3)
@@ -145,22 +164,22 @@ class Windowed:
         place = Place((step, step), (0, 0), (1, 1))
         window = Window(values.view(places, 2 * neurons, 1, 1, channels), at, place, True)
         pending, bias = {k: window}, torch.zeros(1, dtype=torch.float64, device=self.x.device)
-        self._largest_row = 1
+        largest = 1
         for j in reversed(range(k + 1)):
             if j not in pending:
                 continue
             window = pending.pop(j)
             if j < k:
-                window, part = self._through(j, window, image)
-                bias = bias + part
+                window, constants = self._through(j, window, image)
+                bias = bias + constants
             segment = self.segments[j]
-            shapes = {n: self.shapes[s] for n, s in zip(segment.names, segment.sources, strict=True)}
-            for source, part in zip(segment.sources, transposed(segment, window, shapes), strict=True):
-                self._largest_row = max(self._largest_row, part.values[0, 0].numel())
-                shape = self.shapes[source]
+            shapes = [self.shapes[source] for source in segment.sources]
+            parts = transposed(segment, window, shapes)
+            for source, shape, part in zip(segment.sources, shapes, parts, strict=True):
+                largest = max(largest, part.values[0, 0].numel())
                 pending[source] = pending[source].plus(part, shape) if source in pending else part
         bias = bias + self._at_input(pending[INPUT], image)
-        return bias.view(places, neurons, 2)
+        return bias.view(places, neurons, 2), largest
 
     def _through(self, j: int, window: Window, image: Tensor) -> tuple[Window, Tensor]:
         """Replace layer j by lines: coefficients on its inputs, and what is added (P, Q)."""
@@ -188,7 +207,9 @@ class Windowed:
         """Return the least (P, Q) of coefficients times perturbed inputs."""
         if self.ball.norm == 2:
             return self._in_ball(window.whole(self.shapes[INPUT]), image)
-        lower, upper = (end.index_select(0, self._numbers(window, image, INPUT)) for end in self._ends)
+        lower, upper = (
+            end.index_select(0, self._numbers(window, image, INPUT)) for end in self._ends
+        )
         shape = len(image), 1, *window.place.size, lower.shape[1]
         least = window.values.clamp(min=0) * lower.view(shape)
         least.addcmul_(window.values.clamp(max=0), upper.view(shape))
@@ -198,7 +219,7 @@ class Windowed:
         """Return the least (P, Q) of coefficients on whole inputs in ℓ2 balls."""
         places, rows = window.values.shape[:2]
         a = window.values.permute(0, 1, 4, 2, 3).reshape(places * rows, 1, *self.x.shape[1:])
-        normalise = self.segments[0].normalise
+        normalise: Any = self.segments[0].normalise
         a = a if normalise is None else a / normalise.std
         x = self.x[image].repeat_interleave(rows, 0).unsqueeze(1)
         weight = a.new_ones(len(a), 1)
@@ -215,8 +236,8 @@ def _lines_of(
     """Return slope and value at zero, in float64, of CROWN's lines below and above."""
     if curve is not None:
         neurons, half = Curved(curve, lower, upper), torch.full_like(lower, 0.5)
-        low, up = (neurons.line(half, half > end, dtype) for end in (0, 1))
-        return low.slope, low.offset, up.slope, up.offset
+        lines = [neurons.line(half, half > end, dtype) for end in (0, 1)]
+        return lines[0].slope, lines[0].offset, lines[1].slope, lines[1].offset
     free, active = (lower < 0) & (upper > 0), (lower >= 0) & (upper > 0)
     low = torch.where(free, upper > -lower, active).to(dtype)
     up = torch.where(free, upper / (upper - lower), active.double()).to(dtype)

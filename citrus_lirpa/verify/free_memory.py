@@ -1,0 +1,26 @@
+"""How much memory there is to be had on a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that a device has left.
+
+    On a CPU these are the ones to be had without swapping, within the limit of a container.
+
+    Args:
+        device: A GPU or the CPU; other devices count as the CPU.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    lines = meminfo.read_text().splitlines() if meminfo.exists() else []
+    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and limit.read_text().strip() != "max":
+        free.append(max(0, int(limit.read_text()) - int(used.read_text())))
+    return min(free, default=1 << 62)
