@@ -3,9 +3,9 @@
     python benchmarks/crown.py --data-dir DATA [--row NAME] [--images 2] [--run RUN]
 
 The first test images of CIFAR-10 go through IBP, CROWN of ReLU inputs and CROWN of margins, on one
-thread and in CPU seconds: by this package all images together, and by auto_LiRPA one by one. Weights
-are random, with the spread of Shi et al. 2021, which keeps intervals as wide as they are, so that
-many neurons are unstable; with --run they are those of a trained network.
+thread and in CPU seconds: by this package all images together, and by auto_LiRPA one by one.
+Weights are random, with the spread of Shi et al. 2021, which keeps intervals as wide as they are,
+so that many neurons are unstable; with --run they are those of a trained network.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .graph import BatchNorm
-from .piecewise import Scaled, Sum, Taken
+from .pieces import Scaled, Sum, Taken
 from .segments import Segment
 
 Shape = tuple[int, ...]

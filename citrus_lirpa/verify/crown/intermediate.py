@@ -1,13 +1,14 @@
-"""CROWN bounds of ReLU inputs by the dual engine, for the neurons that IBP leaves unstable."""
+"""CROWN bounds of ReLU inputs, for the neurons that IBP leaves unstable."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ...bounds.box import Ball
+from ...bounds.curves import Product
 from ...bounds.deadline import time_is_over
 from ...bounds.segments import Segment
 from .ascent import ascend_dual
@@ -15,9 +16,6 @@ from .dual import DualBound
 from .relaxation import Bounds, Relaxation
 from .rounding import Sizes, downward
 from .windowed import Found, Windowed
-
-#: Computes new bounds of the neurons ``wanted`` (n, ...) of layer k, some at a time.
-_Bounder = Callable[[int, Tensor], Iterator[Found]]
 
 
 def rounded(bounds: Bounds, dtype: torch.dtype) -> Bounds:
@@ -55,7 +53,7 @@ def tighten(
     sizer = Sizes(segments, x, ball)
     curves = [segment.curve for segment in segments]
 
-    def by_ascent(k: int, wanted: Tensor) -> Iterator[Found]:
+    def on_whole_maps(k: int, wanted: Tensor) -> Iterator[Found]:
         known = result if exact is None else rounded(result, x.dtype)
         relaxation = Relaxation.of(known, sizes, curves)
         parts = [part.split(rows) for part in wanted.flatten(1).nonzero(as_tuple=True)]
@@ -69,7 +67,7 @@ def tighten(
             yield i, j, *ends
 
     windowed = None
-    if not steps:
+    if not steps and not any(isinstance(curve, Product) for curve in curves):
         values = x if exact is None else x.double()
         windowed = Windowed(segments if exact is None else exact, values, ball, rows)
     for k, (low, up) in enumerate(bounds):
@@ -79,7 +77,9 @@ def tighten(
         wanted = low < up if curves[k] else (low < 0) & (up > 0)
         if k == 0 and not segments[0].mixes:  # one affine layer: IBP is exact
             wanted = torch.zeros_like(wanted)
-        parts = by_ascent(k, wanted) if windowed is None else windowed.bounds(k, wanted, sizes[k])
+        parts = (
+            on_whole_maps(k, wanted) if windowed is None else windowed.bounds(k, wanted, sizes[k])
+        )
         while not time_is_over() and (part := next(parts, None)):
             i, j, below, above = part
             # fmax and fmin keep the bound that is there where the new one is NaN
@@ -95,7 +95,7 @@ def tighten(
 def _lower(dual: DualBound, exact: Sequence[Segment] | None, steps: int) -> Tensor:
     """Return the lower bound (R,), in float64 where the segments are."""
     parameter = dual.start()
-    if parameter.numel():  # without neurons before it, a bound has none
+    if steps and parameter.numel():  # without neurons before it, a bound has none
         parameter = ascend_dual(dual, steps).parameter
     if exact is not None:
         every = torch.arange(len(dual.x), device=dual.x.device)

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from ...bounds.box import Ball
-from ...bounds.curves import Curve
+from ...bounds.curves import Bend
 from ...bounds.segments import INPUT, Segment
 from ...bounds.windows import Place, Window, channels_last, layout, transposed
 from ..free_memory import free_memory
+from .relaxation import bent
 from .rounding import SUMS, downward, largest_input, unit
-from .tangents import Curved
 from .worst import shortfall, worst_shared
 
 #: Numbers at once that a processor works on best, and the share of the free memory that they and
@@ -55,7 +55,7 @@ Found = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Windowed:
-    """CROWN of a network on some images, layer by layer.
+    """CROWN of a network without products on some images, layer by layer.
 
     Args:
         segments: The network's affine maps between ReLUs and curves.
@@ -231,11 +231,11 @@ class Windowed:
 
 
 def _lines_of(
-    lower: Tensor, upper: Tensor, curve: Curve | None, dtype: torch.dtype
+    lower: Tensor, upper: Tensor, curve: Bend | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return slope and value at zero, in float64, of CROWN's lines below and above."""
     if curve is not None:
-        neurons, half = Curved(curve, lower, upper), torch.full_like(lower, 0.5)
+        neurons, half = bent(curve, lower, upper), torch.full_like(lower, 0.5)
         lines = [neurons.line(half, half > end, dtype) for end in (0, 1)]
         return lines[0].slope, lines[0].offset, lines[1].slope, lines[1].offset
     free, active = (lower < 0) & (upper > 0), (lower >= 0) & (upper > 0)
