@@ -54,6 +54,8 @@ def tighten(
     curves = [segment.curve for segment in segments]
 
     def on_whole_maps(k: int, wanted: Tensor) -> Iterator[Found]:
+        if not wanted.any():
+            return
         known = result if exact is None else rounded(result, x.dtype)
         relaxation = Relaxation.of(known, sizes, curves)
         parts = [part.split(rows) for part in wanted.flatten(1).nonzero(as_tuple=True)]
