@@ -221,6 +221,12 @@ def _check_layers(core: nn.Module) -> None:
                 f"layer '{name}' has padding=\"same\" and a kernel that it pads unevenly; use an "
                 "odd kernel, or ZeroPad2d before it"
             )
+        if isinstance(module, nn.AvgPool2d) and module.divisor_override is not None:
+            raise ModelError(
+                f"layer '{name}' is an AvgPool2d with divisor_override="
+                f"{module.divisor_override}, which torch leaves out where it traces the model; "
+                "pool without it, and scale the result"
+            )
         if isinstance(module, nn.Conv1d) and lirpa.load().legacy:
             raise ModelError(
                 f"layer '{name}' is a Conv1d, which auto_LiRPA 0.3 cannot bound; write it as a "

@@ -267,6 +267,10 @@ REFUSED = {
         lambda: BoundedNet(nn.Sequential(nn.Conv2d(1, 4, 2, padding="same"), nn.Flatten()), X),
         "layer '0' has padding=\"same\" and a kernel .* use an odd kernel",
     ),
+    "a divisor of average pooling": (
+        lambda: BoundedNet(nn.Sequential(nn.AvgPool2d(2, divisor_override=3), nn.Flatten()), X),
+        "layer '0' is an AvgPool2d with divisor_override=3, .* scale the result",
+    ),
     "DistributedDataParallel": (lambda: BoundedNet(DDP.__new__(DDP), X), "pass model.module"),
     "DistributedDataParallel inside": (
         lambda: BoundedNet(nn.Sequential(nn.Identity(), distributed()), X),
