@@ -26,8 +26,8 @@ from citrus_lirpa.bounds.lirpa_bounds import METHODS, LirpaNetwork, magnitudes
 from citrus_lirpa.bounds.precision import rounding_threshold
 from citrus_lirpa.errors import ModelError
 
-#: Boxes of a network, points of each that are drawn, and steps of the gradient.
-BOXES, POINTS, STEPS = 48, 96, 24
+#: Boxes of a network, intervals of a function, points of each that are drawn, gradient's steps.
+BOXES, INTERVALS, POINTS, STEPS = 48, 600, 96, 24
 #: Bounds that a method must have given to count.
 LEAST = 2_000
 IMAGE = (2, 6, 6)
@@ -55,6 +55,14 @@ class Beside(nn.Module):
         return self.join(x, self.layer)
 
 
+class Lines(nn.Sequential):
+    """A function of one input beside that input, and sums of both, whose bounds are its lines."""
+
+    def __init__(self, layer: nn.Module):
+        beside = Beside(layer, lambda x, f: torch.cat([f(x), x], 1))
+        super().__init__(beside, linear(2, 6))
+
+
 def linear(inputs: int, outputs: int) -> nn.Linear:
     """A linear layer of a random scale, so that its values lie at kinks and far from them."""
     layer = nn.Linear(inputs, outputs)
@@ -77,6 +85,7 @@ def of_values(make: Callable[[], nn.Module]) -> Iterator[nn.Module]:
         linear(3, 4), Beside(make(), lambda x, f: torch.cat([f(x), f(-x)], 1)), linear(8, 3)
     )
     yield nn.Sequential(linear(3, 1), make(), linear(1, 2))
+    yield Lines(make())
 
 
 def of_images(make: Callable[[], nn.Module], channels: int = 3) -> Iterator[nn.Module]:
@@ -290,7 +299,8 @@ def search(form: str, seeds: range) -> Found:
         torch.manual_seed(seed)
         for model in NETWORKS[form]():
             image = next(m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
-            shape = IMAGE if isinstance(image, nn.Conv2d) else (3,)
+            values = (1,) if isinstance(model, Lines) else (3,)
+            shape = IMAGE if isinstance(image, nn.Conv2d) else values
             modes = (False, True) if shape == IMAGE else (False,)
             for patches in [mode for mode in modes if mode is not _LEFT_OUT.get(form)]:
                 _search(form, model.eval(), shape, patches, found)
@@ -306,10 +316,11 @@ def _search(form: str, model: nn.Module, shape: tuple, patches: bool, found: Fou
     graph = Graph(bounded)
     order, _ = graph.path(graph.output, {graph.input})
     found.stands |= any(f.name == form for o in order if (f := allowed.form_of(o.node)))
-    network, box = LirpaNetwork(bounded, graph), boxes(shape)
+    box = boxes(shape, INTERVALS if isinstance(model, Lines) else BOXES)
+    network = LirpaNetwork(bounded, graph)
     outputs = model(box.lower).shape[1]
     c = torch.cat([torch.eye(outputs), -torch.eye(outputs), torch.randn(2, outputs)])
-    c = c.expand(BOXES, -1, -1)
+    c = c.expand(len(box.lower), -1, -1)
     lowest, largest = lowest_values(model, box, c)
     for method in METHODS:
         try:
@@ -339,13 +350,13 @@ def traced(model: nn.Module, shape: tuple, patches: bool) -> nn.Module:
         return tracing.wrap(model, torch.rand(2, *shape))
 
 
-def boxes(shape: tuple) -> Box:
-    """Boxes of many places and widths; some have no width along some axes."""
-    scale = torch.tensor([0.0, 0.3, 1.0, 3.0])[torch.arange(BOXES) % 4]
-    radius = 10 ** (3 * torch.rand(BOXES) - 2.5)
-    wide = torch.rand(BOXES, *shape) < 0.3 + torch.rand(BOXES).view(-1, *[1] * len(shape))
+def boxes(shape: tuple, n: int) -> Box:
+    """n boxes of many places and widths; some have no width along some axes."""
+    scale = torch.tensor([0.0, 0.3, 1.0, 3.0])[torch.arange(n) % 4]
+    radius = 10 ** (3 * torch.rand(n) - 2.5)
+    wide = torch.rand(n, *shape) < 0.3 + torch.rand(n).view(-1, *[1] * len(shape))
     spread = [t.view(-1, *[1] * len(shape)) for t in (scale, radius)]
-    return Box.around(torch.randn(BOXES, *shape) * spread[0], spread[1] * wide)
+    return Box.around(torch.randn(n, *shape) * spread[0], spread[1] * wide)
 
 
 def lowest_values(model: nn.Module, box: Box, c: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ line for each network and the sums.
 import argparse
 import copy
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -22,6 +23,8 @@ from citrus_lirpa.errors import ModelError, SoundnessError
 
 #: Boxes of a network for each method, classes, and the side of its images.
 BOXES, CLASSES, SIDE = 40, 4, 6
+#: The range of inputs.
+EVERYWHERE = (-math.inf, math.inf)
 
 
 # -- random networks ----------------------------------------------------------------------
@@ -224,7 +227,7 @@ def _examine_certificates(net, model, box: Box, logits: Tensor, found: Counter) 
     x, y = box.centre[logits.isfinite().all(1)], logits.argmax(1)[logits.isfinite().all(1)]
     eps = number(0.002, 0.1)
     try:
-        proofs = certify(net, x, y, eps, method="bab", time_limit=0.05)
+        proofs = certify(net, x, y, eps, method="bab", time_limit=0.05, clip=EVERYWHERE)
     except SoundnessError:
         found["contradictions"] += 1
         return

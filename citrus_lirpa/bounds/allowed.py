@@ -160,6 +160,7 @@ _INSTEAD = {
     "BoundPad": "pad by zero, or subtract the value, pad by zero and add it",
     "BoundLeakyRelu": "use a slope from 0 to 1",
     "BoundDiv": "divide by constants; of a softmax at the end, return the logits before it",
+    "BoundSoftmax": "of a softmax at the end, return the logits before it",
     "BoundGather": "use an order without repeats, or a Linear layer of zeros and ones",
     "BoundCast": "scale or round the data outside the model",
     "BoundFloor": "scale or round the data outside the model",

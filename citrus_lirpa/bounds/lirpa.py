@@ -34,7 +34,7 @@ from .lirpa_import import (
     own_modules,
     unsupported_named,
 )
-from .lirpa_nodes import keep_known_intervals, pool_in_order, repair_nodes
+from .lirpa_nodes import keep_known_intervals, keep_overflow_apart, pool_in_order, repair_nodes
 from .lirpa_operators import register
 
 INSTALL_HINT = "pip install --no-deps auto-LiRPA==0.3"
@@ -92,6 +92,7 @@ def load() -> Lirpa:
     _leave_requires_grad_alone(operators.BoundParams)
     _open_alpha_gradient(operators.BoundRelu)
     repair_nodes(operators)
+    keep_overflow_apart(operators, package.BoundedModule)
     register(operators, importlib.import_module("auto_LiRPA.bound_op_map").bound_op_map)
     if _release(version) < (0, 4):
         keep_known_intervals(package.BoundedModule)

@@ -199,3 +199,38 @@ def keep_known_intervals(module: Any) -> None:
         return True
 
     module.check_IBP_intermediate = check_IBP_intermediate
+
+
+def keep_overflow_apart(operators: Any, module: Any) -> None:
+    """Both take a bias for zero, in all boxes, if that of any box is NaN: unsound.
+
+    0 · inf is 0, and a bound that is NaN all the same is infinite, in its box alone. Layers behind
+    a bound that is NaN would take none of their cases, and be bounded by zero.
+
+    Args:
+        operators: auto_LiRPA's module of node classes.
+        module: Its BoundedModule.
+    """
+    node, reciprocal = operators.Bound, operators.BoundReciprocal
+    get_bias, backward_general = node.get_bias, module.backward_general
+
+    def bias_of_each(self: Any, a: Any, bias: torch.Tensor) -> Any:
+        if not isinstance(a, torch.Tensor):
+            return get_bias(self, a, bias)
+        box = "b" if self.batch_dim != -1 else ""
+        found = torch.einsum(f"sb...,{box}...->sb", a, bias)
+        if not found.isnan().any():
+            return found
+        return torch.einsum("sb...->sb", torch.where(a == 0, 0, a * bias))
+
+    def bounds(self: Any, *args: Any, **options: Any) -> Any:
+        lower, upper, *rest = backward_general(self, *args, **options)
+        lower, upper = (
+            None if end is None else end.nan_to_num(beyond, torch.inf, -torch.inf)
+            for end, beyond in ((lower, -torch.inf), (upper, torch.inf))
+        )
+        return (lower, upper, *rest)
+
+    node.get_bias, module.backward_general = bias_of_each, bounds
+    if "bound_backward" in vars(reciprocal):  # 0.7's takes a lower bias for zero by itself
+        del reciprocal.bound_backward

@@ -42,9 +42,10 @@ class BoundedNet(TracedModule):
     with it, bounds follow its layers' training modes, its ``requires_grad`` flags are kept, and
     its ``state_dict`` is the one to save. Copies and pickles wrap it again. Losses and bounds are
     of the network without Dropout. Threads take turns. DataParallel and torch.compile around the
-    module are taken off. A leading :class:`~.models.Normalise` is applied to the boxes exactly,
-    outside auto_LiRPA. Wrapping checks that the traced graph computes the same function and that
-    its bounds contain it. Move the model to its device before wrapping it.
+    module are taken off, and the softmax that a Sequential ends with, which changes no class: what
+    is called and bounded are its logits. A leading :class:`~.models.Normalise` is applied to the
+    boxes exactly, outside auto_LiRPA. Wrapping checks that the traced graph computes the same
+    function and that its bounds contain it. Move the model to its device before wrapping it.
 
     In train mode with BatchNorm, call ``net(x)`` on the clean batch first: its batch statistics,
     with gradient, are those that the following bounds use.
@@ -56,7 +57,7 @@ class BoundedNet(TracedModule):
             piecewise linear layers, ``auto-lirpa`` those of auto_LiRPA everywhere.
 
     Attributes:
-        module: The user's module.
+        module: The user's module, without a softmax that it ends with.
         bounded: auto_LiRPA's BoundedModule of it.
         normalise: The leading Normalise layer, or None.
         classes: Number of classes K.

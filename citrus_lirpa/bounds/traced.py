@@ -31,6 +31,7 @@ from .tracing import (
     rng_kept,
     split_normalise,
     unwrapped,
+    without_softmax,
     wrap,
 )
 
@@ -49,7 +50,7 @@ class TracedModule:
         example: One batch of inputs of the right shape, dtype and device.
 
     Attributes:
-        module: The user's module.
+        module: The user's module; without the softmax, if it is a Sequential that ends with one.
         bounded: auto_LiRPA's BoundedModule of it.
         normalise: The leading Normalise layer, or None.
         classes: Number of classes K.
@@ -64,8 +65,9 @@ class TracedModule:
         library = lirpa.load()
         kind = type(model).__name__
         require(isinstance(model, nn.Module), f"the model is a {kind}; expected a torch.nn.Module")
-        model = unwrapped(model)
-        self.module: nn.Module = model
+        whole = unwrapped(model)
+        self.module: nn.Module = without_softmax(whole)
+        model = self.module
         self.normalise: nn.Module | None = None
         self._modes: list[tuple[nn.Module, nn.Module]] = []
         self._normed: list[NormedWeight] = []
@@ -78,7 +80,7 @@ class TracedModule:
         else:
             self._wrap(model, example)
         self._dropout = [m for part in (model, self.bounded) for m in part.modules() if _drops(m)]
-        self._places = _places(self.module, self.bounded)
+        self._places = _places(whole, self.bounded)
         self.classes = count_classes(self.bounded)
         check_paddings(self.bounded)
         self.graph = Graph(self.bounded)

@@ -30,7 +30,7 @@ from ..bounds.inputs import check_labelled, outside_inference, taking_data
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.norms import check_norm
 from ..bounds.precision import full_precision
-from ..bounds.radius import check_shared_radius
+from ..bounds.radius import check_shared_radius, radius_words
 from ..bounds.selfcheck import check_rows_alone, check_same_function
 from ..errors import InputError, ModelError, SoundnessError, expect, require
 from .certificates import Certificates, Proof
@@ -178,10 +178,24 @@ def check_certifiable(
     check_range(clip)
     check_fits(clip, x[:1], "clip")  # of all images alike: bounds of tuples rest on it
     check_within(x, clip)
+    _warn_of_units(net, x, eps, clip)
     check_seconds(time_limit)
     norm = check_norm(norm, eps)
     require(proofs is None or norm == math.inf, "proofs are of norm inf; leave them out")
     return Ball(eps, clip, norm)
+
+
+def _warn_of_units(net: BoundedNet, x: Tensor, eps: Scalar, clip: Range | None) -> None:
+    """Warn once where ε may be meant in pixels and is taken in the units of normalised images."""
+    if clip is not None or x.ndim != 4 or not len(x):  # tables have no pixels
+        return
+    low, high = float(x.min()), float(x.max())
+    if low < 0 or high > 1 + torch.finfo(torch.float32).eps:
+        net.warn_once(
+            f"images range from {low:.4g} to {high:.4g}, so that ε = {radius_words(eps, 4)} is in "
+            "their units, not in pixels from 0 to 1: pass pixels and put citrus_lirpa.models."
+            "Normalise(mean, std) in front of the model, or pass clip, the range of these images"
+        )
 
 
 def check_attack(attack: object, ball: Ball, usable: bool, expected: str) -> None:

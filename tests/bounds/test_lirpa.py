@@ -432,3 +432,26 @@ def test_recursion_ends_before_the_stack_does():
     """auto_LiRPA allows a million levels; a nested file would then end the process."""
     ours.load()
     assert 1000 <= sys.getrecursionlimit() <= 10_000
+
+
+class Cusp(nn.Module):
+    """Overflows in float32 beyond 88."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(1, 1)
+        nn.init.ones_(self.last.weight)
+
+    def forward(self, x):
+        return self.last(x.abs().exp())
+
+
+@pytest.mark.parametrize("method", ["CROWN-IBP", "CROWN"])
+def test_a_box_that_overflows_leaves_the_bounds_of_the_others_alone(method):
+    x, radius = torch.zeros(2, 1), torch.tensor([[0.5], [100.0]])
+    bounded = build(Cusp(), x)
+    alone = bounded.compute_bounds(x=(boxed(x[:1], radius[:1]),), method=method)
+    beside = bounded.compute_bounds(x=(boxed(x, radius),), method=method)
+    for one, both in zip(alone, beside, strict=True):
+        assert torch.equal(one, both[:1])
+    assert beside[1][1] == torch.inf and not beside[0].isnan().any()

@@ -323,3 +323,22 @@ def test_misuse_is_named(misuse, says):
     with pytest.raises(InputError, match=says) as caught:
         misuse(net, Box.around(x, 0.1), torch.arange(3))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("softmax", [nn.Softmax(1), nn.LogSoftmax(-1)])
+def test_a_softmax_at_the_end_is_taken_off(softmax):
+    x = torch.rand(4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    logits = with_batchnorm().eval()
+    whole = nn.Sequential(*logits, softmax).eval()
+    net, plain = BoundedNet(whole, x), BoundedNet(logits, x)
+    y = whole(x).argmax(1)
+    assert torch.equal(net(x), logits(x))
+    proved, expected = certify(net, x, y, 0.001), certify(plain, x, y, 0.001)
+    assert torch.equal(proved.certified, expected.certified) and proved.certified.any()
+    whole.train()
+    assert net.training and copy.deepcopy(net).training
+    net.eval()
+    assert not whole.training
+    whole[-2] = nn.Linear(6, 3)
+    with pytest.raises(CitrusError, match="wrap the model again"):
+        certify(net, x, y, 0.001)

@@ -280,6 +280,16 @@ def test_a_bound_near_zero_is_decided_in_float64(excess, proved):
         assert proofs.certified.tolist() == [proved]
 
 
+def test_normalised_images_are_warned_about_once_unless_their_range_is_known():
+    net, y = one_pixel(0.1), torch.zeros(1, dtype=torch.long)
+    x = torch.full((1, 1, 1, 1), 1.5)
+    certify(net, x, y, 0.1, method="ibp", clip=(-2, 2))
+    certify(net, x / 2, y, 0.1, method="ibp")
+    with pytest.warns(UserWarning, match=r"from 1\.5 to 1\.5, so that ε = 0\.1 is in their units"):
+        certify(net, x, y, 0.1, method="ibp")
+    certify(net, x, y, 0.1, method="ibp")
+
+
 @pytest.mark.parametrize(
     ("engine", "method"), [(True, "bab"), (False, "crown")], ids=["engine", "auto_LiRPA"]
 )
