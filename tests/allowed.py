@@ -25,6 +25,7 @@ from citrus_lirpa.bounds.graph import Graph
 from citrus_lirpa.bounds.lirpa_bounds import METHODS, LirpaNetwork, magnitudes
 from citrus_lirpa.bounds.precision import rounding_threshold
 from citrus_lirpa.errors import ModelError
+from citrus_lirpa.verify.crown.engine import IN_FLOAT64
 
 #: Boxes of a network, intervals of a function, points of each that are drawn, gradient's steps.
 BOXES, INTERVALS, POINTS, STEPS = 48, 600, 96, 24
@@ -304,10 +305,23 @@ def search(form: str, seeds: range) -> Found:
             modes = (False, True) if shape == IMAGE else (False,)
             for patches in [mode for mode in modes if mode is not _LEFT_OUT.get(form)]:
                 _search(form, model.eval(), shape, patches, found)
+            if isinstance(model, Lines):
+                _search_in_float64(form, model, found)
     return found
 
 
-def _search(form: str, model: nn.Module, shape: tuple, patches: bool, found: Found) -> None:
+def _search_in_float64(form: str, model: nn.Module, found: Found) -> None:
+    """Search as well where a bound near zero is decided, by a far smaller threshold."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        _search(form, model.double(), (1,), False, found, IN_FLOAT64)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def _search(
+    form: str, model: nn.Module, shape: tuple, patches: bool, found: Found, of_slack: float = 1.0
+) -> None:
     try:
         bounded = traced(model, shape, patches)
     except ModelError as error:
@@ -329,7 +343,8 @@ def _search(form: str, model: nn.Module, shape: tuple, patches: bool, found: Fou
         except ModelError as error:
             found.unsupported[method] = str(error)
             continue
-        slack = rounding_threshold(largest, magnitudes(graph, bounds.within)).unsqueeze(1)
+        slack = of_slack * rounding_threshold(largest, magnitudes(graph, bounds.within))
+        slack = slack.unsqueeze(1)
         excess = ((bounds.lower - lowest) / slack).detach().nan_to_num(-1.0, posinf=1e9)
         found.bounds[method] += excess.numel()
         found.excess[method] = max(found.excess[method], float(excess.max()))
