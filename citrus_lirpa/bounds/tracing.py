@@ -58,7 +58,7 @@ class _Logits(nn.Sequential):
         whole.training = mode
 
     @property
-    def training(self) -> bool:  # type: ignore[override]
+    def training(self) -> bool:
         return self._whole[0].training
 
     @training.setter
