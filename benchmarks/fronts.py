@@ -79,7 +79,7 @@ SETTINGS = {
         400,
         SHORT_STEP,
         ('"model.name" = "convsmall"', '"train.batch_size" = 64', '"data.limit" = 5000'),
-        ("seeds = [0]", 'method = "crown-ibp"', 'relational = "none"', "limit = 1000"),
+        ("seeds = [0]", 'method = "alpha-crown"', 'relational = "none"', "limit = 1000"),
         SHORT_FIXED,
         ('"train.lr" = { low = 1e-3, high = 8e-3, log = true }',),
         "stop_at = []",
