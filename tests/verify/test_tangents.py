@@ -165,6 +165,24 @@ def test_lines_are_on_the_right_side_everywhere(name, dtype, double):
     assert violations(CASES[name], *lines(CASES[name], 500, dtype)) == 0
 
 
+def test_rows_have_the_lines_of_their_neurons(double):
+    """CROWN's lines are computed once for an image, those of other parameters for each row."""
+    case, parts = CASES["mish"], torch.tensor([[2, 0, 2, 1], [3, 0, 0, 1]])
+    lower, upper = (end.view(4, 50) for end in intervals(200, (-9.0, 9.0)))
+    below = torch.rand(4, 50) < 0.5
+    rows = Curved.of(case.curve, lower, upper).rows(parts[0]).rows(parts[1])
+    alone = Curved.of(case.curve, *(end[parts[0]][parts[1]] for end in (lower, upper)))
+    half = torch.full((4, 50), 0.5)
+    other = half.clone()
+    other[3, 49] = 0.1
+    crown = rows.line(half, below, torch.float32)
+    for line in (alone.line(half, below, torch.float32), rows.line(other, below, torch.float32)):
+        for part, wanted in zip(crown, line, strict=True):
+            torch.testing.assert_close(
+                part.flatten()[:-1], wanted.flatten()[:-1], atol=1e-5, rtol=1e-5
+            )
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", CASES)
 def test_a_hundred_thousand_lines_are_on_the_right_side_everywhere(name, double):

@@ -229,7 +229,8 @@ class DualBound:
                     constants = a.double() * line.offset
                     bias += constants.sum(1)
                     off += self.sums * constants.abs().sum(1)
-                    seen[k] = a.repeat(1, widths[k] // a.shape[1])
+                    times = widths[k] // a.shape[1]
+                    seen[k] = a if times == 1 else a.repeat(1, times)
                     a = line.back(a)
             bias += a.double() @ self.adjoints[k].constant.double()
             off += self._charge(k, a)

@@ -91,11 +91,13 @@ class Curved:
         curve: The curve.
         lower: (n, M) lower bounds of its inputs, in float64.
         upper: (n, M) likewise.
+        source: Other neurons, and which of their rows these are, by whose lines they go.
     """
 
     curve: Curve
     lower: Tensor
     upper: Tensor
+    source: tuple[Curved, Tensor] | None = None
 
     @staticmethod
     def of(curve: Curve, lower: Tensor, upper: Tensor) -> Curved:
@@ -108,14 +110,42 @@ class Curved:
     @cached_property
     def places(self) -> Tensor:
         """(2, 7, n, M) of lines below and of lines above, as :class:`_Places` has them."""
+        if self.source is not None:
+            return self.source[0].places[:, :, self.source[1]]
         sides = (1.0, self.curve.convex), (-1.0, self.curve.concave)
         return torch.stack([torch.stack(self._places(*side)) for side in sides])
 
+    @cached_property
+    def ends(self) -> Tensor:
+        """(2, n, M) values of the curve at both bounds."""
+        if self.source is not None:
+            return self.source[0].ends[:, self.source[1]]
+        return torch.stack([self.curve.function(self.lower), self.curve.function(self.upper)])
+
+    @cached_property
+    def _crown(self) -> dict[torch.dtype, list[Tensor]]:
+        """CROWN's lines by type: slope, offset and touch, each (2, n, M), below and above."""
+        return {}
+
     def rows(self, which: Tensor) -> Curved:
         """Return the neurons of some images."""
-        rows = Curved(self.curve, self.lower[which], self.upper[which])
-        vars(rows)["places"] = self.places[:, :, which]
-        return rows
+        source = (self, which) if self.source is None else (self.source[0], self.source[1][which])
+        return Curved(self.curve, self.lower[which], self.upper[which], source)
+
+    def _crown_line(self, below: Tensor, dtype: torch.dtype) -> Line:
+        """Return the lines of CROWN, which are the same for all rows of an image."""
+        every = torch.arange(len(self.lower), device=below.device)
+        whole, which = (self, every) if self.source is None else self.source
+        if dtype not in whole._crown:
+            half = torch.full_like(whole.lower, 0.5)
+            sides = [
+                whole._line(half, torch.full_like(half, side, dtype=torch.bool), dtype)
+                for side in (True, False)
+            ]
+            whole._crown[dtype] = [torch.stack(parts) for parts in zip(*sides, strict=True)]
+        columns = torch.arange(below.shape[1], device=below.device)
+        at = (~below).long(), which.unsqueeze(1), columns
+        return Line(*(part[at] for part in whole._crown[dtype]))
 
     def line(self, parameter: Tensor, below: Tensor, dtype: torch.dtype) -> Line:
         """Return lines, which are sound whatever the parameter.
@@ -126,6 +156,11 @@ class Curved:
             below: (n, M) whether the line is to be below the curve.
             dtype: The type of the slopes.
         """
+        if bool((parameter == 0.5).all()):
+            return self._crown_line(below, dtype)
+        return self._line(parameter, below, dtype)
+
+    def _line(self, parameter: Tensor, below: Tensor, dtype: torch.dtype) -> Line:
         curve, left, right = self.curve, self.lower, self.upper
         at = _Places(*torch.where(below, *self.places))
         sign = torch.where(below, 1.0, -1.0).double()
@@ -137,7 +172,7 @@ class Curved:
         exact = s.double()
         excess = sign * (slope - exact)
         within = excess * (t - torch.where(excess > 0, at.begin, at.end))
-        values = [curve.function(x) for x in (left, right, t)]
+        values = [*self.ends, curve.function(t)]
         at_left, at_right, at_t = (
             sign * (v - exact * x) for v, x in zip(values, (left, right, t), strict=True)
         )
