@@ -137,6 +137,11 @@ SILU = _waved(
 )
 
 
+def softplus_of(b: float) -> Curve:
+    """Return log(1 + e^(b x)) / b."""
+    return Curve(lambda x: softplus(b * x) / b, lambda x: sigmoid(b * x), _ALL, ())
+
+
 def elu(alpha: float) -> Curve:
     """Return ELU for alpha from 0 to 1, where it is convex."""
     return Curve(

@@ -95,10 +95,15 @@ class _Reader(Writer):
 
     def _curve(
         self, kind: str, result: str, given: dict[str, Any]
-    ) -> tuple[str, curves.Curve, int] | None:
+    ) -> tuple[str, curves.Curve, float] | None:
         """Return input, curve and factor where a value is a curve of another one."""
         names = self.origin[result][1]
         x = names[0]
+        if kind == "Softplus" and self.origin.get(x, ("",))[0] == "Mul":
+            inner = self.origin[x][1][0]
+            match self._tree(x, inner):
+                case ("Mul", "x", float(b)) if inner in self.shapes and 0.1 <= b <= 100:
+                    return inner, curves.softplus_of(b), b
         if x not in self.shapes:
             return None
         if kind in _CURVES:
@@ -132,11 +137,11 @@ class _Reader(Writer):
         kind, names = self.origin[name]
         return (kind, *(self._tree(each, x, depth - 1) for each in names))
 
-    def _add_curve(self, result: str, x: str, curve: curves.Curve, factor: int) -> None:
+    def _add_curve(self, result: str, x: str, curve: curves.Curve, factor: float) -> None:
         value = result if factor == 1 else f"{result}:curve"
         self.add(Node(value, [x], curve=curve), self.shapes[x])
         if factor != 1:
-            self.taken(result, [value], self.places(x), scale=factor)
+            self.taken(result, [value], self.places(x), scale=self.numbers.of(factor))
 
     # -- piecewise linear operations ----------------------------------------------------------
 
