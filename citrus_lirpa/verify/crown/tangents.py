@@ -132,10 +132,9 @@ class Curved:
         source = (self, which) if self.source is None else (self.source[0], self.source[1][which])
         return Curved(self.curve, self.lower[which], self.upper[which], source)
 
-    def _crown_line(self, below: Tensor, dtype: torch.dtype) -> Line:
+    @staticmethod
+    def _crown_line(whole: Curved, which: Tensor, below: Tensor, dtype: torch.dtype) -> Line:
         """Return the lines of CROWN, which are the same for all rows of an image."""
-        every = torch.arange(len(self.lower), device=below.device)
-        whole, which = (self, every) if self.source is None else self.source
         if dtype not in whole._crown:
             half = torch.full_like(whole.lower, 0.5)
             sides = [
@@ -156,8 +155,8 @@ class Curved:
             below: (n, M) whether the line is to be below the curve.
             dtype: The type of the slopes.
         """
-        if bool((parameter == 0.5).all()):
-            return self._crown_line(below, dtype)
+        if self.source is not None and bool((parameter == 0.5).all()):
+            return self._crown_line(*self.source, below, dtype)
         return self._line(parameter, below, dtype)
 
     def _line(self, parameter: Tensor, below: Tensor, dtype: torch.dtype) -> Line:
