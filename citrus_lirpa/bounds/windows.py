@@ -23,6 +23,7 @@ from torch import Tensor
 from .graph import BatchNorm
 from .pieces import Scaled, Sum, Taken
 from .segments import Segment
+from .steps import Linear
 
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
@@ -219,7 +220,7 @@ def _rule(operation: Any, constants: list[Any], before: Shape) -> Rule | None:
         return lambda window: _convolution(node, constants[1], window, before)
     if operation.kind == "BoundAveragePool" and len(before) == 3 and _is_plain_pool(node):
         return lambda window: _average_pool(node, window)
-    if operation.kind == "BoundLinear" and len(before) == 1 and _is_plain_linear(node):
+    if operation.kind == "BoundLinear" and len(before) == 1 and Linear.computes(node):
         weight = constants[1] if node.transB else constants[1].T
         return lambda window: replace(window, values=window.values @ weight)
     return None
@@ -291,11 +292,6 @@ def _taken(operation: Taken, before: Shape) -> Rule | None:
         return replace(moved, clean=True)  # a place that is in the result is in the value
 
     return back
-
-
-def _is_plain_linear(node: Any) -> bool:
-    names = ("alpha", "beta", "alpha_linear", "beta_linear")
-    return {getattr(node, name, 1.0) for name in names} == {1.0} and not node.transA
 
 
 def _by_autograd(
