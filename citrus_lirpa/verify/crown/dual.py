@@ -26,7 +26,7 @@ from ...bounds.box import Ball
 from ...bounds.segments import INPUT, Segment
 from .planes import Plane
 from .relaxation import Relaxation
-from .rounding import SUMS, largest_input, unit
+from .rounding import SUMS, downward, largest_input, unit
 from .tangents import Line
 from .worst import shortfall, worst_shared
 
@@ -155,7 +155,7 @@ class DualBound:
         if self.ball.norm == 2:
             value = value - shortfall(a, weight, x, self.ball, u)
         slack = 4 * unit(torch.float64) * self.members * line.abs().amax(1)
-        line, value = rounded_down(line, self.x.dtype), rounded_down(value - slack, self.x.dtype)
+        line, value = downward(line, self.x.dtype), downward(value - slack, self.x.dtype)
         rounding = (weight * off).sum(1).to(value.dtype)
         seen = torch.cat([slope[:, :0], *coefficients], 1)
         return Point(value, line, u, slope, seen, rounding, lines)
@@ -268,12 +268,6 @@ class DualBound:
             flat = (flat * r.active[k]).scatter_add_(1, r.index[k], inner)
             values[k] = flat.view_as(z)
         return torch.cat(inputs, 1)
-
-
-def rounded_down(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return float64 values in another precision, none of them larger."""
-    found = values.to(dtype)
-    return torch.where(found > values, found - found.abs() * torch.finfo(dtype).eps, found)
 
 
 class _Adjoint:

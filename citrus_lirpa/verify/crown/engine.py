@@ -20,12 +20,12 @@ from ...bounds.segments import Segment
 from ...checker import CROWN, SLOPES
 from ...errors import ModelError
 from .ascent import Ascent, ascend_dual
-from .dual import DualBound, rounded_down
+from .dual import DualBound
 from .intermediate import rounded, tighten
 from .linear import Lines
 from .proofs import Proofs
 from .relaxation import Bounds, Images, Relaxation
-from .rounding import Sizes, interval_margins, intervals
+from .rounding import Sizes, downward, interval_margins, intervals
 
 #: Steps of α-CROWN, and the first one's size.
 ALPHA_STEPS, ALPHA_RATE = 20, 0.25
@@ -104,7 +104,7 @@ class DualEngine:
         sure = (margins > 0) & images.usable.unsqueeze(1)
         if self.proofs is not None:
             self.proofs.begin(images, sure)
-        return images, rounded_down(margins, x.dtype), sure
+        return images, downward(margins, x.dtype), sure
 
     @torch.no_grad()
     def images(self, x: Tensor, y: Tensor, c: Tensor) -> Images:
