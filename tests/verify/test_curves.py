@@ -161,7 +161,7 @@ def test_images_outside_a_domain_stay_open_beside_others():
     model, x, _ = network(Function(lambda x: (1.5 - x.square().mean((2, 3), keepdim=True)).log()))
     x = torch.cat([x, 9 * x])
     y = model(x).argmax(1)
-    found = certify(BoundedNet(model, x).eval(), x, y, 0.001)
+    found = certify(BoundedNet(model, x).eval(), x, y, 0.001, clip=(0.0, 9.0))
     assert found.certified.tolist() == [True] * 4 + [False] * 4
 
 

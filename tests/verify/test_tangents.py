@@ -69,7 +69,7 @@ CASES = {
                        kinks=(-3.0, 0.0, 3.0)),
     "softsign": Case(table.SOFTSIGN, lambda x, high: 2 / (1 + x) ** 3),
     "log sigmoid": Case(table.LOG_SIGMOID, falling),
-    "exp": Case(table.EXP, None, (-1e300, 40.0)),
+    "exp": Case(table.EXP, None, (-1e300, 80.0)),
     "log": Case(table.LOG, lambda x, high: x**-2, POSITIVE),
     "sqrt": power(0.5, POSITIVE),
     "reciprocal": power(-1.0, POSITIVE),
@@ -119,6 +119,7 @@ def violations(case, lower, upper, slope, offset, sign):
     line = torch.arange(len(lower)).repeat_interleave(4 + len(case.kinks))
     where = torch.linspace(0, 1, 5, dtype=torch.float64)
     ends = lower.unsqueeze(1) + (upper - lower).unsqueeze(1) * where
+    ends = torch.minimum(ends, upper.unsqueeze(1))  # which rounding may be beyond
     kinks = [torch.full_like(lower, k).clamp(lower, upper).unsqueeze(1) for k in case.kinks]
     ends = torch.cat([ends, *kinks], 1).sort(1).values
     a, b = ends[:, :-1].flatten(), ends[:, 1:].flatten()
