@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import click
+
 from citrus_lirpa import PGD, BoundedNet, certify
 from citrus_lirpa.data.types import DatasetSpec, Split
 from citrus_lirpa.verify import vnnlib
@@ -39,15 +41,18 @@ class Rival:
     config: str
 
     def run(self, *arguments: str) -> float:
-        """Run it, and return its CPU seconds; CalledProcessError where it fails."""
+        """Run it, and return its CPU seconds; ClickException where it fails."""
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(
+        done = subprocess.run(
             [self.python, "abcrown.py", *arguments],
             cwd=self.checkout / "complete_verifier",
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            check=True,
+            text=True,
         )
+        if done.returncode:
+            last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+            raise click.ClickException(f"α,β-CROWN failed: {' '.join(last)}")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -56,7 +61,7 @@ class Rival:
         answer = folder / "answer.txt"
         answer.unlink(missing_ok=True)
         spent = self.run(
-            *("--config", self.config, "--timeout", f"{seconds:g}"),
+            *("--config", self.config, "--device", "cpu", "--timeout", f"{seconds:g}"),
             *("--onnx_path", str(folder / vnnlib.MODEL)),
             *("--vnnlib_path", str(folder / f"image_{image:05d}.vnnlib")),
             *("--results_file", str(answer)),
@@ -120,4 +125,5 @@ def compare(
         pairs.images.append(image)
         pairs.ours.append((verdict, spent))
         pairs.theirs.append((theirs, max(0.0, took - start)))
+        click.echo(f"{image}: {verdict} {spent:.2f} s, {theirs} {took - start:.2f} s", err=True)
     return pairs

@@ -26,8 +26,8 @@ import torch
 from against import Rival, compare
 
 from citrus_lirpa import BoundedNet, data
-from citrus_lirpa.formats.onnx import load_onnx
 from citrus_lirpa.formats.schema import parse_number
+from citrus_lirpa.runs.networks import load_network
 from citrus_lirpa.verify import Evaluation, Protocol, evaluate
 
 
@@ -58,6 +58,7 @@ ROWS = {
     "citrus 2/255, all": Row("citrus_convsmall_2", "cifar10", "2/255", 10_000, 5, 5, "-"),
     "citrus 2/255, groups of 10": Row("citrus_convsmall_2", "cifar10", "2/255", 1000, 10, 10, "-"),
     "citrus 2/255, groups of 20": Row("citrus_convsmall_2", "cifar10", "2/255", 1000, 20, 10, "-"),
+    "zoo 0.3": Row("zoo:mnist-0.3-convsmall", "mnist", "0.3", 1000, 5, 5, "-"),
 }
 
 
@@ -129,8 +130,10 @@ def duel(
 
 
 def load(row: Row, nets: Path, data_dir: Path) -> tuple[BoundedNet, data.Split]:
-    model, shape = load_onnx(nets / f"{row.file}.onnx")
-    net = BoundedNet(model, torch.zeros(2, *shape)).eval()
+    path = Path(row.file) if row.file.startswith("zoo:") else nets / f"{row.file}.onnx"
+    network = load_network(path, row.dataset, parse_number(row.eps))
+    model = network.model
+    net = BoundedNet(model, torch.zeros(2, *network.spec.shape)).eval()
     images = data.load(row.dataset, train=False, data_dir=data_dir)
     if row.correct_only:
         with torch.no_grad():

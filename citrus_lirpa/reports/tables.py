@@ -139,6 +139,8 @@ def evaluation_table(result: Evaluation) -> str:
             note = f"not possible: {certificates.unsupported[method]}"
         if left := certificates.not_fitting[method]:
             note += f", {count_images(left)} did not fit into memory"
+        if method == "bab" and certificates.claimed:
+            note += f", {count_images(certificates.claimed)} more by HiGHS's word, not counted"
         share = percent(_mean(certificates.certified_by(method)), " %")
         rows.append((f"certified by {method}", share, note))
     proving = sum(uap.seconds.values())

@@ -47,6 +47,8 @@ class Certificates:
         subjects: (N,) a hash of each input, its label and the network; empty where an earlier
             version has saved them.
         norm: That perturbations are measured in, inf or 2.
+        claimed: How many inputs the solver of branch and bound calls safe, of which no bound
+            is positive in float64. They are not certified.
     """
 
     eps: Scalar
@@ -64,6 +66,7 @@ class Certificates:
     unsupported: dict[str, str] = field(default_factory=dict)
     subjects: tuple[str, ...] = ()
     norm: float = math.inf
+    claimed: int = 0
 
     def check_subjects(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
         """Raise InputError where these are certificates of other inputs or another network."""
@@ -157,7 +160,10 @@ class Certificates:
         same = {name: getattr(parts[0], name) for name in ("eps", "clip", "methods", "norm")}
         of = tuple(subject for p in parts for subject in p.subjects)
         of = of if all(p.subjects for p in parts) else ()
-        return Certificates(**same, **tensors, **sums, unsupported=unsupported, subjects=of)
+        claimed = sum(p.claimed for p in parts)
+        return Certificates(
+            **same, **tensors, **sums, unsupported=unsupported, subjects=of, claimed=claimed
+        )
 
 
 @dataclass
@@ -229,6 +235,7 @@ class Proof:
         ball: Ball,
         not_fitting: dict[str, int],
         unsupported: dict[str, str],
+        claimed: int,
     ) -> Certificates:
         """Return what is known as certificates.
 
@@ -236,6 +243,7 @@ class Proof:
             ball: The perturbations.
             not_fitting: By stage, in their order, the inputs left out for lack of memory.
             unsupported: The stages that the network does not allow, and why.
+            claimed: How many inputs a solver alone calls safe.
         """
         margin, v = self.lower.min(dim=1).values, self.v[self.attacked]
         return Certificates(
@@ -243,6 +251,7 @@ class Proof:
             *(self.correct, self.attacked, v, margin, self.rows, self.decided_by, self.took),
             *(self.seconds, not_fitting, unsupported),
             norm=ball.norm,
+            claimed=claimed,
         )
 
 

@@ -145,6 +145,7 @@ class Evaluation:
             shares=self.shares(),
             not_fitting=c.not_fitting,
             unsupported=c.unsupported,
+            claimed=c.claimed or None,
             verdicts=tuple(c.verdicts()),
             image_seconds=_rounded(c.took),
             proofs=self.proofs,

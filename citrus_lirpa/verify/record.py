@@ -112,6 +112,7 @@ class EvaluationRecord:
         shares: Number of images that each stage settled.
         not_fitting: Number of images that a stage could not bound for lack of memory.
         unsupported: Why a stage was not possible.
+        claimed: Number of images that are safe by a solver's word alone, and not certified.
         verdicts: For each image, the stage that certified it, or how it is left.
         image_seconds: Time of each image.
         groups: Figures of each group.
@@ -148,6 +149,7 @@ class EvaluationRecord:
     shares: dict[str, Count] = field(default_factory=dict)
     not_fitting: dict[str, Count] = field(default_factory=dict)
     unsupported: dict[str, Text] = field(default_factory=dict)
+    claimed: Count | None = None
     verdicts: tuple[Text, ...] | None = None
     image_seconds: tuple[NonNegative, ...] | None = None
     groups: GroupFigures | None = None

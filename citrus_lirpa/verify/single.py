@@ -306,7 +306,7 @@ class Cascade:
             not_fitting[stage.name] = int(open_.missing.sum())
         if known is not None:
             proof.seconds[IMPORTED], not_fitting[IMPORTED] = 0.0, 0
-        return proof.certificates(self.ball, not_fitting, unsupported)
+        return proof.certificates(self.ball, not_fitting, unsupported, open_.claimed)
 
     @torch.no_grad()
     def _logits(self, x: Tensor) -> Tensor:

@@ -59,6 +59,7 @@ class OpenImages:
         stage: The number of the stage that works on them.
         missing: (N,) which of them did not fit into memory in this stage.
         effort: (N,) by which the time of this stage is shared among the inputs.
+        claimed: How many of them a solver alone calls safe, which proves nothing.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class OpenImages:
         """Forget the inputs that are decided, and go on to stage ``number`` with the others."""
         self.stage = number
         open_ = self.proof.open
-        self.missing, self.effort = torch.zeros_like(open_), open_.double()
+        self.missing, self.effort, self.claimed = torch.zeros_like(open_), open_.double(), 0
         size, rows = self.limits.batch_size, self.engine.rows_at_once
         self._at_once = max(1, size // stage.cost, min(size, rows))
         staying = open_[self.number].nonzero().squeeze(1)
@@ -238,6 +239,7 @@ def _by_branch_and_bound(open_: OpenImages) -> None:
         # an image's share of the time is that of its domains
         open_.effort = torch.zeros_like(open_.effort).index_put((number,), found.bounded.double())
         proof.rows[number[found.state == PROVED]] = True
+        open_.claimed = int((found.claimed & (found.state != PROVED)).sum())
         for broken, u in found.u.items():
             proof.v[number[broken]], proof.attacked[number[broken]] = u, True
         open_.announce(f"bab, {int((found.state == OPEN).sum())} left")

@@ -48,11 +48,13 @@ class Outcome:
         state: (T,) OPEN, PROVED, BROKEN or GIVEN_UP.
         u: By problem, a perturbation (...) that breaks all its members.
         bounded: (T,) how many domains were bounded.
+        claimed: (T,) which problems nothing breaks by the word of a solver, which proves nothing.
     """
 
     state: Tensor
     u: dict[int, Tensor]
     bounded: Tensor
+    claimed: Tensor
 
 
 @torch.no_grad()
@@ -81,7 +83,8 @@ def branch_and_bound(
     """
     search = _Search(images, problems, wanted, progress)
     if not len(problems.rows):  # nothing could break them
-        return Outcome(torch.full_like(search.state, PROVED), {}, search.bounded)
+        search.state.fill_(PROVED)
+        return search.outcome
     search.bound_roots(budget)
     parts = _fitting(images, problems.members)
     for number, part in enumerate(parts if split and images.engine.splits else []):
@@ -89,7 +92,7 @@ def branch_and_bound(
         with ending_by(its.deadline), contextlib.suppress(OutOfTime):
             search.take_turns(part, its)
     search.keep_proofs()
-    return Outcome(search.state, search.u, search.bounded)
+    return search.outcome
 
 
 def _fitting(images: ReducedImages, members: Tensor) -> list[list[int]]:
@@ -121,9 +124,15 @@ class _Search:
         count, device = len(problems.members), problems.members.device
         self.state = torch.full((count,), OPEN, device=device)
         self.bounded = torch.zeros(count, dtype=torch.long, device=device)
+        self.claimed = torch.zeros_like(self.state, dtype=torch.bool)
         self.u: dict[int, Tensor] = {}
         self._reached = torch.ones_like(self.state, dtype=torch.bool)
         self._proved_roots: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    @property
+    def outcome(self) -> Outcome:
+        """What is found so far."""
+        return Outcome(self.state, self.u, self.bounded, self.claimed)
 
     def bound_roots(self, budget: Budget) -> None:
         """Bound all combinations, those of many problems together, and attack from there."""
@@ -141,7 +150,7 @@ class _Search:
         proved = (self.state == OPEN) & self._reached
         proved[self._owners] = False
         self.state[proved] = PROVED
-        self.progress(Outcome(self.state, self.u, self.bounded))
+        self.progress(self.outcome)
 
     def _bound_some(self, now: Tensor) -> tuple[Tensor, Roots]:
         """Bound some combinations; return those that stay open, after the problem of each."""
@@ -198,8 +207,9 @@ class _Search:
             roots = self._roots.at(self._owners == problem)
             trees[problem] = Tree(self.images, members, roots)
         tree = trees[problem]
-        self.bounded[problem] += tree.run(min(seconds, limit - tree.spent))
-        self.state[problem] = tree.state
+        left = limit - tree.spent
+        self.bounded[problem] += tree.run(min(seconds, left), left)
+        self.state[problem], self.claimed[problem] = tree.state, tree.claimed
         if tree.u is not None:
             self.u[problem] = tree.u
         if tree.state == OPEN and tree.spent > limit:
@@ -212,4 +222,4 @@ class _Search:
             largest = max(trees, key=lambda each: trees[each].numbers)
             self.state[largest] = GIVEN_UP
             del trees[largest]
-        self.progress(Outcome(self.state, self.u, self.bounded))
+        self.progress(self.outcome)

@@ -59,6 +59,11 @@ class Pool:
         self._room, self.count = first, first.size
 
     @property
+    def rows(self) -> Tensor:
+        """The combinations (D, s) of all domains."""
+        return self._room.rows[: self.count]
+
+    @property
     def numbers(self) -> int:
         """How many α and β are kept."""
         return self.count * self._room.parameter.shape[1]

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ...bounds.deadline import ending_by, time_left
 from .ascent import Ascent, ascend_dual
 from .descent import Descent
 from .pool import Domains, Pool
+from .program import Program
 from .reduced_dual import ReducedBound, columns
 from .reduced_images import ReducedImages
 
@@ -24,6 +26,9 @@ from .reduced_images import ReducedImages
 _STEPS, _LAST_STEPS, _RATE = 5, 100, 0.1
 #: Rounds that end with an attack: the number of every such round is a multiple of this.
 _ATTACK_EVERY = 4
+#: A tree of members with at most so many unstable ReLUs each, and at most so many open combinations,
+#: goes to programs after so many seconds of work; each may take this share of the time left.
+_FEW, _MOST_PROGRAMS, _PATIENCE, _PROGRAM_SHARE = 160, 16, 0.1, 0.5
 
 OPEN, PROVED, BROKEN, GIVEN_UP = range(4)
 
@@ -57,6 +62,7 @@ class Tree:
     Attributes:
         state: OPEN, PROVED, BROKEN or GIVEN_UP.
         u: What breaks all members (...), if BROKEN.
+        claimed: Whether the solver of programs says that nothing does, which proves nothing.
         spent: Seconds of work.
     """
 
@@ -66,6 +72,7 @@ class Tree:
         self.engine = images.engine
         self.state, self._bounded = OPEN, 0
         self.u: Tensor | None = None
+        self.claimed = False
         self._exact, self._networks = zip(*map(images.networks, members), strict=True)
         self._threshold = float(images.images.threshold[self.members].max())
         self._at_once = max(2, self.engine.rows_at_once // len(members))
@@ -74,6 +81,8 @@ class Tree:
         self._pool = Pool(self._roots.at(roots.rows.new_zeros(0)))
         self._leaves: list[Domains] = []
         self._rounds = 0
+        ball, few = self.engine.ball, max(map(len, self._networks)) <= _FEW
+        self._programs_wait = few and ball.norm != 2 and ball.clip is None
         self.spent = time.perf_counter() - begin
 
     @property
@@ -81,8 +90,12 @@ class Tree:
         """How many α and β are kept."""
         return self._pool.numbers
 
-    def run(self, seconds: float) -> int:
+    def run(self, seconds: float, left: float) -> int:
         """Work on the problem for some seconds, for one step at least.
+
+        Args:
+            seconds: How long.
+            left: What it may take altogether; so long may programs take.
 
         Returns:
             How many domains were bounded.
@@ -96,15 +109,39 @@ class Tree:
                 self._split()
             if self.state == OPEN and not self._roots.size and not self._pool.count:
                 self.state = PROVED
-            if time.perf_counter() - begin > seconds:
+            spent = time.perf_counter() - begin
+            if self.state == OPEN and self._programs_wait and self.spent + spent > _PATIENCE:
+                self._programs_wait = False
+                with ending_by(begin + left):
+                    self._solve()
+            if spent > seconds:
                 break
         self.spent += time.perf_counter() - begin
         return self._bounded - before
 
+    def _solve(self) -> None:
+        """Decide all open combinations by programs, if each of them is decided."""
+        rows = torch.cat([self._pool.rows, self._roots.rows]).unique(dim=0)
+        if len(rows) > _MOST_PROGRAMS:
+            return
+        proved = True
+        for row in rows.tolist():
+            program = Program.of(self._exact, self.engine.ball, row)
+            answer = program.search(_PROGRAM_SHARE * time_left())
+            if answer.u is not None:
+                self._try(answer.u.to(self.images.images.x.dtype).unsqueeze(0))
+            if not answer.impossible:
+                return
+            proved = proved and program.refuted(self.engine.least * self._threshold)
+        self.claimed = True
+        if proved:
+            self.state = PROVED
+            self._leaves.clear()  # they are not all that the proof rests on
+
     def keep_proofs(self) -> None:
         """Hand on the parts, if the whole network's bounds of all of them are positive too."""
         engine, images = self.engine, self.images.images
-        if engine.proofs is None:
+        if engine.proofs is None or not self._leaves:
             return
         rows, signs, parameter, logits, *_ = map(torch.cat, zip(*self._leaves, strict=True))
         members, weights = self.members.expand(len(rows), -1), logits.double().softmax(1)
