@@ -102,7 +102,7 @@ class Program:
         from scipy import sparse
 
         image = networks[0].x
-        eps = (ball.radius(image) * torch.ones_like(image)).flatten().numpy()
+        eps = _numpy((ball.radius(image) * torch.ones_like(image)).flatten())
         parts = [_member(n, eps, row) for n, row in zip(networks, rows, strict=True)]
         own, inputs = (
             sparse.block_diag([getattr(part, name) for part in parts]) for name in ("own", "inputs")
@@ -239,7 +239,10 @@ class Program:
         """Return the program with the rows that x violates most, one for each ReLU; or None."""
         from scipy import sparse
 
-        w, neuron = self.inputs.data, self.inputs.nonzero()[0]
+        w, neuron = (
+            self.inputs.data,
+            np.repeat(np.arange(len(self.bias)), np.diff(self.inputs.indptr)),
+        )
         column, d = self.inputs.indices, x[self.switches]
         ends = w * self.least[column], w * self.most[column]
         low, high = np.minimum(*ends), np.maximum(*ends)
@@ -295,9 +298,9 @@ def _member(network: ReducedNetwork, eps: np.ndarray, row: int) -> _Member:
             for here, t in zip(network.layers, network.inner, strict=True)
         ]
     )
-    bias, lower, upper = (part.numpy() for part in (network.bias, network.lower, network.upper))
+    bias, lower, upper = map(_numpy, (network.bias, network.lower, network.upper))
     one, none = sparse.identity(count), sparse.csr_array((count, count))
-    g, h = network.margin_inputs[:, row].numpy() * eps, network.margin_outputs[:, row].numpy()
+    g, h = (_numpy(part[:, row]) for part in (network.margin_inputs, network.margin_outputs))
     own = [
         [t - one, none],
         [one - t, sparse.diags_array(-lower)],
@@ -305,13 +308,13 @@ def _member(network: ReducedNetwork, eps: np.ndarray, row: int) -> _Member:
         [sparse.csr_array(h[None]), sparse.csr_array((1, count))],
     ]
     terms = 8 * unit(torch.float64) * (count + len(eps) + 16)
-    sizes = [size.numpy() for size in network.sizes]
-    off = network.errors.numpy() + terms * sizes[1]
+    sizes = [_numpy(size) for size in network.sizes]
+    off = _numpy(network.errors) + terms * sizes[1]
     margin = float(network.margin_bias[row])
     wrong = float(network.margin_errors[row]) + terms * sizes[0][row]
     return _Member(
         own=sparse.vstack([sparse.hstack(part) for part in own]),
-        pixels=sparse.vstack([x, -x, 0 * x, sparse.csr_array(g[None])]),
+        pixels=sparse.vstack([x, -x, 0 * x, sparse.csr_array((g * eps)[None])]),
         share=np.r_[np.zeros(3 * count), 1.0],
         upper=np.r_[-bias, bias - lower, np.zeros(count), -margin],
         errors=np.r_[off, off, np.zeros(count), wrong],
@@ -326,4 +329,8 @@ def _member(network: ReducedNetwork, eps: np.ndarray, row: int) -> _Member:
 def _csr(matrix: Matrix) -> Any:
     from scipy import sparse
 
-    return sparse.csr_array(matrix.plain.to_dense().numpy())
+    return sparse.csr_array(_numpy(matrix.plain.to_dense()))
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.cpu().numpy()

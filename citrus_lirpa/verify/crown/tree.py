@@ -26,7 +26,7 @@ from .reduced_images import ReducedImages
 _STEPS, _LAST_STEPS, _RATE = 5, 100, 0.1
 #: Rounds that end with an attack: the number of every such round is a multiple of this.
 _ATTACK_EVERY = 4
-#: A tree of members with at most so many unstable ReLUs each, and at most so many open combinations,
+#: A tree whose members have at most so many unstable ReLUs each, with so many open combinations,
 #: goes to programs after so many seconds of work; each may take this share of the time left.
 _FEW, _MOST_PROGRAMS, _PATIENCE, _PROGRAM_SHARE = 160, 16, 0.1, 0.5
 
@@ -129,7 +129,7 @@ class Tree:
             program = Program.of(self._exact, self.engine.ball, row)
             answer = program.search(_PROGRAM_SHARE * time_left())
             if answer.u is not None:
-                self._try(answer.u.to(self.images.images.x.dtype).unsqueeze(0))
+                self._try(answer.u.to(self.images.images.x).unsqueeze(0))
             if not answer.impossible:
                 return
             proved = proved and program.refuted(self.engine.least * self._threshold)
