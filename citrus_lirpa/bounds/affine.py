@@ -33,6 +33,8 @@ _SUMS = {
     "BoundLinear", "BoundConv", "BoundMatMul", "BoundAveragePool", "BoundGlobalAveragePool",
     "BoundReduceMean", "BoundReduceSum",
 }  # fmt: skip
+#: Those that repeat the numbers of a smaller value.
+_BROADCAST = {"BoundAdd", "BoundSub", "BoundMul", "BoundDiv"}
 
 #: Those that add up different numbers, and those that move and scale single ones.
 LAYERS = {"BoundLinear", "BoundConv"}
@@ -110,6 +112,10 @@ def terms(operation: Operation, constants: list[Any]) -> tuple[int, int]:
         return inputs + 8, inputs + 8
     if operation.kind == "BoundGather":  # backwards, as often as a place is taken
         return 8, 8 + next(c.numel() for c in constants if isinstance(c, Tensor))
+    if operation.kind in _BROADCAST:  # backwards, as often as a number is repeated
+        inputs = zip(operation.node.inputs, operation.varying, strict=True)
+        least = min(math.prod(node.output_shape[1:]) for node, varies in inputs if varies)
+        return 8, 8 + math.prod(operation.shape) // least
     return 8, 8
 
 

@@ -54,6 +54,30 @@ def test_each_tail_is_the_rest_of_the_network(name, mode, double):
         torch.testing.assert_close(model.state_dict(), before)  # nothing was updated
 
 
+class Repeating(nn.Module):
+    """One number, repeated by a sum or product with many constants."""
+
+    def __init__(self, many: int, product: bool):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 1), nn.Linear(many, 2)
+        self.product = product
+        self.register_buffer("other", torch.rand(many))
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(x * self.other if self.product else x + self.other)
+
+
+@pytest.mark.parametrize("product", [False, True])
+def test_numbers_that_are_repeated_count_as_often_on_the_way_back(product):
+    """The coefficient of a repeated number adds up those of all its copies."""
+    few, many = (
+        BoundedNet(Repeating(size, product), torch.rand(2, 3)).eval().affine_segments()[-1].terms[1]
+        for size in (5, 500)
+    )
+    assert many - few >= 2 * (500 - 5)  # in the linear layer, and where numbers are repeated
+
+
 def test_operations_come_behind_what_they_take(monkeypatch):
     """auto_LiRPA 0.7 puts the parts of maxima and quotients last."""
     net = wrapped(small_conv())
