@@ -7,13 +7,14 @@ import pytest
 import torch
 from exact import KINDS, most_broken, random_images, random_net, smallest_margins
 
-from citrus_lirpa import BoundedNet
+from citrus_lirpa import BoundedNet, certify
 from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.verify.budget import Budget
 from citrus_lirpa.verify.crown import tree
 from citrus_lirpa.verify.crown.branch_and_bound import Problems, branch_and_bound
 from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.crown.program import Program
+from citrus_lirpa.verify.crown.proofs import Proofs
 from citrus_lirpa.verify.crown.reduced_images import ReducedImages
 from citrus_lirpa.verify.crown.tree import BROKEN, GIVEN_UP, PROVED
 
@@ -114,3 +115,17 @@ def test_what_the_solver_alone_calls_safe_is_not_proved(monkeypatch):
         assert (found.state[found.claimed] == GIVEN_UP).all()
         claimed += int(found.claimed.sum())
     assert claimed
+
+
+def test_every_certificate_has_a_proof_where_proofs_are_kept(monkeypatch):
+    """Files of proofs have no place for programs, so trees prove what is to be written."""
+    monkeypatch.setattr(tree, "_PATIENCE", 0.0)
+    split = 0
+    for seed in (3, 11, 12):
+        model, shape = random_net(KINDS[seed % len(KINDS)], seed, 3)
+        x, y = random_images(model, shape, seed, 3)
+        kept = Proofs(x, y)
+        found = certify(BoundedNet(model, x).eval(), x, y, 0.2, method="bab", proofs=kept)
+        assert [kept.certified(i) for i in range(3)] == found.certified.tolist()
+        split += int((found.decided_by == found.methods.index("bab")).sum())
+    assert split

@@ -124,7 +124,7 @@ class Tree:
         rows = torch.cat([self._pool.rows, self._roots.rows]).unique(dim=0)
         if len(rows) > _MOST_PROGRAMS:
             return
-        proved = True
+        proved = self.engine.proofs is None  # what programs prove cannot be written to a file
         for row in rows.tolist():
             program = Program.of(self._exact, self.engine.ball, row)
             answer = program.search(_PROGRAM_SHARE * time_left())
@@ -136,12 +136,11 @@ class Tree:
         self.claimed = True
         if proved:
             self.state = PROVED
-            self._leaves.clear()  # they are not all that the proof rests on
 
     def keep_proofs(self) -> None:
         """Hand on the parts, if the whole network's bounds of all of them are positive too."""
         engine, images = self.engine, self.images.images
-        if engine.proofs is None or not self._leaves:
+        if engine.proofs is None:
             return
         rows, signs, parameter, logits, *_ = map(torch.cat, zip(*self._leaves, strict=True))
         members, weights = self.members.expand(len(rows), -1), logits.double().softmax(1)
