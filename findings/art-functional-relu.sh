@@ -14,7 +14,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet torch==2.11.0 numpy adversarial-robustness-toolbox==1.20.1
+"$work/venv/bin/pip" install --quiet torch==2.11.0 numpy packaging adversarial-robustness-toolbox==1.20.1
 "$work/venv/bin/python" -W ignore - <<'PY'
 import sys
 

@@ -14,7 +14,7 @@ from torch import nn
 from ..errors import ModelError, require
 from . import onnx_shapes
 from .onnx_graph import Shapes, graph_inputs, kind
-from .onnx_operators import LAYERS
+from .onnx_operators import LAYERS, unknown_operator
 
 if TYPE_CHECKING:
     import onnx
@@ -69,10 +69,7 @@ def check_ends(proto: onnx.ModelProto, shapes: Shapes, images: bool) -> tuple[in
 def check_operators(graph: onnx.GraphProto) -> None:
     """Refuse operators that are not known, and may not end."""
     for node in graph.node:
-        demand(
-            kind(node) in (*LAYERS, *onnx_shapes.OPERATORS),
-            f"operator {kind(node)} is not supported (known: {', '.join(LAYERS)})",
-        )
+        demand(kind(node) in (*LAYERS, *onnx_shapes.OPERATORS), unknown_operator(node))
 
 
 def check_costs(graph: onnx.GraphProto, shapes: Shapes) -> None:

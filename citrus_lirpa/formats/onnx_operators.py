@@ -298,6 +298,11 @@ def read(reader: Reader) -> nn.Module:
     return branches if reader.normalise is None else nn.Sequential(reader.normalise, branches)
 
 
+def unknown_operator(node: onnx.NodeProto) -> str:
+    """Return what is said of an operator that is not known."""
+    return f"operator {kind(node)} is not supported; docs/howto/onnx.md lists those that are"
+
+
 def _needed(reader: Reader, output: str) -> list[onnx.NodeProto]:
     """Return the nodes that ``output`` depends on, in order, without those for shapes."""
     needed, nodes = {output}, []
@@ -305,8 +310,7 @@ def _needed(reader: Reader, output: str) -> list[onnx.NodeProto]:
         if needed.isdisjoint(node.output) or node.output[0] in reader.where:
             continue
         if kind(node) not in LAYERS:
-            known = ", ".join(LAYERS)
-            raise ModelError(f"operator {kind(node)} is not supported (known: {known})")
+            raise ModelError(unknown_operator(node))
         nodes.append(node)
         needed.update(node.input[:1] if node.op_type in ONE_INPUT else node.input)
     return nodes[::-1]

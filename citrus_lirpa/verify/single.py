@@ -189,7 +189,7 @@ def _warn_of_units(net: BoundedNet, x: Tensor, eps: Scalar, clip: Range | None) 
     """Warn once where ε may be meant in pixels and is taken in the units of normalised images."""
     if clip is not None or x.ndim != 4 or not len(x):  # tables have no pixels
         return
-    low, high = float(x.min()), float(x.max())
+    low, high = map(float, x.detach().aminmax())
     if low < 0 or high > 1 + torch.finfo(torch.float32).eps:
         net.warn_once(
             f"images range from {low:.4g} to {high:.4g}, so that ε = {radius_words(eps, 4)} is in "

@@ -12,7 +12,7 @@ SPEC = DatasetSpec(name="noise", shape=(1, 4, 4), class_names="abc", loader=lamb
 STAND_IN = """
 import argparse, pathlib
 parser = argparse.ArgumentParser()
-for name in ("config", "timeout", "onnx_path", "vnnlib_path", "results_file"):
+for name in ("config", "device", "timeout", "onnx_path", "vnnlib_path", "results_file"):
     parser.add_argument("--" + name)
 given = parser.parse_args()
 assert given.config == "some.yaml" and given.timeout == "5"

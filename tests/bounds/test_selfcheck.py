@@ -54,7 +54,7 @@ def test_they_are_also_found_among_the_inputs_to_be_certified():
     assert len(certify(net, x, y, 1e-3).correct) == 7
     x[6] += 5
     with pytest.raises(ModelError, match=BATCH):
-        certify(net, x, y, 1e-3)
+        certify(net, x, y, 1e-3, clip=(0.0, 6.0))
 
 
 def test_every_input_is_compared_with_the_traced_graph():
@@ -67,7 +67,7 @@ def test_every_input_is_compared_with_the_traced_graph():
     model.gain = torch.ones(1)
     assert len(certify(net, x[:6], y[:6], 1e-3).correct) == 6
     with pytest.raises(ModelError, match=CHANGED):
-        certify(net, x, y, 1e-3)
+        certify(net, x, y, 1e-3, clip=(0.0, 6.0))
 
 
 @pytest.mark.parametrize(("change", "refused"), [(1e-3, True), (3e-5, False)])

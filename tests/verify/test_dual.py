@@ -109,12 +109,12 @@ def test_segments_of_a_residual_net_name_both_branches():
     assert [segment.sources for segment in net.affine_segments()] == [(INPUT,), (0,), (0, 1), (2,)]
 
 
-class Squared(nn.Module):
+class Inverse(nn.Module):
     def forward(self, x):
-        return x * x
+        return torch.acos(x.tanh())
 
 
-@pytest.mark.parametrize("layer", [nn.ELU(2.0), nn.Mish(), nn.Softmax(dim=1), Squared()])
+@pytest.mark.parametrize("layer", [nn.Softmax(dim=1), Inverse()])
 def test_other_operations_are_refused(layer):
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), layer, nn.Linear(3, 2)).eval()
     with pytest.raises(ModelError):

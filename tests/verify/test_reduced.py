@@ -323,12 +323,13 @@ def hard_problem(seed: int, eps: float = 0.8) -> ReducedImages:
 
 
 @pytest.mark.parametrize("count", [12, pytest.param(100, marks=pytest.mark.nightly)])
-def test_leaves_of_proved_trees_cover_everything_and_none_twice(count):
+def test_leaves_of_proved_trees_cover_everything_and_none_twice(count, monkeypatch):
     """The leaves' shares add up to one, and any two of them contradict each other."""
+    monkeypatch.setattr(trees, "_FEW", 0)  # programs prove without leaves
     seen = most = 0
     for seed in itertools.count():
         tree = begin(Recorded, hard_problem(seed), torch.tensor([[0]]))
-        tree.run(0.5)
+        tree.run(0.5, 0.5)
         if tree.state == PROVED and len(tree.leaves) > 1:
             leaves = torch.stack([signs for _, signs in tree.leaves]).long()
             assert float((0.5 ** (leaves != 0).sum(1).double()).sum()) == 1.0
@@ -356,7 +357,7 @@ def test_trees_agree_with_the_exact_program(clip, mapped, count):
         model, reduced = prepare(kind, 31 * seed, eps, clip, count=1)
         images = reduced.images
         tree = begin(Tree, reduced, torch.tensor([[0], [1]]))
-        tree.run(2.0)
+        tree.run(2.0, 2.0)
         answer = most_broken(model, images.x, images.y, eps, clip=clip is not None)
         tally[tree.state, answer and answer[0]] += 1
         if answer is not None:
@@ -372,11 +373,12 @@ def test_trees_agree_with_the_exact_program(clip, mapped, count):
 def test_a_bound_in_float32_that_float64_does_not_confirm_proves_nothing(monkeypatch):
     _, reduced = prepare("mlp", 1, 0.05)
     tree = begin(Tree, reduced, torch.tensor([[0]]))
-    tree.run(0.0)
+    tree.run(0.0, 0.0)
     assert tree.state == PROVED
     monkeypatch.setattr(
         trees.ReducedBound, "guaranteed", lambda self, p, w: self(p, w).value.clamp(max=0)
     )
+    monkeypatch.setattr(trees, "_FEW", 0)  # programs compute in float64
     tree = begin(Tree, reduced, torch.tensor([[0]]))
-    tree.run(0.2)
+    tree.run(0.2, 0.2)
     assert tree.state != PROVED

@@ -60,7 +60,7 @@ def same(found, whole):
     assert (found.uap.lower <= found.uap.upper).all()
 
 
-@pytest.mark.parametrize("every", [50, 65])
+@pytest.mark.parametrize("every", [25, 35])
 def test_what_is_found_is_the_same_however_often_it_is_stopped(tmp_path, monkeypatch, deep, every):
     data = noise(deep)
     whole = evaluate(*data, protocol())
