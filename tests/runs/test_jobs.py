@@ -106,7 +106,9 @@ def test_a_request_to_stop_reaches_each_process_once(tmp_path, number):
         f"Path({str(tmp_path / 'ready')!r}).touch()\n"
         f"{waits_for(signals)}\ntime.sleep(0.3)\nsys.exit(130)"
     )
-    trigger = f"{waits_for(tmp_path / 'ready')}\nos.kill({os.getpid()}, {int(number)})"
+    # which keeps its place until it is stopped itself
+    kill = f"os.kill({os.getpid()}, {int(number)})\ntime.sleep(60)"
+    trigger = f"{waits_for(tmp_path / 'ready')}\n{kill}"
     jobs = [job(tmp_path, "long", code), job(tmp_path, "trigger", trigger),
             job(tmp_path, "later", "")]  # fmt: skip
     with pytest.raises(Interrupted, match="repeat the command"):
