@@ -51,3 +51,10 @@ def pair(
     if len(axes) != 2:
         raise InputError(f"{len(axes)} Axes are given; expected two, or none for new ones")
     return axes[0], axes[1]
+
+
+def give_room(panel: Axes, empty: Axes) -> None:
+    """Give ``panel`` the room of an empty one beside it, where both are of one grid."""
+    mine, its = panel.get_subplotspec(), empty.get_subplotspec()
+    if mine is not None and its is not None and mine.get_gridspec() is its.get_gridspec():
+        panel.set_subplotspec(mine.get_gridspec()[:])

@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..runs.perturbations import one_a_class_first
 from ..training.metrics import History
 from ..verify import Evaluation, Smoothed
-from .figures import grid, new_figure, pair
+from .figures import give_room, grid, new_figure, pair
 from .palette import ATTACKS, COLOURS, PROVED
 from .tables import clipping, radius
 
@@ -61,8 +61,10 @@ def draw_curves(
     if not records:
         raise InputError("there is no epoch to draw; train first")
     left, right = pair(axes, CURVES)
-    _draw_losses(left, records)
     _draw_shares(right, records)
+    if not right.get_visible():
+        give_room(left, right)
+    _draw_losses(left, records)
     whole = {"integer": True, "min_n_ticks": 1, "steps": [1, 2, 5, 10]}
     for panel in (left, right):
         panel.set_xlabel("epoch")

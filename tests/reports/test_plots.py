@@ -46,6 +46,7 @@ def test_a_single_epoch_is_a_dot_at_a_whole_number():
     assert loss.get_lines()[0].get_marker() == "o"
     assert shares.get_lines() == [] and not shares.get_visible()  # as of a denoiser
     figure.draw_without_rendering()
+    assert loss.get_position().width > 0.6  # the room of both
     left, right = loss.get_xlim()
     assert [x for x in loss.get_xticks() if left <= x <= right] == [1]
 
