@@ -64,10 +64,10 @@ def train_run(
         judged_radius(config)  # unusable maps and weights are refused before there is a folder
         warm_start(net, config)
     with run.training():
-        if distributed.leads() and not begun:
-            run.begin(config)
         use_threads(choose_threads(net, config.train.threads))
         if distributed.leads():
+            if not begun:
+                run.begin(config)
             observer.on_network(net)
             observer.on_start()
             observer.warn(short_ramp(loss, config, len(part)))

@@ -48,40 +48,22 @@ def tighten(
         exact: The affine maps in float64, to compute the bounds by; None for those of ``x``.
         steps: Of α-CROWN for each bound; 0 for CROWN.
     """
-    result: Bounds = []
-    sizes: list[Tensor] = []
     sizer = Sizes(segments, x, ball)
-    curves = [segment.curve for segment in segments]
-
-    def on_whole_maps(k: int, wanted: Tensor) -> Iterator[Found]:
-        if not wanted.any():
-            return
-        known = result if exact is None else rounded(result, x.dtype)
-        relaxation = Relaxation.of(known, sizes, curves)
-        parts = [part.split(rows) for part in wanted.flatten(1).nonzero(as_tuple=True)]
-        for i, j in zip(*parts, strict=True):
-            ends = []
-            for sign in (1.0, -1.0):
-                c = x.new_zeros(len(i), wanted[0].numel())
-                c[torch.arange(len(i)), j] = sign
-                dual = DualBound(segments[: k + 1], relaxation.rows(i), x[i], c, ball)
-                ends.append(sign * _lower(dual, exact and exact[: k + 1], steps))
-            yield i, j, *ends
-
-    windowed = None
-    if not steps and not any(isinstance(curve, Product) for curve in curves):
-        values = x if exact is None else x.double()
-        windowed = Windowed(segments if exact is None else exact, values, ball, rows)
+    curved = [segment.curve for segment in segments]
+    layers: Windowed | _WholeMaps
+    if steps or any(isinstance(curve, Product) for curve in curved):
+        layers = _WholeMaps(segments, x, ball, rows, exact, steps)
+    else:
+        given = (segments, x) if exact is None else (exact, x.double())
+        layers = Windowed(*given, ball, rows)
+    result: Bounds = []
     for k, (low, up) in enumerate(bounds):
-        size = sizer.of(k)
-        sizes.append(size if exact is None else size.amax(1, keepdim=True))
+        size = sizer.of(k) if exact is None else sizer.of(k).amax(1, keepdim=True)
         lower, upper = low.flatten(1).clone(), up.flatten(1).clone()
-        wanted = low < up if curves[k] else (low < 0) & (up > 0)
+        wanted = low < up if curved[k] else (low < 0) & (up > 0)
         if k == 0 and not segments[0].mixes:  # one affine layer: IBP is exact
             wanted = torch.zeros_like(wanted)
-        parts = (
-            on_whole_maps(k, wanted) if windowed is None else windowed.bounds(k, wanted, sizes[k])
-        )
+        parts = layers.bounds(k, wanted, size)
         while not time_is_over() and (part := next(parts, None)):
             i, j, below, above = part
             # fmax and fmin keep the bound that is there where the new one is NaN
@@ -89,9 +71,49 @@ def tighten(
             upper[i, j] = torch.fmin(upper[i, j], -downward(-above, upper.dtype))
         result.append((lower.view_as(low), upper.view_as(up)))
         sizer.bounded(k, *result[k])
-        if windowed is not None:
-            windowed.add(k, *rounded(result[k:], x.dtype)[0], sizes[k])
+        layers.add(k, *rounded(result[k:], x.dtype)[0], size)
     return result
+
+
+class _WholeMaps:
+    """CROWN or α-CROWN of any network, with coefficients on whole maps; used as Windowed is."""
+
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        x: Tensor,
+        ball: Ball,
+        rows: int,
+        exact: Sequence[Segment] | None,
+        steps: int,
+    ):
+        self.segments, self.x, self.ball, self.rows = segments, x, ball, rows
+        self.exact, self.steps = exact, steps
+        self._known: Bounds = []
+        self._sizes: list[Tensor] = []
+
+    def add(self, k: int, lower: Tensor, upper: Tensor, size: Tensor) -> None:
+        self._known.append((lower, upper))
+
+    def bounds(self, k: int, wanted: Tensor, size: Tensor) -> Iterator[Found]:
+        self._sizes.append(size)
+        return self._found(k, wanted)
+
+    def _found(self, k: int, wanted: Tensor) -> Iterator[Found]:
+        if not wanted.any():
+            return
+        curves = [segment.curve for segment in self.segments]
+        relaxation = Relaxation.of(self._known, self._sizes, curves)
+        parts = [part.split(self.rows) for part in wanted.flatten(1).nonzero(as_tuple=True)]
+        for i, j in zip(*parts, strict=True):
+            ends = []
+            for sign in (1.0, -1.0):
+                c = self.x.new_zeros(len(i), wanted[0].numel())
+                c[torch.arange(len(i)), j] = sign
+                here = self.segments[: k + 1], relaxation.rows(i), self.x[i], c, self.ball
+                exact = self.exact and self.exact[: k + 1]
+                ends.append(sign * _lower(DualBound(*here), exact, self.steps))
+            yield i, j, *ends
 
 
 def _lower(dual: DualBound, exact: Sequence[Segment] | None, steps: int) -> Tensor:

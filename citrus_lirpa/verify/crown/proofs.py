@@ -131,20 +131,19 @@ class Proofs:
         if not len(which):
             return
         w = np.ones((count, size)) if weights is None else weights.double().cpu().numpy()
-        first = sum(map(len, self._parts.get("entry_leaf", [])))
+        first, more = sum(map(len, self._parts.get("entry_leaf", []))), int(new.sum())
         self._keep(
-            entry_leaf=self._leaves + np.repeat(np.arange(int(new.sum())), size),
+            entry_leaf=self._leaves + np.repeat(np.arange(more), size),
             entry_context=np.array([contexts[flat[e]].number for e in which]),
             entry_class=wrong[which],
             entry_kind=np.full(len(which), kind),
             entry_weight=w.flatten()[which],
         )
-        self._leaves += int(new.sum())
+        self._leaves += more
         if parameter is None:
             self._keep(slope_end=np.zeros(len(which), np.int64))
             return
-        lines = _lines(images.relaxation, members.flatten()[which], parameter[which])
-        self._keep(line_entry=lines)
+        self._keep(line_entry=_lines(images.relaxation, members.flatten()[which], parameter[which]))
         columns = {i: _Columns.of(images, i) for i in contexts}
         values = parameter.detach().cpu().numpy()
         split = np.zeros(values.shape) if signs is None else signs.cpu().numpy()
