@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .graph import BatchNorm, Operation, scaled
-from .pieces import Joined, Piece
+from .pieces import Joined, Piece, repeats
 
 #: Operations that are affine in what varies, while all but one argument are constants, except
 #: in sums and concatenations.
@@ -114,8 +114,8 @@ def terms(operation: Operation, constants: list[Any]) -> tuple[int, int]:
         return 8, 8 + next(c.numel() for c in constants if isinstance(c, Tensor))
     if operation.kind in _BROADCAST:  # backwards, as often as a number is repeated
         inputs = zip(operation.node.inputs, operation.varying, strict=True)
-        least = min(math.prod(node.output_shape[1:]) for node, varies in inputs if varies)
-        return 8, 8 + math.prod(operation.shape) // least
+        parts = [node.output_shape[1:] for node, varies in inputs if varies]
+        return 8, 8 + repeats(operation.shape, parts)
     return 8, 8
 
 

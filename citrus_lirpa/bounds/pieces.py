@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -150,8 +151,20 @@ class Stacked(Joined):
 
 def taken(x: Tensor, axis: int, index: Sequence[int]) -> Tensor:
     """Return some places along an axis; as a view where they are evenly spaced."""
-    step = index[1] - index[0] if len(index) > 1 else 1
-    if step > 0 and list(index) == list(range(index[0], index[-1] + 1, step)):
+    step = spacing(index)
+    if step is not None:
         place = [slice(None)] * axis + [slice(index[0], index[-1] + 1, step)]
         return x[tuple(place)]
     return x.index_select(axis, torch.tensor(index, device=x.device))
+
+
+def spacing(index: Sequence[int]) -> int | None:
+    """Return how far apart places are that are evenly spaced and in order; None for others."""
+    step = index[1] - index[0] if len(index) > 1 else 1
+    even = step > 0 and list(index) == list(range(index[0], index[-1] + 1, step))
+    return step if even else None
+
+
+def repeats(shape: Sequence[int], parts: Iterable[Sequence[int]]) -> int:
+    """Return how often a value of ``shape`` has a number of the smallest of its parts."""
+    return max(math.prod(shape) // max(1, math.prod(part)) for part in parts)

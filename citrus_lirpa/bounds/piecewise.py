@@ -31,7 +31,7 @@ from .curve_table import power
 from .curves import PRODUCT, Bend
 from .graph import Graph, Operation, computed, constant_of
 from .lirpa_nodes import leaky_slope
-from .pieces import Divided, Hull, Joined, Piece, Relu, Scaled, Stacked, Sum, Taken, taken
+from .pieces import Divided, Hull, Joined, Piece, Relu, Scaled, Stacked, Sum, Taken, repeats, taken
 from .tracing import place
 
 
@@ -299,9 +299,8 @@ def _multiply(w: _Writer, first: str, second: str) -> bool:
     shapes = [tuple(source.output_shape[1:]) for source in w.node.inputs]
     if any(len(its) != len(shape) for its in shapes):
         return False
-    repeats = max(math.prod(shape) // max(1, math.prod(its)) for its in shapes)
     w.shape = (2, *shape)
-    pair = w.add(Stacked, first, second, repeats=repeats)
+    pair = w.add(Stacked, first, second, repeats=repeats(shape, shapes))
     w.shape = shape
     w.bend(pair, PRODUCT, last=True)
     return True

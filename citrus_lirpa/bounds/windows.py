@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .graph import BatchNorm
-from .pieces import Scaled, Sum, Taken
+from .pieces import Scaled, Sum, Taken, spacing
 from .segments import Segment
 from .steps import Linear
 
@@ -271,9 +271,8 @@ def _average_pool(node: Any, window: Window) -> Window:
 def _taken(operation: Taken, before: Shape) -> Rule | None:
     """Strided slices along the height or the width."""
     axis, index = operation.axis - 2, operation.index
-    step = index[1] - index[0] if len(index) > 1 else 1
-    even = step > 0 and list(index) == list(range(index[0], index[-1] + 1, step))
-    if len(before) != 3 or axis not in (0, 1) or not even:
+    step = spacing(index)
+    if len(before) != 3 or axis not in (0, 1) or step is None:
         return None
 
     def back(window: Window) -> Window:

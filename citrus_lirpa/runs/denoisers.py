@@ -33,17 +33,13 @@ def with_denoiser(network: Network, path: Path, sigma: float) -> Network:
     if is_diffusion(path):
         denoiser: nn.Module = load_diffusion(path, network.spec.shape, sigma)
     else:
-        denoiser, shape = _onnx(path) if onnx.is_onnx(path) else _run(path)
+        denoiser, shape = onnx.load_onnx(path, images=True) if onnx.is_onnx(path) else _run(path)
         require(
             shape == network.spec.shape,
             f"{path} takes images {shape}, but those of {network.spec.name} are "
             f"{network.spec.shape}",
         )
     return replace(network, model=nn.Sequential(denoiser, network.model).eval())
-
-
-def _onnx(path: Path) -> tuple[nn.Module, tuple[int, ...]]:
-    return onnx.load_onnx(path, images=True)
 
 
 def _run(path: Path) -> tuple[nn.Module, Shape]:

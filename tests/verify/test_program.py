@@ -27,6 +27,17 @@ def prepared(seed, eps):
     return model, engine, images, ReducedImages(engine, images)
 
 
+PAIRS = list(itertools.combinations(range(3), 2))
+
+
+def searched(reduced):
+    """What branch and bound finds of all pairs of three images."""
+    rows = list(itertools.product(range(2), repeat=2))
+    owners = torch.arange(3).repeat_interleave(4)
+    problems = Problems(torch.tensor(PAIRS), owners, torch.tensor(rows * 3))
+    return branch_and_bound(reduced, problems, Budget.of(30.0, 1))
+
+
 def programs(engine, reduced, members):
     """Those of all combinations of margins that would break the members."""
     exact = [reduced.networks(i)[0] for i in members]
@@ -86,12 +97,8 @@ def test_trees_take_what_programs_find(monkeypatch):
     tally = Counter()
     for seed in range(5):
         model, engine, images, reduced = prepared(seed, 0.3)
-        pairs = list(itertools.combinations(range(3), 2))
-        rows = list(itertools.product(range(2), repeat=2))
-        owners = torch.arange(3).repeat_interleave(4)
-        problems = Problems(torch.tensor(pairs), owners, torch.tensor(rows * 3))
-        found = branch_and_bound(reduced, problems, Budget.of(30.0, 1))
-        for number, pair in enumerate(map(list, pairs)):
+        found = searched(reduced)
+        for number, pair in enumerate(map(list, PAIRS)):
             answer = most_broken(model, images.x[pair], images.y[pair], 0.3)
             if answer is not None:
                 expected = BROKEN if answer[0] == 2 else PROVED
@@ -107,11 +114,7 @@ def test_what_the_solver_alone_calls_safe_is_not_proved(monkeypatch):
     claimed = 0
     for seed in range(8):
         _, _, _, reduced = prepared(seed, 0.3)
-        pairs = list(itertools.combinations(range(3), 2))
-        rows = list(itertools.product(range(2), repeat=2))
-        owners = torch.arange(3).repeat_interleave(4)
-        problems = Problems(torch.tensor(pairs), owners, torch.tensor(rows * 3))
-        found = branch_and_bound(reduced, problems, Budget.of(30.0, 1))
+        found = searched(reduced)
         assert (found.state[found.claimed] == GIVEN_UP).all()
         claimed += int(found.claimed.sum())
     assert claimed

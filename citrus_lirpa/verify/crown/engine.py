@@ -19,6 +19,7 @@ from ...bounds.precision import rounding_threshold
 from ...bounds.segments import Segment
 from ...checker import CROWN, SLOPES
 from ...errors import ModelError
+from ..free_memory import free_memory
 from .ascent import Ascent, ascend_dual
 from .dual import DualBound
 from .intermediate import rounded, tighten
@@ -335,7 +336,7 @@ def _rows_and_bytes(device: torch.device) -> tuple[int, int]:
     """Return how many rows, and how many bytes for them, a device takes at a time."""
     if device.type != "cuda":
         return _MOST_ROWS["cpu"], _CACHES
-    return _MOST_ROWS["cuda"], int(_GPU_SHARE * torch.cuda.mem_get_info(device)[0])
+    return _MOST_ROWS["cuda"], int(_GPU_SHARE * free_memory(device))
 
 
 def _parts(rows: Tensor, size: int) -> tuple[Tensor, ...]:

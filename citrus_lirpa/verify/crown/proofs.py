@@ -281,12 +281,7 @@ def _lines(relaxation: Relaxation, images: Tensor, parameter: Tensor | None = No
     for part, curved in zip(p.split(relaxation.widths, 1), relaxation.curved, strict=True):
         if not isinstance(curved, Curved):  # the checker reads no products
             continue
-        sides = [
-            curved.rows(images).line(
-                part, torch.full_like(part, side, dtype=torch.bool), torch.float64
-            )
-            for side in (True, False)
-        ]
+        sides = curved.rows(images).both(part, torch.float64)
         found.append(torch.stack([end for line in sides for end in (line.slope, line.touch)], -1))
     return torch.cat(found, 1).cpu().numpy()
 

@@ -136,11 +136,7 @@ class Curved:
     def _crown_line(whole: Curved, which: Tensor, below: Tensor, dtype: torch.dtype) -> Line:
         """Return the lines of CROWN, which are the same for all rows of an image."""
         if dtype not in whole._crown:
-            half = torch.full_like(whole.lower, 0.5)
-            sides = [
-                whole._line(half, torch.full_like(half, side, dtype=torch.bool), dtype)
-                for side in (True, False)
-            ]
+            sides = whole.both(torch.full_like(whole.lower, 0.5), dtype)
             whole._crown[dtype] = [torch.stack(parts) for parts in zip(*sides, strict=True)]
         columns = torch.arange(below.shape[1], device=below.device)
         at = (~below).long(), which.unsqueeze(1), columns
@@ -158,6 +154,11 @@ class Curved:
         if self.source is not None and bool((parameter == 0.5).all()):
             return self._crown_line(*self.source, below, dtype)
         return self._line(parameter, below, dtype)
+
+    def both(self, parameter: Tensor, dtype: torch.dtype) -> tuple[Line, Line]:
+        """Return the lines below and above that ``line`` has for one parameter."""
+        below = torch.ones_like(parameter, dtype=torch.bool)
+        return self.line(parameter, below, dtype), self.line(parameter, ~below, dtype)
 
     def _line(self, parameter: Tensor, below: Tensor, dtype: torch.dtype) -> Line:
         curve, left, right = self.curve, self.lower, self.upper
