@@ -1,11 +1,9 @@
-"""What test_distributed.py does once in one process and once in two: ``together.py FOLDER``
-joins the other process and writes what came of every job to FOLDER/RANK.pt."""
+"""What test_distributed.py does once in one process and once in two."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -221,9 +219,7 @@ def everything(folder: Path) -> dict:
     }
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    where = Path(sys.argv[1])
+def joined(folder: Path) -> None:
+    """Join the other process, and write what came of every job to FOLDER/RANK.pt."""
     distributed.start()
-    torch.save(everything(where), where / f"{os.environ['RANK']}.pt")
-    distributed.leave()
+    torch.save(everything(folder), folder / f"{os.environ['RANK']}.pt")

@@ -14,7 +14,8 @@ from processes import Processes
 from torch import nn
 from users import photos
 
-from citrus_lirpa import config, fit, imports, runs
+from citrus_lirpa import config, distributed, fit, imports, runs
+from citrus_lirpa.cli import main
 from citrus_lirpa.models import Normalise
 
 MINE = """
@@ -172,21 +173,18 @@ def test_a_sweep_passes_on_what_its_file_names(here, one_process):
     assert list(Path("swept").glob("*/eval-ibp.json"))
 
 
-COMMANDS = """
-import sys
-from citrus_lirpa import imports
-from citrus_lirpa.cli import main
-for command in sys.argv[1].split(";"):
-    imports._PERMITTED.clear()
-    main(command.split(), standalone_mode=False)
-"""
+def one_after_another(*commands: str) -> None:
+    for command in commands:
+        imports._PERMITTED.clear()
+        main(command.split(), standalone_mode=False)
+        distributed.agreed("that it is done")  # by the first process, which writes
 
 
 def test_two_processes_train_and_judge_an_own_network(here):
     made = ("train", "--preset", "digits", "--model", "mine.py:Net", "--data", "photos", *QUICK)
     judge = ("eval", "r", "--method", "ibp", "--relational", "none", "--quiet", "--trust-code")
-    commands = f"{' '.join(made)} --out r;{' '.join(judge)}"
-    with Processes("-c", COMMANDS, commands, cwd=here) as processes:
+    commands = f"{' '.join(made)} --out r", " ".join(judge)
+    with Processes(one_after_another, *commands, cwd=here) as processes:
         (_, said, errors), (_, _, others) = ended = processes.wait()
     assert [status for status, _, _ in ended] == [0, 0], errors + others
     assert "citrus-lirpa eval r --trust-code" in said

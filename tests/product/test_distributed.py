@@ -9,15 +9,13 @@ import pytest
 import together
 import torch
 from command_line import process, run, wait_for
-from processes import Processes
+from processes import Processes, program
 from torch.nn import functional as F
 
 from citrus_lirpa import data, distributed
 from citrus_lirpa.cli import COMMANDS
 from citrus_lirpa.errors import DependencyError, DistributedError, InputError
 from citrus_lirpa.training import checkpoint, setup
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +26,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def started(folder):
     """Two processes that begin with every job."""
-    with Processes(ROOT / "tests" / "together.py", folder) as processes:
+    with Processes(together.joined, folder) as processes:
         yield processes
 
 
@@ -193,7 +191,7 @@ TRAIN = ("train", "--preset", "digits", "--quiet", "--set", "data.limit=800", "-
 
 def test_a_killed_process_ends_the_other_and_leaves_a_checkpoint(tmp_path):
     run = tmp_path / "run"
-    with Processes(ROOT / "cli.py", *TRAIN, "--out", run) as processes:
+    with Processes(program, *TRAIN, "--out", run) as processes:
         wait_for(run / "checkpoint.pt", *processes.all)
         processes.all[1].kill()
         (status, output, errors), (killed, talk, noise) = processes.wait()
@@ -226,7 +224,7 @@ def run_of_two(tmp_path_factory) -> Path:
 def test_what_torchrun_trained_two_processes_evaluate_as_one(run_of_two, tmp_path):
     command = ("eval", run_of_two, "--method", "crown", "--relational", "none", "--limit", 45,
                "--batch-size", 15, "--quiet")  # fmt: skip
-    with Processes(ROOT / "cli.py", *command, "--out", tmp_path / "two") as processes:
+    with Processes(program, *command, "--out", tmp_path / "two") as processes:
         ended = processes.wait()
     assert [status for status, _, _ in ended] == [0, 0], ended
     assert run(*command, "--out", tmp_path / "one")[0] == 0

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import after, process, run, said
+from command_line import after, run, said
+from processes import Forked, program
 from torch import nn
 
 from citrus_lirpa import data
@@ -21,6 +22,7 @@ from citrus_lirpa.training import loop as train
 from citrus_lirpa.training import setup as runs
 from citrus_lirpa.training.config import resolve
 from citrus_lirpa.training.trainer import Trainer
+from citrus_lirpa.verify import Saved
 
 STEPS = 50  # of an epoch
 SETTINGS = ("--preset", "digits", "--quiet", "--set", "train.epochs=3", "--set",
@@ -35,26 +37,6 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-#: In place of ``citrus-lirpa``: killed in the middle of the second epoch of a training, or when
-#: an evaluation has saved two batches.
-KILLED = """
-import os, signal
-from citrus_lirpa.cli import main
-from citrus_lirpa.training.trainer import Trainer
-from citrus_lirpa.verify import Saved
-def killed(owner, method, calls):
-    original, left = getattr(owner, method), [None] * (calls - 1)
-    def call(*args):
-        result = original(*args)
-        left.pop() if left else os.kill(os.getpid(), signal.SIGKILL)
-        return result
-    setattr(owner, method, call)
-killed(Trainer, "_step", 75)
-killed(Saved, "store", 2)
-main()
-"""
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> dict[str, torch.Tensor]:
     folder = tmp_path_factory.mktemp("whole") / "run"
@@ -62,14 +44,21 @@ def uninterrupted(tmp_path_factory) -> dict[str, torch.Tensor]:
     return weights(folder)
 
 
-def killed(*args) -> None:
-    done = process("-c", KILLED, *map(str, args))
-    assert done.returncode == -signal.SIGKILL and not unexpected(done.stderr)
+def killed(tmp_path: Path, owner: type, method: str, call: int, *args) -> None:
+    """A command in a process that is killed after a call of a method."""
+
+    def work() -> None:
+        after(pytest.MonkeyPatch(), owner, method, call, signal.SIGKILL)
+        program(*args)
+
+    errors = tmp_path / "errors"
+    assert Forked(work, output=tmp_path / "output", errors=errors).wait() == -signal.SIGKILL
+    assert not unexpected(errors.read_text())
 
 
 def test_a_training_is_killed_and_resumed(tmp_path, uninterrupted):
     folder = tmp_path / "run"
-    killed("train", *SETTINGS, "--out", folder)
+    killed(tmp_path, Trainer, "_step", 75, "train", *SETTINGS, "--out", folder)
     state = checkpoint.load(folder)[1]
     assert not state["finished"] and state["step"] == STEPS  # the end of the last epoch
     status, output = run("train", "--resume", folder, "--quiet")
@@ -81,7 +70,7 @@ def test_an_evaluation_is_killed_and_resumed(tmp_path, evaluated):
     """It comes to the record of one that nothing disturbed, and leaves nothing behind."""
     batches = ("eval", evaluated, "--method", "crown", "--limit", 20, "--batch-size", 5, "--quiet")
     folder, whole = tmp_path / "killed", tmp_path / "whole"
-    killed(*batches, "--out", folder)
+    killed(tmp_path, Saved, "store", 2, *batches, "--out", folder)
     assert len(list((folder / "eval-crown.partial").glob("*.pt"))) == 2
     for out, more in ((folder, ["--resume"]), (whole, [])):
         status, output = run(*batches, "--out", out, *more)

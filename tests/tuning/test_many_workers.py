@@ -5,7 +5,6 @@ import pwd
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from command_line import PATIENCE, ROOT
+from command_line import PATIENCE
 from configurations import refusal
+from processes import Forked, program
 
 from citrus_lirpa.errors import CheckpointError
 from citrus_lirpa.runs.tuning import study
@@ -24,21 +24,17 @@ from citrus_lirpa.runs.tuning.storage import Storage, Trial
 pytest.importorskip("optuna", reason="Optuna is not installed")
 
 
-class Worker(subprocess.Popen):
+class Worker(Forked):
     """A process that works on a study; what it says goes into a file."""
 
     def __init__(self, file: Path):
-        self.log = file.with_suffix(f".{time.monotonic_ns()}.log")
-        with open(self.log, "wb") as log:
-            super().__init__(
-                [sys.executable, "-m", "citrus_lirpa", "tune", str(file), "--device", "cpu"],
-                cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
+        log = file.with_suffix(f".{time.monotonic_ns()}.log")
+        log.touch()
+        super().__init__(program, "tune", file, "--device", "cpu", output=log, errors=log)
 
     def said(self) -> str:
         """What it has said so far."""
-        return self.log.read_text("utf-8")
+        return self.output.read_text("utf-8")
 
 
 def wait_until(reached: Callable[[], bool]) -> None:
