@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from ..errors import ModelError, require
 from . import onnx_shapes
 from .onnx_graph import Shapes, graph_inputs, kind
 from .onnx_operators import LAYERS, unknown_operator
+from .onnx_reference import evaluator_of
 
 if TYPE_CHECKING:
     import onnx
@@ -35,21 +36,6 @@ def device_of(module: nn.Module) -> torch.device:
     """Return the device of a module's first tensor; the CPU for a module without any."""
     tensors = itertools.chain(module.parameters(), module.buffers())
     return next((t.device for t in tensors), torch.device("cpu"))
-
-
-def forget_batch_statistics(graph: onnx.GraphProto) -> None:
-    """Give BatchNormalization momentum 1, which means nothing outside training.
-
-    Below opset 14 the reference evaluator normalises by running statistics that it has moved
-    towards those of the batch, as in training, at that rate.
-    """
-    from onnx import helper
-
-    for node in graph.node:
-        if node.op_type == "BatchNormalization":
-            kept = [a for a in node.attribute if a.name != "momentum"]
-            del node.attribute[:]
-            node.attribute.extend([*kept, helper.make_attribute("momentum", 1.0)])
 
 
 def check_ends(proto: onnx.ModelProto, shapes: Shapes, images: bool) -> tuple[int, ...]:
@@ -97,10 +83,7 @@ def _products(node: onnx.NodeProto, known: Shapes) -> int:
 @torch.no_grad()
 def check_same(module: nn.Module, proto: onnx.ModelProto, shape: Sequence[int]) -> None:
     """Compare logits with ONNX's reference evaluator on three random images."""
-    from onnx.reference import ReferenceEvaluator
-
-    forget_batch_statistics(proto.graph)
-    evaluator: Any = ReferenceEvaluator(proto)
+    evaluator = evaluator_of(proto)
     name = graph_inputs(proto.graph)[0].name
     x = torch.rand((3, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     with np.errstate(all="ignore"):

@@ -19,9 +19,10 @@ from ..imports import import_optional
 from .affine_value import AffineValue, joined
 from .flat_network import FUNCTIONS, Dense, FlatNetwork
 from .onnx import INSTALL_HINT, named_after
-from .onnx_checks import demand, forget_batch_statistics
+from .onnx_checks import demand
 from .onnx_flat_pieces import PIECES
 from .onnx_graph import graph_inputs, kind
+from .onnx_reference import evaluator_of
 
 if TYPE_CHECKING:
     import onnx
@@ -64,7 +65,6 @@ def flat_of(proto: onnx.ModelProto, path: Path) -> FlatNetwork:
         DependencyError: The onnx package is missing.
     """
     package = import_optional("onnx", INSTALL_HINT)
-    forget_batch_statistics(proto.graph)
     with named_after(path):
         return _Compiler(package, proto).compiled()
 
@@ -207,8 +207,6 @@ def _runner(
     package: Any, proto: onnx.ModelProto, node: onnx.NodeProto
 ) -> Callable[[list[Any]], list[np.ndarray]]:
     """Return a function that computes one node of float64 arrays by the reference evaluator."""
-    from onnx.reference import ReferenceEvaluator
-
     helper, names = package.helper, dict.fromkeys(name for name in node.input if name)
     graph = helper.make_graph(
         [node],
@@ -216,7 +214,7 @@ def _runner(
         [helper.make_value_info(name, package.TypeProto()) for name in names],
         [helper.make_value_info(name, package.TypeProto()) for name in node.output if name],
     )
-    evaluator: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=proto.opset_import))
+    evaluator = evaluator_of(helper.make_model(graph, opset_imports=proto.opset_import))
 
     def run(arrays: list[Any]) -> list[np.ndarray]:
         given = {n: a for n, a in zip(node.input, arrays, strict=True) if n}

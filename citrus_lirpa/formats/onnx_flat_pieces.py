@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import ModelError, require
 from .affine_value import AffineValue
 from .onnx_graph import kind
+from .onnx_places import windows_of
 
 if TYPE_CHECKING:
     import onnx
@@ -63,7 +64,7 @@ def _max_pool(apply: Apply, node: onnx.NodeProto, taken: Taken, options: Options
     require(len(node.output) == 1, f"{_named(node)} gives places as well", ModelError)
     (x,) = taken
     kernel = options["kernel_shape"]
-    axes = [_Windows(options, axis, side) for axis, side in enumerate(x.shape[2:])]
+    axes = windows_of(node, options, x.shape[2:])
     windows = math.prod((*x.shape[:2], *(axis.count for axis in axes)))
     padded = math.prod((*x.shape[:2], *(axis.padded for axis in axes)))
     size = max(windows * math.prod(kernel), padded)
@@ -84,47 +85,6 @@ def _max_pool(apply: Apply, node: onnx.NodeProto, taken: Taken, options: Options
         rest = values[len(values) // 2 * 2 :]
         values = [apply("Max", *pair) for pair in pairs] + rest
     return values[0]
-
-
-class _Windows:
-    """The windows of a pooling along one axis.
-
-    Args:
-        options: Of the operator.
-        axis: The number of the axis, behind batch and channels.
-        side: How long it is.
-
-    Attributes:
-        before: Padding before the first place.
-        after: Padding behind the last one, so that every window is whole.
-        count: How many windows there are.
-        padded: How long the axis is with its padding.
-    """
-
-    def __init__(self, options: Options, axis: int, side: int):
-        axes = len(options["kernel_shape"])
-        self.stride = options.get("strides", [1] * axes)[axis]
-        self.step = options.get("dilations", [1] * axes)[axis]
-        reach = self.step * (options["kernel_shape"][axis] - 1) + 1
-        pads = options.get("pads", [0] * (2 * axes))
-        self.before, after = pads[axis], pads[axis + axes]
-        auto = options.get("auto_pad", b"NOTSET")
-        if auto in (b"SAME_UPPER", b"SAME_LOWER"):
-            total = max((-(-side // self.stride) - 1) * self.stride + reach - side, 0)
-            self.before = total // 2 if auto == b"SAME_UPPER" else -(-total // 2)
-            after = total - self.before
-        rest = side + self.before + after - reach
-        if options.get("ceil_mode"):
-            rest = -(-rest // self.stride) * self.stride
-            rest = min(rest, (side + self.before - 1) // self.stride * self.stride)
-        self.count = rest // self.stride + 1
-        self.after = max((self.count - 1) * self.stride + reach - side - self.before, 0)
-        self.padded = self.before + side + self.after
-
-    def every(self, number: int) -> slice:
-        """Return where the windows have their number with this place in a window."""
-        begin = number * self.step
-        return slice(begin, begin + (self.count - 1) * self.stride + 1, self.stride)
 
 
 def _named(node: onnx.NodeProto) -> str:

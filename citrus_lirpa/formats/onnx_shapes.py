@@ -7,11 +7,12 @@ of one all of it is known beforehand.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .onnx_graph import Shapes, constant_value, kind, remove_unused
+from .onnx_reference import evaluator_of
 
 if TYPE_CHECKING:
     import onnx
@@ -83,11 +84,10 @@ def _computed(
     proto: onnx.ModelProto, node: onnx.NodeProto, known: dict[str, np.ndarray]
 ) -> np.ndarray:
     from onnx import TensorProto, helper, numpy_helper
-    from onnx.reference import ReferenceEvaluator
 
     given = [numpy_helper.from_array(known[name], name) for name in node.input if name]
     result = helper.make_tensor_value_info(node.output[0], TensorProto.INT64, None)
     alone = helper.make_graph([node], "shape", [], [result], given)
     opsets = list(proto.opset_import)
-    evaluator: Any = ReferenceEvaluator(helper.make_model(alone, opset_imports=opsets))
+    evaluator = evaluator_of(helper.make_model(alone, opset_imports=opsets))
     return np.asarray(evaluator.run(None, {})[0])

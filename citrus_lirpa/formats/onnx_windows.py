@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.nn.utils import skip_init
 
-from ..errors import ModelError
+from ..errors import ModelError, require
 from .onnx_graph import Reader, kind, with_weights
+from .onnx_places import SAME, Windows, windows_of
 
 if TYPE_CHECKING:
     import onnx
@@ -25,19 +27,25 @@ def _check_pads(node: onnx.NodeProto, shape: tuple[int, ...], pads: tuple[int, .
         )
 
 
+def _images(reader: Reader, node: onnx.NodeProto) -> tuple[int, ...]:
+    """Return the shape (N, C, H, W) of what a node takes."""
+    shape = reader.shapes[node.input[0]]
+    name = f"{kind(node)} '{node.output[0]}'"
+    require(len(shape) == 4, f"{name} of {shape}; expected (N, C, H, W)", ModelError)
+    return shape
+
+
 def _padding(
     reader: Reader, node: onnx.NodeProto, options: Options
 ) -> tuple[tuple[int, int], nn.Module | None]:
     """Return what a window layer pads itself, and a layer before it for uneven padding."""
-    shape = reader.shapes[node.input[0]]
-    auto = options.get("auto_pad", b"NOTSET").decode()
-    top, left, bottom, right = pads = tuple(options.get("pads", (0, 0, 0, 0)))
-    if len(shape) != 4 or auto not in ("NOTSET", "VALID"):
-        raise ModelError(
-            f"{kind(node)} '{node.output[0]}' of {shape} with auto_pad {auto}; "
-            "expected (N, C, H, W) and explicit pads"
-        )
+    shape = _images(reader, node)
+    pads = tuple(options.get("pads", (0, 0, 0, 0)))
+    if options.get("auto_pad") in SAME:
+        windows = [Windows(options, axis, side) for axis, side in enumerate(shape[2:])]
+        pads = (*(axis.before for axis in windows), *(axis.after for axis in windows))
     _check_pads(node, shape, pads)
+    top, left, bottom, right = pads
     if (top, left) == (bottom, right):
         return (top, left), None
     return (0, 0), nn.ZeroPad2d((left, right, top, bottom))
@@ -47,7 +55,7 @@ def conv(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     """Read Conv of images."""
     weight = reader.constant(node, 1)
     bias = reader.constant(node, 2) if reader.given(node, 2) else None
-    padding, pad = _padding(reader, node, options)
+    padding, pad = _padding(reader, node, options | {"kernel_shape": weight.shape[2:]})
     groups = options.get("group", 1)
     conv = skip_init(
         nn.Conv2d,
@@ -84,20 +92,36 @@ def average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None
 
 
 def max_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    """Read MaxPool."""
-    padding, pad = _padding(reader, node, options)
-    if pad is not None or len(node.output) > 1:
-        raise ModelError(
-            f"MaxPool '{node.output[0]}' has uneven pads, or returns indices; expected neither"
+    """Read MaxPool; where it pads the far ends more, by the last windows of ``ceil_mode``."""
+    name, sides = f"MaxPool '{node.output[0]}'", _images(reader, node)[2:]
+    require(len(node.output) == 1, f"{name} returns indices; expected none", ModelError)
+    wanted = windows_of(node, options, sides)
+    before = tuple(axis.before for axis in wanted)
+    pools = [
+        nn.MaxPool2d(
+            tuple(options["kernel_shape"]),
+            tuple(axis.stride for axis in wanted),
+            before,
+            tuple(axis.step for axis in wanted),
+            ceil_mode=ceil_mode,
         )
-    pool = nn.MaxPool2d(
-        tuple(options["kernel_shape"]),
-        tuple(options.get("strides", (1, 1))),
-        padding,
-        tuple(options.get("dilations", (1, 1))),
-        ceil_mode=bool(options.get("ceil_mode", 0)),
+        for ceil_mode in (False, True)
+        if _counts({**options, "pads": before * 2, "ceil_mode": ceil_mode}, sides)
+        == [axis.count for axis in wanted]
+    ]
+    require(
+        pools,
+        f"{name} has uneven pads {before}, {tuple(axis.after for axis in wanted)}; expected even "
+        "ones, or one more window at the far ends",
+        ModelError,
     )
-    reader.add(node, pool, node.input[0])
+    reader.add(node, pools[0], node.input[0])
+
+
+def _counts(options: Options, sides: Sequence[int]) -> list[int]:
+    """Return how many windows there are along each axis with explicit pads."""
+    explicit = options | {"auto_pad": b"NOTSET"}
+    return [Windows(explicit, axis, side).count for axis, side in enumerate(sides)]
 
 
 def _check_windows(node: onnx.NodeProto, options: Options) -> None:
@@ -109,8 +133,7 @@ def _check_windows(node: onnx.NodeProto, options: Options) -> None:
 
 def global_average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     """Read GlobalAveragePool."""
-    _padding(reader, node, options)  # of (N, C, H, W) only
-    height, width = reader.shapes[node.input[0]][2:]
+    height, width = _images(reader, node)[2:]
     reader.add(node, nn.AvgPool2d((height, width)), node.input[0])
 
 
