@@ -77,22 +77,6 @@ def wait_for(file: Path, *processes: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-def signalled(command: tuple, sign: Path, number: int) -> tuple[int, str]:
-    """Run Python, send signal ``number`` soon after ``sign`` exists; exit status and errors."""
-    with subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        try:
-            wait_for(sign, process)
-            time.sleep(0.2)
-            process.send_signal(number)
-            _, errors = process.communicate(timeout=PATIENCE)
-        finally:
-            process.kill()
-    return process.returncode, errors
-
-
 def leave_pictures_out(monkeypatch) -> None:
     """Write plain pictures in place of plots, which are drawn but not rendered: that is slow.
 

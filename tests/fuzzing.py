@@ -31,6 +31,20 @@ def sizes(few: int, many: int):
     return pytest.mark.parametrize("cases", [pytest.param(few, id="few"), nightly])
 
 
+def random_test(few: int, many: int, **strategies):
+    """A test of so many random cases, the same ones every time: few in CI, many every night."""
+
+    def decorate(check):
+        @sizes(few, many)
+        def test(cases):
+            settings(random_cases, max_examples=cases)(given(**strategies)(check))()
+
+        test.__name__, test.__doc__ = check.__name__, check.__doc__
+        return test
+
+    return decorate
+
+
 def explore(cases: int, check, strategy) -> None:
     """``check`` on so many cases of the strategy; a failure is shrunk and printed."""
     few = cases < 100

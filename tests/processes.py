@@ -34,7 +34,7 @@ class Forked(_fork.Process):
         environment: Mapping[str, str] = os.environ,
         cwd: Path = ROOT,
     ):
-        super().__init__(target=self._work, args=(work, args, environment, cwd))
+        super().__init__(target=self._work, args=(work, args, environment, cwd), daemon=True)
         self.output, self.errors = output, errors
         with warnings.catch_warnings():  # from Python 3.12 on: threads of torch are not in the fork
             warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)

@@ -33,7 +33,7 @@ def pages(tmp_path_factory) -> dict[str, str]:
 def test_report_in_a_browser(pages):
     with browser() as started:
         for url in pages.values():
-            for width, scheme in ((390, "light"), (1280, "light"), (1280, "dark")):
+            for width, scheme in ((390, "light"), (1280, "dark")):
                 with opened(started, url, width, scheme) as page:
                     assert page.evaluate(OVERFLOW) <= 0, (url, width)
                     assert page.evaluate(FAINT) == [], (url, scheme)

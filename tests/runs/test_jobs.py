@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import wait_for
+from processes import Forked
 
 from citrus_lirpa.cli.actions import sweep as sweep_action
 from citrus_lirpa.errors import InputError, Interrupted
@@ -132,26 +132,13 @@ def test_a_second_interruption_kills(tmp_path):
         os.kill(int((tmp_path / "ready").read_text()), 0)
 
 
-SURVIVING = """
-import sys
-from pathlib import Path
-sys.path[:0] = {tests!r}
-from test_jobs import job, run_jobs, waits_for
-folder = Path({folder!r})
-run_jobs([job(folder, "one", f"Path({ready!r}).touch()\\n" + waits_for(folder / "go"))], 1, [])
-"""
-
-
 def test_a_process_that_outlived_its_sweep_is_waited_for(tmp_path):
-    ready = tmp_path / "ready"
-    text = SURVIVING.format(
-        tests=[str(path) for path in Path(__file__).parents[:2]],
-        folder=str(tmp_path),
-        ready=str(ready),
-    )
-    with subprocess.Popen([sys.executable, "-c", text]) as earlier:
-        wait_for(ready)
-        earlier.kill()
+    ready, log = tmp_path / "ready", tmp_path / "log"
+    long = job(tmp_path, "one", f"Path({str(ready)!r}).touch()\n{waits_for(tmp_path / 'go')}")
+    earlier = Forked(run_jobs, [long], 1, [], output=log, errors=log)
+    wait_for(ready, earlier)
+    earlier.kill()
+    assert earlier.wait() == -signal.SIGKILL
     said: list = []
     again = job(tmp_path, "one", "raise SystemExit('begun a second time')")
     released = run_jobs([again], 1, said, lambda *_: (tmp_path / "go").touch())

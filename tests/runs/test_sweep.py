@@ -1,15 +1,18 @@
 """sweep: what a file means, and whole sweeps with faults."""
 
 import json
+import os
 import re
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from command_line import run as command
-from command_line import run_in_this_process, signalled
+from command_line import run_in_this_process, wait_for
 from configurations import SMALL_SWEEP
+from processes import Forked, program
 
 from citrus_lirpa.errors import ConfigError
 from citrus_lirpa.runs import sweep
@@ -277,15 +280,21 @@ def contents(out: Path) -> dict[Path, bytes]:
 
 def test_a_sweep_is_interrupted_continued_and_then_finished(tmp_path, monkeypatch):
     """Interrupted in processes of its own; ``test_jobs`` has more of them."""
-    text = SMALL_SWEEP.format(epochs=0, grid='"train.epochs" = [300, 1]')
+    text = SMALL_SWEEP.format(epochs=0, grid='"train.epochs" = [150, 1]')
     file = written(tmp_path, text.replace('"train.epochs" = 0\n', ""))
     out = tmp_path / "out"
-    names = ["digits-ibp-epochs300", "digits-ibp-epochs1"]
+    names = ["digits-ibp-epochs150", "digits-ibp-epochs1"]
     logs = [out / "logs" / f"{name}.log" for name in names]
 
-    start = ("-m", "citrus_lirpa", "sweep", file, "--out", out, "--processes", 1)
-    status, errors = signalled(start, out / names[0] / checkpoint.FILE_NAME, signal.SIGINT)
-    assert status == 130 and errors.count("\n") == 1 and "repeat the command" in errors
+    options = ("--out", out, "--processes", 1)
+    errors = tmp_path / "errors"
+    sweep = Forked(program, "sweep", file, *options, output=tmp_path / "output", errors=errors)
+    wait_for(out / names[0] / checkpoint.FILE_NAME, sweep)
+    time.sleep(0.2)
+    os.kill(sweep.pid, signal.SIGINT)
+    assert sweep.wait() == 130
+    said = errors.read_text()
+    assert said.count("\n") == 1 and "repeat the command" in said
     state = checkpoint.load(out / names[0])[1]
     assert state["step"] > 0 and not state["finished"]
     assert logs[0].read_text().count("$ ") == 1 and not logs[1].exists()
@@ -295,7 +304,7 @@ def test_a_sweep_is_interrupted_continued_and_then_finished(tmp_path, monkeypatc
         status, output = run(file, "--out", out)
     assert status == 0, output
     begun = state["history"]
-    for name, epochs in zip(names, (300, 1), strict=True):
+    for name, epochs in zip(names, (150, 1), strict=True):
         history = checkpoint.load(out / name)[1]["history"]
         assert len(history) == epochs and (epochs == 1 or history[: len(begun)] == begun)
         assert json.loads((out / name / "eval-ibp.json").read_text())["images"] == 10

@@ -32,7 +32,7 @@ from citrus_lirpa.training.setup import keep_freed_memory
 def faults():
     torch.ones(2**24)  # 64 MiB, which glibc gives back by default
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(40):
+    for _ in range(8):
         torch.ones(2**24)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 

@@ -6,8 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from exact import KINDS, random_images, random_net
-from fuzzing import random_cases
-from hypothesis import given, settings
+from fuzzing import random_test, sizes
 from hypothesis import strategies as st
 from torch import nn
 
@@ -25,7 +24,6 @@ from citrus_lirpa.verify.crown.rounding import Sizes
 
 CLIPS = [None, (0.0, 1.0)]
 
-some_cases = settings(random_cases, max_examples=35)
 nets = dict(
     kind=st.sampled_from(KINDS),
     seed=st.integers(0, 10_000),
@@ -124,8 +122,7 @@ def test_other_operations_are_refused(layer):
 # -------------------------------------------------------------------------- dual bounds
 
 
-@some_cases
-@given(**nets, members=st.integers(1, 3), double=st.booleans())
+@random_test(20, 35, **nets, members=st.integers(1, 3), double=st.booleans())
 def test_dual_bounds_stay_below_sampled_margins(kind, seed, eps, clip, members, double):
     """For any α, β, weights and splits, at the points where these hold for every member."""
     engine, images, exact = prepare(kind, seed, eps, clip, crown=bool(seed % 3))
@@ -168,8 +165,7 @@ def test_dual_bounds_stay_below_sampled_margins(kind, seed, eps, clip, members, 
     assert (found.u.abs() <= eps * (1 + 1e-6)).all()
 
 
-@some_cases
-@given(**nets)
+@random_test(20, 35, **nets)
 def test_planes_lie_below_the_margins(kind, seed, eps, clip):
     engine, images, exact = prepare(kind, seed, eps, clip)
     image, row = torch.arange(4).repeat_interleave(2), torch.arange(2).repeat(4)
@@ -215,10 +211,11 @@ def test_the_gradient_is_that_of_finite_differences(kind, clip):
     assert compared >= 0.9 * total and total > 5
 
 
+@sizes(1, 3)
 @pytest.mark.parametrize("clip", CLIPS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_start_is_crown_and_the_ascent_reaches_alpha_crown(kind, clip):
-    for seed in range(3):
+def test_the_start_is_crown_and_the_ascent_reaches_alpha_crown(kind, clip, cases):
+    for seed in range(cases):
         for eps in (0.05, 0.3):
             engine, images, _ = prepare(kind, seed, eps, clip)
             box = Box.around(images.x, eps, clip)
@@ -285,8 +282,7 @@ def test_the_worst_shared_perturbation_is_optimal_in_every_pixel(clip, per_chann
 # ------------------------------------------------------------------------------ tighten
 
 
-@some_cases
-@given(**nets, rows=st.sampled_from((3, 256)))
+@random_test(20, 35, **nets, rows=st.sampled_from((3, 256)))
 def test_tightened_bounds_contain_samples_and_are_never_looser(kind, seed, eps, clip, rows):
     engine, images, exact = prepare(kind, seed, eps, clip, crown=False)
     _, moved = perturbed(images, eps, clip, 400)
@@ -315,8 +311,7 @@ def test_tightening_helps(clip):
     assert gain > 1
 
 
-@settings(random_cases, max_examples=25)
-@given(**nets)
+@random_test(15, 25, **nets)
 def test_refined_bounds_hold_in_float64(kind, seed, eps, clip):
     """Without a slack for float32: proofs near zero rest on them."""
     engine, images, exact = prepare(kind, seed, eps, clip, crown=False)

@@ -17,7 +17,7 @@ from operators import examined
 from citrus_lirpa import BoundedNet, GroupAttack, certify, certify_uap
 
 FEW_AND_MANY = [
-    pytest.param(16, id="few"),
+    pytest.param(10, id="few"),
     pytest.param(900, marks=pytest.mark.nightly, id="nightly"),
 ]
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from exact import KINDS, most_broken, random_images, random_net, smallest_margins
-from fuzzing import random_cases
-from hypothesis import given, settings
+from fuzzing import random_test
 from hypothesis import strategies as st
 from torch import nn
 
@@ -24,7 +23,6 @@ from citrus_lirpa.verify.crown.reduced_dual import ReducedBound, columns
 from citrus_lirpa.verify.crown.reduced_images import ReducedImages
 from citrus_lirpa.verify.crown.tree import BROKEN, OPEN, PROVED, Roots, Tree
 
-some_cases = settings(random_cases, max_examples=20)
 nets = dict(
     kind=st.sampled_from((*KINDS, "wide", "branches")),
     seed=st.integers(0, 10_000),
@@ -81,8 +79,7 @@ def random_splits(reduced: ReducedImages, members, count: int):
 # ------------------------------------------------------------------------------ the network
 
 
-@some_cases
-@given(**nets)
+@random_test(20, 40, **nets)
 def test_on_the_ball_a_reduced_network_has_the_margins_of_the_network(kind, seed, eps, clip):
     model, reduced = prepare(kind, seed, eps, clip)
     ball, images = reduced.engine.ball, reduced.images
@@ -121,7 +118,9 @@ def fractions(values: torch.Tensor) -> np.ndarray:
     return np.vectorize(Fraction, otypes=[object])(values.double().numpy())
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(s, marks=pytest.mark.nightly) for s in range(4, 10))]
+)
 def test_folding_is_off_by_no_more_than_is_said(seed):
     """In exact arithmetic, for any outputs of the unstable ReLUs within their bounds."""
     torch.manual_seed(seed)
@@ -159,8 +158,7 @@ def test_folding_is_off_by_no_more_than_is_said(seed):
 # -------------------------------------------------------------------------------- the bounds
 
 
-@some_cases
-@given(**nets, members=st.integers(1, 3))
+@random_test(20, 40, **nets, members=st.integers(1, 3))
 def test_bounds_gradients_and_points_are_those_of_the_dual_engine(kind, seed, eps, clip, members):
     _, reduced = prepare(kind, seed, eps, clip)
     engine, images, count = reduced.engine, reduced.images, 6
@@ -193,8 +191,7 @@ def test_bounds_gradients_and_points_are_those_of_the_dual_engine(kind, seed, ep
         assert torch.allclose(few.gradient(found), gradient, atol=1e-8 * scale)
 
 
-@some_cases
-@given(**nets)
+@random_test(20, 40, **nets)
 def test_in_float32_an_ascent_stays_at_the_dual_engines(kind, seed, eps, clip):
     _, reduced = prepare(kind, seed, eps, clip)
     engine, images = reduced.engine, reduced.images
@@ -209,8 +206,7 @@ def test_in_float32_an_ascent_stays_at_the_dual_engines(kind, seed, eps, clip):
         assert (ascend_dual(few, 20, rate=0.25).value >= ascend_dual(few, 0).value).all()
 
 
-@some_cases
-@given(**nets, members=st.integers(1, 3))
+@random_test(20, 40, **nets, members=st.integers(1, 3))
 def test_what_rounding_can_make_of_a_bound_is_never_exceeded(kind, seed, eps, clip, members):
     """Bounds in float32, of multipliers as large as 1e4, against the same in float64."""
     _, reduced = prepare(kind, seed, eps, clip)

@@ -9,8 +9,7 @@ import pytest
 import scipy.optimize
 import torch
 from exact import KINDS, most_broken, partitions, random_images, random_net
-from fuzzing import random_cases
-from hypothesis import given, settings
+from fuzzing import random_test, sizes
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
@@ -28,7 +27,6 @@ from citrus_lirpa.verify.crown.tree import BROKEN, GIVEN_UP, OPEN, PROVED
 from citrus_lirpa.verify.relational import GROUP_STAGES, Search, group_proofs, relate
 
 NEVER = Budget()
-some_cases = settings(random_cases, max_examples=25)
 
 
 def random_lines(seed, images, rows, each, pixels=3, eps=0.5, clip=None) -> Lines:
@@ -78,8 +76,7 @@ def by_brute_force(lines: Lines, rows: dict[int, list[int]], blocked=()):
 # ----------------------------------------------------------------------------- refuted
 
 
-@some_cases
-@given(seed=st.integers(0, 10_000), count=st.integers(1, 8), pixels=st.integers(1, 6))
+@random_test(25, 50, seed=st.integers(0, 10_000), count=st.integers(1, 8), pixels=st.integers(1, 6))
 def test_lines_are_refuted_exactly_where_a_linear_program_finds_no_point(seed, count, pixels):
     lines = random_lines(seed, count, 1, 1, pixels)
     least = least_maximum(lines, list(range(count)))
@@ -93,8 +90,7 @@ def test_both_answers_are_met_for_every_size():
         assert 3 <= sum(answers) <= 57
 
 
-@some_cases
-@given(seed=st.integers(0, 10_000), count=st.integers(1, 5))
+@random_test(25, 50, seed=st.integers(0, 10_000), count=st.integers(1, 5))
 def test_clipped_lines_that_a_sampled_perturbation_makes_negative_are_not_refuted(seed, count):
     lines = random_lines(seed, count, 1, 1, pixels=2, clip=(0.0, 1.0))
     axis = torch.linspace(-lines.ball.eps, lines.ball.eps, 121, dtype=torch.float64)
@@ -130,8 +126,7 @@ def test_few_sets_need_a_linear_program(monkeypatch):
 # ------------------------------------------------------------------------------- groups
 
 
-@some_cases
-@given(seed=st.integers(0, 10_000), images=st.integers(2, 7), rows=st.integers(1, 2))
+@random_test(25, 50, seed=st.integers(0, 10_000), images=st.integers(2, 7), rows=st.integers(1, 2))
 def test_the_largest_set_is_that_of_brute_force_and_of_the_program(seed, images, rows):
     each = 1 + seed % 2
     lines = random_lines(seed, images, rows, each, pixels=2 + seed % 3)
@@ -152,8 +147,7 @@ def test_the_largest_sets_differ_in_size():
     assert len(set(sizes)) >= 3
 
 
-@some_cases
-@given(seed=st.integers(0, 10_000), images=st.integers(3, 6), clip=st.booleans())
+@random_test(25, 50, seed=st.integers(0, 10_000), images=st.integers(3, 6), clip=st.booleans())
 def test_blocked_sets_are_kept_apart_and_nothing_else(seed, images, clip):
     """Blocks are taken from the sets that can break, so that they change the answer."""
     limits = (0.0, 1.0) if clip else None
@@ -379,12 +373,13 @@ def test_every_combination_of_rows_is_handed_to_branch_and_bound(monkeypatch):
 # ---------------------------------------------------------------------- large groups, real
 
 
-def test_groups_too_large_to_enumerate_are_enclosed_in_every_mode(monkeypatch):
+@sizes(12, 18)
+def test_groups_too_large_to_enumerate_are_enclosed_in_every_mode(monkeypatch, cases):
     """With a lower limit, so that the mixed-integer program decides groups of three and more."""
     monkeypatch.setattr(relational, "ENUMERATED", 2)
     lowered = reached = 0
     modes = ("crown", "io"), ("crown", "cross"), ("bab", "cross")
-    for seed in range(12):
+    for seed in range(cases):
         model, shape = random_net(KINDS[seed % 6], 20 + seed, 3)
         x, y = random_images(model, shape, seed, 5)
         eps, clip = 0.3, seed % 4 == 0
@@ -487,8 +482,9 @@ def test_no_lines_by_differences_under_clipping_or_without_time():
 # ------------------------------------------------------------------------------ theorem 3
 
 
-@settings(random_cases, max_examples=6)
-@given(
+@random_test(
+    6,
+    12,
     kind=st.sampled_from(KINDS),
     seed=st.integers(0, 10_000),
     eps=st.sampled_from((0.1, 0.2, 0.3)),

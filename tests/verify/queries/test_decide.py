@@ -58,7 +58,11 @@ def satisfied(formula, values) -> bool:
 
 @pytest.mark.parametrize(
     ("kind", "seed"),
-    [*itertools.product(KINDS, (1, 3)), *((kind, 1) for kind in BENT_KINDS)],
+    [
+        *itertools.product(KINDS, (1, 3)),
+        *((kind, 1) for kind in BENT_KINDS),
+        *(pytest.param(kind, seed, marks=pytest.mark.nightly) for kind in KINDS for seed in (0, 2)),
+    ],
 )
 def test_universal_queries_agree_with_an_exact_method(tmp_path, kind, seed):
     model, shape = random_net(kind, seed)
