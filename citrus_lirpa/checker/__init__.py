@@ -10,7 +10,7 @@ certified where each of its wrong classes is refuted alone; a group keeps as man
 tuples leave in the worst case.
 """
 
-from .cases import Refuted, most_broken, open_classes
+from .core import Refuted, most_broken, open_classes
 from .network import Network, Refused
 from .proofs import (
     CROWN,

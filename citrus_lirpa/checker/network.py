@@ -1,4 +1,4 @@
-"""Networks as a checker of proofs sees them: affine maps, ReLU and curves; and its arithmetic.
+"""Networks as a checker of proofs sees them: affine maps, ReLUs and bends; and its arithmetic.
 
 Values are columns: n numbers for each of R rows are an array (n, R).
 """
@@ -44,9 +44,10 @@ class Numbers:
         return (lower, upper) if self.exact else _out(lower, upper)
 
     def floats(self, lower: Array, upper: Array) -> tuple[Array, Array]:
-        """Return ends in float64, outward."""
-        ends = lower.astype(np.float64), upper.astype(np.float64)
-        return _out(*ends) if self.exact else ends
+        """Return ends in float64, moved outward where it does not hold them."""
+        low, up = lower.astype(np.float64), upper.astype(np.float64)
+        least, most = _out(low, up)
+        return np.where(low > lower, least, low), np.where(up < upper, most, up)
 
 
 def _out(lower: Array, upper: Array) -> tuple[Array, Array]:
@@ -78,6 +79,7 @@ class Affine:
         #: (U, count): which of the K·P numbers that are picked are those of each place.
         self.uses = np.full((int(rank.max(initial=0)) + 1, count), flat.size)
         self.uses[rank, places] = order
+        #: More than the products and sums that one number takes, forward or back.
         self.terms = 16 + sum(weight.shape) + len(self.uses)
 
     def forward(self, x: Array, weight: Any, scale: Any) -> Array:
@@ -102,7 +104,7 @@ class Affine:
 
 
 class Node(NamedTuple):
-    """A value of the network: of an affine map, a curve, or, without these, a ReLU.
+    """A value of the network: of an affine map, a bend, or, without these, a ReLU.
 
     ``hull`` may narrow its interval: a function of ``operands`` that grows or falls on each side of
     0 in all of them at once.
@@ -111,7 +113,7 @@ class Node(NamedTuple):
     result: str
     sources: Sequence[str]
     affine: Affine | None = None
-    curve: Any = None
+    bend: Any = None
     operands: Sequence[str] = ()
     hull: Callable[..., Array] | None = None
 
@@ -128,7 +130,7 @@ class Network(NamedTuple):
     hash: str
 
     def preactivations(self, image: Array) -> list[Array]:
-        """Return the inputs of all ReLUs and curves on an image, in order."""
+        """Return the inputs of all ReLUs and bends on an image, in order."""
         values, found = {self.input: self.numbers.of(image).reshape(-1, 1)}, []
         for node in self.nodes:
             x = np.concatenate([values[source] for source in node.sources])
@@ -136,5 +138,5 @@ class Network(NamedTuple):
                 values[node.result] = node.affine.apply(x)
                 continue
             found.append(x)
-            values[node.result] = np.maximum(x, 0) if node.curve is None else node.curve.value(x)
+            values[node.result] = np.maximum(x, 0) if node.bend is None else node.bend.value(x)
         return found

@@ -16,12 +16,9 @@ import numpy as np
 from . import curves
 from .moves import MOVES, moved
 from .network import Array, Network, Node, Numbers, Refused, require
+from .onnx_curves import Origins
 from .pieces import PIECES, Writer, windows_of
 from .protobuf import attributes, integers, message, tensor
-
-_CURVES = {"Sigmoid": curves.SIGMOID, "Tanh": curves.TANH, "Softplus": curves.SOFTPLUS}
-#: Of GELU by tanh; its places of inflection are known for these.
-_TANH_GELU = (math.sqrt(2 / math.pi), 0.044715)
 
 
 def network_of(data: bytes, numbers: Numbers) -> Network:
@@ -57,13 +54,13 @@ class _Reader(Writer):
     """Reads nodes of ONNX one after the other.
 
     Values that are neither affine, nor piecewise linear, nor curves have no shape, but ``why`` has
-    the reason; ``origin`` has what each value is computed by, so that curves may be recognised.
+    the reason; ``origins`` have what each value is computed by, so that curves may be recognised.
     """
 
     def __init__(self, numbers: Numbers, constants: dict[str, Any]):
         super().__init__(numbers)
         self.constants = constants
-        self.origin: dict[str, tuple[str, list[str]]] = {}
+        self.origins = Origins(constants)
         self.why: dict[str, str] = {}
 
     def read(self, node: dict[int, list[Any]]) -> None:
@@ -73,14 +70,12 @@ class _Reader(Writer):
         if kind == "Constant" or (kind == "Identity" and names[0] in self.constants):
             self.constants[result] = given["value"] if names == [] else self.constants[names[0]]
             return
-        self.origin[result] = kind, names
+        self.origins[result] = kind, names, given
         sources = [name for name in names if name in self.shapes]
         unread = [name for name in names if name in self.why]
         known = all(name in self.shapes or name in self.constants for name in names if name)
         try:
-            curve = self._curve(kind, result, given)
-            if curve:
-                self._add_curve(result, *curve)
+            if not others and self._bend(result):
                 return
             why = f"{kind} {result}: its inputs are not read"
             require(sources and known and not others, self.why[unread[0]] if unread else why)
@@ -91,57 +86,30 @@ class _Reader(Writer):
         except Refused as error:
             self.why[result] = str(error)
 
-    # -- curves -----------------------------------------------------------------------------
+    # -- curves and products --------------------------------------------------------------------
 
-    def _curve(
-        self, kind: str, result: str, given: dict[str, Any]
-    ) -> tuple[str, curves.Curve, float] | None:
-        """Return input, curve and factor where a value is a curve of another one."""
-        names = self.origin[result][1]
-        x = names[0]
-        if kind == "Softplus" and self.origin.get(x, ("",))[0] == "Mul":
-            inner = self.origin[x][1][0]
-            match self._tree(x, inner):
-                case ("Mul", "x", float(b)) if inner in self.shapes and 0.1 <= b <= 100:
-                    return inner, curves.softplus_of(b), b
-        if x not in self.shapes:
-            return None
-        if kind in _CURVES:
-            return x, _CURVES[kind], 1
-        if kind == "Elu":
-            alpha = given.get("alpha", 1.0)
-            require(0 <= alpha <= 1, f"Elu with alpha {alpha} is not read")
-            return x, curves.elu(alpha), 1
-        match self._tree(result, x) if kind == "Mul" and names[1] in self.origin else None:
-            case ("Mul", "x", ("Sigmoid", "x")):
-                return x, curves.SILU, 1
-            case ("Mul", "x", ("Add", ("Erf", ("Div", "x", float(c))), 1.0)):
-                require(0.1 < c < 10, f"Erf of x / {c} is not read")
-                return x, curves.gelu(math.sqrt(2) / c), 2
-            case (
-                "Mul", "x", ("Add", 1.0, ("Tanh", ("Mul", float(a), ("Add", "x", ("Mul", float(b),
-                ("Mul", "x", ("Mul", "x", "x"))))))),
-            ) if np.allclose((a, b), _TANH_GELU, 1e-7, 1e-8):  # fmt: skip
-                return x, curves.tanh_gelu(a, b), 2
-        return None
-
-    def _tree(self, name: str, x: str, depth: int = 9) -> Any:
-        """Return how a value is computed of x, as nested tuples."""
-        if name == x:
-            return "x"
-        constant = self.constants.get(name)
-        if constant is not None and constant.size == 1:
-            return float(constant.reshape(()))
-        if name not in self.origin or not depth:
-            return None
-        kind, names = self.origin[name]
-        return (kind, *(self._tree(each, x, depth - 1) for each in names))
-
-    def _add_curve(self, result: str, x: str, curve: curves.Curve, factor: float) -> None:
-        value = result if factor == 1 else f"{result}:curve"
-        self.add(Node(value, [x], curve=curve), self.shapes[x])
-        if factor != 1:
-            self.taken(result, [value], self.places(x), scale=self.numbers.of(factor))
+    def _bend(self, result: str) -> bool:
+        """Add a value that is a curve of another one, or a product of two; False for others."""
+        found = self.origins.curve(result)
+        if found is not None and found.x in self.shapes:
+            value = result if found.factor == 1 else f"{result}:curve"
+            self.add(Node(value, [found.x], bend=found.curve), self.shapes[found.x])
+            if found.factor != 1:
+                scale = self.numbers.of(found.factor)
+                self.taken(result, [value], self.places(found.x), scale=scale)
+            return True
+        kind, names, _ = self.origins[result]
+        if kind not in ("Mul", "Div") or names[1] not in self.shapes:
+            return False
+        first, second = names
+        if kind == "Div":
+            second = f"{result}:inverse"
+            self.add(Node(second, [names[1]], bend=curves.power_of(-1)), self.shapes[names[1]])
+        if first in self.shapes:
+            self.product(result, first, second)
+        elif kind == "Div":
+            self.scaled(result, second, self._constant(first, second))
+        return first in self.shapes or kind == "Div"
 
     # -- piecewise linear operations ----------------------------------------------------------
 
@@ -166,6 +134,10 @@ class _Reader(Writer):
                 else values[1]
             )
             self.leaky(result, x, slope)
+        elif kind == "HardSigmoid":
+            a, b = (self.numbers.of(given.get(*key))[()] for key in (("alpha", 0.2), ("beta", 0.5)))
+            shifted = self.scaled(self.named(result), x, 1, b / a)
+            self.scaled(result, self.clip(f"{result}:cut", shifted, 0 * a, 1 / a), a)
         elif kind == "Clip":
             require(not given, refused)
             self.clip(result, x, *(*values[1:], None, None)[:2])

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 
 from .network import Affine, Array, Node, Numbers, Refused, require
+from .products import Product
 
 #: Operations that are written so.
-PIECES = ("Abs", "Clip", "LeakyRelu", "Max", "MaxPool", "Min", "PRelu", "Relu")
+PIECES = (
+    "Abs", "Clip", "HardSigmoid", "LeakyRelu", "Max", "MaxPool", "Min", "PRelu", "Relu",
+)  # fmt: skip
 
 
 class Writer:
@@ -97,6 +100,14 @@ class Writer:
         over = self.relu(self.scaled(self.named(result), a, sign, -sign * constant))
         return self.scaled(result, over, sign, constant)
 
+    def product(self, result: str, a: str, b: str) -> str:
+        """Add the product of two values, which stand below each other in its input."""
+        shape = np.broadcast_shapes(self.shapes[a], self.shapes[b])
+        places = self.places(a), self.places(b) + math.prod(self.shapes[a])
+        index = np.stack([np.broadcast_to(its, shape) for its in places])
+        pair = self.taken(self.named(result), [a, b], index)
+        return self.add(Node(result, [pair], bend=Product()), shape)
+
     # -- operations ---------------------------------------------------------------------------
 
     def absolute(self, result: str, x: str) -> None:
@@ -115,13 +126,14 @@ class Writer:
 
         self.sum(result, (1, above), (1, below), operands=(x,), hull=function)
 
-    def clip(self, result: str, x: str, low: Array | None, high: Array | None) -> None:
+    def clip(self, result: str, x: str, low: Array | None, high: Array | None) -> str:
         """Write x between two constants, each of which may be missing."""
         require(low is not None or high is not None, f"Clip {result} has no limits")
         if low is not None:
             x = self.limited(result if high is None else self.named(result), x, low, 1)
         if high is not None:
-            self.limited(result, x, high, -1)
+            x = self.limited(result, x, high, -1)
+        return x
 
     def largest(
         self, result: str, names: Sequence[str], constants: Sequence[Array], sign: int

@@ -16,8 +16,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .cases import Refuted, covers, most_broken, open_classes
-from .core import Box, Choice, Claims, Line, Ranges, least
+from .core import (
+    Box,
+    Choice,
+    Claims,
+    Line,
+    Ranges,
+    Refuted,
+    covers,
+    least,
+    most_broken,
+    open_classes,
+)  # fmt: skip
 from .network import Array, Network, Numbers, Refused, require
 from .onnx import network_of
 
@@ -254,7 +264,10 @@ class _File:
         require(np.isfinite(lines).all(), f"image {self.first + image}: a line is infinite or NaN")
         claims = Claims(neuron.astype(np.int64), self.of(lower), self.of(upper), lines)
         box = Box(self.network, self.pixels[image].astype(np.float64), self.eps, self.clip)
-        return Ranges(self.network, box, claims, f"image {self.first + image}")
+        try:
+            return Ranges(self.network, box, claims)
+        except Refused as error:
+            raise Refused(f"image {self.first + image}: {error}") from error
 
     # -- bounds ------------------------------------------------------------------------------
 
@@ -271,18 +284,19 @@ class _File:
         image, kind, rows = entries[0].image, entries[0].kind, len(entries)
         a = self.of(np.zeros((self.classes, rows)))
         slopes: Any = None
-        curved: Any = None
+        bent: Any = None
         signs: Any = None
         multipliers: Any = None
         if kind == SLOPES:
-            free = int(known.free.sum())
-            enough = all(len(entry.slopes) == free for entry in entries)
+            free = known.claims.neuron[known.free]
+            enough = all(len(entry.slopes) == len(free) for entry in entries)
             require(enough, f"image {self.first + image}: slopes are missing")
-            slopes = self.of([entry.slopes for entry in entries]).T
-            curved = np.stack([entry.curved for entry in entries], -1).astype(np.float64)
-            require(np.isfinite(curved).all(), "a line is infinite or NaN")
-            wanted = (*known.claims.curved.shape, rows)
-            require(curved.shape == wanted, f"image {self.first + image}: lines are missing")
+            slopes = self.of(np.zeros((known.neurons, rows)))
+            slopes[free] = self.of([entry.slopes for entry in entries]).T
+            bent = np.stack([entry.curved for entry in entries], -1).astype(np.float64)
+            require(np.isfinite(bent).all(), "a line is infinite or NaN")
+            wanted = (*known.claims.bent.shape, rows)
+            require(bent.shape == wanted, f"image {self.first + image}: lines are missing")
         if any(entry.splits for entry in entries):
             signs = np.zeros((known.neurons, rows), np.int64)
             multipliers = self.of(np.zeros(signs.shape))
@@ -292,7 +306,7 @@ class _File:
             for neuron, (sign, multiplier) in entry.splits.items():
                 require(0 <= neuron < known.neurons, f"a split is of neuron {neuron}")
                 signs[neuron, row], multipliers[neuron, row] = sign, self.of(multiplier)[()]
-        choice = Choice(kind == INTERVAL, slopes, curved, signs, multipliers)
+        choice = Choice(kind == INTERVAL, slopes, bent, signs, multipliers)
         return known.lines(self.network.output, a, choice)
 
 

@@ -173,7 +173,7 @@ def test_intervals_of_the_operation_itself_are_checked(tmp_path):
     save_onnx(model, (1, 2, 2), tmp_path / "model.onnx")
     network = checker.read_network(tmp_path / "model.onnx")
     box = CheckedBox(network, x[0].double().numpy(), 0.1, None)
-    ranges = Ranges(network, box, NO_CLAIMS, "image 0")
+    ranges = Ranges(network, box, NO_CLAIMS)
     (name,) = (node.result for node in network.nodes if node.hull)
     z = model[1](x.flatten(1)).detach().double().numpy()[0]
     radius = 0.1 * model[1].weight.abs().sum(1).detach().double().numpy()
@@ -198,7 +198,7 @@ def test_intervals_that_are_claimed_contain_those_of_the_checker(tmp_path, chann
     network = checker.read_network(tmp_path / "model.onnx")
     before = [node.sources[0] for node in network.nodes if node.affine is None]
     for i, image in enumerate(x.double().numpy()):
-        found = Ranges(network, CheckedBox(network, image, 0.02, None), NO_CLAIMS, "image")
+        found = Ranges(network, CheckedBox(network, image, 0.02, None), NO_CLAIMS)
         for value, (lower, upper) in zip(before, claimed, strict=True):
             assert (lower[i].numpy().reshape(-1, 1) <= found.lower[value]).all()
             assert (upper[i].numpy().reshape(-1, 1) >= found.upper[value]).all()

@@ -13,11 +13,14 @@ from torch import nn
 from citrus_lirpa import BoundedNet, certify, certify_uap, checker
 from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.checker import curves
+from citrus_lirpa.checker.network import Numbers
+from citrus_lirpa.checker.products import Product
 from citrus_lirpa.verify.crown.proofs import Proofs
 from citrus_lirpa.verify.proof_files import ProofFolder
 
 pytest.importorskip("onnx")
 
+FLOATS = Numbers(exact=False)
 LAYERS = {
     "sigmoid": [nn.Sigmoid()],
     "tanh, twice": [nn.Tanh(), nn.Conv2d(3, 3, 3), nn.Tanh()],
@@ -26,20 +29,63 @@ LAYERS = {
     "gelu, twice": [nn.GELU(), nn.Conv2d(3, 3, 3), nn.GELU()],
     "tanh gelu": [nn.GELU("tanh")],
     "a sigmoid and its silu": [Function(lambda x: torch.cat([x * x.sigmoid(), x.sigmoid()], 1))],
+    "a steep elu": [nn.ELU(2.0)],
+    "mish behind selu": [nn.SELU(), nn.Conv2d(3, 3, 3), nn.Mish()],
+    "hardswish behind celu": [nn.CELU(0.5), nn.Conv2d(3, 3, 3), nn.Hardswish()],
+    "softsign and log-sigmoid": [nn.Softsign(), nn.Conv2d(3, 3, 3), nn.LogSigmoid()],
+    "hardsigmoid": [nn.Hardsigmoid()],
+    "exp and log": [Function(lambda x: x.exp() - (x.abs() + 1).log())],
+    "roots and inverses": [Function(lambda x: (x.abs() + 1).rsqrt() + (x.relu() + 1).sqrt())],
+    "powers": [Function(lambda x: x**3 + x.relu() ** 1.5 - (x.relu() + 1) ** -2.0 + x * x)],
+    "product": [Function(lambda x: x[:, :2] * x[:, 1:])],
+    "gate": [Function(lambda x: x * x.mean((2, 3), keepdim=True).sigmoid())],
+    "quotients": [Function(lambda x: x / (x.relu() + 1) + 2 / (x.square() + 1) - x / 3)],
+    "softmax by hand": [Function(lambda x: x.exp() / x.exp().sum(1, keepdim=True))],
     "pooled tanh": [nn.Tanh(), nn.MaxPool2d(2), nn.Conv2d(3, 3, 2), nn.ReLU()],
 }
+#: For those whose perturbations are not 0.02.
+EPS = {"product": 0.005, "gate": 0.005, "quotients": 0.005, "softmax by hand": 0.005}
 FUNCTIONS = {
     "sigmoid": (curves.SIGMOID, torch.sigmoid),
     "tanh": (curves.TANH, torch.tanh),
-    "softplus": (curves.SOFTPLUS, lambda x: torch.logaddexp(x, torch.zeros_like(x))),
+    "softplus": (curves.softplus_of(1.0), lambda x: torch.logaddexp(x, torch.zeros_like(x))),
+    "softsign": (curves.SOFTSIGN, F.softsign),
+    "log-sigmoid": (curves.LOG_SIGMOID, F.logsigmoid),
     "silu": (curves.SILU, F.silu),
+    "mish": (curves.MISH, F.mish),
+    "hardswish": (curves.hard_swish(1 / 6), F.hardswish),
     "elu": (curves.elu(0.7), lambda x: F.elu(x, 0.7)),
+    "steep elu": (curves.elu(2.0), lambda x: F.elu(x, 2.0)),
+    "falling elu": (curves.elu(-0.5), lambda x: F.elu(x, -0.5)),
+    "selu": (curves.elu(1.6732632423543772, 1.0507009873554805), F.selu),
+    "celu": (curves.elu(0.5, width=0.5), lambda x: F.celu(x, 0.5)),
     "gelu": (curves.gelu(1.0), F.gelu),
     "tanh gelu": (
         curves.tanh_gelu(math.sqrt(2 / math.pi), 0.044715),
         lambda x: F.gelu(x, approximate="tanh"),
     ),
+    "exp": (curves.EXP, torch.exp),
+    "square": (curves.power_of(2.0), torch.square),
+    "cube": (curves.power_of(3.0), lambda x: x**3),
 }
+#: Those that are defined on one side of 0 alone, and on which.
+ONE_SIDED = {
+    "log": (curves.LOG, torch.log, 1),
+    "root": (curves.power_of(0.5), torch.sqrt, 1),
+    "power": (curves.power_of(1.3), lambda x: x**1.3, 1),
+    "small power": (curves.power_of(0.3), lambda x: x**0.3, 1),
+    "inverse power": (curves.power_of(-2.5), lambda x: x**-2.5, 1),
+    "inverse": (curves.power_of(-1.0), torch.reciprocal, 1),
+    "inverse below 0": (curves.power_of(-1.0), torch.reciprocal, -1),
+    "inverse square below 0": (curves.power_of(-2.0), lambda x: x**-2.0, -1),
+}
+FUNCTIONS |= {name: found[:2] for name, found in ONE_SIDED.items()}
+
+
+def moved(name, x):
+    """Move places to where a curve is defined, in their order."""
+    side = ONE_SIDED.get(name, (0, 0, 0))[2]
+    return x - side * min(0.0, float((side * x).min())) + 0.01 * side
 
 
 def prove(folder, layers, eps=0.05):
@@ -55,12 +101,14 @@ def prove(folder, layers, eps=0.05):
     uap = certify_uap(net, x, y, eps, certificates=found, **known)
     made.store(0, kept, 0, 4, found, uap)
     assert made.figures(uap).images == int(found.certified.sum()) > 0
+    with np.load(folder / "00000.npz") as arrays:
+        assert (arrays["entry_kind"] != checker.INTERVAL).any()
     return int(found.certified.sum())
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_what_is_certified_has_proofs_that_hold(tmp_path, name):
-    certified = prove(tmp_path, LAYERS[name], eps=0.02)
+    certified = prove(tmp_path, LAYERS[name], eps=EPS.get(name, 0.02))
     summary = checker.check_folder(tmp_path, checker.read_network(tmp_path / "model.onnx"))
     assert (summary.images, summary.groups, summary.refused) == (certified, 1, [])
 
@@ -75,14 +123,14 @@ def test_they_hold_in_fractions(tmp_path):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_values_and_slopes_are_those_of_torch(name):
     curve, function = FUNCTIONS[name]
-    x = torch.linspace(-30, 30, 2001, dtype=torch.float64, requires_grad=True)
+    x = moved(name, torch.linspace(-30, 30, 2001, dtype=torch.float64)).requires_grad_()
     value = function(x)
     (slope,) = torch.autograd.grad(value.sum(), x)
-    at = x.detach().numpy()
+    at, value, slope = x.detach().numpy(), value.detach().numpy(), slope.numpy()
     near = 2.0**-45
-    assert (abs(curve.value(at) - value.detach().numpy()) <= near * (1 + abs(at))).all()
-    apart = at != 0  # where ELU has a kink
-    assert (abs(curve.slope(at) - slope.numpy())[apart] <= near).all()
+    assert (abs(curve.value(at) - value) <= near * (1 + abs(at) + abs(value))).all()
+    apart = (at != 0) & (abs(at) != 3)  # where ELU and Hardswish have kinks
+    assert (abs(curve.slope(at) - slope) <= near * (1 + abs(slope)))[apart].all()
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -91,21 +139,54 @@ def test_lines_bound_curves_at_every_place(name):
     curve, _ = FUNCTIONS[name]
     draw = np.random.default_rng(0)
     lower = draw.normal(size=(400, 1)) * 4
-    upper = lower + draw.exponential(size=(400, 1)) * 10.0 ** draw.integers(-4, 1, (400, 1))
+    width = draw.exponential(size=(400, 1)) * 10.0 ** draw.integers(-4, 1, (400, 1))
+    lower = moved(name, np.concatenate([lower, lower + width]))[:400]
+    upper = lower + width
     touch = lower + draw.random((400, 1)) * (upper - lower)
     slope = curve.slope(touch)
     slope[::3] += draw.normal(size=slope[::3].shape)
-    below, above = curve.offsets(np.stack([slope, touch] * 2), lower, upper)
-    x = lower + np.linspace(0, 1, 501) * (upper - lower)
-    rest = curve.value(x) - slope * x
+    _, below, _, above = curve.lines(FLOATS, np.stack([slope, touch] * 2), lower, upper)
+    x = np.concatenate([lower + np.linspace(0, 1, 501) * (upper - lower), touch], 1)
+    value = curve.value(x)
+    rest = value - slope * x
     assert (below <= rest.min(1, keepdims=True)).all()
     assert (above >= rest.max(1, keepdims=True)).all()
-    low, high = curve.hull(lower, upper)
-    assert (low <= curve.value(x)).all() and (high >= curve.value(x)).all()
+    low, high = curve.hull(FLOATS, lower, upper)
+    assert (low <= value).all() and (high >= value).all()
     gaps = rest.min(1) - below[:, 0], above[:, 0] - rest.max(1)
     fitting = np.arange(400) % 3 > 0
-    near = np.minimum(*gaps)[fitting] < 1e-4 * (upper - lower)[fitting, 0] + 1e-9
-    assert near.mean() > 0.95
+    near = 1e-4 * (upper - lower)[:, 0] + 1e-9 * (1 + abs(value).max(1) + abs(slope)[:, 0])
+    assert (np.minimum(*gaps) < near)[fitting].mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("curve", "lower"), [(curves.LOG, 0.0), (curves.power_of(-1), -0.1), (curves.power_of(0.3), -1)]
+)
+def test_intervals_outside_a_domain_are_refused(curve, lower):
+    with pytest.raises(checker.Refused, match="not defined"):
+        curve.hull(FLOATS, np.array([[lower]]), np.array([[1.0]]))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_planes_bound_products_and_mccormicks_meet_them_at_three_corners(exact):
+    numbers, product = Numbers(exact), Product()
+    draw = np.random.default_rng(1)
+    lower = numbers.of(draw.integers(-9, 9, (60, 1)) / 4)
+    upper = lower + numbers.of(draw.integers(0, 9, (60, 1)) / 8)
+    (x, y), (far_x, far_y) = np.split(lower, 2), np.split(upper, 2)
+    mccormick = np.stack([y, x, far_y, x]).astype(float)  # below, then above
+    stated = np.concatenate([mccormick, draw.normal(size=(4, 30, 2))], 2)
+    low_slope, low, high_slope, high = product.lines(numbers, stated, lower, upper)
+    gaps = []
+    for share in [(0, 0), (0, 1), (1, 0), (1, 1), *draw.random((20, 2))]:
+        at = x + numbers.of(share[0]) * (far_x - x), y + numbers.of(share[1]) * (far_y - y)
+        planes = [sum(p * v for p, v in zip(np.split(s, 2), at, strict=True)) + m
+                  for s, m in ((low_slope, low), (high_slope, high))]  # fmt: skip
+        gaps.append([at[0] * at[1] - planes[0], planes[1] - at[0] * at[1]])
+        rounding = 0 if exact else 1e-15
+        assert (np.stack(gaps[-1]) >= -rounding).all()
+    touching = np.array(gaps)[:4, :, :, 0] <= (0 if exact else 1e-13)
+    assert (touching.sum(0) >= 3).all()
 
 
 # -- corrupted proofs -----------------------------------------------------------------------

@@ -100,3 +100,9 @@ class Multiplied:
         moves = torch.cat([last - first, high_x - low_x], 1).to(dtype)
         rises = (low_x * first - high_x * last).to(dtype)
         return Plane(torch.cat([p, q], 1), sign * (least - error), moves, rises)
+
+    def stated(self, parameter: Tensor) -> Tensor:
+        """Return (n, M, 4) both slopes of the plane below, then above, as proofs have them."""
+        below = torch.ones_like(parameter.chunk(2, 1)[0], dtype=torch.bool)
+        planes = [self.line(parameter, side, torch.float64) for side in (below, ~below)]
+        return torch.stack([end for plane in planes for end in plane.slope.chunk(2, 1)], -1)

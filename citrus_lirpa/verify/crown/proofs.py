@@ -20,7 +20,6 @@ from ...bounds.radius import largest, map_hash
 from ...checker import FORMAT, INTERVAL, SLOPES, Refuted, most_broken, open_classes
 from ...formats.atomic import write_atomically
 from .relaxation import Images, Relaxation
-from .tangents import Curved
 
 Array = NDArray[Any]
 #: The arrays of a file, and the types of their numbers.
@@ -269,7 +268,9 @@ def _of_curves(relaxation: Relaxation, sizes: Sequence[int]) -> Array:
 
 
 def _lines(relaxation: Relaxation, images: Tensor, parameter: Tensor | None = None) -> Array:
-    """Return (R, neurons of curves, 4) slope and touch of lines below and above curves.
+    """Return (R, values of curves and products, 4) what the checker needs of their lines.
+
+    That is slope and touch of a line below and of one above, or both slopes of such planes.
 
     Args:
         relaxation: Of the images.
@@ -278,11 +279,9 @@ def _lines(relaxation: Relaxation, images: Tensor, parameter: Tensor | None = No
     """
     p = torch.full_like(relaxation.lower[images], 0.5) if parameter is None else parameter
     found = [p.new_zeros(len(p), 0, 4, dtype=torch.float64)]
-    for part, curved in zip(p.split(relaxation.widths, 1), relaxation.curved, strict=True):
-        if not isinstance(curved, Curved):  # the checker reads no products
-            continue
-        sides = curved.rows(images).both(part, torch.float64)
-        found.append(torch.stack([end for line in sides for end in (line.slope, line.touch)], -1))
+    for part, bent in zip(p.split(relaxation.widths, 1), relaxation.curved, strict=True):
+        if bent is not None:
+            found.append(bent.rows(images).stated(part))
     return torch.cat(found, 1).cpu().numpy()
 
 

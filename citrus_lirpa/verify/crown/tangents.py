@@ -160,6 +160,11 @@ class Curved:
         below = torch.ones_like(parameter, dtype=torch.bool)
         return self.line(parameter, below, dtype), self.line(parameter, ~below, dtype)
 
+    def stated(self, parameter: Tensor) -> Tensor:
+        """Return (n, M, 4) slope and touch of the line below, then above, as proofs have them."""
+        sides = self.both(parameter, torch.float64)
+        return torch.stack([end for line in sides for end in (line.slope, line.touch)], -1)
+
     def _line(self, parameter: Tensor, below: Tensor, dtype: torch.dtype) -> Line:
         curve, left, right = self.curve, self.lower, self.upper
         at = _Places(*torch.where(below, *self.places))
