@@ -202,7 +202,11 @@ class Ranges:
             stated = stated[bent].transpose(1, 0, 2)
             below, low, above, high = node.bend.lines(self.network.numbers, stated, lower, upper)
         wide = np.concatenate([a] * (len(lower) // len(a)))  # a product has two inputs
-        slope, offset, shift = np.where(wide > 0, below, above), np.where(a > 0, low, high), 0 * wide
+        slope, offset, shift = (
+            np.where(wide > 0, below, above),
+            np.where(a > 0, low, high),
+            0 * wide,
+        )
         if choice.signs is not None and choice.signs[mine].any():
             require(node.bend is None, "a neuron of a curve is split")
             signs = choice.signs[mine]

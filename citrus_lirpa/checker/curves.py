@@ -205,5 +205,5 @@ def power_of(p: float) -> Curve:
         convex, concave = (_NONE, _RIGHT) if 0 < p < 1 else (_RIGHT, _NONE)
     lowest = 0.0 if even and p > 0 else -math.inf
     return Curve(
-        lambda x: power(x, p), lambda x: p * power(x, p - 1), convex, concave, lowest, domain
+        lambda x: power(x, p), lambda x: p * power(x, p, 1), convex, concave, lowest, domain
     )

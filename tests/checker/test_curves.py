@@ -29,22 +29,23 @@ LAYERS = {
     "gelu, twice": [nn.GELU(), nn.Conv2d(3, 3, 3), nn.GELU()],
     "tanh gelu": [nn.GELU("tanh")],
     "a sigmoid and its silu": [Function(lambda x: torch.cat([x * x.sigmoid(), x.sigmoid()], 1))],
-    "a steep elu": [nn.ELU(2.0)],
     "mish behind selu": [nn.SELU(), nn.Conv2d(3, 3, 3), nn.Mish()],
     "hardswish behind celu": [nn.CELU(0.5), nn.Conv2d(3, 3, 3), nn.Hardswish()],
     "softsign and log-sigmoid": [nn.Softsign(), nn.Conv2d(3, 3, 3), nn.LogSigmoid()],
     "hardsigmoid": [nn.Hardsigmoid()],
     "exp and log": [Function(lambda x: x.exp() - (x.abs() + 1).log())],
-    "roots and inverses": [Function(lambda x: (x.abs() + 1).rsqrt() + (x.relu() + 1).sqrt())],
+    "roots and inverses": [Function(lambda x: (x.abs() + 0.1).rsqrt() + (x.relu() + 1).sqrt())],
     "powers": [Function(lambda x: x**3 + x.relu() ** 1.5 - (x.relu() + 1) ** -2.0 + x * x)],
     "product": [Function(lambda x: x[:, :2] * x[:, 1:])],
     "gate": [Function(lambda x: x * x.mean((2, 3), keepdim=True).sigmoid())],
     "quotients": [Function(lambda x: x / (x.relu() + 1) + 2 / (x.square() + 1) - x / 3)],
-    "softmax by hand": [Function(lambda x: x.exp() / x.exp().sum(1, keepdim=True))],
     "pooled tanh": [nn.Tanh(), nn.MaxPool2d(2), nn.Conv2d(3, 3, 2), nn.ReLU()],
 }
 #: For those whose perturbations are not 0.02.
-EPS = {"product": 0.005, "gate": 0.005, "quotients": 0.005, "softmax by hand": 0.005}
+EPS = {
+    "sigmoid": 0.05, "tanh, twice": 0.05, "softsign and log-sigmoid": 0.05, "hardsigmoid": 0.2,
+    "roots and inverses": 0.15, "product": 0.002, "gate": 0.01, "quotients": 0.005,
+}  # fmt: skip
 FUNCTIONS = {
     "sigmoid": (curves.SIGMOID, torch.sigmoid),
     "tanh": (curves.TANH, torch.tanh),
@@ -192,10 +193,10 @@ def test_planes_bound_products_and_mccormicks_meet_them_at_three_corners(exact):
 # -- corrupted proofs -----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def proofs(tmp_path_factory):
+@pytest.fixture(scope="module", params=["tanh, twice", "product"])
+def proofs(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("curves")
-    prove(folder, LAYERS["tanh, twice"])
+    assert prove(folder, LAYERS[request.param], eps=EPS[request.param]) == 4
     with np.load(folder / "00000.npz") as arrays:
         return folder, dict(arrays)
 
@@ -243,6 +244,11 @@ CORRUPTIONS = {
     "a slope that is NaN": changed("line_context", lambda v, _: v * np.nan, None),
     "slopes that are infinite": changed("line_context", lambda v, _: v + np.inf),
     "slopes of another curve": changed("line_context", lambda v, d: v + 30 * d.normal(size=4)),
+    "a slope of every line or plane shifted": changed(
+        "line_context", lambda v, _: v + [9, 0, 9, 0]
+    ),
+    "slopes of the other sign": changed("line_context", lambda v, _: v * [-1, 1, -1, 1]),
+    "lines of other neurons": changed("line_context", lambda v, d: d.permuted(v, axis=1)),
     "lines of fewer neurons": lambda a, _: {**a, "line_context": a["line_context"][:, :-1]},
     "no lines": lambda a, _: {**a, "line_context": a["line_context"][:, :0]},
     "lines of fewer images": lambda a, _: {**a, "line_context": a["line_context"][:-1]},

@@ -213,7 +213,7 @@ class Proofs:
             "certified": list(certified),
             "groups": [list(group) for group in groups],
         }
-        arrays: dict[str, Any] = {n: self._joined(n, kind) for n, kind in _ARRAYS.items()}
+        arrays = _needed({n: self._joined(n, kind) for n, kind in _ARRAYS.items()}, certified)
         arrays |= {"statement": np.array(json.dumps(statement)), "pixels": self.x}
         if isinstance(ball.eps, Tensor):
             arrays["eps_map"] = ball.eps.cpu().numpy()
@@ -228,8 +228,7 @@ class Proofs:
             self._parts.setdefault(name, []).append(values)
 
     def _joined(self, name: str, kind: str) -> Array:
-        values = np.concatenate(self._parts.get(name) or [np.zeros(0)]).astype(kind)
-        return values.cumsum() if name.endswith("_end") else values
+        return np.concatenate(self._parts.get(name) or [np.zeros(0)]).astype(kind)
 
     def _context(self, images: Images, i: int) -> _Context:
         """Return the bounds of an image, which are kept once."""
@@ -255,6 +254,37 @@ class Proofs:
                 line_context=_lines(images.relaxation, torch.tensor([i])),
             )
         return found
+
+
+def _needed(arrays: dict[str, Array], certified: Sequence[int]) -> dict[str, Any]:
+    """Return the arrays of a file, without proofs that no claim needs.
+
+    Images that are not certified need theirs only in sets of several images.
+
+    Args:
+        arrays: What was kept; ``*_end`` has the length of each part, and ends in the result.
+        certified: Numbers of the images that are certified.
+    """
+    leaf, context = arrays["entry_leaf"], arrays["entry_context"]
+    image = arrays["context_image"][context]
+    several = np.bincount(leaf)[leaf] > 1
+    entry = np.isin(image, [*certified, *image[several]])
+    used = np.zeros(len(arrays["context_image"]), bool)
+    used[context[entry]] = True
+    rows = {  # by the name of an array, or by its first word
+        "context": used, "line_context": used, "claim_end": used,
+        "claim": np.repeat(used, arrays["claim_end"]),
+        "entry": entry, "line_entry": entry[arrays["entry_kind"] == SLOPES], "slope_end": entry,
+        "slope": np.repeat(entry, arrays["slope_end"]), "split": entry[arrays["split_entry"]],
+    }  # fmt: skip
+    kept = {}
+    for name, values in arrays.items():
+        kept[name] = values[rows[name] if name in rows else rows[name.partition("_")[0]]]
+        if name.endswith("_end"):
+            kept[name] = kept[name].cumsum()
+    kept["entry_context"] = (np.cumsum(used) - 1).astype("int32")[kept["entry_context"]]
+    kept["split_entry"] = (np.cumsum(entry) - 1).astype("int32")[kept["split_entry"]]
+    return kept
 
 
 def _flat(images: Images, side: int, i: int) -> Array:
