@@ -25,7 +25,7 @@ from .precision import full_precision
 from .segments import Segment, affine_segments
 from .selfcheck import self_check
 from .traced import TracedModule
-from .tracing import unwrapped
+from .unwrapping import unwrapped
 
 #: Whose bounds count: this package's own where it knows all layers, or auto_LiRPA's alone.
 BOUNDS = ("own", "auto-lirpa")

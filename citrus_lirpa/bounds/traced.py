@@ -29,11 +29,9 @@ from .tracing import (
     modes_restored,
     nodes,
     rng_kept,
-    split_normalise,
-    unwrapped,
-    without_softmax,
     wrap,
 )
+from .unwrapping import split_normalise, unwrapped, without_softmax
 
 Self = TypeVar("Self", bound="TracedModule")
 #: Images of the example that is made where none is given.

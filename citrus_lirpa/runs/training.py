@@ -82,7 +82,6 @@ def train_run(
 
             more: dict[str, Any] = {"folder": folder, "progress": observer.progress}
             history = fit(net, loss, images, config, on_epoch=on_epoch, **more)
-        if not distributed.leads():
-            return None
-        observer.draw(history, run)
-    return history
+        if distributed.leads():
+            observer.draw(history, run)
+    return history if distributed.leads() else None
