@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import leave_pictures_out, run_in_this_process, small_run
+from networks import attack_quickly
 from results import made_up_evaluation
 
 from citrus_lirpa.bounds import lirpa
@@ -19,6 +21,8 @@ torch.set_num_threads(1)
 # A shell that starts the tests in the background has them ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+#: What is tested in these rooms does not depend on how many images an attack breaks.
+COMMANDS = ("benchmarks", "cli", "docs", "product", "reports", "runs", "tuning")
 UNPACKER = Path(__file__).parents[2] / "shared" / "data" / "unpack.py"
 
 
@@ -31,6 +35,14 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_attack(request) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name in COMMANDS:
+            attack_quickly(patch)
+        yield
 
 
 @pytest.fixture(autouse=True)

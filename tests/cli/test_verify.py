@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
+from fuzzing import sizes
 from torch import nn
 
 from citrus_lirpa import __version__
@@ -169,11 +170,12 @@ def kind(word):
     return next(pattern for pattern in patterns if re.fullmatch(pattern, word))
 
 
+@sizes(60, 170)
 @pytest.mark.parametrize("network", ["N1", "N0", "N"])
-def test_mutated_queries_are_answered_or_refused(files, queries, network):
+def test_mutated_queries_are_answered_or_refused(files, queries, network, cases):
     """A verdict, or one line and status 2: never a traceback, which ``answer`` raises."""
     generator, counts = random.Random(0), Counter()
-    for _ in range(170):
+    for _ in range(cases):
         text = mutated(queries[network], generator)
         (files / "mutated.vnnlib").write_text(text)
         options = ("mutated.vnnlib", "--timeout", 5)
@@ -182,7 +184,7 @@ def test_mutated_queries_are_answered_or_refused(files, queries, network):
             assert (status, out, len(err.splitlines())) == (2, "", 1), (text, err)
         counts["refused" if status else out.split()[0]] += 1
     assert set(counts) <= {"refused", "sat", "unsat", "unknown", "timed-out"}
-    assert counts["refused"] < 170
+    assert counts["refused"] < cases
 
 
 # -- supports -------------------------------------------------------------------------

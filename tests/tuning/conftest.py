@@ -1,11 +1,9 @@
 """Studies of tiny trainings on the digits."""
 
-import functools
 from pathlib import Path
 
 import pytest
 
-from citrus_lirpa import GroupAttack
 from citrus_lirpa.runs.tuning import study
 
 STUDY = """
@@ -26,13 +24,6 @@ QUICK = """
 method = "ibp"
 limit = 50
 """
-
-
-@pytest.fixture(autouse=True)
-def quick_attack(monkeypatch) -> None:
-    """Evaluations attack groups in few steps: how much these break does not matter here."""
-    quick = functools.partial(GroupAttack, steps=5, restarts=1)
-    monkeypatch.setattr("citrus_lirpa.verify.groups.GroupAttack", quick)
 
 
 @pytest.fixture

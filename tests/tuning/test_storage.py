@@ -214,7 +214,7 @@ def test_a_trial_without_figures_never_counts_as_one_that_reaches_what_is_asked(
 
 def test_the_search_learns_from_all_kinds_of_trials(kept):
     storage = opened(kept)
-    for number in range(40):  # more than are drawn at random
+    for number in range(20):  # more than are drawn at random
         trial, values = begun(storage)
         if number % 4 == 1:
             storage.prune(trial)

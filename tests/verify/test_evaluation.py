@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from networks import CLASSES, without_dual_engine
+from networks import CLASSES, attack_quickly, without_dual_engine
 
 from citrus_lirpa import certify
 from citrus_lirpa.data.types import DatasetSpec, Split
@@ -85,7 +85,8 @@ def test_the_record_is_json_and_says_what_was_found(deep, engine):
     assert sum(record["image_seconds"]) <= seconds["total"] + 14 * 5e-5
 
 
-def test_shares_add_up_whatever_was_found(deep):
+def test_shares_add_up_whatever_was_found(deep, monkeypatch):
+    attack_quickly(monkeypatch)
     data, spec = data_of(deep, 12)
     for method, relational, eps in (("ibp", "none", 0.02), ("crown", "io", 0.1),
                                     ("bab", "cross", 0.15), ("ibp", "cross", 0.0)):  # fmt: skip
@@ -148,6 +149,7 @@ def test_batches_hold_whole_groups(monkeypatch, deep, count, group_size, batch_s
         return certify(net, x, *rest, **options)
 
     monkeypatch.setattr(sys.modules["citrus_lirpa.verify.batches"], "certify", watched)
+    attack_quickly(monkeypatch)
     protocol = Protocol(
         eps=0.02, method="ibp", relational="none", group_size=group_size, batch_size=batch_size
     )

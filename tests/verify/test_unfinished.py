@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 from command_line import after, run, sets
-from networks import images, without_dual_engine
+from networks import attack_quickly, images, without_dual_engine
 
 from citrus_lirpa import PGD, GroupAttack
 from citrus_lirpa.data.types import DatasetSpec, Split
@@ -18,6 +18,11 @@ from citrus_lirpa.verify.engines import LirpaEngine
 
 SPEC = DatasetSpec(name="noise", shape=(1, 4, 4), class_names="abc", loader=lambda *_: None)
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def quick_attack(monkeypatch) -> None:
+    attack_quickly(monkeypatch)
 
 
 def protocol(**changes):
