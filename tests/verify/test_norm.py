@@ -209,6 +209,31 @@ def test_groups_are_counted_as_the_whole_disc_counts_them(relational, clip):
     assert gap <= 5 and (gained > 0 or clip or relational == "cross"), (gap, gained)
 
 
+def test_programs_of_large_groups_count_no_less_than_the_whole_disc():
+    """Ten open images are too many to try every set: a program bounds how many break."""
+    gained = 0
+    for seed in (4, 8, 12):
+        torch.manual_seed(seed)
+        model, shape = random_net("mlp", seed)
+        x, y = random_images(model, shape, seed, 20)
+        net, eps = BoundedNet(model, x).eval(), 0.25
+        certificates = certify(net, x, y, eps, method="alpha-crown", norm=2)
+        x, y = x[certificates.open][:10], y[certificates.open][:10]
+        if len(x) < 9:
+            continue
+        found = certify_uap(
+            net, x, y, eps, group_size=len(x), relational="io", norm=2,
+            certificates=certify(net, x, y, eps, method="alpha-crown", norm=2),
+            attack=GroupAttack(norm=2, restarts=2),
+        )  # fmt: skip
+        u = disc(eps, 81)
+        wrong = model((x.unsqueeze(0) + u.unsqueeze(1)).flatten(0, 1)).argmax(1).view(len(u), -1)
+        truth = len(x) - int((wrong != y).sum(1).max())
+        assert int(found.lower) <= truth, seed
+        gained += found.stage == ("milp",)
+    assert gained >= 1
+
+
 # -------------------------------------------------------------------- attacks and training
 
 
