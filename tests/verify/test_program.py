@@ -16,7 +16,7 @@ from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.crown.program import Program
 from citrus_lirpa.verify.crown.proofs import Proofs
 from citrus_lirpa.verify.crown.reduced_images import ReducedImages
-from citrus_lirpa.verify.crown.tree import BROKEN, GIVEN_UP, PROVED
+from citrus_lirpa.verify.crown.tree import BROKEN, GIVEN_UP, OPEN, PROVED
 
 
 def prepared(seed, eps):
@@ -110,7 +110,12 @@ def test_trees_take_what_programs_find(monkeypatch):
 def test_what_the_solver_alone_calls_safe_is_not_proved(monkeypatch):
     monkeypatch.setattr(tree, "_PATIENCE", 0.0)
     monkeypatch.setattr(Program, "refuted", lambda self, least: False)
-    monkeypatch.setattr(tree.Tree, "_split", lambda self: setattr(self, "state", GIVEN_UP))
+
+    def give_up(self):
+        """Split nothing; end once programs have been tried."""
+        self.state = OPEN if self._programs_wait else GIVEN_UP
+
+    monkeypatch.setattr(tree.Tree, "_split", give_up)
     claimed = 0
     for seed in range(8):
         _, _, _, reduced = prepared(seed, 0.3)

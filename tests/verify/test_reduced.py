@@ -21,7 +21,7 @@ from citrus_lirpa.verify.crown.pool import Domains, Pool
 from citrus_lirpa.verify.crown.reduced import Matrix, moved
 from citrus_lirpa.verify.crown.reduced_dual import ReducedBound, columns
 from citrus_lirpa.verify.crown.reduced_images import ReducedImages
-from citrus_lirpa.verify.crown.tree import BROKEN, OPEN, PROVED, Roots, Tree
+from citrus_lirpa.verify.crown.tree import BROKEN, OPEN, PROVED, Tree
 
 nets = dict(
     kind=st.sampled_from((*KINDS, "wide", "branches")),
@@ -290,11 +290,15 @@ class Recorded(Tree):
 
 
 def begin(kind, reduced: ReducedImages, rows: torch.Tensor):
-    """A tree of image 0, from combinations that are bounded a little."""
+    """A tree of image 0, from combinations that are bounded a little, and split nowhere."""
     members = torch.zeros_like(rows)
-    found = ascend_dual(reduced.engine.dual(reduced.images, members, rows), 2)
-    parameter, logits = found.last
-    return kind(reduced, [0], Roots(rows, parameter.unsqueeze(1), logits))
+    dual = reduced.engine.dual(reduced.images, members, rows)
+    found = ascend_dual(dual, 2)
+    first = Domains(
+        rows, torch.zeros_like(dual.signs, dtype=torch.int8), *found.last, found.value, rows[:, 0]
+    )
+    scores = found.point.coefficients.clamp(max=0).abs() * torch.cat(dual.offset, 1)
+    return kind(reduced, [0], Pool(first.after(found, torch.where(dual.unstable, scores, -1.0))))
 
 
 @torch.no_grad()

@@ -76,12 +76,13 @@ def ascend_dual(
     best = Ascent(point.value, point.rounding, p, q, (p, q), point)
     mean = point.coefficients.abs().mean(1, keepdim=True)
     scale = torch.where(split, _BETA_RATE * mean, 1.0)
+    most = torch.ones_like(p).masked_fill_(split, torch.inf)
     for i in range(iterations):
         if time_is_over():
             break
         step = rate * _DECAY**i
-        p = p + step * scale * steps_p.step(dual.gradient(point))
-        p = torch.where(split, p.clamp(min=0), p.clamp(0, 1))
+        p = steps_p.step(dual.gradient(point)).mul_(scale).mul_(step).add_(p).clamp_(min=0)
+        p = torch.minimum(p, most, out=p)
         if dual.members > 1:
             gradient = q.softmax(1) * (point.line - point.value.unsqueeze(1))
             q = q + _WEIGHT_RATE * step * steps_q.step(gradient)
@@ -113,7 +114,7 @@ class _Adam:
     def step(self, gradient: Tensor) -> Tensor:
         first, second = _MOMENTS
         self.count += 1
-        self.mean = torch.lerp(gradient, self.mean, first)
-        self.square = torch.lerp(gradient.square(), self.square, second)
-        mean = self.mean / (1 - first**self.count)
-        return mean / ((self.square / (1 - second**self.count)).sqrt() + 1e-8)
+        self.mean.lerp_(gradient, 1 - first)
+        self.square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        size = self.square.div(1 - second**self.count).sqrt_().add_(1e-8)
+        return torch.div(self.mean, size, out=size).div_(1 - first**self.count)

@@ -1,9 +1,9 @@
-"""Branch and bound on many problems: each has a tree of its own."""
+"""Branch and bound on many problems: those that are not easy have a tree of their own."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -12,15 +12,12 @@ from torch import Tensor
 from ...bounds.deadline import ending_by
 from ...errors import OutOfTime
 from ..budget import Budget
-from .ascent import ascend_dual
-from .engine import ALPHA_RATE, ALPHA_STEPS
+from .forest import Forest
 from .reduced_images import ReducedImages
-from .tree import BROKEN, GIVEN_UP, OPEN, PROVED, Roots, Tree
+from .tree import GIVEN_UP, OPEN, PROVED, Tree
 
 #: Seconds of work on a problem before the next one has its turn; twice as much in each round.
 _FIRST_TURN = 0.1
-#: Steps of an attack from the minimiser of a root's bound.
-_ATTACK_STEPS = 20
 #: Numbers kept for open domains, of all problems; beyond it, the largest problem is given up.
 _POOL_LIMIT = 1 << 28
 
@@ -69,7 +66,8 @@ def branch_and_bound(
 ) -> Outcome:
     """Prove or break as many problems as possible.
 
-    All roots are bounded first, many problems together. Then problems have turns, each round's
+    All roots are bounded first, on whole networks, and split as long as folding networks would
+    cost more, many problems together. Then problems have turns on reduced networks, each round's
     twice as long as those of the round before, so that easy ones are decided first.
 
     Args:
@@ -86,12 +84,13 @@ def branch_and_bound(
         search.state.fill_(PROVED)
         return search.outcome
     search.bound_roots(budget)
-    parts = _fitting(images, problems.members)
-    for number, part in enumerate(parts if split and images.engine.splits else []):
-        its = budget.part(len(part) / sum(map(len, parts[number:])))
-        with ending_by(its.deadline), contextlib.suppress(OutOfTime):
-            search.take_turns(part, its)
-    search.keep_proofs()
+    if split and images.engine.splits:
+        search.split_together(budget)
+        parts = _fitting(images, problems.members)
+        for number, part in enumerate(parts):
+            its = budget.part(len(part) / sum(map(len, parts[number:])))
+            with ending_by(its.deadline), contextlib.suppress(OutOfTime):
+                search.take_turns(part, its)
     return search.outcome
 
 
@@ -121,13 +120,9 @@ class _Search:
     ):
         self.images, self.problems = images, problems
         self.wanted, self.progress = wanted, progress
-        count, device = len(problems.members), problems.members.device
-        self.state = torch.full((count,), OPEN, device=device)
-        self.bounded = torch.zeros(count, dtype=torch.long, device=device)
+        self.forest = Forest(images, problems.members)
+        self.state, self.bounded, self.u = self.forest.state, self.forest.bounded, self.forest.u
         self.claimed = torch.zeros_like(self.state, dtype=torch.bool)
-        self.u: dict[int, Tensor] = {}
-        self._reached = torch.ones_like(self.state, dtype=torch.bool)
-        self._proved_roots: list[tuple[Tensor, Tensor, Tensor]] = []
 
     @property
     def outcome(self) -> Outcome:
@@ -136,76 +131,39 @@ class _Search:
 
     def bound_roots(self, budget: Budget) -> None:
         """Bound all combinations, those of many problems together, and attack from there."""
-        problems, at_once = self.problems, self.images.engine.rows_at_once
-        every = torch.arange(len(problems.rows), device=problems.rows.device)
-        parts: list[tuple[Tensor, Roots]] = []
-        for now in every.split(max(1, at_once // problems.members.shape[1])):
-            if parts and budget.over:
-                self._reached[problems.problem[now[0] :]] = False
-                break
-            parts.append(self._bound_some(now))
-        owners, roots = zip(*parts, strict=True)
-        self._owners = torch.cat(owners)
-        self._roots = Roots(*map(torch.cat, zip(*roots, strict=True)))
-        proved = (self.state == OPEN) & self._reached
-        proved[self._owners] = False
-        self.state[proved] = PROVED
+        self.forest.plant(self.problems.problem, self.problems.rows, budget)
         self.progress(self.outcome)
 
-    def _bound_some(self, now: Tensor) -> tuple[Tensor, Roots]:
-        """Bound some combinations; return those that stay open, after the problem of each."""
-        engine, images, problems = self.images.engine, self.images.images, self.problems
-        owners, rows = problems.problem[now], problems.rows[now]
-        members = problems.members[owners]
-        dual = engine.dual(images, members, rows)
-        found = ascend_dual(dual, ALPHA_STEPS, rate=ALPHA_RATE)
-        self.bounded += torch.bincount(owners, minlength=len(self.state))
-        left = ~engine.proved(dual, found, images, members)
-        if engine.proofs is not None:
-            self._proved_roots.append((now[~left], *found.best(~left)))
-        u = engine.attacked(images, members[left], found.point.u[left], _ATTACK_STEPS)
-        owners = owners[left]
-        for d in engine.broken(images, members[left], u).all(1).nonzero().flatten().tolist():
-            self.state[owners[d]], self.u[int(owners[d])] = BROKEN, u[d]
-        parameter, logits = found.last
-        return owners, Roots(rows, parameter.unflatten(0, members.shape), logits).at(left)
-
-    def keep_proofs(self) -> None:
-        """Hand on the roots of problems that are proved; trees have handed on their parts."""
-        problems, proofs = self.problems, self.images.engine.proofs
-        if proofs is None:
-            return
-        for now, parameter, weights in self._proved_roots:
-            kept = self.state[problems.problem[now]] == PROVED
-            members = problems.members[problems.problem[now[kept]]]
-            proofs.add(
-                *(self.images.images, members, problems.rows[now[kept]]),
-                parameter=parameter[kept.repeat_interleave(members.shape[1])],
-                weights=weights[kept],
-            )
+    def split_together(self, budget: Budget) -> None:
+        """Split what need not be folded for it, many problems together."""
+        self.forest.grow(lambda: self._waiting(self.forest.pools), budget, _POOL_LIMIT)
+        self.progress(self.outcome)
 
     def take_turns(self, part: list[int], budget: Budget) -> None:
         """Work on some problems, until they are decided or the time is over."""
         trees: dict[int, Tree] = {}
         turn = _FIRST_TURN
-        while waiting := [problem for problem in part if self._is_open(problem)]:
+        while waiting := self._waiting(part):
             for problem in waiting:
                 if budget.over:
                     return
-                if self._is_open(problem):
+                if self._waiting([problem]):
                     self._run(problem, trees, min(turn, budget.left), budget.limit)
             turn *= 2
 
-    def _is_open(self, problem: int) -> bool:
-        wanted = self.wanted is None or bool(self.wanted(self.state)[problem])
-        return wanted and int(self.state[problem]) == OPEN and bool(self._reached[problem])
+    def _waiting(self, problems: Iterable[int]) -> list[int]:
+        """Return which of some problems are open, and worth the time."""
+        waiting = (self.state == OPEN) & self.forest.reached
+        if self.wanted is not None:
+            waiting &= self.wanted(self.state)
+        return [problem for problem in problems if waiting[problem]]
 
     def _run(self, problem: int, trees: dict[int, Tree], seconds: float, limit: float) -> None:
         """Work on a problem, note what is found, and keep the tree where it may go on."""
         if problem not in trees:
             members = self.problems.members[problem].tolist()
-            roots = self._roots.at(self._owners == problem)
-            trees[problem] = Tree(self.images, members, roots)
+            leaves = self.forest.leaves.pop(problem, [])
+            trees[problem] = Tree(self.images, members, self.forest.pools.pop(problem), leaves)
         tree = trees[problem]
         left = limit - tree.spent
         self.bounded[problem] += tree.run(min(seconds, left), left)

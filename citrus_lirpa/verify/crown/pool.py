@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from .ascent import Ascent
 
 
 class Domains(NamedTuple):
@@ -35,6 +39,35 @@ class Domains(NamedTuple):
     def at(self, which: Tensor) -> Domains:
         """Return some of the domains."""
         return Domains(*(part[which] for part in self))
+
+    @staticmethod
+    def cat(parts: Sequence[Domains]) -> Domains:
+        """Return the domains of all parts."""
+        return Domains(*map(torch.cat, zip(*parts, strict=True)))
+
+    def after(self, found: Ascent, scores: Tensor) -> Domains:
+        """Return the same domains after an ascent of their bounds.
+
+        Halves start from its last parameters, not the best: fewer are needed so.
+
+        Args:
+            found: The ascent.
+            scores: (D, M) of the neurons, -1 of those that cannot be split; the best comes next.
+        """
+        best, choice = pad(scores, (0, 1), value=-1.0).max(1)  # of none where none is left
+        parameter, logits = found.last
+        return Domains(
+            self.rows,
+            self.signs,
+            parameter.view_as(self.parameter),
+            logits,
+            found.value,
+            torch.where(best >= 0, choice, -1),
+        )
+
+    def best(self, found: Ascent) -> Domains:
+        """Return the same domains with the parameters of the best bounds of an ascent."""
+        return self._replace(parameter=found.parameter.view_as(self.parameter), logits=found.logits)
 
     def halves(self) -> Domains:
         """Return every domain twice: its chosen neuron on, and off."""
@@ -67,6 +100,11 @@ class Pool:
     def numbers(self) -> int:
         """How many α and β are kept."""
         return self.count * self._room.parameter.shape[1]
+
+    @property
+    def splits(self) -> bool:
+        """Whether every domain has a neuron left to split."""
+        return bool((self._room.choice[: self.count] >= 0).all())
 
     def add(self, new: Domains) -> None:
         """Put domains in."""

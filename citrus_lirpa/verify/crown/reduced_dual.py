@@ -33,7 +33,7 @@ class ReducedBound:
         self.networks, self.ball, self.rows = networks, ball, rows
         self.domains, self.members = rows.shape
         self._signs = columns(signs.to(networks[0].bias.dtype)).t()
-        self._free = self._signs == 0
+        self._free, self._less = self._signs == 0, -self._signs
         lower = torch.cat([network.lower for network in networks]).unsqueeze(1)
         upper = torch.cat([network.upper for network in networks]).unsqueeze(1)
         up = upper / (upper - lower)
@@ -69,7 +69,7 @@ class ReducedBound:
             lines = partial(_relaxed, slope[n], self._up[n], self._offset[n], c[n] > 0)
             inputs.append(network.forward(v, lines)[0])
         z = inputs[0] if self.members == 1 else torch.cat(inputs)
-        return (c.clamp(min=0) * z * self._free - self._signs * z).t()
+        return c.clamp(min=0).mul_(self._free).sub_(self._signs).mul_(z).t()
 
     def guaranteed(self, parameter: Tensor, weight: Tensor) -> Tensor:
         """Return the bounds (D,), less what rounding can have added to them; in float64."""
@@ -110,12 +110,12 @@ class ReducedBound:
     def _evaluate(self, parameter: Tensor, weight: Tensor) -> tuple[Point, list[Tensor]]:
         """Return the bounds, and for each member the multipliers (M, D) that they stand on."""
         p = parameter.t()
-        slope, beta = torch.where(self._free, p, self._up), self._signs * p
+        slope, added = torch.where(self._free, p, self._up), self._less * p
         parts: tuple[list[Tensor], ...] = ([], [], [])
         c, w, a = parts
         constant = []
         for network, n, row in zip(self.networks, self._parts, self.rows.t(), strict=True):
-            found = network.backward(row, partial(_multiplied, slope[n], self._up[n], beta[n]))
+            found = network.backward(row, partial(_multiplied, slope[n], self._up[n], added[n]))
             for part, kept in zip(found, parts, strict=True):
                 kept.append(part)
             raised = (c[-1].clamp(max=0) * self._offset[n]).sum(0)
@@ -130,9 +130,12 @@ class ReducedBound:
         return Point(value, line, u, slope.t(), coefficients.t(), torch.zeros_like(value)), w
 
 
-def _multiplied(slope: Tensor, up: Tensor, beta: Tensor, here: slice, c: Tensor) -> Tensor:
-    """Return the multipliers of z: each h is replaced by the line that bounds c h from below."""
-    return torch.addcmul(-beta[here], c, torch.where(c > 0, slope[here], up[here]))
+def _multiplied(slope: Tensor, up: Tensor, added: Tensor, here: slice, c: Tensor) -> Tensor:
+    """Return the multipliers of z: each h is replaced by the line that bounds c h from below.
+
+    And -β is ``added`` for neurons that are on, β for those that are off.
+    """
+    return torch.addcmul(added[here], c, torch.where(c > 0, slope[here], up[here]))
 
 
 def _relaxed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from .engine import DualEngine
 from .reduced import ReducedNetwork, reduce_network
@@ -28,6 +29,11 @@ class ReducedImages:
         """Return how many numbers the networks of an image hold at most."""
         unstable = int((self.images.relaxation.upper[number] > 0).sum())
         return 2 * unstable * (unstable + self.images.x[number].numel())
+
+    def unfolded(self, members: Sequence[int]) -> int:
+        """Return how many unstable ReLUs are to be folded for the networks of some images."""
+        upper = self.images.relaxation.upper
+        return sum(int((upper[i] > 0).sum()) for i in members if i not in self._kept)
 
     def networks(self, number: int) -> tuple[ReducedNetwork, ReducedNetwork]:
         """Return the network of an image in float64, and in the precision of the image."""
