@@ -1,11 +1,12 @@
 """The first domains of many problems, bounded together on whole networks.
 
 Folding the networks of a problem takes as long as bounding a number of domains without them. A
-problem that fewer decide needs no reduced networks.
+problem that fewer decide needs no reduced networks, nor does one without the time for them.
 """
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -18,12 +19,14 @@ from .dual import DualBound
 from .engine import ALPHA_RATE, ALPHA_STEPS
 from .pool import Domains, Pool
 from .reduced_images import ReducedImages
-from .tree import BROKEN, OPEN, PROVED, RATE, keep_leaves
+from .tree import BROKEN, GIVEN_UP, OPEN, PROVED, RATE, keep_leaves
 
 #: Steps of ascent on a half, and of an attack from the minimiser of a root's bound.
 _STEPS, _ATTACK_STEPS = 3, 20
 #: Folding so many unstable ReLUs takes as long as bounding a domain on the whole network.
 _FOLDED = 12
+#: Reduced networks pay where so many times the work that they cost can be done.
+_WORTH = 8
 
 
 class Forest:
@@ -34,9 +37,10 @@ class Forest:
         members: (T, s) the numbers of each problem's.
 
     Attributes:
-        state: (T,) OPEN, PROVED or BROKEN.
+        state: (T,) OPEN, PROVED, BROKEN or GIVEN_UP.
         u: By problem, a perturbation (...) that breaks all its members.
         bounded: (T,) how many domains were bounded.
+        spent: (T,) seconds of work on their halves.
         reached: (T,) whether all roots were bounded.
         pools: The open domains of each open problem that has any.
         leaves: The proved domains of each open problem, if proofs are kept.
@@ -47,6 +51,7 @@ class Forest:
         self.state = torch.full((len(members),), OPEN, device=members.device)
         self.u: dict[int, Tensor] = {}
         self.bounded = torch.zeros_like(self.state)
+        self.spent = torch.zeros_like(self.state, dtype=torch.float64)
         self.reached = torch.ones_like(self.state, dtype=torch.bool)
         self.pools: dict[int, Pool] = {}
         self.leaves: defaultdict[int, list[Domains]] = defaultdict(list)
@@ -68,22 +73,27 @@ class Forest:
         self._settle()
 
     def grow(self, waiting: Callable[[], list[int]], budget: Budget, most: int) -> None:
-        """Split domains of all problems, as long as that takes less than folding networks would.
+        """Split domains of all problems, until folding the networks of each of them pays.
 
         Args:
             waiting: Returns the problems that are worth the time.
-            budget: The time for it.
+            budget: The time for it; problems that take more than its limit are given up.
             most: Numbers that may be kept for domains.
         """
         share = _FOLDED * self.members.shape[1]
         more = [self.images.unfolded(which) // share for which in self.members.tolist()]
         enough = self.bounded + torch.tensor(more, device=self.bounded.device)
         while not budget.over and sum(pool.numbers for pool in self.pools.values()) < most:
-            small = [p for p in waiting() if p in self.pools and self.bounded[p] < enough[p]]
-            owners, domains = self._take([p for p in small if self.pools[p].splits])
+            begin, left = time.perf_counter(), [p for p in waiting() if p in self.pools]
+            turn = min(budget.limit, budget.left / max(1, len(left)))
+            staying = (self.bounded < enough) | (_WORTH * self.spent > turn)
+            owners, domains = self._take([p for p in left if staying[p] and self.pools[p].splits])
             if not domains.size:
                 break
             self._bound(owners.repeat(2), domains.halves())
+            counts = torch.bincount(owners, minlength=len(self.state))
+            self.spent += counts * ((time.perf_counter() - begin) / len(owners))
+            self.state[(self.state == OPEN) & (self.spent > budget.limit)] = GIVEN_UP
             self._settle()
 
     def _take(self, problems: list[int]) -> tuple[Tensor, Domains]:
