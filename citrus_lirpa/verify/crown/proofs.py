@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ...bounds.box import Ball
 from ...bounds.radius import largest, map_hash
 from ...checker import FORMAT, INTERVAL, SLOPES, Refuted, most_broken, open_classes
 from ...formats.atomic import write_atomically
+from .needed import needed
 from .relaxation import Images, Relaxation
 
 Array = NDArray[Any]
@@ -89,10 +90,8 @@ class Proofs:
     def begin(self, images: Images, proved: Tensor) -> None:
         """Keep what intervals prove: the margins ``proved`` (n, K-1)."""
         self.classes = proved.shape[1] + 1
-        for i in range(len(images)):
-            doubtful = (_flat(images, 0, i) < 0) & (_flat(images, 1, i) > 0)
-            number = self._number[_key(images.x[i].cpu().numpy(), int(images.y[i]))]
-            self._doubtful.setdefault(number, doubtful)
+        for i, lower, upper in _ends(images, range(len(images))):
+            self._doubtful.setdefault(self._image(images, i), (lower < 0) & (upper > 0))
         image, row = proved.nonzero(as_tuple=True)
         self.add(images, image.unsqueeze(1), row.unsqueeze(1), kind=INTERVAL)
 
@@ -121,7 +120,7 @@ class Proofs:
         if not len(members):
             return
         (count, size), flat = members.shape, members.flatten().tolist()
-        contexts = {i: self._context(images, i) for i in set(flat)}
+        contexts = {i: self._context(images, i, *ends) for i, *ends in _ends(images, {*flat})}
         image = np.array([contexts[i].image for i in flat])
         row = rows.flatten().cpu().numpy()
         wrong = row + (row >= self.y[image])
@@ -213,7 +212,7 @@ class Proofs:
             "certified": list(certified),
             "groups": [list(group) for group in groups],
         }
-        arrays = _needed({n: self._joined(n, kind) for n, kind in _ARRAYS.items()}, certified)
+        arrays = needed({n: self._joined(n, kind) for n, kind in _ARRAYS.items()}, certified)
         arrays |= {"statement": np.array(json.dumps(statement)), "pixels": self.x}
         if isinstance(ball.eps, Tensor):
             arrays["eps_map"] = ball.eps.cpu().numpy()
@@ -230,14 +229,16 @@ class Proofs:
     def _joined(self, name: str, kind: str) -> Array:
         return np.concatenate(self._parts.get(name) or [np.zeros(0)]).astype(kind)
 
-    def _context(self, images: Images, i: int) -> _Context:
+    def _image(self, images: Images, i: int) -> int:
+        """Return the number of an image in the batch."""
+        return self._number[_key(images.x[i].cpu().numpy(), int(images.y[i]))]
+
+    def _context(self, images: Images, i: int, lower: Array, upper: Array) -> _Context:
         """Return the bounds of an image, which are kept once."""
-        ends = [_flat(images, side, i) for side in (0, 1)]
-        key = hashlib.sha256(ends[0].tobytes() + ends[1].tobytes()).digest()
-        number = self._number[_key(images.x[i].cpu().numpy(), int(images.y[i]))]
+        key = hashlib.sha256(lower.tobytes() + upper.tobytes()).digest()
+        number = self._image(images, i)
         found = self._contexts.get((number, key))
         if found is None:
-            lower, upper = ends
             curved = _of_curves(images.relaxation, [one[0][0].numel() for one in images.bounds])
             neuron = (self._doubtful[number] | ((lower < 0) & (upper > 0)) | curved).nonzero()[0]
             lower, upper, curved = lower[neuron], upper[neuron], curved[neuron]
@@ -256,40 +257,14 @@ class Proofs:
         return found
 
 
-def _needed(arrays: dict[str, Array], certified: Sequence[int]) -> dict[str, Any]:
-    """Return the arrays of a file, without proofs that no claim needs.
-
-    Images that are not certified need theirs only in sets of several images.
-
-    Args:
-        arrays: What was kept; ``*_end`` has the length of each part, and ends in the result.
-        certified: Numbers of the images that are certified.
-    """
-    leaf, context = arrays["entry_leaf"], arrays["entry_context"]
-    image = arrays["context_image"][context]
-    several = np.bincount(leaf)[leaf] > 1
-    entry = np.isin(image, [*certified, *image[several]])
-    used = np.zeros(len(arrays["context_image"]), bool)
-    used[context[entry]] = True
-    rows = {  # by the name of an array, or by its first word
-        "context": used, "line_context": used, "claim_end": used,
-        "claim": np.repeat(used, arrays["claim_end"]),
-        "entry": entry, "line_entry": entry[arrays["entry_kind"] == SLOPES], "slope_end": entry,
-        "slope": np.repeat(entry, arrays["slope_end"]), "split": entry[arrays["split_entry"]],
-    }  # fmt: skip
-    kept = {}
-    for name, values in arrays.items():
-        kept[name] = values[rows[name] if name in rows else rows[name.partition("_")[0]]]
-        if name.endswith("_end"):
-            kept[name] = kept[name].cumsum()
-    kept["entry_context"] = (np.cumsum(used) - 1).astype("int32")[kept["entry_context"]]
-    kept["split_entry"] = (np.cumsum(entry) - 1).astype("int32")[kept["split_entry"]]
-    return kept
-
-
-def _flat(images: Images, side: int, i: int) -> Array:
-    """Return the lower (0) or upper (1) bounds of all ReLU inputs of an image in one row."""
-    return torch.cat([layer[side][i].flatten() for layer in images.bounds]).cpu().numpy()
+def _ends(images: Images, which: Collection[int]) -> Iterator[tuple[int, Array, Array]]:
+    """Yield images, and their lower and upper bounds of all inputs of ReLUs and curves in a row."""
+    rows = sorted(which)
+    at = torch.tensor(rows, device=images.x.device)
+    ends = (
+        torch.cat([e[at].flatten(1) for e in side], 1) for side in zip(*images.bounds, strict=True)
+    )
+    return zip(rows, *(side.cpu().numpy() for side in ends), strict=True)
 
 
 def _of_curves(relaxation: Relaxation, sizes: Sequence[int]) -> Array:
