@@ -31,11 +31,11 @@ pytest.importorskip("onnx")
 NO_CLAIMS = Claims(np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros((0, 4)))
 
 
-def prove(folder, net, x, y, eps, clip=None, size=4):
+def prove(folder, net, x, y, eps, clip=None, size=4, method="bab"):
     """Certify images and groups, and write their proofs."""
     kept, made = Proofs(x, y), ProofFolder(folder, net, Ball(eps, clip))
     found = certify(
-        *(net, x, y, eps), method="bab", clip=clip, group_size=size, time_limit=5, proofs=kept
+        *(net, x, y, eps), method=method, clip=clip, group_size=size, time_limit=5, proofs=kept
     )
     uap = certify_uap(
         *(net, x, y, eps), certificates=found, group_size=size, clip=clip, time_limit=5,
@@ -83,6 +83,16 @@ def test_what_is_certified_has_proofs_that_hold(tmp_path, eps, clip):
         summary = checker.check_folder(tmp_path, network)
         assert summary.refused == []
         assert (summary.images, summary.groups) == (figures.images, figures.groups)
+
+
+def test_groups_keep_images_that_only_the_group_stage_proves(tmp_path):
+    torch.manual_seed(1)
+    net = deep_net()
+    x, y = images(net, 8, wrong=[2])
+    found, uap, figures = prove(tmp_path, net, x, y, 0.03, method="ibp")
+    assert int(uap.lower.sum()) > int(found.certified.sum())
+    summary = checker.check_folder(tmp_path, checker.read_network(tmp_path / "model.onnx"))
+    assert (summary.groups, figures.groups, summary.refused) == (2, 2, [])
 
 
 class Residual(nn.Module):

@@ -13,19 +13,19 @@ from ...checker import SLOPES
 Array = NDArray[Any]
 
 
-def needed(arrays: dict[str, Array], certified: Sequence[int]) -> dict[str, Any]:
+def needed(arrays: dict[str, Array], whole: Sequence[int]) -> dict[str, Any]:
     """Return the arrays of a file, without proofs that no claim needs.
 
-    Images that are not certified need theirs only in sets of several images.
+    Images of which some class is not refuted need theirs only in tuples of several images.
 
     Args:
         arrays: What was kept; ``*_end`` has the length of each part, and ends in the result.
-        certified: Numbers of the images that are certified.
+        whole: Numbers of the images whose wrong classes are all refuted.
     """
     leaf, context = arrays["entry_leaf"], arrays["entry_context"]
     image = arrays["context_image"][context]
     several = np.bincount(leaf)[leaf] > 1
-    entry = np.isin(image, [*certified, *image[several]])
+    entry = np.isin(image, [*whole, *image[several]])
     used = np.zeros(len(arrays["context_image"]), bool)
     used[context[entry]] = True
     rows = {  # by the name of an array, or by its first word

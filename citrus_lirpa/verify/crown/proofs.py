@@ -212,7 +212,8 @@ class Proofs:
             "certified": list(certified),
             "groups": [list(group) for group in groups],
         }
-        arrays = needed({n: self._joined(n, kind) for n, kind in _ARRAYS.items()}, certified)
+        whole = [i for i in range(len(self.x)) if self.certified(i)]
+        arrays = needed({n: self._joined(n, kind) for n, kind in _ARRAYS.items()}, whole)
         arrays |= {"statement": np.array(json.dumps(statement)), "pixels": self.x}
         if isinstance(ball.eps, Tensor):
             arrays["eps_map"] = ball.eps.cpu().numpy()
