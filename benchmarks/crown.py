@@ -42,6 +42,21 @@ def resnet(width: int, blocks: int) -> nn.Module:
     return net
 
 
+def resnet2b() -> nn.Module:
+    """Build a ResNet of two blocks, as wide as VNN-COMP's "ResNet-2B", with BatchNorm."""
+    from torchvision.models.resnet import BasicBlock
+
+    def shortcut(before: int, after: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(before, after, 1, 2, bias=False), nn.BatchNorm2d(after))
+
+    return nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
+        BasicBlock(8, 16, 2, shortcut(8, 16)),
+        BasicBlock(16, 16, 2, shortcut(16, 16)),
+        *(nn.Flatten(), nn.Linear(256, 100), nn.ReLU(), nn.Linear(100, 10)),
+    )
+
+
 class Row(NamedTuple):
     build: object
     eps: str
@@ -51,6 +66,7 @@ ROWS = {
     "cnn7, a quarter": Row(lambda: MODELS["cnn7"]((3, 32, 32), 10, width=0.25), "8/255"),
     "cnn7, a quarter, 2/255": Row(lambda: MODELS["cnn7"]((3, 32, 32), 10, width=0.25), "2/255"),
     "cnn7": Row(lambda: MODELS["cnn7"]((3, 32, 32), 10), "8/255"),
+    "resnet of two blocks": Row(resnet2b, "2/255"),
     "resnet10, width 8": Row(lambda: resnet(8, 1), "2/255"),
     "resnet18, width 16": Row(lambda: resnet(16, 2), "1/255"),
 }
