@@ -74,23 +74,29 @@ class _Sums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, centre: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
         mean = centre.mean()
-        active, inactive = centre > radius, centre < -radius
-        shifted, zero = centre - mean, centre.new_zeros(())
-        parts = [torch.where(mask, shifted, zero) for mask in (active, inactive)]
+        masks, parts = _split(centre, radius, mean)
         totals = [part.sum() for part in parts]
-        ctx.save_for_backward(active, inactive, *parts, *totals)
-        sums = (totals[0] + mean * active.sum(), totals[1] + mean * inactive.sum())
+        # backward makes masks and parts again: of all layers together they are larger than bounds
+        ctx.save_for_backward(centre, radius, mean, *totals)
+        sums = (total + mean * mask.sum() for total, mask in zip(totals, masks, strict=True))
         return *sums, *(torch.linalg.vector_norm(part).square() for part in parts)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *to: Tensor) -> tuple[Tensor, None]:
-        active, inactive, above, below, active_total, inactive_total = ctx.saved_tensors
+        centre, radius, mean, *totals = ctx.saved_tensors
+        (active, inactive), (above, below) = _split(centre, radius, mean)
         to_active, to_inactive, to_above, to_below = to
         gradient = torch.where(active, to_active, 0.0).addcmul_(above, 2 * to_above)
         gradient += torch.where(inactive, to_inactive, 0.0).addcmul_(below, 2 * to_below)
-        through_mean = 2 * (to_above * active_total + to_below * inactive_total)
+        through_mean = 2 * (to_above * totals[0] + to_below * totals[1])
         return gradient - through_mean / gradient.numel(), None
+
+
+def _split(centre: Tensor, radius: Tensor, mean: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Which ReLUs are active and inactive, and the centres of both minus the mean, 0 elsewhere."""
+    masks, shifted = [centre > radius, centre < -radius], centre - mean
+    return masks, [torch.where(mask, shifted, 0.0) for mask in masks]
 
 
 def _ratio_penalty(ratio: Tensor) -> Tensor:

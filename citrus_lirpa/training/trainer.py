@@ -101,6 +101,7 @@ class Trainer:
         with distributed.shared_batch():
             terms = self.loss(self.net, x, y, eps)
             penalty = self._penalty(terms, stage)
+            terms.bounds = None  # backward frees what it has used, if nothing else holds it
             self.state.optimiser.zero_grad(set_to_none=True)
             (terms.total + penalty).backward()
         self._average_over_processes()
