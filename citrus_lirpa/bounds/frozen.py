@@ -61,7 +61,10 @@ class Coordinates:
     def _in_blocks(self, x: Tensor) -> Tensor:
         if self.block == 1:
             return laid_out(x)
-        return laid_out(F.pixel_unshuffle(F.pad(x, self.padding), self.block))
+        # as F.pixel_unshuffle, but faster
+        x = F.pad(x, self.padding) if any(self.padding) else x
+        x = x.unflatten(3, (-1, self.block)).unflatten(2, (-1, self.block))
+        return laid_out(x.permute(0, 1, 3, 5, 2, 4).flatten(1, 3))
 
 
 #: Inputs as they are.

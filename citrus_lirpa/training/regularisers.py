@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..bounds.box import Box, Interval
 from ..bounds.checks import check_tensor
+from ..bounds.steps import by_parts, row_parts
 from ..errors import InputError
 
 #: Ratios above this share cost nothing.
@@ -73,30 +74,39 @@ class _Sums(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, centre: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
-        mean = centre.mean()
-        masks, parts = _split(centre, radius, mean)
-        totals = [part.sum() for part in parts]
-        # backward makes masks and parts again: of all layers together they are larger than bounds
-        ctx.save_for_backward(centre, radius, mean, *totals)
-        sums = (total + mean * mask.sum() for total, mask in zip(totals, masks, strict=True))
-        return *sums, *(torch.linalg.vector_norm(part).square() for part in parts)
+        mean, found = centre.mean(), []
+        for rows in row_parts(centre):
+            for mask, part in _active_and_inactive(centre[rows], radius[rows], mean):
+                found += [mask.sum(), part.sum(), torch.linalg.vector_norm(part).square()]
+        counts, totals, spreads = torch.stack(found).view(-1, 2, 3).sum(0).unbind(1)
+        # not what lies between: of all layers it is larger than the bounds
+        ctx.save_for_backward(centre, radius, mean, totals)
+        return *(totals + mean * counts), *spreads
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *to: Tensor) -> tuple[Tensor, None]:
-        centre, radius, mean, *totals = ctx.saved_tensors
-        (active, inactive), (above, below) = _split(centre, radius, mean)
-        to_active, to_inactive, to_above, to_below = to
-        gradient = torch.where(active, to_active, 0.0).addcmul_(above, 2 * to_above)
-        gradient += torch.where(inactive, to_inactive, 0.0).addcmul_(below, 2 * to_below)
-        through_mean = 2 * (to_above * totals[0] + to_below * totals[1])
-        return gradient - through_mean / gradient.numel(), None
+    def backward(ctx: Any, *to: Tensor) -> tuple[Tensor | None, ...]:
+        centre, radius, mean, totals = ctx.saved_tensors
+        through_mean = 2 * (to[2] * totals[0] + to[3] * totals[1]) / centre.numel()
+
+        def gradient(centre: Tensor, radius: Tensor) -> tuple[Tensor]:
+            parts = _active_and_inactive(centre, radius, mean)
+            slopes = zip(parts, to[:2], to[2:], strict=True)
+            above, below = (
+                torch.where(mask, to_sum, 0.0).addcmul_(part, 2 * to_spread)
+                for (mask, part), to_sum, to_spread in slopes
+            )
+            return (above.add_(below).sub_(through_mean),)
+
+        return *by_parts(gradient, centre, radius), None
 
 
-def _split(centre: Tensor, radius: Tensor, mean: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Which ReLUs are active and inactive, and the centres of both minus the mean, 0 elsewhere."""
-    masks, shifted = [centre > radius, centre < -radius], centre - mean
-    return masks, [torch.where(mask, shifted, 0.0) for mask in masks]
+def _active_and_inactive(
+    centre: Tensor, radius: Tensor, mean: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield which ReLUs are active, then which are inactive, each with centre - mean there."""
+    for mask in (centre > radius, centre < -radius):
+        yield mask, torch.where(mask, centre - mean, 0.0)
 
 
 def _ratio_penalty(ratio: Tensor) -> Tensor:

@@ -98,11 +98,12 @@ class Trainer:
         rate = learning_rate(self.train, self.state.step / self.batches.an_epoch)
         for group in self.state.optimiser.param_groups:
             group["lr"] = rate * stage.rate
+        self.state.optimiser.zero_grad(set_to_none=True)  # those of large networks need memory
         with distributed.shared_batch():
             terms = self.loss(self.net, x, y, eps)
             penalty = self._penalty(terms, stage)
             terms.bounds = None  # backward frees what it has used, if nothing else holds it
-            self.state.optimiser.zero_grad(set_to_none=True)
+            self.state.optimiser.zero_grad(set_to_none=True)  # a user's attack may have left some
             (terms.total + penalty).backward()
         self._average_over_processes()
         norm = nn.utils.clip_grad_norm_(self.weights, self.train.grad_clip)

@@ -11,7 +11,7 @@ from reference import SHAPE, batch, wrapped
 from torch import nn
 
 from citrus_lirpa import PGD, BoundedNet, Box, robust_cross_entropy
-from citrus_lirpa.bounds import lirpa
+from citrus_lirpa.bounds import lirpa, steps
 from citrus_lirpa.bounds.box import Interval
 from citrus_lirpa.bounds.margins import specification
 from citrus_lirpa.bounds.precision import float32_products
@@ -142,6 +142,18 @@ def test_bounds_of_a_relu_are_those_of_its_affine_piece(name):
             assert bool((bounds.lower <= z + 1e-5).all() and (z <= bounds.upper + 1e-5).all())
             values[number] = z.relu()
     assert len(values) == net.relus + 1
+
+
+def test_boxes_of_large_layers_are_made_in_parts_as_whole(monkeypatch):
+    x, y = batch(6)
+    found = []
+    for numbers in (1, 10**6):
+        monkeypatch.setattr(steps, "_PART", numbers)
+        torch.manual_seed(0)
+        net = wrapped(SMALL["conv"]())
+        robust_cross_entropy(net.margins(Box.around(x, 0.1), y)).sum().backward()
+        found.append([weight.grad for weight in net.parameters()])
+    assert all(map(torch.equal, *found))
 
 
 def test_points_of_a_box_lie_within_its_bounds_in_float32():

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from citrus_lirpa.bounds.box import Box
+from citrus_lirpa.bounds import steps
+from citrus_lirpa.bounds.box import Box, Interval
 from citrus_lirpa.training.regularisers import l1_norm, shi_regulariser
 
 TOL = 0.5
@@ -141,3 +142,17 @@ def test_l1_counts_matrices_only():
     weights = [torch.tensor([[1.0, -2.0]]), torch.tensor([100.0]), -torch.ones(1, 2, 2, 2)]
     assert l1_norm(weights).item() == 11.0
     assert l1_norm(iter(weights)).item() == 11.0
+
+
+def test_large_layers_are_regularised_in_parts_as_whole(monkeypatch):
+    inputs = Interval(torch.zeros(1), torch.ones(1))
+    found = []
+    for numbers in (1, 100, 10**6):  # a row, three, all
+        monkeypatch.setattr(steps, "_PART", numbers)
+        torch.manual_seed(0)
+        layer = random_layer(8, 3, 4, 3)
+        total = shi_regulariser(inputs, [Interval.of(layer)])
+        found.append((total, *gradients(total, [layer])))
+    for parts in found[:-1]:
+        torch.testing.assert_close(parts, found[-1], rtol=1e-5, atol=1e-8)
+    assert found[-1][0].item() > 0
