@@ -150,7 +150,7 @@ def test_large_layers_are_regularised_in_parts_as_whole(monkeypatch):
     for numbers in (1, 100, 10**6):  # a row, three, all
         monkeypatch.setattr(steps, "_PART", numbers)
         torch.manual_seed(0)
-        layer = random_layer(8, 3, 4, 3)
+        layer = random_layer(8, 3, 4, 3, shift=0.6)
         total = shi_regulariser(inputs, [Interval.of(layer)])
         found.append((total, *gradients(total, [layer])))
     for parts in found[:-1]:
