@@ -12,6 +12,7 @@ to touch f, g'(t) is zero up to the rounding of s. Lines above f are lines below
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from ...bounds.box import Box
 from ...bounds.curves import ERROR, Curve, Stretch
 
 #: Halvings of a stretch in the search for the tangents through the ends of an interval.
-_HALVINGS = 20
+_HALVINGS = 16
 
 
 class Line(NamedTuple):
@@ -109,11 +110,22 @@ class Curved:
 
     @cached_property
     def places(self) -> Tensor:
-        """(2, 7, n, M) of lines below and of lines above, as :class:`_Places` has them."""
+        """(7, 2, n, M) of lines below and of lines above, as :class:`_Places` has them."""
         if self.source is not None:
             return self.source[0].places[:, :, self.source[1]]
-        sides = (1.0, self.curve.convex), (-1.0, self.curve.concave)
-        return torch.stack([torch.stack(self._places(*side)) for side in sides])
+        curve, left, right = self.curve, self.lower, self.upper
+        sides = zip(*map(self._stretch, (curve.convex, curve.concave)), strict=True)
+        begin, end, before = map(torch.stack, sides)
+        low, high, none = self._fitting(begin, end)
+        width = (right - left).clamp(min=torch.finfo(left.dtype).tiny)
+        chord = ((self.ends[1] - self.ends[0]) / width).clamp(*curve.steepest)
+        chord = torch.where(right > left, chord, curve.slope(left))
+        steep = _signs(left) * (curve.slope(begin) - chord) >= 0
+        nearest = torch.where(steep, begin, end)
+        low, high = torch.where(none, nearest, low), torch.where(none, nearest, high)
+        start = torch.minimum(torch.maximum((left + right) / 2, low), high)
+        chord = torch.where(none, chord, torch.nan)
+        return torch.stack(_Places(begin, end, low, start, high, chord, before))
 
     @cached_property
     def ends(self) -> Tensor:
@@ -123,8 +135,8 @@ class Curved:
         return torch.stack([self.curve.function(self.lower), self.curve.function(self.upper)])
 
     @cached_property
-    def _crown(self) -> dict[torch.dtype, list[Tensor]]:
-        """CROWN's lines by type: slope, offset and touch, each (2, n, M), below and above."""
+    def _crown(self) -> dict[torch.dtype, Line]:
+        """What :meth:`crown` has returned, by type."""
         return {}
 
     def rows(self, which: Tensor) -> Curved:
@@ -132,15 +144,11 @@ class Curved:
         source = (self, which) if self.source is None else (self.source[0], self.source[1][which])
         return Curved(self.curve, self.lower[which], self.upper[which], source)
 
-    @staticmethod
-    def _crown_line(whole: Curved, which: Tensor, below: Tensor, dtype: torch.dtype) -> Line:
-        """Return the lines of CROWN, which are the same for all rows of an image."""
-        if dtype not in whole._crown:
-            sides = whole.both(torch.full_like(whole.lower, 0.5), dtype)
-            whole._crown[dtype] = [torch.stack(parts) for parts in zip(*sides, strict=True)]
-        columns = torch.arange(below.shape[1], device=below.device)
-        at = (~below).long(), which.unsqueeze(1), columns
-        return Line(*(part[at] for part in whole._crown[dtype]))
+    def crown(self, dtype: torch.dtype) -> Line:
+        """Return CROWN's lines below and above, each (2, n, M)."""
+        if dtype not in self._crown:
+            self._crown[dtype] = self._lines(torch.full_like(self.lower, 0.5), dtype)
+        return self._crown[dtype]
 
     def line(self, parameter: Tensor, below: Tensor, dtype: torch.dtype) -> Line:
         """Return lines, which are sound whatever the parameter.
@@ -152,23 +160,29 @@ class Curved:
             dtype: The type of the slopes.
         """
         if self.source is not None and bool((parameter == 0.5).all()):
-            return self._crown_line(*self.source, below, dtype)
-        return self._line(parameter, below, dtype)
+            whole, which = self.source
+            columns = torch.arange(below.shape[1], device=below.device)
+            at = (~below).long(), which.unsqueeze(1), columns
+            return Line(*(part[at] for part in whole.crown(dtype)))
+        places = torch.where(below, self.places[:, 0], self.places[:, 1])
+        return self._line(parameter, places, torch.where(below, 1.0, -1.0).double(), dtype)
 
     def both(self, parameter: Tensor, dtype: torch.dtype) -> tuple[Line, Line]:
         """Return the lines below and above that ``line`` has for one parameter."""
-        below = torch.ones_like(parameter, dtype=torch.bool)
-        return self.line(parameter, below, dtype), self.line(parameter, ~below, dtype)
+        lines = self._lines(parameter, dtype)
+        return Line(*(part[0] for part in lines)), Line(*(part[1] for part in lines))
 
     def stated(self, parameter: Tensor) -> Tensor:
         """Return (n, M, 4) slope and touch of the line below, then above, as proofs have them."""
         sides = self.both(parameter, torch.float64)
         return torch.stack([end for line in sides for end in (line.slope, line.touch)], -1)
 
-    def _line(self, parameter: Tensor, below: Tensor, dtype: torch.dtype) -> Line:
-        curve, left, right = self.curve, self.lower, self.upper
-        at = _Places(*torch.where(below, *self.places))
-        sign = torch.where(below, 1.0, -1.0).double()
+    def _lines(self, parameter: Tensor, dtype: torch.dtype) -> Line:
+        """Return the lines below and above, each (2, n, M)."""
+        return self._line(parameter, self.places, _signs(self.lower), dtype)
+
+    def _line(self, parameter: Tensor, places: Tensor, sign: Tensor, dtype: torch.dtype) -> Line:
+        curve, left, right, at = self.curve, self.lower, self.upper, _Places(*places)
         p = 2 * parameter.double()
         up, down = at.low + p * (at.start - at.low), at.high - (2 - p) * (at.high - at.start)
         t = torch.where(p < 1, up, down).clamp(at.low, at.high)
@@ -186,45 +200,57 @@ class Curved:
             at_left = torch.where(at.before > 0, at_left - falls * at.before, at_left)
         least = torch.minimum(torch.minimum(at_left, at_right), at_t - within)
         farthest = torch.maximum(left.abs(), right.abs())
-        largest = torch.stack([v.abs() for v in values]).amax(0)
+        largest = functools.reduce(torch.maximum, [v.abs() for v in values])
         turns = ERROR * (2 * (exact.abs() + slope.abs()) + curve.unit.linear) * farthest
         error = curve.error(farthest, largest) + turns
         if curve.drop is not None:
-            error = error + torch.where(below, curve.drop(Box(left, right)), 0.0)
+            error = error + torch.where(sign > 0, curve.drop(Box(left, right)), 0.0)
         return Line(s, sign * (least - error), t.to(dtype))
 
-    def _places(self, sign: float, stretches: Sequence[Stretch]) -> _Places:
-        """Return where lines below sign·f may touch it, which is convex on the stretches."""
-        left, right, curve = self.lower, self.upper, self.curve
+    def _stretch(self, stretches: Sequence[Stretch]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return begin, end and before of :class:`_Places` for lines on one side (n, M)."""
+        left, right = self.lower, self.upper
         begin, end, before = left, left, torch.zeros_like(left)
         for first, last in stretches:
             here, there = left.clamp(min=first), right.clamp(max=last)
             meets = here < there
             before = torch.where(meets, end - begin, before)
             begin, end = torch.where(meets, here, begin), torch.where(meets, there, end)
+        return begin, end, before
 
-        def too_high(t: Tensor, x: Tensor) -> Tensor:
-            """Whether the tangent at t is above the curve at x."""
-            tangent = curve.function(t) + curve.slope(t) * (x - t)
-            return sign * (tangent - curve.function(x)) > 0
+    def _fitting(self, begin: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return low and high of :class:`_Places`, and where there are none, each (2, n, M).
 
-        ends, near = torch.stack([left, right]), torch.stack([begin, end])
-        low, high = _first(near, near.flip(0), lambda t: ~too_high(t, ends))
-        none = (end <= begin) | (low > high) | too_high(low, left) | too_high(high, right)
-        width = (right - left).clamp(min=torch.finfo(left.dtype).tiny)
-        chord = ((curve.function(right) - curve.function(left)) / width).clamp(*curve.steepest)
-        chord = torch.where(right > left, chord, curve.slope(left))
-        nearest = torch.where(sign * (curve.slope(begin) - chord) >= 0, begin, end)
-        low, high = torch.where(none, nearest, low), torch.where(none, nearest, high)
-        start = ((left + right) / 2).clamp(low, high)
-        chord = torch.where(none, chord, torch.nan)
-        return _Places(begin, end, low, start, high, chord, before)
+        All tangents fit where a stretch is the whole interval; elsewhere they are searched for.
+        """
+        low, high, none = begin.clone(), end.clone(), end <= begin
+        part = ~none & ((begin > self.lower) | (end < self.upper))
+        side, image, neuron = part.nonzero(as_tuple=True)
+        sign = _signs(self.lower).flatten()[side]
+        ends = torch.stack([self.lower[image, neuron], self.upper[image, neuron]])
+        values = self.ends[:, image, neuron]
+
+        def fits(t: Tensor) -> Tensor:
+            """Whether the tangents at t (2, k) are on the right side at both ends."""
+            tangent = self.curve.function(t) + self.curve.slope(t) * (ends - t)
+            return sign * (tangent - values) <= 0
+
+        near = torch.stack([begin[part], end[part]])
+        first = _first(near, near.flip(0), fits)
+        low[part], high[part] = first
+        none[part] = (first[0] > first[1]) | ~fits(first).all(0)
+        return low, high, none
+
+
+def _signs(like: Tensor) -> Tensor:
+    """Return (2, 1, 1): 1 for lines below, -1 for lines above."""
+    return like.new_tensor([1.0, -1.0]).view(2, 1, 1)
 
 
 def _first(near: Tensor, far: Tensor, fits: Callable[[Tensor], Tensor]) -> Tensor:
     """Return the first places that fit on the way from near to far, behind which all do."""
     first = near
-    for _ in range(_HALVINGS):
+    for _ in range(_HALVINGS if near.numel() else 0):
         middle = (near + far) / 2
         fit = fits(middle)
         near, far = torch.where(fit, near, middle), torch.where(fit, middle, far)

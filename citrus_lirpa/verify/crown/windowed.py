@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from ...bounds.box import Ball
-from ...bounds.curves import Bend
+from ...bounds.curves import Bend, Curve
 from ...bounds.segments import INPUT, Segment
 from ...bounds.windows import Place, Window, channels_last, layout, transposed
 from ..free_memory import free_memory
-from .relaxation import bent
 from .rounding import SUMS, downward, largest_input, unit
+from .tangents import Curved
 from .worst import shortfall, worst_shared
 
 #: Numbers at once that a processor works on best, and the share of the free memory that they and
@@ -234,10 +234,10 @@ def _lines_of(
     lower: Tensor, upper: Tensor, curve: Bend | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return slope and value at zero, in float64, of CROWN's lines below and above."""
-    if curve is not None:
-        neurons, half = bent(curve, lower, upper), torch.full_like(lower, 0.5)
-        lines = [neurons.line(half, half > end, dtype) for end in (0, 1)]
-        return lines[0].slope, lines[0].offset, lines[1].slope, lines[1].offset
+    if isinstance(curve, Curve):
+        lines = Curved.of(curve, lower.flatten(1), upper.flatten(1)).crown(dtype)
+        slope, offset = (part.view(2, *lower.shape) for part in (lines.slope, lines.offset))
+        return slope[0], offset[0], slope[1], offset[1]
     free, active = (lower < 0) & (upper > 0), (lower >= 0) & (upper > 0)
     low = torch.where(free, upper > -lower, active).to(dtype)
     up = torch.where(free, upper / (upper - lower), active.double()).to(dtype)
