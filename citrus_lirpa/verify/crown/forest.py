@@ -16,7 +16,7 @@ from torch import Tensor
 from ..budget import Budget
 from .ascent import Ascent, ascend_dual
 from .dual import DualBound
-from .engine import ALPHA_RATE, ALPHA_STEPS
+from .engine import ALPHA_STEPS
 from .pool import Domains, Pool
 from .reduced_images import ReducedImages
 from .tree import BROKEN, GIVEN_UP, OPEN, PROVED, RATE, keep_leaves
@@ -123,7 +123,7 @@ class Forest:
             ALPHA_STEPS if root else _STEPS,
             parameter=None if root else domains.parameter.view(shape),
             logits=domains.logits,
-            rate=ALPHA_RATE if root else RATE,
+            rate=engine.alpha_rate if root else RATE,
         )
         self.bounded += torch.bincount(owners, minlength=len(self.state))
         proved = engine.proved(dual, found, images, members)

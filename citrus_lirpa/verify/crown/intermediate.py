@@ -17,6 +17,9 @@ from .relaxation import Bounds, Relaxation
 from .rounding import Sizes, downward
 from .windowed import Found, Windowed
 
+#: The first step of α-CROWN, which takes few steps here.
+_RATE = 0.06
+
 
 def rounded(bounds: Bounds, dtype: torch.dtype) -> Bounds:
     """Return the bounds in another precision, rounded outward where it does not hold them."""
@@ -120,7 +123,7 @@ def _lower(dual: DualBound, exact: Sequence[Segment] | None, steps: int) -> Tens
     """Return the lower bound (R,), in float64 where the segments are."""
     parameter = dual.start()
     if steps and parameter.numel():  # without neurons before it, a bound has none
-        parameter = ascend_dual(dual, steps).parameter
+        parameter = ascend_dual(dual, steps, rate=_RATE).parameter
     if exact is not None:
         every = torch.arange(len(dual.x), device=dual.x.device)
         dual = dual.rows(every, exact, torch.float64)
