@@ -32,8 +32,6 @@ _BEST = {"cpu": 1 << 20, "cuda": 1 << 26}
 _SHARE, _TENSORS = 0.25, 8
 #: Places go together whose numbers of neurons differ by this factor at most.
 _SIMILAR = 0.7
-#: The share of neurons that have to be certain by one bound for the other to wait.
-_WORTH = 0.2
 #: Roundings of one product of a coefficient and a line, and of the constants of lines.
 _PRODUCTS = 16
 #: Roundings of a coefficient times an input.
@@ -52,8 +50,7 @@ class _Lines(NamedTuple):
     above: Tensor
 
 
-#: Numbers of images and of neurons, and lower and upper bounds of these in float64, each (r,);
-#: one of the bounds is infinite.
+#: Numbers of images and of neurons, and lower and upper bounds of these in float64, each (r,).
 Found = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -75,12 +72,10 @@ class Windowed:
         best = _BEST.get(x.device.type, _BEST["cpu"])
         self.sums, self._numbers_at_once = 16 * SUMS * most, int(min(best, free, rows * most))
         self._lines: list[_Lines] = []
-        self._share = 0.0  # of the neurons of the last layer, those that are certain by now
         self._constants = [
             segment(*(x.new_zeros(1, *self.shapes[s]) for s in segment.sources))
             for segment in segments
         ]
-        self._centres = self._unperturbed()
         normalise: Any = segments[0].normalise
         scale = 1.0 if normalise is None else 1 / normalise.std.double()
         largest, box = largest_input(x, ball).double(), ball.box(x)
@@ -88,16 +83,6 @@ class Windowed:
         lower, upper = scale * (box.lower.double() - off), scale * (box.upper.double() + off)
         ends = downward(lower, x.dtype), -downward(-upper, x.dtype)
         self._ends = [_table(channels_last(end)) for end in ends]
-
-    def _unperturbed(self) -> list[Tensor]:
-        """Return the inputs (n, ...) of ReLUs and curves for the images themselves."""
-        values, found = {INPUT: self.x}, list[Tensor]()
-        for k, segment in enumerate(self.segments):
-            z = segment(*(values[source] for source in segment.sources))
-            curve: Any = segment.curve
-            values[k] = z.relu() if curve is None else curve.function(z)
-            found.append(z)
-        return found
 
     def charge(self, k: int, size: Tensor) -> Tensor:
         """Return what rounding can make of a coefficient 1 on neurons (n, H, W, C) of segment k."""
@@ -121,10 +106,6 @@ class Windowed:
     def bounds(self, k: int, wanted: Tensor, size: Tensor) -> Iterator[Found]:
         """Bound inputs of ReLU or curve k, whose lines before it are known.
 
-        In ReLU layers after one in which many became certain, one bound comes first: that on the
-        side of zero where the neuron is without perturbation. Where it makes the neuron certain,
-        the lines do not depend on the other bound, which is left out.
-
         Args:
             k: The number of the layer.
             wanted: (n, neurons) which of them.
@@ -132,52 +113,32 @@ class Windowed:
         """
         height, width, channels = layout(self.shapes[k])
         wanted = channels_last(wanted.view(-1, *self.shapes[k])).reshape(-1, channels)
-        positive = channels_last(self._centres[k] >= 0).reshape(-1, channels)
         charge = self.charge(k, size).reshape(-1, channels)
         constant = channels_last(self._constants[k].double()).reshape(-1, channels)
-        both = self.segments[k].curve is not None or self._share < _WORTH
-        certain = torch.zeros_like(wanted)
-        for side in (positive,) if both else (positive, ~positive):
-            open_ = wanted & ~certain
-            for place, channel in self._parts(k, open_, 1 + both):
-                image, at = place // (height * width), place % (height * width)
-                spot = torch.stack([at // width, at % width], 1)
-                keep = open_[place].gather(1, channel)
-                sign = side[place].gather(1, channel).double() * 2 - 1
-                if both:
-                    channel, keep = channel.repeat(1, 2), keep.repeat(1, 2)
-                    sign = torch.cat([sign, -sign], 1)
-                found, _ = self._row_bounds(k, image, spot, channel, sign)
-                base, off = constant[at].gather(1, channel), charge[place].gather(1, channel)
-                off = off + 8 * unit(torch.float64) * (found.abs() + base.abs())
-                least = found + sign * base - off
-                rows = place.unsqueeze(1).expand_as(channel)[least >= 0], channel[least >= 0]
-                certain[rows] = True
-                lower = torch.where(sign > 0, least, -torch.inf)
-                upper = torch.where(sign > 0, torch.inf, -least)
-                neuron = channel * (height * width) + at.unsqueeze(1)
-                images = image.unsqueeze(1).expand_as(neuron)
-                given = (t.chunk(1 + both, 1) for t in (images, neuron, lower, upper, keep))
-                for *parts, kept in zip(*given, strict=True):  # no neuron twice in one
-                    i, j, below, above = (part[kept] for part in parts)
-                    yield i, j, below, above
-        if bool(wanted.any()):
-            self._share = float((certain & wanted).sum() / wanted.sum())
+        for place, channel in self._parts(k, wanted):
+            image, at = place // (height * width), place % (height * width)
+            spot = torch.stack([at // width, at % width], 1)
+            found, _ = self._row_bounds(k, image, spot, channel)
+            base, off = constant[at].gather(1, channel), charge[place].gather(1, channel)
+            off = off + 8 * unit(torch.float64) * (found.abs().amax(2) + base.abs())
+            lower, upper = found[:, :, 0] + base - off, base + off - found[:, :, 1]
+            neuron = channel * (height * width) + at.unsqueeze(1)
+            images = image.unsqueeze(1).expand_as(neuron)
+            keep = wanted[place].gather(1, channel)
+            yield images[keep], neuron[keep], lower[keep], upper[keep]
 
-    def _parts(self, k: int, wanted: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _parts(self, k: int, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield places (P,) of all images, and channels (P, U) there, with all that are wanted.
 
-        Places go together that have about as many; as many as may be worked on at once, with so
-        many rows of coefficients for each neuron.
+        Places go together that have about as many; as many as may be worked on at once.
         """
         counts, order = wanted.sum(1).sort(descending=True)
         many = counts[counts > 0].tolist()
         if not many:
             return
         first = torch.zeros_like(order[:1])
-        one = first.unsqueeze(1)
-        _, largest = self._row_bounds(k, first, torch.stack([first, first], 1), one, one + 1.0)
-        fitting = max(1, self._numbers_at_once // (rows * largest))
+        _, largest = self._row_bounds(k, first, torch.stack([first, first], 1), first.unsqueeze(1))
+        fitting = max(1, self._numbers_at_once // (2 * largest))
         begin = 0
         while begin < len(many):
             end, most = begin + 1, begin + max(1, fitting // many[begin])
@@ -189,20 +150,19 @@ class Windowed:
                 yield place, some
             begin = end
 
-    def _row_bounds(
-        self, k: int, image: Tensor, at: Tensor, channel: Tensor, sign: Tensor
-    ) -> tuple[Tensor, int]:
-        """Return lower bounds (P, U) of neurons times their signs, without constants.
+    def _row_bounds(self, k: int, image: Tensor, at: Tensor, channel: Tensor) -> tuple[Tensor, int]:
+        """Return lower bounds (P, U, 2) of neurons and of their negatives, without constants.
 
         Beside them the most numbers that a row of coefficients has on its way.
         """
         height, width, channels = layout(self.shapes[k])
         places, neurons = channel.shape
-        values = self.x.new_zeros(places, neurons, channels)
-        values.scatter_(2, channel.unsqueeze(2), sign.to(values.dtype).unsqueeze(2))
+        signs = self.x.new_tensor([1.0, -1.0]).expand(places, neurons, 2).unsqueeze(3)
+        index = channel.unsqueeze(2).expand(places, neurons, 2).unsqueeze(3)
+        values = self.x.new_zeros(places, neurons, 2, channels).scatter_(3, index, signs)
         step = 0 if height * width == 1 else 1
         place = Place((step, step), (0, 0), (1, 1))
-        window = Window(values.view(places, neurons, 1, 1, channels), at, place, True)
+        window = Window(values.view(places, 2 * neurons, 1, 1, channels), at, place, True)
         pending, bias = {k: window}, torch.zeros(1, dtype=torch.float64, device=self.x.device)
         largest = 1
         for j in reversed(range(k + 1)):
@@ -218,7 +178,8 @@ class Windowed:
             for source, shape, part in zip(segment.sources, shapes, parts, strict=True):
                 largest = max(largest, part.values[0, 0].numel())
                 pending[source] = pending[source].plus(part, shape) if source in pending else part
-        return bias + self._at_input(pending[INPUT], image), largest
+        bias = bias + self._at_input(pending[INPUT], image)
+        return bias.view(places, neurons, 2), largest
 
     def _through(self, j: int, window: Window, image: Tensor) -> tuple[Window, Tensor]:
         """Replace layer j by lines: coefficients on its inputs, and what is added (P, Q)."""
