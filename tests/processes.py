@@ -1,6 +1,7 @@
 """Processes that are forked from this one: they have imported everything and begin at once."""
 
 import atexit
+import logging
 import multiprocessing
 import os
 import sys
@@ -42,11 +43,12 @@ class Forked(_fork.Process):
 
     def _work(self, work, args, environment, cwd) -> None:
         atexit._clear()  # what this process is to do at its end
+        logging.getLogger().handlers.clear()  # which keep for pytest what is logged
         os.chdir(cwd)
         os.environ.update(environment)
         for number, file in ((1, self.output), (2, self.errors)):
             os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+        sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))
         try:
             work(*args)
         finally:
