@@ -14,6 +14,7 @@ from citrus_lirpa.runs.tuning.space import Choice, Range
 from citrus_lirpa.runs.tuning.storage import Storage
 
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed")
+exc = pytest.importorskip("sqlalchemy.exc")
 
 
 @pytest.fixture(params=["journal", "sqlite"])
@@ -252,6 +253,23 @@ def test_databases_that_cannot_be_used(small, url, error, words):
         pytest.importorskip("psycopg", reason="psycopg is not installed")
     message = refusal(opened, replace(small, storage=url), error=error)
     assert words in message and "secret" not in message and len(message) < 400
+
+
+def test_workers_that_make_the_tables_at_the_same_moment(small, tmp_path, monkeypatch):
+    kind, calls = optuna.storages.RDBStorage, []
+    make = kind.__init__
+
+    def racing(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 1:
+            cause = Exception("duplicate key value violates unique constraint")
+            raise exc.IntegrityError("CREATE TABLE studies", {}, cause)
+        make(*args, **kwargs)
+
+    monkeypatch.setattr(kind, "__init__", racing)
+    plan = replace(small, storage=f"sqlite:///{tmp_path / 'study.db'}")
+    with contextlib.closing(Storage(plan, create=True)) as storage:
+        assert storage.trials()[0].state == "waiting" and len(calls) == 2
 
 
 def test_a_database_of_something_else(small, tmp_path):

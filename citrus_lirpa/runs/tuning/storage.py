@@ -30,6 +30,8 @@ T = TypeVar("T")
 #: Seconds for which a worker tries again to reach a database that does not answer.
 PATIENCE = 300.0
 _PAUSE = 1.0
+#: Times that a worker tries again where others make the tables of a database at the same moment.
+_TRIES = 3
 #: Share of the trials, the best ones, whose values tell what is important.
 _BEST = 0.25
 _NAMED = 3  # differences in a message
@@ -211,10 +213,20 @@ class Storage:
         self._lost = (
             exc.DBAPIError, exc.TimeoutError, self.optuna.exceptions.StorageInternalError
         )  # fmt: skip
-        storages, kwargs = self.optuna.storages, {"pool_pre_ping": True}
+
+        def connect() -> Any:
+            make = self.optuna.storages.RDBStorage
+            for _ in range(_TRIES):
+                try:
+                    return make(url, engine_kwargs={"pool_pre_ping": True})
+                except exc.DBAPIError as error:  # another worker makes the tables at this moment
+                    if not any(text in str(error) for text in ("already exists", "duplicate key")):
+                        raise
+            return make(url, engine_kwargs={"pool_pre_ping": True})
+
         try:
             self.shown = import_optional("sqlalchemy", _INSTALL).make_url(url).render_as_string()
-            return self._persist(lambda: storages.RDBStorage(url, engine_kwargs=kwargs), patience=0)
+            return self._persist(connect, patience=0)
         except (exc.ArgumentError, ValueError) as error:
             raise InputError(
                 f"storage is no URL of a known database ({reason(error)}); expected one as "
