@@ -59,6 +59,11 @@ class Windows:
         return slice(begin, begin + (self.count - 1) * self.stride + 1, self.stride)
 
 
+def windows_along(options: Mapping[str, Any], sides: Sequence[int]) -> list[Windows]:
+    """Return the windows of an operator along each axis."""
+    return [Windows(options, axis, side) for axis, side in enumerate(sides)]
+
+
 def windows_of(
     node: onnx.NodeProto, options: Mapping[str, Any], sides: Sequence[int]
 ) -> list[Windows]:
@@ -75,4 +80,4 @@ def windows_of(
         "onnxruntime pads it otherwise than ONNX says",
         ModelError,
     )
-    return [Windows(options, axis, side) for axis, side in enumerate(sides)]
+    return windows_along(options, sides)

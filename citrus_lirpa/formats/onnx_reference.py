@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .onnx_places import Windows
+from .onnx_places import windows_along
 
 if TYPE_CHECKING:
     import onnx
@@ -43,7 +43,7 @@ def evaluator_of(proto: onnx.ModelProto) -> Any:
 def _max_pool(x: np.ndarray, options: dict[str, Any]) -> np.ndarray:
     given = {name: value for name, value in options.items() if value is not None}
     given["auto_pad"] = given["auto_pad"].encode()
-    windows = [Windows(given, axis, side) for axis, side in enumerate(x.shape[2:])]
+    windows = windows_along(given, x.shape[2:])
     around = [(0, 0), (0, 0), *((axis.before, axis.after) for axis in windows)]
     padded = np.pad(x, around, constant_values=-math.inf)
     axes = tuple(range(2, x.ndim))

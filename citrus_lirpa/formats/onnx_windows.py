@@ -10,7 +10,7 @@ from torch.nn.utils import skip_init
 
 from ..errors import ModelError, require
 from .onnx_graph import Reader, kind, with_weights
-from .onnx_places import SAME, Windows, windows_of
+from .onnx_places import SAME, windows_along, windows_of
 
 if TYPE_CHECKING:
     import onnx
@@ -42,7 +42,7 @@ def _padding(
     shape = _images(reader, node)
     pads = tuple(options.get("pads", (0, 0, 0, 0)))
     if options.get("auto_pad") in SAME:
-        windows = [Windows(options, axis, side) for axis, side in enumerate(shape[2:])]
+        windows = windows_along(options, shape[2:])
         pads = (*(axis.before for axis in windows), *(axis.after for axis in windows))
     _check_pads(node, shape, pads)
     top, left, bottom, right = pads
@@ -121,7 +121,7 @@ def max_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
 def _counts(options: Options, sides: Sequence[int]) -> list[int]:
     """Return how many windows there are along each axis with explicit pads."""
     explicit = options | {"auto_pad": b"NOTSET"}
-    return [Windows(explicit, axis, side).count for axis, side in enumerate(sides)]
+    return [axis.count for axis in windows_along(explicit, sides)]
 
 
 def _check_windows(node: onnx.NodeProto, options: Options) -> None:

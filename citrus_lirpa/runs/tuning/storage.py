@@ -215,14 +215,15 @@ class Storage:
         )  # fmt: skip
 
         def connect() -> Any:
-            make = self.optuna.storages.RDBStorage
-            for _ in range(_TRIES):
+            make, tries = self.optuna.storages.RDBStorage, 0
+            while True:
                 try:
                     return make(url, engine_kwargs={"pool_pre_ping": True})
                 except exc.DBAPIError as error:  # another worker makes the tables at this moment
-                    if not any(text in str(error) for text in ("already exists", "duplicate key")):
+                    raced = any(text in str(error) for text in ("already exists", "duplicate key"))
+                    if not raced or tries == _TRIES:
                         raise
-            return make(url, engine_kwargs={"pool_pre_ping": True})
+                    tries += 1
 
         try:
             self.shown = import_optional("sqlalchemy", _INSTALL).make_url(url).render_as_string()

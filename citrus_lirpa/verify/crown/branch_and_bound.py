@@ -165,12 +165,13 @@ class _Search:
             leaves = self.forest.leaves.pop(problem, [])
             trees[problem] = Tree(self.images, members, self.forest.pools.pop(problem), leaves)
         tree = trees[problem]
-        left = limit - tree.spent - float(self.forest.spent[problem])
+        limit -= float(self.forest.spent[problem])  # before it had a tree
+        left = limit - tree.spent
         self.bounded[problem] += tree.run(min(seconds, left), left)
         self.state[problem], self.claimed[problem] = tree.state, tree.claimed
         if tree.u is not None:
             self.u[problem] = tree.u
-        if tree.state == OPEN and tree.spent + float(self.forest.spent[problem]) > limit:
+        if tree.state == OPEN and tree.spent > limit:
             self.state[problem] = GIVEN_UP
         if tree.state == PROVED:
             tree.keep_proofs()
