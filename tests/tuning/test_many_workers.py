@@ -230,3 +230,22 @@ def test_a_database_that_stays_away_is_one_line(write, postgres, monkeypatch):
         finally:
             postgres.start()
     assert found(plan)[0].scores == (0.5, 0.25)
+
+
+def test_no_connection_stays_open_between_two_calls(write, postgres):
+    psycopg = pytest.importorskip("psycopg")
+    plan = replace(study.read(write()), storage=postgres.url)
+    with (
+        psycopg.connect(postgres.url.replace("+psycopg", ""), autocommit=True) as own,
+        closing(Storage(plan, create=True)) as storage,
+    ):
+
+        def alone() -> bool:
+            clients = "FROM pg_stat_activity WHERE backend_type = 'client backend'"
+            return own.execute(f"SELECT count(*) {clients}").fetchone() == (1,)
+
+        storage.begin()
+        wait_until(alone)  # a server takes a moment to see that a connection was closed
+        own.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
+        assert "compatible" in refusal(lambda: Storage(plan, create=False), error=CheckpointError)
+        wait_until(alone)

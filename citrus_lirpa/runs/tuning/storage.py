@@ -101,10 +101,9 @@ class Storage:
             raise
 
     def close(self) -> None:
-        """Close the connections to a database."""
+        """Close the session of a database."""
         if "://" in self.study.storage:
             self._backend.remove_session()
-            self._backend.engine.dispose()
 
     # -- reading --
 
@@ -210,6 +209,9 @@ class Storage:
 
     def _database(self, url: str) -> Any:
         exc = import_optional("sqlalchemy.exc", _INSTALL)
+        # Without a pool, no connection stays open between two calls: not through a trial of an
+        # hour, nor where what follows raises.
+        unpooled = {"poolclass": import_optional("sqlalchemy.pool", _INSTALL).NullPool}
         self._lost = (
             exc.DBAPIError, exc.TimeoutError, self.optuna.exceptions.StorageInternalError
         )  # fmt: skip
@@ -218,7 +220,7 @@ class Storage:
             make, tries = self.optuna.storages.RDBStorage, 0
             while True:
                 try:
-                    return make(url, engine_kwargs={"pool_pre_ping": True})
+                    return make(url, engine_kwargs=unpooled)
                 except exc.DBAPIError as error:  # another worker makes the tables at this moment
                     raced = any(text in str(error) for text in ("already exists", "duplicate key"))
                     if not raced or tries == _TRIES:
