@@ -153,6 +153,12 @@ def test_convsmall_layers_and_count():
     # 32 -> 15 -> 6 pixels
     expected = (3 * 16 * 16 + 16) + (16 * 32 * 16 + 32) + (32 * 36 * 100 + 100) + (100 * 10 + 10)
     assert count(model) == expected == 125_318
+    wide = MODELS["convsmall"]((3, 32, 32), 10, width=28, linear=50)
+    assert [tuple(parameter.shape) for parameter in wide.parameters()][::2] == (
+        [(28, 3, 4, 4), (56, 28, 4, 4), (50, 56 * 36), (10, 50)]
+    )
+    half = MODELS["convsmall"]((3, 32, 32), 10, width=0.5)
+    assert [len(parameter) for parameter in half.parameters()][::2] == [8, 16, 50, 10]
 
 
 def test_mlp_layers_and_count():
@@ -178,8 +184,6 @@ def test_unknown_option_names_the_nearest_and_all():
     message = "'widht'.*did you mean 'width'.*width, linear, last_stride"
     with pytest.raises(ConfigError, match=message):
         build_model("cnn7", **CIFAR, widht=32)
-    with pytest.raises(ConfigError, match="known: none"):
-        build_model("convsmall", **CIFAR, width=32)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +194,8 @@ def test_unknown_option_names_the_nearest_and_all():
         ("cnn7", {"width": -0.5}),
         ("cnn7-narrow", {"width": True}),
         ("cnn5", {"linear": 0}),
+        ("convsmall", {"width": 1.5}),
+        ("convsmall", {"linear": -1}),
         ("cnn7", {"linear": 1.5}),
         ("cnn7", {"last_stride": True}),
         ("mlp", {"hidden": [10, -1]}),

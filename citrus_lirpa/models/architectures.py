@@ -146,23 +146,27 @@ def _widths(model: str, width: float, usual: int, linear: int) -> tuple[int, int
     return int(width), linear
 
 
-def convsmall(shape: Shape, classes: int) -> nn.Sequential:
+def convsmall(shape: Shape, classes: int, *, width: float = 16, linear: int = 100) -> nn.Sequential:
     """Build a network of two 4x4 convolutions and two linear layers, without BatchNorm.
 
-    The convolutions have stride 2, no padding, 16 and 32 channels; the first linear layer has
-    width 100.
+    The convolutions have stride 2 and no padding.
 
     Args:
         shape: (C, H, W) of the images, at least 10x10 pixels.
         classes: The number of logits.
+        width: The channels of the first convolution; the second has twice as many. A number
+            below 1 is a share of 16 channels, and of ``linear``.
+        linear: The width of the first linear layer.
 
     Returns:
         A network from normalised images (B, C, H, W) to logits (B, classes).
 
     Raises:
         InputError: ``shape`` or ``classes`` is not usable.
+        ConfigError: Another argument is not usable.
     """
-    _check_sizes("convsmall", shape, classes)
+    _check_sizes("convsmall", shape, classes, linear=linear)
+    channels, linear = _widths("convsmall", width, 16, linear)
     height, breadth = (_conv_size(_conv_size(side, 4, 2, 0), 4, 2, 0) for side in shape[1:])
     require(
         min(height, breadth) >= 1,
@@ -170,14 +174,14 @@ def convsmall(shape: Shape, classes: int) -> nn.Sequential:
         "use mlp or cnn7 for smaller ones",
     )
     return nn.Sequential(
-        nn.Conv2d(shape[0], 16, 4, 2),
+        nn.Conv2d(shape[0], channels, 4, 2),
         nn.ReLU(),
-        nn.Conv2d(16, 32, 4, 2),
+        nn.Conv2d(channels, 2 * channels, 4, 2),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(32 * height * breadth, 100),
+        nn.Linear(2 * channels * height * breadth, linear),
         nn.ReLU(),
-        nn.Linear(100, classes),
+        nn.Linear(linear, classes),
     )
 
 
