@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -133,11 +134,7 @@ class DualEngine:
     @torch.no_grad()
     def tightened(self, images: Images, steps: int = 0) -> Images:
         """Return the same images with CROWN's bounds of ReLU inputs, or α-CROWN's after steps."""
-        at_once = self.rows_at_once
-        bounds = tighten(
-            *(self.segments, images.x, self.ball, images.bounds), rows=at_once, steps=steps
-        )
-        return self._with_bounds(images, bounds)
+        return self._with_bounds(images, self._tighten(images, images.bounds, steps=steps))
 
     @torch.no_grad()
     def refined(self, images: Images) -> Images:
@@ -153,16 +150,13 @@ class DualEngine:
                 (torch.maximum(low, by_low), torch.minimum(up, by_up))
                 for (low, up), (by_low, by_up) in zip(begin, known, strict=True)
             ]
-        bounds = tighten(
-            self.segments,
-            images.x,
-            self.ball,
-            begin,
-            rows=self.rows_at_once,
-            exact=self.exact_segments,
-            steps=steps,
-        )
+        bounds = self._tighten(images, begin, exact=self.exact_segments, steps=steps)
         return replace(self._with_bounds(images, rounded(bounds, images.x.dtype)), exact=True)
+
+    def _tighten(self, images: Images, begin: Bounds, **options: Any) -> Bounds:
+        given = self.segments, images.x, self.ball, begin
+        both = self.proofs is not None
+        return tighten(*given, rows=self.rows_at_once, both=both, **options)
 
     def _with_bounds(self, images: Images, bounds: Bounds) -> Images:
         """Return the same images with other bounds, and the threshold that these give."""

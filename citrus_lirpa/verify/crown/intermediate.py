@@ -35,6 +35,7 @@ def tighten(
     rows: int = 256,
     exact: Sequence[Segment] | None = None,
     steps: int = 0,
+    both: bool = False,
 ) -> Bounds:
     """Return CROWN's bounds of every ReLU's input, or α-CROWN's, cut with ``bounds``.
 
@@ -50,6 +51,8 @@ def tighten(
         rows: Neurons bounded at once, as far as their coefficients are on whole maps.
         exact: The affine maps in float64, to compute the bounds by; None for those of ``x``.
         steps: Of α-CROWN for each bound; 0 for CROWN.
+        both: Whether a ReLU that one bound shows to be certain gets CROWN's other one too, not
+            only one for what rounding is charged. Proofs state both.
     """
     sizer = Sizes(segments, x, ball)
     curved = [segment.curve for segment in segments]
@@ -58,7 +61,7 @@ def tighten(
         layers = _WholeMaps(segments, x, ball, rows, exact, steps)
     else:
         given = (segments, x) if exact is None else (exact, x.double())
-        layers = Windowed(*given, ball, rows)
+        layers = Windowed(*given, ball, rows, both=both)
     result: Bounds = []
     for k, (low, up) in enumerate(bounds):
         size = sizer.of(k) if exact is None else sizer.of(k).amax(1, keepdim=True)

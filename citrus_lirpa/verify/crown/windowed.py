@@ -6,12 +6,17 @@ layer. With z = W h + b and low·z + m <= f(z) <= up·z + n,
     Σ a f(z) >= Σ (a⁺ low + a⁻ up) W h + Σ a⁺ (low·b + m) + Σ a⁻ (up·b + n).
 
 What rounding can make of it (:mod:`.rounding`) is taken off low·b + m and added to up·b + n.
+
+A ReLU that one bound shows to be certain needs no other one: its lines do not depend on it, only
+what rounding is charged does. So that bound comes from the same coefficients: where f(z) is at most
+``gap`` away from both lines, Σ a f(z) lies no more than Σ |a| gap above its lower bound.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -39,7 +44,7 @@ _INPUTS = 24
 
 
 class _Lines(NamedTuple):
-    """Lines of the neurons of a layer: slope and value at zero, each (n·H·W + 1, C).
+    """Lines of the neurons of a layer: slopes, values at zero, and gaps, each (n·H·W + 1, C).
 
     Places are numbered through all images; the last one, of zeros, stands for all places outside.
     """
@@ -48,9 +53,25 @@ class _Lines(NamedTuple):
     below: Tensor
     up: Tensor
     above: Tensor
+    gap: Tensor
 
 
-#: Numbers of images and of neurons, and lower and upper bounds of these in float64, each (r,).
+class _Rows(NamedTuple):
+    """What rows of coefficients give, without constants, and the most numbers on their way.
+
+    Attributes:
+        least: (P, U) lower bounds, in float64.
+        width: (P, U) how far above them the values may lie, if it was asked for.
+        numbers: The most coefficients that a row has.
+    """
+
+    least: Tensor
+    width: Tensor
+    numbers: int
+
+
+#: Numbers of images and of neurons, and lower and upper bounds of these in float64, each (r,);
+#: one of the bounds may be infinite.
 Found = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -62,9 +83,12 @@ class Windowed:
         x: (n, ...) inputs, in the type to compute in.
         ball: The perturbations.
         rows: At most so many rows of coefficients on whole maps at once.
+        both: Whether certain ReLUs get both of CROWN's bounds too.
     """
 
-    def __init__(self, segments: Sequence[Segment], x: Tensor, ball: Ball, rows: int):
+    def __init__(
+        self, segments: Sequence[Segment], x: Tensor, ball: Ball, rows: int, *, both: bool = False
+    ):
         self.segments, self.x, self.ball = segments, x, ball
         self.shapes = {INPUT: tuple(x.shape[1:]), **{k: s.shape for k, s in enumerate(segments)}}
         most = max(math.prod(shape) for shape in self.shapes.values())
@@ -72,10 +96,12 @@ class Windowed:
         best = _BEST.get(x.device.type, _BEST["cpu"])
         self.sums, self._numbers_at_once = 16 * SUMS * most, int(min(best, free, rows * most))
         self._lines: list[_Lines] = []
+        self._both = both or any(segment.curve is not None for segment in segments)
         self._constants = [
             segment(*(x.new_zeros(1, *self.shapes[s]) for s in segment.sources))
             for segment in segments
         ]
+        self._centres = self._unperturbed()
         normalise: Any = segments[0].normalise
         scale = 1.0 if normalise is None else 1 / normalise.std.double()
         largest, box = largest_input(x, ball).double(), ball.box(x)
@@ -83,6 +109,16 @@ class Windowed:
         lower, upper = scale * (box.lower.double() - off), scale * (box.upper.double() + off)
         ends = downward(lower, x.dtype), -downward(-upper, x.dtype)
         self._ends = [_table(channels_last(end)) for end in ends]
+
+    def _unperturbed(self) -> list[Tensor]:
+        """Return the inputs (n, ...) of ReLUs and curves for the images themselves."""
+        values, found = {INPUT: self.x}, list[Tensor]()
+        for k, segment in enumerate(self.segments):
+            z = segment(*(values[source] for source in segment.sources))
+            curve: Any = segment.curve
+            values[k] = z.relu() if curve is None else curve.function(z)
+            found.append(z)
+        return found
 
     def charge(self, k: int, size: Tensor) -> Tensor:
         """Return what rounding can make of a coefficient 1 on neurons (n, H, W, C) of segment k."""
@@ -101,10 +137,15 @@ class Windowed:
         below = low.double() * constant + m - low.abs() * charge - tiny * m.abs()
         above = up.double() * constant + n + up.abs() * charge + tiny * n.abs()
         below, above = downward(below, dtype), -downward(-above, dtype)
-        self._lines.append(_Lines(*map(_table, (low, below, up, above))))
+        gap = torch.maximum(torch.minimum(-lower, upper).clamp(min=0), n)  # n: up is rounded
+        gap = gap + 2 * charge + tiny * (m.abs() + n.abs() + below.abs() + above.abs())
+        gap = -downward(-gap, dtype)
+        self._lines.append(_Lines(*map(_table, (low, below, up, above, gap))))
 
     def bounds(self, k: int, wanted: Tensor, size: Tensor) -> Iterator[Found]:
         """Bound inputs of ReLU or curve k, whose lines before it are known.
+
+        The bound comes first that is on the side of zero where a neuron is without perturbation.
 
         Args:
             k: The number of the layer.
@@ -113,19 +154,33 @@ class Windowed:
         """
         height, width, channels = layout(self.shapes[k])
         wanted = channels_last(wanted.view(-1, *self.shapes[k])).reshape(-1, channels)
+        positive = channels_last(self._centres[k] >= 0).reshape(-1, channels)
         charge = self.charge(k, size).reshape(-1, channels)
         constant = channels_last(self._constants[k].double()).reshape(-1, channels)
-        for place, channel in self._parts(k, wanted):
-            image, at = place // (height * width), place % (height * width)
-            spot = torch.stack([at // width, at % width], 1)
-            found, _ = self._row_bounds(k, image, spot, channel)
-            base, off = constant[at].gather(1, channel), charge[place].gather(1, channel)
-            off = off + 8 * unit(torch.float64) * (found.abs().amax(2) + base.abs())
-            lower, upper = found[:, :, 0] + base - off, base + off - found[:, :, 1]
-            neuron = channel * (height * width) + at.unsqueeze(1)
-            images = image.unsqueeze(1).expand_as(neuron)
-            keep = wanted[place].gather(1, channel)
-            yield images[keep], neuron[keep], lower[keep], upper[keep]
+        certain = torch.zeros_like(wanted)
+        for side in (positive, ~positive):
+            left = wanted & ~certain
+            for place, channel in self._parts(k, left):
+                image, at = place // (height * width), place % (height * width)
+                sign = side[place].gather(1, channel).double() * 2 - 1
+                spot = torch.stack([at // width, at % width], 1)
+                wide = side is positive and not self._both
+                rows = self._row_bounds(k, image, spot, channel, sign, wide=wide)
+                base, off = constant[at].gather(1, channel), charge[place].gather(1, channel)
+                size = rows.least.abs() + rows.width + base.abs()
+                off = off + 8 * unit(torch.float64) * size
+                least = rows.least + sign * base - off
+                most = torch.full_like(least, torch.inf)
+                if wide:
+                    sure = least >= 0
+                    certain[place.unsqueeze(1).expand_as(channel)[sure], channel[sure]] = True
+                    most[sure] = (least + rows.width + 2 * off)[sure]
+                ends = torch.stack([least, most])
+                lower, upper = torch.where(sign > 0, ends, -ends.flip(0))
+                neuron = channel * (height * width) + at.unsqueeze(1)
+                keep = left[place].gather(1, channel)
+                images = image.unsqueeze(1).expand_as(neuron)
+                yield images[keep], neuron[keep], lower[keep], upper[keep]
 
     def _parts(self, k: int, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield places (P,) of all images, and channels (P, U) there, with all that are wanted.
@@ -137,8 +192,9 @@ class Windowed:
         if not many:
             return
         first = torch.zeros_like(order[:1])
-        _, largest = self._row_bounds(k, first, torch.stack([first, first], 1), first.unsqueeze(1))
-        fitting = max(1, self._numbers_at_once // (2 * largest))
+        one, spot = first.unsqueeze(1), torch.stack([first, first], 1)
+        numbers = self._row_bounds(k, first, spot, one, one + 1.0, wide=False).numbers
+        fitting = max(1, self._numbers_at_once // numbers)
         begin = 0
         while begin < len(many):
             end, most = begin + 1, begin + max(1, fitting // many[begin])
@@ -150,51 +206,60 @@ class Windowed:
                 yield place, some
             begin = end
 
-    def _row_bounds(self, k: int, image: Tensor, at: Tensor, channel: Tensor) -> tuple[Tensor, int]:
-        """Return lower bounds (P, U, 2) of neurons and of their negatives, without constants.
-
-        Beside them the most numbers that a row of coefficients has on its way.
-        """
+    def _row_bounds(
+        self, k: int, image: Tensor, at: Tensor, channel: Tensor, sign: Tensor, *, wide: bool
+    ) -> _Rows:
+        """Bound neurons (P, U) times their signs; ``wide`` asks for the width too."""
         height, width, channels = layout(self.shapes[k])
         places, neurons = channel.shape
-        signs = self.x.new_tensor([1.0, -1.0]).expand(places, neurons, 2).unsqueeze(3)
-        index = channel.unsqueeze(2).expand(places, neurons, 2).unsqueeze(3)
-        values = self.x.new_zeros(places, neurons, 2, channels).scatter_(3, index, signs)
+        values = self.x.new_zeros(places, neurons, channels)
+        values.scatter_(2, channel.unsqueeze(2), sign.to(values.dtype).unsqueeze(2))
         step = 0 if height * width == 1 else 1
         place = Place((step, step), (0, 0), (1, 1))
-        window = Window(values.view(places, 2 * neurons, 1, 1, channels), at, place, True)
-        pending, bias = {k: window}, torch.zeros(1, dtype=torch.float64, device=self.x.device)
-        largest = 1
+        window = Window(values.view(places, neurons, 1, 1, channels), at, place, True)
+        pending, least = {k: window}, sign.new_zeros(places, neurons)
+        spread, numbers = torch.zeros_like(least), 1
         for j in reversed(range(k + 1)):
             if j not in pending:
                 continue
             window = pending.pop(j)
             if j < k:
-                window, constants = self._through(j, window, image)
-                bias = bias + constants
+                window, constants, gaps = self._through(j, window, image, wide)
+                least, spread = least + constants, spread + gaps
             segment = self.segments[j]
             shapes = [self.shapes[source] for source in segment.sources]
             parts = transposed(segment, window, shapes)
             for source, shape, part in zip(segment.sources, shapes, parts, strict=True):
-                largest = max(largest, part.values[0, 0].numel())
+                numbers = max(numbers, part.values[0, 0].numel())
                 pending[source] = pending[source].plus(part, shape) if source in pending else part
-        bias = bias + self._at_input(pending[INPUT], image)
-        return bias.view(places, neurons, 2), largest
+        window = pending[INPUT]
+        at_input = self._at_input(window, image)
+        if wide:
+            opposite = replace(window, values=-window.values)
+            spread = spread - at_input - self._at_input(opposite, image)
+        return _Rows(least + at_input, spread, numbers)
 
-    def _through(self, j: int, window: Window, image: Tensor) -> tuple[Window, Tensor]:
-        """Replace layer j by lines: coefficients on its inputs, and what is added (P, Q)."""
+    def _through(
+        self, j: int, window: Window, image: Tensor, wide: bool
+    ) -> tuple[Window, Tensor, Tensor | float]:
+        """Replace layer j by lines: coefficients on its inputs, what is added (P, Q), and gaps."""
         height, width, channels = layout(self.shapes[j])
         if math.prod(window.place.size) >= height * width:
             window = window.whole(self.shapes[j])
         numbers = self._numbers(window, image, j)
-        low, below, up, above = (
-            table.index_select(0, numbers).view(len(image), 1, *window.place.size, channels)
-            for table in self._lines[j]
+        shape = len(image), 1, *window.place.size, channels
+        low, below, up, above, *gap = (
+            table.index_select(0, numbers).view(shape) for table in self._lines[j][: 4 + wide]
         )
+        gaps: Tensor | float = 0.0
+        if wide:
+            terms = gap[0][0].numel()
+            gaps = (window.values.abs().flatten(2) @ gap[0].flatten(1).unsqueeze(2)).squeeze(2)
+            gaps = gaps.double() * (1 + 2 * terms * unit(gaps.dtype))
         positive, negative = window.values.clamp(min=0), window.values.clamp(max=0)
         bias = (positive * below).addcmul_(negative, above).flatten(2).sum(2, dtype=torch.float64)
         values = positive.mul_(low).addcmul_(negative, up)
-        return Window(values, window.at, window.place, True), bias
+        return Window(values, window.at, window.place, True), bias, gaps
 
     def _numbers(self, window: Window, image: Tensor, j: int) -> Tensor:
         """Return which lines of layer j, or inputs, windows (P, h, w) have, in one row."""
