@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import ctypes
+import functools
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,7 @@ if "torch" in sys.modules:
     raise ImportError("import pretend_cuda before torch")
 _load_shim()
 
+import pretend_graphs  # noqa: E402
 import torch  # noqa: E402
 from torch._C import TensorBase  # noqa: E402
 from torch.utils import _foreach_utils  # noqa: E402
@@ -94,6 +96,7 @@ class Seen:
     def wait(self, reason: str) -> None:
         """Count a wait."""
         self.waits[f"{reason} at {_line()}"] += 1
+        pretend_graphs.wait(f"{reason} at {_line()}")
 
     def without_kernel(self) -> list[str]:
         """Return the operators that this torch has no CUDA kernel for."""
@@ -152,6 +155,13 @@ def _is_there(value: object) -> bool:
 
 def _host(value):
     return value.host if _is_there(value) else value
+
+
+def _baked(value):
+    """As ``_host``, but numbers of the CPU that are tensors are those of now."""
+    if isinstance(value, torch.Tensor) and not _is_there(value):
+        return value.clone()
+    return _host(value)
 
 
 def _set_data(tensor: torch.Tensor, value: torch.Tensor) -> None:
@@ -247,15 +257,16 @@ def _run(func, args, kwargs):
         SEEN.operators.add(func)
     if why := _why_waits(name, args, kwargs, there, to_device):
         SEEN.wait(why)
-    plain, options = tree_map(_host, (args, dict(kwargs)))
+    graph = pretend_graphs.Graph.capturing if there or to_device else None
+    plain, options = tree_map(_host if graph is None else _baked, (args, dict(kwargs)))
     if to_device and wanted is not None:
         options["device"] = torch.device("cpu")
         options.pop("pin_memory", None)
     compute = _BY_CUDNN.get(name, func)
+    call = functools.partial(compute, *plain, **options)
     if to_device and torch.Tag.nondeterministic_seeded in func.tags:
-        out = _drawn(compute, plain, options)
-    else:
-        out = compute(*plain, **options)
+        call = functools.partial(_drawn, compute, plain, options)
+    out = call() if graph is None else graph.run(call, (plain, options))
     known = {id(_host(tensor)): tensor for tensor in given}
 
     def placed(value):
@@ -384,7 +395,7 @@ def _patch_torch() -> None:
     answers = {
         "_lazy_init": None, "is_available": True, "is_initialized": True, "device_count": 1,
         "current_device": 0, "set_device": None, "get_device_name": "a pretended GPU",
-        "is_current_stream_capturing": False, "_is_in_bad_fork": False, "empty_cache": None,
+        "_is_in_bad_fork": False, "empty_cache": None,
         "is_bf16_supported": True, "get_device_capability": (9, 0),
     }  # fmt: skip
     for name, answer in answers.items():
@@ -397,3 +408,5 @@ def _patch_torch() -> None:
 
 
 _patch_torch()
+pretend_graphs.Graph.generator = staticmethod(lambda: GENERATOR)
+pretend_graphs.install()

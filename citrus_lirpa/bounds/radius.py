@@ -33,8 +33,13 @@ def check_shared_radius(eps: Scalar, x: Tensor) -> Scalar:
 
 
 def as_type(eps: Scalar, x: Tensor) -> Scalar:
-    """Return ε in the type and on the device of inputs; a number stays one."""
-    return eps.to(x) if isinstance(eps, Tensor) else eps
+    """Return ε on the device of inputs, and a map in their type.
+
+    A number stays one, and a tensor of one number keeps its type: both round where they meet x.
+    """
+    if not isinstance(eps, Tensor):
+        return eps
+    return eps.to(x) if eps.ndim else eps.to(x.device)
 
 
 def largest(eps: Scalar) -> float:

@@ -8,7 +8,7 @@ from ..attacks import PGD
 from ..bounds.box import PIXELS, clamp
 from ..bounds.checks import Range, Scalar
 from ..bounds.net import BoundedNet
-from .base import Attack, Loss, LossTerms, at_points, natural, perturb
+from .base import Attack, Loss, LossTerms, Stage, at_points, natural, perturb, repeated
 from .universal import Universal
 
 
@@ -20,6 +20,10 @@ class CrossEntropy(Loss):
     """
 
     needs_ramp = False
+
+    def begin_step(self, net: BoundedNet, done: float) -> Stage:
+        """Say that all steps are alike."""
+        return repeated(self)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the clean inputs."""
@@ -43,6 +47,10 @@ class Adversarial(Loss):
     def __init__(self, *, attack: Attack | None = None, clip: Range | None = PIXELS):
         super().__init__(clip)
         self.attack = self.choose_attack(attack)
+
+    def begin_step(self, net: BoundedNet, done: float) -> Stage:
+        """Say that all steps are alike."""
+        return repeated(self, self.attack)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the attacked inputs."""

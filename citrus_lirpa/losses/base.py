@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from ..bounds.box import PIXELS, Ball, Bounds, Box
 from ..bounds.checks import (
     Range,
     Scalar,
+    are_values_known,
     check_fits,
     check_name,
     check_positive,
@@ -127,10 +128,13 @@ class Stage:
     Args:
         rate: Factor of the learning rate.
         frozen: Weights that are not trained: no penalty is to move them either.
+        graph: Whatever the host decides in this step, beside the numbers that it is given. Steps
+            that agree in it may be repeated as one CUDA graph; None for a step that may not.
     """
 
     rate: float = 1.0
     frozen: tuple[nn.Parameter, ...] = ()
+    graph: Hashable = None
 
 
 class Loss(nn.Module):
@@ -178,7 +182,7 @@ class Loss(nn.Module):
         with net.in_use():
             eps = check_batch(net, x, y, eps, self.clip)
             check_norm(self.norm, eps)
-            if bool(torch.as_tensor(eps).any()):
+            if are_values_known(eps) or bool(torch.as_tensor(eps).any()):
                 terms = self.terms(net, x, y, eps)
                 _warn(net, terms, getattr(self, "method", "ibp"))
                 return terms
@@ -238,6 +242,20 @@ def _warn(net: BoundedNet, terms: LossTerms, method: str) -> None:
 def perturb(attack: Attack, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
     """Run ``attack`` on a batch that the loss has checked; a PGD does not check it again."""
     return attack.perturb(net, x, y, eps) if type(attack) is PGD else attack(net, x, y, eps)
+
+
+def repeated(loss: Loss, attack: Attack | None = None, *decided: Hashable) -> Stage:
+    """Return the stage of a step that a CUDA graph may repeat, if a loss and its attack allow it.
+
+    Classes and attacks of users may decide more on the host than is known here.
+
+    Args:
+        loss: The loss.
+        attack: Its attack, if it has one.
+        decided: What it decides on the host in this step.
+    """
+    own = type(loss).__module__.startswith(f"{__package__}.")
+    return Stage(graph=decided) if own and (attack is None or type(attack) is PGD) else Stage()
 
 
 def check_method(method: str) -> None:

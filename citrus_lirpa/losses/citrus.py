@@ -23,8 +23,9 @@ from .base import (
     check_method,
     check_share,
     perturb,
+    repeated,
 )
-from .cross_input import Pairing, Shifts, cross_input_boxes, joint_sets_of, partners_of
+from .cross_input import Groups, Pairing, Shifts, cross_input_boxes, joint_sets_of, partners_of
 from .universal import Universal
 
 REDUCTIONS = {
@@ -148,7 +149,9 @@ class Citrus(Loss):
     def begin_step(self, net: BoundedNet, done: float) -> Stage:
         """Choose the attack of this point of the training."""
         self._early = done < self.sign_steps
-        return super().begin_step(net, done)
+        if self.universal is not None or not isinstance(self.pairing, (Groups, Shifts)):
+            return Stage()  # perturbations and pairs may be others in each step
+        return repeated(self, self.attack, self._early, self.current_k())
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the cross-input boxes."""

@@ -148,7 +148,7 @@ def _chosen(pairing: Pairing, batch: int, size: int, device: torch.device) -> tu
     return _found(pairing, batch, size)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.cache  # for good: CUDA graphs read them where they are
 def _kept(
     pairing: Groups | Shifts, batch: int, size: int, device: torch.device
 ) -> tuple[Tensor, ...]:

@@ -12,7 +12,15 @@ from ..bounds.checks import Range, Scalar
 from ..bounds.margins import robust_cross_entropy
 from ..bounds.net import BoundedNet
 from ..bounds.radius import largest
-from .base import Loss, LossTerms, check_bounds_of, check_max_eps, check_method
+from .base import (
+    Loss,
+    LossTerms,
+    Stage,
+    check_bounds_of,
+    check_max_eps,
+    check_method,
+    repeated,
+)
 
 
 class Ibp(Loss):
@@ -32,6 +40,10 @@ class Ibp(Loss):
         check_method(method)
         check_bounds_of(norm, method)
         self.method = method
+
+    def begin_step(self, net: BoundedNet, done: float) -> Stage:
+        """Say that all steps are alike."""
+        return repeated(self)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the ε-boxes."""

@@ -12,7 +12,7 @@ from ..bounds.checks import Range, Scalar, check_count, check_positive
 from ..bounds.net import BoundedNet
 from ..bounds.norms import lengths, shortened
 from ..bounds.radius import largest
-from .base import POINT_RADIUS, Loss, LossTerms, at_points, check_max_eps
+from .base import POINT_RADIUS, Loss, LossTerms, Stage, at_points, check_max_eps, repeated
 
 
 class Gaussian(Loss):
@@ -32,6 +32,10 @@ class Gaussian(Loss):
         super().__init__(clip)
         check_positive(sigma, "sigma")
         self.sigma = sigma
+
+    def begin_step(self, net: BoundedNet, done: float) -> Stage:
+        """Say that all steps are alike."""
+        return repeated(self)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the noisy inputs."""

@@ -11,7 +11,7 @@ from ..bounds.box import PIXELS, Ball, Box, clamp
 from ..bounds.checks import Range, Scalar
 from ..bounds.margins import robust_cross_entropy
 from ..bounds.net import BoundedNet
-from .base import Attack, Loss, LossTerms, check_share, perturb
+from .base import Attack, Loss, LossTerms, Stage, check_share, perturb, repeated
 
 
 class Sabr(Loss):
@@ -41,6 +41,10 @@ class Sabr(Loss):
     ):
         super().__init__(clip, norm)
         self.small_box = SmallBox(tau_ratio, self.choose_attack(attack), clip, norm)
+
+    def begin_step(self, net: BoundedNet, done: float) -> Stage:
+        """Say that all steps are alike."""
+        return repeated(self, self.small_box.attack)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the small boxes."""

@@ -70,6 +70,8 @@ class RunConfig:
             del tables["train"]["eps_map"], tables["train"]["eps_map_sha256"]
         if self.train.norm == math.inf:
             del tables["train"]["norm"]
+        if self.train.graph:
+            del tables["train"]["graph"]
         return tables
 
     def to_toml(self) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import distributed
 from ..attacks import breaks
 from ..bounds.box import Ball
-from ..bounds.checks import Range, Scalar
+from ..bounds.checks import Scalar
 from ..bounds.net import BoundedNet
 from ..imports import to_frame
 from ..losses import LossTerms
@@ -164,12 +164,12 @@ class FirstBadStep:
         self.found = torch.zeros((), device=device)
         self._first = torch.zeros(3, dtype=torch.float64, device=device)
 
-    def look(self, step: int, measured: Tensor) -> None:
+    def look(self, step: Scalar, measured: Tensor) -> None:
         """Look at what ``measure`` gave of a step."""
         loss, regulariser, *_, norm = measured
-        now = torch.stack([torch.full_like(loss, step), loss + regulariser, norm])
+        now = torch.stack([torch.zeros_like(loss) + step, loss + regulariser, norm])
         wrong = ~now.isfinite().all()
-        self._first = torch.where(wrong & (self.found == 0), now, self._first)
+        self._first.copy_(torch.where(wrong & (self.found == 0), now, self._first))
         torch.maximum(self.found, wrong.float(), out=self.found)
 
     def read(self) -> tuple[int, str, float] | None:
@@ -181,30 +181,17 @@ class FirstBadStep:
         return int(step), *wrong
 
 
-def broken_by_batch(
-    net: BoundedNet,
-    terms: LossTerms,
-    x: Tensor,
-    y: Tensor,
-    eps: Scalar,
-    clip: Range | None,
-    norm: float,
-) -> Tensor | None:
+def broken_by_batch(net: BoundedNet, tried: Tensor, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
     """Tell which of the perturbations tried on a batch breaks which of its inputs.
 
     Args:
         net: The network.
-        terms: The loss of the batch, with the perturbations that were tried.
+        tried: The perturbations (P, ...), of which the first ones count.
         x: Inputs (B, ...).
         y: Labels (B,).
-        eps: Radius ε, to which perturbations are cut: attacks may reach further.
-        clip: Range that perturbed inputs are cut to; None for no cut.
-        norm: That ε is of.
+        ball: What perturbations are cut to, as attacks may reach further, and perturbed inputs.
 
     Returns:
-        bool (P, B), as :func:`attacks.kappa` counts them; None without perturbations.
+        bool (P, B), as :func:`attacks.kappa` counts them.
     """
-    if terms.perturbations is None:
-        return None
-    v = Ball(eps, None, norm).project(terms.perturbations[:_KAPPA_PERTURBATIONS])
-    return breaks(net, x, y, v, clip)
+    return breaks(net, x, y, ball.project(tried[:_KAPPA_PERTURBATIONS]), ball.clip)

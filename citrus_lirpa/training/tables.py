@@ -94,6 +94,7 @@ class TrainConfig:
         precision: What may be rounded below float32: nothing, attacks (bfloat16), or on a GPU also
             products of bounds (tf32).
         compile: Whether torch.compile makes the kernels.
+        graph: Whether steps on a GPU become CUDA graphs, where they can.
     """
 
     eps: Fraction
@@ -119,6 +120,7 @@ class TrainConfig:
     threads: Count = 0
     precision: Text = "float32"
     compile: Flag = False
+    graph: Flag = True
 
     def __post_init__(self) -> None:
         expect(self.norm in NORMS, "train.norm", self.norm, "inf or 2", ConfigError)

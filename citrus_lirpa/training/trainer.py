@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 import time
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .. import distributed
+from ..bounds.box import Ball
 from ..bounds.checks import Scalar, values_known
 from ..bounds.net import BoundedNet
 from ..data.types import Split
@@ -24,6 +26,7 @@ from . import checkpoint
 from .batches import Batches
 from .batchnorm import precise_batchnorm, running_statistics
 from .config import RunConfig
+from .graphed import GraphedSteps, Inputs, Outputs, is_positive
 from .interrupts import interrupted_by
 from .metrics import EpochMeans, FirstBadStep, broken_by_batch, measure
 from .regularisers import l1_norm, shi_regulariser
@@ -53,7 +56,9 @@ class Trainer:
         self.weights = [p for p in net.parameters() if p.requires_grad]
         self.statistics = running_statistics(net.module)
         self.batches = Batches(data, config, self.weights[0].device)
-        optimiser: Any = torch.optim.Adam(self.weights, lr=self.train.lr, fused=True)
+        self._rate, cuda = self.train.lr, self.weights[0].is_cuda
+        rate = torch.tensor(self._rate, device=self.weights[0].device) if cuda else self._rate
+        optimiser: Any = torch.optim.Adam(self.weights, lr=rate, fused=True, capturable=cuda)
         self.state = TrainingState(net, loss, optimiser)
         self.first_bad = FirstBadStep(self.state.device)
         optimiser.found_inf = self.first_bad.found
@@ -64,11 +69,14 @@ class Trainer:
             self.share = (radius / radius.max().clamp(min=1e-12)).to(self.weights[0])
         self._saved, self._saving = time.monotonic(), 0.0
         self._shown = 0.0
+        graphed = cuda and self.train.graph and distributed.size() == 1
+        self._graphed = GraphedSteps(self._change, net) if graphed else None
 
     def run(self, stop: Callable[[], int], progress: bool, on_epoch: OnEpoch) -> None:
         """Make the steps that are left, then the precise statistics of BatchNorm."""
         self.net.train()
-        with self._bar(progress) as bar:
+        stream = self._graphed.own_stream() if self._graphed else contextlib.nullcontext()
+        with stream, self._bar(progress) as bar:
             while self.state.step < self.train.epochs * self.batches.an_epoch:
                 begin = time.monotonic()
                 with values_known():
@@ -93,30 +101,47 @@ class Trainer:
             self._save()
 
     def _step(self) -> None:
-        x, y = self.batches[self.state.step]
-        eps, stage = self.share * self._eps(), self._stage()
-        rate = learning_rate(self.train, self.state.step / self.batches.an_epoch)
-        for group in self.state.optimiser.param_groups:
-            group["lr"] = rate * stage.rate
+        stage, step = self._stage(), self.state.step
+        self._set_rate(learning_rate(self.train, step / self.batches.an_epoch) * stage.rate)
+        shi = self.train.shi * (1 - self._ramp())
+        inputs = Inputs(*self.batches[step], step, self._eps(), shi, stage)
+        outputs = (self._graphed or self._change)(inputs)
+        self.state.step += 1
+        self.state.epoch.add(outputs.measured)
+        if self._epoch_ended():
+            self._check_finite()
+            self._count_broken(inputs, outputs.perturbations)
+
+    def _change(self, inputs: Inputs) -> Outputs:
+        """Make the step, but for what the host counts; a CUDA graph may be captured of it."""
+        x, y = inputs.x, inputs.y
         self.state.optimiser.zero_grad(set_to_none=True)  # those of large networks need memory
         with distributed.shared_batch():
-            terms = self.loss(self.net, x, y, eps)
-            penalty = self._penalty(terms, stage)
+            terms = self.loss(self.net, x, y, self._radius(inputs))
+            penalty = self._penalty(terms, inputs)
             terms.bounds = None  # backward frees what it has used, if nothing else holds it
             self.state.optimiser.zero_grad(set_to_none=True)  # a user's attack may have left some
             (terms.total + penalty).backward()
         self._average_over_processes()
         norm = nn.utils.clip_grad_norm_(self.weights, self.train.grad_clip)
-        measured = measure(terms, penalty, norm, y, bounded=self._eps() > 0)
-        self.first_bad.look(self.state.step, measured)
+        measured = measure(terms, penalty, norm, y, bounded=is_positive(inputs.eps))
+        self.first_bad.look(inputs.step, measured)
         if not measured.is_cuda:  # a GPU would be waited for: the epoch's end and saving ask it
             self._check_finite()
         self.state.optimiser.step()
-        self.state.step += 1
-        self.state.epoch.add(measured)
-        if self._epoch_ended():
-            self._check_finite()
-            self._count_broken(terms, x, y, eps)
+        return Outputs(measured, terms.perturbations)
+
+    def _set_rate(self, rate: float) -> None:
+        self._rate = rate
+        for group in self.state.optimiser.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)  # in its place, where graphs read it
+            else:
+                group["lr"] = rate
+
+    def _radius(self, inputs: Inputs) -> Scalar:
+        """Return ε, of every pixel where there is a map of it; a number where it is 0."""
+        return self.share * inputs.eps if is_positive(inputs.eps) else 0.0
 
     def _stage(self) -> Stage:
         """Tell the loss, unless it is a module of the user's that has no stages, how far it is."""
@@ -124,26 +149,25 @@ class Trainer:
         total = self.train.epochs * self.batches.an_epoch
         return begin(self.net, self.state.step / total) if callable(begin) else Stage()
 
-    def _count_broken(self, terms: LossTerms, x: Tensor, y: Tensor, eps: Scalar) -> None:
+    def _count_broken(self, inputs: Inputs, perturbations: Tensor | None) -> None:
         """Count the inputs that one perturbation breaks, and tell the loss at an epoch's end."""
-        clip = getattr(self.loss, "clip", None)
-        broken = broken_by_batch(self.net, terms, x, y, eps, clip, self.train.norm)
-        if broken is None:
+        if perturbations is None:
             self.kappa = None
             return
+        ball = Ball(self._radius(inputs), getattr(self.loss, "clip", None), self.train.norm)
+        broken = broken_by_batch(self.net, perturbations, inputs.x, inputs.y, ball)
         self.kappa = int(distributed.highest(int(broken.sum(dim=1).max()))[0])
         end = getattr(self.loss, "end_epoch", None)
         if callable(end):
             end(broken)
 
-    def _penalty(self, terms: LossTerms, stage: Stage) -> Tensor:
+    def _penalty(self, terms: LossTerms, inputs: Inputs) -> Tensor:
         penalty = terms.total.new_zeros(())
-        weight = self.train.shi * (1 - self._ramp())
-        if weight > 0:
+        if is_positive(inputs.shi):
             bounds = terms.bounds or self.net.bound_unchecked(terms.box)
-            penalty = penalty + weight * shi_regulariser(bounds.inputs, bounds.preactivations)
+            penalty = penalty + inputs.shi * shi_regulariser(bounds.inputs, bounds.preactivations)
         if self.train.l1 > 0:
-            frozen = {id(weight) for weight in stage.frozen}
+            frozen = {id(weight) for weight in inputs.stage.frozen}
             trained = [weight for weight in self.weights if id(weight) not in frozen]
             penalty = penalty + self.train.l1 * l1_norm(trained)
         return penalty
@@ -188,7 +212,7 @@ class Trainer:
             "epoch": self.state.step // self.batches.an_epoch,
             "step": self.state.step,
             "eps": self._eps(),
-            "lr": self.state.optimiser.param_groups[0]["lr"],
+            "lr": self._rate,
             **self.state.epoch.means(),
             "kappa": self.kappa,
             "seconds": round(self.state.epoch.seconds, 3),

@@ -1,0 +1,111 @@
+"""What tests/training/test_graphed.py looks at, computed on the pretended GPU.
+
+``python on_pretended_graphs.py FOLDER`` works in a folder and writes ``seen.json`` there.
+"""
+
+import pretend_cuda  # before torch
+
+# isort: split
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import pretend_graphs
+import torch
+
+from citrus_lirpa import data
+from citrus_lirpa.losses import Citrus, Sabr
+from citrus_lirpa.losses.base import Stage
+from citrus_lirpa.training import setup
+from citrus_lirpa.training.config import resolve
+from citrus_lirpa.training.loop import fit
+
+GPU = torch.device("cuda")
+DIGITS = data.load("digits", train=True, data_dir=Path("none"))
+#: An epoch without ε, one on the ramp, one behind it; 5 steps each, and 5 images that fill none.
+SETTINGS = [
+    "train.epochs=3", "train.batch_size=10", "data.limit=55", "train.ramp_start=2",
+    "train.ramp_length=1", "train.milestones=[1.5, 2.5]", "train.lr=0.01", "loss.attack_steps=2",
+]  # fmt: skip
+SMALL = ["model.hidden=[12, 12]", "train.l1=1e-6"]
+CNN7 = ["model.name=cnn7", "model.width=2", "model.linear=8", "train.epochs=2"]
+CASES = {"citrus": ("citrus", [*SMALL, "loss.worst=2"]), "sabr of cnn7": ("sabr", CNN7)}
+
+
+class Reading(Citrus):
+    """Reads from the GPU in each step."""
+
+    def begin_step(self, net, done):
+        return Stage(graph=())
+
+    def terms(self, net, x, y, eps):
+        found = super().terms(net, x, y, eps)
+        return found if bool(found.total < 1e6) else None
+
+
+class Counting(Sabr):
+    """Decides by numbers of the host of which nothing is known."""
+
+
+class Log(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
+def train(method, options, kind=None, **more):
+    """Train once, by a loss of another class; return weights, records, waits of all steps, and how many graphs there were."""
+    log, logger = Log(), logging.getLogger("citrus_lirpa.training.graphed")
+    logger.addHandler(log)
+    config = resolve(preset="digits", method=method, overrides=[*SETTINGS, *options])
+    pretend_graphs.Graph.count.update(captured=0, replayed=0)
+    with pretend_cuda.Pretended() as seen:
+        net, loss = setup.build(config, GPU)
+        loss.__class__ = kind or type(loss)
+        seen.waits.clear()
+        history = fit(net, loss, DIGITS, config, **more)
+        waits = {line: count for line, count in seen.waits.items() if "metrics" not in line}
+        weights = torch.cat([t.flatten() for t in net.module.state_dict().values()]).tolist()
+    logger.removeHandler(log)
+    keys = ("loss", "regulariser", "accuracy", "certified", "kappa", "eps", "lr")
+    return {
+        "weights": weights, "waits": waits, "mixed": seen.mixed, "log": log.lines,
+        "records": [{key: record[key] for key in keys} for record in history.records],
+        **pretend_graphs.Graph.count,
+    }  # fmt: skip
+
+
+def stop(record):
+    if record["epoch"] == 2:
+        raise KeyboardInterrupt
+
+
+def resumed(folder: Path) -> dict:
+    """A training that stopped at the end of its second epoch, before that was saved, went on."""
+    method, options = CASES["citrus"]
+    try:
+        train(method, options, folder=folder, on_epoch=stop)
+    except KeyboardInterrupt:
+        return train(method, options, folder=folder)
+    raise AssertionError("it was not stopped")
+
+
+def everything(folder: Path) -> dict:
+    found = {}
+    for name, (method, options) in CASES.items():
+        found[name] = [train(method, [*options, f"train.graph={on}"]) for on in ("true", "false")]
+    found["reading"] = train(*CASES["citrus"], Reading)
+    found["a user's class"] = train("sabr", SMALL, Counting)
+    found["resumed"] = resumed(folder / "run")
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    place = Path(sys.argv[1])
+    (place / "seen.json").write_text(json.dumps(everything(place)))

@@ -1,0 +1,74 @@
+"""Steps as CUDA graphs on a pretended GPU, where tests/pretend_graphs.py stands in for graphs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the pretended GPU needs Linux"),
+    pytest.mark.skipif(shutil.which("c++") is None, reason="it needs a C++ compiler"),
+    pytest.mark.skipif(not version("torch").startswith("2.11."), reason="it knows torch 2.11"),
+]
+#: Graphs and replays: of 6 steps without ε, 4 on the ramp and, but for CNN7, 5 behind it, 3 each
+#: come before the capture.
+COUNTS = {"citrus": [3, 3 + 1 + 2], "sabr of cnn7": [2, 3 + 1]}
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("graphs")
+    places = [str(HERE.parents[1]), str(HERE.parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    command = [sys.executable, str(HERE / "on_pretended_graphs.py"), str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "seen.json").read_text())
+
+
+@pytest.mark.parametrize("case", COUNTS)
+def test_a_training_by_graphs_ends_with_the_weights_of_usual_steps(seen, case):
+    """Through three kinds of steps, with ε, the regulariser and the rate changing in each."""
+    graphed, usual = seen[case]
+    assert [graphed["captured"], graphed["replayed"]] == COUNTS[case]
+    assert usual["captured"] == 0
+    assert graphed["mixed"] == graphed["log"] == []
+    assert graphed["weights"] == usual["weights"]
+    assert graphed["records"] == usual["records"]
+
+
+def test_every_kind_of_step_was_seen_and_changes_with_its_numbers(seen):
+    """Else the test above would compare little."""
+    records = seen["citrus"][0]["records"]
+    assert [record["eps"] for record in records] == [0.0, pytest.approx(0.1), pytest.approx(0.1)]
+    assert len({record["lr"] for record in records}) == 3
+    assert len({record["regulariser"] for record in records}) == 3
+
+
+def test_no_step_waits_for_the_gpu(seen):
+    graphed = seen["citrus"][0]
+    assert sum(graphed["waits"].values()) < 15, graphed["waits"]
+
+
+def test_a_loss_that_reads_from_the_gpu_trains_as_usual_and_the_log_says_so_once(seen):
+    graphed, usual = seen["reading"], seen["citrus"][1]
+    assert (graphed["captured"], graphed["replayed"]) == (1, 3)  # while ε is 0 it is not asked
+    (line,) = graphed["log"]
+    assert "training steps are not made CUDA graphs: the host waits for the GPU" in line
+    assert graphed["weights"] == usual["weights"]
+
+
+def test_a_class_of_a_user_is_not_captured_unless_it_says_that_it_can_be(seen):
+    assert seen["a user's class"]["captured"] == 0
+
+
+def test_a_training_goes_on_from_its_checkpoint_with_graphs(seen):
+    resumed = seen["resumed"]
+    assert resumed["captured"] == 2  # the kind that it was stopped in has one step left
+    assert resumed["weights"] == seen["citrus"][0]["weights"]
