@@ -8,9 +8,11 @@ Needs no data. Random numbers are drawn on the CPU, so that both devices see the
 from __future__ import annotations
 
 import copy
+import logging
 import tempfile
 import time
 from collections.abc import Callable
+from logging.handlers import BufferingHandler
 from pathlib import Path
 
 import click
@@ -86,6 +88,26 @@ def relative(one: Tensor, other: Tensor) -> float:
     one, other = one.detach().double().cpu(), other.detach().double().cpu()
     distance = (one - other).norm() / other.norm().clamp(min=1e-30)
     return float(distance) if bool(one.isfinite().all()) else float("inf")
+
+
+@check("training by CUDA graphs ends with the weights of usual steps")
+def graphs(pair: Pair) -> tuple[float, float]:
+    """Through steps without ε, on its ramp and behind it; on a CPU both are usual steps."""
+    overrides = ["train.epochs=3", "data.limit=640", "train.batch_size=64", "train.ramp_start=2"]
+    overrides += ["train.ramp_length=1", "train.milestones=[1.5, 2.5]", "loss.attack_steps=5"]
+    images = data.load("digits", train=True, data_dir=Path("none"))
+    refusals, log = BufferingHandler(100), logging.getLogger("citrus_lirpa.training.graphed")
+    log.addHandler(refusals)
+    log.setLevel(logging.INFO)
+    found = []
+    for on in ("true", "false"):
+        settings = resolve(preset="digits", overrides=[*overrides, f"train.graph={on}"])
+        net, training = setup.build(settings, pair.there)
+        fit(net, training, images, settings)
+        found.append(torch.cat([weight.flatten() for weight in net.parameters()]))
+    log.removeHandler(refusals)
+    assert not refusals.buffer, refusals.buffer[0].getMessage()
+    return relative(*found), 1e-4
 
 
 @check("logits in eval mode")

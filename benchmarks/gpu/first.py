@@ -2,9 +2,9 @@
 
     python benchmarks/gpu/first.py OUT [--device cuda] [--seconds 230] [--small]
 
-Prints the checks of ``check.py``, then the time of training steps of CNN7 on random images of
-CIFAR-10's size, by batch and precision, what runs longest last. Writes OUT/first.json, from which
-``second.py`` knows how many epochs fit.
+Prints the checks of ``check.py``, that of CUDA graphs first, then the time of training steps of
+CNN7 on random images of CIFAR-10's size, by batch and precision, what runs longest last: by graphs
+and, on a GPU, as usual. Writes OUT/first.json, from which ``second.py`` knows how many epochs fit.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ STEPS, EPOCHS = 20, 4
 SMALL = ["model.width=4", "model.linear=16", "loss.attack_steps=2"]
 
 
-def step_time(mode: str, batch: int, precision: str, device: torch.device, small: bool) -> dict:
+def step_time(
+    mode: str, batch: int, precision: str, device: torch.device, small: bool, graph: bool = True
+) -> dict:
     """Train on random images with ε on its ramp; return seconds a step of the last epoch."""
     batch, steps = (min(batch, 10), 2) if small else (batch, STEPS)
     overrides = [f"train.epochs={EPOCHS}", f"train.batch_size={batch}", "train.ramp_start=1"]
-    overrides += [f"train.precision={precision}", f"train.ramp_length={EPOCHS - 1}"]
+    overrides += [f"train.precision={precision}", f"train.ramp_length={EPOCHS}"]
+    overrides += [f"train.graph={str(graph).lower()}"]
     overrides += SMALL if small else []
     config = resolve(preset="cifar10-8-255", mode=mode, overrides=overrides)
     pixels = torch.randint(0, 256, (steps * batch, 3, 32, 32), dtype=torch.uint8)
@@ -66,6 +69,8 @@ def step_times(device: torch.device, small: bool, until: float) -> list[dict]:
         else:
             try:
                 said = step_time(mode, batch, precision, device, small)
+                if device.type == "cuda":
+                    said["usual"] = step_time(mode, batch, precision, device, small, graph=False)
             except Exception as error:  # noqa: BLE001 - whatever a GPU brings is to be told
                 said = {"error": f"{type(error).__name__}: {reason(error)}"}
         rows.append({**row, **said})
@@ -73,6 +78,9 @@ def step_times(device: torch.device, small: bool, until: float) -> list[dict]:
             f"{1000 * said['seconds']:.1f} ms a step, loss {said['loss']:.3f}, "
             f"peak {said['peak_gib'] or 0:.1f} GiB"
         )
+        if usual := said.get("usual"):
+            ratio = usual["seconds"] / said["seconds"]
+            told += f"; without graphs {ratio:.2f} times the time, loss {usual['loss']:.3f}"
         print(f"{mode} {batch} {precision}: {told}", flush=True)
     return rows
 

@@ -55,7 +55,7 @@ def test_cifar_comes_back_byte_for_byte(tmp_path):
 @pytest.mark.nightly
 def test_both_commands_end_to_end(tmp_path, real_data):
     said = run("first.py", tmp_path, "--device", "cpu", "--small", "--seconds", 600)
-    assert "checks: 14 of 14 passed" in said
+    assert "checks: 15 of 15 passed" in said
     first = json.loads((tmp_path / "first.json").read_text())
     timed = [row for row in first["steps"] if "seconds" in row]
     assert len(timed) == 4 and all(row["seconds"] > 0 for row in timed)  # a CPU has no TF32

@@ -59,9 +59,10 @@ class Log(logging.Handler):
 
 
 def train(method, options, kind=None, **more):
-    """Train once, by a loss of another class; return weights, records, waits of all steps, and how many graphs there were."""
+    """Train once, if need be by a loss of another class; return what was seen of it."""
     log, logger = Log(), logging.getLogger("citrus_lirpa.training.graphed")
     logger.addHandler(log)
+    logger.setLevel(logging.INFO)
     config = resolve(preset="digits", method=method, overrides=[*SETTINGS, *options])
     pretend_graphs.Graph.count.update(captured=0, replayed=0)
     with pretend_cuda.Pretended() as seen:
