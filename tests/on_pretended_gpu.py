@@ -197,6 +197,7 @@ def results(device: torch.device, network: Path) -> dict:
             ("sabr", ("model.name=cnn7", "model.width=2", "model.linear=8")),
         ):  # fmt: skip
             name = f"{method} {' '.join(more)}".strip()
+            more = (*more, "train.lr=0.00048828125")  # 2⁻¹¹: Adam on a GPU takes it as float32
             net, records = trained(method, device, "train.epochs=2", "data.limit=90", *more)
             weights = torch.cat([weight.detach().flatten() for weight in net.parameters()])
             found[name] = [[record[key] for key in ("loss", "regulariser")] for record in records]
