@@ -7,7 +7,7 @@ that takes its place, which holds between bounds of its input that were shown be
 Every rounding error is charged. Let S bound the sizes that a layer adds up, S = |W||x| + |b| for
 all x that can occur. Coefficients a on the result of a layer of n terms become coefficients on its
 input, W'a, with errors that change the bound by at most n 2^-53 / (1 - n 2^-53) |a|·S, in any
-order of summation. With fractions nothing is rounded.
+order of summation, so that matrix products do the sums. With fractions nothing is rounded.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .network import Affine, Array, Network, Node, Refused, require
+from .network import Affine, Array, Network, Node, Refused, dot, require
 
 #: A claim may be closer than what follows by this share of its width, as other rounding may make
 #: it; the checker goes on with what follows.
 _CLOSE = 2.0**-18
 #: How many bounds of neurons are computed together.
-_AT_ONCE = 128
+_AT_ONCE = 64
 #: How many ways to break the images of a group are tried.
 _MOST_TRIES = 1_000_000
 
@@ -78,15 +78,6 @@ class Box:
         return x if self.clip is None else np.minimum(np.maximum(x, self.clip[0]), self.clip[1])
 
 
-class _Inputs(NamedTuple):
-    """Bounds of the inputs of a ReLU or bend, and which neurons and lines of claims are its."""
-
-    lower: Array
-    upper: Array
-    neurons: slice
-    bent: slice
-
-
 class Ranges:
     """Bounds of every value in a network on one box, once the claims about it are checked."""
 
@@ -94,15 +85,14 @@ class Ranges:
         self.network, self.box, self.claims = network, box, claims
         self.lower, self.upper = {network.input: box.lower}, {network.input: box.upper}
         self.size: dict[str, Array] = {}  # of affine nodes, S
-        self.inputs: dict[str, _Inputs] = {}
+        self.places: dict[str, int] = {}  # of affine nodes, where kernels lie
+        #: Bounds of the inputs of a ReLU or bend, and which neurons and lines of claims are its.
+        self.inputs: dict[str, tuple[Array, Array, slice, slice]] = {}
         self.neurons = self.bent = 0
         self.free = (claims.lower < 0) & (claims.upper > 0)  # claims about ReLUs of both signs
         require((np.diff(claims.neuron) > 0).all(), "claims are not in order")
         for node in network.nodes:
-            if node.affine is None:
-                self._behind(node)
-            else:
-                self._through(node, node.affine)
+            self._through(node, node.affine) if node.affine else self._behind(node)
         inside = ((claims.neuron >= 0) & (claims.neuron < self.neurons)).all()
         require(inside, "a claim is of a neuron that the network does not have")
         require(len(claims.bent) == self.bent, "lines of curves are missing")
@@ -113,7 +103,7 @@ class Ranges:
         low, up = (np.concatenate([e[s] for s in node.sources]) for e in (self.lower, self.upper))
         centre, weight, scale = (low + up) / 2, abs(affine.weight), abs(affine.scale)
         radius = numbers.out(centre, np.maximum(up - centre, centre - low))[1]
-        sizes = np.maximum(abs(low), abs(up))
+        sizes, self.places[node.result] = np.maximum(abs(low), abs(up)), affine.index.shape[1]
         spread = affine.forward(np.concatenate([radius, sizes], 1), weight, scale)
         size = self.size[node.result] = spread[:, 1:] + affine.size
         reach = spread[:, :1] + 2 * numbers.unit * affine.terms * size + numbers.tiny
@@ -140,30 +130,31 @@ class Ranges:
             self.bent += self.network.counts[node.result]
             ends = node.bend.hull(self.network.numbers, low, up)
         self.lower[node.result], self.upper[node.result] = ends
-        slices = slice(first, self.neurons), slice(line, self.bent)
-        self.inputs[node.result] = _Inputs(lower, upper, *slices)
+        self.inputs[node.result] = lower, upper, slice(first, self.neurons), slice(line, self.bent)
 
     def _claimed(self, value: str, first: int, mine: slice) -> tuple[Array, Array]:
         """Return bounds of neurons' inputs: those claimed, once they follow, or intervals."""
         lower, upper = self.lower[value].copy(), self.upper[value].copy()
         place, low, up = self.claims.neuron[mine] - first, *(e[mine] for e in self.claims[1:3])
         require((low <= up).all(), "a lower bound is above its upper bound")
-        for sign, claimed, known in ((1, low.copy(), lower), (-1, -up, -upper)):
-            doubtful = np.flatnonzero(claimed > known[place, 0])
-            for start in range(0, len(doubtful), _AT_ONCE):
-                part = doubtful[start : start + _AT_ONCE]
-                a = self.network.numbers.of(np.zeros((len(lower), len(part))))
-                a[place[part], np.arange(len(part))] = sign
-                line = self.lines(value, a, Choice())
-                follows = least([self.box], [line], np.ones((1, len(part))))
-                for k in np.flatnonzero(~(follows >= claimed[part] - _CLOSE * (up - low)[part])):
-                    raise Refused(
-                        f"neuron {place[part][k] + first} is claimed to be bounded by "
-                        f"{float(sign * claimed[part][k]):.9g}, but only "
-                        f"{float(sign * follows[k]):.9g} follows"
-                    )
-                claimed[part] = np.minimum(claimed[part], follows)
-            (lower if sign > 0 else upper)[place, 0] = sign * claimed
+        ends, known = np.concatenate([low, -up]), np.concatenate([lower[place], -upper[place]])
+        doubtful = np.flatnonzero(ends > known[:, 0])
+        seen = place[doubtful % len(low)] % self.places.get(value, 1)  # alike: of the same pixels
+        doubtful = doubtful[np.argsort(seen, kind="stable")]
+        for start in range(0, len(doubtful), _AT_ONCE):
+            part = doubtful[start : start + _AT_ONCE]
+            at, sign = part % len(low), np.where(part < len(low), 1, -1)
+            a = self.network.numbers.of(np.zeros((len(lower), len(part))))
+            a[place[at], np.arange(len(part))] = sign
+            follows = least([self.box], [self.lines(value, a, Choice())], np.ones((1, len(part))))
+            for k in np.flatnonzero(~(follows >= ends[part] - _CLOSE * (up - low)[at])):
+                raise Refused(
+                    f"neuron {place[at[k]] + first} is claimed to be bounded by "
+                    f"{float(sign[k] * ends[part[k]]):.9g}, but only "
+                    f"{float(sign[k] * follows[k]):.9g} follows"
+                )
+            ends[part] = np.minimum(ends[part], follows)
+        lower[place, 0], upper[place, 0] = ends[: len(low)], -ends[len(low) :]
         return lower, upper
 
     def lines(self, value: str, a: Array, choice: Choice) -> Line:
@@ -176,15 +167,15 @@ class Ranges:
             a, terms, affine = pending.pop(node.result), 0, node.affine
             if choice.interval and (affine is None or node.hull is not None):
                 low, up = self.lower[node.result], self.upper[node.result]
-                part, constants = a[:0], np.minimum(a * low, a * up)
-                sizes = abs(a) * np.maximum(abs(low), abs(up))
+                part, constant = a[:0], np.minimum(a * low, a * up).sum(0)
+                size = dot(np.maximum(abs(low), abs(up)), abs(a))
             elif affine is None:
-                part, constants, sizes = self._bent(node, a, choice)
+                part, constant, size = self._bent(node, a, choice)
             else:
-                part, constants, terms = affine.back(a), a * affine.shift, affine.terms
-                sizes = abs(a) * self.size[node.result]
-            factor = numbers.unit * (terms + len(sizes) + 2 * len(nodes))
-            b = b + constants.sum(0) - (factor * sizes.sum(0) + numbers.tiny)
+                part, constant, terms = affine.back(a), dot(affine.shift, a), affine.terms
+                size = dot(self.size[node.result], abs(a))
+            terms += 4 * len(a) + 2 * len(nodes)
+            b = b + constant - (numbers.unit * terms * size + numbers.tiny)
             for source in node.sources if len(part) else ():
                 mine, part = np.split(part, [self.network.counts[source]])
                 pending[source] = pending[source] + mine if source in pending else mine
@@ -194,51 +185,59 @@ class Ranges:
     def _bent(self, node: Node, a: Array, choice: Choice) -> tuple[Array, Array, Array]:
         """Replace values by lines: coefficients on the inputs, constants, and sizes of both."""
         lower, upper, mine, bent = self.inputs[node.result]
-        if node.bend is None:
-            slopes = None if choice.slopes is None else choice.slopes[mine]
-            below, low, above, high = _relu(lower, upper, slopes, self.network.numbers.unit)
-        else:
+        split = choice.signs is not None and choice.signs[mine].any(1, keepdims=True)
+        if node.bend is not None:
+            require(not np.any(split), "a neuron of a curve is split")
             stated = self.claims.bent[:, :, None] if choice.bent is None else choice.bent
             stated = stated[bent].transpose(1, 0, 2)
-            below, low, above, high = node.bend.lines(self.network.numbers, stated, lower, upper)
-        wide = np.concatenate([a] * (len(lower) // len(a)))  # a product has two inputs
-        slope, offset, shift = (
-            np.where(wide > 0, below, above),
-            np.where(a > 0, low, high),
-            0 * wide,
-        )
-        if choice.signs is not None and choice.signs[mine].any():
-            require(node.bend is None, "a neuron of a curve is split")
-            signs = choice.signs[mine]
-            slope, offset = np.where(signs, signs > 0, slope), np.where(signs, 0, offset)
-            shift = signs * choice.multipliers[mine]
-        sizes = abs(wide) * np.maximum(1, abs(slope)) + abs(shift)
-        sizes = sizes * np.maximum(abs(lower), abs(upper))
-        return wide * slope - shift, a * offset, np.concatenate([sizes, abs(a * offset)])
+            lines = node.bend.lines(self.network.numbers, stated, lower, upper)
+            return _replaced(a, lines, lower, upper)
+        # a ReLU whose input has one sign is 0 or this, without rounding; else there are chords
+        on, free = lower >= 0, np.flatnonzero((lower < 0) & (upper > 0) | split)
+        given = choice.slopes, choice.signs, choice.multipliers
+        slopes, signs, multipliers = (e if e is None else e[mine][free] for e in given)
+        part, size, above = a * on, dot(on * upper, abs(a)), on[free]
+        a, lower, upper = a[free], lower[free], upper[free]
+        both = (lower < 0) & (upper > 0)
+        below = np.where(both, upper > -lower if slopes is None else slopes, above)
+        above = np.where(both, upper / np.where(both, upper - lower, 1), above)
+        high = np.where(both, np.maximum(-lower * above, (1 - above) * upper), 0)
+        lines = below, 0, above, high * (1 + 4 * self.network.numbers.unit)
+        part[free], constant, more = _replaced(a, lines, lower, upper, signs, multipliers)
+        return part, constant, size + more
 
 
-def _relu(lower: Array, upper: Array, slopes: Any, unit: float) -> tuple[Any, Any, Any, Any]:
-    """Return slopes and offsets of lines below ReLUs, then above: the chords."""
-    free, on = (lower < 0) & (upper > 0), (lower >= 0) * 1
-    above = np.where(free, upper / np.where(free, upper - lower, 1), on)
-    high = np.where(free, np.maximum(-above * lower, (1 - above) * upper), 0) * (1 + 4 * unit)
-    below = np.where(free, (upper > -lower) * 1 if slopes is None else slopes, on)
-    return below, 0, above, high
+def _replaced(
+    a: Array, lines: Any, lower: Array, upper: Array, signs: Any = None, multipliers: Any = 0
+) -> tuple[Array, Array, Array]:
+    """Put lines in the place of values, with the signs and multipliers of those that are split."""
+    below, low, above, high = lines
+    wide = np.resize(a, (len(lower), a.shape[1]))  # twice, where a product has two inputs
+    slope, offset, shift = np.where(wide > 0, below, above), np.where(a > 0, low, high), 0 * wide
+    if signs is not None:
+        slope, offset = np.where(signs, signs > 0, slope), np.where(signs, 0, offset)
+        shift = signs * multipliers
+    sizes = abs(wide) * np.maximum(1, abs(slope)) + abs(shift)
+    size = dot(np.maximum(abs(lower), abs(upper)), sizes) + abs(a * offset).sum(0)
+    return wide * slope - shift, (a * offset).sum(0), size
 
 
 def least(boxes: Sequence[Box], lines: Sequence[Line], weights: Array) -> Array:
     """Return lower bounds (R,) of sums of s images' lines, weights (s, R), under one shared u."""
     numbers, clip, eps = boxes[0].numbers, boxes[0].clip, boxes[0].eps
     a = [w * line.a for w, line in zip(weights, lines, strict=True)]
+    met = np.flatnonzero(np.logical_or.reduce([c.any(1) for c in a]))
+    a, eps, images = [c[met] for c in a], eps[met], [box.image[met] for box in boxes]
     ends = [-eps, eps]  # each u_p alone: linear, or with kinks where an image meets the range
-    ends += [np.clip(end - box.image, -eps, eps) for end in clip or () for box in boxes]
-    found = [sum(c * box.cut(box.image + u) for c, box in zip(a, boxes, strict=True)) for u in ends]
+    ends += [np.clip(end - image, -eps, eps) for end in clip or () for image in images]
+    moved = [[boxes[0].cut(image + u) for image in images] for u in ends]
+    found = [sum(c * x for c, x in zip(a, at, strict=True)) for at in moved]
     value = np.minimum.reduce(found).sum(0)
     reach, size = eps + max(map(abs, clip or (0,))), numbers.of(np.zeros(len(value)))
-    for w, line, c, box in zip(weights, lines, a, boxes, strict=True):
+    for w, line, c, image in zip(weights, lines, a, images, strict=True):
         value = value + w * line.b
-        size = size + w * abs(line.b) + (abs(c) * (abs(box.image) + reach)).sum(0)
-    terms = 8 * len(eps) + 64 * len(boxes)
+        size = size + w * abs(line.b) + dot(abs(image) + reach, abs(c))
+    terms = 8 * len(boxes[0].image) + 64 * len(boxes)
     return np.asarray(value - (numbers.unit * terms * size + numbers.tiny))
 
 
@@ -278,11 +277,10 @@ def most_broken(
 ) -> int:
     """Return how many images of a group one perturbation may break, by what is refuted."""
     options = open_classes(members, labels, classes, refuted)
-    several = [pairs for pairs in refuted if len(pairs) > 1]
-    named = {pair for pairs in several for pair in pairs}
+    named = {pair for pairs in refuted if len(pairs) > 1 for pair in pairs}
     able = [i for i in members if options[i]]
     tied = [i for i in able if all((i, c) in named for c in options[i])]
-    mine = [pairs for pairs in several if {i for i, _ in pairs} <= set(tied)]
+    mine = [pairs for pairs in refuted if len(pairs) > 1 and {i for i, _ in pairs} <= set(tied)]
     best, tries = 0, 0
 
     def extend(at: int, chosen: frozenset[tuple[int, int]]) -> None:

@@ -54,6 +54,11 @@ def _out(lower: Array, upper: Array) -> tuple[Array, Array]:
     return np.nextafter(lower, -np.inf), np.nextafter(upper, np.inf)
 
 
+def dot(x: Any, a: Array) -> Array:
+    """Return the sums (R,) of x·a over rows, x being a column or one number."""
+    return np.asarray(np.broadcast_to(x, (len(a), 1))[:, 0] @ a)
+
+
 class Affine:
     """scale * (weight x[index]) + shift, x being the values of all sources in one column.
 
@@ -79,6 +84,8 @@ class Affine:
         #: (U, count): which of the K·P numbers that are picked are those of each place.
         self.uses = np.full((int(rank.max(initial=0)) + 1, count), flat.size)
         self.uses[rank, places] = order
+        #: Whether each number is one of x, times a factor.
+        self.each = weight.size == 1 and np.array_equal(flat, np.arange(count))
         #: More than the products and sums that one number takes, forward or back.
         self.terms = 16 + sum(weight.shape) + len(self.uses)
 
@@ -93,14 +100,24 @@ class Affine:
         return self.forward(x, self.weight, self.scale) + self.shift
 
     def back(self, a: Array) -> Array:
-        """Return coefficients on x, of coefficients a on the result."""
-        rows = self.weight.T @ (a * self.scale).reshape(len(self.weight), -1)
-        rows = rows.reshape(-1, a.shape[1])
-        rows = np.concatenate([rows, 0 * rows[:1]])
-        total = rows[self.uses[0]]
-        for use in self.uses[1:]:
-            total += rows[use]
-        return np.asarray(total)
+        """Return coefficients on x, of coefficients a on the result; zeros cost little."""
+        if self.each:
+            return np.asarray(a * (self.weight[0, 0] * self.scale))
+        (one, many), columns = self.index.shape, a.shape[1]
+        parts = (a * self.scale).reshape(-1, many, columns)
+        met = np.flatnonzero(parts.any((0, 2)))  # few, where neurons see a part of an image
+        rows = np.zeros((one * len(met) + 1, columns), a.dtype)
+        rows[:-1] = (self.weight.T @ parts[:, met].reshape(len(parts), -1)).reshape(-1, columns)
+        number = np.full((one, many), len(rows) - 1)
+        number[:, met] = np.arange(len(rows) - 1).reshape(one, -1)
+        uses = np.append(number, len(rows) - 1)[self.uses]
+        there = np.flatnonzero((uses < len(rows) - 1).any(0))
+        found = rows[uses[0, there]]
+        for use in uses[1:]:
+            found += rows[use[there]]
+        total = np.zeros((uses.shape[1], columns), a.dtype)
+        total[there] = found
+        return total
 
 
 class Node(NamedTuple):

@@ -83,6 +83,7 @@ def read_network(path: Path, *, exact: bool = False) -> Network:
 
 def check_folder(folder: Path, network: Network) -> Summary:
     """Check every file of proofs in a folder."""
+    np.empty(3 * 2**20)  # freed at once: from now on glibc keeps blocks of up to 24 MiB
     summary = Summary()
     files = sorted(folder.glob("*.npz"))
     if not files:
@@ -247,10 +248,14 @@ class _File:
             for name in ("entry", "neuron", "sign", "multiplier")
         ]
         for entry, neuron, sign, multiplier in zip(*columns, strict=True):
-            require(abs(sign) == 1, f"a split has the sign {sign}")
-            require(multiplier >= 0, f"a multiplier of a split is {multiplier}")
-            require(neuron not in found[entry], f"neuron {neuron} is split twice in one leaf")
-            found[entry][neuron] = sign, multiplier
+            mine = found[entry]
+            if abs(sign) != 1:
+                raise Refused(f"a split has the sign {sign}")
+            if not multiplier >= 0:
+                raise Refused(f"a multiplier of a split is {multiplier}")
+            if neuron in mine:
+                raise Refused(f"neuron {neuron} is split twice in one leaf")
+            mine[neuron] = sign, multiplier
         return found
 
     def _ranges(self, context: int) -> Ranges:
@@ -299,13 +304,14 @@ class _File:
             require(bent.shape == wanted, f"image {self.first + image}: lines are missing")
         if any(entry.splits for entry in entries):
             signs = np.zeros((known.neurons, rows), np.int64)
-            multipliers = self.of(np.zeros(signs.shape))
+            multipliers = np.zeros(signs.shape)
         for row, entry in enumerate(entries):
             a[self.labels[image], row] += 1
             a[entry.wrong, row] -= 1
             for neuron, (sign, multiplier) in entry.splits.items():
                 require(0 <= neuron < known.neurons, f"a split is of neuron {neuron}")
-                signs[neuron, row], multipliers[neuron, row] = sign, self.of(multiplier)[()]
+                signs[neuron, row], multipliers[neuron, row] = sign, multiplier
+        multipliers = None if signs is None else self.of(multipliers)
         choice = Choice(kind == INTERVAL, slopes, bent, signs, multipliers)
         return known.lines(self.network.output, a, choice)
 
