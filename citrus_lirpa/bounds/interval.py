@@ -56,7 +56,7 @@ class IntervalNetwork:
         self.intervals: Callable[..., tuple[list[Interval], Interval]] = self._intervals
 
     @staticmethod
-    def of(graph: Graph) -> IntervalNetwork | None:
+    def of(graph: Graph, step_of: Callable[..., Step | None] = step_of) -> IntervalNetwork | None:
         """Return the network of a graph, or None where it has operations without a step."""
         order, _ = graph.path(graph.output, {graph.input})
         uses = Counter(source for operation in order for source in operation.sources)
@@ -112,8 +112,8 @@ class IntervalNetwork:
         tape: list[Any] = []
 
         def run(number: int, step: Step, values: list[Tensor]) -> Tensor:
-            value = step.forward(*values, *weights[number])
-            tape.append(value if step.saves_value else values[0].shape)
+            value, saved = step.taped(*values, *weights[number])
+            tape.append(saved)
             return value
 
         return self._run(run, laid_out(x), self.steps), tape

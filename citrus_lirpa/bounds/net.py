@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import DependencyError, InputError, ModelError, reason, require
 from . import lirpa
 from .allowed import refusal
+from .attacked import attacked_network
 from .box import Bounds, Box, Interval, RoundBox, check_box
 from .checks import check_labels, check_name
 from .frozen import Frozen, freeze
@@ -63,6 +64,7 @@ class BoundedNet(TracedModule):
         classes: Number of classes K.
         graph: The traced graph.
         fast: The fast interval network, or None where auto_LiRPA computes all bounds.
+        attacked: The same with curves, for attacks; None where it has other operations.
         attack_dtype: What ``frozen`` computes in; None for the type of the inputs.
 
     Raises:
@@ -76,6 +78,9 @@ class BoundedNet(TracedModule):
         self.bounds = bounds
         super().__init__(model, example)
         self.fast = IntervalNetwork.of(self.graph) if bounds == "own" else None
+        self.attacked = self.fast
+        if bounds == "own" and self.fast is None:
+            self.attacked = attacked_network(self.graph)
         self.lirpa = LirpaNetwork(self.bounded, self.graph)
         self._refusals: dict[str, str | None] = {}
         self._warned: set[str] = set()
@@ -101,12 +106,12 @@ class BoundedNet(TracedModule):
 
         Returns:
             A function from inputs (N, ...) to logits (N, K) of their type, differentiable in
-            the inputs alone; where auto_LiRPA bounds the network, the network itself. It
-            computes in ``attack_dtype``, where that is not None.
+            the inputs alone; the network itself where it has other operations than affine
+            ones, ReLU and curves. It computes in ``attack_dtype``, where that is not None.
         """
-        if self.fast is None or self._normed:
+        if self.attacked is None or self._normed:
             return Frozen(self._rounded_logits)
-        return freeze(self.fast, self.normalise, self.input_shape, self.attack_dtype)
+        return freeze(self.attacked, self.normalise, self.input_shape, self.attack_dtype)
 
     def _rounded_logits(self, x: Tensor) -> Tensor:
         rounds = self.attack_dtype is not None

@@ -47,6 +47,11 @@ class Step:
         """Return the value."""
         return self.function(x)
 
+    def taped(self, *arguments: Any) -> tuple[Tensor, Any]:
+        """Return the value of what ``forward`` takes, and what ``pullback`` needs of it."""
+        value = self.forward(*arguments)
+        return value, value if self.saves_value else arguments[0].shape
+
     def interval(self, box: Interval) -> Interval:
         """Return the box around all values that the step has on a box."""
         return Interval(self.function(box.centre), self.function(box.radius))

@@ -19,7 +19,8 @@ class UnboundedNet(BoundedNet):
 
     def __init__(self, module: nn.Module, classes: int):
         self.module, self.classes = module, classes
-        self.normalise, self.fast, self.attack_dtype = None, None, None
+        self.normalise, self.attacked, self.attack_dtype = None, None, None
+        self.fast = None
         self._modes: list[tuple[nn.Module, nn.Module]] = []
 
     def __call__(self, x: Tensor) -> Tensor:

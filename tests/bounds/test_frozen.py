@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from layers import Function
 from reference import MEAN, MODELS, SHAPE, STD, batch, model_names, wrapped
 from torch import nn
 
@@ -54,6 +55,55 @@ def test_gradients_are_autograds(name, double):
 def test_a_first_convolution_with_a_stride(kernel, stride, padding, sides, double):
     x, y = torch.rand(4, 2, *sides), torch.arange(4) % 3
     check(BoundedNet(strided(kernel, stride, padding, sides), x[:2]).eval(), x, y)
+
+
+CURVES = {
+    **{"tanh": nn.Tanh(), "sigmoid": nn.Sigmoid(), "softsign": nn.Softsign(), "mish": nn.Mish()},
+    **{"GELU": nn.GELU(), "GELU by tanh": nn.GELU("tanh"), "SiLU": nn.SiLU(), "SELU": nn.SELU()},
+    **{"ELU": nn.ELU(0.7), "CELU": nn.CELU(2.0), "softplus": nn.Softplus(3.0)},
+    **{"hardswish": nn.Hardswish(), "log of sigmoid": nn.LogSigmoid()},
+    "SiLU by hand": Function(lambda x: x * x.sigmoid()),
+    "square": Function(lambda x: x * x),
+    "cube": Function(lambda x: x**3),
+    "exp, root, inverse, log": Function(lambda x: x.exp().sqrt().reciprocal().log()),
+}
+
+
+def curved(curve):
+    """A small network of convolutions and one curve, for images of two channels."""
+    first, second = nn.Conv2d(2, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, padding=1)
+    layers = first, curve, second, nn.BatchNorm2d(4), curve, nn.Flatten(), nn.Linear(64, 3)
+    return nn.Sequential(Normalise(MEAN, STD), *layers)
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_curves_are_steps(name, double):
+    x, y = torch.rand(6, 2, 8, 8), torch.arange(6) % 3
+    net = BoundedNet(curved(CURVES[name]), x[:2]).eval()
+    assert net.fast is None and net.attacked is not None
+    check(net, x, y)
+    frozen, z = net.frozen(), x.clone().requires_grad_()
+    loss = F.cross_entropy(frozen(z), y)
+    first, second = (torch.autograd.grad(loss, z, retain_graph=True)[0] for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("curve", [nn.Tanh(), nn.GELU()], ids=["tanh", "GELU"])
+def test_perturbations_of_curves_are_those_of_plain_pgd(curve):
+    x, y = torch.rand(8, 2, 8, 8), torch.arange(8) % 3
+    net = BoundedNet(curved(curve), x[:2]).eval()
+    found = []
+    for expected in (False, True):
+        torch.manual_seed(1)
+        found.append(by_autograd(net, x, y, EPS, 20) if expected else PGD()(net, x, y, EPS))
+    assert float(((found[0] - found[1]).abs() <= 1e-5).double().mean()) >= 0.99
+
+
+def test_products_are_left_to_autograd():
+    x = torch.rand(6, 2, 8, 8)
+    net = BoundedNet(curved(Function(lambda x: x * x.tanh())), x[:2]).eval()
+    assert net.attacked is None
+    torch.testing.assert_close(net.frozen()(x), net.module(x))
 
 
 def by_autograd(net, x, y, eps, steps):
