@@ -88,7 +88,8 @@ class GraphedSteps:
 
     def __init__(self, step: Callable[[Inputs], Outputs], net: BoundedNet):
         self._step, self._net = step, net
-        self._stream = torch.cuda.Stream(net.parameters()[0].device)
+        self._device = net.parameters()[0].device
+        self._stream = torch.cuda.Stream(self._device)
         self._pool = torch.cuda.graph_pool_handle()
         self._static: tuple[Tensor, ...] = ()
         self._made: Counter[Hashable] = Counter()
@@ -102,7 +103,7 @@ class GraphedSteps:
         Graphs cannot be captured on the default stream. Autograd accumulates a weight's gradients
         on the stream that first used it, so all steps have to be on this one.
         """
-        before = torch.cuda.current_stream()
+        before = torch.cuda.current_stream(self._device)
         _let_go(self._net)
         self._stream.wait_stream(before)
         try:
@@ -111,6 +112,11 @@ class GraphedSteps:
         finally:
             before.wait_stream(self._stream)
             _let_go(self._net)
+
+    def forget(self) -> None:
+        """Capture anew: for an epoch's end, whose record a user may answer with another loss."""
+        self._graphs.clear()
+        self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, inputs: Inputs) -> Outputs:
         """Make a step."""

@@ -89,6 +89,8 @@ class Trainer:
                         on_epoch(record)
                     if self.folder is not None and distributed.leads():
                         self.state.save_metrics(self.folder)
+                    if self._graphed:
+                        self._graphed.forget()
                 (asked,) = distributed.highest(stop())
                 if asked or self._is_time_to_save(ended):
                     self._save()

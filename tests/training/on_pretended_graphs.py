@@ -30,7 +30,13 @@ SETTINGS = [
     "train.ramp_length=1", "train.milestones=[1.5, 2.5]", "train.lr=0.01", "loss.attack_steps=2",
 ]  # fmt: skip
 SMALL = ["model.hidden=[12, 12]", "train.l1=1e-6"]
-CNN7 = ["model.name=cnn7", "model.width=2", "model.linear=8", "train.epochs=2"]
+CNN7 = [
+    "model.name=cnn7",
+    "model.width=2",
+    "model.linear=8",
+    "train.ramp_start=1",
+    "train.ramp_length=2.5",
+]
 CASES = {"citrus": ("citrus", [*SMALL, "loss.worst=2"]), "sabr of cnn7": ("sabr", CNN7)}
 
 
@@ -69,6 +75,10 @@ def train(method, options, kind=None, **more):
         net, loss = setup.build(config, GPU)
         loss.__class__ = kind or type(loss)
         seen.waits.clear()
+        if method == "sabr":  # as a user may at an epoch's end
+            more["on_epoch"] = lambda record: setattr(
+                loss.small_box, "tau_ratio", 0.2 * record["epoch"]
+            )
         history = fit(net, loss, DIGITS, config, **more)
         waits = {line: count for line, count in seen.waits.items() if "metrics" not in line}
         weights = torch.cat([t.flatten() for t in net.module.state_dict().values()]).tolist()
