@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from .curve_table import SILU, SOFTSIGN, curve_of, power
+from .curve_table import LOG_SIGMOID, MISH, SILU, SOFTSIGN, curve_of, power
 from .curves import Curve
 from .graph import Graph, Operation
+
+#: Curves that are a value x times a function of x: which operations compute that, last to first.
+_GATED: list[tuple[tuple[str, ...], Curve]] = [
+    (("BoundSigmoid",), SILU),
+    (("BoundTanh", "BoundSoftplus"), MISH),
+]
 
 
 def whole_curve(operation: Operation) -> Curve | None:
@@ -20,7 +26,8 @@ def whole_curve(operation: Operation) -> Curve | None:
 def curves_in_parts(graph: Graph) -> tuple[dict[str, tuple[str, Curve]], set[str]]:
     """Return curves that are written as several operations, and the parts that nothing else uses.
 
-    They are x sigmoid(x), which is SiLU, and x / (1 + |x|), which is Softsign.
+    They are x sigmoid(x), which is SiLU, x tanh(softplus(x)), which is Mish, log(sigmoid(x)), and
+    x / (1 + |x|), which is Softsign.
     """
     whole: dict[str, tuple[str, Curve]] = {}
     inside: list[str] = []
@@ -41,16 +48,19 @@ def curves_in_parts(graph: Graph) -> tuple[dict[str, tuple[str, Curve]], set[str
 
 def _in_parts(graph: Graph, operation: Operation) -> tuple[str, Curve, list[str]] | None:
     """Return of what value an operation ends which curve, and its parts from last to first."""
+    if operation.kind == "BoundLog":
+        x, parts = _behind(graph, operation.arguments[0], ("BoundSigmoid",))
+        return (x, LOG_SIGMOID, parts) if parts else None
     if not all(operation.varying) or operation.kind not in ("BoundMul", "BoundDiv"):
         return None
     orders = [operation.arguments, operation.arguments[::-1]]
     for x, gate in orders if operation.kind == "BoundMul" else orders[:1]:
+        for kinds, curve in _GATED if operation.kind == "BoundMul" else ():
+            source, parts = _behind(graph, gate, kinds)
+            if parts and source == x:
+                return x, curve, parts
         inverse = graph.operations.get(gate)
         if inverse is None:
-            continue
-        if operation.kind == "BoundMul" and inverse.kind == "BoundSigmoid":
-            if inverse.arguments == [x]:
-                return x, SILU, [gate]
             continue
         reciprocal = operation.kind == "BoundMul" and inverse.kind == "BoundReciprocal"
         below = inverse.arguments[0] if reciprocal else gate
@@ -58,6 +68,21 @@ def _in_parts(graph: Graph, operation: Operation) -> tuple[str, Curve, list[str]
         if size is not None and size.kind == "BoundAbs" and size.arguments == [x]:
             return x, SOFTSIGN, [*([gate] if reciprocal else []), below, size.name]
     return None
+
+
+def _behind(graph: Graph, name: str, kinds: tuple[str, ...]) -> tuple[str, list[str]]:
+    """Return of what a value is computed by operations of these kinds, and their names.
+
+    The kinds are from the last to the first; there are no names where the operations are others.
+    """
+    parts = []
+    for kind in kinds:
+        operation = graph.operations.get(name)
+        if operation is None or operation.kind != kind:
+            return "", []
+        parts.append(name)
+        name = operation.arguments[0]
+    return name, parts
 
 
 def _without_one(graph: Graph, name: str) -> Operation | None:

@@ -89,6 +89,8 @@ class Origins(dict[str, tuple[str, list[str], dict[str, Any]]]):
                 return (curves.SILU,)
             case ("Mul", "x", ("Tanh", ("Softplus", "x"))):
                 return (curves.MISH,)
+            case ("Mul", ("Tanh", ("Softplus", "x")), "x"):
+                return (curves.MISH,)
             case ("Mul", "x", (("HardSigmoid", float(a), 0.5), "x")) if a > 0:
                 return (curves.hard_swish(a),)
             case ("Div", "x", ("Add", ("Abs", "x"), 1.0) | ("Add", 1.0, ("Abs", "x"))):

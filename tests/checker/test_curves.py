@@ -33,6 +33,17 @@ LAYERS = {
     "hardswish behind celu": [nn.CELU(0.5), nn.Conv2d(3, 3, 3), nn.Hardswish()],
     "softsign and log-sigmoid": [nn.Softsign(), nn.Conv2d(3, 3, 3), nn.LogSigmoid()],
     "hardsigmoid": [nn.Hardsigmoid()],
+    "mish by hand": [
+        *(Function(lambda x: x * F.softplus(x).tanh()), nn.Conv2d(3, 3, 3)),
+        Function(lambda x: F.softplus(x).tanh() * x),
+    ],
+    "mish by hand and its gate": [
+        Function(lambda x: torch.cat([x * (gate := F.softplus(x).tanh()), gate], 1))
+    ],
+    "log-sigmoid by hand": [
+        *(Function(lambda x: -F.softplus(-x)), nn.Conv2d(3, 3, 3)),
+        Function(lambda x: x.sigmoid().log()),
+    ],
     "exp and log": [Function(lambda x: x.exp() - (x.abs() + 1).log())],
     "roots and inverses": [Function(lambda x: (x.abs() + 0.1).rsqrt() + (x.relu() + 1).sqrt())],
     "powers": [Function(lambda x: x**3 + x.relu() ** 1.5 - (x.relu() + 1) ** -2.0 + x * x)],
@@ -44,6 +55,7 @@ LAYERS = {
 #: For those whose perturbations are not 0.02.
 EPS = {
     "sigmoid": 0.05, "tanh, twice": 0.05, "softsign and log-sigmoid": 0.05, "hardsigmoid": 0.2,
+    "log-sigmoid by hand": 0.05,
     "roots and inverses": 0.15, "product": 0.002, "gate": 0.01, "quotients": 0.005,
 }  # fmt: skip
 FUNCTIONS = {
