@@ -121,7 +121,7 @@ def _without(program: Program, z: np.ndarray, lines: Lines) -> Program | None:
     weights = refuting(lines, chosen).weights
     if weights is None:
         return None
-    worst = lines.worst(torch.tensor(chosen), weights.unsqueeze(0)).flatten().numpy()
+    worst = lines.part(torch.tensor(chosen)).worst(weights).flatten().numpy()
     plane = program.basis.T @ worst
     plane /= max(np.linalg.norm(plane), np.finfo(float).tiny)
     outside = plane @ z[: len(plane)] > 1 + _VIOLATED

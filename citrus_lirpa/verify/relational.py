@@ -15,7 +15,7 @@ from .budget import Budget
 from .crown.branch_and_bound import Outcome, Problems, branch_and_bound
 from .crown.differences import with_differences
 from .crown.engine import ALPHA_STEPS, DualEngine
-from .crown.linear import Group
+from .crown.linear import Chosen, Group
 from .crown.reduced_images import ReducedImages
 from .crown.relaxation import Images
 from .crown.tree import BROKEN, GIVEN_UP, OPEN, PROVED
@@ -260,12 +260,7 @@ def _prove_sets(search: Search, proofs: Sequence[GroupProof], size: int, budget:
     sets: list[tuple[int, ...]] = []
     problem, rows = [], []
     for number, proof in enumerate(proofs):
-        if search.budget.over:
-            break
-        found = list(islice(proof.group.survivors(size), _MOST_COMBINATIONS + 1))
-        if len(found) > _MOST_COMBINATIONS:
-            continue  # too many to be worth it: stays as it is
-        for members, combinations in groupby(found, lambda chosen: tuple(i for i, _ in chosen)):
+        for members, combinations in groupby(_surviving(search, proof, size), _images):
             for combination in combinations:
                 problem.append(len(sets))
                 rows.append([row for _, row in combination])
@@ -284,45 +279,31 @@ def _prove_sets(search: Search, proofs: Sequence[GroupProof], size: int, budget:
                 state, u = int(found.state[number]), found.u.get(number)
                 news[number] = proofs[owner[number]].take(sets[number], state, u)
 
-    small = torch.tensor([proofs[number].small for number in owner], device=device)
-    owners = torch.tensor(owner, device=device)
-    take(_search_sets(search, problems, owners, small, budget, take))
+    if any(proof.small for proof in proofs):
+        budget = replace(budget, limit=_SET_LIMIT * budget.limit)
+    # a small group needs a proof of all its sets; each set of a large one is worth something
+    series = torch.tensor([number if proofs[number].small else -1 for number in owner])
+    on, split = search.reduced, search.split
+    found = branch_and_bound(
+        on, problems, budget, split=split, series=series.to(device), progress=take
+    )
+    take(found)
     for proof in proofs:
         if proof.small:
             proof.enumerate_sets("tuple bab" if search.split else "cross")
     return any(news.values())
 
 
-def _search_sets(
-    search: Search,
-    problems: Problems,
-    owner: Tensor,
-    small: Tensor,
-    budget: Budget,
-    progress: Callable[[Outcome], object],
-) -> Outcome:
-    """Run branch and bound on sets, in order; ``owner`` (T,) has the number of each set's group.
+def _surviving(search: Search, proof: GroupProof, size: int) -> list[Chosen]:
+    """Return what may break sets of a size; nothing where that is too much to be worth it."""
+    if search.budget.over:
+        return []
+    found = list(islice(proof.group.survivors(size), _MOST_COMBINATIONS + 1))
+    return found if len(found) <= _MOST_COMBINATIONS else []
 
-    A small group needs a proof of all its sets: they come one after the other, and the first one
-    that is broken or given up ends them. Each set of a large group is worth something.
-    """
-    first = torch.searchsorted(owner, owner)
 
-    def wanted(state: Tensor) -> Tensor:
-        ended = torch.isin(owner, owner[(state == BROKEN) | (state == GIVEN_UP)])
-        waiting = (state == OPEN) & ~ended
-        before = waiting.cumsum(0) - waiting.long()
-        return torch.where(small, waiting & (before == before[first]), state == OPEN)
-
-    if bool(small.any()):
-        budget = replace(budget, limit=_SET_LIMIT * budget.limit)
-
-    return branch_and_bound(
-        *(search.reduced, problems, budget),
-        split=search.split,
-        wanted=wanted,
-        progress=progress,
-    )
+def _images(chosen: Chosen) -> tuple[int, ...]:
+    return tuple(image for image, _ in chosen)
 
 
 _ON_LINES = (_by_lines, _by_program)

@@ -16,7 +16,7 @@ from citrus_lirpa.verify.budget import Budget
 from citrus_lirpa.verify.crown import branch_and_bound as bab
 from citrus_lirpa.verify.crown.ascent import ascend_dual
 from citrus_lirpa.verify.crown.branch_and_bound import Problems, branch_and_bound
-from citrus_lirpa.verify.crown.engine import DualEngine
+from citrus_lirpa.verify.crown.engine import ALPHA_STEPS, DualEngine
 from citrus_lirpa.verify.crown.reduced_images import ReducedImages
 from citrus_lirpa.verify.crown.tree import BROKEN, GIVEN_UP, OPEN, PROVED
 
@@ -139,16 +139,52 @@ def test_easy_problems_are_decided_although_a_hopeless_one_is_in_the_pool(cases)
     assert decided >= 3 * cases
 
 
-def test_a_problem_no_longer_wanted_takes_no_time():
-    _, engine, images = prepare("deep", 0, 0.3, None, engine=Stubborn)
-    problems = every_combination([(0,), (1,), (2,), (3,)], 2)
-    roots = branch_and_bound(ReducedImages(engine, images), problems, Budget(0.0))
-    outcome = branch_and_bound(
-        ReducedImages(engine, images), problems, Budget.of(60.0, 1),
-        wanted=lambda state: torch.zeros_like(state, dtype=torch.bool),
-    )  # fmt: skip
-    assert torch.equal(outcome.state, roots.state) and roots.state[0] == OPEN
-    assert torch.equal(outcome.bounded, roots.bounded)
+class Undecided(Stubborn):
+    """Nothing about any image is ever proved or broken."""
+
+    def tightened(self, images):
+        return replace(images, threshold=torch.full_like(images.threshold, torch.inf))
+
+    def broken(self, images, members, u):
+        return torch.zeros_like(members, dtype=torch.bool)
+
+
+def test_a_series_begins_with_the_least_bound_and_ends_where_one_problem_fails():
+    for seed in (2, 3):
+        _, engine, images = prepare("deep", seed, 0.3, None, engine=Undecided, count=6)
+        reduced = ReducedImages(engine, images)
+        problems = every_combination([(i,) for i in range(6)], 2)
+        least = engine.margins(images, torch.ones(6, 2, dtype=torch.bool), ALPHA_STEPS)[0].amin(1)
+        series = torch.tensor([7, 7, 7, 3, 3, 3])
+        found = branch_and_bound(reduced, problems, Budget(limit=0.1), series=series)
+        failed = [int(least[:3].argmin()), 3 + int(least[3:].argmin())]
+        assert (found.state == GIVEN_UP).nonzero().flatten().tolist() == failed
+        rest = [p for p in range(6) if p not in failed]
+        assert (found.bounded[rest] == 2).all() and (found.bounded[failed] > 2).all()
+
+
+def test_roots_of_a_series_that_has_ended_are_not_bounded():
+    _, engine, images = prepare("deep", 3, 0.3, None)
+    engine.rows_at_once = 2
+    problems, series = every_combination([(0,), (1,), (2,), (3,)], 2), torch.tensor([0, 0, 0, -1])
+    found = branch_and_bound(ReducedImages(engine, images), problems, Budget(), series=series)
+    assert found.state.tolist() == [BROKEN, OPEN, OPEN, BROKEN] and set(found.u) == {0, 3}
+    assert found.bounded.tolist() == [2, 0, 0, 2]
+
+
+def test_a_tuple_without_progress_is_given_up_before_its_limit(monkeypatch):
+    torch.manual_seed(0)
+    layers = [nn.Linear(6, 60), nn.ReLU(), nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 3)]
+    model, x = nn.Sequential(*layers).eval(), torch.rand(2, 6)
+    engine = Undecided(BoundedNet(model, x).eval(), Ball(0.3))
+    images = engine.tightened(engine.ibp(x, model(x).argmax(1))[0])
+    problems, bounded = every_combination([(0, 1)], 2), []
+    for tried in (0.0, 1.0):
+        monkeypatch.setattr(bab, "_TRIED", tried)
+        outcome = branch_and_bound(ReducedImages(engine, images), problems, Budget(limit=0.6))
+        assert outcome.state[0] == GIVEN_UP and 0 not in outcome.u
+        bounded.append(int(outcome.bounded[0]))
+    assert bounded[0] < bounded[1]
 
 
 def test_a_pool_too_large_is_given_up_and_nothing_is_proved_by_it(monkeypatch):

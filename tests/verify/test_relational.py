@@ -258,10 +258,10 @@ def test_a_large_group_with_every_margin_proved_has_no_lines():
 # ------------------------------------------------------------------ an attack against a block
 
 
-def settle(monkeypatch, states, *, count, broken=(), mode="cross", c=-1.0, rows=1, wanted=None):
+def settle(monkeypatch, states, *, count, broken=(), mode="cross", c=-1.0, rows=1, series=None):
     """The proof of one group where branch and bound says ``states(T)`` of T sets; and the sets
     that it was asked about. The engine knows ``rows`` lines of each image, all of value c.
-    ``wanted`` receives the functions that say which sets are worth the time."""
+    ``series`` receives those of the sets."""
     lines = random_lines(0, count, rows, 1)
     lines.c.fill_(c)
     lines.g.zero_()
@@ -269,8 +269,8 @@ def settle(monkeypatch, states, *, count, broken=(), mode="cross", c=-1.0, rows=
 
     def search(images, problems, budget, **options):
         asked.append(problems)
-        if wanted is not None:
-            wanted.append(options["wanted"])
+        if series is not None:
+            series.append(options["series"].tolist())
         state = states(len(problems.members))
         u = {k: torch.full((1,), float(k)) for k, s in enumerate(state) if s == BROKEN}
         return Outcome(state, u, torch.ones_like(state), state < 0)
@@ -331,34 +331,21 @@ def test_a_broken_set_does_not_prove_the_others(monkeypatch):
         assert proof.most == count and proof.least >= 2
 
 
-def test_sets_of_a_small_group_come_one_by_one_until_one_fails(monkeypatch):
+def test_sets_of_a_small_group_are_a_series_and_those_of_a_large_one_are_not(monkeypatch):
     def the_first_four(sets):
         return torch.full((sets,), PROVED if sets == 1 else OPEN)
 
-    wanted: list = []
-    proof, asked = settle(monkeypatch, the_first_four, count=4, wanted=wanted)
-    assert [len(problems.members) for problems in asked[:2]] == [1, 4] and proof.most == 3
-    for state, now in (
-        ([OPEN, OPEN, OPEN, OPEN], [True, False, False, False]),
-        ([PROVED, OPEN, OPEN, OPEN], [False, True, False, False]),
-        ([PROVED, OPEN, PROVED, OPEN], [False, True, False, False]),
-        ([PROVED, GIVEN_UP, OPEN, OPEN], [False] * 4),
-        ([BROKEN, OPEN, OPEN, OPEN], [False] * 4),
-    ):
-        assert wanted[1](torch.tensor(state)).tolist() == now
+    series: list = []
+    proof, _ = settle(monkeypatch, the_first_four, count=4, series=series)
+    assert series[:2] == [[0], [0, 0, 0, 0]] and proof.most == 3
+    series.clear()
+    settle(monkeypatch, all_(OPEN), count=9, series=series)
+    assert series[0] == [-1] * 36
 
 
 def test_a_small_group_whose_set_is_given_up_is_not_tried_again(monkeypatch):
     proof, asked = settle(monkeypatch, all_(GIVEN_UP), count=4)
     assert len(asked) == 1 and proof.most == 4 and not proof.settled
-
-
-def test_every_pair_of_a_large_group_is_worth_the_time(monkeypatch):
-    wanted: list = []
-    settle(monkeypatch, all_(OPEN), count=9, wanted=wanted)
-    state = torch.full((36,), OPEN)
-    state[:2] = torch.tensor([BROKEN, GIVEN_UP])
-    assert wanted[0](state).tolist() == [False] * 2 + [True] * 34
 
 
 def test_every_combination_of_rows_is_handed_to_branch_and_bound(monkeypatch):

@@ -18,6 +18,9 @@ from .tree import GIVEN_UP, OPEN, PROVED, Tree
 
 #: Seconds of work on a problem before the next one has its turn; twice as much in each round.
 _FIRST_TURN = 0.1
+#: A tuple that has had this share of its limit is given up where, at its pace, what is open would
+#: take so many times what is left of it.
+_TRIED, _TOO_LONG = 0.25, 2.0
 #: Numbers kept for open domains, of all problems; beyond it, the largest problem is given up.
 _POOL_LIMIT = 1 << 28
 
@@ -61,7 +64,7 @@ def branch_and_bound(
     budget: Budget,
     *,
     split: bool = True,
-    wanted: Callable[[Tensor], Tensor] | None = None,
+    series: Tensor | None = None,
     progress: Callable[[Outcome], object] = lambda found: None,
 ) -> Outcome:
     """Prove or break as many problems as possible.
@@ -76,10 +79,11 @@ def branch_and_bound(
         budget: Its limit holds for each problem, which is given up beyond it.
         split: Whether domains are split, or the roots bounded alone, as those of networks with
             curves are in any case.
-        wanted: Maps the states (T,) to whether each problem is still worth the time (T,).
+        series: (T,) that each problem is of, -1 for none. Those of a series come one after the
+            other, the least bound of a root first; it ends where one is broken or given up.
         progress: Receives what is found so far, after every turn.
     """
-    search = _Search(images, problems, wanted, progress)
+    search = _Search(images, problems, series, progress)
     if not len(problems.rows):  # nothing could break them
         search.state.fill_(PROVED)
         return search.outcome
@@ -115,12 +119,14 @@ class _Search:
         self,
         images: ReducedImages,
         problems: Problems,
-        wanted: Callable[[Tensor], Tensor] | None,
+        series: Tensor | None,
         progress: Callable[[Outcome], object],
     ):
         self.images, self.problems = images, problems
-        self.wanted, self.progress = wanted, progress
-        self.forest = Forest(images, problems.members)
+        self.progress = progress
+        every = torch.zeros_like(problems.members[:, 0])
+        self.forest = Forest(images, problems.members, every - 1 if series is None else series)
+        self._least = torch.full(every.shape, torch.inf, device=every.device)
         self.state, self.bounded, self.u = self.forest.state, self.forest.bounded, self.forest.u
         self.claimed = torch.zeros_like(self.state, dtype=torch.bool)
 
@@ -132,6 +138,8 @@ class _Search:
     def bound_roots(self, budget: Budget) -> None:
         """Bound all combinations, those of many problems together, and attack from there."""
         self.forest.plant(self.problems.problem, self.problems.rows, budget)
+        for problem, pool in self.forest.pools.items():
+            self._least[problem] = pool.least
         self.progress(self.outcome)
 
     def split_together(self, budget: Budget) -> None:
@@ -152,10 +160,12 @@ class _Search:
             turn *= 2
 
     def _waiting(self, problems: Iterable[int]) -> list[int]:
-        """Return which of some problems are open, and worth the time."""
-        waiting = (self.state == OPEN) & self.forest.reached
-        if self.wanted is not None:
-            waiting &= self.wanted(self.state)
+        """Return which of some problems are open, and next in their series."""
+        waiting = (self.state == OPEN) & self.forest.reached & ~self.forest.ended
+        least, series = torch.where(waiting, self._least, torch.inf), self.forest.series
+        first = least.new_full((int(series.max()) + 2,), torch.inf)
+        first = first.scatter_reduce(0, series + 1, least, "amin")
+        waiting &= (series < 0) | (least == first[series + 1])
         return [problem for problem in problems if waiting[problem]]
 
     def _run(self, problem: int, trees: dict[int, Tree], seconds: float, limit: float) -> None:
@@ -166,12 +176,15 @@ class _Search:
             trees[problem] = Tree(self.images, members, self.forest.pools.pop(problem), leaves)
         tree = trees[problem]
         limit -= float(self.forest.spent[problem])  # before it had a tree
-        left = limit - tree.spent
+        before, share, left = tree.spent, tree.share, limit - tree.spent
         self.bounded[problem] += tree.run(min(seconds, left), left)
         self.state[problem], self.claimed[problem] = tree.state, tree.claimed
         if tree.u is not None:
             self.u[problem] = tree.u
-        if tree.state == OPEN and tree.spent > limit:
+        worked, gained, left = tree.spent - before, share - tree.share, limit - tree.spent
+        tried = len(tree.members) > 1 and tree.spent > _TRIED * limit
+        slow = tried and tree.share * worked > _TOO_LONG * gained * left
+        if tree.state == OPEN and (slow or left < 0):
             self.state[problem] = GIVEN_UP
         if tree.state == PROVED:
             tree.keep_proofs()

@@ -35,6 +35,8 @@ class Forest:
     Args:
         images: The images that the problems are about.
         members: (T, s) the numbers of each problem's.
+        series: (T,) that each problem is of, -1 for none. It ends where one of its problems is
+            broken or given up: only proofs of all of them are of use.
 
     Attributes:
         state: (T,) OPEN, PROVED, BROKEN or GIVEN_UP.
@@ -46,8 +48,9 @@ class Forest:
         leaves: The proved domains of each open problem, if proofs are kept.
     """
 
-    def __init__(self, images: ReducedImages, members: Tensor):
+    def __init__(self, images: ReducedImages, members: Tensor, series: Tensor):
         self.images, self.engine, self.members = images, images.engine, members
+        self.series = series
         self.state = torch.full((len(members),), OPEN, device=members.device)
         self.u: dict[int, Tensor] = {}
         self.bounded = torch.zeros_like(self.state)
@@ -56,6 +59,12 @@ class Forest:
         self.pools: dict[int, Pool] = {}
         self.leaves: defaultdict[int, list[Domains]] = defaultdict(list)
         self._at_once = max(2, self.engine.rows_at_once // members.shape[1])
+
+    @property
+    def ended(self) -> Tensor:
+        """Whether the series of each problem has ended; (T,)."""
+        failed = ((self.state == BROKEN) | (self.state == GIVEN_UP)) & (self.series >= 0)
+        return torch.isin(self.series, self.series[failed])
 
     def plant(self, owners: Tensor, rows: Tensor, budget: Budget) -> None:
         """Bound all roots, and attack from there; those that are not reached in time stay open.
@@ -69,7 +78,10 @@ class Forest:
             if int(now[0]) and budget.over:
                 self.reached[owners[now[0] :]] = False
                 break
-            self._bound(owners[now], self._roots(owners[now], rows[now]), root=True)
+            ended = self.ended[owners[now]]
+            self.reached[owners[now[ended]]] = False
+            if len(now := now[~ended]):
+                self._bound(owners[now], self._roots(owners[now], rows[now]), root=True)
         self._settle()
 
     def grow(self, waiting: Callable[[], list[int]], budget: Budget, most: int) -> None:

@@ -13,7 +13,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, combinations
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -66,23 +66,32 @@ class Lines:
         threshold = x.new_zeros(len(x)).scatter_reduce(0, image, error, "amax")
         return Lines(image, row, g, c, x, ball, threshold, slopes)
 
-    def worst(self, which: Tensor, weight: Tensor) -> Tensor:
-        """Return the u (...) that minimises the sum of some lines (k,) with weights (1, k)."""
-        g, x = self.g[which].unsqueeze(0), self.x[self.image[which]].unsqueeze(0)
-        return worst_shared(g, weight, x, self.ball)[0]
+    def part(self, which: Tensor) -> Lines:
+        """Return some lines (k,), each with an image of its own."""
+        image = self.image[which]
+        return Lines(
+            torch.arange(len(image)),
+            *(self.row[which], self.g[which], self.c[which], self.x[image], self.ball),
+            *(self.threshold[image], self.slopes[which]),
+        )
 
-    def least(self, which: Tensor, weight: Tensor, u: Tensor, line: Tensor) -> float:
+    def worst(self, weight: Tensor) -> Tensor:
+        """Return the u (...) that minimises the sum of all lines of a part, weighted (L,)."""
+        return worst_shared(self.g[None], weight[None], self.x[None], self.ball)[0]
+
+    def least(self, weight: Tensor, u: Tensor, line: Tensor) -> float:
         """Return a lower bound of that sum, from u as of ``worst`` and the lines' values there."""
-        value = float(weight[0] @ line)
+        value = float(weight @ line)
         if self.ball.norm == 2:
-            g, x = self.g[which].unsqueeze(0), self.x[self.image[which]].unsqueeze(0)
-            value -= float(shortfall(g, weight, x, self.ball, u.unsqueeze(0)))
+            every = self.g[None], weight[None], self.x[None]
+            value -= float(shortfall(*every, self.ball, u[None]))
         return value
 
-    def at(self, which: Tensor, u: Tensor) -> Tensor:
-        """Return the values of some lines (k,) at u (...)."""
-        x = self.x[self.image[which]]
-        return (self.g[which] * (self.ball.cut(x + u) - x)).flatten(1).sum(1) + self.c[which]
+    def at(self, u: Tensor) -> Tensor:
+        """Return the values (L,) of all lines of a part at u (...)."""
+        if self.ball.clip is None:
+            return self.c + self.g.flatten(1) @ u.flatten()
+        return self.c + (self.g * (self.ball.cut(self.x + u) - self.x)).flatten(1).sum(1)
 
     def of(self, image: int, row: int) -> list[int]:
         """Return the numbers of the lines that bound one margin."""
@@ -113,28 +122,28 @@ def refuting(lines: Lines, chosen: Sequence[int]) -> Attempt:
         lines: Linear bounds.
         chosen: Numbers of some of them.
     """
-    which = torch.tensor(chosen)
-    threshold = float(lines.threshold[lines.image[which]].max())
-    weight = torch.full((1, len(chosen)), 1 / len(chosen), dtype=torch.float64)
+    lines = lines.part(torch.tensor(chosen))
+    threshold = float(lines.threshold.max())
+    weight = torch.full((len(chosen),), 1 / len(chosen), dtype=torch.float64)
     total = torch.zeros_like(weight)
     cuts: list[np.ndarray] = []
     for step in range(_CHEAP_STEPS + _MOST_CUTS):
-        u = lines.worst(which, weight)
-        line = lines.at(which, u)
-        if lines.least(which, weight, u, line) > threshold:
-            return Attempt(weight[0], None)
+        u = lines.worst(weight)
+        line = lines.at(u)
+        if lines.least(weight, u, line) > threshold:
+            return Attempt(weight, None)
         if bool((line <= 0).all()):
             return Attempt(None, u)
         cuts.append(line.numpy())
         if step < _CHEAP_STEPS:
             total += line
             rate = _CHEAP_RATE / (float(line.abs().max()) * math.sqrt(1 + step))
-            weight = (rate * total).softmax(1)
+            weight = (rate * total).softmax(0)
             continue
         answer = _master(np.stack(cuts))
         if answer is None or answer[1] <= threshold:
             break
-        weight = torch.from_numpy(answer[0]).unsqueeze(0)
+        weight = torch.from_numpy(answer[0])
     return Attempt(None, None)
 
 
@@ -166,6 +175,7 @@ def _master(cuts: np.ndarray) -> tuple[np.ndarray, float] | None:
     return weight / weight.sum(), float(bound.x[s])
 
 
+#: Images, and a margin of each.
 Chosen = tuple[tuple[int, int], ...]
 
 
@@ -192,9 +202,9 @@ class Group:
         self.blocked: set[frozenset[int]] = set()
         self._known: dict[Chosen, bool] = {}
         self._numbers = {(i, row): lines.of(i, row) for i in rows for row in rows[i]}
-        self._all = torch.tensor([n for numbers in self._numbers.values() for n in numbers])
-        self._place = {n: place for place, n in enumerate(self._all.tolist())}
-        self._negative: list[Tensor] = []  # which of all lines each u met makes negative
+        numbers = [n for some in self._numbers.values() for n in some]
+        self._all, self._mine = numbers, lines.part(torch.tensor(numbers, dtype=torch.long))
+        self._negative: list[int] = []  # of each u met, the lines that it makes negative, as bits
 
     def largest(self, at_least: int) -> int:
         """Return the size of the largest set that may break together; ``at_least`` do."""
@@ -214,13 +224,12 @@ class Group:
         numbers = [self._numbers[margin] for margin in margins]
         if not numbers or not all(numbers):
             return False
-        which = torch.tensor(list(chain.from_iterable(numbers)))
         margin = torch.repeat_interleave(torch.tensor([len(n) for n in numbers]))
         place = {i: k for k, i in enumerate(self.rows)}
         image = torch.tensor([place[i] for i, _ in margins])
-        weight = torch.ones(1, len(which), dtype=torch.float64)
+        weight = torch.ones(len(self._all), dtype=torch.float64)
         for _ in range(_WITNESS_STEPS):
-            lines = self.lines.at(which, self.lines.worst(which, weight))
+            lines = self._mine.at(self._mine.worst(weight))
             value = lines.new_full((len(margins),), -torch.inf)
             value = value.scatter_reduce(0, margin, lines, "amax")
             left = value.new_full((len(place),), torch.inf).scatter_reduce(0, image, value, "amin")
@@ -262,12 +271,15 @@ class Group:
             if self.budget.over:
                 return False
             numbers = [n for margin in chosen for n in self._numbers[margin]]
-            places = [self._place[n] for n in numbers]
-            met = not numbers or any(bool(each[places].all()) for each in self._negative)
+            bits = sum(1 << n for n in numbers)
+            met = not numbers or any(bits & each == bits for each in self._negative)
             found = Attempt(None, None) if met else refuting(self.lines, numbers)
             self._known[chosen] = found.weights is not None
             if found.weights is not None:
                 self.note(numbers, found.weights)
             if found.u is not None:
-                self._negative.append(self.lines.at(self._all, found.u) <= 0)
+                negative = (self._mine.at(found.u) <= 0).tolist()
+                self._negative.append(
+                    sum(1 << n for n, its in zip(self._all, negative, strict=True) if its)
+                )
         return self._known[chosen]

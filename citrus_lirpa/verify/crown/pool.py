@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -100,6 +101,16 @@ class Pool:
     def numbers(self) -> int:
         """How many α and β are kept."""
         return self.count * self._room.parameter.shape[1]
+
+    @property
+    def share(self) -> float:
+        """How much of all combinations is open, where each half counts one half."""
+        return float((0.5 ** (self._room.signs[: self.count] != 0).sum(1)).sum())
+
+    @property
+    def least(self) -> float:
+        """The least bound of a domain; infinity where there is none."""
+        return min(self._room.value[: self.count].tolist(), default=math.inf)
 
     @property
     def splits(self) -> bool:

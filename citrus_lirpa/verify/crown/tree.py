@@ -77,6 +77,11 @@ class Tree:
         """How many α and β are kept."""
         return self._pool.numbers
 
+    @property
+    def share(self) -> float:
+        """How much of all combinations is open, where each half counts one half."""
+        return self._pool.share
+
     def run(self, seconds: float, left: float) -> int:
         """Work on the problem for some seconds, for one step at least.
 
