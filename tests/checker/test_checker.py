@@ -85,16 +85,6 @@ def test_what_is_certified_has_proofs_that_hold(tmp_path, eps, clip):
         assert (summary.images, summary.groups) == (figures.images, figures.groups)
 
 
-def test_groups_keep_images_that_only_the_group_stage_proves(tmp_path):
-    torch.manual_seed(1)
-    net = deep_net()
-    x, y = images(net, 8, wrong=[2])
-    found, uap, figures = prove(tmp_path, net, x, y, 0.03, method="ibp")
-    assert int(uap.lower.sum()) > int(found.certified.sum())
-    summary = checker.check_folder(tmp_path, checker.read_network(tmp_path / "model.onnx"))
-    assert (summary.groups, figures.groups, summary.refused) == (2, 2, [])
-
-
 class Residual(nn.Module):
     """Convolutions with BatchNorm and a bypass, of images 2x6x6."""
 
@@ -255,6 +245,36 @@ def without(arrays, entry):
     return made
 
 
+def refuted_in(arrays):
+    """The sets of pairs (image, class) that a file refutes, and the first entry of each leaf."""
+    image = arrays["context_image"][arrays["entry_context"]].tolist()
+    leaves, found = {}, {}
+    for entry, leaf in enumerate(arrays["entry_leaf"].tolist()):
+        leaves.setdefault(leaf, []).append(entry)
+    for entries in leaves.values():
+        pairs = frozenset((image[e], int(arrays["entry_class"][e])) for e in entries)
+        found.setdefault(pairs, []).append(entries[0])
+    return found
+
+
+def without_all(arrays, entries):
+    """Leave out the leaves of entries."""
+    for entry in sorted(entries, reverse=True):
+        arrays = without(arrays, entry)
+    return arrays
+
+
+def safe_by_trying(members, labels, refuted):
+    """How many images of a group survive the worst choice of three classes that is not refuted."""
+    options = [[None, *((i, c) for c in range(3) if c != labels[i])] for i in members]
+    broken = 0
+    for choice in itertools.product(*options):
+        taken = frozenset(pair for pair in choice if pair)
+        if len(taken) > broken and not any(pairs <= taken for pairs in refuted):
+            broken = len(taken)
+    return len(options) - broken
+
+
 def other_class(arrays, pick):
     e = pick(of_certified(arrays))
     label = stated(arrays, "labels")[arrays["context_image"][arrays["entry_context"][e]]]
@@ -383,6 +403,51 @@ def test_hundreds_of_corrupted_proofs_are_refused(tmp_path, proofs):
         if not check(tmp_path / "bad", bad, folder / "model.onnx").refused:
             accepted.append((kind, seed))
     assert len(CORRUPTIONS) * 20 >= 300 and accepted == []
+
+
+def test_groups_keep_images_that_are_not_among_the_certified(tmp_path):
+    """As those that only the group stage proves: the file has what the group's claim rests on."""
+    torch.manual_seed(3)
+    net = deep_net()
+    x, y = images(net, 8, wrong=[2])
+    kept, made = Proofs(x, y), ProofFolder(tmp_path, net, Ball(0.05))
+    known = {"group_size": 4, "time_limit": 5, "proofs": kept}
+    found, after = (certify(net, x, y, 0.05, method=m, **known) for m in ("ibp", "crown"))
+    uap = certify_uap(net, x, y, 0.05, certificates=after, relational="none", **known)
+    made.store(0, kept, 100, 4, found, uap)
+    figures = made.figures(uap)
+    with np.load(tmp_path / "00000.npz") as file:
+        arrays = dict(file)
+    alone = [next(iter(pairs)) for pairs in refuted_in(arrays) if len(pairs) == 1]
+    counts = np.bincount([i for i, _ in alone], minlength=8)
+    only = np.flatnonzero((counts == 2) & ~found.certified.numpy())
+    assert len(only) and int(uap.lower.sum()) > int(found.certified.sum())
+    summary = check(tmp_path / "all", arrays, tmp_path / "model.onnx")
+    assert (summary.groups, figures.groups, summary.refused) == (2, 2, [])
+    for i, c in alone:
+        if i in only:
+            bad = without_all(arrays, refuted_in(arrays)[frozenset([(i, c)])])
+            summary = check(tmp_path / "bad", bad, tmp_path / "model.onnx")
+            assert summary.groups == 1 and "are claimed to be safe" in summary.refused[0]
+
+
+def test_groups_keep_no_more_than_follows_from_the_sets_that_are_left(tmp_path, proofs):
+    """Also where one of two images of a set may be broken in another class."""
+    folder, arrays = proofs
+    labels, groups = stated(arrays, "labels"), stated(arrays, "groups")
+    refuted, fell = refuted_in(arrays), 0
+    for pairs, entries in [one for one in refuted.items() if len(one[0]) > 1][:6]:
+        first, size, _ = next(g for g in groups if g[0] <= min(pairs)[0] < g[0] + g[1])
+        members, left = range(first, first + size), refuted.keys() - {pairs}
+        most = safe_by_trying(members, labels, left)
+        bad = without_all(arrays, entries)
+        for safe, holds in ((most, True), (most + 1, False)):
+            claims = [[g[0], g[1], safe] if g[0] == first else g for g in groups]
+            bad = statement(bad, groups=claims, certified=[])
+            summary = check(tmp_path / "bad", bad, folder / "model.onnx")
+            assert (summary.refused == []) == holds
+        fell += most < next(g[2] for g in groups if g[0] == first)
+    assert fell
 
 
 def test_a_file_that_is_there_twice_is_refused(tmp_path, proofs):
