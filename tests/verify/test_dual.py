@@ -288,7 +288,7 @@ def test_tightened_bounds_contain_samples_and_are_never_looser(kind, seed, eps, 
     _, moved = perturbed(images, eps, clip, 400)
     seen, _ = relu_inputs(exact, moved.flatten(0, 1))
     boxes = [Box(*b) for b in images.bounds]
-    bounds = tighten(engine.segments, images.x, Ball(eps, clip), boxes, rows=rows)
+    bounds = tighten(engine.segments, images.x, Ball(eps, clip), boxes, rows=rows).bounds
     assert len(bounds) == len(seen)
     for (lower, upper), given_, z in zip(bounds, boxes, seen, strict=True):
         assert lower.shape == given_.lower.shape

@@ -101,7 +101,7 @@ def test_bounds_on_windows_are_those_of_dense_crown(name, norm, clip):
     for exact in (False, True):
         begin = rounded(images.bounds, torch.float64) if exact else images.bounds
         segments = engine.exact_segments if exact else None
-        found = tighten(engine.segments, images.x, engine.ball, begin, exact=segments)
+        found = tighten(engine.segments, images.x, engine.ball, begin, exact=segments).bounds
         known = rounded(found, torch.float32)
         for k, ((lower, upper), (low, high)) in enumerate(zip(found, begin, strict=True)):
             wanted = (low < 0) & (high > 0) if engine.curves[k] is None else low < high
@@ -166,7 +166,7 @@ def test_a_little_room_gives_the_same_bounds(name):
     """With few rows at once, places and channels are worked on in parts."""
     engine, images = prepare(name, math.inf, None)
     given = engine.segments, images.x, engine.ball, images.bounds
-    pairs = zip(tighten(*given), tighten(*given, rows=1), strict=True)
+    pairs = zip(tighten(*given).bounds, tighten(*given, rows=1).bounds, strict=True)
     for one, other in pairs:
         for mine, its in zip(one, other, strict=True):
             torch.testing.assert_close(mine, its, atol=1e-5, rtol=1e-4)

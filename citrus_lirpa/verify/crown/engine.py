@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -134,7 +133,7 @@ class DualEngine:
     @torch.no_grad()
     def tightened(self, images: Images, steps: int = 0) -> Images:
         """Return the same images with CROWN's bounds of ReLU inputs, or α-CROWN's after steps."""
-        return self._with_bounds(images, self._tighten(images, images.bounds, steps=steps))
+        return self._tightened(images, images.bounds, steps)
 
     @torch.no_grad()
     def refined(self, images: Images) -> Images:
@@ -150,19 +149,24 @@ class DualEngine:
                 (torch.maximum(low, by_low), torch.minimum(up, by_up))
                 for (low, up), (by_low, by_up) in zip(begin, known, strict=True)
             ]
-        bounds = self._tighten(images, begin, exact=self.exact_segments, steps=steps)
-        return replace(self._with_bounds(images, rounded(bounds, images.x.dtype)), exact=True)
+        return replace(self._tightened(images, begin, steps, self.exact_segments), exact=True)
 
-    def _tighten(self, images: Images, begin: Bounds, **options: Any) -> Bounds:
-        given = self.segments, images.x, self.ball, begin
-        both = self.proofs is not None
-        return tighten(*given, rows=self.rows_at_once, both=both, **options)
-
-    def _with_bounds(self, images: Images, bounds: Bounds) -> Images:
-        """Return the same images with other bounds, and the threshold that these give."""
-        sizes = Sizes.all(self.segments, images.x, self.ball, bounds)
-        threshold = self._threshold(images.x, sizes)
-        relaxation = Relaxation.of(bounds, sizes, self.curves)
+    def _tightened(
+        self, images: Images, begin: Bounds, steps: int, exact: list[Segment] | None = None
+    ) -> Images:
+        """Return the same images with better bounds than ``begin``; see :func:`tighten`."""
+        bounds, relaxation = tighten(
+            self.segments,
+            images.x,
+            self.ball,
+            begin,
+            rows=self.rows_at_once,
+            exact=exact,
+            steps=steps,
+            both=self.proofs is not None,
+        )
+        threshold = self._threshold(images.x, relaxation.sizes)
+        bounds = rounded(bounds, images.x.dtype)
         return replace(images, bounds=bounds, relaxation=relaxation, threshold=threshold)
 
     def _threshold(self, x: Tensor, sizes: list[Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from ...bounds.deadline import time_is_over
 from ...bounds.segments import Segment
 from .ascent import ascend_dual
 from .dual import DualBound
-from .relaxation import Bounds, Relaxation
+from .relaxation import Bent, Bounds, Relaxation, bent
 from .rounding import Sizes, downward
 from .windowed import Found, Windowed
 
@@ -26,6 +27,19 @@ def rounded(bounds: Bounds, dtype: torch.dtype) -> Bounds:
     return [(downward(lower, dtype), -downward(-upper, dtype)) for lower, upper in bounds]
 
 
+class Tightened(NamedTuple):
+    """What :func:`tighten` has found.
+
+    Attributes:
+        bounds: (lower, upper), each (n, ...), of every ReLU's input, in the type that they were
+            computed in.
+        relaxation: What they give in the type of the inputs.
+    """
+
+    bounds: Bounds
+    relaxation: Relaxation
+
+
 def tighten(
     segments: Sequence[Segment],
     x: Tensor,
@@ -36,7 +50,7 @@ def tighten(
     exact: Sequence[Segment] | None = None,
     steps: int = 0,
     both: bool = False,
-) -> Bounds:
+) -> Tightened:
     """Return CROWN's bounds of every ReLU's input, or α-CROWN's, cut with ``bounds``.
 
     Only neurons unstable in ``bounds`` are bounded, and those of curves, in network order: each
@@ -63,8 +77,11 @@ def tighten(
         given = (segments, x) if exact is None else (exact, x.double())
         layers = Windowed(*given, ball, rows, both=both)
     result: Bounds = []
+    sizes: list[Tensor] = []
+    neurons: list[Bent | None] = []
     for k, (low, up) in enumerate(bounds):
-        size = sizer.of(k) if exact is None else sizer.of(k).amax(1, keepdim=True)
+        sizes.append(sizer.of(k))
+        size = sizes[k] if exact is None else sizes[k].amax(1, keepdim=True)
         lower, upper = low.flatten(1).clone(), up.flatten(1).clone()
         wanted = low < up if curved[k] else (low < 0) & (up > 0)
         if k == 0 and not segments[0].mixes:  # one affine layer: IBP is exact
@@ -76,9 +93,14 @@ def tighten(
             lower[i, j] = torch.fmax(lower[i, j], downward(below, lower.dtype))
             upper[i, j] = torch.fmin(upper[i, j], -downward(-above, upper.dtype))
         result.append((lower.view_as(low), upper.view_as(up)))
-        sizer.bounded(k, *result[k])
-        layers.add(k, *rounded(result[k:], x.dtype)[0], size)
-    return result
+        below, above = rounded(result[k:], x.dtype)[0]
+        curve = curved[k]
+        ends = below.flatten(1), above.flatten(1)
+        neurons.append(None if curve is None else bent(curve, *ends))
+        sizer.bounded(k, below, above)
+        layers.add(k, below, above, size, neurons[k])
+    sizes.append(sizer.of(len(bounds)))
+    return Tightened(result, Relaxation.of(rounded(result, x.dtype), sizes, neurons))
 
 
 class _WholeMaps:
@@ -97,9 +119,13 @@ class _WholeMaps:
         self.exact, self.steps = exact, steps
         self._known: Bounds = []
         self._sizes: list[Tensor] = []
+        self._neurons: list[Bent | None] = []
 
-    def add(self, k: int, lower: Tensor, upper: Tensor, size: Tensor) -> None:
+    def add(
+        self, k: int, lower: Tensor, upper: Tensor, size: Tensor, neurons: Bent | None = None
+    ) -> None:
         self._known.append((lower, upper))
+        self._neurons.append(neurons)
 
     def bounds(self, k: int, wanted: Tensor, size: Tensor) -> Iterator[Found]:
         self._sizes.append(size)
@@ -108,8 +134,7 @@ class _WholeMaps:
     def _found(self, k: int, wanted: Tensor) -> Iterator[Found]:
         if not wanted.any():
             return
-        curves = [segment.curve for segment in self.segments]
-        relaxation = Relaxation.of(self._known, self._sizes, curves)
+        relaxation = Relaxation.of(self._known, self._sizes, self._neurons)
         parts = [part.split(self.rows) for part in wanted.flatten(1).nonzero(as_tuple=True)]
         for i, j in zip(*parts, strict=True):
             ends = []

@@ -22,8 +22,10 @@ _LARGEST = 1e15
 Bent = Curved | Multiplied
 
 
-def bent(curve: Bend, lower: Tensor, upper: Tensor) -> Bent:
-    """Return the neurons that a curve or product takes, from bounds (n, M)."""
+def bent(curve: Bend | Bent, lower: Tensor, upper: Tensor) -> Bent:
+    """Return the neurons that a curve or product takes, from bounds (n, M), if not made yet."""
+    if isinstance(curve, Curved | Multiplied):
+        return curve
     lower, upper = lower.double(), upper.double()
     if isinstance(curve, Product):
         return Multiplied(lower, upper)
@@ -58,14 +60,15 @@ class Relaxation:
     def of(
         bounds: Sequence[tuple[Tensor, Tensor]],
         sizes: Sequence[Tensor],
-        curves: Sequence[Bend | None] = (),
+        curves: Sequence[Bend | Bent | None] = (),
     ) -> Relaxation:
         """Return the relaxation that bounds of ReLU inputs give.
 
         Args:
             bounds: (lower, upper), each (n, ...), of every ReLU's input in network order.
             sizes: Of every segment, (n, channels), what it adds up in absolute values.
-            curves: What follows each segment, None being ReLU; ReLUs everywhere if empty.
+            curves: What follows each segment, or its neurons within these bounds, None being
+                ReLU; ReLUs everywhere if empty.
         """
         none = sizes[0].new_zeros(len(sizes[0]), 0)  # a network may have no ReLU before its output
         active, index, lowers, uppers = [], [], [none], [none]
@@ -187,7 +190,8 @@ class Images:
         return len(self.x)
 
     def rows(self, which: Tensor) -> Images:
-        """Return some of the images."""
+        """Return some of the images, by numbers or as a mask."""
+        which = torch.arange(len(self), device=self.x.device)[which]
         bounds = [(lower[which], upper[which]) for lower, upper in self.bounds]
         return Images(
             self.x[which],
@@ -196,7 +200,9 @@ class Images:
             self.threshold[which],
             bounds,
             Relaxation.of(
-                bounds, [size[which] for size in self.relaxation.sizes], self.relaxation.curves
+                bounds,
+                [size[which] for size in self.relaxation.sizes],
+                [curved and curved.rows(which) for curved in self.relaxation.curved],
             ),
             self.exact,
         )
@@ -213,6 +219,8 @@ class Images:
     @staticmethod
     def cat(parts: Sequence[Images]) -> Images:
         """Return the images of all parts, in order."""
+        if len(parts) == 1:
+            return parts[0]
         bounds = [
             (torch.cat([b[0] for b in layer]), torch.cat([b[1] for b in layer]))
             for layer in zip(*(part.bounds for part in parts), strict=True)

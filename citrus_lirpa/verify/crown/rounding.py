@@ -33,6 +33,8 @@ def unit(dtype: torch.dtype) -> float:
 
 def downward(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the values in another precision, rounded down where they are no numbers of it."""
+    if values.dtype == dtype:
+        return values
     found = values.to(dtype)
     lower = torch.nextafter(found, torch.full_like(found, -torch.inf))
     return torch.where(found > values, lower, found)

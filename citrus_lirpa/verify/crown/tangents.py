@@ -25,7 +25,7 @@ from ...bounds.box import Box
 from ...bounds.curves import ERROR, Curve, Stretch
 
 #: Halvings of a stretch in the search for the tangents through the ends of an interval.
-_HALVINGS = 16
+_HALVINGS = 8
 
 
 class Line(NamedTuple):
@@ -230,15 +230,14 @@ class Curved:
         ends = torch.stack([self.lower[image, neuron], self.upper[image, neuron]])
         values = self.ends[:, image, neuron]
 
-        def fits(t: Tensor) -> Tensor:
-            """Whether the tangents at t (2, k) are on the right side at both ends."""
+        def excess(t: Tensor) -> Tensor:
+            """How far the tangents at t (2, k) are on the wrong side at both ends."""
             tangent = self.curve.function(t) + self.curve.slope(t) * (ends - t)
-            return sign * (tangent - values) <= 0
+            return sign * (tangent - values)
 
-        near = torch.stack([begin[part], end[part]])
-        first = _first(near, near.flip(0), fits)
+        first, fits = _first(torch.stack([begin[part], end[part]]), excess)
         low[part], high[part] = first
-        none[part] = (first[0] > first[1]) | ~fits(first).all(0)
+        none[part] = (first[0] > first[1]) | ~fits.all(0)
         return low, high, none
 
 
@@ -247,11 +246,22 @@ def _signs(like: Tensor) -> Tensor:
     return like.new_tensor([1.0, -1.0]).view(2, 1, 1)
 
 
-def _first(near: Tensor, far: Tensor, fits: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the first places that fit on the way from near to far, behind which all do."""
-    first = near
+def _first(near: Tensor, excess: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the first places that fit on the way to the other end, and whether any does.
+
+    Behind them all fit. What halvings leave is so short that ``excess`` is nearly straight there.
+
+    Args:
+        near: (2, k) where two searches begin, each of which ends where the other begins.
+        excess: How far places are from fitting; none or negative where they fit.
+    """
+    far = near.flip(0)
     for _ in range(_HALVINGS if near.numel() else 0):
         middle = (near + far) / 2
-        fit = fits(middle)
+        fit = excess(middle) <= 0
         near, far = torch.where(fit, near, middle), torch.where(fit, middle, far)
-    return torch.where(fits(first), first, far)
+    at_near, at_far = excess(near), excess(far)
+    fits = at_far <= 0
+    zero = near + (far - near) * (at_near / (at_near - at_far))
+    first = torch.where(at_near > 0, torch.where(fits & zero.isfinite(), zero, far), near)
+    return first, fits

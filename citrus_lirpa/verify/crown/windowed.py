@@ -18,15 +18,16 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from ...bounds.box import Ball
-from ...bounds.curves import Bend, Curve
 from ...bounds.segments import INPUT, Segment
 from ...bounds.windows import Place, Window, channels_last, layout, transposed
 from ..free_memory import free_memory
+from .relaxation import Bent
 from .rounding import SUMS, downward, largest_input, unit
 from .tangents import Curved
 from .worst import shortfall, worst_shared
@@ -41,6 +42,8 @@ _SIMILAR = 0.7
 _PRODUCTS = 16
 #: Roundings of a coefficient times an input.
 _INPUTS = 24
+#: Of each segment the most coefficients that a row has on its way back from it.
+_NUMBERS: WeakKeyDictionary[Segment, int] = WeakKeyDictionary()
 
 
 class _Lines(NamedTuple):
@@ -127,11 +130,24 @@ class Windowed:
         terms = self.segments[k].terms[1] + _PRODUCTS
         return (unit(self.x.dtype) * terms + self.sums) * channels_last(size)
 
-    def add(self, k: int, lower: Tensor, upper: Tensor, size: Tensor) -> None:
-        """Take bounds (n, ...) of the input of ReLU or curve k, and ``size`` of its segment."""
-        curve, dtype = self.segments[k].curve, self.x.dtype
-        lower, upper = (channels_last(end.double()) for end in (lower, upper))
-        low, m, up, n = _lines_of(lower, upper, curve, dtype)
+    def add(
+        self, k: int, lower: Tensor, upper: Tensor, size: Tensor, neurons: Bent | None = None
+    ) -> None:
+        """Take what lines of ReLU or curve k need.
+
+        Args:
+            k: The number of the layer.
+            lower: (n, ...) lower bounds of its inputs.
+            upper: (n, ...) likewise.
+            size: (n, channels) of segment k.
+            neurons: Those of a curve, within these bounds; None for ReLU.
+        """
+        dtype = self.x.dtype
+        if isinstance(neurons, Curved):
+            low, m, up, n = (channels_last(e) for e in _lines_of(neurons, lower.shape, dtype))
+        else:
+            lower, upper = (channels_last(end.double()) for end in (lower, upper))
+            low, m, up, n = _of_relus(lower, upper, dtype)
         constant, charge = channels_last(self._constants[k].double()), self.charge(k, size)
         tiny = _PRODUCTS * unit(dtype)
         below = low.double() * constant + m - low.abs() * charge - tiny * m.abs()
@@ -191,10 +207,7 @@ class Windowed:
         many = counts[counts > 0].tolist()
         if not many:
             return
-        first = torch.zeros_like(order[:1])
-        one, spot = first.unsqueeze(1), torch.stack([first, first], 1)
-        numbers = self._row_bounds(k, first, spot, one, one + 1.0, wide=False).numbers
-        fitting = max(1, self._numbers_at_once // numbers)
+        fitting = max(1, self._numbers_at_once // self._most_numbers(k, order))
         begin = 0
         while begin < len(many):
             end, most = begin + 1, begin + max(1, fitting // many[begin])
@@ -205,6 +218,16 @@ class Windowed:
             for some in channel.split(fitting, dim=1):
                 yield place, some
             begin = end
+
+    def _most_numbers(self, k: int, like: Tensor) -> int:
+        """Return the most coefficients that a row has on its way back from segment k."""
+        segment = self.segments[k]
+        if segment not in _NUMBERS:
+            first = torch.zeros_like(like[:1])
+            one, spot = first.unsqueeze(1), torch.stack([first, first], 1)
+            rows = self._row_bounds(k, first, spot, one, one + 1.0, wide=False)
+            _NUMBERS[segment] = rows.numbers
+        return _NUMBERS[segment]
 
     def _row_bounds(
         self, k: int, image: Tensor, at: Tensor, channel: Tensor, sign: Tensor, *, wide: bool
@@ -296,13 +319,18 @@ class Windowed:
 
 
 def _lines_of(
-    lower: Tensor, upper: Tensor, curve: Bend | None, dtype: torch.dtype
+    neurons: Curved, shape: torch.Size, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return slope and value at zero, in float64, of CROWN's lines below and above."""
-    if isinstance(curve, Curve):
-        lines = Curved.of(curve, lower.flatten(1), upper.flatten(1)).crown(dtype)
-        slope, offset = (part.view(2, *lower.shape) for part in (lines.slope, lines.offset))
-        return slope[0], offset[0], slope[1], offset[1]
+    lines = neurons.crown(dtype)
+    slope, offset = (part.view(2, *shape) for part in (lines.slope, lines.offset))
+    return slope[0], offset[0], slope[1], offset[1]
+
+
+def _of_relus(
+    lower: Tensor, upper: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the same of ReLUs."""
     free, active = (lower < 0) & (upper > 0), (lower >= 0) & (upper > 0)
     low = torch.where(free, upper > -lower, active).to(dtype)
     up = torch.where(free, upper / (upper - lower), active.double()).to(dtype)
