@@ -194,7 +194,7 @@ def ours(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Side:
     tight, rows = engine.tightened(images), torch.ones_like(ibp, dtype=torch.bool)
     side.bounds["crown"] = engine.margins(tight, rows, 0)[0]
     side.seconds["crown"] = time.process_time() - begin
-    if not engine.splits:
+    if engine.input_steps:
         tight = engine.tightened(tight, steps=engine.input_steps)
     side.bounds["alpha"] = engine.margins(tight, rows, ALPHA_STEPS)[0]
     side.seconds["alpha"] = time.process_time() - begin

@@ -209,10 +209,10 @@ def _by_crown(open_: OpenImages) -> None:
 def _by_alpha_crown(open_: OpenImages) -> None:
     """Bound the open margins by α-CROWN, on the bounds of ReLU inputs that CROWN left.
 
-    Where no branch and bound splits neurons, their inputs are bounded by α-CROWN too.
+    In other networks than those of ReLU alone, these are bounded by α-CROWN too.
     """
     engine = open_.engine
-    if isinstance(engine, DualEngine) and not engine.splits and engine.input_steps:
+    if isinstance(engine, DualEngine) and engine.input_steps:
         with ending_by(time.perf_counter() + _TIGHTENING_SHARE * time_left()):
             better = functools.partial(engine.tightened, steps=engine.input_steps)
             open_.improve(better, open_.untried(open_.stage))

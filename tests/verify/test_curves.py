@@ -96,6 +96,36 @@ def test_no_bound_is_above_what_attacks_reach(name, eps):
     assert bool((lines.c <= logit_margins(model(x), y)[lines.image, lines.row] + 1e-5).all())
 
 
+@pytest.mark.parametrize(
+    "layer", [nn.LeakyReLU(0.1), nn.PReLU(), nn.MaxPool2d(2), nn.GELU()], ids=repr
+)
+def test_optimised_bounds_of_inputs_hold_and_are_closer(layer):
+    """Where ReLUs are pieces of other layers, too; bounds in float64 go on from them."""
+    model, x, y = scaled(layer, nn.Conv2d(3, 3, 2), nn.ReLU())
+    engine = DualEngine(BoundedNet(model, x).eval(), Ball(0.2))
+    images, _, _ = engine.ibp(x, y)
+    crown = engine.tightened(images)
+    optimised = engine.tightened(crown, steps=engine.input_steps)
+    refined = engine.refined(optimised)
+    u = 0.2 * (2 * torch.rand(400, 1, *x.shape[1:], dtype=torch.float64) - 1).sign()
+    values, closer = {INPUT: (x.double() + u).flatten(0, 1)}, 0.0
+    for k, segment in enumerate(engine.exact_segments[:-1]):
+        z = segment(*(values[source] for source in segment.sources))
+        values[k] = z.relu() if segment.curve is None else segment.curve.function(z)
+        each = z.unflatten(0, (400, -1))
+        for lower, upper in (optimised.bounds[k], refined.bounds[k]):
+            assert bool((lower <= each.amin(0)).all() and (each.amax(0) <= upper).all())
+        widths = [(i.bounds[k][1] - i.bounds[k][0]) for i in (crown, optimised, refined)]
+        assert bool((widths[0] >= widths[1]).all() and (widths[1] >= widths[2]).all())
+        closer += float((widths[0] - widths[1]).sum())
+    assert closer > 0.01
+
+
+def test_bounds_of_inputs_of_plain_relus_are_not_optimised():
+    model, x, _ = scaled(nn.ReLU())
+    assert DualEngine(BoundedNet(model, x).eval(), Ball(0.2)).input_steps == 0
+
+
 def test_a_first_curve_behind_two_convolutions():
     """Intervals of its inputs are wide, so that CROWN bounds them, through no neurons."""
     torch.manual_seed(0)

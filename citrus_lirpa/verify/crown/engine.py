@@ -30,8 +30,9 @@ from .rounding import Sizes, downward, interval_margins, intervals
 
 #: Steps of α-CROWN, and the first one's size, which is smaller where there are curves.
 ALPHA_STEPS, ALPHA_RATE, CURVE_RATE = 20, 0.25, 0.1
-#: Steps for each bound of an input of a curve; a third of the time of twenty, for nearly as much.
-INPUT_STEPS = 5
+#: Steps for each bound of an input: where there are curves, whose lines turn slowly, and where
+#: ReLUs are pieces of other layers.
+CURVE_STEPS, PIECE_STEPS = 20, 5
 #: Bytes that one batch of rows may need at a time: what stays in the caches of a CPU; on a GPU a
 #: share of the memory that is free.
 _CACHES, _GPU_SHARE = 1 << 28, 0.25
@@ -85,11 +86,16 @@ class DualEngine:
 
     @property
     def input_steps(self) -> int:
-        """Steps of α-CROWN for inputs of curves; none where proofs are kept.
+        """Steps of α-CROWN for inputs of curves, and of ReLUs that LeakyReLU or a maximum becomes.
 
-        Proofs have one line below and one above each curve for all bounds of inputs behind it.
+        None for networks of plain ReLU, and none where proofs are kept: they have one line below
+        and one above each neuron for all bounds of inputs behind it.
         """
-        return INPUT_STEPS if self.proofs is None else 0
+        if self.proofs is not None:
+            return 0
+        if not self.splits:
+            return CURVE_STEPS
+        return PIECE_STEPS if any(segment.knots for segment in self.segments) else 0
 
     # -- images -------------------------------------------------------------------
 
@@ -142,13 +148,13 @@ class DualEngine:
         They are closer than those of :meth:`tightened`, which rounding in float32 moves outward.
         Where there are curves, which are not split, they are α-CROWN's.
         """
-        begin, steps = intervals(self.exact_segments, images.x.double(), self.ball)[0], 0
-        if not self.splits:
-            known, steps = images.bounds, self.input_steps
+        begin = intervals(self.exact_segments, images.x.double(), self.ball)[0]
+        if not self.splits or self.input_steps:
             begin = [
                 (torch.maximum(low, by_low), torch.minimum(up, by_up))
-                for (low, up), (by_low, by_up) in zip(begin, known, strict=True)
+                for (low, up), (by_low, by_up) in zip(begin, images.bounds, strict=True)
             ]
+        steps = 0 if self.splits else self.input_steps
         return replace(self._tightened(images, begin, steps, self.exact_segments), exact=True)
 
     def _tightened(

@@ -18,8 +18,8 @@ from .relaxation import Bent, Bounds, Relaxation, bent
 from .rounding import Sizes, downward
 from .windowed import Found, Windowed
 
-#: The first step of α-CROWN, which takes few steps here.
-_RATE = 0.06
+#: The first step of α-CROWN, which takes few steps here, and that where there are curves.
+_RATE, _CURVE_RATE = 0.3, 0.06
 
 
 def rounded(bounds: Bounds, dtype: torch.dtype) -> Bounds:
@@ -117,6 +117,8 @@ class _WholeMaps:
     ):
         self.segments, self.x, self.ball, self.rows = segments, x, ball, rows
         self.exact, self.steps = exact, steps
+        curved = any(segment.curve for segment in segments)
+        self.rate = _CURVE_RATE if curved else _RATE
         self._known: Bounds = []
         self._sizes: list[Tensor] = []
         self._neurons: list[Bent | None] = []
@@ -143,16 +145,15 @@ class _WholeMaps:
                 c[torch.arange(len(i)), j] = sign
                 here = self.segments[: k + 1], relaxation.rows(i), self.x[i], c, self.ball
                 exact = self.exact and self.exact[: k + 1]
-                ends.append(sign * _lower(DualBound(*here), exact, self.steps))
+                ends.append(sign * self._lower(DualBound(*here), exact))
             yield i, j, *ends
 
-
-def _lower(dual: DualBound, exact: Sequence[Segment] | None, steps: int) -> Tensor:
-    """Return the lower bound (R,), in float64 where the segments are."""
-    parameter = dual.start()
-    if steps and parameter.numel():  # without neurons before it, a bound has none
-        parameter = ascend_dual(dual, steps, rate=_RATE).parameter
-    if exact is not None:
-        every = torch.arange(len(dual.x), device=dual.x.device)
-        dual = dual.rows(every, exact, torch.float64)
-    return dual(parameter.to(dual.x.dtype), dual.x.new_ones(len(dual.x), 1)).value
+    def _lower(self, dual: DualBound, exact: Sequence[Segment] | None) -> Tensor:
+        """Return the lower bound (R,), in float64 where the segments are."""
+        parameter = dual.start()
+        if self.steps and parameter.numel():  # without neurons before it, a bound has none
+            parameter = ascend_dual(dual, self.steps, rate=self.rate).parameter
+        if exact is not None:
+            every = torch.arange(len(dual.x), device=dual.x.device)
+            dual = dual.rows(every, exact, torch.float64)
+        return dual(parameter.to(dual.x.dtype), dual.x.new_ones(len(dual.x), 1)).value

@@ -36,6 +36,8 @@ from .worst import shortfall, worst_shared
 #: what is computed from them, so many tensors, may take.
 _BEST = {"cpu": 1 << 20, "cuda": 1 << 26}
 _SHARE, _TENSORS = 0.25, 8
+#: How many rows go together for each that an ascent takes, which needs more room for it.
+_WHOLE_MAPS = 4
 #: Places go together whose numbers of neurons differ by this factor at most.
 _SIMILAR = 0.7
 #: Roundings of one product of a coefficient and a line, and of the constants of lines.
@@ -85,7 +87,7 @@ class Windowed:
         segments: The network's affine maps between ReLUs and curves.
         x: (n, ...) inputs, in the type to compute in.
         ball: The perturbations.
-        rows: At most so many rows of coefficients on whole maps at once.
+        rows: How many rows on whole maps an ascent takes at once.
         both: Whether certain ReLUs get both of CROWN's bounds too.
     """
 
@@ -97,7 +99,8 @@ class Windowed:
         most = max(math.prod(shape) for shape in self.shapes.values())
         free = _SHARE * free_memory(x.device) / (_TENSORS * x.element_size())
         best = _BEST.get(x.device.type, _BEST["cpu"])
-        self.sums, self._numbers_at_once = 16 * SUMS * most, int(min(best, free, rows * most))
+        self.sums = 16 * SUMS * most
+        self._numbers_at_once = int(min(best, free, _WHOLE_MAPS * rows * most))
         self._lines: list[_Lines] = []
         self._both = both or any(segment.curve is not None for segment in segments)
         self._constants = [
@@ -142,11 +145,11 @@ class Windowed:
             size: (n, channels) of segment k.
             neurons: Those of a curve, within these bounds; None for ReLU.
         """
-        dtype = self.x.dtype
+        dtype, shape = self.x.dtype, lower.shape
+        lower, upper = (channels_last(end.double()) for end in (lower, upper))
         if isinstance(neurons, Curved):
-            low, m, up, n = (channels_last(e) for e in _lines_of(neurons, lower.shape, dtype))
+            low, m, up, n = (channels_last(part) for part in _lines_of(neurons, shape, dtype))
         else:
-            lower, upper = (channels_last(end.double()) for end in (lower, upper))
             low, m, up, n = _of_relus(lower, upper, dtype)
         constant, charge = channels_last(self._constants[k].double()), self.charge(k, size)
         tiny = _PRODUCTS * unit(dtype)
