@@ -119,28 +119,8 @@ def test_no_sample_is_below_the_minimum_of_a_weighted_sum(members, clip):
     if clip is None:  # the closed form
         mixed = (weight.view(4, members, 1, 1) * a).sum(1)
         assert torch.allclose(least, -eps * mixed.flatten(1).norm(dim=1), atol=1e-9)
-    if clip or members == 1:  # u nearly attains it
-        most = 1e-9 if members == 1 else 0.02 * least.abs()
-        assert (below <= most).all() and (value(u) <= sampled.amin(0) + most).all()
-
-
-def test_a_clipped_sum_has_the_least_value_of_a_fine_grid_as_its_bound():
-    """Two pixels, which the grid exhausts; inputs outside the range and at its ends, too."""
-    for seed in range(30):
-        torch.manual_seed(seed)
-        members, eps = 2 + seed % 4, (0.05, 0.3, 1.5)[seed % 3]
-        a = torch.randn(3, members, 2, dtype=torch.float64)
-        x = (1.6 * torch.rand(3, members, 2, dtype=torch.float64) - 0.3).round(decimals=1)
-        weight = torch.rand(3, members, dtype=torch.float64).softmax(1)
-        ball = Ball(eps, (0.0, 1.0), 2.0)
-        grid = disc(eps, dtype=torch.float64).view(-1, 1, 1, 2)
-        added = (a * (ball.cut(x + grid) - x)).sum(3)
-        least = (weight * added).sum(2).amin(0)
-        u = worst_shared(a, weight, x, ball)
-        value = (weight * (a * (ball.cut(x + u.unsqueeze(1)) - x)).sum(2)).sum(1)
-        found = value - shortfall(a, weight, x, ball, u)
-        assert (found <= least).all(), seed
-        assert (least - found <= 0.1 * eps * (weight * a.norm(dim=2)).sum(1)).all(), seed
+    if members == 1:  # u attains it
+        assert (below <= 1e-9).all() and (value(u) <= sampled.amin(0) + 1e-9).all()
 
 
 # ------------------------------------------------------- single inputs, against every search
@@ -192,9 +172,9 @@ def test_balls_that_contain_each_other_imply_each_others_certificates():
 # --------------------------------------------------------------- groups, against the whole disc
 
 
-def disc(eps, steps=161, dtype=torch.float32):
+def disc(eps, steps=161):
     """A grid of the disc of two pixels."""
-    side = torch.linspace(-eps, eps, steps, dtype=dtype)
+    side = torch.linspace(-eps, eps, steps)
     points = torch.cartesian_prod(side, side)
     return points[points.norm(dim=1) <= eps]
 

@@ -4,16 +4,13 @@ Unclipped, Σ_i w_i a_i·(x_i + u) is smallest at u = -ε sign(g) for ‖u‖∞
 ‖u‖₂ <= ε, with g = Σ_i w_i a_i. Clipped, it is piecewise linear in each pixel's own u: for ∞ it is
 smallest at one of the ends ±ε or of the kinks where some x_i + u meets the range.
 
-Clipped and for ‖u‖₂, one input's v = cut(x + u) - cut(x) lies in the ball and in a box, as cutting
-moves no two points apart. A linear function on ball and box is smallest at v = cut(-ν g) for some
-ν, and
+Clipped and for ‖u‖₂, v_i = cut(x_i + u) - cut(x_i) lies in the ball and in a box, as cutting moves
+no two points apart. A linear function on ball and box is smallest at v = cut(-ν g) for some ν, and
 
     Σ_p (g_p v_p + v_p²/2ν) - ε²/2ν,    v_p = cut(-ν g_p),
 
-is at most that for every ν > 0. For several inputs let φ_p(u_p) be what pixel p adds to the sum,
-which is linear between the kinks. For every ν >= 0 the sum is nowhere in the ball less than
-
-    Σ_p min over |u_p| <= ε of (φ_p(u_p) + ν u_p²) - ν ε².
+is at most that for every ν > 0. A tuple has two bounds: the sum of those of its members, each as if
+it had a u of its own, and the minimum over the box ‖u‖∞ <= ε. The larger one counts.
 """
 
 from __future__ import annotations
@@ -46,8 +43,6 @@ def worst_shared(a: Tensor, weight: Tensor, x: Tensor, ball: Ball) -> Tensor:
     if ball.norm == 2:
         if ball.clip is not None and x.shape[1] == 1:
             return _in_ball_and_box(a[:, 0], x[:, 0], ball)[0].to(a.dtype)
-        if ball.clip is not None:
-            return ball.project(_together(weighted.double(), x.double(), ball)[0]).to(a.dtype)
         return -ball.radius(x) * unit_vectors(weighted.sum(1))
     if ball.clip is None:
         return -ball.radius(x) * weighted.sum(1).sign()
@@ -89,11 +84,12 @@ def shortfall(a: Tensor, weight: Tensor, x: Tensor, ball: Ball, u: Tensor) -> Te
         # u is as long as ε, and as parallel to g, as rounding leaves it
         off = torch.where(sizes < _FLAT, 2.0, (8 + 8 * members) * unit(a.dtype) + sums)
         return float(ball.eps) * (w * off * sizes).sum(1)
-    x, weighted = x.double(), w.view(*w.shape, *[1] * (a.ndim - 2)) * a.double()
+    a, x, shape = a.double(), x.double(), (*w.shape, *[1] * (a.ndim - 2))
+    least = (w * _in_ball_and_box(a.flatten(0, 1), x.flatten(0, 1), ball)[1].view(w.shape)).sum(1)
+    weighted = w.view(shape) * a
     if members > 1:
-        least = _together(weighted, x, ball)[1]
-    else:
-        least = _in_ball_and_box(weighted[:, 0], x[:, 0], ball)[1]
+        boxed = _value(weighted, x, ball, _at_kinks(weighted, x, ball))
+        least = torch.maximum(least, boxed)
     reach = (weighted.abs() * (x.abs() + ball.eps)).flatten(1).sum(1)
     return _value(weighted, x, ball, u.double()) - least + sums * reach
 
@@ -121,63 +117,3 @@ def _in_ball_and_box(a: Tensor, x: Tensor, ball: Ball) -> tuple[Tensor, Tensor]:
     least = (g * v + v.square() / (2 * nu)).sum(1) - eps**2 / (2 * nu.squeeze(1))
     moved = (inner - x).flatten(1)
     return (v + moved).view_as(a), least + (g * moved).sum(1)
-
-
-def _together(weighted: Tensor, x: Tensor, ball: Ball) -> tuple[Tensor, Tensor]:
-    """Return about the u (D, ...) that minimises the sum of s inputs, and a lower bound (D,)."""
-    pieces = _Pieces(weighted, x, ball)
-    eps = float(ball.eps)
-    steepest = pieces.slope.abs().amax(0).norm(dim=1)
-    low, high = torch.zeros_like(steepest), steepest / (2 * eps)
-    nu, best_u, least = low, torch.zeros_like(x[:, 0]), torch.full_like(low, -torch.inf)
-    for _ in range(_STEPS):
-        u, value, inside = pieces.least(nu)
-        better = value - nu * eps**2 > least
-        least = torch.where(better, value - nu * eps**2, least)
-        best_u = torch.where(better.view(-1, *[1] * (best_u.ndim - 1)), u.view_as(best_u), best_u)
-        far = u.square().sum(1) > eps**2
-        low, high = torch.where(far, nu, low), torch.where(far, high, nu)
-        # those inside pieces move in proportion to 1/ν, the others stay at the kinks
-        moving = (nu.unsqueeze(1) * u).square().masked_fill(~inside, 0.0).sum(1)
-        left = eps**2 - u.square().masked_fill(inside, 0.0).sum(1)
-        nu = (moving / left.clamp(min=_FLAT)).sqrt()
-        nu = torch.where((nu > low) & (nu < high), nu, (low + high) / 2)
-    return best_u, least
-
-
-class _Pieces:
-    """What pixels add to a weighted sum, Σ_i w_i a_i (cut(x_i + u) - x_i), piece by piece.
-
-    Args:
-        weighted: (D, s, ...) of w_i a_i.
-        x: (D, s, ...) inputs.
-        ball: The perturbations, clipped.
-
-    Attributes:
-        ends: (2s + 2, D, P) of the pieces, in order.
-        slope: (2s + 1, D, P) of the sum on each.
-        base: (2s + 1, D, P) where its line meets u = 0.
-    """
-
-    def __init__(self, weighted: Tensor, x: Tensor, ball: Ball):
-        box = Ball(ball.eps, ball.clip)
-        a, eps = weighted.flatten(2).movedim(1, 0), float(ball.eps)
-        kinks = [(ball.cut(torch.full_like(x, far)) - x).flatten(2) for far in (-1e9, 1e9)]
-        low, high = (kink.movedim(1, 0) for kink in kinks)
-        outer = torch.full_like(a[:1], eps)
-        self.ends = box.project(torch.cat([-outer, low, high, outer])).sort(dim=0).values
-        middle = (self.ends[1:] + self.ends[:-1]) / 2
-        self.slope, self.base = torch.zeros_like(middle), torch.zeros_like(middle)
-        for its, begin, end in zip(a, low, high, strict=True):
-            inside = (begin <= middle) & (middle <= end)
-            self.slope += its * inside
-            self.base += torch.where(inside, 0.0, its * middle.clamp(begin, end))
-
-    def least(self, nu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return u (D, P) that minimises the sum + ν u², the minimum (D,) and what is inside."""
-        nu = nu.unsqueeze(1)
-        free = -self.slope / (2 * nu).clamp(min=_FLAT)
-        u = torch.minimum(torch.maximum(free, self.ends[:-1]), self.ends[1:])
-        value, which = (self.base + u * (self.slope + nu * u)).min(dim=0, keepdim=True)
-        u, free = (part.gather(0, which)[0] for part in (u, free))
-        return u, value[0].sum(1), u == free
