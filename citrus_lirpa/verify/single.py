@@ -33,6 +33,7 @@ from ..bounds.precision import full_precision
 from ..bounds.radius import check_shared_radius, radius_words
 from ..bounds.selfcheck import check_rows_alone, check_same_function
 from ..errors import InputError, ModelError, SoundnessError, expect, require
+from .aimed import aim
 from .certificates import Certificates, Proof
 from .crown.proofs import Proofs
 from .engines import Engine, find_engine
@@ -48,6 +49,8 @@ IMPORTED = "imported"
 _CHECKED = 4
 #: Of the time that is left, what the attack may take, and each stage but the last one.
 _ATTACK_SHARE, _STAGE_SHARE = 0.25, 0.5
+#: The stage that costs more than a short attack on single margins, which comes before it.
+_AIMED_BEFORE = "crown"
 #: Seconds that a batch gets for all that comes before branch and bound, however short the limit.
 _LEAST_SECONDS = 0.5
 
@@ -76,7 +79,8 @@ def certify(
     """Try to prove each input's class on its ε-box by every stage up to ``method``.
 
     Each stage runs only on the correctly classified inputs that no cheaper one proved and that
-    ``attack``, tried first, did not break.
+    ``attack``, tried first, did not break. With an ``attack``, a few steps on each of the margins
+    with the lowest bounds follow before CROWN, on what CROWN-IBP leaves open.
 
     A proof is a margin bound above a threshold that covers float32 rounding, or a positive
     one in float64; TF32 and autocast are off and BatchNorm in eval mode. Networks of affine
@@ -291,6 +295,8 @@ class Cascade:
         open_ = OpenImages(self.engine, x, y, group, proof, self.limits, self.announce)
         not_fitting, unsupported = {}, {}
         for number, stage in enumerate(self.stages):
+            if self.attack is not None and stage.name == _AIMED_BEFORE:
+                self._aim(x, y, proof, max(end, self._end(_ATTACK_SHARE, proof, group)))
             share = 1.0 if stage is self.stages[-1] else _STAGE_SHARE
             with self._timed(stage.name, proof, lambda: open_.effort):
                 open_.begin(number, stage)
@@ -333,6 +339,12 @@ class Cascade:
         unsettled = number[proof.open].unique()
         left = float((self.limits.time_limit - used[unsettled]).clamp(min=0).sum())
         return time.perf_counter() + share * left
+
+    def _aim(self, x: Tensor, y: Tensor, proof: Proof, end: float) -> None:
+        """Attack single margins of open images until a point in time."""
+        effort = proof.open.double()
+        with self._timed("attack", proof, lambda: effort), ending_by(end):
+            aim(self.net, self.ball, x, y, proof, self.limits.batch_size)
 
     def _try(self, attack: PGD, x: Tensor, y: Tensor, proof: Proof) -> None:
         """Run the attack on all that is correct, what is proved elsewhere included."""
