@@ -82,25 +82,28 @@ def tighten(
     for k, (low, up) in enumerate(bounds):
         sizes.append(sizer.of(k))
         size = sizes[k] if exact is None else sizes[k].amax(1, keepdim=True)
-        lower, upper = low.flatten(1).clone(), up.flatten(1).clone()
-        wanted = low < up if curved[k] else (low < 0) & (up > 0)
+        curve = curved[k]
+        wanted = low < up if curve else (low < 0) & (up > 0)
         if k == 0 and not segments[0].mixes:  # one affine layer: IBP is exact
             wanted = torch.zeros_like(wanted)
-        parts = layers.bounds(k, wanted, size)
-        while not time_is_over() and (part := next(parts, None)):
-            i, j, below, above = part
-            # fmax and fmin keep the bound that is there where the new one is NaN
-            lower[i, j] = torch.fmax(lower[i, j], downward(below, lower.dtype))
-            upper[i, j] = torch.fmin(upper[i, j], -downward(-above, upper.dtype))
-        result.append((lower.view_as(low), upper.view_as(up)))
+        result.append(_cut(low, up, layers.bounds(k, wanted, size)))
         below, above = rounded(result[k:], x.dtype)[0]
-        curve = curved[k]
-        ends = below.flatten(1), above.flatten(1)
-        neurons.append(None if curve is None else bent(curve, *ends))
+        neurons.append(None if curve is None else bent(curve, below.flatten(1), above.flatten(1)))
         sizer.bounded(k, below, above)
         layers.add(k, below, above, size, neurons[k])
     sizes.append(sizer.of(len(bounds)))
     return Tightened(result, Relaxation.of(rounded(result, x.dtype), sizes, neurons))
+
+
+def _cut(low: Tensor, up: Tensor, parts: Iterator[Found]) -> tuple[Tensor, Tensor]:
+    """Return bounds (n, ...) cut with what is found until the deadline."""
+    lower, upper = low.flatten(1).clone(), up.flatten(1).clone()
+    while not time_is_over() and (part := next(parts, None)):
+        i, j, below, above = part
+        # fmax and fmin keep the bound that is there where the new one is NaN
+        lower[i, j] = torch.fmax(lower[i, j], downward(below, lower.dtype))
+        upper[i, j] = torch.fmin(upper[i, j], -downward(-above, upper.dtype))
+    return lower.view_as(low), upper.view_as(up)
 
 
 class _WholeMaps:
