@@ -8,7 +8,7 @@ from ..attacks import PGD
 from ..bounds.box import PIXELS, clamp
 from ..bounds.checks import Range, Scalar
 from ..bounds.net import BoundedNet
-from .base import Attack, Loss, LossTerms, Stage, at_points, natural, perturb, repeated
+from .base import Attack, Loss, LossTerms, at_points, natural, perturb
 from .universal import Universal
 
 
@@ -19,11 +19,7 @@ class CrossEntropy(Loss):
         clip: Valid range of the inputs; None for no limits.
     """
 
-    needs_ramp = False
-
-    def begin_step(self, net: BoundedNet, done: float) -> Stage:
-        """Say that all steps are alike."""
-        return repeated(self)
+    needs_ramp, steps_alike = False, True
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the clean inputs."""
@@ -41,16 +37,12 @@ class Adversarial(Loss):
         clip: Valid range of the inputs; None for no limits.
     """
 
-    needs_ramp = False
+    needs_ramp, steps_alike = False, True
     default_attack = PGD(steps=10)
 
     def __init__(self, *, attack: Attack | None = None, clip: Range | None = PIXELS):
         super().__init__(clip)
         self.attack = self.choose_attack(attack)
-
-    def begin_step(self, net: BoundedNet, done: float) -> Stage:
-        """Say that all steps are alike."""
-        return repeated(self, self.attack)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the attacked inputs."""

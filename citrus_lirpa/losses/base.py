@@ -153,6 +153,8 @@ class Loss(nn.Module):
     default_attack: ClassVar[PGD] = PGD()
     #: Whether ε has to rise slowly, as where boxes are bounded.
     needs_ramp: ClassVar[bool] = True
+    #: Whether the host decides the same in all its steps, so that a CUDA graph may repeat them.
+    steps_alike: ClassVar[bool] = False
 
     def __init__(self, clip: Range | None = PIXELS, norm: float = math.inf):
         super().__init__()
@@ -221,7 +223,7 @@ class Loss(nn.Module):
             net: The network that is trained.
             done: Share of the training that is done, from 0 to 1.
         """
-        return Stage()
+        return repeated(self, getattr(self, "attack", None)) if self.steps_alike else Stage()
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of a batch that was checked, at a positive ε."""

@@ -12,15 +12,7 @@ from ..bounds.checks import Range, Scalar
 from ..bounds.margins import robust_cross_entropy
 from ..bounds.net import BoundedNet
 from ..bounds.radius import largest
-from .base import (
-    Loss,
-    LossTerms,
-    Stage,
-    check_bounds_of,
-    check_max_eps,
-    check_method,
-    repeated,
-)
+from .base import Loss, LossTerms, check_bounds_of, check_max_eps, check_method
 
 
 class Ibp(Loss):
@@ -35,15 +27,13 @@ class Ibp(Loss):
         norm: inf, or 2 for ℓ2 balls, which ``ibp`` bounds.
     """
 
+    steps_alike = True
+
     def __init__(self, *, method: str = "ibp", clip: Range | None = PIXELS, norm: float = math.inf):
         super().__init__(clip, norm)
         check_method(method)
         check_bounds_of(norm, method)
         self.method = method
-
-    def begin_step(self, net: BoundedNet, done: float) -> Stage:
-        """Say that all steps are alike."""
-        return repeated(self)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the ε-boxes."""

@@ -11,7 +11,7 @@ from ..bounds.checks import Range, Scalar, is_number
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet
 from ..errors import expect
-from .base import Attack, Loss, LossTerms, Stage, check_share, perturb, repeated
+from .base import Attack, Loss, LossTerms, check_share, perturb
 
 
 class MtlIbp(Loss):
@@ -27,6 +27,7 @@ class MtlIbp(Loss):
         clip: Valid range of the inputs; None for no limits.
     """
 
+    steps_alike = True
     default_attack = PGD(steps=1, step_size=10.0)
 
     def __init__(
@@ -43,10 +44,6 @@ class MtlIbp(Loss):
         expect(positive, "attack_ratio", attack_ratio, "a number > 0")
         self.alpha, self.attack_ratio = alpha, attack_ratio
         self.attack = self.choose_attack(attack)
-
-    def begin_step(self, net: BoundedNet, done: float) -> Stage:
-        """Say that all steps are alike."""
-        return repeated(self, self.attack)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the ε-boxes and of the attacked inputs."""

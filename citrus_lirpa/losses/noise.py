@@ -12,7 +12,7 @@ from ..bounds.checks import Range, Scalar, check_count, check_positive
 from ..bounds.net import BoundedNet
 from ..bounds.norms import lengths, shortened
 from ..bounds.radius import largest
-from .base import POINT_RADIUS, Loss, LossTerms, Stage, at_points, check_max_eps, repeated
+from .base import POINT_RADIUS, Loss, LossTerms, at_points, check_max_eps
 
 
 class Gaussian(Loss):
@@ -26,16 +26,12 @@ class Gaussian(Loss):
         clip: Valid range of the inputs, without noise; None for no limits.
     """
 
-    needs_ramp = False
+    needs_ramp, steps_alike = False, True
 
     def __init__(self, *, sigma: float = 0.25, clip: Range | None = PIXELS):
         super().__init__(clip)
         check_positive(sigma, "sigma")
         self.sigma = sigma
-
-    def begin_step(self, net: BoundedNet, done: float) -> Stage:
-        """Say that all steps are alike."""
-        return repeated(self)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the noisy inputs."""
