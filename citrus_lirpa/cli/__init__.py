@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -111,7 +114,8 @@ class _Commands(click.Group):
         if os.environ.get("NO_COLOR"):
             ctx.color = False
         try:
-            return super().invoke(ctx)
+            with _one_line_warnings():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise _one_line("interrupted", 130) from None
         except (CitrusError, OSError) as error:
@@ -139,6 +143,17 @@ class _Line(click.ClickException):
         if distributed is None or not distributed.claimed(self.message):
             line = f"{click.style('Error:', fg='red', bold=True)} {self.format_message()}"
             click.echo(line, file=file, err=file is None, color=self.show_color)
+
+
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Print Python's warnings on one line each, without the code that raised them."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_: f"warning: {' '.join(str(message).split())}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _one_line(message: str, exit_code: int) -> click.ClickException:

@@ -239,6 +239,16 @@ def on_a_terminal(**environment: str) -> str:
         os.close(mine)
 
 
+def test_a_warning_is_one_line():
+    code = (
+        "import warnings; from citrus_lirpa.cli import lists, main\n"
+        "lists.presets_command.callback = lambda **_: warnings.warn('the loss\\nis large')\n"
+        "main(['presets'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "warning: the loss is large\n")
+
+
 def test_colours_are_for_terminals_and_respect_no_color():
     plain = "UCert 1 %\nother\nError: refused\n"
     for environment in ({}, {"NO_COLOR": ""}):
