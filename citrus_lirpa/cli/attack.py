@@ -20,31 +20,29 @@ from .options import (
     results_out,
     seed,
 )
-from .output import Results, examples, results
+from .output import Results, command, results
 
 
-@click.command(
+@command(
     "attack",
-    epilog=examples(
-        ("one perturbation for all images", "citrus-lirpa attack runs/digits --eps 0.2"),
-        (
-            "one for each class, and images cut to [0, 1]",
-            "citrus-lirpa attack runs/digits --eps 0.2 --class-wise --clip",
-        ),
-        (
-            "harder: more passes over the images",
-            "citrus-lirpa attack zoo:mnist-0.1-convsmall --epochs 50",
-        ),
-        (
-            "images of all other classes are to be taken for a 3",
-            "citrus-lirpa attack runs/digits --eps 0.2 --target 3",
-        ),
-        (
-            "a perturbation of another network, tried on this one",
-            "citrus-lirpa attack runs/ibp --perturbation runs/digits/uap.pt --out runs/tried",
-        ),
-        ("for a script", "citrus-lirpa attack runs/digits --json --quiet | jq .fooling_rate"),
+    ("one perturbation for all images", "citrus-lirpa attack runs/digits --eps 0.2"),
+    (
+        "one for each class, and images cut to [0, 1]",
+        "citrus-lirpa attack runs/digits --eps 0.2 --class-wise --clip",
     ),
+    (
+        "harder: more passes over the images",
+        "citrus-lirpa attack zoo:mnist-0.1-convsmall --epochs 50",
+    ),
+    (
+        "images of all other classes are to be taken for a 3",
+        "citrus-lirpa attack runs/digits --eps 0.2 --target 3",
+    ),
+    (
+        "a perturbation of another network, tried on this one",
+        "citrus-lirpa attack runs/ibp --perturbation runs/digits/uap.pt --out runs/tried",
+    ),
+    ("for a script", "citrus-lirpa attack runs/digits --json --quiet | jq .fooling_rate"),
 )
 @network_path
 @eps

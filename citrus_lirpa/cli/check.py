@@ -6,16 +6,14 @@ import click
 
 from .choices import STAGES
 from .options import FILE
-from .output import Results, examples, results
+from .output import Results, command, results
 
 
-@click.command(
+@command(
     "check",
-    epilog=examples(
-        ("write proofs, and check them", "citrus-lirpa eval runs/digits --proofs"),
-        ("", "citrus-lirpa check runs/digits"),
-        ("in fractions, where the network is small", "citrus-lirpa check runs/digits --exact"),
-    ),
+    ("write proofs, and check them", "citrus-lirpa eval runs/digits --proofs"),
+    ("", "citrus-lirpa check runs/digits"),
+    ("in fractions, where the network is small", "citrus-lirpa check runs/digits --exact"),
 )
 @click.argument("folder", type=FILE)
 @click.option(

@@ -5,24 +5,22 @@ from __future__ import annotations
 import click
 
 from .options import FILE, evaluated_runs
-from .output import Results, examples, results
+from .output import Results, command, results
 
 
-@click.command(
+@command(
     "compare",
-    epilog=examples(
-        ("side by side, and a Pareto plot", "citrus-lirpa compare runs/citrus runs/ibp"),
-        ("a table for a README", "citrus-lirpa compare runs/* --markdown > table.md"),
-        (
-            "mean ± std over the seeds of a sweep, for a paper",
-            "citrus-lirpa compare runs/methods --seeds --latex > table.tex",
-        ),
-        (
-            "what CROWN-IBP alone proves of them, elsewhere",
-            "citrus-lirpa compare runs/* --method crown-ibp --out figures",
-        ),
-        ("for a script", "citrus-lirpa compare runs/* --json | jq '.tables[].runs[].run'"),
+    ("side by side, and a Pareto plot", "citrus-lirpa compare runs/citrus runs/ibp"),
+    ("a table for a README", "citrus-lirpa compare runs/* --markdown > table.md"),
+    (
+        "mean ± std over the seeds of a sweep, for a paper",
+        "citrus-lirpa compare runs/methods --seeds --latex > table.tex",
     ),
+    (
+        "what CROWN-IBP alone proves of them, elsewhere",
+        "citrus-lirpa compare runs/* --method crown-ibp --out figures",
+    ),
+    ("for a script", "citrus-lirpa compare runs/* --json | jq '.tables[].runs[].run'"),
 )
 @evaluated_runs
 @click.option("--markdown", "form", flag_value="markdown", default="text", help="Print Markdown.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
-from .output import examples
+from .output import command
 
 #: What makes the lines for each shell, where it reads what it should run at its start, and that.
 _FILES = {
@@ -15,10 +15,7 @@ _FILES = {
 }
 
 
-@click.command(
-    "completion",
-    epilog=examples(*((f"at the end of {file}", line) for _, file, line in _FILES.values())),
-)
+@command("completion", *((f"at the end of {file}", line) for _, file, line in _FILES.values()))
 @click.argument("shell", type=click.Choice(list(_FILES)))
 @click.pass_context
 def completion_command(ctx: click.Context, shell: str) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import click
 
-from .output import Results, examples, results
+from .output import Results, command, results
 
 
-@click.command(
+@command(
     "config",
-    epilog=examples(
-        ("all keys", "citrus-lirpa config"),
-        ("one of them, with the presets and methods that set it", "citrus-lirpa config train.l1"),
-        ("those of a table", "citrus-lirpa config train"),
-        ("set one", "citrus-lirpa train --preset digits --set train.l1=1e-4"),
-    ),
+    ("all keys", "citrus-lirpa config"),
+    ("one of them, with the presets and methods that set it", "citrus-lirpa config train.l1"),
+    ("those of a table", "citrus-lirpa config train"),
+    ("set one", "citrus-lirpa train --preset digits --set train.l1=1e-4"),
 )
 @click.argument("key", required=False)
 @results

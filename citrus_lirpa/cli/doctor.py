@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import click
-
 from .options import data_dir
-from .output import Results, examples, results
+from .output import Results, command, results
 
 
-@click.command(
+@command(
     "doctor",
-    epilog=examples(
-        ("is all well here?", "citrus-lirpa doctor"),
-        ("with data sets that lie elsewhere", "citrus-lirpa doctor --data-dir /data"),
-        ("for a bug report", "citrus-lirpa doctor --json > doctor.json"),
-    ),
+    ("is all well here?", "citrus-lirpa doctor"),
+    ("with data sets that lie elsewhere", "citrus-lirpa doctor --data-dir /data"),
+    ("for a bug report", "citrus-lirpa doctor --json > doctor.json"),
 )
 @data_dir
 @results

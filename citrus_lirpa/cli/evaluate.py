@@ -6,33 +6,25 @@ import click
 
 from .choices import BOUNDS
 from .options import FILE, dataset, eps_map, job, log, network_path, protocol_options, results_out
-from .output import Results, examples
+from .output import Results, command
 
 
-@click.command(
+@command(
     "eval",
-    epilog=examples(
-        ("a whole test set, with branch and bound", "citrus-lirpa eval runs/digits"),
-        (
-            "quickly: no branch and bound, and a group stage as quick",
-            "citrus-lirpa eval runs/digits --method crown-ibp",
-        ),
-        (
-            "another ε, the first 1,000 images, a minute for each hard group",
-            "citrus-lirpa eval runs/mnist --eps 0.2 --limit 1000 --time-limit 60",
-        ),
-        (
-            "all that can be proved in an hour",
-            "citrus-lirpa eval runs/mnist --total-time 3600",
-        ),
-        (
-            "somebody else's network",
-            "citrus-lirpa eval net.onnx --dataset cifar10 --eps 2/255",
-        ),
-        ("with proofs that anyone can check", "citrus-lirpa eval runs/digits --proofs"),
-        ("continue after an interruption", "citrus-lirpa eval runs/mnist --resume"),
-        ("for a script", "citrus-lirpa eval runs/mnist --json --quiet | jq .uap_accuracy"),
+    ("a whole test set, with branch and bound", "citrus-lirpa eval runs/digits"),
+    (
+        "quickly: no branch and bound, and a group stage as quick",
+        "citrus-lirpa eval runs/digits --method crown-ibp",
     ),
+    (
+        "another ε, the first 1,000 images, a minute for each hard group",
+        "citrus-lirpa eval runs/mnist --eps 0.2 --limit 1000 --time-limit 60",
+    ),
+    ("all that can be proved in an hour", "citrus-lirpa eval runs/mnist --total-time 3600"),
+    ("somebody else's network", "citrus-lirpa eval net.onnx --dataset cifar10 --eps 2/255"),
+    ("with proofs that anyone can check", "citrus-lirpa eval runs/digits --proofs"),
+    ("continue after an interruption", "citrus-lirpa eval runs/mnist --resume"),
+    ("for a script", "citrus-lirpa eval runs/mnist --json --quiet | jq .uap_accuracy"),
 )
 @network_path
 @protocol_options

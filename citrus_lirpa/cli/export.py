@@ -5,34 +5,31 @@ from __future__ import annotations
 import click
 
 from .options import FILE, Images, clip, data_dir, dataset, download, eps, eps_map, network_path
-from .output import examples
+from .output import command
 
 
-@click.command(
+@command(
     "export",
-    epilog=examples(
-        (
-            "the weights alone, as safetensors",
-            "citrus-lirpa export runs/digits --out digits.safetensors",
-        ),
-        ("the first 20 test images", "citrus-lirpa export runs/digits --limit 20 --out exported"),
-        (
-            "what an evaluation left undecided, for another verifier",
-            "citrus-lirpa export runs/digits --undecided runs/digits/eval-crown.json "
-            "--out exported",
-        ),
-        (
-            "three images of somebody else's network",
-            "citrus-lirpa export net.onnx --dataset mnist --eps 0.1 --images 0,5,7 --out exported",
-        ),
-        (
-            "whether one perturbation breaks several of five images, for `verify`",
-            "citrus-lirpa export runs/digits --uap --limit 5 --out queries",
-        ),
-        (
-            "take the other verifier's results",
-            "citrus-lirpa eval runs/digits --import-verdicts exported",
-        ),
+    (
+        "the weights alone, as safetensors",
+        "citrus-lirpa export runs/digits --out digits.safetensors",
+    ),
+    ("the first 20 test images", "citrus-lirpa export runs/digits --limit 20 --out exported"),
+    (
+        "what an evaluation left undecided, for another verifier",
+        "citrus-lirpa export runs/digits --undecided runs/digits/eval-crown.json --out exported",
+    ),
+    (
+        "three images of somebody else's network",
+        "citrus-lirpa export net.onnx --dataset mnist --eps 0.1 --images 0,5,7 --out exported",
+    ),
+    (
+        "whether one perturbation breaks several of five images, for `verify`",
+        "citrus-lirpa export runs/digits --uap --limit 5 --out queries",
+    ),
+    (
+        "take the other verifier's results",
+        "citrus-lirpa eval runs/digits --import-verdicts exported",
     ),
 )
 @network_path

@@ -5,19 +5,17 @@ from __future__ import annotations
 import click
 
 from .options import FILE, Numbers
-from .output import Results, examples, results
+from .output import Results, command, results
 
 
-@click.command(
+@command(
     "front",
-    epilog=examples(
-        ("one study, or several together", "citrus-lirpa front citrus.toml sabr.toml"),
-        (
-            "hypervolumes above a point that matters",
-            "citrus-lirpa front citrus.toml sabr.toml --reference 0.95,0.8 --out figures",
-        ),
-        ("train a point again", "citrus-lirpa train --config front/citrus-0007.toml"),
+    ("one study, or several together", "citrus-lirpa front citrus.toml sabr.toml"),
+    (
+        "hypervolumes above a point that matters",
+        "citrus-lirpa front citrus.toml sabr.toml --reference 0.95,0.8 --out figures",
     ),
+    ("train a point again", "citrus-lirpa train --config front/citrus-0007.toml"),
 )
 @click.argument("files", metavar="STUDY...", nargs=-1, required=True, type=FILE)
 @click.option(

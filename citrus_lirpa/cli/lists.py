@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import click
-
-from .output import Results, examples, results
+from .output import Results, command, results
 
 
-@click.command(
+@command(
     "presets",
-    epilog=examples(
-        ("what there is to train", "citrus-lirpa presets"),
-        ("the names alone", "citrus-lirpa presets --json | jq -r '.presets[].name'"),
-        ("one of them", "citrus-lirpa train --preset mnist-0.1 --method sabr"),
-    ),
+    ("what there is to train", "citrus-lirpa presets"),
+    ("the names alone", "citrus-lirpa presets --json | jq -r '.presets[].name'"),
+    ("one of them", "citrus-lirpa train --preset mnist-0.1 --method sabr"),
 )
 @results
 def presets_command(**options) -> Results:
@@ -26,16 +22,14 @@ def presets_command(**options) -> Results:
     return presets.run(**options)
 
 
-@click.command(
+@command(
     "models",
-    epilog=examples(
-        ("what there is", "citrus-lirpa models"),
-        (
-            "train one of the architectures",
-            "citrus-lirpa train --preset mnist-0.1 --set model.name=convsmall",
-        ),
-        ("certify a trained network", "citrus-lirpa eval zoo:mnist-0.1-convsmall --limit 1000"),
+    ("what there is", "citrus-lirpa models"),
+    (
+        "train one of the architectures",
+        "citrus-lirpa train --preset mnist-0.1 --set model.name=convsmall",
     ),
+    ("certify a trained network", "citrus-lirpa eval zoo:mnist-0.1-convsmall --limit 1000"),
 )
 @results
 def models_command(**options) -> Results:

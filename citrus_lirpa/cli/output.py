@@ -36,6 +36,11 @@ def examples(*pairs: tuple[str, str]) -> str:
     return "\n".join(["\b", "Examples:", *lines])
 
 
+def command(name: str, *pairs: tuple[str, str]) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a function a command of this name, whose help ends with ``examples`` of these pairs."""
+    return click.command(name, epilog=examples(*pairs))
+
+
 def results(command: Callable[..., Results]) -> Callable[..., None]:
     """Give a command --json and --verbose.
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import click
 
 from .options import FILE, evaluated_runs
-from .output import Results, examples, results
+from .output import Results, command, results
 
 
-@click.command(
+@command(
     "report",
-    epilog=examples(
-        ("one run, into its folder", "citrus-lirpa report runs/digits"),
-        ("several, compared", "citrus-lirpa report runs/citrus runs/ibp --out figures/runs.html"),
-        (
-            "somebody else's network",
-            "citrus-lirpa eval net.onnx --dataset mnist --eps 0.1 --out judged",
-        ),
-        ("", "citrus-lirpa report judged"),
+    ("one run, into its folder", "citrus-lirpa report runs/digits"),
+    ("several, compared", "citrus-lirpa report runs/citrus runs/ibp --out figures/runs.html"),
+    (
+        "somebody else's network",
+        "citrus-lirpa eval net.onnx --dataset mnist --eps 0.1 --out judged",
     ),
+    ("", "citrus-lirpa report judged"),
 )
 @evaluated_runs
 @click.option(

@@ -8,20 +8,18 @@ import click
 
 from .choices import SMOOTHING
 from .options import Number, dataset, eps, job, network_path, results_out, seed
-from .output import Results, examples
+from .output import Results, command
 
 
-@click.command(
+@command(
     "smooth",
-    epilog=examples(
-        ("a first look", "citrus-lirpa smooth runs/digits --sigma 0.25 --n 1000 --limit 100"),
-        ("the samples of papers", "citrus-lirpa smooth runs/mnist --sigma 0.25"),
-        (
-            "a denoiser in front of a network that was trained without noise",
-            "citrus-lirpa smooth runs/mnist --sigma 0.25 --denoiser runs/denoiser",
-        ),
-        ("continue after an interruption", "citrus-lirpa smooth runs/mnist --sigma 0.25 --resume"),
+    ("a first look", "citrus-lirpa smooth runs/digits --sigma 0.25 --n 1000 --limit 100"),
+    ("the samples of papers", "citrus-lirpa smooth runs/mnist --sigma 0.25"),
+    (
+        "a denoiser in front of a network that was trained without noise",
+        "citrus-lirpa smooth runs/mnist --sigma 0.25 --denoiser runs/denoiser",
     ),
+    ("continue after an interruption", "citrus-lirpa smooth runs/mnist --sigma 0.25 --resume"),
 )
 @network_path
 @click.option("--sigma", type=Number(), required=True, help="Standard deviation of the noise.")

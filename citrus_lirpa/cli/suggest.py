@@ -6,21 +6,19 @@ import click
 
 from .choices import DATASETS, METHODS
 from .options import FILE, Data, Number, data_dir, device, download, own_model
-from .output import Results, examples, results
+from .output import Results, command, results
 
 
-@click.command(
+@command(
     "suggest",
-    epilog=examples(
-        (
-            "a recipe for photographs and a network of your own",
-            "citrus-lirpa suggest --data photos --model net.py:Net --out mine.toml",
-        ),
-        ("then train by it", "citrus-lirpa train --config mine.toml --out runs/mine"),
-        (
-            "another radius, and an hour and a half",
-            "citrus-lirpa suggest --data table.npz --eps 0.05 --minutes 90 --out table.toml",
-        ),
+    (
+        "a recipe for photographs and a network of your own",
+        "citrus-lirpa suggest --data photos --model net.py:Net --out mine.toml",
+    ),
+    ("then train by it", "citrus-lirpa train --config mine.toml --out runs/mine"),
+    (
+        "another radius, and an hour and a half",
+        "citrus-lirpa suggest --data table.npz --eps 0.05 --minutes 90 --out table.toml",
     ),
 )
 @click.option(

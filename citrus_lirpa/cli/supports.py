@@ -5,15 +5,13 @@ from __future__ import annotations
 import click
 
 from .choices import CAPABILITIES
-from .output import examples
+from .output import command
 
 
-@click.command(
+@command(
     "supports",
-    epilog=examples(
-        ("which operators networks may have", "citrus-lirpa supports --onnx-operators"),
-        ("which arithmetic", "citrus-lirpa supports --arithmetic-complexity-theories"),
-    ),
+    ("which operators networks may have", "citrus-lirpa supports --onnx-operators"),
+    ("which arithmetic", "citrus-lirpa supports --arithmetic-complexity-theories"),
 )
 @click.pass_context
 def supports_command(ctx, capability) -> None:

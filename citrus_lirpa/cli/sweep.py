@@ -7,24 +7,22 @@ import click
 from .choices import LAUNCHERS
 from .evaluate import eval_command
 from .options import FILE, Setting, data_dir, device, download, log, requeue
-from .output import examples
+from .output import command
 
 
-@click.command(
+@command(
     "sweep",
-    epilog=examples(
-        ("what would be run", "citrus-lirpa sweep methods.toml --dry-run"),
-        (
-            "run it, two at once; the same command continues it",
-            "citrus-lirpa sweep methods.toml --out runs/methods --processes 2",
-        ),
-        (
-            "each run as a job of Slurm, with options of sbatch",
-            "citrus-lirpa sweep methods.toml --launcher slurm --slurm partition=gpu --slurm "
-            "time=4:00:00 --slurm gres=gpu:1",
-        ),
-        ("then look at it", "citrus-lirpa report runs/methods/mnist-0.1-*"),
+    ("what would be run", "citrus-lirpa sweep methods.toml --dry-run"),
+    (
+        "run it, two at once; the same command continues it",
+        "citrus-lirpa sweep methods.toml --out runs/methods --processes 2",
     ),
+    (
+        "each run as a job of Slurm, with options of sbatch",
+        "citrus-lirpa sweep methods.toml --launcher slurm --slurm partition=gpu --slurm "
+        "time=4:00:00 --slurm gres=gpu:1",
+    ),
+    ("then look at it", "citrus-lirpa report runs/methods/mnist-0.1-*"),
 )
 @click.argument("file", type=FILE)
 @click.option("--out", type=FILE, help="Folder of the runs.  [default: runs/FILE]")

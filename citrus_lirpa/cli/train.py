@@ -8,7 +8,7 @@ import click
 
 from .choices import DATASETS, METHODS, MODES, PRECISIONS, PRESETS
 from .options import FILE, Data, job, log, own_model, trust_code
-from .output import Results, examples
+from .output import Results, command
 
 
 def _complete(names: Sequence[str]) -> Callable[..., list[str]]:
@@ -16,25 +16,22 @@ def _complete(names: Sequence[str]) -> Callable[..., list[str]]:
     return lambda ctx, param, incomplete: [n for n in names if n.startswith(incomplete)]
 
 
-@click.command(
+@command(
     "train",
-    epilog=examples(
-        ("the demo: under a minute", "citrus-lirpa train --preset digits --out runs/digits"),
-        ("a baseline", "citrus-lirpa train --preset digits --method ibp --out runs/ibp"),
-        (
-            "the paper's MNIST setting, with a small network and few epochs",
-            "citrus-lirpa train --preset mnist-0.1 --set model.name=convsmall "
-            "--set train.epochs=20",
-        ),
-        ("continue after an interruption", "citrus-lirpa train --resume runs/ibp"),
-        (
-            "as a job that a scheduler may stop and start again",
-            "citrus-lirpa train --preset digits --out runs/job --requeue",
-        ),
-        (
-            "again, with another seed",
-            "citrus-lirpa train --config runs/ibp/config.toml --set train.seed=1 --out runs/ibp-1",
-        ),
+    ("the demo: under a minute", "citrus-lirpa train --preset digits --out runs/digits"),
+    ("a baseline", "citrus-lirpa train --preset digits --method ibp --out runs/ibp"),
+    (
+        "the paper's MNIST setting, with a small network and few epochs",
+        "citrus-lirpa train --preset mnist-0.1 --set model.name=convsmall --set train.epochs=20",
+    ),
+    ("continue after an interruption", "citrus-lirpa train --resume runs/ibp"),
+    (
+        "as a job that a scheduler may stop and start again",
+        "citrus-lirpa train --preset digits --out runs/job --requeue",
+    ),
+    (
+        "again, with another seed",
+        "citrus-lirpa train --config runs/ibp/config.toml --set train.seed=1 --out runs/ibp-1",
     ),
 )
 @click.option(

@@ -5,19 +5,14 @@ from __future__ import annotations
 import click
 
 from .options import FILE, data_dir, device, download, requeue
-from .output import examples
+from .output import command
 
 
-@click.command(
+@command(
     "tune",
-    epilog=examples(
-        ("what is varied", "citrus-lirpa tune citrus.toml --dry-run"),
-        (
-            "search, as one more worker each time that it is started",
-            "citrus-lirpa tune citrus.toml",
-        ),
-        ("then look at the fronts", "citrus-lirpa front citrus.toml sabr.toml"),
-    ),
+    ("what is varied", "citrus-lirpa tune citrus.toml --dry-run"),
+    ("search, as one more worker each time that it is started", "citrus-lirpa tune citrus.toml"),
+    ("then look at the fronts", "citrus-lirpa front citrus.toml sabr.toml"),
 )
 @click.argument("file", metavar="STUDY", type=FILE)
 @click.option("--dry-run", is_flag=True, help="Only print what is varied, and where.")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .options import FILE
-from .output import examples
+from .output import command
 
 
 class NetworkFile(click.ParamType):
@@ -26,19 +26,14 @@ class NetworkFile(click.ParamType):
         return name, Path(path)
 
 
-@click.command(
+@command(
     "verify",
-    epilog=examples(
-        ("a property of VNN-COMP", "citrus-lirpa verify prop.vnnlib.gz --network N=net.onnx"),
-        (
-            "whether one perturbation breaks more than one of five images",
-            "citrus-lirpa export runs/mnist --uap --at-least 4 --limit 5 --out query",
-        ),
-        (
-            "",
-            "citrus-lirpa verify query/group_00000_at_least_4.vnnlib --network N0=query/model.onnx",
-        ),
+    ("a property of VNN-COMP", "citrus-lirpa verify prop.vnnlib.gz --network N=net.onnx"),
+    (
+        "whether one perturbation breaks more than one of five images",
+        "citrus-lirpa export runs/mnist --uap --at-least 4 --limit 5 --out query",
     ),
+    ("", "citrus-lirpa verify query/group_00000_at_least_4.vnnlib --network N0=query/model.onnx"),
 )
 @click.argument("query", type=FILE)
 @click.option(
