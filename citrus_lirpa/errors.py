@@ -184,11 +184,7 @@ def require(holds: object, message: str, error: type[CitrusError] = InputError) 
 
 
 def expect(
-    holds: object,
-    name: str,
-    value: object,
-    expected: str,
-    error: type[CitrusError] = InputError,
+    holds: object, name: str, value: object, expected: str, error: type[CitrusError] = InputError
 ) -> None:
     """Raise ``error`` unless ``holds``: "NAME is VALUE; expected EXPECTED"."""
     if not holds:

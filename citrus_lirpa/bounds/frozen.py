@@ -110,10 +110,7 @@ def gradient_of(objective: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Ten
 
 
 def freeze(
-    network: IntervalNetwork,
-    normalise: Any,
-    shape: tuple[int, ...],
-    dtype: torch.dtype | None,
+    network: IntervalNetwork, normalise: Any, shape: tuple[int, ...], dtype: torch.dtype | None
 ) -> Frozen:
     """Return a network as it is now.
 

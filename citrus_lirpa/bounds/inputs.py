@@ -123,13 +123,7 @@ def check_inputs(
 
 
 def check_labelled(
-    net: BoundedNet,
-    x: Any,
-    y: Any,
-    *,
-    least: int = 1,
-    anywhere: bool = False,
-    finite: bool = True,
+    net: BoundedNet, x: Any, y: Any, *, least: int = 1, anywhere: bool = False, finite: bool = True
 ) -> None:
     """Check that inputs and labels are as many, and what a network takes.
 

@@ -12,15 +12,7 @@ tuples leave in the worst case.
 
 from .core import Refuted, most_broken, open_classes
 from .network import Network, Refused
-from .proofs import (
-    CROWN,
-    FORMAT,
-    INTERVAL,
-    SLOPES,
-    Summary,
-    check_folder,
-    read_network,
-)
+from .proofs import CROWN, FORMAT, INTERVAL, SLOPES, Summary, check_folder, read_network
 
 __all__ = [
     "CROWN",

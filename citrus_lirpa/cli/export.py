@@ -57,9 +57,7 @@ from .output import command
     help="Version of VNN-LIB of the properties.  [default: 1.0, with --uap 2.0]",
 )
 @click.option(
-    "--uap",
-    is_flag=True,
-    help="Write queries about groups of images under one perturbation.",
+    "--uap", is_flag=True, help="Write queries about groups of images under one perturbation."
 )
 @click.option("--group-size", default=5, show_default=True, help="With --uap: images of a group.")
 @click.option(

@@ -34,17 +34,8 @@ def _complete(names: Sequence[str]) -> Callable[..., list[str]]:
         "citrus-lirpa train --config runs/ibp/config.toml --set train.seed=1 --out runs/ibp-1",
     ),
 )
-@click.option(
-    "--preset",
-    shell_complete=_complete(PRESETS),
-    help=f"One of: {', '.join(PRESETS)}.",
-)
-@click.option(
-    "--config",
-    "file",
-    type=FILE,
-    help="A TOML file, such as the config.toml of a run.",
-)
+@click.option("--preset", shell_complete=_complete(PRESETS), help=f"One of: {', '.join(PRESETS)}.")
+@click.option("--config", "file", type=FILE, help="A TOML file, such as the config.toml of a run.")
 @click.option(
     "--method",
     shell_complete=_complete(METHODS),
@@ -64,15 +55,9 @@ def _complete(names: Sequence[str]) -> Callable[..., list[str]]:
     "with two partners and one attack step.",
 )
 @click.option(
-    "--out",
-    type=FILE,
-    help="Run folder, new or empty.  [default: runs/PRESET-DATE-TIME]",
+    "--out", type=FILE, help="Run folder, new or empty.  [default: runs/PRESET-DATE-TIME]"
 )
-@click.option(
-    "--resume",
-    type=FILE,
-    help="Continue this run folder; takes no other configuration.",
-)
+@click.option("--resume", type=FILE, help="Continue this run folder; takes no other configuration.")
 @click.option(
     "--init-from",
     type=FILE,

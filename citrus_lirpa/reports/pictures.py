@@ -16,15 +16,7 @@ from ..formats.atomic import write_atomically
 from ..verify import Evaluation, Smoothed
 from .figures import plain_axes, plain_figure
 from .palette import house_style
-from .plots import (
-    CURVES,
-    STAGES,
-    draw_curves,
-    draw_smoothed,
-    draw_stages,
-    draw_strongest,
-    draw_uap,
-)
+from .plots import CURVES, STAGES, draw_curves, draw_smoothed, draw_stages, draw_strongest, draw_uap
 from .tables import percent, radius
 
 if TYPE_CHECKING:

@@ -169,11 +169,7 @@ def evaluation_table(result: Evaluation) -> str:
 
 
 def uap_table(
-    result: UapResult,
-    eps: Scalar,
-    clip: Range | None,
-    spec: DatasetSpec,
-    norm: float = math.inf,
+    result: UapResult, eps: Scalar, clip: Range | None, spec: DatasetSpec, norm: float = math.inf
 ) -> str:
     """Tabulate what universal perturbations do, for each class where each has its own.
 

@@ -171,11 +171,7 @@ class RunFolder:
     def attack(self) -> ResultFiles:
         """Name the files of the attack with universal perturbations."""
         return self._results(
-            "uap",
-            perturbation="uap.pt",
-            results="uap.json",
-            picture="uap.png",
-            effects="uap.npz",
+            "uap", perturbation="uap.pt", results="uap.json", picture="uap.png", effects="uap.npz"
         )
 
     def smoothing(self, sigma: float, denoised: bool = False) -> ResultFiles:

@@ -28,11 +28,7 @@ from .launch import Launch
 
 
 def train_run(
-    config: RunConfig,
-    images: Split,
-    folder: Path,
-    launch: Launch,
-    log: Iterable[str] = (),
+    config: RunConfig, images: Split, folder: Path, launch: Launch, log: Iterable[str] = ()
 ) -> History | None:
     """Train a configuration to its end and write everything into a run folder.
 

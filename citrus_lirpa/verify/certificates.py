@@ -231,11 +231,7 @@ class Proof:
         self.took += effort * (seconds / max(1.0, float(effort.sum())))
 
     def certificates(
-        self,
-        ball: Ball,
-        not_fitting: dict[str, int],
-        unsupported: dict[str, str],
-        claimed: int,
+        self, ball: Ball, not_fitting: dict[str, int], unsupported: dict[str, str], claimed: int
     ) -> Certificates:
         """Return what is known as certificates.
 

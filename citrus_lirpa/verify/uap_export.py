@@ -88,12 +88,7 @@ def export_uap(
 
 
 def _queries(
-    x: Tensor,
-    labels: Tensor,
-    classes: int,
-    eps: Scalar,
-    clip: Range | None,
-    wanted: Sequence[int],
+    x: Tensor, labels: Tensor, classes: int, eps: Scalar, clip: Range | None, wanted: Sequence[int]
 ) -> Iterator[tuple[int, str]]:
     """Yield (m, query) of a group for each m wanted that the group has images for."""
     if len(x):

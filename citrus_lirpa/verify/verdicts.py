@@ -52,11 +52,7 @@ def undecided_images(path: Path, *, dataset: str, eps: Scalar, clip: Range | Non
     verdicts = record.verdicts
     if verdicts is None:
         raise InputError(f'{path} holds no "verdicts"; expected a record of citrus-lirpa eval')
-    _check_settings(
-        path,
-        record.to_json(),
-        {"data": dataset, **_box(eps, clip)},
-    )
+    _check_settings(path, record.to_json(), {"data": dataset, **_box(eps, clip)})
     held_out = f"{path} is of held-out training images; `export` writes test images"
     require(not record.held_out, held_out)
     images = [i for i, verdict in enumerate(verdicts) if verdict == "undecided"]

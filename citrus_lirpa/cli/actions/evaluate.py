@@ -13,12 +13,7 @@ from ...reports import pictures, tables
 from ...runs.evaluating import evaluate_run, import_verdicts
 from ...runs.folder import Outcome, ResultFiles
 from ...runs.launch import Launch, Observer
-from ...runs.networks import (
-    Network,
-    evaluation_images,
-    is_trained,
-    results_folder,
-)
+from ...runs.networks import Network, evaluation_images, is_trained, results_folder
 from ...training.setup import join_processes
 from ...verify import Evaluation, Protocol
 from ..output import Results, echo_set_aside, highlight

@@ -9,12 +9,7 @@ import click
 from ...reports import pictures, tables
 from ...runs.folder import Outcome
 from ...runs.launch import Launch, Observer
-from ...runs.networks import (
-    Network,
-    evaluation_images,
-    is_trained,
-    results_folder,
-)
+from ...runs.networks import Network, evaluation_images, is_trained, results_folder
 from ...runs.smoothing import RADII, smooth_run
 from ...training.setup import join_processes
 from ...verify import Smoothed, Smoothing

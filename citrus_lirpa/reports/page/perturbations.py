@@ -113,11 +113,7 @@ def _channels(effect: PerturbationRecord, album: Album) -> list[tuple[str, str |
 
 def _rates(effect: PerturbationRecord) -> tuple[str, str, str]:
     broken, correct = int(effect.broken.sum()), int(effect.correct.sum())
-    return (
-        f"{len(effect.labels):,}",
-        f"{broken:,} of {correct:,}",
-        percent(effect.fooling_rate),
-    )
+    return (f"{len(effect.labels):,}", f"{broken:,} of {correct:,}", percent(effect.fooling_rate))
 
 
 def _names(material: Material, effect: PerturbationRecord) -> list[str]:

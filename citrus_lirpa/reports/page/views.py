@@ -153,19 +153,9 @@ def _accuracies(record: EvaluationRecord) -> list[tuple[str, float | None, str, 
     *_, last = alone
     return [
         ("Standard accuracy", record.standard_accuracy, "without a perturbation", ""),
-        (
-            "UCert",
-            uap.certified,
-            "lower bound on the UAP accuracy of groups: proved",
-            "lower",
-        ),
+        ("UCert", uap.certified, "lower bound on the UAP accuracy of groups: proved", "lower"),
         ("UAP accuracy under attack", uap.attacked, "upper bound: attacks on groups", "upper"),
-        (
-            "Gap",
-            uap.gap,
-            "between the two bounds: neither proved nor broken",
-            "",
-        ),
+        ("Gap", uap.gap, "between the two bounds: neither proved nor broken", ""),
         (
             f"Certified alone, up to {last}",
             alone[last],

@@ -128,9 +128,7 @@ class Storage:
             warnings.filterwarnings("ignore", message=".*to achieve low `target`")
             return dict(
                 self.optuna.importance.get_param_importances(
-                    self._study,
-                    evaluator=evaluator,
-                    target=lambda trial: -trial.values[objective],
+                    self._study, evaluator=evaluator, target=lambda trial: -trial.values[objective]
                 )
             )
 
