@@ -7,7 +7,8 @@ the message alone and exits with ``exit_code``.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -119,6 +120,26 @@ def reason(error: BaseException) -> str:
         One line of at most 200 characters.
     """
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+@contextmanager
+def foreign(error: type[CitrusError], what: str, fix: str = "") -> Iterator[None]:
+    """Turn what other people's code raises in the block into ``error``; memory errors pass.
+
+    Args:
+        error: The class, raised as "WHAT: ITS CLASS: ITS MESSAGE; FIX".
+        what: What went wrong, such as "FILE cannot be read".
+        fix: What to do; empty for nothing.
+    """
+    try:
+        yield
+    except CitrusError:
+        raise
+    except Exception as cause:  # such code has no class of its own for what can go wrong
+        if is_out_of_memory(cause):
+            raise
+        end = f"; {fix}" if fix else ""
+        raise error(f"{what}: {type(cause).__name__}: {reason(cause)}{end}") from cause
 
 
 def unknown(

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, DependencyError, reason, require
+from .errors import ConfigError, DependencyError, foreign, reason, require
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -197,10 +197,8 @@ def load_code(source: str, sha256: str = "") -> Callable[..., Any]:
     """
     check_permitted(source, sha256)
     where, _, name = source.rpartition(":")
-    try:
+    with foreign(ConfigError, f"{where} fails"):
         module = _module(where)
-    except Exception as error:  # whatever the user's code raises
-        raise ConfigError(f"{where} fails: {type(error).__name__}: {reason(error)}") from error
     made = getattr(module, name, None)
     require(callable(made), f"{where} has no function or class {name}", ConfigError)
     return made  # type: ignore[return-value]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, ModelError, OutOfTime, is_out_of_memory, reason
+from ..errors import ModelError, foreign
 from . import lirpa
 from .dataflow import DataWatch
 from .lirpa_symbols import whole_curves
@@ -301,16 +302,6 @@ def count_classes(bounded: nn.Module) -> int:
     return int(shape[1])
 
 
-@contextlib.contextmanager
-def explained(what: str) -> Iterator[None]:
+def explained(what: str) -> AbstractContextManager[None]:
     """Turn whatever auto_LiRPA raises into a ModelError of one line; memory errors pass."""
-    try:
-        yield
-    except (InputError, ModelError, OutOfTime):
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise ModelError(
-            f"auto_LiRPA cannot handle {what}: {type(error).__name__}: {reason(error)}"
-        ) from error
+    return foreign(ModelError, f"auto_LiRPA cannot handle {what}")

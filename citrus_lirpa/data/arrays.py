@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
-from ..errors import InputError, is_out_of_memory, reason, require
+from ..errors import InputError, foreign, require
 from .types import Arrays, Split
 
 #: Entries of a data set that go through ``collate_fn`` together.
@@ -46,7 +46,7 @@ def read_pairs(data: Any) -> tuple[np.ndarray, np.ndarray]:
     """
     require(isinstance(data, (Dataset, DataLoader)) or hasattr(data, "__getitem__"),
             f"data is a {type(data).__name__}; {_EXPECTED}")  # fmt: skip
-    try:
+    with foreign(InputError, f"{type(data).__name__} cannot be read", _EXPECTED):
         if isinstance(data, DataLoader):
             parts = [(_array(x), _array(y)) for x, y in _batches(data)]
             x = [row for part, _ in parts for row in part]
@@ -54,13 +54,6 @@ def read_pairs(data: Any) -> tuple[np.ndarray, np.ndarray]:
         else:
             pairs = data if isinstance(data, IterableDataset) else map(data.__getitem__, _all(data))
             x, y = zip(*((_array(one), _array(label)) for one, label in pairs), strict=True)
-    except Exception as error:  # whatever the user's code raises
-        if is_out_of_memory(error):
-            raise
-        raise InputError(
-            f"{type(data).__name__} cannot be read: {type(error).__name__}: {reason(error)}; "
-            f"{_EXPECTED}"
-        ) from error
     shapes = sorted({one.shape for one in x})
     require(len(shapes) == 1, f"inputs have the shapes {' and '.join(map(str, shapes[:2]))}; "
             "bring them to one")  # fmt: skip

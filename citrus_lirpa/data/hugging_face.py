@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, is_out_of_memory, reason, require
+from ..errors import InputError, foreign, require
 from ..imports import import_optional
 
 #: What marks a folder of ``DatasetDict.save_to_disk``.
@@ -68,9 +68,5 @@ class Saved:
 
 def _load(root: Path) -> Any:
     datasets = import_optional("datasets", "pip install datasets")
-    try:
+    with foreign(InputError, f"{root} is damaged", "save it again"):
         return datasets.load_from_disk(str(root))
-    except Exception as error:  # pyarrow and json name no common class
-        if is_out_of_memory(error):
-            raise
-        raise InputError(f"{root} is damaged: {reason(error)}; save it again") from error

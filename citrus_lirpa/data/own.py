@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import InputError, is_out_of_memory, reason, require
+from ..errors import InputError, foreign, reason, require
 from ..imports import code_hash, is_code, load_code, permit_code
 from . import hugging_face
 from .arrays import as_arrays, read_pairs
@@ -205,14 +205,12 @@ def _decode(
     what: str, open_image: Callable[[], Any], first: np.ndarray | None, side: int
 ) -> np.ndarray:
     """Read an image as uint8 (C, H, W), grey or in colour as the ``first`` one is."""
-    try:
+    with foreign(InputError, f"{what} is damaged or unusable"):
         with open_image() as opened:
             image = _in_bytes(opened)
         grey = image.mode in ("1", "L", "LA") if first is None else len(first) == 1
         image = image.convert("L" if grey else "RGB")
         pixels = np.array(scaled(image, side) if side else image)
-    except Exception as error:  # Pillow names no common class
-        raise InputError(f"{what} is damaged or unusable: {reason(error)}") from error
     pixels = pixels[None] if grey else pixels.transpose(2, 0, 1)
     require(
         first is None or pixels.shape == first.shape,
@@ -260,12 +258,8 @@ def _read(path: Path, *keys: str) -> dict[str, np.ndarray]:
 
 
 def _made(name: str, make: Any, train: bool) -> Arrays:
-    try:
+    expected = "expected (images, labels) or a Dataset"
+    with foreign(InputError, f"{name}(train={train}) fails", expected):
         made = make(train=train)
         x, y = map(np.asarray, made) if isinstance(made, tuple) else read_pairs(made)
-    except Exception as error:  # whatever the user's code raises
-        if is_out_of_memory(error):
-            raise
-        raise InputError(f"{name}(train={train}) fails: {type(error).__name__}: {reason(error)}; "
-                        "expected (images, labels) or a Dataset") from error  # fmt: skip
     return as_arrays(x, y, f"{name}(train={train})")

@@ -24,7 +24,7 @@ from torch import nn
 from ..bounds import lirpa as _compat
 from ..bounds.normed import without_norms
 from ..bounds.tracing import modes_restored
-from ..errors import InputError, ModelError, is_out_of_memory, reason, require
+from ..errors import InputError, ModelError, foreign, is_out_of_memory, reason, require
 from ..imports import import_optional
 from . import onnx_shapes
 from .atomic import write_atomically
@@ -112,15 +112,10 @@ def layers_of(
 def named_after(path: Path) -> Iterator[None]:
     """Let whatever is raised of a graph be a ModelError that names its file; memory errors pass."""
     try:
-        yield
+        with foreign(ModelError, "cannot be used"):
+            yield
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    except Exception as error:  # whatever torch and onnx say of a graph that makes no sense
-        if is_out_of_memory(error):
-            raise
-        raise ModelError(
-            f"{path}: cannot be used: {type(error).__name__}: {reason(error)}"
-        ) from error
 
 
 def save_onnx(model: nn.Module, shape: Sequence[int], path: Path, *, folded: bool = True) -> None:
@@ -190,12 +185,8 @@ def parse(path: Path) -> onnx.ModelProto:
     require(path.is_file(), f"{path} is not a file; expected an ONNX file")
     size = path.stat().st_size
     require(size <= _MAX_BYTES, f"{path} has {size} bytes; expected at most {_MAX_BYTES}")
-    try:
+    with foreign(InputError, f"{path} is not an ONNX file"):
         proto = package.load_model_from_string(_bytes(path))
-    except InputError:
-        raise
-    except Exception as error:  # protobuf's DecodeError has no public home
-        raise InputError(f"{path} is not an ONNX file: {str(error)[:160]}") from error
     graph = proto.graph.node and proto.opset_import
     require(graph, f"{path} is not an ONNX file: it holds no graph")
     take_in(proto, path, _MAX_BYTES)

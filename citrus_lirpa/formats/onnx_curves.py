@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError
-from .onnx_graph import Affine, Reader, kind
+from .onnx_graph import Affine, Reader, unusable
 from .onnx_pieces import Limited
 
 if TYPE_CHECKING:
@@ -35,9 +34,7 @@ def gelu(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
 def swish(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     """Read Swish, which is SiLU for a factor of one."""
     if options.get("alpha", 1.0) != 1.0:
-        raise ModelError(
-            f"{kind(node)} '{node.output[0]}' has alpha {options['alpha']}; expected 1"
-        )
+        raise unusable(node, f"has alpha {options['alpha']}; expected 1")
     reader.add(node, nn.SiLU(), node.input[0])
 
 
@@ -66,9 +63,7 @@ def power(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     """Read Pow with one number as the exponent."""
     exponent = reader.constants.get(node.input[1])
     if exponent is None or exponent.size != 1:
-        raise ModelError(
-            f"{kind(node)} '{node.output[0]}' has an exponent that is not one number of the file"
-        )
+        raise unusable(node, "has an exponent that is not one number of the file")
     reader.add(node, Power(float(exponent.item())), node.input[0])
 
 
@@ -106,10 +101,8 @@ class Applied(nn.Module):
 
 def erf(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     """Refuse Erf, which is read as a part of Gelu alone."""
-    raise ModelError(
-        f"{kind(node)} '{node.output[0]}' is not part of a GELU, x (1 + erf(x / √2)) / 2 in this "
-        "order; nothing else with it is read"
-    )
+    form = "x (1 + erf(x / √2)) / 2 in this order"
+    raise unusable(node, f"is not part of a GELU, {form}; nothing else with it is read")
 
 
 class _Nodes:

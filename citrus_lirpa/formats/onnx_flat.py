@@ -21,7 +21,7 @@ from .flat_network import FUNCTIONS, Dense, FlatNetwork
 from .onnx import INSTALL_HINT, named_after
 from .onnx_checks import demand
 from .onnx_flat_pieces import PIECES
-from .onnx_graph import graph_inputs, kind
+from .onnx_graph import graph_inputs, kind, unusable
 from .onnx_reference import evaluator_of
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class _Compiler:
         elif operator in FUNCTIONS:
             self.values[node.output[0]] = self._elementwise(operator, *taken)
         else:
-            raise ModelError(f"{operator} '{node.output[0]}' of computed values is not supported")
+            raise unusable(node, "of computed values is not supported")
 
     def _cast(self, node: onnx.NodeProto, value: Any) -> None:
         """Take a cast between floating-point types as none: margins allow for rounding."""
@@ -150,7 +150,7 @@ class _Compiler:
         elif to in (types.FLOAT, types.DOUBLE):
             self.values[node.output[0]] = value
         else:
-            raise ModelError(f"Cast '{node.output[0]}' rounds computed values")
+            raise unusable(node, "rounds computed values")
 
     def _apply(self, node: onnx.NodeProto, taken: list[Any], varying: list[int]) -> None:
         """Compute an affine operator: at zero, then at each column of each vector."""

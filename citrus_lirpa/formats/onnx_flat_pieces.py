@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ModelError, require
 from .affine_value import AffineValue
-from .onnx_graph import kind
+from .onnx_graph import kind, unusable
 from .onnx_places import windows_of
 
 if TYPE_CHECKING:
@@ -54,21 +53,24 @@ def _leaky(apply: Apply, node: onnx.NodeProto, taken: Taken, options: Options) -
     """Below 0 its value is slope · x: slope · x + (1 - slope) · ReLU(x)."""
     x, slope = taken[0], np.array(options.get("alpha", 0.01), dtype=np.float64)
     if len(taken) > 1:
-        require(not taken[1].varies, f"{_named(node)} has slopes that are computed", ModelError)
+        if taken[1].varies:
+            raise unusable(node, "has slopes that are computed")
         slope = taken[1].constant
     return x.times(slope).plus(apply("Relu", x).times(1 - slope))
 
 
 def _max_pool(apply: Apply, node: onnx.NodeProto, taken: Taken, options: Options) -> AffineValue:
     """Maxima of two, then of two of these: each of as many numbers as there are windows."""
-    require(len(node.output) == 1, f"{_named(node)} gives places as well", ModelError)
+    if len(node.output) > 1:
+        raise unusable(node, "gives places as well")
     (x,) = taken
     kernel = options["kernel_shape"]
     axes = windows_of(node, options, x.shape[2:])
     windows = math.prod((*x.shape[:2], *(axis.count for axis in axes)))
     padded = math.prod((*x.shape[:2], *(axis.padded for axis in axes)))
     size = max(windows * math.prod(kernel), padded)
-    require(windows > 0 and size <= _MOST_NUMBERS, f"{_named(node)} is too large", ModelError)
+    if windows < 1 or size > _MOST_NUMBERS:
+        raise unusable(node, "is too large")
     places = np.pad(
         np.arange(x.constant.size).reshape(x.shape),
         [(0, 0), (0, 0), *((axis.before, axis.after) for axis in axes)],
@@ -78,17 +80,14 @@ def _max_pool(apply: Apply, node: onnx.NodeProto, taken: Taken, options: Options
     whole = slice(None)
     table = np.stack([places[(whole, whole, *offset)] for offset in itertools.product(*every)])
     present = table.max(0)  # a place in each window, which stands for those of its padding
-    require((present >= 0).all(), f"{_named(node)} has windows of padding alone", ModelError)
+    if (present < 0).any():
+        raise unusable(node, "has windows of padding alone")
     values = [x.taken(np.where(index < 0, present, index)) for index in table]
     while len(values) > 1:
         pairs = zip(values[::2], values[1::2], strict=False)
         rest = values[len(values) // 2 * 2 :]
         values = [apply("Max", *pair) for pair in pairs] + rest
     return values[0]
-
-
-def _named(node: onnx.NodeProto) -> str:
-    return f"{kind(node)} '{node.output[0]}'"
 
 
 #: How each operator is read.

@@ -28,6 +28,11 @@ def kind(node: onnx.NodeProto) -> str:
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
 
 
+def unusable(node: onnx.NodeProto, why: str) -> ModelError:
+    """Return the error for a node that cannot be read, which names it."""
+    return ModelError(f"{kind(node)} '{node.output[0]}' {why}")
+
+
 def with_weights(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
     """Give a layer its weight and, where there is one, its bias; return it."""
     layer.weight = nn.Parameter(weight.contiguous())
@@ -193,9 +198,7 @@ class Reader:
     def constant(self, node: onnx.NodeProto, index: int) -> Tensor:
         """Return the input ``index`` of ``node``, a float32 array of the file."""
         if not self.given(node, index) or node.input[index] not in self.constants:
-            raise ModelError(
-                f"{kind(node)} '{node.output[0]}': input {index} must be a constant of the file"
-            )
+            raise unusable(node, f"has input {index}, which must be a constant of the file")
         array = self.constants[node.input[index]]
         if array.dtype != np.float32:
             raise ModelError(f"constant '{node.input[index]}' is {array.dtype}; expected float32")
@@ -205,9 +208,7 @@ class Reader:
         """Return the input ``index`` of ``node``, whole numbers of the file."""
         array = self.constants.get(node.input[index])
         if array is None or array.dtype != np.int64:
-            raise ModelError(
-                f"{kind(node)} '{node.output[0]}': input {index} must be whole numbers of the file"
-            )
+            raise unusable(node, f"has input {index}, which must be whole numbers of the file")
         return [int(value) for value in array.reshape(-1)]
 
     def before(self, name: str) -> nn.Module | None:
@@ -300,4 +301,4 @@ def constant_value(node: onnx.NodeProto) -> np.ndarray:
         return np.array(helper.get_attribute_value(value), dtype=np.float32)
     if value.name in ("value_int", "value_ints"):
         return np.array(helper.get_attribute_value(value), dtype=np.int64)
-    raise ModelError(f"Constant '{node.output[0]}' holds {value.name}; expected numbers")
+    raise unusable(node, f"holds {value.name}; expected numbers")

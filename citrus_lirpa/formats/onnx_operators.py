@@ -26,6 +26,7 @@ from .onnx_graph import (
     Sum,
     kind,
     per_channel,
+    unusable,
     with_weights,
 )
 
@@ -59,7 +60,7 @@ def _depthwise(scales: Tensor, shifts: Tensor) -> nn.Conv2d:
 
 def _gemm(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     if options.get("transA", 0):
-        raise ModelError(f"Gemm '{node.output[0]}' transposes its input; expected transA = 0")
+        raise unusable(node, "transposes its input; expected transA = 0")
     weight, bias = reader.constant(node, 1) * options.get("alpha", 1.0), None
     weight = weight if options.get("transB", 0) else weight.T
     if reader.given(node, 2):
@@ -70,10 +71,8 @@ def _gemm(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
 def _matmul(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     weight, shape = reader.constant(node, 1), reader.shapes.get(node.input[0], ())
     if weight.ndim != 2 or len(shape) != 2:
-        raise ModelError(
-            f"MatMul '{node.output[0]}' multiplies {shape} by {tuple(weight.shape)}; "
-            "expected (N, F) by (F, K)"
-        )
+        sizes = f"{shape} by {tuple(weight.shape)}"
+        raise unusable(node, f"multiplies {sizes}; expected (N, F) by (F, K)")
     reader.add(node, _linear(weight.T, None), node.input[0])
 
 
@@ -85,11 +84,8 @@ def _arithmetic(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
         if node.op_type in ("Mul", "Div") and len(shapes[0]) == len(shapes[1]):
             return reader.add(node, onnx_curves.Applied(node.op_type.lower()), first, second)
         if node.op_type not in ("Add", "Sub") or shapes[0] != shapes[1]:
-            raise ModelError(
-                f"{node.op_type} '{node.output[0]}' of two computed values of shapes {shapes[0]} "
-                f"and {shapes[1]} is not supported; only sums and differences of equal shapes, "
-                "and products and quotients of as many axes, are"
-            )
+            expected = "expected one shape, or for products and quotients as many axes"
+            raise unusable(node, f"of two computed values {shapes[0]}, {shapes[1]}; {expected}")
         return reader.add(node, Sum(1 if node.op_type == "Add" else -1), first, second)
     turned = first not in reader.where
     name, c = (second, reader.constant(node, 0)) if turned else (first, reader.constant(node, 1))
@@ -97,10 +93,8 @@ def _arithmetic(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
         inverse = nn.Sequential(onnx_curves.Applied("reciprocal"), Affine(c, None))
         return reader.add(node, inverse, name)
     if shapes[2] != shapes[turned] or (turned and node.op_type == "Div"):
-        raise ModelError(
-            f"{node.op_type} '{node.output[0]}' with a constant of shape {tuple(c.shape)} is not "
-            "supported; expected constants that do not enlarge the value"
-        )
+        expected = "expected one that does not enlarge the value"
+        raise unusable(node, f"with a constant of shape {tuple(c.shape)}; {expected}")
     scale: Tensor | None
     shift: Tensor | None
     if node.op_type == "Mul":
@@ -145,11 +139,11 @@ def _channelwise(constant: Tensor | None, shape: tuple[int, ...]) -> bool:
 
 def _batchnorm(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     if options.get("training_mode", 0) or len(node.output) > 1:
-        raise ModelError(f"BatchNormalization '{node.output[0]}' is in training mode; export eval")
+        raise unusable(node, "is in training mode; export eval")
     kinds = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d}
     shape = reader.shapes[node.input[0]]
     if len(shape) not in kinds:
-        raise ModelError(f"BatchNormalization '{node.output[0]}' of {shape}; expected 2 or 4 axes")
+        raise unusable(node, f"of {shape}; expected 2 or 4 axes")
     norm = kinds[len(shape)](shape[1], eps=options.get("epsilon", 1e-5))
     with_weights(norm, reader.constant(node, 1), reader.constant(node, 2))
     norm.running_mean, norm.running_var = reader.constant(node, 3), reader.constant(node, 4)
@@ -159,7 +153,7 @@ def _batchnorm(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
 def _concat(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     axis = options["axis"] % len(reader.shapes[node.input[0]])
     if axis == 0:
-        raise ModelError(f"Concat '{node.output[0]}' joins batches; expected another axis")
+        raise unusable(node, "joins batches; expected another axis")
     reader.add(node, Concat(axis), *node.input)
 
 
@@ -167,7 +161,7 @@ def _transpose(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     axes = range(len(reader.shapes[node.input[0]]))
     order = tuple(options.get("perm", tuple(axes)[::-1]))
     if order[0] != 0:
-        raise ModelError(f"Transpose '{node.output[0]}' moves the batch; expected it to stay first")
+        raise unusable(node, "moves the batch; expected it to stay first")
     reader.add(node, Permute(*order), node.input[0])
 
 
@@ -181,10 +175,7 @@ def _reshape(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     elif after[:1] == (1,):
         reader.add(node, Shaped(*after[1:]), node.input[0])
     else:
-        raise ModelError(
-            f"{node.op_type} '{node.output[0]}' from {before} to {after} is not supported; "
-            "the batch must stay first"
-        )
+        raise unusable(node, f"from {before} to {after}; expected the batch to stay first")
 
 
 def _leaky_relu(reader: Reader, node: onnx.NodeProto, options: Options) -> None:

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError
-from .onnx_graph import Reader, kind
+from .onnx_graph import Reader, unusable
 
 if TYPE_CHECKING:
     import onnx
@@ -136,10 +135,8 @@ def prelu(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     sides = (1,) * (len(shape) - slope.ndim) + tuple(slope.shape)
     wanted = [(1, channels, *(1 for _ in shape[2:])) for channels in (1, shape[1])]
     if sides not in wanted:
-        raise ModelError(
-            f"PRelu '{node.output[0]}' of {shape} has slopes of shape {tuple(slope.shape)}; "
-            "expected one, or one for each channel"
-        )
+        expected = "expected one, or one for each channel"
+        raise unusable(node, f"of {shape} has slopes of shape {tuple(slope.shape)}; {expected}")
     layer = nn.PReLU(sides[1])
     layer.weight = nn.Parameter(slope.reshape(-1))
     reader.add(node, layer, node.input[0])
@@ -151,10 +148,8 @@ def extreme(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     constants = [reader.constant(node, at) for at, n in enumerate(node.input) if n not in computed]
     shape = reader.shapes[node.output[0]]
     if not computed or any(reader.shapes[name] != shape for name in computed):
-        raise ModelError(
-            f"{kind(node)} '{node.output[0]}' of {len(node.input)} inputs gives {shape}; expected "
-            "computed values of this shape"
-        )
+        expected = "expected computed values of this shape"
+        raise unusable(node, f"of {len(node.input)} inputs gives {shape}; {expected}")
     largest = node.op_type == "Max"
     constant = Extreme(largest, None)(*constants) if constants else None
     if constant is not None and constant.numel() == 1:
@@ -176,10 +171,10 @@ def part(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     axes, steps = axes or list(range(len(starts))), steps or [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if step < 1:
-            raise ModelError(f"Slice '{node.output[0]}' has the step {step}; expected at least 1")
+            raise unusable(node, f"has the step {step}; expected at least 1")
         places[axis] = slice(*slice(start, end, step).indices(shape[axis]))
     if places[0] != slice(0, 1, 1):
-        raise ModelError(f"Slice '{node.output[0]}' cuts the batch; expected another axis")
+        raise unusable(node, "cuts the batch; expected another axis")
     reader.add(node, Sliced(tuple(places[1:])), node.input[0])
 
 
@@ -188,7 +183,7 @@ def split(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     shape = reader.shapes[node.input[0]]
     axis, begin = options.get("axis", 0) % len(shape), 0
     if axis == 0:
-        raise ModelError(f"Split '{node.output[0]}' cuts the batch; expected another axis")
+        raise unusable(node, "cuts the batch; expected another axis")
     for number, name in enumerate(node.output):
         end = begin + reader.shapes[name][axis]
         places = [slice(0, side, 1) for side in shape[1:]]
@@ -202,10 +197,8 @@ def gather(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     shape = reader.shapes[node.input[0]]
     axis, places = options.get("axis", 0) % len(shape), reader.constants.get(node.input[1])
     if axis == 0 or places is None or places.dtype != np.int64 or places.ndim > 1:
-        raise ModelError(
-            f"Gather '{node.output[0]}' along axis {axis} of {shape}; expected another axis than "
-            "the batch, and a list of places in the file"
-        )
+        expected = "expected another axis than the batch, and a list of places in the file"
+        raise unusable(node, f"along axis {axis} of {shape}; {expected}")
     index = (places % shape[axis]).tolist()
     reader.add(node, Selected(axis, index), node.input[0])
 
@@ -216,10 +209,8 @@ def reduction(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     given = reader.integers(node, 1) if reader.given(node, 1) else options.get("axes", ())
     axes = tuple(sorted(axis % len(shape) for axis in given))
     if not axes or axes[0] == 0:
-        raise ModelError(
-            f"{node.op_type} '{node.output[0]}' over axes {tuple(given)} of {shape}; expected "
-            "some, and not the batch"
-        )
+        expected = "expected some, and not the batch"
+        raise unusable(node, f"over axes {tuple(given)} of {shape}; {expected}")
     keeps, mean = bool(options.get("keepdims", 1)), node.op_type == "ReduceMean"
     layer: nn.Module = Reduced(mean, axes, keeps)
     if mean and len(shape) == 4 and axes == (2, 3):  # which bounds know as pooling

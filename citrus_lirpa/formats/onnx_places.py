@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelError, require
-from .onnx_graph import kind
+from .onnx_graph import unusable
 
 if TYPE_CHECKING:
     import onnx
@@ -73,11 +72,7 @@ def windows_of(
         ModelError: It is dilated and chooses its own pads, for which ONNX counts the dilation and
             onnxruntime 1.32 does not.
     """
-    dilated = set(options.get("dilations", (1,))) != {1}
-    require(
-        not dilated or options.get("auto_pad") not in SAME,
-        f"{kind(node)} '{node.output[0]}' has dilations and auto_pad; expected explicit pads, as "
-        "onnxruntime pads it otherwise than ONNX says",
-        ModelError,
-    )
+    if set(options.get("dilations", (1,))) != {1} and options.get("auto_pad") in SAME:
+        expected = "expected explicit pads, as onnxruntime pads it otherwise than ONNX says"
+        raise unusable(node, f"has dilations and auto_pad; {expected}")
     return windows_along(options, sides)

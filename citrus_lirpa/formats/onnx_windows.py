@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.nn.utils import skip_init
 
-from ..errors import ModelError, require
-from .onnx_graph import Reader, kind, with_weights
+from .onnx_graph import Reader, unusable, with_weights
 from .onnx_places import SAME, windows_along, windows_of
 
 if TYPE_CHECKING:
@@ -22,16 +21,14 @@ def _check_pads(node: onnx.NodeProto, shape: tuple[int, ...], pads: tuple[int, .
     """Refuse negative pads (top, left, bottom, right), and those larger than an image's sides."""
     top, left, bottom, right = pads
     if min(pads) < 0 or max(top, bottom) > shape[2] or max(left, right) > shape[3]:
-        raise ModelError(
-            f"{kind(node)} '{node.output[0]}' pads {shape} by {pads}; expected at most its sides"
-        )
+        raise unusable(node, f"pads {shape} by {pads}; expected at most its sides")
 
 
 def _images(reader: Reader, node: onnx.NodeProto) -> tuple[int, ...]:
     """Return the shape (N, C, H, W) of what a node takes."""
     shape = reader.shapes[node.input[0]]
-    name = f"{kind(node)} '{node.output[0]}'"
-    require(len(shape) == 4, f"{name} of {shape}; expected (N, C, H, W)", ModelError)
+    if len(shape) != 4:
+        raise unusable(node, f"of {shape}; expected (N, C, H, W)")
     return shape
 
 
@@ -78,10 +75,8 @@ def average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None
     counts = bool(options.get("count_include_pad", 0))
     _check_windows(node, options)
     if pad is not None and not counts:
-        raise ModelError(
-            f"AveragePool '{node.output[0]}' has uneven pads that it does not count; expected even "
-            "ones, or count_include_pad = 1"
-        )
+        expected = "expected even ones, or count_include_pad = 1"
+        raise unusable(node, f"has uneven pads that it does not count; {expected}")
     pool = nn.AvgPool2d(
         tuple(options["kernel_shape"]),
         tuple(options.get("strides", (1, 1))),
@@ -93,8 +88,9 @@ def average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None
 
 def max_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     """Read MaxPool; where it pads the far ends more, by the last windows of ``ceil_mode``."""
-    name, sides = f"MaxPool '{node.output[0]}'", _images(reader, node)[2:]
-    require(len(node.output) == 1, f"{name} returns indices; expected none", ModelError)
+    sides = _images(reader, node)[2:]
+    if len(node.output) > 1:
+        raise unusable(node, "returns indices; expected none")
     wanted = windows_of(node, options, sides)
     before = tuple(axis.before for axis in wanted)
     pools = [
@@ -109,12 +105,10 @@ def max_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
         if _counts({**options, "pads": before * 2, "ceil_mode": ceil_mode}, sides)
         == [axis.count for axis in wanted]
     ]
-    require(
-        pools,
-        f"{name} has uneven pads {before}, {tuple(axis.after for axis in wanted)}; expected even "
-        "ones, or one more window at the far ends",
-        ModelError,
-    )
+    if not pools:
+        pads = f"{before}, {tuple(axis.after for axis in wanted)}"
+        expected = "expected even ones, or one more window at the far ends"
+        raise unusable(node, f"has uneven pads {pads}; {expected}")
     reader.add(node, pools[0], node.input[0])
 
 
@@ -126,9 +120,7 @@ def _counts(options: Options, sides: Sequence[int]) -> list[int]:
 
 def _check_windows(node: onnx.NodeProto, options: Options) -> None:
     if options.get("ceil_mode", 0) or set(options.get("dilations", (1,))) != {1}:
-        raise ModelError(
-            f"{kind(node)} '{node.output[0]}' has ceil_mode or dilations; expected none"
-        )
+        raise unusable(node, "has ceil_mode or dilations; expected none")
 
 
 def global_average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
@@ -145,10 +137,8 @@ def pad(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     mode = options.get("mode", b"constant").decode()
     usable = len(shape) == 4 and len(pads) == 8 and not reader.given(node, 3)
     if not usable or mode != "constant" or any(pads[i] for i in (0, 1, 4, 5)):
-        raise ModelError(
-            f"Pad '{node.output[0]}' pads {shape} by {pads}, mode {mode}, value {value:g}; "
-            "expected a constant around the height and width of (N, C, H, W)"
-        )
+        expected = "expected a constant around the height and width of (N, C, H, W)"
+        raise unusable(node, f"pads {shape} by {pads}, mode {mode}, value {value:g}; {expected}")
     top, left, bottom, right = around = (*pads[2:4], *pads[6:])
     _check_pads(node, shape, around)
     sides = (left, right, top, bottom)

@@ -10,15 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import (
-    CitrusError,
-    InputError,
-    ModelError,
-    expect_known,
-    is_out_of_memory,
-    reason,
-    require,
-)
+from ..errors import ModelError, expect_known, foreign, require
 from ..imports import import_optional
 from .layers import Shape
 
@@ -97,7 +89,7 @@ def load_diffusion(path: Path, shape: Shape, sigma: float) -> OneShot:
         ModelError: It cannot be read or used.
     """
     diffusers = import_optional("diffusers", "pip install 'citrus-lirpa[diffusion]'")
-    try:
+    with foreign(ModelError, f"{path} cannot be read by diffusers"):
         config = json.loads((path / "unet" / "config.json").read_text("utf-8"))
         _check(config, path, shape)
         unet = diffusers.UNet2DModel.from_pretrained(
@@ -106,12 +98,6 @@ def load_diffusion(path: Path, shape: Shape, sigma: float) -> OneShot:
         scheduler = diffusers.DDPMScheduler.from_pretrained(
             path, subfolder="scheduler", local_files_only=True
         )
-    except CitrusError:
-        raise
-    except Exception as error:  # diffusers has no class of its own for what can go wrong
-        if is_out_of_memory(error):
-            raise
-        raise ModelError(f"{path} cannot be read by diffusers: {reason(error)}") from error
     prediction = scheduler.config.prediction_type
     denoiser = OneShot(unet, scheduler.alphas_cumprod, prediction, sigma).eval()
     _try(denoiser, path, shape)
@@ -138,13 +124,7 @@ def _check(config: dict[str, Any], path: Path, shape: Shape) -> None:
 
 @torch.no_grad()
 def _try(denoiser: OneShot, path: Path, shape: Shape) -> None:
-    try:
+    with foreign(ModelError, f"{path} does not take images {shape}"):
         denoised = denoiser(torch.zeros(1, *shape))
-    except Exception as error:  # whatever the model raises
-        if is_out_of_memory(error):
-            raise
-        raise ModelError(
-            f"{path} does not take images {shape}: {type(error).__name__}: {reason(error)}"
-        ) from error
-    if tuple(denoised.shape[1:]) != shape or not bool(denoised.isfinite().all()):
-        raise InputError(f"{path} gives no finite images {shape}")
+    images = tuple(denoised.shape[1:]) == shape and bool(denoised.isfinite().all())
+    require(images, f"{path} gives no finite images {shape}")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, InputError, is_out_of_memory, reason, require
+from ..errors import ConfigError, InputError, foreign, require
 from ..imports import check_permitted, load_code
 from . import ctrain
 from .layers import Behind, Shape, leading_normalise
@@ -66,12 +66,8 @@ def _called(make: Callable[..., Any], source: str, known: dict[str, Any]) -> nn.
         "none, or shape and classes, and returns the network",
         ConfigError,
     )
-    try:
+    with foreign(ConfigError, f"{source} fails"):
         model = make(**{name: value for name, value in known.items() if name in parameters})
-    except Exception as error:  # whatever the user's code raises
-        if is_out_of_memory(error):
-            raise
-        raise ConfigError(f"{source} fails: {type(error).__name__}: {reason(error)}") from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{source} returns a {type(model).__name__}; expected a torch.nn.Module")
     return model
@@ -82,13 +78,8 @@ def _check_logits(model: nn.Module, source: str, shape: Shape, classes: int) -> 
     """Raise InputError unless a network maps images to so many logits."""
     mode = model.training
     try:
-        logits = model.eval()(torch.zeros(2, *shape))
-    except Exception as error:  # whatever the user's forward raises
-        if is_out_of_memory(error):
-            raise
-        raise InputError(
-            f"{source} does not take images of {shape}: {type(error).__name__}: {reason(error)}"
-        ) from error
+        with foreign(InputError, f"{source} does not take images of {shape}"):
+            logits = model.eval()(torch.zeros(2, *shape))
     finally:
         model.train(mode)
     found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

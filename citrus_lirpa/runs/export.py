@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..bounds.tracing import modes_restored
-from ..errors import InputError, ModelError, is_out_of_memory, reason
+from ..errors import InputError, ModelError, foreign
 from ..formats import onnx, safetensors
 from ..formats.atomic import write_atomically
 from ..training import checkpoint
@@ -49,15 +49,9 @@ def save_program(model: nn.Module, shape: Sequence[int], path: Path) -> None:
     file = io.BytesIO()
     with modes_restored(model), torch.no_grad():
         model.eval()
-        try:
+        with foreign(ModelError, "this model cannot be exported by torch.export"):
             program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
             torch.export.save(program, file)
-        except Exception as error:  # torch.export names no common class for what can go wrong
-            if is_out_of_memory(error):
-                raise
-            raise ModelError(
-                f"this model cannot be exported by torch.export: {reason(error)}"
-            ) from error
         file.seek(0)
         with warnings.catch_warnings():  # torch reads its own file so
             for message in ("The given buffer is not writable", "You are using `torch.load`"):

@@ -41,7 +41,7 @@ UNSUPPORTED = {
         [NODE("ReduceMean", ["x"], ["g"], axes=[1, 2, 3], keepdims=0),
          NODE("Mul", ["x", "g"], ["m"])], {}, 128),
     "Split 's' cuts the batch": with_head([NODE("Split", ["x"], ["s"], axis=0)], {}, 128),
-    "the batch must stay first": graph(
+    "expected the batch to stay first": graph(
         [NODE("Reshape", ["x", "s"], ["a"]), NODE("Gemm", ["a", "w", "b"], ["y"])],
         {"s": np.array([2, 64]), "w": weights(64, 4), "b": weights(4)}),
     "must be a constant": with_head(

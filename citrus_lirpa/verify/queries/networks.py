@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError, ModelError, reason, require
+from ...errors import InputError, ModelError, foreign, require
 from ...formats.onnx import layers_of, parse
 from ...formats.onnx_flat import flat_of
 from ...formats.query import Query, QueryNetwork
@@ -199,10 +199,8 @@ def _session(content: bytes, path: Path) -> Any:
     runtime = import_optional("onnxruntime", INSTALL_HINT)
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
-    try:
+    with foreign(InputError, f"{path} cannot be run by onnxruntime"):
         return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no common public class
-        raise InputError(f"{path} cannot be run by onnxruntime: {reason(error)}") from error
 
 
 def _sides(value: Any) -> list[int]:
