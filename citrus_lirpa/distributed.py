@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from .errors import DependencyError, DistributedError, InputError, reason
+from .errors import DependencyError, DistributedError, expect, reason, require
 
 Result = TypeVar("Result")
 #: How long a process waits for the others within a step of training, or at the start.
@@ -34,19 +34,12 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class _Job:
-    """The processes that work together.
+    """The processes that work together."""
 
-    Attributes:
-        rank: The number of this process.
-        size: How many processes there are.
-        store: Counters that all processes share.
-        patient: The group whose exchanges wait without a limit.
-    """
-
-    rank: int
+    rank: int  # of this process
     size: int
-    store: dist.Store
-    patient: dist.ProcessGroup
+    store: dist.Store  # counters that all processes share
+    patient: dist.ProcessGroup  # whose exchanges wait without a limit
 
 
 _job: _Job | None = None
@@ -61,10 +54,8 @@ def launched() -> int:
         InputError: WORLD_SIZE is not a positive integer.
     """
     size = os.environ.get("WORLD_SIZE", "1") if "RANK" in os.environ else "1"
-    if not size.isdecimal() or int(size) < 1:
-        raise InputError(
-            f"WORLD_SIZE is '{size}'; expected a number of processes, as torchrun sets"
-        )
+    usable = size.isdecimal() and int(size) > 0
+    expect(usable, "WORLD_SIZE", size, "a number of processes, as torchrun sets")
     return int(size)
 
 
@@ -81,21 +72,16 @@ def start(*, cuda: bool = False) -> None:
     global _job
     if _job is not None or launched() == 1:
         return
-    if not dist.is_available() or not dist.is_gloo_available():
-        raise DependencyError(
-            "several processes need torch.distributed with gloo; this torch has none"
-        )
-    if cuda and not dist.is_nccl_available():
-        raise DependencyError("several GPUs need NCCL, which this torch lacks; use --device cpu")
+    gloo = dist.is_available() and dist.is_gloo_available()
+    missing = "several processes need torch.distributed with gloo; this torch has none"
+    require(gloo, missing, DependencyError)
+    missing = "several GPUs need NCCL, which this torch lacks; use --device cpu"
+    require(not cuda or dist.is_nccl_available(), missing, DependencyError)
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if cuda else "gloo",
-            store=store,
-            rank=rank,
-            world_size=size,
-            timeout=TIMEOUT,
-        )
+        place: dict[str, Any] = {"store": store, "rank": rank, "world_size": size}
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        dist.init_process_group(backend, timeout=TIMEOUT, **place)
         patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise DistributedError(
@@ -152,27 +138,17 @@ def claimed(message: str) -> bool:
 
 
 def rank_slice(total: int, what: str) -> slice:
-    """Return the rows of a batch that belong to this process.
-
-    Args:
-        total: The number of rows of the whole batch.
-        what: What the number is, for the error.
-
-    Returns:
-        A slice of ``total`` / ``size()`` rows.
+    """Return which of the ``total`` rows of a batch belong to this process.
 
     Raises:
-        InputError: ``total`` is not a multiple of the number of processes.
+        InputError: ``total``, which the message calls ``what``, is not a multiple of the number of
+            processes.
     """
     if _job is None:
         return slice(0, total)
-    if total % _job.size:
-        fitting = max(total - total % _job.size, _job.size)
-        raise InputError(
-            f"{what} is {total}, which {_job.size} processes cannot share evenly; use a multiple "
-            f"of {_job.size} such as {fitting}"
-        )
-    rows = total // _job.size
+    rows, rest = divmod(total, _job.size)
+    fitting = f"a multiple of the {_job.size} processes, such as {max(rows, 1) * _job.size}"
+    expect(not rest, what, total, fitting)
     return slice(_job.rank * rows, (_job.rank + 1) * rows)
 
 
@@ -196,9 +172,6 @@ def draw_rows(draw: Callable[[int], Tensor], rows: int) -> Tensor:
     Args:
         draw: Returns random values (n, ...) for a number n of inputs.
         rows: The number of inputs of this process.
-
-    Returns:
-        Random values (rows, ...).
     """
     if _job is None or not _sharing:
         return draw(rows)
@@ -263,16 +236,15 @@ def share(
     device: torch.device,
     on_remote_progress: Callable[[int], object] = lambda finished: None,
 ) -> list[Result]:
-    """Distribute ``work(0)``, ..., ``work(count - 1)`` to the processes; each takes the next.
+    """Return ``work(0)``, ..., ``work(count - 1)``, of which each process does the next one.
+
+    All processes return all results.
 
     Args:
         work: Returns tensors, plain values, or containers of them.
         count: The number of calls.
         device: Where the tensors of all results are put.
         on_remote_progress: Called with how many more calls the other processes have finished.
-
-    Returns:
-        All results in order, in every process.
     """
     if _job is None:
         return [work(number) for number in range(count)]

@@ -31,7 +31,7 @@ from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.norms import check_norm
 from ..bounds.precision import full_precision
 from ..bounds.radius import as_type
-from ..errors import InputError, expect
+from ..errors import expect, require
 from ..imports import to_frame
 from .pgd import ascend, uniform_start
 
@@ -96,9 +96,6 @@ class UapResult:
 
         Its columns are label, clean and moved (the classes without and with the perturbation),
         and broken.
-
-        Raises:
-            DependencyError: pandas is not installed.
         """
         columns = {"label": self.y, "clean": self.clean, "moved": self.moved}
         return to_frame({**columns, "broken": self.broken})
@@ -209,13 +206,9 @@ class SgdUap:
         return replace(result, target=self.target)
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return what the attack raises.
+        """Return what the attack raises, of logits (N, K) and labels (N,).
 
         The mean of min(cross-entropy, β); with a target, minus the mean cross-entropy of that.
-
-        Args:
-            logits: (N, K).
-            y: (N,) labels.
         """
         if self.target is not None:
             return -F.cross_entropy(logits, torch.full_like(y, self.target))
@@ -242,11 +235,7 @@ class SgdUap:
         ball: Ball,
         on_step: Callable[[], object],
     ) -> tuple[Tensor, int]:
-        """Find the best u (...) of one restart for the images ``rows``.
-
-        Return it with the number of images that it breaks, or has taken for the target; zero
-        where there are none.
-        """
+        """Return the best u (...) of one restart for the images ``rows``, and how many it hits."""
         device = net.parameters()[0].device
         best, most = torch.zeros(x.shape[1:], dtype=x.dtype, device=device), 0
         queue: list[Tensor] = []
@@ -295,18 +284,10 @@ def predictions(
     clip: Range | None = None,
     rows: Tensor | None = None,
 ) -> Tensor:
-    """Predict the classes of images, with a perturbation if one is given.
+    """Predict the classes of images (N, ...), or of some ``rows`` of them, on their device.
 
-    Args:
-        net: The network.
-        x: Images (N, ...), on any device.
-        u: One perturbation (1, ...), or one for each class (K, ...); None for none.
-        y: Labels (N,), which choose among the perturbations of the classes.
-        clip: Range that perturbed images are cut to; None for no cut.
-        rows: Indices of the images to predict; None for all.
-
-    Returns:
-        Classes of the images, on the device of ``x``.
+    They are perturbed by u, if it is given, and cut to ``clip``: by one perturbation (1, ...), or
+    by that of each image's class, of (K, ...) and labels y (N,).
     """
     device = net.parameters()[0].device
     rows = torch.arange(len(x), device=x.device) if rows is None else rows
@@ -341,10 +322,8 @@ def try_uap(
     check_range(clip)
     check_fits(clip, x, "clip")
     check_tensor(u, "u")
-    if u.ndim != x.ndim or len(u) not in (1, net.classes) or u.shape[1:] != x.shape[1:]:
-        raise InputError(
-            f"u has shape {tuple(u.shape)}; expected one perturbation or {net.classes}, each of "
-            f"shape {tuple(x.shape[1:])}"
-        )
+    fits = u.ndim == x.ndim and len(u) in (1, net.classes) and u.shape[1:] == x.shape[1:]
+    wanted = f"one perturbation or {net.classes}, each of shape {tuple(x.shape[1:])}"
+    require(fits, f"u has shape {tuple(u.shape)}; expected {wanted}")
     check_inputs(net, u, "u", anywhere=True)
     return UapResult(u, y, predictions(net, x), predictions(net, x, u, y, clip=clip))

@@ -6,12 +6,13 @@ import copy
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import DependencyError, InputError, ModelError, reason, require
+from ..errors import DependencyError, InputError, ModelError, foreign, require
 from . import lirpa
 from .allowed import refusal
 from .attacked import attacked_network
@@ -204,9 +205,7 @@ class BoundedNet(TracedModule):
         if method == "ibp" and self.fast is not None:
             return self._bound_by_intervals(self.fast, box, inputs, labels)
         if isinstance(box, RoundBox):
-            raise ModelError(
-                f"ℓ2 balls are bounded by this package's IBP, not by auto_LiRPA's bounds ({method})"
-            )
+            raise ModelError(f"ℓ2 balls are bounded by this package's IBP, not by {method}")
         c = None if labels is None else specification(labels, self.classes, box.lower.dtype)
         found = self.lirpa.bounds(inputs, c, method, self.parameters())
         before: Sequence[Box | Interval] | None = found.before
@@ -299,11 +298,7 @@ class BoundedNet(TracedModule):
                 "auto_LiRPA's BoundedModule can be neither copied nor pickled; copy or save your "
                 "own module, and wrap it again"
             )
-        return _wrapped, (self.module, self._example(), self.bounds)
-
-
-def _wrapped(model: nn.Module, example: Tensor, bounds: str) -> BoundedNet:
-    return BoundedNet(model, example, bounds=bounds)
+        return partial(BoundedNet, bounds=self.bounds), (self.module, self._example())
 
 
 def as_bounded_net(net: object) -> BoundedNet:
@@ -330,10 +325,6 @@ def check_method(method: str) -> None:
 
 def check_compiler() -> None:
     """Raise DependencyError, in one line, where torch.compile cannot compile anything."""
-    try:
+    fix = "it needs a C++ compiler; train without --compile"
+    with foreign(DependencyError, "torch.compile does not work here", fix):
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(2))
-    except Exception as error:  # torch names no common class for what can go wrong here
-        raise DependencyError(
-            f"torch.compile does not work here ({type(error).__name__}: {reason(error)}); it "
-            "needs a C++ compiler; train without --compile"
-        ) from error

@@ -249,12 +249,9 @@ class _File:
         ]
         for entry, neuron, sign, multiplier in zip(*columns, strict=True):
             mine = found[entry]
-            if abs(sign) != 1:
-                raise Refused(f"a split has the sign {sign}")
-            if not multiplier >= 0:
-                raise Refused(f"a multiplier of a split is {multiplier}")
-            if neuron in mine:
-                raise Refused(f"neuron {neuron} is split twice in one leaf")
+            require(abs(sign) == 1, f"a split has the sign {sign}")
+            require(multiplier >= 0, f"a multiplier of a split is {multiplier}")
+            require(neuron not in mine, f"neuron {neuron} is split twice in one leaf")
             mine[neuron] = sign, multiplier
         return found
 

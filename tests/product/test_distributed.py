@@ -159,10 +159,8 @@ def test_exchanges_between_two(two):
         assert part["copied"].tolist() == [5]
         assert part["share"] == [*range(7), *range(7)] and part["none"] == []
         assert part["rows of a batch that is not shared"].tolist() == [0, 0, 0]
-        assert part["refused"] == (
-            "train.batch_size is 41, which 2 processes cannot share evenly; use a multiple of 2 "
-            "such as 40"
-        )
+        wanted = "a multiple of the 2 processes, such as 40"
+        assert part["refused"] == f"train.batch_size is 41; expected {wanted}"
         assert part["refused pairs"].startswith(
             "train.batch_size is 10, so each of 2 processes takes 5 inputs a step: group size 10"
         )
@@ -241,8 +239,7 @@ def test_an_error_of_all_processes_is_said_once(two, folder):
     assert [part["misused"][0] for part in two] == [2, 2] and not (folder / "misused").exists()
     assert sorted(part["misused"][1] for part in two) == [
         "",
-        "Error: train.batch_size is 65, which 2 processes cannot share evenly; use a multiple of "
-        "2 such as 64\n",
+        "Error: train.batch_size is 65; expected a multiple of the 2 processes, such as 64\n",
     ]
 
 

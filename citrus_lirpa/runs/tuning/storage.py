@@ -34,7 +34,8 @@ _PAUSE = 1.0
 _TRIES = 3
 #: Share of the trials, the best ones, whose values tell what is important.
 _BEST = 0.25
-_NAMED = 3  # differences in a message
+#: Differences that a message names.
+_NAMED = 3
 #: Trials that are drawn at random before the search learns from them.
 _AT_RANDOM = 6
 _DEFINITION = "citrus-lirpa"
@@ -44,22 +45,16 @@ _DAMAGED = (AssertionError, AttributeError, KeyError, TypeError, ValueError)
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial as it is in the storage now.
+    """A trial as it is in the storage now, which knows it by ``id``.
 
-    Attributes:
-        id: By which the storage knows it.
-        number: Its place in the study, from 0.
-        state: ``running``, ``complete``, ``pruned``, ``fail`` or ``waiting``.
-        values: By TABLE.KEY.
-        scores: Standard accuracy and UCert while searching; None until it is complete.
-        notes: What was noted of it.
+    Its state is ``running``, ``complete``, ``pruned``, ``fail`` or ``waiting``.
     """
 
     id: int
-    number: int
+    number: int  # its place in the study, from 0
     state: str
-    values: Mapping[str, Any]
-    scores: tuple[float, float] | None
+    values: Mapping[str, Any]  # by TABLE.KEY
+    scores: tuple[float, float] | None  # standard accuracy and UCert, once it is complete
     notes: Mapping[str, Any]
 
     @property
@@ -110,7 +105,7 @@ class Storage:
     def trials(self) -> list[Trial]:
         """Return all trials, in their order."""
         found = self._persist(lambda: self._study.get_trials(deepcopy=False))
-        return [self._read(trial) for trial in found]
+        return [self._trial(trial) for trial in found]
 
     def notes(self) -> dict[str, Any]:
         """Return what was noted of the study."""
@@ -126,11 +121,9 @@ class Storage:
         evaluator = self.optuna.importance.PedAnovaImportanceEvaluator(target_quantile=_BEST)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*to achieve low `target`")
-            return dict(
-                self.optuna.importance.get_param_importances(
-                    self._study, evaluator=evaluator, target=lambda trial: -trial.values[objective]
-                )
-            )
+            find = self.optuna.importance.get_param_importances
+            given: dict[str, Any] = {"target": lambda trial: -trial.values[objective]}
+            return dict(find(self._study, evaluator=evaluator, **given))
 
     def check(self) -> None:
         """Raise ConfigError where the storage's study is another one than this."""
@@ -173,12 +166,8 @@ class Storage:
     def complete(self, trial: Trial, standard: float, ucert: float) -> None:
         """Finish a trial with its figures, as shares of the images."""
         least = self.study.least
-        self._finish(
-            trial,
-            {"standard": least.standard - standard, "ucert": least.ucert - ucert},
-            "COMPLETE",
-            [float(standard), float(ucert)],
-        )
+        missing = {"standard": least.standard - standard, "ucert": least.ucert - ucert}
+        self._finish(trial, missing, "COMPLETE", [float(standard), float(ucert)])
 
     def prune(self, trial: Trial) -> None:
         """Finish a trial that was ended early."""
@@ -210,9 +199,8 @@ class Storage:
         # Without a pool, no connection stays open between two calls: not through a trial of an
         # hour, nor where what follows raises.
         unpooled = {"poolclass": import_optional("sqlalchemy.pool", _INSTALL).NullPool}
-        self._lost = (
-            exc.DBAPIError, exc.TimeoutError, self.optuna.exceptions.StorageInternalError
-        )  # fmt: skip
+        internal = self.optuna.exceptions.StorageInternalError
+        self._lost = (exc.DBAPIError, exc.TimeoutError, internal)
 
         def connect() -> Any:
             make, tries = self.optuna.storages.RDBStorage, 0
@@ -263,11 +251,13 @@ class Storage:
         name, directions = self.study.name, ["maximize", "maximize"]
         if create:
             with contextlib.suppress(self.optuna.exceptions.DuplicatedStudyError):
-                made = self.optuna.create_study(
-                    study_name=name, storage=storage, directions=directions
-                )
+                given: dict[str, Any] = {"study_name": name, "storage": storage}
+                made = self.optuna.create_study(**given, directions=directions)
                 made.set_user_attr(_DEFINITION, self.study.definition())
-                made.enqueue_trial(self._as_stored(self.study.recipe()))
+                recipe = self.study.recipe()
+                made.enqueue_trial(
+                    {key: _stored(self.study.space[key], recipe[key]) for key in recipe}
+                )
         try:
             study = self.optuna.load_study(study_name=name, storage=storage)
         except KeyError:
@@ -283,23 +273,17 @@ class Storage:
         return study
 
     def _no_study(self) -> str:
-        return (
-            f"there is no study '{self.study.name}' in {self.shown}; begin it with: citrus-lirpa "
-            "tune FILE"
-        )
+        begin = "begin it with: citrus-lirpa tune FILE"
+        return f"there is no study '{self.study.name}' in {self.shown}; {begin}"
 
     def _handle(self, trial: Trial) -> Any:
         """Return Optuna's object of a trial that this or another worker began."""
         seed = np.random.SeedSequence((self.study.seed, trial.number)).generate_state(1)[0]
-        self._study.sampler = self.optuna.samplers.TPESampler(
-            seed=int(seed), n_startup_trials=_AT_RANDOM
-        )
+        tpe = self.optuna.samplers.TPESampler
+        self._study.sampler = tpe(seed=int(seed), n_startup_trials=_AT_RANDOM)
         return self.optuna.trial.Trial(self._study, trial.id)
 
-    def _as_stored(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: _stored(self.study.space[key], value) for key, value in values.items()}
-
-    def _read(self, trial: Any) -> Trial:
+    def _trial(self, trial: Any) -> Trial:
         known = {key: of for key, of in self.study.space.items() if key in trial.params}
         return Trial(
             id=trial._trial_id,
