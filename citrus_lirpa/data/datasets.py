@@ -1,9 +1,4 @@
-"""Data sets as whole tensors of bytes, and what a training loop draws from them.
-
-``load`` returns a ``Split``: all images of a training or test set, uint8. ``batches`` draws the
-batches of an epoch, ``augment`` flips and crops a batch. A new data set is one loader and one
-entry in ``DATASETS``.
-"""
+"""The data sets, and reading them whole; a new one is a loader and an entry in ``DATASETS``."""
 
 import logging
 from pathlib import Path
@@ -129,6 +124,15 @@ def find_datasets(data_dir: Path) -> dict[str, str]:
 
 _DIGIT_NAMES = tuple("0123456789")
 _MNIST_PARTS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+_FASHION = (
+    "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
+    "ankle boot",
+)  # fmt: skip
+_KANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+_CIFAR_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+_GTSRB_FILES = ("GTSRB/Training", "GTSRB/Final_Test/Images", "GT-final_test.csv")
 _CIFAR_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 
 
@@ -149,40 +153,12 @@ DATASETS: dict[str, DatasetSpec] = {
     for spec in (
         DatasetSpec(name="digits", shape=(1, 8, 8), class_names=_DIGIT_NAMES, loader=load_digits),
         _like_mnist("mnist", "MNIST", _DIGIT_NAMES),
-        _like_mnist(
-            "fashionmnist",
-            "FashionMNIST",
-            (
-                "T-shirt",
-                "trouser",
-                "pullover",
-                "dress",
-                "coat",
-                "sandal",
-                "shirt",
-                "sneaker",
-                "bag",
-                "ankle boot",
-            ),
-        ),
-        _like_mnist(
-            "kmnist", "KMNIST", ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
-        ),
+        _like_mnist("fashionmnist", "FashionMNIST", _FASHION),
+        _like_mnist("kmnist", "KMNIST", _KANA),
         DatasetSpec(
             name="cifar10",
             shape=(3, 32, 32),
-            class_names=(
-                "airplane",
-                "automobile",
-                "bird",
-                "cat",
-                "deer",
-                "dog",
-                "frog",
-                "horse",
-                "ship",
-                "truck",
-            ),  # fmt: skip
+            class_names=_CIFAR_CLASSES,
             loader=load_cifar10,
             mean=(0.4914, 0.4822, 0.4465),
             std=(0.2023, 0.1994, 0.2010),
@@ -210,11 +186,7 @@ DATASETS: dict[str, DatasetSpec] = {
             mean=(0.5, 0.5, 0.5),
             std=(0.25, 0.25, 0.25),
             pad=2,
-            files=(
-                "gtsrb/GTSRB/Training",
-                "gtsrb/GTSRB/Final_Test/Images",
-                "gtsrb/GT-final_test.csv",
-            ),
+            files=tuple(f"gtsrb/{file}" for file in _GTSRB_FILES),
             archive="gtsrb/GTSRB*.zip",
         ),
         DatasetSpec(

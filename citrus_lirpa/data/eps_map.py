@@ -29,15 +29,12 @@ def read_eps_map(path: Path, shape: tuple[int, ...] | None = None, sha256: str =
     Raises:
         InputError: The file is not there, is no such map, or has changed.
     """
+    content = _read(path)
     try:
-        content = Path(path).read_bytes()
         found = np.load(io.BytesIO(content), allow_pickle=False)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); expected FILE.npy") from error
-    except (ValueError, EOFError) as error:
-        raise InputError(
-            f"{path} is not an .npy file of numbers; write it by numpy.save"
-        ) from error
+    except (OSError, ValueError, EOFError) as error:
+        fix = "write it by numpy.save"
+        raise InputError(f"{path} is not an .npy file of numbers; {fix}") from error
     changed = f"{path} has changed since the run was made; restore it, or give --eps-map FILE"
     require(not sha256 or _hash(content) == sha256, changed)
     numbers = isinstance(found, np.ndarray) and found.dtype.kind in "fiu" and found.size > 0
@@ -53,13 +50,13 @@ def read_eps_map(path: Path, shape: tuple[int, ...] | None = None, sha256: str =
 
 
 def eps_map_hash(path: Path) -> str:
-    """Return the SHA-256 of a file.
+    """Return the SHA-256 of a file; raise InputError where it cannot be read."""
+    return _hash(_read(path))
 
-    Raises:
-        InputError: It cannot be read.
-    """
+
+def _read(path: Path) -> bytes:
     try:
-        return _hash(Path(path).read_bytes())
+        return Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); expected FILE.npy") from error
 

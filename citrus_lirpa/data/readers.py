@@ -240,10 +240,15 @@ def load_tinyimagenet(spec: DatasetSpec, folder: Path, train: bool, download: bo
     def decode(i: int) -> None:
         images[i] = _decode(samples[i][0], spec.shape)
 
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-        for _ in pool.map(decode, range(len(samples))):
-            pass
+    decode_all(decode, len(samples))
     return images, torch.tensor([labels[wnid] for _, wnid in samples])
+
+
+def decode_all(decode: Callable[[int], None], count: int) -> None:
+    """Call ``decode`` for 0, ..., count - 1: Pillow decodes outside the interpreter's lock."""
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(decode, range(count)):
+            pass
 
 
 def _annotated(annotations: Path) -> list[tuple[Path, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from PIL import Image
 
 from ..errors import DataError
-from .readers import IMAGE_ERRORS, last_line, read_with_torchvision
+from .readers import IMAGE_ERRORS, decode_all, last_line, read_with_torchvision
 from .turns import in_turns
 from .types import Arrays, DatasetSpec
 
@@ -45,9 +44,7 @@ def load_gtsrb(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> 
         images[i] = torch.from_numpy(scaled).permute(2, 0, 1)
 
     try:
-        with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-            for _ in pool.map(decode, range(len(data))):
-                pass
+        decode_all(decode, len(data))
     except IMAGE_ERRORS as error:
         raise DataError(
             f"gtsrb in {folder} is damaged ({last_line(error)}); delete {folder / 'gtsrb'} and run "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from .readers import (
     FETCH_ERRORS,
     IMAGE_ERRORS,
     READ_ERRORS,
+    decode_all,
     failed_download,
     last_line,
     quiet_download,
@@ -247,9 +247,7 @@ def _decoded(spec: DatasetSpec, data: Any, folder: Path) -> Arrays:
         images[i], labels[i] = _pixels(spec, image, i), int(label)
 
     try:
-        with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-            for _ in pool.map(decode, range(len(data))):
-                pass
+        decode_all(decode, len(data))
     except InputError:
         raise
     except IMAGE_ERRORS as error:

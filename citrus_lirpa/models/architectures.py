@@ -2,7 +2,9 @@
 
 The pixels that a model takes lie in [0, 1], and its first layer normalises them, so the radius
 of an attack or a bound is always in pixels. A new architecture is one function and one line in
-``MODELS``.
+``MODELS``. Each function returns a network from normalised images (B, C, H, W) to logits
+(B, classes). It raises InputError where the shape or the classes cannot be used, and ConfigError for
+another argument.
 """
 
 import inspect
@@ -37,13 +39,6 @@ def cnn7(
         linear: The width of the first linear layer.
         last_stride: The stride of the last convolution; 2 keeps the first linear layer of 64x64
             images as small as that of 32x32 images.
-
-    Returns:
-        A network from normalised images (B, C, H, W) to logits (B, classes).
-
-    Raises:
-        InputError: ``shape`` or ``classes`` is not usable.
-        ConfigError: Another argument is not usable.
     """
     _check_sizes("cnn7", shape, classes, linear=linear, last_stride=last_stride)
     channels, linear = _widths("cnn7", width, 64, linear)
@@ -62,13 +57,6 @@ def cnn7_narrow(
         classes: The number of logits.
         width: As of :func:`cnn7`; a number below 1 is a share of 32 channels, and of ``linear``.
         linear: The width of the first linear layer.
-
-    Returns:
-        A network from normalised images (B, C, H, W) to logits (B, classes).
-
-    Raises:
-        InputError: ``shape`` or ``classes`` is not usable.
-        ConfigError: Another argument is not usable.
     """
     _check_sizes("cnn7-narrow", shape, classes, linear=linear)
     channels, linear = _widths("cnn7-narrow", width, 32, linear)
@@ -87,13 +75,6 @@ def cnn5(shape: Shape, classes: int, *, width: float = 64, linear: int = 512) ->
         width: The channels of the first two convolutions; the third has twice as many. A number
             below 1 is a share of 64 channels, and of ``linear``.
         linear: The width of the first linear layer.
-
-    Returns:
-        A network from normalised images (B, C, H, W) to logits (B, classes).
-
-    Raises:
-        InputError: ``shape`` or ``classes`` is not usable.
-        ConfigError: Another argument is not usable.
     """
     _check_sizes("cnn5", shape, classes, linear=linear)
     require(
@@ -157,13 +138,6 @@ def convsmall(shape: Shape, classes: int, *, width: float = 16, linear: int = 10
         width: The channels of the first convolution; the second has twice as many. A number
             below 1 is a share of 16 channels, and of ``linear``.
         linear: The width of the first linear layer.
-
-    Returns:
-        A network from normalised images (B, C, H, W) to logits (B, classes).
-
-    Raises:
-        InputError: ``shape`` or ``classes`` is not usable.
-        ConfigError: Another argument is not usable.
     """
     _check_sizes("convsmall", shape, classes, linear=linear)
     channels, linear = _widths("convsmall", width, 16, linear)
@@ -192,13 +166,6 @@ def mlp(shape: Shape, classes: int, *, hidden: Sequence[int] = (100, 100)) -> nn
         shape: (C, H, W) of the images.
         classes: The number of logits.
         hidden: The widths of the hidden layers, each a Linear and a ReLU.
-
-    Returns:
-        A network from normalised images (B, C, H, W) to logits (B, classes).
-
-    Raises:
-        InputError: ``shape`` or ``classes`` is not usable.
-        ConfigError: ``hidden`` is not a list of widths.
     """
     is_list = isinstance(hidden, Sequence) and not isinstance(hidden, str)
     expected = "a list of widths, such as [100, 100]"
@@ -229,19 +196,12 @@ class _Denoiser(nn.Module):
 
 
 def denoiser(shape: Shape, classes: int, *, width: int = 32) -> nn.Module:
-    """Build four 3x3 convolutions that correct noisy images, for the method of this name.
+    """Build four 3x3 convolutions from noisy pixels to pixels, for the method of this name.
 
     Args:
         shape: (C, H, W) of the images.
         classes: Of no meaning.
         width: The channels between the convolutions.
-
-    Returns:
-        A network from noisy pixels (B, C, H, W) to pixels of the same shape.
-
-    Raises:
-        InputError: ``shape`` is not usable.
-        ConfigError: ``width`` is not usable.
     """
     _check_sizes("denoiser", shape, classes, width=width)
     return _Denoiser(shape[0], width)
