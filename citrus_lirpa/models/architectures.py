@@ -3,7 +3,7 @@
 The pixels that a model takes lie in [0, 1], and its first layer normalises them, so the radius
 of an attack or a bound is always in pixels. A new architecture is one function and one line in
 ``MODELS``. Each function returns a network from normalised images (B, C, H, W) to logits
-(B, classes). It raises InputError where the shape or the classes cannot be used, and ConfigError for
+(B, classes). It raises InputError where it cannot use the shape or the classes, and ConfigError for
 another argument.
 """
 

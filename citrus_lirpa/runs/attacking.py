@@ -93,11 +93,7 @@ class Attack:
 def attack_images(
     network: Network, split: str, data_dir: Path, *, download: bool
 ) -> tuple[Split, Split]:
-    """Read the images to craft on and the test images; the first process of a job reads first.
-
-    Raises:
-        DataError: If the data set is missing or damaged.
-    """
+    """Read the images to craft on and the test images; the first process of a job reads first."""
     with distributed.leader_first():
         test, crafted_on = (
             load(network.spec.name, train=train, data_dir=data_dir, download=download)

@@ -27,17 +27,7 @@ _CPU = torch.device("cpu")
 
 
 def run_checks(data_dir: Path) -> Iterator[str]:
-    """Check versions, data sets and bounds on this machine.
-
-    Args:
-        data_dir: The folder of the data sets.
-
-    Yields:
-        Lines to print.
-
-    Raises:
-        CitrusError: A check failed; the message names the fault.
-    """
+    """Yield the lines of ``citrus-lirpa doctor``; raise CitrusError where a check fails."""
     lirpa = _compat.load().version
     yield f"citrus-lirpa {__version__}, Python {platform.python_version()}, {platform.system()}"
     yield f"torch {torch.__version__} (tested {' to '.join(_compat.TESTED_TORCH)})"
@@ -65,11 +55,7 @@ def versions() -> dict[str, str]:
 
 
 def facts(data_dir: Path) -> dict[str, Any]:
-    """Return what the lines of ``run_checks`` state, once all checks have passed.
-
-    Args:
-        data_dir: The folder of the data sets.
-    """
+    """Return what the lines of ``run_checks`` state, once all checks have passed."""
     return {
         **versions(),
         "system": platform.system(),
@@ -99,18 +85,11 @@ def _small_net(device: torch.device) -> tuple[BoundedNet, Box, torch.Tensor]:
         return net, Box.around(x, 0.1), net(x).argmax(1)
 
 
+# Each check returns a line to print, or raises SoundnessError.
+
+
 def check_containment(device: torch.device = _CPU) -> str:
-    """Check that the bounds of every method contain the margins of sampled points.
-
-    Args:
-        device: Where they are computed.
-
-    Returns:
-        A line to print.
-
-    Raises:
-        SoundnessError: The bounds of a method are unsound.
-    """
+    """Check that the bounds of every method contain the margins of sampled points."""
     net, wide, y = _small_net(device)
     generator = torch.Generator().manual_seed(2)
     share = torch.rand((200, *wide.lower.shape), generator=generator).round(decimals=1).to(device)
@@ -129,17 +108,7 @@ def check_containment(device: torch.device = _CPU) -> str:
 
 
 def check_alpha(device: torch.device = _CPU) -> str:
-    """Check that α-CROWN is tighter than CROWN: with some versions of torch it is not.
-
-    Args:
-        device: Where they are computed.
-
-    Returns:
-        A line to print.
-
-    Raises:
-        SoundnessError: It is not.
-    """
+    """Check that α-CROWN is tighter than CROWN: with some versions of torch it is not."""
     net, box, y = _small_net(device)
     with torch.no_grad():
         gain = float((net.margins(box, y, "alpha-crown") - net.margins(box, y, "crown")).mean())
@@ -152,17 +121,7 @@ def check_alpha(device: torch.device = _CPU) -> str:
 
 
 def check_gradients(device: torch.device = _CPU) -> str:
-    """Check that weight gradients through IBP agree with central differences.
-
-    Args:
-        device: Where they are computed.
-
-    Returns:
-        A line to print.
-
-    Raises:
-        SoundnessError: They do not.
-    """
+    """Check that weight gradients through IBP agree with central differences."""
     net, box, y = _small_net(device)
     net.module.double()
     net = BoundedNet(net.module, box.lower.double())
@@ -170,9 +129,8 @@ def check_gradients(device: torch.device = _CPU) -> str:
     loss(net, x, y, 0.01).backward()
     step, worst = 1e-6, 0.0
     for weight in net.parameters():
-        flat, grad = weight.data.view(-1), torch.zeros_like(weight).view(-1)
-        if weight.grad is not None:
-            grad = weight.grad.view(-1)
+        flat = weight.data.view(-1)
+        grad = (torch.zeros_like(weight) if weight.grad is None else weight.grad).view(-1)
         i = int(grad.abs().argmax())
         ends = []
         for sign in (1, -1):

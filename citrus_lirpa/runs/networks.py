@@ -62,11 +62,7 @@ class Network:
         return self.eps if self.eps_map is None else self.eps_map
 
     def doubt(self, accuracy: float) -> str:
-        """Return a hint where a network of a file is little better than chance, else nothing.
-
-        Args:
-            accuracy: The share of images that it classifies correctly.
-        """
+        """Return a hint where a file's network classifies little more than chance, else nothing."""
         foreign = onnx.is_onnx(Path(self.name)) or is_foreign(Path(self.name))
         chance = 1 / self.spec.classes
         enough = accuracy >= min(_CHANCE * chance, (1 + chance) / 2)
@@ -182,33 +178,22 @@ def _load_own(
 def evaluation_images(network: Network, data_dir: Path, *, held_out: bool, download: bool) -> Split:
     """Read the images that a network is evaluated on; the first process of a job reads first.
 
-    Args:
-        network: What is evaluated.
-        data_dir: Folder of the data sets.
-        held_out: Whether to take the training images that its training left out, rather than
-            the test set.
-        download: Whether to fetch a missing data set.
+    They are the test set, or with ``held_out`` the training images that its training left out.
 
     Raises:
         InputError: If its training left out no images.
         DataError: If the data set is missing or damaged.
     """
-    if held_out and not network.held_out:
-        raise InputError(
-            f"{network.name} was trained without held-out images; train with --set "
-            "data.held_out=N, or drop --held-out"
-        )
+    fix = "train with --set data.held_out=N, or drop --held-out"
+    known = network.held_out or not held_out
+    require(known, f"{network.name} was trained without held-out images; {fix}")
     with distributed.leader_first():
         images = load(network.spec.name, train=held_out, data_dir=data_dir, download=download)
     return divide(images, network.held_out)[1] if held_out else images
 
 
 def is_trained(path: Path) -> bool:
-    """Tell whether ``path`` is a run trained to its end, or a network from elsewhere.
-
-    Raises:
-        CheckpointError: If it is damaged.
-    """
+    """Tell whether ``path`` is a run trained to its end, or a network from elsewhere."""
     path = Path(path)
     if onnx.is_onnx(path) or is_foreign(path):
         return True

@@ -1,9 +1,7 @@
 """What universal perturbations do to a test set, and files that hold some.
 
-Effects are plain arrays, kept for the report.
-
-``citrus-lirpa eval`` writes them as uap-METHOD.npz, ``citrus-lirpa attack`` as uap.npz. NumPy
-reads them without this package.
+``citrus-lirpa eval`` writes plain arrays as uap-METHOD.npz, ``citrus-lirpa attack`` as uap.npz, for
+the report. NumPy reads them without this package.
 """
 
 from __future__ import annotations
@@ -222,15 +220,7 @@ def _correct(result: Evaluation, group: int) -> int:
 def of_attack(
     result: UapResult, x: torch.Tensor, eps: Scalar, clip: Range | None, norm: float = math.inf
 ) -> PerturbationRecord:
-    """Record the perturbations of an attack on test images.
-
-    Args:
-        result: The attack.
-        x: The images (N, C, H, W).
-        eps: Radius in pixels, a number or the map of one image.
-        clip: Range that perturbed images are cut to; None for no cut.
-        norm: That ε is of.
-    """
+    """Record the perturbations of an attack on test images ``x`` (N, C, H, W)."""
     none = torch.zeros(0, 1, dtype=torch.long)
     groups = (none[:, 0], torch.zeros(0, *x.shape[1:]), none, none)
     return _effect(x, result.u, eps, clip, (result.y, result.clean, result.moved), groups, norm)

@@ -68,27 +68,16 @@ class OnNode:
 
 
 def load() -> ModuleType:
-    """Import submitit, and have it take the signal that our commands take.
-
-    Raises:
-        DependencyError: It is missing.
-    """
+    """Import submitit, and have it take the signal that our commands take."""
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # which it reads once, and jobs inherit
     return import_optional("submitit", "pip install 'citrus-lirpa[slurm]'")
 
 
 def check() -> None:
-    """Check that jobs can be submitted from here.
-
-    Raises:
-        DependencyError: submitit is missing.
-        InputError: There is no Slurm here.
-    """
+    """Raise DependencyError without submitit, and InputError where there is no Slurm."""
     load()
-    require(
-        shutil.which("sbatch") and shutil.which("srun"),
-        "there is no Slurm here: sbatch is not found; use --launcher local",
-    )
+    there = shutil.which("sbatch") and shutil.which("srun")
+    require(there, "there is no Slurm here: sbatch is not found; use --launcher local")
 
 
 def run_on_slurm(
@@ -100,24 +89,15 @@ def run_on_slurm(
     say: Callable[[Job, str], object],
     ended: Callable[[], object],
 ) -> dict[str, str]:
-    """Run all jobs, each as a job of Slurm, and wait for them.
-
-    On Ctrl-C or SIGTERM they are cancelled, after saving. Where this program is killed, they go on.
+    """Run all jobs, each as a job of Slurm, and wait for them; see :func:`run_submitted`.
 
     Args:
         jobs: The jobs. Those without a step that is due are not submitted.
         at_once: How many may run at once; None for as many as Slurm lets.
         folder: What submitit writes: scripts, logs, results. All nodes must see it.
         options: Options of sbatch, such as {"partition": "gpu", "time": "4:00:00"}.
-        say: Called with a job and each of its events, in words.
-        ended: Called after each job that was not interrupted.
-
-    Returns:
-        Why jobs failed, by their names.
-
-    Raises:
-        InputError: Slurm refuses the options.
-        Interrupted: Ctrl-C stopped the jobs; Terminated where it was SIGTERM.
+        say: As of :func:`.jobs.run_jobs`.
+        ended: Likewise.
     """
     executor = load().SlurmExecutor(folder.resolve(), max_num_timeout=_RESTARTS)
     executor.update_parameters(
@@ -139,22 +119,20 @@ def run_submitted(
     ended: Callable[[], object],
     poll_seconds: float = _POLL_SECONDS,
 ) -> dict[str, str]:
-    """Run all jobs on an executor of submitit; see :func:`run_on_slurm`.
+    """Run all jobs on an executor of submitit, as :func:`.jobs.run_jobs` does on this machine.
+
+    On Ctrl-C or SIGTERM they are cancelled, after saving. Where this program is killed, they go on.
 
     Args:
         jobs: The jobs.
         executor: The executor.
         listed: Returns the numbers of the jobs that are not over, None where that is not known.
-        say: Called with a job and each of its events, in words.
-        ended: Called after each job that was not interrupted.
-        poll_seconds: How often the jobs are looked at.
-
-    Returns:
-        Why jobs failed, by their names.
+        say: As of :func:`.jobs.run_jobs`.
+        ended: Likewise.
+        poll_seconds: Time between two looks at the jobs.
 
     Raises:
         InputError: The jobs are refused.
-        Interrupted: Ctrl-C stopped the jobs; Terminated where it was SIGTERM.
     """
     failures: dict[str, str] = {}
     due = []
@@ -178,10 +156,8 @@ def run_submitted(
             end(job, *outcome)
         _cancel([submitted for _, submitted in waiting], listed, poll_seconds)
     if stop():
-        raise interrupted_by(
-            stop(),
-            "interrupted; the jobs are cancelled and all is saved: repeat the command to continue",
-        )
+        saved = "the jobs are cancelled and all is saved: repeat the command to continue"
+        raise interrupted_by(stop(), f"interrupted; {saved}")
     return failures
 
 

@@ -90,12 +90,6 @@ class Run:
 def read(path: Path) -> Sweep:
     """Read a sweep file.
 
-    Args:
-        path: A TOML file.
-
-    Returns:
-        The sweep.
-
     Raises:
         ConfigError: The file cannot be read, or a key or value in it is not usable.
     """
@@ -109,13 +103,8 @@ def read(path: Path) -> Sweep:
 def expand(sweep: Sweep) -> list[Run]:
     """Make the runs of a sweep.
 
-    Options of a loss or a model are left out of the runs whose loss or model does not have them.
-
-    Args:
-        sweep: The sweep.
-
-    Returns:
-        The runs in the order of the file, each of them once.
+    They come in the order of the file, each of them once. Options of a loss or a model are left
+    out of the runs whose loss or model does not have them.
 
     Raises:
         ConfigError: No run has a key, or a configuration cannot be resolved.
@@ -156,9 +145,8 @@ def _sweep(tables: dict[str, Any]) -> Sweep:
     for key, value in top.items():
         expected = "expected one name (a list goes into [grid])"
         require(isinstance(value, str), f"{key} is {value!r}; {expected}", ConfigError)
-    for key in fixed:
-        check_key(key, "set")
     for key, value in fixed.items():
+        check_key(key, "set")
         check_value(key, value)
     grids = tuple(_grid(flat(grid), {**top, **fixed}) for grid in grids)
     return Sweep({**top, **fixed}, grids, evaluation(tables.get("eval", {}), "eval"))

@@ -158,9 +158,6 @@ def plan(
         shared: Arguments of both ``train`` and ``eval``.
         source: Where the data is.
 
-    Returns:
-        The work for each run.
-
     Raises:
         InputError: A model does not fit its data, or a setting is not usable.
         CheckpointError: A folder holds something else than its run.
@@ -178,10 +175,7 @@ def plan(
 
 
 def check_data(works: Iterable[Work]) -> None:
-    """Read each data set once, and check that batches can be made.
-
-    Args:
-        works: The planned runs; data sets that are missing are downloaded where they allow it.
+    """Read each data set once, downloaded where it is missing, and check that it makes batches.
 
     Raises:
         DataError: A data set is not usable.
