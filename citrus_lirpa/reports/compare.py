@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,28 +149,12 @@ def _read_run(folder: Path, name: str, stage: str | None) -> Run:
 def run_of(
     name: str, training: tuple[str, str], seconds: float | None, record: EvaluationRecord
 ) -> Run:
-    """Make a run of the ``record`` of its evaluation.
-
-    Args:
-        name: Name of the run.
-        training: Training method and its source.
-        seconds: Time of the training.
-        record: The evaluation.
-    """
+    """Make a run of the record of its evaluation; ``training`` is its method, and the source."""
     return Run(
         run=name,
         method=training[0],
         source=training[1],
-        setting=Setting(
-            record.data,
-            record.eps,
-            record.images,
-            record.group_size,
-            record.clip,
-            record.held_out,
-            record.eps_map,
-            record.norm,
-        ),
+        setting=Setting(**{f.name: getattr(record, f.name) for f in fields(Setting)}),
         standard_accuracy=record.standard_accuracy,
         certified_accuracy=record.certified_accuracy[record.strongest_stage],
         certified_uap_accuracy=record.uap_accuracy.certified,
@@ -224,11 +208,8 @@ def name_in_papers(loss: Mapping[str, Any]) -> tuple[str, str]:
         own = "+SI" if loss.get("include_self") is True else ""
         joint = f", k = {loss['k'] or 'κ'}" if loss.get("k", 2) != 2 else ""
         return f"CITRUS{own}{joint}", TRAINING_METHODS[name].source
-    return (
-        (TRAINING_METHODS[name].title, TRAINING_METHODS[name].source)
-        if name in TRAINING_METHODS
-        else (name, "-")
-    )
+    known = TRAINING_METHODS.get(name)
+    return (name, "-") if known is None else (known.title, known.source)
 
 
 def training_seconds(folder: Path) -> float:

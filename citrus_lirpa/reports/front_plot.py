@@ -30,10 +30,6 @@ def draw_fronts(axes: Axes, fronts: Fronts) -> None:
     """Draw each study's points, filled on its front, and the front as steps.
 
     Points of several networks have bars of one standard deviation.
-
-    Args:
-        axes: To draw on.
-        fronts: The studies.
     """
     for number, one in enumerate(fronts.tuned):
         style, front = style_of(number), fronts.front(one)

@@ -70,14 +70,7 @@ def draw_runs(
 ) -> list[PathCollection]:
     """Draw the runs of a setting, each with its number, and their Pareto front.
 
-    Args:
-        axes: To draw on.
-        runs: Of one setting.
-        numbers: One for each run.
-        styles: Colour and marker of each training method.
-
-    Returns:
-        The point of each run.
+    ``styles`` has colour and marker of each training method. Return the point of each run.
     """
     dots, front = [], pareto_front(runs)
     for run in runs:
@@ -108,10 +101,7 @@ def name_accuracies(axes: Axes, margin: float) -> None:
 def draw_steps(axes: Axes, front: Iterable[tuple[float, float]], style: dict[str, Any]) -> None:
     """Draw a front as steps, from the left end of the axes to the bottom.
 
-    Args:
-        axes: To draw on.
-        front: Its points, from the lowest standard accuracy on.
-        style: Of the line.
+    Its points begin with the lowest standard accuracy.
     """
     corners, left = [], axes.get_xlim()[0]
     for x, y in front:

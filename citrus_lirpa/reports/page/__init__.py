@@ -6,18 +6,16 @@ security policy forbids them.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..._version import __version__
 from .. import compare
 from ..tables import percent
 from . import charts, views
-from .environment import environment
 from .gather import Material, gather
 from .images import Album
+from .template import render
 
 #: Worst groups pictured of a single run, and of all runs of a page together at most.
 _GROUPS, _GROUPS_OF_ALL = 6, 12
@@ -48,17 +46,12 @@ def make_page(folders: Sequence[Path], stage: str | None = None) -> str:
         views.view(material, number, album, groups=groups)
         for number, material in enumerate(materials, 1)
     ]
-    return (
-        environment()
-        .get_template("page.html")
-        .render(
-            title=", ".join(names) if len(names) < 4 else f"{len(names)} runs",
-            runs=runs,
-            comparison=_comparison(materials) if len(materials) > 1 else [],
-            pictures_left_out=album.full,
-            version=__version__,
-            date=datetime.date.today().isoformat(),
-        )
+    return render(
+        "page.html",
+        title=", ".join(names) if len(names) < 4 else f"{len(names)} runs",
+        runs=runs,
+        comparison=_comparison(materials) if len(materials) > 1 else [],
+        pictures_left_out=album.full,
     )
 
 

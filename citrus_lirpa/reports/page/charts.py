@@ -53,12 +53,7 @@ class Chart:
 
 
 def curves(epochs: Sequence[dict[str, Any]], name: str) -> list[Chart]:
-    """Draw loss with ε, and accuracies in percent, over the epochs of a training.
-
-    Args:
-        epochs: The lines of metrics.jsonl.
-        name: Of the run inside the page.
-    """
+    """Draw loss with ε, and accuracies in percent, over the epochs: lines of metrics.jsonl."""
     with house_style(_ON_PAGE):
         pairs = [plain_axes(1, 1, (4.8, 2.9)) for _ in range(2)]
         draw_curves(epochs, [axes for _, (axes,) in pairs])
@@ -68,10 +63,7 @@ def curves(epochs: Sequence[dict[str, Any]], name: str) -> list[Chart]:
 def pareto(runs: Sequence[Run], numbers: dict[str, int], name: str) -> Chart:
     """Draw standard accuracy against UCert of the runs of a setting, with the front.
 
-    Args:
-        runs: Of one setting.
-        numbers: By which each run is known, by its name.
-        name: Of the setting inside the page.
+    ``numbers`` are those of the runs on the page, by their names.
     """
     with house_style(_ON_PAGE):
         figure, (axes,) = plain_axes(1, 1, (4.8, 3.2))

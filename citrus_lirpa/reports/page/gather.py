@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.datasets import class_names
-from ...errors import CheckpointError, InputError
+from ...errors import CheckpointError, InputError, require
 from ...formats.onnx import SUFFIX
 from ...runs.folder import CONFIG_FILE, RunFolder
 from ...runs.networks import results_folder
@@ -120,9 +120,8 @@ def _training(
     """The configuration, and the epochs where they are there."""
     config = compare.read_config(folder)
     if not RunFolder(folder).metrics.is_file():
-        missing.append(
-            ("training curves", f"citrus-lirpa train --resume {shlex.quote(str(folder))}")
-        )
+        command = f"citrus-lirpa train --resume {shlex.quote(str(folder))}"
+        missing.append(("training curves", command))
         return config, None
     return config, [asdict(epoch) for epoch in read_epochs(folder)]
 
@@ -131,21 +130,13 @@ def _check_tables(record: EvaluationRecord, folder: Path) -> None:
     """Refuse a record that lacks what the page shows and ``compare`` does not read."""
     file = RunFolder(folder).evaluation(record.method).record
     for key in ("shares", "seconds", "groups"):
-        if not getattr(record, key):
-            raise CheckpointError(
-                f"{file}: {key} is missing; evaluate with: citrus-lirpa eval {folder} --method "
-                f"{record.method}"
-            )
+        command = f"citrus-lirpa eval {folder} --method {record.method}"
+        missing = f"{file}: {key} is missing; evaluate with: {command}"
+        require(getattr(record, key), missing, CheckpointError)
 
 
 def network_arguments(folder: Path, record: EvaluationRecord, *, trained: bool) -> str:
-    """Name the network of an evaluation as ``eval`` and ``attack`` take it.
-
-    Args:
-        folder: Of the results.
-        record: The evaluation.
-        trained: Whether the folder holds the network.
-    """
+    """Name the network of an evaluation as commands take it; ``trained`` if it is in the folder."""
     if trained:
         return shlex.quote(str(folder))
     words = [record.run or "FILE.onnx", "--dataset", record.data]
@@ -164,19 +155,18 @@ def _found(
 ) -> PerturbationRecord | None:
     """The evaluation's perturbations, where the file is there and of this evaluation."""
     file = RunFolder(folder).evaluation(record.method).paths["perturbations"]
-    again = (
-        f"citrus-lirpa eval {network} {radius_argument(folder, record)} --method {record.method}"
-    )
-    if not file.is_file():
-        missing.append((f"the evaluation's perturbations and worst groups ({file.name})", again))
-        return None
-    effect = PerturbationRecord.load(file)
     groups = -(-record.images // record.group_size)
-    fits = len(effect.labels) == record.images and bool((effect.groups < groups).all())
-    if not (fits and _fits(effect, record)):
-        missing.append((f"perturbations of this evaluation: {file.name} is of another", again))
-        return None
-    return effect
+    effect = PerturbationRecord.load(file) if file.is_file() else None
+    if effect is None:
+        lacking = f"the evaluation's perturbations and worst groups ({file.name})"
+    else:
+        fits = len(effect.labels) == record.images and bool((effect.groups < groups).all())
+        if fits and _fits(effect, record):
+            return effect
+        lacking = f"perturbations of this evaluation: {file.name} is of another"
+    radius = radius_argument(folder, record)
+    missing.append((lacking, f"citrus-lirpa eval {network} {radius} --method {record.method}"))
+    return None
 
 
 def _crafted(
@@ -184,16 +174,16 @@ def _crafted(
 ) -> PerturbationRecord | None:
     """The attack's perturbations, where they are of the evaluation's ε and clipping."""
     file = RunFolder(folder).attack().paths["effects"]
+    lacking = "an attack with one perturbation for the whole data set"
+    if file.is_file():
+        effect = PerturbationRecord.load(file)
+        if _fits(effect, record):
+            return effect
+        lacking = f"an attack of the evaluation's ε: {file.name} is of another"
     clip = " --clip" if record.clip else ""
-    command = f"citrus-lirpa attack {network} {radius_argument(folder, record)}{clip}"
-    if not file.is_file():
-        missing.append(("an attack with one perturbation for the whole data set", command))
-        return None
-    effect = PerturbationRecord.load(file)
-    if not _fits(effect, record):
-        missing.append((f"an attack of the evaluation's ε: {file.name} is of another", command))
-        return None
-    return effect
+    radius = radius_argument(folder, record)
+    missing.append((lacking, f"citrus-lirpa attack {network} {radius}{clip}"))
+    return None
 
 
 def _fits(effect: PerturbationRecord, record: EvaluationRecord) -> bool:

@@ -156,12 +156,7 @@ def _accuracies(record: EvaluationRecord) -> list[tuple[str, float | None, str, 
         ("UCert", uap.certified, "lower bound on the UAP accuracy of groups: proved", "lower"),
         ("UAP accuracy under attack", uap.attacked, "upper bound: attacks on groups", "upper"),
         ("Gap", uap.gap, "between the two bounds: neither proved nor broken", ""),
-        (
-            f"Certified alone, up to {last}",
-            alone[last],
-            "proved for each image by itself, any perturbation",
-            "",
-        ),
+        (f"Certified alone, up to {last}", alone[last], "proved for each image by itself", ""),
         ("Accuracy under single attacks", single, "each image attacked by itself (PGD)", ""),
     ]
 
