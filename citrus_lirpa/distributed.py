@@ -48,11 +48,7 @@ _numbers = itertools.count()
 
 
 def launched() -> int:
-    """Return how many processes the launcher started, 1 without a launcher.
-
-    Raises:
-        InputError: WORLD_SIZE is not a positive integer.
-    """
+    """Return how many processes the launcher started, 1 without a launcher."""
     size = os.environ.get("WORLD_SIZE", "1") if "RANK" in os.environ else "1"
     usable = size.isdecimal() and int(size) > 0
     expect(usable, "WORLD_SIZE", size, "a number of processes, as torchrun sets")
@@ -60,10 +56,7 @@ def launched() -> int:
 
 
 def start(*, cuda: bool = False) -> None:
-    """Join the processes that the launcher started.
-
-    Args:
-        cuda: Whether they compute on GPUs.
+    """Join the processes that the launcher started; with ``cuda`` they compute on GPUs.
 
     Raises:
         DependencyError: torch lacks gloo or NCCL.
@@ -164,14 +157,10 @@ def shared_batch() -> Iterator[None]:
 
 
 def draw_rows(draw: Callable[[int], Tensor], rows: int) -> Tensor:
-    """Draw random values for the inputs of this process.
+    """Draw random values for so many inputs of this process: ``draw(n)`` returns (n, ...).
 
     In a shared batch every process draws for the whole batch and keeps its own rows, so that
     the values do not depend on the number of processes.
-
-    Args:
-        draw: Returns random values (n, ...) for a number n of inputs.
-        rows: The number of inputs of this process.
     """
     if _job is None or not _sharing:
         return draw(rows)

@@ -111,14 +111,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Return the message of another library's exception, or its type if the message is empty.
-
-    Args:
-        error: The exception.
-
-    Returns:
-        One line of at most 200 characters.
-    """
+    """Return another library's message on one line of at most 200 characters, or else its type."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

@@ -33,9 +33,6 @@ def import_optional(module: str, fix: str) -> ModuleType:
         module: The full name of the module.
         fix: What to do where it cannot be imported, such as "pip install pandas".
 
-    Returns:
-        The module.
-
     Raises:
         DependencyError: The module is missing, or does not fit what is installed.
     """
@@ -46,14 +43,7 @@ def import_optional(module: str, fix: str) -> ModuleType:
 
 
 def import_torchvision() -> ModuleType:
-    """Import torchvision, which is built for one version of torch.
-
-    Returns:
-        The package.
-
-    Raises:
-        DependencyError: It is missing, or was built for another torch.
-    """
+    """Import torchvision, which is built for one version of torch."""
     import torch
 
     return import_optional(
@@ -64,17 +54,7 @@ def import_torchvision() -> ModuleType:
 
 
 def to_frame(columns: Mapping[str, Sequence[Any] | Tensor]) -> DataFrame:
-    """Make a data frame.
-
-    Args:
-        columns: Columns of equal length by name; tensors are (N,), on any device.
-
-    Returns:
-        One row for each entry of the columns.
-
-    Raises:
-        DependencyError: pandas is missing.
-    """
+    """Make a data frame of columns of equal length by name; tensors are (N,), on any device."""
     pandas = import_optional("pandas", "pip install pandas")
     return pandas.DataFrame(
         {
@@ -146,14 +126,10 @@ def is_code(source: str) -> bool:
 
 
 def permit_code(source: str) -> str:
-    """Let code run that the user has named.
+    """Let code run that the user has named; return its name, with the whole path of a file.
 
-    Args:
-        source: ``path/file.py:name``, ``package.module:name`` or ``ctrain:name``; "*" for
-            whatever is named later.
-
-    Returns:
-        The name, with the whole path of the file.
+    It is ``path/file.py:name``, ``package.module:name`` or ``ctrain:name``; "*" is for whatever is
+    named later.
     """
     where, _, name = source.rpartition(":")
     if where.endswith(".py"):
@@ -168,11 +144,7 @@ def permitted() -> frozenset[str]:
 
 
 def code_hash(source: str) -> str:
-    """Return the SHA-256 of a file of code; empty for a module, which may be many files.
-
-    Raises:
-        ConfigError: The file cannot be read.
-    """
+    """Return the SHA-256 of a file of code; empty for a module, which may be many files."""
     where = source.rpartition(":")[0]
     if not where.endswith(".py"):
         return ""
@@ -205,12 +177,7 @@ def load_code(source: str, sha256: str = "") -> Callable[..., Any]:
 
 
 def check_permitted(source: str, sha256: str = "") -> None:
-    """Raise ConfigError where the user has not named this code in this process, or it changed.
-
-    Args:
-        source: As of ``load_code``.
-        sha256: What the file must be; empty for anything.
-    """
+    """Raise ConfigError where the user has not named this code in this process, or it changed."""
     require(
         bool({source, "*"} & _PERMITTED),
         f"{source} is code that the run names; add --trust-code to run it",

@@ -78,13 +78,7 @@ def check_step_size(value: float) -> None:
 
 
 def uniform_start(shape: torch.Size, eps: Scalar, like: Tensor) -> Tensor:
-    """Draw from [-eps, eps]^shape uniformly, by torch's global generator.
-
-    Args:
-        shape: Shape of the draw.
-        eps: Largest absolute value, in pixels.
-        like: A tensor whose type and device the draw gets.
-    """
+    """Draw from [-eps, eps]^shape uniformly, in the type and on the device of ``like``."""
     return torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(-1, 1) * eps
 
 

@@ -58,10 +58,7 @@ def is_affine(operation: Operation | Piece) -> bool:
 def sizes(operation: Operation, values: tuple[Any, ...], constant: bool) -> Tensor:
     """Return what an affine operation adds up, from its arguments' absolute values.
 
-    Args:
-        operation: The operation.
-        values: Of each argument; absolute values where it varies.
-        constant: Whether to add the operation's own bias.
+    ``constant`` says whether the operation's own bias counts too.
     """
     varying = operation.varying
     if isinstance(operation, Piece):

@@ -198,12 +198,7 @@ def _methods() -> dict[str, list[str]]:
 
 
 def refusal(graph: Graph, method: str) -> str | None:
-    """Return why no bound of a network by a method proves anything; None where it does.
-
-    Args:
-        graph: The network's graph.
-        method: A name of ``METHODS``.
-    """
+    """Return why no bound of a network by a method proves anything; None where it does."""
     for operation in graph.path(graph.output, {graph.input})[0]:
         node = operation.node
         if method == "ibp" and type(node).__module__ == lirpa_operators.__name__:

@@ -246,10 +246,7 @@ def same_range(a: Range | None, b: Range | None) -> bool:
 def check_box(box: Box, shape: tuple[int, ...], like: Tensor | None) -> None:
     """Raise InputError unless ``box`` holds boxes of a network's inputs.
 
-    Args:
-        box: The boxes.
-        shape: The shape of one input.
-        like: A tensor of their type and on their device; None where any will do.
+    Inputs have this ``shape``, and the type and device of ``like``, if there is one.
     """
     kind = type(box).__name__
     require(isinstance(box, Box), f"the box is a {kind}; expected a Box, as Box.around's")

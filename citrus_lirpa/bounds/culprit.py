@@ -30,18 +30,11 @@ class Net(Protocol):
 
 @torch.no_grad()
 def culprit(net: Net, box: Box, point: Tensor, y: Tensor, method: str) -> str:
-    """Name the first operation whose value lies outside auto_LiRPA's bounds of it.
+    """Name the first operation whose value at a point lies outside auto_LiRPA's bounds of it.
 
-    Args:
-        net: The network, in eval mode.
-        box: One box.
-        point: (1, ...) a point of it at which the bounds of the margins do not hold.
-        y: (1,) its label.
-        method: The method that gave the bounds.
-
-    Returns:
-        The operation, with its layer and line as far as they are known; where all that can be seen
-        within the network holds, the last operation that is not affine.
+    The bounds of the margins of its label y do not hold at the point (1, ...) of the box. Layer and
+    line are named as far as they are known; where all that can be seen within the network holds,
+    the last operation that is not affine is named.
     """
     c = specification(y, net.classes, point.dtype)
     within = net.lirpa.bounds(net.input_box(box), c, method, []).within

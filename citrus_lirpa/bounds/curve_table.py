@@ -246,9 +246,7 @@ CURVES: dict[str, Callable[..., Curve | None]] = {
 def curve_of(node: Any, *constants: Any) -> Curve | None:
     """Return the curve that a node of auto_LiRPA computes; None where it computes none.
 
-    Args:
-        node: The node.
-        constants: What it takes beside the value that the curve is of.
+    ``constants`` are what it takes beside the value that the curve is of.
     """
     make = CURVES.get(type(node).__name__.removeprefix("Bound"))
     return None if make is None else make(getattr(node, "attr", None) or {}, *constants)

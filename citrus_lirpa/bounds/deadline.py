@@ -19,11 +19,7 @@ _DEADLINE: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 @contextlib.contextmanager
 def ending_by(when: float) -> Iterator[None]:
-    """Set a deadline inside the block, unless an earlier one is set around it.
-
-    Args:
-        when: A time of ``time.perf_counter``, in seconds.
-    """
+    """Set a deadline (of ``time.perf_counter``) inside the block, unless an earlier one is set."""
     token = _DEADLINE.set(min(when, _DEADLINE.get()))
     try:
         yield

@@ -89,12 +89,7 @@ class Frozen:
         return self.logits(self.coordinates.enter(x))
 
     def gradient(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return the gradient of the summed cross-entropy in inputs in ``coordinates``.
-
-        Args:
-            z: The inputs (N, ...).
-            y: Their labels (N,).
-        """
+        """Return the gradient of the summed cross-entropy in ``z`` (N, ...), in ``coordinates``."""
         return gradient_of(lambda z: F.cross_entropy(self.logits(z), y, reduction="sum"))(z)
 
 
@@ -112,13 +107,9 @@ def gradient_of(objective: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Ten
 def freeze(
     network: IntervalNetwork, normalise: Any, shape: tuple[int, ...], dtype: torch.dtype | None
 ) -> Frozen:
-    """Return a network as it is now.
+    """Return a network, behind its normalisation, as it is now, for inputs of a shape.
 
-    Args:
-        network: The network.
-        normalise: Applied to its inputs first.
-        shape: Of one input.
-        dtype: What to compute in; None for the type of the inputs.
+    It computes in ``dtype``; None is the type of the inputs.
     """
     weights, coordinates = network.frozen_weights(dtype), Coordinates(normalise)
     if weights[-1][0].device.type != "cpu":

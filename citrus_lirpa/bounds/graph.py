@@ -108,15 +108,10 @@ class Graph:
         return ordered
 
     def path(self, end: str, known: Container[str]) -> tuple[list[Operation], set[str]]:
-        """Return the operations that compute a value from known ones.
+        """Return the operations that compute the value ``end`` from those that are ``known``.
 
-        Args:
-            end: Name of the value.
-            known: Names of the values to start from.
-
-        Returns:
-            The operations, each behind those whose values it takes, and the known values that
-            they start from.
+        Each stands behind those whose values it takes. Return also the known values that they start
+        from.
         """
         order: list[Operation] = []
         used: set[str] = set()

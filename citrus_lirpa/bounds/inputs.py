@@ -95,7 +95,7 @@ def check_inputs(
     anywhere: bool = False,
     finite: bool = True,
 ) -> None:
-    """Check that inputs are what a network takes.
+    """Raise InputError unless inputs are what a network takes.
 
     Args:
         net: The network.
@@ -104,9 +104,6 @@ def check_inputs(
         least: Smallest N.
         anywhere: Whether they may be on another device than the network.
         finite: Whether NaN and infinity are refused.
-
-    Raises:
-        InputError: They are not.
     """
     check_tensor(x, name)
     shape, like = net.input_shape, net.like
@@ -125,19 +122,7 @@ def check_inputs(
 def check_labelled(
     net: BoundedNet, x: Any, y: Any, *, least: int = 1, anywhere: bool = False, finite: bool = True
 ) -> None:
-    """Check that inputs and labels are as many, and what a network takes.
-
-    Args:
-        net: The network.
-        x: The inputs (N, ...).
-        y: The labels (N,).
-        least: Smallest N.
-        anywhere: Whether both may be on another device than the network.
-        finite: Whether NaN and infinity are refused.
-
-    Raises:
-        InputError: They are not.
-    """
+    """Raise InputError unless inputs and labels are as many, and fit; see ``check_inputs``."""
     check_tensor(x, "x")
     if isinstance(y, Tensor) and x.ndim and y.ndim and not len(x) == len(y) >= least:
         raise InputError(f"{len(x)} inputs but {len(y)} labels; expected as many, at least one")

@@ -168,14 +168,9 @@ class IntervalNetwork:
 
     @torch.no_grad()
     def largest_terms(self, box: Interval, before: Iterable[Box]) -> Tensor:
-        """Return what rounds: the largest sum of absolute values that any step adds up.
+        """Return what rounds: the largest |W||x| + |b| and |a| + |b| of any step, (N,).
 
-        Args:
-            box: N boxes of normalised inputs.
-            before: Bounds of the input of every ReLU, in network order.
-
-        Returns:
-            (N,) the largest |W||x| + |b| and |a| + |b| within these bounds.
+        It goes by N boxes of normalised inputs and bounds of every ReLU's input, in network order.
         """
         weights, sizes = self.frozen_weights(), []
         given = dict(zip(self.relus, before, strict=True))

@@ -66,8 +66,7 @@ def load() -> Lirpa:
     """Import auto_LiRPA quietly and repair it for the torch and NumPy at hand.
 
     Raises:
-        DependencyError: auto_LiRPA or a library it needs is missing, or the version of
-            auto_LiRPA or torch is not supported.
+        DependencyError: Something is missing, or its version is not supported.
     """
     if _release(torch.__version__) < _release(TESTED_TORCH[0]):
         raise DependencyError(

@@ -153,10 +153,9 @@ def magnitudes(graph: Graph, within: dict[str, Box]) -> list[Tensor]:
 
 @contextlib.contextmanager
 def watching_the_clock(bounded: Any) -> Iterator[None]:
-    """Have auto_LiRPA look at the deadline before each layer that it passes bounds back through.
+    """Have the bounds of a BoundedModule raise OutOfTime at the deadline, inside the block.
 
-    Args:
-        bounded: The BoundedModule. Inside the block its bounds raise OutOfTime at the deadline.
+    auto_LiRPA then looks at it before each layer that it passes bounds back through.
     """
     if deadline() == math.inf:
         yield

@@ -12,11 +12,7 @@ import torch.nn.functional as F
 
 
 def repair_nodes(operators: Any) -> None:
-    """Repair flattening by the batch size and layers without bias, where that is needed.
-
-    Args:
-        operators: auto_LiRPA's module of node classes.
-    """
+    """Repair flattening by the batch size and layers without bias, where that is needed."""
     _keep_the_batch_open(operators.BoundReshape)
     _bound_without_bias(operators.BoundMatMul)
     _keep_weights_shared()
@@ -206,10 +202,6 @@ def keep_overflow_apart(operators: Any, module: Any) -> None:
 
     0 · inf is 0, and a bound that is NaN all the same is infinite, in its box alone. Layers behind
     a bound that is NaN would take none of their cases, and be bounded by zero.
-
-    Args:
-        operators: auto_LiRPA's module of node classes.
-        module: Its BoundedModule.
     """
     node, reciprocal = operators.Bound, operators.BoundReciprocal
     get_bias, backward_general = node.get_bias, module.backward_general

@@ -19,12 +19,7 @@ from .curves import Curve
 
 
 def register(operators: Any, table: dict[str, Any]) -> None:
-    """Add what is missing to auto_LiRPA's table of operations.
-
-    Args:
-        operators: auto_LiRPA's module of node classes.
-        table: Its classes by the name of the operation; entries of the user's stay.
-    """
+    """Add what is missing to auto_LiRPA's table of operations; entries of the user's stay."""
     if hasattr(operators, "BoundHardTanh"):  # 0.7's clamp, which wants both limits
         operators.BoundHardTanh.forward = lambda _, *values: _clip(*values)
     if hasattr(operators, "BoundGelu"):  # 0.7's, which computes the exact one in place of both

@@ -62,11 +62,7 @@ _SYMBOLS: dict[str, tuple[str, Callable[..., Any]]] = {
 
 @contextmanager
 def whole_curves(gelu: bool) -> Iterator[None]:
-    """Have curves traced as one node each inside the block.
-
-    Args:
-        gelu: Whether to do so with GELU, which auto_LiRPA 0.7 does itself.
-    """
+    """Have curves traced as one node each inside the block: GELU too, which 0.7 does itself."""
     onnx: Any = torch.onnx
     symbols = {**_SYMBOLS, **({"gelu": ("vs", _gelu)} if gelu else {})}
     with ExitStack() as stack:

@@ -51,8 +51,7 @@ class NormedWeight:
 def without_norms(core: nn.Module) -> tuple[nn.Module, list[NormedWeight]]:
     """Return a network with its computed weights as plain ones, and these; itself without any.
 
-    Args:
-        core: The network. All other parameters and buffers are shared.
+    All other parameters and buffers are shared.
     """
     found = list(_normed(core))
     if not found:

@@ -18,15 +18,7 @@ _INSIDE = 1e-6
 
 
 def check_norm(norm: float, eps: Scalar = 0.0) -> float:
-    """Return a norm as a float.
-
-    Args:
-        norm: ``math.inf`` or 2.
-        eps: The radius that goes with it.
-
-    Raises:
-        InputError: It is another one, or 2 with an ε that is not one number.
-    """
+    """Return a norm as a float; raise InputError unless it is inf, or 2 with one number as ε."""
     expect(not isinstance(norm, bool) and norm in NORMS, "norm", norm, "inf or 2")
     one = norm != 2 or not isinstance(eps, Tensor) or eps.numel() == 1
     require(one, "a map of ε is for norm inf; with norm 2 give one ε")

@@ -29,19 +29,13 @@ def check_device(precision: str, device: torch.device) -> None:
 
 
 def rounding_threshold(logits: Tensor, hidden: Iterable[Tensor] = ()) -> Tensor:
-    """Return margins above which float32 rounding cannot be what makes a bound positive.
+    """Return margins (N,) above which float32 rounding cannot be what makes a bound positive.
 
-    1e-4 at the usual logits around ten, and in proportion for larger ones, or where something
-    within the network is more than a hundred: it may cancel on its way to the logits. Float32
-    and float64 CROWN bounds of ConvSmall differ by at most 3.2e-5 (measured).
-
-    Args:
-        logits: (N, K).
-        hidden: Tensors (N, ...) of values within the network, bounds of them, or what adds up to
-            them (``Bounds.magnitudes``).
-
-    Returns:
-        (N,) thresholds.
+    1e-4 at the usual logits (N, K) around ten, and in proportion for larger ones, or where
+    something within the network is more than a hundred: it may cancel on its way to the logits.
+    ``hidden`` has such values (N, ...), bounds of them, or what adds up to them
+    (``Bounds.magnitudes``). Float32 and float64 CROWN bounds of ConvSmall differ by at most 3.2e-5
+    (measured).
     """
     size = logits.abs().max(dim=1).values.clamp(min=10.0)
     for values in hidden:
@@ -96,15 +90,12 @@ def _set_by_old_names(products: str | None, known: bool | None, convolutions: An
 
 @contextlib.contextmanager
 def full_precision(device: torch.device, *, transforms: bool = False) -> Iterator[None]:
-    """Compute all products inside the block in the type of their operands.
+    """Compute all products inside the block, on a device, in the type of their operands.
 
     That is without TF32 and without autocast, whose bfloat16 rounds as far beyond
     ``rounding_threshold``, and on a GPU without cuDNN: it may convolve by Winograd's or Fourier's
-    transform, which rounds more than the sums of products that certificates are charged for.
-
-    Args:
-        device: Where the block computes.
-        transforms: Whether convolutions may use transforms; for what proves nothing by bounds.
+    transform, which rounds more than the sums of products that certificates are charged for. With
+    ``transforms`` it may, for what proves nothing by bounds.
     """
     cudnn: Any = torch.backends.cudnn
     before, sums = cudnn.enabled, device.type == "cuda" and not transforms

@@ -16,10 +16,6 @@ def check_shared_radius(eps: Scalar, x: Tensor) -> Scalar:
 
     Certificates take one ε for all inputs: groups share a perturbation.
 
-    Args:
-        eps: ε in pixels, a number or a tensor that broadcasts to one input.
-        x: The inputs (N, ...).
-
     Raises:
         InputError: It is negative, NaN or infinite, or does not broadcast to one input.
     """

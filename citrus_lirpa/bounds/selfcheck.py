@@ -52,16 +52,11 @@ class Net(Bounded, Protocol):
 
 
 def self_check(net: Net, example: Tensor) -> None:
-    """Check the traced graph and its bounds against the module.
+    """Check the traced graph and its bounds against the module, on an example and random images.
 
-    Compares logits of batches and of their rows alone, on the example and on random images, and
-    checks that sampled points of a tiny and of a wide box stay within the bounds of IBP and
-    CROWN-IBP: this catches what auto_LiRPA gets wrong silently (padded AvgPool, powers,
-    hard-coded batches).
-
-    Args:
-        net: The network.
-        example: Inputs of the right shape, type and device.
+    Compares logits of batches and of their rows alone, and checks that sampled points of a tiny and
+    of a wide box stay within the bounds of IBP and CROWN-IBP: this catches what auto_LiRPA gets
+    wrong silently (padded AvgPool, powers, hard-coded batches).
 
     Raises:
         ModelError: They contradict each other.
@@ -85,18 +80,10 @@ def self_check(net: Net, example: Tensor) -> None:
 
 @torch.no_grad()
 def check_same_function(net: Net, x: Tensor, plain: Tensor | None = None) -> Tensor:
-    """Compare the module's logits with those of the traced graph on parts of the batch.
+    """Return the module's logits (N, K), once the traced graph has the same for parts of the batch.
 
-    They may differ by what :func:`~.precision.rounding_threshold` allows for. Call it in eval
-    mode.
-
-    Args:
-        net: The network.
-        x: Inputs (N, ...), N >= 1; those with logits that are not finite are not compared.
-        plain: The module's logits, if they are known.
-
-    Returns:
-        The module's logits (N, K).
+    They may differ by what :func:`~.precision.rounding_threshold` allows for. Inputs with logits
+    that are not finite are not compared. Call it in eval mode.
 
     Raises:
         ModelError: The logits differ.
@@ -122,11 +109,7 @@ def check_rows_alone(
 ) -> None:
     """Compare the module's logits of a batch with those of its rows alone, in eval mode.
 
-    Args:
-        net: The network.
-        x: Inputs (N, ...), N >= 1.
-        plain: The module's logits (N, K), if they are known.
-        rows: The rows to compare; None for all.
+    ``plain`` has the logits (N, K), if they are known; ``rows`` the rows to compare, None for all.
 
     Raises:
         ModelError: The logits differ by more than rounding.

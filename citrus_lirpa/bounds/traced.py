@@ -149,8 +149,7 @@ class TracedModule:
     def in_use(self) -> Iterator[None]:
         """Let no other thread use a network inside the block, with Dropout off.
 
-        Raises:
-            ModelError: The module's weights are no longer those that are bounded.
+        Raise ModelError where the module's weights are no longer those that are bounded.
         """
         with _IN_USE:
             self.check_weights()
@@ -166,11 +165,7 @@ class TracedModule:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Set eval mode inside the block; restore every layer's mode after it.
-
-        Raises:
-            ModelError: The module's weights are no longer those that are bounded.
-        """
+        """Set eval mode inside the block, as of ``in_use``; restore every layer's mode after it."""
         with self.in_use(), modes_restored(self.module), modes_restored(self.bounded):
             self.eval()._follow_modes()
             yield
@@ -199,13 +194,9 @@ class TracedModule:
         return segment_behind(self.graph, relu)
 
     def chain(self, relus: int) -> list[Segment]:
-        """Return the affine maps of pixels to the first ReLU, and from each ReLU to the next.
+        """Return the affine maps of pixels to the first of so many ReLUs, and between these.
 
-        Args:
-            relus: How many ReLUs, in network order.
-
-        Returns:
-            A segment for each, with the weights of now and with graph.
+        They have the weights of now, with graph.
 
         Raises:
             ModelError: The network cannot be split so.

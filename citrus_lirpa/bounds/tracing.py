@@ -20,14 +20,10 @@ MATRIX_MODE_LIMIT = 4_096
 
 
 def wrap(core: nn.Module, example: Tensor) -> nn.Module:
-    """Trace ``core`` into a BoundedModule that shares its parameters, buffers and modes.
+    """Trace ``core``, without its normalisation, into a BoundedModule that shares its weights.
 
-    Convolutions are bounded as matrices in small networks (several times faster there), as
-    patches in large ones.
-
-    Args:
-        core: The module, without its normalisation.
-        example: Normalised inputs.
+    It follows the module's buffers and modes too. Convolutions are bounded as matrices in small
+    networks (several times faster there), as patches in large ones. The example is normalised.
 
     Raises:
         ModelError: auto_LiRPA cannot trace the module, or its forward looks at its data.

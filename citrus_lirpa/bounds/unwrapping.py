@@ -60,12 +60,7 @@ class _Logits(nn.Sequential):
 def without_softmax(model: nn.Module) -> nn.Module:
     """Take off the softmax that a Sequential ends with: its classes are those of the logits.
 
-    Args:
-        model: A module that returns (N, K).
-
-    Returns:
-        A Sequential of the other layers, in the training mode that ``model`` has at any time, or
-        ``model`` itself.
+    What is returned has the training mode that ``model`` has at any time; it may be ``model``.
     """
     if not isinstance(model, nn.Sequential) or len(model) < 2:
         return model

@@ -156,12 +156,9 @@ def channels_last(values: Tensor) -> Tensor:
 
 
 def transposed(segment: Segment, window: Window, sources: Sequence[Shape]) -> list[Window]:
-    """Pass coefficients on the result of a segment back to its sources, without the constant.
+    """Pass coefficients on the result of a segment back to its sources, of these shapes.
 
-    Args:
-        segment: The affine map; its normalisation is left out.
-        window: The coefficients.
-        sources: The shapes of the sources.
+    The segment's constant and normalisation are left out.
     """
     pending = {segment.end: window}
     shapes = dict(zip(segment.names, sources, strict=True))

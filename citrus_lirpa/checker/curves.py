@@ -58,13 +58,9 @@ class Curve(NamedTuple):
     def lines(
         self, numbers: Numbers, stated: Array, lower: Array, upper: Array
     ) -> tuple[Array, Array, Array, Array]:
-        """Return slopes and offsets of lines below, then of lines above.
+        """Return slopes and offsets of lines below, then of lines above, on intervals (n, 1).
 
-        Args:
-            numbers: The arithmetic of the result.
-            stated: (4, n, R), slope and place of touch of lines below, then above.
-            lower: (n, 1) ends of intervals.
-            upper: Likewise.
+        ``stated`` (4, n, R) has slope and place of touch of lines below, then above.
         """
         ends = numbers.floats(lower, upper)
         below = self._least(1, self.convex, stated[:2], *ends)

@@ -18,11 +18,8 @@ MOVES = (
 def moved(kind: str, given: dict[str, Any], ints: Sequence[Array], index: Array) -> Array | None:
     """Return places as an operation moves them, -1 where it pads; None where it is not read.
 
-    Args:
-        kind: The operation.
-        given: Its attributes.
-        ints: Its constant inputs, behind the value.
-        index: The places of the value's numbers, in its shape, with the first axis.
+    ``given`` are its attributes, ``ints`` its constant inputs behind the value; ``index`` has the
+    places of the value's numbers, in its shape, with the first axis.
     """
     found: Array | None = index
     if kind == "Flatten":

@@ -148,10 +148,7 @@ class Writer:
     def max_pool(self, result: str, x: str, windows: list[list[list[int]]]) -> None:
         """Write the maximum over windows, along one axis after the other, the last one first.
 
-        Args:
-            result: The name of the value.
-            x: What it is of.
-            windows: For each axis behind the channels, the places of every window.
+        ``windows`` has, for each axis behind the channels, the places of every window.
         """
         for axis in range(len(windows), 0, -1):
             mine = windows[axis - 1]

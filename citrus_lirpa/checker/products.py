@@ -31,11 +31,7 @@ class Product:
     ) -> tuple[Array, Array, Array, Array]:
         """Return slopes (2n, R) and offsets (n, R) of planes below, then of planes above.
 
-        Args:
-            numbers: The arithmetic.
-            stated: (4, n, R), slopes p and q of planes below, then above.
-            lower: (2n, 1) ends of intervals.
-            upper: Likewise.
+        ``stated`` (4, n, R) has slopes p and q of planes below, then above; intervals are (2n, 1).
         """
         below, above = numbers.of(stated[:2]), numbers.of(stated[2:])
         low = _least(1, numbers, below, lower, upper)

@@ -24,10 +24,9 @@ Results = dict[str, Any] | None
 
 
 def examples(*pairs: tuple[str, str]) -> str:
-    """Format the end of a command's help.
+    """Format the end of a command's help: pairs of what a command does, and the command.
 
-    Args:
-        pairs: What a command does, empty where it belongs to the one before, and the command.
+    What it does is empty where it belongs to the one before.
     """
     lines = []
     for what, command in pairs:
@@ -42,13 +41,10 @@ def command(name: str, *pairs: tuple[str, str]) -> Callable[[Callable[..., Any]]
 
 
 def results(command: Callable[..., Results]) -> Callable[..., None]:
-    """Give a command --json and --verbose.
+    """Give a command --json and --verbose; it returns its results as JSON can hold them, or None.
 
     With --json, what the command returns is the only thing on stdout, as one object; what it
     prints goes to stderr, or nowhere with --quiet. A command that fails leaves stdout empty.
-
-    Args:
-        command: Returns its results as JSON can hold them, or None.
     """
 
     @click.option(

@@ -23,9 +23,6 @@ def augment(x: Tensor, spec: DatasetSpec, generator: torch.Generator) -> Tensor:
         spec: The data set; its shape is (C, H, W).
         generator: The source of randomness, on any device.
 
-    Returns:
-        Images (B, C, H, W) on the device of ``x``, of its dtype.
-
     Raises:
         InputError: A padded image is smaller than (H, W).
     """
@@ -36,19 +33,11 @@ def augment(x: Tensor, spec: DatasetSpec, generator: torch.Generator) -> Tensor:
 def draw_augmentation(
     shape: torch.Size, spec: DatasetSpec, generator: torch.Generator
 ) -> Tensor | None:
-    """Draw what ``augment`` does with images.
-
-    Args:
-        shape: Shape of the images, (B, C, H0, W0).
-        spec: The data set; its shape is (C, H, W).
-        generator: The source of randomness.
+    """Draw what ``augment`` does with images of a shape (B, C, H0, W0).
 
     Returns:
         Of each image the first row and column of its crop and whether it is flipped, int64
         (3, B) on the generator's device; None where the spec has neither flip nor crop.
-
-    Raises:
-        InputError: A padded image is smaller than (H, W).
     """
     spare = _spare(shape, spec, spec.pad)
     if not (spec.flip or any(spare)):
@@ -60,13 +49,7 @@ def draw_augmentation(
 
 
 def augment_as(x: Tensor, spec: DatasetSpec, draws: Tensor) -> Tensor:
-    """Augment images as was drawn.
-
-    Args:
-        x: Images (B, C, H0, W0).
-        spec: The data set; its shape is (C, H, W).
-        draws: (3, B) from ``draw_augmentation``, on the device of ``x``.
-    """
+    """Augment images (B, C, H0, W0) as ``draw_augmentation`` drew (3, B), on their device."""
     height, width = spec.shape[1:]
     top, left, flipped = draws.unsqueeze(2)
     # Clamping the coordinates repeats the edge pixels, so nothing is ever padded.
@@ -81,16 +64,9 @@ def augment_as(x: Tensor, spec: DatasetSpec, draws: Tensor) -> Tensor:
 
 
 def centre_crop(x: Tensor, spec: DatasetSpec) -> Tensor:
-    """Crop each image to its centre.
+    """Return a view of the middle pixels (B, C, H, W) of images (B, C, H0, W0).
 
     Where an odd number of pixels is cut off, more are cut off at the bottom and the right.
-
-    Args:
-        x: Images (B, C, H0, W0).
-        spec: The data set; its shape is (C, H, W).
-
-    Returns:
-        A view of the middle pixels, (B, C, H, W).
 
     Raises:
         InputError: The images are smaller than (H, W).
@@ -117,19 +93,10 @@ def _spare(shape: torch.Size, spec: DatasetSpec, pad: int) -> tuple[int, int]:
 
 
 def batches(n: int, batch_size: int, *, seed: int, epoch: int) -> Tensor:
-    """Draw the batches of one epoch.
+    """Draw the batches of one epoch: samples 0 to n - 1, int64 (n // batch_size, batch_size).
 
     They depend on the arguments alone, so a run can be resumed within an epoch. Samples that do
     not fill a batch are dropped.
-
-    Args:
-        n: The number of samples.
-        batch_size: The number of samples in a batch, from 1 to n.
-        seed: The seed of the run, at least 0.
-        epoch: The number of the epoch, at least 0.
-
-    Returns:
-        Numbers of samples, int64 (n // batch_size, batch_size), from a random permutation.
 
     Raises:
         InputError: An argument is out of range.

@@ -76,21 +76,12 @@ def find_spec(name: str, sha256: str = "") -> DatasetSpec:
 
 
 def class_names(name: str) -> tuple[str, ...]:
-    """Return the names of the classes of a data set; () where only its labels would tell.
-
-    Raises:
-        ConfigError: The name is unknown.
-        InputError: The user's own data cannot be read.
-    """
+    """Return the names of the classes of a data set; () where only its labels would tell."""
     return find_spec(name).class_names if is_known(name) else own.class_names(name)
 
 
 def is_known(name: str) -> bool:
-    """Return whether a name is that of a data set, rather than of a user's own data.
-
-    Raises:
-        ConfigError: It is neither.
-    """
+    """Return whether a name is of a data set, not a user's own; ConfigError where it is neither."""
     if name in DATASETS or torchvision_sets.is_set(name):
         return True
     if own.is_source(name):
@@ -103,11 +94,7 @@ def is_known(name: str) -> bool:
 def find_datasets(data_dir: Path) -> dict[str, str]:
     """Look for the files of each data set, without reading or downloading them.
 
-    Args:
-        data_dir: The folder of the data sets.
-
-    Returns:
-        By name, one short line: embedded, found in ..., or not found in ....
+    Return a short line by name: embedded, found in ..., or not found in ....
     """
     folder = Path(data_dir).expanduser().absolute()
     status = {}

@@ -82,11 +82,7 @@ def find(name: str, sha256: str = "") -> DatasetSpec:
 
 
 def class_names(name: str) -> tuple[str, ...]:
-    """Return the names of the classes of a user's own data, without its images; () for code.
-
-    Raises:
-        InputError: There is nothing of this kind.
-    """
+    """Return the names of the classes of a user's own data, without its images; () for code."""
     path, _ = _place(name)
     if is_code(name):
         return ()
@@ -99,11 +95,7 @@ def class_names(name: str) -> tuple[str, ...]:
 
 
 def named(source: str) -> str:
-    """Take a user's own data that the user has named: permit its code, complete its path.
-
-    Raises:
-        InputError: There is no such file or folder.
-    """
+    """Take a user's own data that the user has named: permit its code, complete its path."""
     if is_code(source):
         return permit_code(source)
     path, side = _place(source)
@@ -113,11 +105,7 @@ def named(source: str) -> str:
 
 
 def source_hash(name: str) -> str:
-    """Return the SHA-256 of a file, or of the names and sizes of a folder's files.
-
-    Raises:
-        InputError: It cannot be read.
-    """
+    """Return the SHA-256 of a file, or of the names and sizes of a folder's files."""
     if is_code(name):
         return code_hash(name)
     digest, path = hashlib.sha256(), _place(name)[0]

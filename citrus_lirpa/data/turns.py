@@ -10,14 +10,7 @@ from torch import Tensor
 
 
 def turns(labels: Tensor) -> Tensor:
-    """Return how many images of the same class stand before each one.
-
-    Args:
-        labels: int64 (N,), at least 0.
-
-    Returns:
-        int64 (N,).
-    """
+    """Return how many images of the same class stand before each one, int64 (N,)."""
     order = labels.argsort(stable=True)
     counts = labels.bincount()
     begins = counts.cumsum(0) - counts
@@ -27,13 +20,5 @@ def turns(labels: Tensor) -> Tensor:
 
 
 def in_turns(labels: Tensor, run: int = 1) -> Tensor:
-    """Return the order in which the classes take turns, with ``run`` images of a class in each.
-
-    Args:
-        labels: int64 (N,), at least 0.
-        run: Images of a class that stay together.
-
-    Returns:
-        int64 (N,), indices.
-    """
+    """Return the order in which the classes take turns, with ``run`` images of a class in each."""
     return (turns(labels) // run * (1 + labels.max()) + labels).argsort(stable=True)

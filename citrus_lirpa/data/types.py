@@ -48,12 +48,9 @@ class DatasetSpec:
         return len(self.class_names)
 
     def with_crop(self, size: int) -> DatasetSpec:
-        """Return the same data set with unpadded square crops.
+        """Return the same data set with unpadded square crops of a side, in pixels.
 
         The crops are random in ``augment`` and central in ``centre_crop``; ``load`` is unaffected.
-
-        Args:
-            size: The side of the crops, in pixels.
 
         Raises:
             InputError: ``size`` is less than 1 or more than the images' height or width.
@@ -105,14 +102,7 @@ class Split:
 
 
 def divide(split: Split, held_out: int) -> tuple[Split, Split]:
-    """Split off the last images of a training set.
-
-    Args:
-        split: The training set.
-        held_out: How many images to split off.
-
-    Returns:
-        The first images, and the last ``held_out`` ones.
+    """Split off the last ``held_out`` images of a training set; return the others, and these.
 
     Raises:
         InputError: ``held_out`` is negative, or no image would remain.

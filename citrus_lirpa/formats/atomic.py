@@ -55,27 +55,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8 as ``write_atomically`` does.
-
-    Args:
-        path: The file; its folder is made.
-        text: Its content.
-
-    Raises:
-        CheckpointError: The file cannot be written.
-    """
+    """Write a text in UTF-8 as ``write_atomically`` does."""
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, so that they outlast a power cut.
-
-    Args:
-        folder: The folder; it may exist.
-
-    Raises:
-        OSError: It cannot be made.
-    """
+    """Make a folder, which may exist, and those above it, so that they outlast a power cut."""
     if folder.is_dir():
         return
     if folder.parent != folder:
@@ -85,13 +70,9 @@ def make_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path, *names: str) -> None:
-    """Remove the temporary files of killed writers.
+    """Remove the temporary files of killed writers of these names, or patterns such as ``*``.
 
     The caller must be the only one that writes these files, as under a lock.
-
-    Args:
-        folder: Where to look.
-        *names: The files that were written, or patterns such as ``*``.
     """
     for name in names:
         for file in folder.glob(f".{name}.*{_SUFFIX}"):
@@ -101,14 +82,8 @@ def remove_leftovers(folder: Path, *names: str) -> None:
 def set_aside(*paths: Path) -> Path | None:
     """Move earlier results into the first folder ``earlier-N`` that does not exist.
 
-    Args:
-        *paths: Files and folders, all in one folder; those that do not exist are left out.
-
-    Returns:
-        The new folder, None where none of the paths exists.
-
-    Raises:
-        CheckpointError: They cannot be moved.
+    The paths are in one folder; those that do not exist are left out. Return the new folder, None
+    where none exists.
     """
     there = [path for path in paths if path.exists()]
     if not there:

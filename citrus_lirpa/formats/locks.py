@@ -25,14 +25,10 @@ _HOLDER_AT = 1
 
 @contextlib.contextmanager
 def locked(folder: Path, work: str) -> Iterator[None]:
-    """Do a piece of work in a folder as the only process that does it.
+    """Do a piece of work in a folder, which is made, as the only process that does it.
 
     The lock ends with the process, however that ends, and is not inherited by the processes that
     it starts. A file system without locks is a warning.
-
-    Args:
-        folder: Where the work is done; it is made.
-        work: What the work is, such as "train".
 
     Raises:
         CheckpointError: Another process does this work here, and the message names it; or the
@@ -49,14 +45,10 @@ def locked(folder: Path, work: str) -> Iterator[None]:
 
 
 def try_lock(file: IO[bytes]) -> bool:
-    """Lock an open file until it is closed, also by all processes that inherited it.
+    """Lock a file that is open for writing until it is closed, also by processes that inherit it.
 
-    Args:
-        file: A file that is open for writing.
-
-    Returns:
-        False where another process has locked the file. True where it is locked now, or, with a
-        warning, where the file system has no locks.
+    Return False where another process has locked it. Where the file system has no locks, warn and
+    return True.
 
     Raises:
         CheckpointError: The file cannot be locked.
@@ -74,17 +66,9 @@ def try_lock(file: IO[bytes]) -> bool:
 
 
 def try_claim(folder: Path, work: str) -> IO[bytes] | None:
-    """Claim a piece of work in a folder, until the file that is returned is closed.
+    """Claim a piece of work in a folder, which is made, until the file that is returned is closed.
 
-    Args:
-        folder: Where the work is done; it is made.
-        work: What the work is, such as "trial".
-
-    Returns:
-        The open lock file; None where another process has claimed the work.
-
-    Raises:
-        CheckpointError: The folder cannot be written.
+    Return None where another process has claimed it.
     """
     file = _opened(folder / f".{work}{_SUFFIX}")
     if try_lock(file):
@@ -97,11 +81,7 @@ def try_claim(folder: Path, work: str) -> IO[bytes] | None:
 def in_turn(path: Path) -> Iterator[None]:
     """Wait until no other process is inside a block with this lock file, then enter it.
 
-    Args:
-        path: The lock file, which stays behind.
-
-    Raises:
-        CheckpointError: The file cannot be written or locked.
+    The file stays behind.
     """
     with _opened(path) as file:
         try:

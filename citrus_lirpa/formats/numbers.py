@@ -6,11 +6,7 @@ from ..errors import ConfigError
 
 
 def parse_number(text: str | float) -> float:
-    """Read a number or a fraction such as ``8/255``.
-
-    Raises:
-        ConfigError: It is neither.
-    """
+    """Read a number or a fraction such as ``8/255``; raise ConfigError where it is neither."""
     try:
         numerator, slash, denominator = str(text).partition("/")
         return float(numerator) / float(denominator) if slash else float(numerator)

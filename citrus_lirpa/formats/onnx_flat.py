@@ -53,16 +53,10 @@ OPERATORS = tuple(
 def flat_of(proto: onnx.ModelProto, path: Path) -> FlatNetwork:
     """Read a small network of an ONNX graph, with any number of inputs and outputs.
 
-    Args:
-        proto: The content of the file, which is changed.
-        path: The file, for messages.
-
-    Returns:
-        The network, which keeps the file's names and shapes of inputs and outputs.
+    It keeps the file's names and shapes of these. The graph is changed.
 
     Raises:
         ModelError: Shapes are not fixed, an operator is not known, or the network is too large.
-        DependencyError: The onnx package is missing.
     """
     package = import_optional("onnx", INSTALL_HINT)
     with named_after(path):

@@ -27,14 +27,10 @@ _MOST = 64
 
 
 def fold(proto: onnx.ModelProto, shapes: Shapes) -> bool:
-    """Replace whatever computes shapes by its result, as far as it is known.
+    """Replace whatever computes shapes in a model by its result, as far as it is known.
 
-    Args:
-        proto: The model; it is changed.
-        shapes: The shapes of its values that are known, for a batch of one.
-
-    Returns:
-        Whether anything was replaced.
+    ``shapes`` are those of its values that are known, for a batch of one. Return whether anything
+    was replaced.
     """
     from onnx import numpy_helper
 

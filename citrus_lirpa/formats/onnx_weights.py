@@ -13,12 +13,7 @@ if TYPE_CHECKING:
 
 
 def take_in(proto: onnx.ModelProto, path: Path, most: int) -> None:
-    """Read the weights that a model keeps beside its file into the model itself.
-
-    Args:
-        proto: The model.
-        path: Its file.
-        most: The most bytes to read.
+    """Read the weights that a model keeps beside its file into the model, at most so many bytes.
 
     Raises:
         InputError: A weight is not where the model says, is in another folder, or all together

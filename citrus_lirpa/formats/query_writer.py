@@ -20,13 +20,8 @@ _EXACT = Context(prec=400)
 def image_query(box: Box, label: int, classes: int) -> str:
     """Write the robustness of one image as a query about the network N in float32.
 
-    A counterexample ("sat") is an input in the box for which another logit is at least the
-    label's. Bounds are rounded outwards.
-
-    Args:
-        box: The inputs, each side (C, H, W).
-        label: The image's class.
-        classes: The number of logits.
+    A counterexample ("sat") is an input in the box, each side (C, H, W), for which another logit is
+    at least the label's. Bounds are rounded outwards.
     """
     shape = (1, *box.lower.shape)
     lines = [_network("N", "X", "Y", "float32", shape, classes)]

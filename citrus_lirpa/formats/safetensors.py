@@ -22,16 +22,9 @@ _KEYS = ("citrus-lirpa", "config", "sha256")
 
 
 def save(path: Path, config: str, weights: dict[str, Tensor]) -> None:
-    """Write the weights and the configuration of a network.
+    """Write the weights of a network, by name, and its run's configuration in TOML.
 
-    Args:
-        path: The file; it appears once it is whole.
-        config: The configuration of the run, as TOML.
-        weights: The tensors of the network, by name, on any device.
-
-    Raises:
-        DependencyError: The safetensors package is missing.
-        CheckpointError: The file cannot be written.
+    The file appears once it is whole.
     """
     package = _package()
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
@@ -42,16 +35,9 @@ def save(path: Path, config: str, weights: dict[str, Tensor]) -> None:
 
 
 def load(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """Read a file that ``save`` wrote.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The configuration as TOML, and the tensors by name, on the CPU.
+    """Read what ``save`` wrote: the configuration as TOML, and the tensors by name, on the CPU.
 
     Raises:
-        DependencyError: The safetensors package is missing.
         CheckpointError: The file is damaged, or another program wrote it.
     """
     metadata, weights = _read(path)
@@ -67,12 +53,7 @@ def load(path: Path) -> tuple[str, dict[str, Tensor]]:
 
 
 def tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file that any program wrote, by name, on the CPU.
-
-    Raises:
-        DependencyError: The safetensors package is missing.
-        CheckpointError: The file is damaged.
-    """
+    """Read the tensors of a file that any program wrote, by name, on the CPU."""
     return _read(path)[1]
 
 

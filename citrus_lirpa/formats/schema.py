@@ -145,11 +145,7 @@ def read(kind: type[T], values: Mapping[str, Any], file: Path, remedy: str) -> T
 
 
 def read_text(file: Path, remedy: str) -> str:
-    """Read a text file.
-
-    Raises:
-        CheckpointError: It cannot be read; the ``remedy`` ends the line.
-    """
+    """Read a text file; the CheckpointError where that fails ends in the ``remedy``."""
     try:
         return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -157,16 +153,10 @@ def read_text(file: Path, remedy: str) -> str:
 
 
 def parse(text: str, parser: Callable[[str], Any], file: Path, remedy: str) -> dict[str, Any]:
-    """Parse the text of a file that holds one table of values.
-
-    Args:
-        text: What the file holds.
-        parser: Raises ValueError where the text is malformed.
-        file: The file, for messages.
-        remedy: What to do about a damaged file, for messages.
+    """Parse the text of a file that holds one table; the parser raises ValueError.
 
     Raises:
-        CheckpointError: The text is malformed, or no table of values.
+        CheckpointError: The text is malformed, or no table of values; the ``remedy`` ends the line.
     """
     try:
         values = parser(text)

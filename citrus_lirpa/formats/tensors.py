@@ -27,15 +27,7 @@ _END, _END_LENGTH = b"PK\x05\x06", 22  # of the last record of an archive withou
 
 
 def save(path: Path, content: object) -> None:
-    """Write tensors, numbers, strings, lists and dicts.
-
-    Args:
-        path: The file to write; it appears once it is whole.
-        content: What to write.
-
-    Raises:
-        CheckpointError: The file cannot be written.
-    """
+    """Write tensors, numbers, strings, lists and dicts; the file appears once it is whole."""
     buffer = io.BytesIO()  # torch.save to a file makes a RuntimeError of a signal or a full disk
     torch.save(content, buffer)
     buffer.seek(-2, io.SEEK_END)
@@ -45,14 +37,7 @@ def save(path: Path, content: object) -> None:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Any:
-    """Read what ``save`` wrote; only tensors and plain values are unpickled.
-
-    Args:
-        path: The file to read.
-        device: Where the tensors are put.
-
-    Returns:
-        The content of the file.
+    """Read what ``save`` wrote, onto a device; only tensors and plain values are unpickled.
 
     Raises:
         CheckpointError: The file is cut off, any of its bytes was changed, it is no torch file,

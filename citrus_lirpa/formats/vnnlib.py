@@ -14,18 +14,10 @@ _PLACES = Decimal("1e-12")  # far below the spacing of float32 pixels
 
 
 def property_text(box: Box, label: int, classes: int) -> str:
-    """Write the robustness property of one image as VNN-LIB.
+    """Write the robustness property of one image as the text of a VNN-LIB file.
 
-    A counterexample ("sat") is an input in the box for which another logit is at least the
-    label's. Bounds are rounded outwards.
-
-    Args:
-        box: The inputs, (C, H, W); X_0, X_1, ... in that order.
-        label: The image's class.
-        classes: The number of logits Y_0, Y_1, ....
-
-    Returns:
-        The text of a VNN-LIB file.
+    A counterexample ("sat") is an input X_0, X_1, ... in the box (C, H, W) for which another of the
+    logits Y_0, Y_1, ... is at least the label's. Bounds are rounded outwards.
     """
     lower, upper = (side.flatten().tolist() for side in box)
     lines = [f"(declare-const X_{i} Real)" for i in range(len(lower))]
@@ -39,16 +31,7 @@ def property_text(box: Box, label: int, classes: int) -> str:
 
 
 def enclosing_box(x: Tensor, eps: Scalar, clip: Range | None) -> Box:
-    """Return boxes that contain the exact ones around ``x`` and those of ``Box.around``.
-
-    Args:
-        x: Images (N, C, H, W), float32.
-        eps: The radius in pixels, a number or a map of one input.
-        clip: The range of pixels, None for no limits.
-
-    Returns:
-        Boxes in float64.
-    """
+    """Return float64 boxes that contain the exact ones around ``x`` and those of ``Box.around``."""
     rounded, exact = Box.around(x, eps, clip), Box.around(x.double(), eps, clip)
     return Box(
         torch.minimum(rounded.lower.double(), exact.lower),

@@ -36,9 +36,6 @@ def is_ctrain(source: str) -> bool:
 def architecture(source: str) -> Callable[..., Any]:
     """Return what builds an architecture of the installed CTRAIN, from a shape and classes.
 
-    Args:
-        source: ``ctrain:NAME``.
-
     Raises:
         DependencyError: CTRAIN is missing.
         ConfigError: It has no such architecture.

@@ -56,11 +56,7 @@ class Normalise(nn.Module):
 
 
 def leading_normalise(mean: Sequence[float], std: Sequence[float], shape: Shape) -> Normalise:
-    """Make the layer that begins a network of images of a shape.
-
-    Raises:
-        InputError: The numbers are not usable, or not one for each channel.
-    """
+    """Make the layer that begins a network of images of a shape, with a number for each channel."""
     normalise = Normalise(mean, std)
     require(
         len(mean) == shape[0],

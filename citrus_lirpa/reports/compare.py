@@ -121,11 +121,7 @@ def read_runs(folders: Sequence[str | Path], stage: str | None = None) -> list[R
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """Shorten each folder to its path below what all have in common.
-
-    Raises:
-        InputError: A folder is given twice.
-    """
+    """Shorten each folder to its path below what all have in common; none may be given twice."""
     seen: set[Path] = set()
     for folder in folders:
         if folder.resolve() in seen:

@@ -124,9 +124,7 @@ class Fronts:
 def read_fronts(files: Sequence[Path], reference: Reference) -> Fronts:
     """Read studies, and compare their judged networks, or else their trials.
 
-    Args:
-        files: The files of the studies.
-        reference: Standard accuracy and UCert above which hypervolumes are taken.
+    Hypervolumes are taken above ``reference``, a standard accuracy and a UCert.
 
     Raises:
         InputError: The studies cannot be compared, or the reference point lies inside a front.

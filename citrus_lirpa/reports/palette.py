@@ -45,11 +45,7 @@ def style_of(number: int) -> dict[str, Any]:
 
 @contextmanager
 def house_style(changes: Mapping[str, Any] = MappingProxyType({})) -> Iterator[None]:
-    """Draw in this style, whatever the caller's matplotlib is set to.
-
-    Args:
-        changes: Entries of matplotlib's rcParams that differ.
-    """
+    """Draw in this style, whatever matplotlib is set to, but for ``changes`` of its rcParams."""
     from matplotlib import style
 
     own = {

@@ -63,10 +63,7 @@ class Row:
 
 
 def by_seeds(runs: Sequence[Run]) -> list[Row]:
-    """Put runs together that differ in their seed only, evaluated alike; highest UCert first.
-
-    Args:
-        runs: Of one setting.
+    """Put runs of one setting together that differ in their seed only; highest UCert first.
 
     Raises:
         InputError: Two of them are of the same seed too.
@@ -136,9 +133,7 @@ def _cells(row: Row, seeds: bool) -> tuple[str, ...]:
 def to_json(runs: Sequence[Run], *, seeds: bool = False) -> dict[str, Any]:
     """Turn the tables into plain values; accuracies are shares of all images.
 
-    Args:
-        runs: Of ``compare.read_runs``.
-        seeds: Whether to add the means over runs that differ in their seed only.
+    With ``seeds`` there are also means over runs that differ in their seed only.
     """
     tables = []
     for setting, rows in by_setting(runs).items():

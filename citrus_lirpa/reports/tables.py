@@ -30,10 +30,7 @@ def percent(share: float | None, unit: str = "") -> str:
 def radius(eps: Scalar, eps_map: str | None = None, norm: float | None = None) -> str:
     """Write ε as people do: 0.1, or 8/255 where it is that; of a map its largest value.
 
-    Args:
-        eps: A number or a map.
-        eps_map: The hash of the map whose largest value ``eps`` is.
-        norm: That ε is of, named if it is 2.
+    ``eps_map`` is the hash of the map whose largest value ``eps`` is; norm 2 is named.
     """
     hashed = eps_map or map_hash(eps)
     if hashed:
@@ -115,11 +112,7 @@ def _latex(cell: str) -> str:
 
 
 def epoch_line(record: dict[str, Any]) -> str:
-    """Describe an epoch of training in one line.
-
-    Args:
-        record: A line of metrics.jsonl.
-    """
+    """Describe an epoch of training, a line of metrics.jsonl, in one line."""
     kappa = record.get("kappa")  # runs of earlier versions have none
     common = "" if kappa is None else f"κ ≥ {kappa}, "
     return (
@@ -171,15 +164,7 @@ def evaluation_table(result: Evaluation) -> str:
 def uap_table(
     result: UapResult, eps: Scalar, clip: Range | None, spec: DatasetSpec, norm: float = math.inf
 ) -> str:
-    """Tabulate what universal perturbations do, for each class where each has its own.
-
-    Args:
-        result: Of an attack on N images.
-        eps: Radius of the perturbations in pixels, a number or a map.
-        clip: Range that perturbed images are cut to, or None.
-        spec: The data set.
-        norm: That ε is of.
-    """
+    """Tabulate what universal perturbations do, for each class where each has its own."""
     class_wise = len(result.u) > 1
     parts = [("all", result)]
     if class_wise:
@@ -203,15 +188,7 @@ def uap_table(
 def smoothed_table(
     found: Smoothed, smoothing: Smoothing, radii: Sequence[float], eps: float, spec: DatasetSpec
 ) -> str:
-    """Tabulate the certified accuracy of a smoothed network at ℓ2 radii.
-
-    Args:
-        found: What is certified.
-        smoothing: How.
-        radii: ℓ2 radii of the rows.
-        eps: ε in pixels, of the last row.
-        spec: The data set.
-    """
+    """Tabulate the certified accuracy of a smoothed network at ℓ2 radii, and at last at ε."""
     pixels = math.prod(spec.shape)
     holds = f"of the smoothed network, each image with probability {1 - smoothing.alpha:g}"
     rows = [(f"within {r:g}", percent(found.accuracy(r), " %"), holds) for r in radii]

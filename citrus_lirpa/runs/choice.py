@@ -19,11 +19,7 @@ Choice = Mapping[str, Any]  # the values of preset, method and TABLE.KEY
 
 
 def configure(choice: Choice) -> RunConfig:
-    """Resolve the configuration of a run.
-
-    Raises:
-        InputError: A value cannot be used.
-    """
+    """Resolve the configuration of a run; raise InputError where a value cannot be used."""
     special = {key: choice[key] for key in SPECIAL if key in choice}
     return named(resolve(**special, overrides=overrides(choice)))
 

@@ -47,10 +47,7 @@ def evaluate_run(
     proofs: bool = False,
     log: Iterable[str] = (),
 ) -> Outcome | None:
-    """Evaluate a network and write everything into a folder.
-
-    Finished batches are kept in the folder until the end. Results of other settings that are
-    there are moved into earlier-N.
+    """Evaluate a network and write everything into a folder; see :func:`.run_batches`.
 
     Args:
         network: What to evaluate.
@@ -64,15 +61,9 @@ def evaluate_run(
         proofs: Whether to write proofs of what is certified, beside the results.
         log: Names of ``LOGGERS`` that get the figures too.
 
-    Returns:
-        The record and its files; None in a process that is not the first of its job.
-
     Raises:
-        InputError: If the protocol does not fit the images.
-        CheckpointError: If the folder is in use, cannot be written, or holds batches that do
-            not fit.
-        Interrupted: If Ctrl-C or, as Terminated, SIGTERM stopped it.
-        SoundnessError: If an attack contradicts a certificate.
+        InputError: The protocol does not fit the images.
+        SoundnessError: An attack contradicts a certificate.
     """
     _check_norm(protocol.norm, bounds, proofs)
     protocol.images(len(images))
@@ -140,18 +131,10 @@ def _proof_folder(
 
 
 def import_verdicts(folder: Path, network: Network, protocol: Protocol) -> dict[int, str]:
-    """Read another verifier's verdicts on this network and these boxes.
-
-    Args:
-        folder: What ``export`` wrote, with the results.csv of the verifier.
-        network: What was exported.
-        protocol: How it is evaluated.
-
-    Returns:
-        ``certified``, ``attacked`` or ``undecided`` by image number.
+    """Read another verifier's verdicts from a folder of ``export``, by image number.
 
     Raises:
-        InputError: If they are of another network, of other boxes, or cannot be read.
+        InputError: They are of another network, of other boxes, or cannot be read.
     """
     require(protocol.norm == math.inf, "--import-verdicts are of boxes; leave out --norm 2")
     if protocol.held_out:

@@ -22,10 +22,8 @@ def save_network(network: Network, out: Path) -> None:
     """Write a network alone, in the format that the suffix of ``out`` names.
 
     Raises:
-        InputError: If ``out`` exists, or is .safetensors and the network is no run's.
-        ModelError: If the network cannot be written, or what was written computes something
-            else.
-        DependencyError: If the package for this format is missing.
+        InputError: ``out`` exists, or is .safetensors and the network is no run's.
+        ModelError: The network cannot be written, or what was written computes something else.
     """
     if out.exists():
         raise InputError(f"{out} exists; choose another --out")
@@ -35,13 +33,10 @@ def save_network(network: Network, out: Path) -> None:
 def save_program(model: nn.Module, shape: Sequence[int], path: Path) -> None:
     """Write a model as a program of torch.export, which appears once it is whole and correct.
 
-    Args:
-        model: Is exported in eval mode.
-        shape: Of one image, (C, H, W).
-        path: The file.
+    It is exported in eval mode, for images of the shape (C, H, W).
 
     Raises:
-        ModelError: If torch.export cannot export the model, or computes other logits.
+        ModelError: torch.export cannot export the model, or computes other logits.
     """
     device = next(model.parameters()).device
     example = torch.zeros(2, *shape, device=device)

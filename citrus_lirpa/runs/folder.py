@@ -81,19 +81,12 @@ class RunFolder:
         """Lock the folder for one training, and clear what killed ones left half-written.
 
         Of several processes of a job, the first holds the lock for all.
-
-        Raises:
-            CheckpointError: If another process trains there, or nothing can be written.
         """
         with _held(self.path, "train", (self.config, self.checkpoint, self.metrics, self.curves)):
             yield
 
     def begin(self, config: RunConfig) -> None:
-        """Make the folder and write the configuration.
-
-        Raises:
-            OccupiedError: If the folder is in use.
-        """
+        """Make the folder and write the configuration; OccupiedError if the folder is in use."""
         if not is_vacant(self.path):
             raise OccupiedError(
                 f"{self.path} exists and is not empty; resume it with --resume, or choose "
@@ -124,12 +117,10 @@ class RunFolder:
     def is_begun(self, config: RunConfig, owner: str) -> bool:
         """Tell whether the training of a configuration was begun; False for an empty folder.
 
-        Args:
-            config: What is to be trained.
-            owner: Whose configuration that is, for the message.
+        ``owner`` says in the message whose configuration that is.
 
         Raises:
-            OccupiedError: If the folder holds something else.
+            OccupiedError: The folder holds something else.
         """
         if is_vacant(self.path):
             return False
@@ -218,9 +209,6 @@ class ResultFiles:
         """Lock these files, and clear what killed processes left half-written.
 
         Of several processes of a job, the first holds the lock for all.
-
-        Raises:
-            CheckpointError: If another process does this work there, or nothing can be written.
         """
         with _held(self.folder, self.work, self.paths.values()):
             yield

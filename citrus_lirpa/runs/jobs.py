@@ -221,10 +221,8 @@ def _duration(seconds: float) -> str:
 def places(processes: int, gpus: Sequence[str] = ()) -> list[dict[str, str]]:
     """Return an environment for each of several processes at once: this process's, and its share.
 
-    Args:
-        processes: How many there are; the cores are shared among them.
-        gpus: The GPUs to deal out in turn, as CUDA_VISIBLE_DEVICES names them; none where each
-            process chooses for itself.
+    The cores are shared among them. The GPUs are dealt out in turn, as CUDA_VISIBLE_DEVICES names
+    them; without any, each process chooses for itself.
     """
     share = max(1, (os.cpu_count() or 1) // processes)
     environment = {"OMP_NUM_THREADS": str(share), **os.environ}

@@ -75,15 +75,9 @@ class Network:
         )
 
     def bounded(self, device: torch.device, seed: int, bounds: str = "own") -> BoundedNet:
-        """Wrap the model for bounds and make the process ready to use it.
+        """Wrap the model, on a device, for bounds, and make the process ready to use it.
 
-        Args:
-            device: Where the model is moved to.
-            seed: Of the random numbers that follow.
-            bounds: Whose bounds count; see :class:`BoundedNet`.
-
-        Returns:
-            The bounded network. The process computes on ``threads`` CPU threads from now on.
+        The process computes on ``threads`` CPU threads and draws by the seed from now on.
         """
         example = torch.zeros(2, *self.spec.shape, device=device)
         net = BoundedNet(self.model.to(device), example, bounds=bounds)
@@ -203,9 +197,8 @@ def is_trained(path: Path) -> bool:
 def results_folder(path: Path) -> Path:
     """Choose where results go unless a user says otherwise.
 
-    Returns:
-        The folder of a run, NAME-eval beside NAME.onnx, FILE-eval beside another FILE, which may
-        have the same NAME, or NAME-eval in the current folder for a network of the zoo.
+    That is the folder of a run, NAME-eval beside NAME.onnx, FILE-eval beside another FILE, which
+    may have the same NAME, or NAME-eval in the current folder for a network of the zoo.
     """
     path = Path(path)
     if zoo.is_name(path):

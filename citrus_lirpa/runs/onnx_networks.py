@@ -40,9 +40,6 @@ def load(
     Returns:
         A module in eval mode from pixels in [0, 1] to logits, the data set, cropped to what the
         network takes, and the radius.
-
-    Raises:
-        InputError: Something is missing or does not fit; also what ``load_onnx`` raises.
     """
     require(not source, f"{path} holds its network itself; leave out --model")
     if dataset is None or eps is None:

@@ -125,11 +125,7 @@ class PerturbationRecord:
 
     @staticmethod
     def load(path: Path) -> PerturbationRecord:
-        """Read what ``save`` wrote.
-
-        Raises:
-            CheckpointError: The file is damaged or holds something else.
-        """
+        """Read what ``save`` wrote; raise CheckpointError where the file holds something else."""
         remedy = "repeat the command that wrote it"
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

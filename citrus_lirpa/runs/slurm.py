@@ -122,14 +122,7 @@ def run_submitted(
     """Run all jobs on an executor of submitit, as :func:`.jobs.run_jobs` does on this machine.
 
     On Ctrl-C or SIGTERM they are cancelled, after saving. Where this program is killed, they go on.
-
-    Args:
-        jobs: The jobs.
-        executor: The executor.
-        listed: Returns the numbers of the jobs that are not over, None where that is not known.
-        say: As of :func:`.jobs.run_jobs`.
-        ended: Likewise.
-        poll_seconds: Time between two looks at the jobs.
+    ``listed`` returns the numbers of the jobs that are not over, None where that is not known.
 
     Raises:
         InputError: The jobs are refused.

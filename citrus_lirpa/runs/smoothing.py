@@ -34,10 +34,7 @@ def smooth_run(
     launch: Launch,
     denoiser: Path | None = None,
 ) -> Outcome | None:
-    """Certify a smoothed network and write everything into a folder.
-
-    Finished batches are kept until the end. Results of other settings that are there are moved
-    into earlier-N.
+    """Certify a smoothed network and write everything into a folder; see :func:`.run_batches`.
 
     Args:
         network: What to smooth.
@@ -48,14 +45,6 @@ def smooth_run(
             ``ResultFiles``.
         denoiser: What to put in front of the network (Salman et al. 2020, Denoised Smoothing: A
             Provable Defense for Pretrained Classifiers); see :func:`with_denoiser`.
-
-    Returns:
-        The record and its files; None in a process that is not the first of its job.
-
-    Raises:
-        InputError: The denoiser does not fit.
-        CheckpointError: The folder is in use, cannot be written, or holds batches that do not fit.
-        Interrupted: Ctrl-C or, as Terminated, SIGTERM stopped it.
     """
     use_threads(network.threads)
     if denoiser is not None:

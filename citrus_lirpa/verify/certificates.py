@@ -235,11 +235,9 @@ class Proof:
     ) -> Certificates:
         """Return what is known as certificates.
 
-        Args:
-            ball: The perturbations.
-            not_fitting: By stage, in their order, the inputs left out for lack of memory.
-            unsupported: The stages that the network does not allow, and why.
-            claimed: How many inputs a solver alone calls safe.
+        ``not_fitting`` counts, by stage, the inputs left out for lack of memory; ``unsupported``
+        has the stages that the network does not allow, and why; ``claimed`` counts what a solver
+        alone calls safe.
         """
         margin, v = self.lower.min(dim=1).values, self.v[self.attacked]
         return Certificates(

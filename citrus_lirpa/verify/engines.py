@@ -142,10 +142,7 @@ class LirpaEngine:
 def find_engine(net: BoundedNet, ball: Ball, proofs: Proofs | None = None) -> Engine:
     """Return the dual engine where a network in eval mode has one, else auto_LiRPA's bounds.
 
-    Args:
-        net: The network.
-        ball: The perturbations.
-        proofs: Receives what the dual engine proves.
+    ``proofs`` receives what the dual engine proves.
 
     Raises:
         ModelError: The network has no dual engine, and the ball is of norm 2.

@@ -8,12 +8,9 @@ import torch
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that a device has left.
+    """Return the bytes that a device has left; all but GPUs count as the CPU.
 
     On a CPU these are the ones to be had without swapping, within the limit of a container.
-
-    Args:
-        device: A GPU or the CPU; other devices count as the CPU.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]

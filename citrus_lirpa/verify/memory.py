@@ -33,9 +33,6 @@ def allocations_fail_cleanly(device: torch.device) -> Iterator[None]:
 
     Linux promises more memory than it has and kills the process later; a limit on the
     data segment turns that into an error that can be caught and answered.
-
-    Args:
-        device: Where the computations run; nothing is done for other devices than the CPU.
     """
     if device.type != "cpu" or not sys.platform.startswith("linux"):
         yield

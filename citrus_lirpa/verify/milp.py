@@ -240,12 +240,7 @@ SOLVERS = {"highs": _highs, "gurobi": _gurobi}
 
 
 def check_solver(name: str) -> None:
-    """Refuse a solver that is unknown, or that is not installed.
-
-    Raises:
-        InputError: The name is not one of ``SOLVERS``.
-        DependencyError: The solver is not installed.
-    """
+    """Raise InputError for an unknown solver, DependencyError for one that is not installed."""
     check_name(name, "solver", SOLVERS)
     if name == "gurobi":
         import_optional("gurobipy", _GUROBI)

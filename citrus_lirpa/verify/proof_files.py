@@ -65,15 +65,9 @@ class ProofFolder:
         certificates: Certificates,
         uap: UapBounds,
     ) -> None:
-        """Write the proofs of a batch, and claim in its file what follows from them.
+        """Write the proofs of batch ``number``, and claim in its file what follows from them.
 
-        Args:
-            number: Of the batch.
-            proofs: What the engine has proved.
-            first: The number of the batch's first image.
-            group_size: Images of a group.
-            certificates: Of the images.
-            uap: Bounds of the groups.
+        ``first`` is the number of the batch's first image.
         """
         groups = []
         for g, (size, lower) in enumerate(zip(uap.size.tolist(), uap.lower.tolist(), strict=True)):

@@ -179,13 +179,8 @@ class EvaluationRecord:
     def from_json(values: dict[str, Any], file: Path, remedy: str) -> EvaluationRecord:
         """Make a record of plain values, which ``to_json`` gave in this version or an earlier one.
 
-        Args:
-            values: What the file holds.
-            file: The file, for messages.
-            remedy: What to do about a damaged file, for messages.
-
         Raises:
-            CheckpointError: An entry is missing or wrong.
+            CheckpointError: An entry of the file is missing or wrong; the ``remedy`` ends the line.
         """
         record = schema.read(EvaluationRecord, values, file, remedy)
         if problem := record._contradiction():
@@ -194,11 +189,7 @@ class EvaluationRecord:
 
     @staticmethod
     def load(file: Path, remedy: str) -> EvaluationRecord:
-        """Read a record.
-
-        Raises:
-            CheckpointError: The file cannot be read or is damaged; the ``remedy`` ends the line.
-        """
+        """Read a record; the CheckpointError where that fails ends in the ``remedy``."""
         text = schema.read_text(file, remedy)
         return EvaluationRecord.from_json(
             schema.parse(text, json.loads, file, remedy), file, remedy

@@ -122,11 +122,7 @@ class Saved:
         self._path(number).with_suffix(_UNFINISHED).unlink(missing_ok=True)
 
     def load_unfinished(self, number: int, device: torch.device) -> Unfinished:
-        """Read what is known of a batch that was stopped; nothing where it was not begun.
-
-        Raises:
-            CheckpointError: It is damaged.
-        """
+        """Read what is known of a batch that was stopped; nothing where it was not begun."""
         path = self._path(number).with_suffix(_UNFINISHED)
         if not path.is_file():
             return Unfinished()

@@ -74,22 +74,11 @@ def check_by_attack(
 def confirmed(
     net: BoundedNet, ball: Ball, x: Tensor, y: Tensor, u: Tensor, broken: Tensor, proved: Tensor
 ) -> Tensor:
-    """Return which inputs a perturbation breaks; for proved ones float64 decides.
+    """Return which inputs (n, ...) a perturbation breaks; for proved ones float64 decides.
 
     A certificate is about real numbers. Where it holds by a hair, float32 may round a margin to
-    below zero, which contradicts nothing.
-
-    Args:
-        net: The network.
-        ball: The perturbations.
-        x: (n, ...) inputs.
-        y: (n,) their labels.
-        u: A perturbation that broadcasts to the inputs.
-        broken: (n,) the inputs that are misclassified with it.
-        proved: (n,) those that no perturbation breaks.
-
-    Returns:
-        (n,) ``broken`` without the proved inputs whose margins are not below zero in float64.
+    below zero, which contradicts nothing. ``broken`` (n,) are the inputs that are misclassified
+    with ``u``, ``proved`` (n,) those that no perturbation breaks.
     """
     doubtful = broken & proved
     if x.dtype == torch.float64 or not bool(doubtful.any()):

@@ -267,13 +267,6 @@ STAGES = tuple(stage.name for stage in _STAGES)
 
 
 def stages_up_to(method: str) -> tuple[Stage, ...]:
-    """Return a stage and the cheaper ones: CROWN-IBP alone can be looser than IBP.
-
-    Args:
-        method: The name of the last stage.
-
-    Raises:
-        InputError: No stage has that name.
-    """
+    """Return a stage and the cheaper ones: CROWN-IBP alone can be looser than IBP."""
     check_name(method, "method", STAGES)
     return _STAGES[: STAGES.index(method) + 1]

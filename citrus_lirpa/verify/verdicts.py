@@ -29,20 +29,11 @@ _ROWS = "image,result or onnx,vnnlib,result,time or category,onnx,vnnlib,prepare
 
 
 def undecided_images(path: Path, *, dataset: str, eps: Scalar, clip: Range | None) -> list[int]:
-    """Read which images an evaluation left undecided.
-
-    Args:
-        path: The record of ``eval`` (JSON).
-        dataset: The data set that it must be of.
-        eps: The radius that it must be of.
-        clip: The range of pixels that it must be of.
-
-    Returns:
-        The numbers of the images whose entry of "verdicts" is "undecided".
+    """Return the numbers of the images that an evaluation of these settings left undecided.
 
     Raises:
-        InputError: The file is no such record, is of something else or of held-out images, or
-            leaves no image undecided.
+        InputError: The file is no record of ``eval``, is of something else or of held-out images,
+            or leaves no image undecided.
     """
     path = Path(path)
     try:
@@ -98,12 +89,7 @@ def import_verdicts(
 ) -> dict[int, str]:
     """Read the verdicts in an export, once it is known to ask what an evaluation asks.
 
-    Args:
-        folder: The export, with the verdicts in results.csv.
-        model: The evaluated network, in eval mode.
-        spec: The data set of the evaluation.
-        eps: Its radius.
-        clip: Its range of pixels.
+    ``folder`` holds them in results.csv; the model is in eval mode.
 
     Returns:
         "certified", "attacked" or "undecided" by number of the test image; images without a row

@@ -25,13 +25,7 @@ from ..choices import PROTOCOL
 def protocol_of(options: Mapping[str, Any], eps: Scalar, norm: float) -> Protocol:
     """Make the protocol of the options that ``protocol_options`` gave a command.
 
-    Args:
-        options: Their values, perhaps among others.
-        eps: The radius where --eps is not given, a number or a map.
-        norm: The norm where --norm is not given.
-
-    Raises:
-        InputError: If there can be no such protocol.
+    ``eps``, a number or a map, and ``norm`` count where --eps and --norm are not given.
     """
     given = {name: options[name] for name in ("eps", *PROTOCOL)}
     given["eps"] = eps if given["eps"] is None else given["eps"]

@@ -22,16 +22,10 @@ _GROUPS, _GROUPS_OF_ALL = 6, 12
 
 
 def make_page(folders: Sequence[Path], stage: str | None = None) -> str:
-    """Make the page of run folders.
+    """Make the HTML page of run folders, or of folders that ``eval`` made for ONNX files.
 
-    What a folder lacks is left out, and the page says how to make it.
-
-    Args:
-        folders: Run folders, or folders that ``eval`` made for ONNX files.
-        stage: Show the evaluations by this stage; None for the strongest of each run.
-
-    Returns:
-        The HTML.
+    What a folder lacks is left out, and the page says how to make it. The evaluations shown are
+    those by ``stage``; None for the strongest of each run.
 
     Raises:
         InputError: A folder is given twice.

@@ -67,10 +67,7 @@ class Material:
 def gather(folder: Path, name: str, stage: str | None) -> Material:
     """Read the files of a run folder, or of one that ``eval`` made for an ONNX file.
 
-    Args:
-        folder: The folder.
-        name: Of the run, on the page.
-        stage: Take the evaluation by this stage; None for the strongest one.
+    The evaluation is that by ``stage``; None for the strongest one. ``name`` is for the page.
 
     Raises:
         CheckpointError: It is no such folder, has no evaluation by the ``stage`` asked for, or

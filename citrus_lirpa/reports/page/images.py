@@ -25,11 +25,7 @@ class Album:
         self.left, self.full = BUDGET, False
 
     def pixels(self, image: np.ndarray) -> str | None:
-        """Encode an image (C, H, W), uint8, of one or three channels.
-
-        Returns:
-            The data URI; None once the budget is spent.
-        """
+        """Encode an image (C, H, W), uint8, as a data URI; None once the budget is spent."""
         from PIL import Image
 
         channels = np.moveaxis(image, 0, -1)

@@ -20,12 +20,7 @@ _RGB = ("red", "green", "blue")
 
 
 def universal(material: Material, album: Album) -> dict[str, Any] | None:
-    """Show the strongest single perturbation known; None where none is kept.
-
-    Args:
-        material: The run.
-        album: Where its pictures come from.
-    """
+    """Show the strongest single perturbation known; None where none is kept."""
     of_training = material.record is not None and material.record.held_out
     held_out = ", on held-out images" if of_training else ""
     known = [
@@ -65,13 +60,7 @@ def universal(material: Material, album: Album) -> dict[str, Any] | None:
 
 
 def worst_groups(material: Material, album: Album, limit: int) -> list[dict[str, Any]]:
-    """Show the groups of which the fewest images survive, with their perturbations.
-
-    Args:
-        material: The run.
-        album: Where the pictures come from.
-        limit: Number of groups.
-    """
+    """Show the groups, at most ``limit``, of which the fewest images survive."""
     effect, record = material.found, material.record
     if effect is None or record is None or record.groups is None:
         return []

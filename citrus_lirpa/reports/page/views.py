@@ -40,14 +40,7 @@ class Part:
 
 
 def view(material: Material, number: int, album: Album, *, groups: int) -> dict[str, Any]:
-    """Make the template's values of a run.
-
-    Args:
-        material: The run.
-        number: Its number on the page, from 1.
-        album: Where its pictures come from.
-        groups: How many of the worst groups are pictured.
-    """
+    """Make the template's values of a run: its number on the page, and so many worst groups."""
     record = material.record
     return {
         "id": f"run-{number}",

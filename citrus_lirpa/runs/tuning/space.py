@@ -106,11 +106,7 @@ def value_of(text: str) -> Any:
 
 
 def shipped(method: str) -> dict[str, Parameter]:
-    """Return the search space of a training method, by TABLE.KEY.
-
-    Raises:
-        ConfigError: The method is unknown.
-    """
+    """Return the search space of a training method, by TABLE.KEY."""
     text = (resources.files(__package__) / "spaces.toml").read_text("utf-8")
     tables = parse_toml(text, "spaces.toml")
     expect_known("method", method, tables["methods"])
@@ -121,11 +117,7 @@ def shipped(method: str) -> dict[str, Parameter]:
 
 
 def parse(table: Mapping[str, Any]) -> dict[str, Parameter]:
-    """Read the table [space] of a file.
-
-    Raises:
-        ConfigError: A key is malformed, or a value is no range and no choice.
-    """
+    """Read the table [space] of a file."""
     found: dict[str, Parameter] = {}
     for key, value in table.items():
         tables = isinstance(value, dict) and all(isinstance(v, dict) for v in value.values())

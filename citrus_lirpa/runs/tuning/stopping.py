@@ -15,14 +15,9 @@ def is_hopeless(
 ) -> bool:
     """Tell whether a training that is still going on cannot reach the front.
 
-    It gets the largest gains, from here to its end, that any finished training had. If a
-    finished one is no worse in both figures even then, or the figures miss what is asked, it is
-    hopeless.
-
-    Args:
-        now: Its figures at some share of its epochs.
-        finished: Of other trainings, the figures at this share and at the end.
-        least: What is asked of both figures.
+    It gets the largest gains, from here to its end, that any finished training had: ``finished``
+    has the figures of each at this share of its epochs, and at its end. If a finished one is no
+    worse in both figures even then, or the figures miss what is asked at ``least``, it is hopeless.
     """
     if len(finished) < ENOUGH:
         return False

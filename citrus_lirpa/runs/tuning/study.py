@@ -163,10 +163,7 @@ class Study:
 
 
 def read(path: Path) -> Study:
-    """Read the file of a study, and check every value that it may try.
-
-    Args:
-        path: A TOML file.
+    """Read the TOML file of a study, and check every value that it may try.
 
     Raises:
         ConfigError: The file cannot be read, or a key or value in it is not usable.

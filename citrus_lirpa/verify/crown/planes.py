@@ -46,9 +46,7 @@ class Plane(NamedTuple):
     def turn(self, a: Tensor, z: Tensor) -> Tensor:
         """Return what the bound grows by (R, 2M) where planes turn; the second half is 0.
 
-        Args:
-            a: (R, M) coefficients on the outputs.
-            z: (R, 2M) inputs.
+        ``a`` (R, M) are coefficients on the outputs, ``z`` (R, 2M) inputs.
         """
         grows = a * sum((z * self.moves).chunk(2, 1), start=self.rises)
         return torch.cat([grows, torch.zeros_like(grows)], 1)

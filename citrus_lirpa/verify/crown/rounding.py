@@ -110,11 +110,7 @@ def intervals(segments: Sequence[Segment], x: Tensor, ball: Ball) -> tuple[Bound
 
 
 def _within_domain(segment: Segment, box: Box) -> Box:
-    """Return a box of a curve's inputs, NaN where the curve is not defined on all of it.
-
-    Raises:
-        ModelError: It is not for any of the images.
-    """
+    """Return a box of a curve's inputs, NaN where the curve is not defined on all of it."""
     domain = None if segment.curve is None else segment.curve.domain
     if domain is None:
         return box
@@ -159,12 +155,9 @@ def _shortened(segment: Segment, boxes: dict[int, Box]) -> Segment:
 
 
 def interval_margins(last: Segment, boxes: dict[int, Box], y: Tensor) -> Tensor:
-    """Bound margins (n, K-1) from below by the boxes of what the last segment starts from.
+    """Bound margins (n, K-1) of labels from below by the boxes of what the last segment takes.
 
-    Args:
-        last: The segment that ends in the logits, in float64.
-        boxes: As of :func:`intervals`.
-        y: (n,) labels.
+    It is in float64 and ends in the logits; the boxes are as of :func:`intervals`.
     """
     last = _shortened(last, boxes)
     before = [boxes[s] for s in last.sources]

@@ -53,11 +53,8 @@ class Line(NamedTuple):
         """Return what the bound grows by where lines turn, up to a positive factor.
 
         A line turns about the place where it touches; the parameter grows with that place. The
-        factor is the second derivative there.
-
-        Args:
-            a: (R, M) coefficients on the outputs.
-            z: (R, M) inputs.
+        factor is the second derivative there. ``a`` are coefficients on the outputs, ``z`` inputs,
+        both (R, M).
         """
         return a.abs() * (z - self.touch)
 

@@ -66,15 +66,8 @@ def _at_kinks(weighted: Tensor, x: Tensor, ball: Ball) -> Tensor:
 def shortfall(a: Tensor, weight: Tensor, x: Tensor, ball: Ball, u: Tensor) -> Tensor:
     """Return how far Σ_i w_i a_i·clamp(x_i + u) may be above its minimum, for ‖u‖₂ <= ε.
 
-    Args:
-        a: (D, s, ...) coefficients.
-        weight: (D, s).
-        x: (D, s, ...) inputs.
-        ball: The perturbations, of norm 2.
-        u: (D, ...) as of :func:`worst_shared`.
-
-    Returns:
-        (D,) in float64, rounding included.
+    u (D, ...) and the other arguments are as of :func:`worst_shared`. The result (D,) is in
+    float64, rounding included.
     """
     members, pixels = a.shape[1], a[0, 0].numel()
     sums = 8 * unit(torch.float64) * (pixels + 8 * members + 16)

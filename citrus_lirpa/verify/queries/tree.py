@@ -57,11 +57,7 @@ def fold(
 ) -> Tensor:
     """Combine ``leaves`` (N, R) into one value (N,) for each of N points.
 
-    Args:
-        tree: The formula.
-        leaves: A value of each row.
-        every: Combines two values where both must hold.
-        some: Combines two values where one must.
+    ``every`` combines two values where both must hold, ``some`` where one must.
     """
     if isinstance(tree, int):
         return leaves[:, tree]
