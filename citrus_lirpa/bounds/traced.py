@@ -16,7 +16,6 @@ from . import lirpa
 from .box import Box, Interval, RoundBox
 from .checks import check_tensor
 from .graph import Graph
-from .normed import NormedWeight, without_norms
 from .segments import INPUT, Segment, chain, segment_behind
 from .tracing import (
     check_logits,
@@ -32,6 +31,7 @@ from .tracing import (
     wrap,
 )
 from .unwrapping import split_normalise, unwrapped, without_softmax
+from .weight_norms import NormedWeight, without_norms
 
 Self = TypeVar("Self", bound="TracedModule")
 #: Images of the example that is made where none is given.

@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from ..bounds import lirpa as _compat
-from ..bounds.normed import without_norms
 from ..bounds.tracing import modes_restored
+from ..bounds.weight_norms import without_norms
 from ..errors import InputError, ModelError, foreign, is_out_of_memory, reason, require
 from ..imports import import_optional
 from . import onnx_shapes
