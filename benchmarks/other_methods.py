@@ -1,6 +1,6 @@
 """COLT, the UAP game, universal attacks and randomized smoothing beside IBP, ConvSmall.
 
-    python benchmarks/last_rows.py cifar10-2-255 --data-dir DATA --out runs/last [--only colt]
+    python benchmarks/other_methods.py cifar10-2-255 --data-dir DATA --out runs/last [--only colt]
 
 Reduced schedules, in ``SETTINGS``. Every run is evaluated by the whole cascade on the first 1,000
 test images in groups of 5. Those that were trained under noise are smoothed with the same σ too,
