@@ -77,6 +77,21 @@ def check_step_size(value: float) -> None:
     check_positive(value, "step_size", "a number > 0, as a share of ε")
 
 
+def check_attack(
+    net: object, x: Tensor, y: Tensor, ball: Ball, *, anywhere: bool = False
+) -> tuple[BoundedNet, Scalar]:
+    """Return the network and ε of an attack; raise InputError where inputs or ball do not fit.
+
+    With ``anywhere`` the inputs may be on another device than the network.
+    """
+    network, eps = as_bounded_net(net), check_radius(ball.eps, "ε")
+    check_labelled(network, x, y, anywhere=anywhere)
+    check_fits(eps, x, "ε")
+    check_norm(ball.norm, eps)
+    check_fits(ball.clip, x, "clip")
+    return network, eps
+
+
 def uniform_start(shape: torch.Size, eps: Scalar, like: Tensor) -> Tensor:
     """Draw from [-eps, eps]^shape uniformly, in the type and on the device of ``like``."""
     return torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(-1, 1) * eps
@@ -142,13 +157,8 @@ class PGD:
         Raises:
             InputError: A value cannot be used.
         """
-        eps = check_radius(eps, "ε")
-        net = as_bounded_net(net)
-        check_labelled(net, x, y)
-        check_fits(eps, x, "ε")
-        check_norm(self.norm, eps)
-        check_fits(self.clip, x, "clip")
-        return self.perturb(net, x, y, as_type(eps, x))
+        network, eps = check_attack(net, x, y, Ball(eps, self.clip, self.norm))
+        return self.perturb(network, x, y, as_type(eps, x))
 
     def perturb(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
         """Find the same perturbations for a batch that was checked before, as losses do."""

@@ -19,7 +19,6 @@ from ..bounds.checks import (
     Scalar,
     check_count,
     check_fits,
-    check_radius,
     check_range,
     check_tensor,
     is_count,
@@ -33,7 +32,7 @@ from ..bounds.precision import full_precision
 from ..bounds.radius import as_type
 from ..errors import expect, require
 from ..imports import to_frame
-from .pgd import ascend, uniform_start
+from .pgd import ascend, check_attack, uniform_start
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -173,12 +172,8 @@ class SgdUap:
         Raises:
             InputError: A value cannot be used.
         """
-        eps = check_radius(eps, "ε")
-        net = as_bounded_net(net)
-        check_labelled(net, x, y, anywhere=True)
-        check_fits(eps, x, "ε")
-        check_norm(self.norm, eps)
-        check_fits(self.clip, x, "clip")
+        given = Ball(eps, self.clip, self.norm)
+        net, eps = check_attack(net, x, y, given, anywhere=True)
         if self.target is not None:
             check_count(self.target, "SgdUap.target", 0, net.classes - 1)
         rows = self._images(net, x, y)

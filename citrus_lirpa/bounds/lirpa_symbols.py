@@ -62,7 +62,7 @@ _SYMBOLS: dict[str, tuple[str, Callable[..., Any]]] = {
 
 @contextmanager
 def whole_curves(gelu: bool) -> Iterator[None]:
-    """Have curves traced as one node each inside the block: GELU too, which 0.7 does itself."""
+    """Have curves traced as one node each inside the block; with ``gelu`` GELU too, as 0.7 does."""
     onnx: Any = torch.onnx
     symbols = {**_SYMBOLS, **({"gelu": ("vs", _gelu)} if gelu else {})}
     with ExitStack() as stack:

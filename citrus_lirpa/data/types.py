@@ -48,7 +48,7 @@ class DatasetSpec:
         return len(self.class_names)
 
     def with_crop(self, size: int) -> DatasetSpec:
-        """Return the same data set with unpadded square crops of a side, in pixels.
+        """Return the same data set with unpadded square crops, ``size`` pixels wide.
 
         The crops are random in ``augment`` and central in ``centre_crop``; ``load`` is unaffected.
 
