@@ -6,7 +6,7 @@ Nothing is checked here but names of tables, presets and methods; ``config`` che
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
+from functools import cache, reduce
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,11 @@ def _preset(name: object) -> dict[str, Any]:
 
 
 def _package_toml(name: str) -> dict[str, Any]:
+    return dict(_parsed(name))  # from which tables may be taken; they are copied where they change
+
+
+@cache
+def _parsed(name: str) -> dict[str, Any]:
     return parse_toml((resources.files(__package__) / name).read_text("utf-8"), name)
 
 
