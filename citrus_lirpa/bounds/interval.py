@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .affine import is_real
 from .box import Box, Interval
 from .graph import Graph
 from .margins import wrong_classes
@@ -94,8 +95,8 @@ class IntervalNetwork:
     def frozen_weights(self, dtype: torch.dtype | None = None) -> Weights:
         """Return ``weights`` without graph, in another type if one is given."""
 
-        def frozen(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.detach().to(dtype or value.dtype)
+        def frozen(value: Any) -> Any:
+            return value.detach().to(dtype or value.dtype) if is_real(value) else value
 
         return [tuple(map(frozen, weights)) for weights in self.weights()]
 

@@ -27,13 +27,21 @@ def _celu(graph: Any, x: Any, alpha: float) -> Any:
     return graph.op("Celu", x, alpha_f=alpha)
 
 
+def _hard_tanh(graph: Any, x: Any, low: float, high: float) -> Any:
+    """A clamp, with a note that its slope is 0 where x is at an end; that of a clamp is 1."""
+    kind = x.type().dtype() or torch.float32
+    ends = (graph.op("Constant", value_t=torch.tensor(end, dtype=kind)) for end in (low, high))
+    return graph.op("Clip", x, *ends, flat_ends_i=1)
+
+
 def _hard_sigmoid(graph: Any, x: Any) -> Any:
     """As torch computes it: ReLU6 of x + 3, by 6."""
     zero, three, six = (
         graph.op("Constant", value_t=torch.tensor(value, dtype=torch.float32))
         for value in (0.0, 3.0, 6.0)
     )
-    return graph.op("Div", graph.op("Clip", graph.op("Add", x, three), zero, six), six)
+    clipped = graph.op("Clip", graph.op("Add", x, three), zero, six, flat_ends_i=1)
+    return graph.op("Div", clipped, six)
 
 
 def _rsqrt(graph: Any, x: Any) -> Any:
@@ -52,8 +60,10 @@ _SYMBOLS: dict[str, tuple[str, Callable[..., Any]]] = {
     "celu": ("vf", _celu),
     "hardsigmoid": ("v", _hard_sigmoid),
     "hardswish": ("v", _one("HardSwish")),
+    "hardtanh": ("vff", _hard_tanh),
     "log_sigmoid": ("v", _one("LogSigmoid")),
     "mish": ("v", _one("Mish")),
+    "relu6": ("v", lambda graph, x: _hard_tanh(graph, x, 0.0, 6.0)),
     "rsqrt": ("v", _rsqrt),
     "selu": ("v", _one("Selu")),
     "softplus": ("vff", _softplus),

@@ -65,7 +65,7 @@ class BoundedNet(TracedModule):
         classes: Number of classes K.
         graph: The traced graph.
         fast: The fast interval network, or None where auto_LiRPA computes all bounds.
-        attacked: The same with curves, for attacks; None where it has other operations.
+        attacked: The same with all layers that proofs know, for attacks; None where it has others.
         attack_dtype: What ``frozen`` computes in; None for the type of the inputs.
 
     Raises:
@@ -107,8 +107,8 @@ class BoundedNet(TracedModule):
 
         Returns:
             A function from inputs (N, ...) to logits (N, K) of their type, differentiable in
-            the inputs alone; the network itself where it has other operations than affine
-            ones, ReLU and curves. It computes in ``attack_dtype``, where that is not None.
+            the inputs alone; the network itself where ``attacked`` is None. It computes in
+            ``attack_dtype``, where that is not None.
         """
         if self.attacked is None or self._normed:
             return Frozen(self._rounded_logits)

@@ -1,14 +1,19 @@
 """Logits and gradients of attacks, by hand, against autograd through the module."""
 
+import copy
+
+import operators
 import pytest
 import torch
 import torch.nn.functional as F
-from layers import Function
+from exact import Larger, Limited
+from layers import AFFINE, LAYERS, Function, network
 from reference import MEAN, MODELS, SHAPE, STD, batch, model_names, wrapped
 from torch import nn
 
 from citrus_lirpa import PGD, BoundedNet
 from citrus_lirpa.bounds.frozen import gradient_of
+from citrus_lirpa.errors import ModelError
 from citrus_lirpa.models import Normalise, build_model
 
 EPS = 0.05
@@ -99,9 +104,95 @@ def test_perturbations_of_curves_are_those_of_plain_pgd(curve):
     assert float(((found[0] - found[1]).abs() <= 1e-5).double().mean()) >= 0.99
 
 
-def test_products_are_left_to_autograd():
+PRODUCTS = {
+    "gated": Function(lambda x: x * x.tanh()),
+    "product of two": Function(lambda x: x[:, :1] * (x + 0.5 * x.flip(1))),
+    "quotient": Function(lambda x: x / (1 + x.abs())),
+    "quotient of a constant": Function(lambda x: 1 / (x * x + 0.3)),
+}
+OTHERS = {**{name: layer for name, (layer, _) in LAYERS.items()}, **AFFINE, **PRODUCTS}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_layers_that_proofs_know_are_steps(name, double):
+    model, x, y = network(copy.deepcopy(OTHERS[name]).double(), nn.ReLU())
+    net = BoundedNet(model, x[:2]).eval()
+    assert net.attacked is not None
+    check(net, x, y)
+
+
+#: Layers that bend, or choose, at -0.5, 0 or 0.5.
+BENT = {
+    "leaky": nn.LeakyReLU(0.1), "leaky, below 0": nn.LeakyReLU(-0.4), "prelu": nn.PReLU(2),
+    "relu6": nn.ReLU6(), "hardtanh": nn.Hardtanh(-0.5, 0.5), "clamp": Limited(-0.5, 0.5),
+    "clamp below": Limited(low=0.0), "clamp above": Limited(high=0.5), "abs": LAYERS["abs"][0],
+    "max": Larger(nn.Identity(), nn.ReLU()), "min": Larger(nn.Hardtanh(), nn.ReLU(), torch.minimum),
+    "pool": nn.MaxPool2d(2), "overlapping pool": nn.MaxPool2d(3, 2, 1),
+    "hardsigmoid": Function(lambda x: nn.functional.hardsigmoid(6 * x)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BENT)
+def test_at_bends_and_ties_the_slope_is_torchs(name, double):
+    torch.manual_seed(0)
+    first = nn.Conv2d(1, 2, 1)
+    first.weight.data, first.bias.data = torch.tensor([1.0, 0.0]).view(2, 1, 1, 1), torch.zeros(2)
+    body = nn.Sequential(first, copy.deepcopy(BENT[name]).double(), nn.Flatten())
+    x, y = torch.randint(-3, 4, (8, 1, 6, 6)) / 4, torch.arange(8) % 3
+    model = nn.Sequential(*body, nn.Linear(body(x).shape[1], 3))
+    net = BoundedNet(model, x[:2]).eval()
+    assert net.attacked is not None
+    check(net, x, y)
+
+
+def examined(seed):
+    """Check a random network of all operators; return whether it is attacked by steps."""
+    model, shape = operators.network(seed)
+    x, y = torch.randn(6, *shape), torch.arange(6) % operators.CLASSES
+    try:
+        net = BoundedNet(model, x[:2]).eval()
+    except ModelError:
+        return False
+    with torch.no_grad():
+        sound = net.module(x).isfinite().all()
+    if sound:
+        check(net, x, y)
+    return sound and net.attacked is not None
+
+
+def test_random_networks(double):
+    assert sum(map(examined, range(8))) >= 4
+
+
+@pytest.mark.nightly
+def test_many_random_networks(double):
+    assert sum(map(examined, range(24, 400))) >= 150
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("name", ["leaky", "one prelu", "clamp", "pool 2", "max", "gated"])
+def test_perturbations_through_other_layers_are_those_of_plain_pgd(name, training, double):
+    """Those of training, too, which takes BatchNorm's running statistics and new weights."""
+    model, x, y = network(nn.BatchNorm2d(3), copy.deepcopy(OTHERS[name]).double(), nn.ReLU())
+    net = BoundedNet(model, x[:2]).train(training)
+    if training:
+        net(x)
+        with torch.no_grad():
+            model[0].weight.mul_(1.5)
+    torch.manual_seed(1)
+    found = PGD()(net, x, y, EPS)
+    assert net.training == training and net.attacked is not None
+    torch.manual_seed(1)
+    torch.testing.assert_close(found, by_autograd(net, x, y, EPS, 20), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "layer", [Function(torch.sin), nn.ZeroPad2d(1)], ids=["an operation without a step", "padding"]
+)
+def test_other_networks_are_left_to_autograd(layer):
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(layer(torch.ones(1, 2, 8, 8)).numel(), 3))
     x = torch.rand(6, 2, 8, 8)
-    net = BoundedNet(curved(Function(lambda x: x * x.tanh())), x[:2]).eval()
+    net = BoundedNet(model, x[:2]).eval()
     assert net.attacked is None
     torch.testing.assert_close(net.frozen()(x), net.module(x))
 
