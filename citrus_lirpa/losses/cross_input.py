@@ -70,15 +70,15 @@ class Shifts:
     larger than m will do.
 
     Args:
-        count: Partners m of each input, at least 1.
-        include_self: Pair each input with itself too (CITRUS+SI).
+        count: Partners m of each input, at least 1; with ``include_self`` also 0.
+        include_self: Pair each input with itself too (CITRUS+SI); with 0 others, only with itself.
     """
 
     count: int = 4
     include_self: bool = False
 
     def __post_init__(self) -> None:
-        check_count(self.count, "number of shifts")
+        check_count(self.count, "number of shifts", 0 if self.include_self else 1)
 
     def __call__(self, batch: int) -> Tensor:
         """Return the partners (B, m) of each input, or (B, m+1) with itself."""
@@ -103,11 +103,11 @@ def make_pairing(
     Args:
         pairing: ``shifts`` pairs an input with those behind it in the batch, ``groups`` with those
             of its group of partners + 1 inputs.
-        partners: How many partners an input has.
+        partners: How many partners an input has; 0 with ``include_self`` for its own box alone.
         include_self: Whether an input is its own partner too.
     """
     expect_known("pairing", pairing, PAIRINGS)
-    check_count(partners, "partners")
+    check_count(partners, "partners", 0 if include_self else 1)
     if pairing == "groups":
         return Groups(partners + 1, include_self)
     return Shifts(partners, include_self)

@@ -114,6 +114,14 @@ def test_tau_equal_to_eps_is_ibp_once_for_every_partner():
     assert Citrus(1.0, pairing=Shifts(3))(net, x, y, EPS).item() == pytest.approx(3 * ibp)
 
 
+def test_the_own_box_alone_is_that_of_sabr_where_no_range_cuts_it():
+    net, (x, y) = wrapped(small_conv()), batch()
+    v = (EPS - TAU_RATIO * EPS) * torch.randn_like(x).sign()
+    common = dict(attack=lambda net, x, y, eps: v, clip=None)
+    own = Citrus(TAU_RATIO, pairing=Shifts(0, include_self=True), **common)(net, x, y, EPS)
+    assert own.item() == pytest.approx(Sabr(TAU_RATIO, **common)(net, x, y, EPS).item())
+
+
 def test_tighter_bounds_give_a_lower_loss():
     net, (x, y), totals = wrapped(small_conv()), batch(), []
     for method in ("crown", "crown-ibp", "ibp"):
