@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .curve_table import LOG_SIGMOID, MISH, SILU, SOFTSIGN, curve_of, power
+from .curve_table import HARD_SWISH, LOG_SIGMOID, MISH, SILU, SOFTSIGN, curve_of, power
 from .curves import Curve
 from .graph import Graph, Operation
 
@@ -10,6 +10,8 @@ from .graph import Graph, Operation
 _GATED: list[tuple[tuple[str, ...], Curve]] = [
     (("BoundSigmoid",), SILU),
     (("BoundTanh", "BoundSoftplus"), MISH),
+    (("BoundDiv", "BoundClip", "BoundAdd"), HARD_SWISH),
+    (("BoundMul", "BoundHardTanh", "BoundAdd"), HARD_SWISH),  # as auto_LiRPA 0.7 has it
 ]
 
 
@@ -26,8 +28,8 @@ def whole_curve(operation: Operation) -> Curve | None:
 def curves_in_parts(graph: Graph) -> tuple[dict[str, tuple[str, Curve]], set[str]]:
     """Return curves that are written as several operations, and the parts that nothing else uses.
 
-    They are x sigmoid(x), which is SiLU, x tanh(softplus(x)), which is Mish, log(sigmoid(x)), and
-    x / (1 + |x|), which is Softsign.
+    They are x sigmoid(x), which is SiLU, x tanh(softplus(x)), which is Mish, x hardsigmoid(x),
+    which is Hardswish, log(sigmoid(x)), and x / (1 + |x|), which is Softsign.
     """
     whole: dict[str, tuple[str, Curve]] = {}
     inside: list[str] = []
@@ -57,7 +59,7 @@ def _in_parts(graph: Graph, operation: Operation) -> tuple[str, Curve, list[str]
     for x, gate in orders if operation.kind == "BoundMul" else orders[:1]:
         for kinds, curve in _GATED if operation.kind == "BoundMul" else ():
             source, parts = _behind(graph, gate, kinds)
-            if parts and source == x:
+            if parts and source == x and (curve is not HARD_SWISH or _is_hard(graph, parts)):
                 return x, curve, parts
         inverse = graph.operations.get(gate)
         if inverse is None:
@@ -83,6 +85,11 @@ def _behind(graph: Graph, name: str, kinds: tuple[str, ...]) -> tuple[str, list[
         parts.append(name)
         name = operation.arguments[0]
     return name, parts
+
+
+def _is_hard(graph: Graph, parts: list[str]) -> bool:
+    """Return whether a clamp was traced as a part of a hardsigmoid."""
+    return bool(graph.operations[parts[1]].node.attr.get("of") == "hardsigmoid")
 
 
 def _without_one(graph: Graph, name: str) -> Operation | None:

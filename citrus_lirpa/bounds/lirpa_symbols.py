@@ -28,10 +28,10 @@ def _celu(graph: Any, x: Any, alpha: float) -> Any:
 
 
 def _hard_tanh(graph: Any, x: Any, low: float, high: float) -> Any:
-    """A clamp, with a note that its slope is 0 where x is at an end; that of a clamp is 1."""
+    """A clamp, with a note of what it is of: its slope is 0 where x is at an end, not 1."""
     kind = x.type().dtype() or torch.float32
     ends = (graph.op("Constant", value_t=torch.tensor(end, dtype=kind)) for end in (low, high))
-    return graph.op("Clip", x, *ends, flat_ends_i=1)
+    return graph.op("Clip", x, *ends, of_s="hardtanh")
 
 
 def _hard_sigmoid(graph: Any, x: Any) -> Any:
@@ -40,7 +40,7 @@ def _hard_sigmoid(graph: Any, x: Any) -> Any:
         graph.op("Constant", value_t=torch.tensor(value, dtype=torch.float32))
         for value in (0.0, 3.0, 6.0)
     )
-    clipped = graph.op("Clip", graph.op("Add", x, three), zero, six, flat_ends_i=1)
+    clipped = graph.op("Clip", graph.op("Add", x, three), zero, six, of_s="hardsigmoid")
     return graph.op("Div", clipped, six)
 
 

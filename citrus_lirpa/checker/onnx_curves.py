@@ -93,6 +93,8 @@ class Origins(dict[str, tuple[str, list[str], dict[str, Any]]]):
                 return (curves.MISH,)
             case ("Mul", "x", (("HardSigmoid", float(a), 0.5), "x")) if a > 0:
                 return (curves.hard_swish(a),)
+            case ("Mul", (("HardSigmoid", float(a), 0.5), "x"), "x") if a > 0:
+                return (curves.hard_swish(a),)
             case ("Div", "x", ("Add", ("Abs", "x"), 1.0) | ("Add", 1.0, ("Abs", "x"))):
                 return (curves.SOFTSIGN,)
             case ("Mul", "x", ("Add", ("Erf", ("Div", "x", float(c))), 1.0)) if 0.1 < c < 10:

@@ -68,6 +68,7 @@ CURVES = {
     **{"ELU": nn.ELU(0.7), "CELU": nn.CELU(2.0), "softplus": nn.Softplus(3.0)},
     **{"hardswish": nn.Hardswish(), "log of sigmoid": nn.LogSigmoid()},
     "SiLU by hand": Function(lambda x: x * x.sigmoid()),
+    "hardswish by hand": Function(lambda x: x * nn.functional.hardsigmoid(x)),
     "square": Function(lambda x: x * x),
     "cube": Function(lambda x: x**3),
     "exp, root, inverse, log": Function(lambda x: x.exp().sqrt().reciprocal().log()),

@@ -40,6 +40,13 @@ LAYERS = {
     "mish by hand and its gate": [
         Function(lambda x: torch.cat([x * (gate := F.softplus(x).tanh()), gate], 1))
     ],
+    "hardswish by hand": [
+        *(Function(lambda x: x * F.hardsigmoid(x)), nn.Conv2d(3, 3, 3)),
+        Function(lambda x: F.hardsigmoid(x) * x),
+    ],
+    "hardswish by hand and its gate": [
+        Function(lambda x: torch.cat([x * (gate := F.hardsigmoid(x)), gate], 1))
+    ],
     "log-sigmoid by hand": [
         *(Function(lambda x: -F.softplus(-x)), nn.Conv2d(3, 3, 3)),
         Function(lambda x: x.sigmoid().log()),

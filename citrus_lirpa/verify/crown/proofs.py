@@ -141,12 +141,8 @@ class Proofs:
         if parameter is None:
             self._keep(slope_end=np.zeros(len(which), np.int64))
             return
-        self._keep(line_entry=_lines(images.relaxation, members.flatten()[which], parameter[which]))
-        columns = {i: _Columns.of(images, i) for i in contexts}
-        values = parameter.detach().cpu().numpy()
-        split = np.zeros(values.shape) if signs is None else signs.cpu().numpy()
-        for entry, e in enumerate(which.tolist(), first):
-            self._keep_slopes(contexts[flat[e]], entry, columns[flat[e]], values[e], split[e])
+        lines = parameter[which], None if signs is None else signs[which]
+        self._keep_lines(images, members.flatten()[which], contexts, first, *lines)
 
     def _new(self, pairs: Array) -> Array:
         """Take tuples of (image, class), (D, s, 2), as refuted; return which were not, (D,)."""
@@ -154,6 +150,23 @@ class Proofs:
         new = np.array([key not in self.refuted for key in keys])
         self.refuted.update(keys)
         return new
+
+    def _keep_lines(
+        self,
+        images: Images,
+        member: Tensor,
+        contexts: dict[int, _Context],
+        first: int,
+        parameter: Tensor,
+        signs: Tensor | None,
+    ) -> None:
+        """Keep the lines of entries from number ``first`` on, of the images ``member``."""
+        self._keep(line_entry=_lines(images.relaxation, member, parameter))
+        columns = {i: _Columns.of(images, i) for i in contexts}
+        values = parameter.detach().cpu().numpy()
+        split = np.zeros(values.shape) if signs is None else signs.cpu().numpy()
+        for k, i in enumerate(member.tolist()):
+            self._keep_slopes(contexts[i], first + k, columns[i], values[k], split[k])
 
     def _keep_slopes(
         self, context: _Context, entry: int, columns: _Columns, values: Array, split: Array
