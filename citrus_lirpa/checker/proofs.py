@@ -78,7 +78,7 @@ def read_network(path: Path, *, exact: bool = False) -> Network:
     try:
         return network_of(path.read_bytes(), Numbers(exact))
     except _DAMAGED as error:
-        raise Refused(f"{path} cannot be read as an ONNX file: {error}") from error
+        raise Refused(f"{path} cannot be read as an ONNX file: {error!r}") from error
 
 
 def check_folder(folder: Path, network: Network) -> Summary:

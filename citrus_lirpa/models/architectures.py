@@ -122,7 +122,8 @@ def _widths(model: str, width: float, usual: int, linear: int) -> tuple[int, int
     if number and 0 < width < 1:
         return max(1, round(width * usual)), max(1, round(width * linear))
     whole = number and 1 <= width <= _LARGEST and width == int(width)
-    expected = f"a whole number of channels, at most {_LARGEST}, or a share of {usual} below 1"
+    share = f"a share of {usual} between 0 and 1"
+    expected = f"a whole number of channels, at most {_LARGEST}, or {share}"
     expect(whole, f"{model}: width", width, expected, ConfigError)
     return int(width), linear
 

@@ -132,7 +132,7 @@ class RunFolder:
         if found != config:
             raise OccupiedError(
                 f"{self.path} is of another configuration than {owner} "
-                f"({differences(asdict(found), asdict(config))}); {fix}"
+                f"({differences(asdict(found), asdict(config), most=4)}); {fix}"
             )
         return True
 

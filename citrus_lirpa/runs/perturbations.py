@@ -23,7 +23,7 @@ from ..bounds.net import BoundedNet
 from ..bounds.precision import full_precision
 from ..bounds.radius import map_hash
 from ..data.types import DatasetSpec
-from ..errors import CheckpointError, InputError, reason
+from ..errors import CheckpointError, InputError, reason, require
 from ..formats import tensors
 from ..formats.atomic import write_atomically
 from ..verify import Evaluation
@@ -155,6 +155,7 @@ def read_perturbations(path: Path, spec: DatasetSpec) -> torch.Tensor:
         InputError: The perturbations do not fit the images.
     """
     found: Any
+    require(path.is_file(), f"{path} is not a file; expected FILE.npy, FILE.npz or uap.pt")
     if path.suffix in (".npy", ".npz"):
         try:
             with path.open("rb") as file:

@@ -57,6 +57,11 @@ class RunConfig:
         return bool(self.model.get("source")) or is_code(self.data.name)
 
     @property
+    def trust(self) -> str:
+        """What commands on its run need where it names code: " --trust-code", else nothing."""
+        return " --trust-code" if self.names_code else ""
+
+    @property
     def denoises(self) -> bool:
         """Whether it trains a denoiser, from images to images, rather than a classifier."""
         return bool(self.model["name"] == "denoiser")

@@ -249,8 +249,8 @@ class Trainer:
         where = f"stopped in epoch {epoch} of {self.train.epochs}"
         if self.folder is None:
             return where
-        folder = shlex.quote(str(self.folder))
-        return f"{where}, saved; continue with: citrus-lirpa train --resume {folder}"
+        run = f"{shlex.quote(str(self.folder))}{self.config.trust}"
+        return f"{where}, saved; continue with: citrus-lirpa train --resume {run}"
 
     def _is_time_to_save(self, epoch_ended: bool) -> bool:
         since = time.monotonic() - self._saved

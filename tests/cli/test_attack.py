@@ -117,6 +117,11 @@ def test_what_is_no_perturbation_is_refused(folder, tmp_path, content, options, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_perturbation_that_is_not_there_is_named(folder, tmp_path):
+    line = said(*run("attack", folder, "--perturbation", tmp_path / "u.pt"), 2)
+    assert line.endswith("u.pt is not a file; expected FILE.npy, FILE.npz or uap.pt")
+
+
 def test_attack_by_default_writes_into_the_run_and_repeats_itself(folder):
     found = []
     for _ in range(2):

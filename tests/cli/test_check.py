@@ -34,6 +34,11 @@ def test_eval_writes_proofs_and_check_checks_them(tmp_path, evaluated):
     np.savez(file, **{**made, "pixels": made["pixels"] + np.float32(0.01)})
     status, output = run("check", folder)
     assert status == 1 and "its pixels are others" in output
+    np.savez(file, **made)
+    shutil.copy(file, file.with_name("00001.npz"))
+    assert said(*run("check", folder), 1).startswith("Error: 1 refusal in ")
+    file.with_name("model.onnx").write_bytes(b"")
+    assert "model.onnx cannot be read as an ONNX file: IndexError" in said(*run("check", folder), 1)
 
 
 def test_check_refuses_what_has_no_proofs(tmp_path):

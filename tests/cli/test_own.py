@@ -17,6 +17,7 @@ from users import photos
 from citrus_lirpa import config, distributed, fit, imports, runs
 from citrus_lirpa.cli import main
 from citrus_lirpa.models import Normalise
+from citrus_lirpa.training.trainer import Trainer
 
 MINE = """
 import numpy as np
@@ -102,9 +103,21 @@ def test_an_own_network_is_trained_judged_attacked_and_reported(here):
     assert f"{here / 'mine.py'}:Net is code" in refused and "--trust-code" in refused
     assert run("eval", "run", "--trust-code", "--method", "ibp", "--quiet")[0] == 0
     assert run("attack", "run", "--model", "mine.py:Net", "--epochs", 1, "--quiet")[0] == 0
-    assert run("report", "run")[0] == 0 and "<th>ant" in Path("run/report.html").read_text("utf-8")
+    assert run("report", "run")[0] == 0
+    page = Path("run/report.html").read_text("utf-8")
+    assert "<th>ant" in page and "citrus-lirpa eval run</span> <span>--trust-code" in page
     Path("mine.py").write_text(MINE + "\n# changed\n")
     assert "has changed since" in said(*run("eval", "run", "--trust-code", "--quiet"), 2)
+
+
+def test_the_line_that_continues_a_training_permits_its_code(here, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_step", stop)
+    made = ("train", "--preset", "digits", "--model", "mine.py:Net", "--data", "photos")
+    line = said(*run(*made, "--set", "train.eps=2/255", "--out", "run", *QUICK), 130)
+    assert line.endswith("continue with: citrus-lirpa train --resume run --trust-code")
 
 
 def test_any_data_set_of_torchvision_by_a_function():

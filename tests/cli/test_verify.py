@@ -120,6 +120,7 @@ def test_what_is_beyond_is_unknown(files):
         ((), "N1={}/sat.vnnlib", "is not an ONNX file"),
         (("--network", "N2=x.onnx"), "N1={}/net.onnx", "takes no file of its own"),
         (("--network", "N1=x.onnx"), "N1={}/net.onnx", "names a network twice"),
+        (("--timeout", "nan"), "N1={}/net.onnx", "--timeout is nan; expected seconds"),
         (("--timeout", "-1"), "N1={}/net.onnx", "-1.0 is not in the range x>=0"),
     ],
 )

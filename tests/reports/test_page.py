@@ -281,6 +281,14 @@ def test_what_is_missing_is_said(folder, file, said_missing, gone):
     assert gone not in page.text
 
 
+def test_a_denoiser_is_shown_the_command_that_puts_it_in_front(folder):
+    config = folder / "config.toml"
+    config.write_text(config.read_text().replace('name = "mlp"', 'name = "denoiser"'))
+    (folder / "eval-crown.json").unlink()
+    text = Page(make_page([folder])).text
+    assert f"--denoiser {folder}" in text and "citrus-lirpa eval" not in text
+
+
 def test_images_held_out_from_training_are_called_so(folder):
     assert "58 test images" in Page(make_page([folder])).text
     values = record(folder) | {"held_out": True}

@@ -6,7 +6,7 @@ import click
 
 from ...errors import SoundnessError
 from ...runs.checking import check_run
-from ..output import Results
+from ..output import Results, counted
 
 _MOST_LINES = 20
 
@@ -24,6 +24,6 @@ def run(folder, method, exact) -> Results:
         f"{proofs['groups']} groups hold, by {proofs['checker']}"
     )
     if summary.refused:
-        raise SoundnessError(f"{len(summary.refused)} refusals in {folder}; the first: "
+        raise SoundnessError(f"{counted(len(summary.refused), 'refusal')} in {folder}; the first: "
                              f"{summary.refused[0]}")  # fmt: skip
     return proofs

@@ -16,6 +16,7 @@ from ...bounds.radius import radius_words
 from ...errors import InputError, expect
 from ...runs.export import FORMATS, save_network
 from ...verify import uap_export, verdicts, vnnlib
+from ..output import counted
 from .common import open_network, require_boxes
 
 #: Options that a network alone has no use for.
@@ -48,16 +49,18 @@ def run(
             network.model, split, network.spec, out, images=images, timeout=timeout, **groups, **box
         )
         click.echo(
-            f"{len(record['queries'])} queries about {len(record['groups'])} groups, ε = "
-            f"{radius_words(network.radius, 4)}, in {out}; decide one with: citrus-lirpa verify "
-            f"{out}/QUERY --network N0={out / vnnlib.MODEL}"
+            f"{counted(len(record['queries']), 'query', 'queries')} about "
+            f"{counted(len(record['groups']), 'group')}, ε = {radius_words(network.radius, 4)}, in "
+            f"{out}; decide one with: citrus-lirpa verify {out}/QUERY --network "
+            f"N0={out / vnnlib.MODEL}"
         )
         return
     box |= {"timeout": timeout, "standard": vnnlib_version or "1.0"}
     record = vnnlib.export(network.model, split, network.spec, out, images=images, **box)
     click.echo(
-        f"{len(record['images'])} properties, ε = {radius_words(network.radius, 4)}, in {out}; "
-        f"{len(record['left_out'])} misclassified images left out\n"
+        f"{counted(len(record['images']), 'property', 'properties')}, "
+        f"ε = {radius_words(network.radius, 4)}, in {out}; "
+        f"{counted(len(record['left_out']), 'misclassified image')} left out\n"
         f"run a verifier on {out / vnnlib.INSTANCES} and put its results into "
         f"{out / vnnlib.RESULTS}"
     )

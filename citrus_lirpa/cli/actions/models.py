@@ -31,7 +31,7 @@ def run() -> Results:
         )
         for n in trained
     ]
-    print_names("trained networks", "wherever a run is expected", rows)
+    print_names("trained networks", "wherever a network is read", rows)
     return {"models": models, "zoo": trained}
 
 

@@ -37,7 +37,7 @@ def run(resume, out, log, data_dir, download, device, quiet, requeue, **options)
     where = join_processes(device)
     settings, run = _requested(resume, out, requeue, options)
     epochs: list[dict[str, Any]] = []
-    with _naming_what_is_left(run):
+    with _naming_what_is_left(settings, run):
         with distributed.leader_first():
             images = data.load(settings.data.name, train=True, data_dir=data_dir, download=download)
         history = train_run(
@@ -59,7 +59,7 @@ def run(resume, out, log, data_dir, download, device, quiet, requeue, **options)
 
 
 @contextlib.contextmanager
-def _naming_what_is_left(run: RunFolder) -> Iterator[None]:
+def _naming_what_is_left(settings: RunConfig, run: RunFolder) -> Iterator[None]:
     """Say, after a Ctrl-C that no step could finish before, what there is of the run."""
     try:
         yield
@@ -68,7 +68,7 @@ def _naming_what_is_left(run: RunFolder) -> Iterator[None]:
     except KeyboardInterrupt:
         folder = shlex.quote(str(run.path))
         raise Interrupted(
-            f"interrupted; continue with: citrus-lirpa train --resume {folder}"
+            f"interrupted; continue with: citrus-lirpa train --resume {folder}{settings.trust}"
             if run.config.is_file()
             else "interrupted before the training began; nothing was written"
         ) from None
@@ -141,9 +141,10 @@ def _observer(first_line: str, epochs: list[dict[str, Any]], quiet: bool) -> Obs
 
 def _first_line(settings: RunConfig, device: torch.device, run: RunFolder) -> str:
     shared = f" over {distributed.size()} processes" if distributed.size() > 1 else ""
+    radius = tables.radius(settings.train.eps, norm=settings.train.norm)
     return (
         f"{settings.loss['name']} on {settings.data.name}: {settings.model['name']}, "
-        f"ε {'up to' if settings.train.eps_map else '='} {settings.train.eps:.4g}, "
+        f"ε {'up to' if settings.train.eps_map else '='} {radius}, "
         f"{settings.train.epochs} epoch{'s' * (settings.train.epochs > 1)}, "
         f"batch {settings.train.batch_size}{shared}, {device}; run folder {run.path}"
     )
@@ -164,8 +165,7 @@ def _print_end(
         smooth = f"citrus-lirpa smooth RUN --sigma {sigma:g} --denoiser {folder}"
         click.echo(f"put it in front of a network with: {smooth}")
     else:
-        trusted = " --trust-code" if settings.names_code else ""
-        click.echo(f"certify it with: citrus-lirpa eval {folder}{trusted}")
+        click.echo(f"certify it with: citrus-lirpa eval {folder}{settings.trust}")
 
 
 def _summary(settings: RunConfig, run: RunFolder, history: History) -> Results:

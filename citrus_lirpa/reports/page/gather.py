@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from ...data.datasets import class_names
 from ...errors import CheckpointError, InputError, require
 from ...formats.onnx import SUFFIX
+from ...imports import is_code
 from ...runs.folder import CONFIG_FILE, RunFolder
 from ...runs.networks import results_folder
 from ...runs.perturbations import PerturbationRecord
@@ -88,11 +90,11 @@ def gather(folder: Path, name: str, stage: str | None) -> Material:
         training = compare.training_method(folder) if trained else ("-", "-")
         seconds = None if epochs is None else sum(epoch["seconds"] for epoch in epochs)
         run = compare.run_of(name, training, seconds, record)
-        network = network_arguments(folder, record, trained=trained)
+        network = network_arguments(folder, record, config)
         found = _found(folder, record, network, missing)
         crafted = _crafted(folder, record, network, missing)
     else:
-        missing.append(("evaluation", f"citrus-lirpa eval {shlex.quote(str(folder))}"))
+        missing.append(_not_evaluated(folder, config or {}))
     return Material(name, folder, config, epochs, record, run, found, crafted, tuple(missing))
 
 
@@ -111,13 +113,35 @@ def _no_run(folder: Path) -> str:
     return f"{folder} does not exist or is no folder; expected a run folder"
 
 
+def _not_evaluated(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
+    """What is missing of a network without an evaluation, and the command that makes it."""
+    name = shlex.quote(str(folder))
+    if _value(config, "model", "name") == "denoiser":
+        sigma = _value(config, "loss", "sigma")
+        command = f"citrus-lirpa smooth RUN --sigma {sigma} --denoiser {name}"
+        return "what it does in front of a network", command
+    return "evaluation", f"citrus-lirpa eval {name}{_trust(config)}"
+
+
+def _trust(config: Mapping[str, Any]) -> str:
+    """The option that lets a command run the code that a run names."""
+    named = _value(config, "model", "source") or is_code(str(_value(config, "data", "name")))
+    return " --trust-code" if named else ""
+
+
+def _value(config: Mapping[str, Any], table: str, key: str) -> Any:
+    """A value of a configuration, which may be of an earlier version; None where it has none."""
+    values = config.get(table)
+    return values.get(key) if isinstance(values, Mapping) else None
+
+
 def _training(
     folder: Path, missing: list[tuple[str, str]]
 ) -> tuple[dict[str, Any], list[dict[str, Any]] | None]:
     """The configuration, and the epochs where they are there."""
     config = compare.read_config(folder)
     if not RunFolder(folder).metrics.is_file():
-        command = f"citrus-lirpa train --resume {shlex.quote(str(folder))}"
+        command = f"citrus-lirpa train --resume {shlex.quote(str(folder))}{_trust(config)}"
         missing.append(("training curves", command))
         return config, None
     return config, [asdict(epoch) for epoch in read_epochs(folder)]
@@ -132,10 +156,12 @@ def _check_tables(record: EvaluationRecord, folder: Path) -> None:
         require(getattr(record, key), missing, CheckpointError)
 
 
-def network_arguments(folder: Path, record: EvaluationRecord, *, trained: bool) -> str:
-    """Name the network of an evaluation as commands take it; ``trained`` if it is in the folder."""
-    if trained:
-        return shlex.quote(str(folder))
+def network_arguments(
+    folder: Path, record: EvaluationRecord, config: Mapping[str, Any] | None
+) -> str:
+    """Name the network of an evaluation as commands take it; ``config`` if it is in the folder."""
+    if config is not None:
+        return f"{shlex.quote(str(folder))}{_trust(config)}"
     words = [record.run or "FILE.onnx", "--dataset", record.data]
     return f"{shlex.join(words)} --out {shlex.quote(str(folder))}"
 

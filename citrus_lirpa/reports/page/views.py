@@ -263,8 +263,7 @@ def _commands(material: Material) -> list[list[str]]:
         commands.append(f"citrus-lirpa train --config {folder}/{CONFIG_FILE} --out NEW")
     record = material.record
     if record is not None:
-        trained = material.config is not None
-        network = network_arguments(material.folder, record, trained=trained)
+        network = network_arguments(material.folder, record, material.config)
         options = [
             radius_argument(material.folder, record),
             *(

@@ -28,7 +28,7 @@ _TABLES = ("set", "space", "search", "least", "front")
 Seed = Annotated[Count, Field(le=MAX_SEED)]
 
 
-@checked("study")
+@checked("")
 class _Head:
     """The keys above all tables.
 
@@ -268,6 +268,10 @@ def _check(study: Study) -> None:
     expected = "expected shares of the epochs between 0 and 1"
     require(share, f"stop_at is {list(study.stop_at)}; {expected}", ConfigError)
     start = {key: parameter.ends()[0] for key, parameter in study.space.items()} | study.recipe()
+    try:
+        study.config(start)
+    except InputError as error:
+        raise ConfigError(f"[space]: {error}") from None
     for key, parameter in study.space.items():
         for value in parameter.ends():
             try:

@@ -66,12 +66,9 @@ class Worker:
             Interrupted: If Ctrl-C or, as Terminated, SIGTERM stopped it after saving.
             CitrusError: If a trial cannot be run here; it is left to be continued.
         """
-        images = data.load(
-            self.study.config({}).data.name,
-            train=True,
-            data_dir=self.data_dir,
-            download=self.download,
-        )
+        wanted = self.study.config({}).data
+        images = data.load(wanted.name, train=True, data_dir=self.data_dir, download=self.download)
+        divide(images, wanted.held_out)  # refused here, not in every trial
         waits = False
         while True:
             with self._next_trial() as trial:

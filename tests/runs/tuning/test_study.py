@@ -92,9 +92,9 @@ def test_a_range_and_a_choice():
     [
         ("method = 'sabre'", "", "unknown method 'sabre'; did you mean 'sabr'"),
         ("trial = 4", "", "unknown key 'trial'"),
-        ("seed = -1", "", "study.seed is -1; expected a number >= 0"),
+        ("seed = -1", "", ": seed is -1; expected a number >= 0"),
         ("stop_at = [1.0]", "", "stop_at is [1.0]; expected shares"),
-        ("stop_at = [2]", "", "study.stop_at.0 is 2; expected a number <= 1"),
+        ("stop_at = [2]", "", ": stop_at.0 is 2; expected a number <= 1"),
         ("name = '../x'", "", "name is '../x'; expected letters"),
         ("space = 1", "", "'space' is not a table"),
         ("", '[space]\n"train.lr" = 1', "train.lr in [space] is 1; expected { low ="),
@@ -102,7 +102,7 @@ def test_a_range_and_a_choice():
         ("", '[space]\n"train.lr" = { low = 2, high = 1 }', "from 2 to 1; expected low < high"),
         ("", '[space]\n"train.lr" = { low = 0, high = 1, log = true }', "expected a number > 0"),
         ("", '[space]\n"train.lr" = { choices = [] }', "choices is []"),
-        ("", '[space]\n"loss.tau" = { low = 0.1, high = 1 }', "unknown key in loss"),
+        ("", '[space]\n"loss.tau" = { low = 0.1, high = 1 }', "[space]: unknown key in loss (of"),
         ("", '[space]\n"loss.worst" = { low = 0.5, high = 1.5 }', "expected a whole number"),
         ("", '[space]\n"train.epochs" = { low = 1, high = 3 }', "stands in [set] and in [space]"),
         ("", '[space]\nlr = { low = 0.1, high = 1 }', "malformed; expected TABLE.KEY"),
@@ -130,7 +130,9 @@ def test_files_that_cannot_be_read(tmp_path):
     assert "cannot read the study" in refusal(study.read, tmp_path / "none.toml")
     (tmp_path / "x.toml").write_bytes(b"\xff")
     assert "cannot read the study" in refusal(study.read, tmp_path / "x.toml")
+    (tmp_path / "x.toml").write_text("preset = 'digits'")
+    assert refusal(study.read, tmp_path / "x.toml").endswith("x.toml: trials is missing")
     (tmp_path / "x.toml").write_text("preset =")
     assert "not valid TOML" in refusal(study.read, tmp_path / "x.toml")
     (tmp_path / "x.toml").write_text('preset = "digits"')
-    assert "study.trials is missing" in refusal(study.read, tmp_path / "x.toml")
+    assert "trials is missing" in refusal(study.read, tmp_path / "x.toml")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from command_line import run, said
 
-from citrus_lirpa.errors import Interrupted, NonFiniteLossError
+from citrus_lirpa.errors import InputError, Interrupted, NonFiniteLossError
 from citrus_lirpa.formats.locks import try_claim
 from citrus_lirpa.runs.folder import RunFolder
 from citrus_lirpa.runs.tuning import stopping, study, worker
@@ -183,6 +183,14 @@ def test_a_training_that_fails_is_a_finished_trial(small, write, monkeypatch, er
     assert [t.state for t in found] == ["fail", "fail"]
     words = "the loss became nan" if error else "worst is 9"
     assert all(words in t.notes["failed"] for t in found) and words in lines[0]
+
+
+def test_images_that_cannot_be_held_out_cost_no_trial(write):
+    small = study.read(write(**{'"data.held_out" = 300': '"data.held_out" = 9000'}))
+    storage = Storage(small, create=True)
+    with pytest.raises(InputError, match="data.held_out is 9000; expected 0 to"):
+        Worker(small, storage, torch.device("cpu"), Path("none"), False, print).run()
+    assert all(trial.state == "waiting" for trial in storage.trials())
 
 
 def test_an_interruption_leaves_the_trial_to_be_continued(small, monkeypatch):
