@@ -75,6 +75,12 @@ def finished(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole(finished) -> str:
+    """The page of this run."""
+    return make_page([finished])
+
+
 @pytest.fixture
 def folder(finished, tmp_path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
@@ -109,9 +115,8 @@ def test_report_writes_a_page_that_says_what_the_files_say(folder):
     assert f"citrus-lirpa train --config {folder}/config.toml" in page.text
 
 
-def test_nothing_comes_from_elsewhere(folder):
-    text = make_page([folder])
-    page = Page(text)
+def test_nothing_comes_from_elsewhere(whole):
+    text, page = whole, Page(whole)
     assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(page.tags)
     assert page.values("img", "src")
     assert all(src.startswith("data:image/png;base64,") for src in page.values("img", "src"))
@@ -272,8 +277,8 @@ def test_charts_follow_the_page(folder):
         ("eval-crown.json", "citrus-lirpa eval", "UCert, proved"),
     ],
 )
-def test_what_is_missing_is_said(folder, file, said_missing, gone):
-    assert gone in Page(make_page([folder])).text
+def test_what_is_missing_is_said(folder, whole, file, said_missing, gone):
+    assert gone in Page(whole).text
     (folder / file).unlink()
     page = Page(make_page([folder]))
     assert "Not in this report" in page.text
@@ -289,8 +294,8 @@ def test_a_denoiser_is_shown_the_command_that_puts_it_in_front(folder):
     assert f"--denoiser {folder}" in text and "citrus-lirpa eval" not in text
 
 
-def test_images_held_out_from_training_are_called_so(folder):
-    assert "58 test images" in Page(make_page([folder])).text
+def test_images_held_out_from_training_are_called_so(folder, whole):
+    assert "58 test images" in Page(whole).text
     values = record(folder) | {"held_out": True}
     (folder / "eval-crown.json").write_text(json.dumps(values))
     text = Page(make_page([folder])).text
@@ -303,10 +308,8 @@ def test_a_run_that_is_only_begun(folder, tmp_path):
     shutil.copy(folder / "config.toml", begun)
     page = Page(make_page([begun]))
     assert "CITRUS on digits" in page.text and "mlp" in page.text
-    assert [page.tags.count(tag) for tag in ("section", "details")] == [
-        1,
-        1,
-    ]  # missing, configuration
+    # what is missing, and the configuration
+    assert [page.tags.count(tag) for tag in ("section", "details")] == [1, 1]
     both = Page(make_page([begun, folder]))
     assert "2 runs compared" in both.text
 
@@ -395,8 +398,8 @@ def test_effects_of_wrong_shapes_are_refused(folder):
             PerturbationRecord.load(file)
 
 
-def test_many_classes_have_their_mistakes_in_place_of_a_matrix(folder):
-    assert "confusion" in Page(make_page([folder])).values("table", "class")
+def test_many_classes_have_their_mistakes_in_place_of_a_matrix(folder, whole):
+    assert "confusion" in Page(whole).values("table", "class")
     values = record(folder) | {"data": "tinyimagenet"}
     (folder / "eval-crown.json").write_text(json.dumps(values))
     page = Page(make_page([folder]))

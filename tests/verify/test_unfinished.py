@@ -30,9 +30,21 @@ def protocol(**changes):
     return Protocol(**given)
 
 
-def noise(net, count=24):
-    x, y = images(net, count, wrong=[2])
-    return net, Split((255 * x).byte(), y), SPEC
+@pytest.fixture
+def data(deep):
+    x, y = images(deep, 24, wrong=[2])
+    return deep, Split((255 * x).byte(), y), SPEC
+
+
+_WHOLE = []
+
+
+@pytest.fixture
+def whole(data):
+    """The evaluation that nothing stops, made once: the network and images are always the same."""
+    if not _WHOLE:
+        _WHOLE.append(evaluate(*data, protocol()))
+    return _WHOLE[0]
 
 
 def stopping(monkeypatch, owner, name, every, *, once=False):
@@ -66,9 +78,9 @@ def same(found, whole):
 
 
 @pytest.mark.parametrize("every", [25, 35])
-def test_what_is_found_is_the_same_however_often_it_is_stopped(tmp_path, monkeypatch, deep, every):
-    data = noise(deep)
-    whole = evaluate(*data, protocol())
+def test_what_is_found_is_the_same_however_often_it_is_stopped(
+    tmp_path, monkeypatch, data, whole, every
+):
     assert 5 < int(whole.certificates.certified.sum()) < 20
     saved = Saved(tmp_path, {}, resume=False)
     known = []
@@ -99,9 +111,7 @@ def test_what_is_found_is_the_same_however_often_it_is_stopped(tmp_path, monkeyp
         (DualEngine, "attacked", 1), (GroupAttack, "_ascend", 1),
     ],
 )  # fmt: skip
-def test_a_stop_in_each_stage(tmp_path, monkeypatch, deep, owner, name, every):
-    data = noise(deep)
-    whole = evaluate(*data, protocol())
+def test_a_stop_in_each_stage(tmp_path, monkeypatch, data, whole, owner, name, every):
     saved = Saved(tmp_path, {}, resume=False)
     with monkeypatch.context() as patch:
         stopping(patch, owner, name, every, once=True)
@@ -110,8 +120,7 @@ def test_a_stop_in_each_stage(tmp_path, monkeypatch, deep, owner, name, every):
     same(found, whole)
 
 
-def test_a_stop_on_bounds_of_auto_lirpa(tmp_path, monkeypatch, deep):
-    data = noise(deep)
+def test_a_stop_on_bounds_of_auto_lirpa(tmp_path, monkeypatch, deep, data):
     without_dual_engine(deep)
     how = protocol(method="alpha-crown")
     whole = evaluate(*data, how)
@@ -123,9 +132,9 @@ def test_a_stop_on_bounds_of_auto_lirpa(tmp_path, monkeypatch, deep):
     same(found, whole)
 
 
-def test_it_ends_where_every_start_gets_too_little_time(tmp_path, monkeypatch, deep):
+def test_it_ends_where_every_start_gets_too_little_time(tmp_path, monkeypatch, data):
     """A start gets two seconds of a clock that each bound moves; hopeless images need more."""
-    data, clock = noise(deep), [0.0, 0]
+    clock = [0.0, 0]
     original = DualBound.__call__
 
     def slow(self, *args):
@@ -145,8 +154,8 @@ def test_it_ends_where_every_start_gets_too_little_time(tmp_path, monkeypatch, d
     assert stops >= 2 and found.seconds <= 1.2 * 4.0 * 8 + 2 * stops
 
 
-def test_what_is_known_of_a_batch_is_checked_like_a_batch(tmp_path, monkeypatch, deep):
-    data, saved = noise(deep), Saved(tmp_path, {}, resume=False)
+def test_what_is_known_of_a_batch_is_checked_like_a_batch(tmp_path, monkeypatch, data, whole):
+    saved = Saved(tmp_path, {}, resume=False)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stopping(patch, DualEngine, "refined", 1)
         evaluate(*data, protocol(), saved=saved)
@@ -158,7 +167,7 @@ def test_what_is_known_of_a_batch_is_checked_like_a_batch(tmp_path, monkeypatch,
     with pytest.raises(CheckpointError, match=r"00000.unfinished .*remove it"):
         evaluate(*data, protocol(), saved=saved)
     file.unlink()
-    same(evaluate(*data, protocol(), saved=saved), evaluate(*data, protocol()))
+    same(evaluate(*data, protocol(), saved=saved), whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
