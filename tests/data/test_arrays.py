@@ -96,11 +96,16 @@ def test_certificates_and_attacks_take_numbers_of_any_type(known, make):
 
 
 @pytest.mark.parametrize("make", SETS.values(), ids=SETS)
-def test_certificates_and_evaluations_take_data_sets(known, make):
-    net, x, y, wanted = known
-    data = make(x, y)
-    split = as_split(data)
+def test_data_sets_become_splits(known, make):
+    _, x, y, _ = known
+    split = as_split(make(x, y))
     assert torch.equal(split.pixels(slice(None)), x) and torch.equal(split.labels, y)
+
+
+@pytest.mark.parametrize("name", ["dataset", "pictures", "loader that drops and shuffles"])
+def test_certificates_and_evaluations_take_data_sets(known, name):
+    net, x, y, wanted = known
+    data = SETS[name](x, y)
     found = evaluate(net, data, None, Protocol(eps=EPS, group_size=4, method="alpha-crown"))
     assert torch.equal(found.certificates.certified, wanted.certified)
     if not isinstance(data, Pictures):  # (H, W), of which only as_split makes (1, H, W)
