@@ -164,7 +164,9 @@ class BoundedNet(TracedModule):
         check_box(box, self.input_shape, self.like)
         if labels is not None:
             check_labels(labels, self.classes)
-            require(len(labels) == len(box), f"{len(box)} boxes but {len(labels)} labels")
+            require(
+                len(labels) == len(box), f"{len(box)} boxes but {len(labels)} labels; give as many"
+            )
         self.check_sound(method)
         with self.in_use(), full_precision(box.lower.device):
             return self.bound_unchecked(box, labels, method)
@@ -205,7 +207,9 @@ class BoundedNet(TracedModule):
         if method == "ibp" and self.fast is not None:
             return self._bound_by_intervals(self.fast, box, inputs, labels)
         if isinstance(box, RoundBox):
-            raise ModelError(f"ℓ2 balls are bounded by this package's IBP, not by {method}")
+            raise ModelError(
+                f"ℓ2 balls are bounded by this package's IBP, not by {method}; use 'ibp'"
+            )
         c = None if labels is None else specification(labels, self.classes, box.lower.dtype)
         found = self.lirpa.bounds(inputs, c, method, self.parameters())
         before: Sequence[Box | Interval] | None = found.before
@@ -279,7 +283,7 @@ class BoundedNet(TracedModule):
                 auto_LiRPA were asked for.
         """
         if self.bounds != "own":
-            raise ModelError("auto_LiRPA's bounds were asked for, which do not branch")
+            raise ModelError("auto_LiRPA's bounds do not branch; wrap with bounds='own'")
         self._check_normed()
         dtype = torch.get_default_dtype() if self.like is None else self.like.dtype
         return affine_segments(self.graph, self.normalise, dtype)

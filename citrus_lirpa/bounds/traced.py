@@ -74,7 +74,7 @@ class TracedModule:
             lirpa.repair_options(model)
             self.bounded = model
         elif example is None:
-            raise InputError("BoundedNet(model, example) needs an example batch of inputs")
+            raise InputError("BoundedNet(model, example) needs an example: a batch of inputs")
         else:
             self._wrap(model, example)
         self._dropout = [m for part in (model, self.bounded) for m in part.modules() if _drops(m)]

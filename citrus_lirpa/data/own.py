@@ -150,7 +150,8 @@ def _folder(root: Path, side: int) -> tuple[Arrays, Arrays, tuple[str, ...]]:
         return train, others, saved.class_names
     test = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
     if not (root / "train").is_dir() or test is None:
-        raise InputError(f"{root} holds no folders train and test (or val) with one for each class")
+        expected = "expected both, with a folder for each class"
+        raise InputError(f"{root} holds no folders train and test (or val); {expected}")
     names = _class_folders(root)
     unknown = sorted({p.name for p in test.iterdir() if p.is_dir()} - set(names))
     require(not unknown, f"{test} has a folder {', '.join(unknown[:1])}, and {root / 'train'} has "
@@ -171,7 +172,7 @@ def _images(folder: Path, names: tuple[str, ...], first: np.ndarray | None, side
     entries: list[hugging_face.Entry] = []
     for label, name in enumerate(names):
         files = sorted(f for f in (folder / name).rglob("*") if f.suffix.lower() in _IMAGES)
-        require(bool(files), f"{folder / name} holds no images ({', '.join(_IMAGES)})")
+        require(bool(files), f"{folder / name} holds no images; expected {', '.join(_IMAGES)}")
         entries += [(str(file), functools.partial(Image.open, file), label) for file in files]
     order = in_turns(torch.tensor([label for *_, label in entries]))
     return _stack([entries[i] for i in order], first, side)
@@ -242,7 +243,7 @@ def _read(path: Path, *keys: str) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in keys if key in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not an archive of arrays: {reason(error)}") from error
+        raise InputError(f"{path} is not an archive of numpy.savez: {reason(error)}") from error
 
 
 def _made(name: str, make: Any, train: bool) -> Arrays:

@@ -272,7 +272,8 @@ def _decode(path: Path, shape: tuple[int, int, int]) -> Tensor:
                 return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
             found = image.size
     except IMAGE_ERRORS as error:
-        raise DataError(f"{path} is missing or damaged ({last_line(error)})") from error
+        fix = "unpack tiny-imagenet-200.zip again"
+        raise DataError(f"{path} is missing or damaged ({last_line(error)}); {fix}") from error
     raise DataError(f"{path} is {(3, *found[::-1])}; expected (C, H, W) = {shape}")
 
 

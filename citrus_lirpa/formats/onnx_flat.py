@@ -101,7 +101,9 @@ class _Compiler:
         if shape and not shape[0]:  # an open batch
             shape = (1, *shape[1:])
         if min(shape, default=1) < 1 or tensor.elem_type != self.package.TensorProto.FLOAT:
-            raise ModelError(f"input '{value.name}' is not a float32 tensor of fixed shape")
+            raise ModelError(
+                f"input '{value.name}' is no float32 tensor of fixed shape; export it so"
+            )
         return shape
 
     def _read(self, node: onnx.NodeProto) -> None:

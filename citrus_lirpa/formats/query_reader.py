@@ -160,9 +160,10 @@ def _network(network: Any, isomorphic: dict[str, str]) -> QueryNetwork:
 def _declaration(declared: Any) -> Declaration:
     kind = _TYPES.get(declared.dtype.name)
     if kind is None:
-        raise InputError(f"'{declared.name}' has an element type that is not known")
+        known = ", ".join(_TYPES.values())
+        raise InputError(f"'{declared.name}' has an unknown element type; expected one of {known}")
     shape = tuple(int(side) for side in declared.shape)
-    require(all(side > 0 for side in shape), f"'{declared.name}' has the shape {shape}")
+    require(all(side > 0 for side in shape), f"'{declared.name}' is {shape}; expected sides > 0")
     return Declaration(declared.name, kind, shape)
 
 

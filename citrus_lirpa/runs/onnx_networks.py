@@ -55,7 +55,8 @@ def load(
     with torch.no_grad():
         classes = model(torch.zeros(1, *spec.shape)).shape[1]
     if classes != spec.classes:
-        raise InputError(f"{path} knows {classes} classes, but {dataset} has {spec.classes}")
+        fix = "give the data set that it was trained on"
+        raise InputError(f"{path} knows {classes} classes, but {dataset} has {spec.classes}; {fix}")
     if mean or std:
         require(
             not is_normalised(model),

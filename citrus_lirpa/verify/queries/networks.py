@@ -168,7 +168,10 @@ def load_networks(query: Query, files: Mapping[str, Path]) -> dict[str, FileNetw
             found[network.name] = found[network.equal_to]
             found[network.name].check_fits(network)
             continue
-        require(network.name in files, f"give --network {network.name}=FILE.onnx")
+        require(
+            network.name in files,
+            f"network {network.name} has no file; give --network {network.name}=FILE.onnx",
+        )
         path = Path(files[network.name])
         if path not in loaded:
             loaded[path] = FileNetwork.load(path)
