@@ -133,11 +133,7 @@ class BoundedNet(TracedModule):
             self.fast.compile(self.parameters()[0].is_cuda)
 
     def check_itself(self) -> None:
-        """Check the traced graph and its bounds against the module, unless wrapping did.
-
-        Raises:
-            ModelError: They contradict each other.
-        """
+        """Raise ModelError where the traced graph contradicts the module, unless wrapping did."""
         if not self._checked:
             self_check(self, self._example())
             self._checked = True
@@ -164,9 +160,8 @@ class BoundedNet(TracedModule):
         check_box(box, self.input_shape, self.like)
         if labels is not None:
             check_labels(labels, self.classes)
-            require(
-                len(labels) == len(box), f"{len(box)} boxes but {len(labels)} labels; give as many"
-            )
+            alike = f"{len(box)} boxes but {len(labels)} labels; give as many"
+            require(len(labels) == len(box), alike)
         self.check_sound(method)
         with self.in_use(), full_precision(box.lower.device):
             return self.bound_unchecked(box, labels, method)
@@ -207,9 +202,7 @@ class BoundedNet(TracedModule):
         if method == "ibp" and self.fast is not None:
             return self._bound_by_intervals(self.fast, box, inputs, labels)
         if isinstance(box, RoundBox):
-            raise ModelError(
-                f"ℓ2 balls are bounded by this package's IBP, not by {method}; use 'ibp'"
-            )
+            raise ModelError(f"ℓ2 balls are bounded by this package's IBP, not {method}; use ibp")
         c = None if labels is None else specification(labels, self.classes, box.lower.dtype)
         found = self.lirpa.bounds(inputs, c, method, self.parameters())
         before: Sequence[Box | Interval] | None = found.before

@@ -119,12 +119,9 @@ def _reporting(run: RunFolder, log: Iterable[str]) -> Iterator[Callable[[Figures
 
 
 def _check_norm(norm: float, bounds: str, proofs: bool) -> None:
-    require(
-        norm == math.inf or bounds == "own", "--norm 2 is not for --bounds auto-lirpa; drop one"
-    )
-    require(
-        norm == math.inf or not proofs, "--norm 2 is not for --proofs, which are of boxes; drop one"
-    )
+    boxes = norm == math.inf
+    require(boxes or bounds == "own", "--norm 2 is not for --bounds auto-lirpa; drop one")
+    require(boxes or not proofs, "--norm 2 is not for --proofs, which are of boxes; drop one")
 
 
 def _proof_folder(
