@@ -20,7 +20,7 @@ from PIL import Image
 from citrus_lirpa import data
 from citrus_lirpa.errors import CitrusError, DataError
 from citrus_lirpa.reports.compare import read_runs
-from citrus_lirpa.reports.rows import format_tables
+from citrus_lirpa.reports.compare_tables import format_tables
 from citrus_lirpa.runs import sweep
 from citrus_lirpa.runs.folder import RunFolder
 from citrus_lirpa.runs.tuning import study

@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex
 from citrus_lirpa.cli import main
 from citrus_lirpa.errors import InputError
 from citrus_lirpa.losses import TRAINING_METHODS
-from citrus_lirpa.reports import compare, pareto, rows
+from citrus_lirpa.reports import compare, compare_tables, pareto
 from citrus_lirpa.reports.compare import Run, Setting
 from citrus_lirpa.reports.palette import METHODS
 
@@ -251,7 +251,7 @@ def test_one_table_for_each_setting(tmp_path):
     }  # fmt: skip
     folders = [make(tmp_path / "one"), make(tmp_path / "two")]
     folders += [make(tmp_path / key, **{key: value}) for key, value in others.items()]
-    tables = rows.format_tables(compare.read_runs(folders)).split("\n\n")
+    tables = compare_tables.format_tables(compare.read_runs(folders)).split("\n\n")
     heads = {table.splitlines()[0]: len(table.splitlines()) - 2 for table in tables}
     end = "groups of 5, not clipped"
     assert heads == {
@@ -266,10 +266,10 @@ def test_one_table_for_each_setting(tmp_path):
 
 def test_evaluations_that_differ_are_named_beneath(tmp_path):
     folders = [make(tmp_path / "one"), make(tmp_path / "two"), make(tmp_path / "longer")]
-    assert "not evaluated alike" not in rows.format_tables(compare.read_runs(folders))
+    assert "not evaluated alike" not in compare_tables.format_tables(compare.read_runs(folders))
     evaluate(folders[2], time_limit=60.0, relational="io")
     folders.append(make(tmp_path / "cheap", method="ibp", certified_accuracy={"ibp": 0.3}))
-    table = rows.format_tables(compare.read_runs(folders))
+    table = compare_tables.format_tables(compare.read_runs(folders))
     assert table.splitlines()[-1] == (
         "not evaluated alike: method is bab, but ibp for cheap; group stage is cross, but io "
         "for longer; seconds a group is 10.0, but 60.0 for longer"

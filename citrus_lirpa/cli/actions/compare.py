@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ...formats import atomic
-from ...reports import compare, pareto, rows
+from ...reports import compare, compare_tables, pareto
 from ..output import Results
 from .common import found_runs
 
@@ -32,8 +32,8 @@ def show(
 ) -> dict[str, Any]:
     """Print the tables of runs and write compare.json and compare.png into ``out``."""
     runs = compare.read_runs(folders, method)
-    click.echo(rows.format_tables(runs, form, seeds=seeds))
-    figures, record = out / FIGURES, rows.to_json(runs, seeds=seeds)
+    click.echo(compare_tables.format_tables(runs, form, seeds=seeds))
+    figures, record = out / FIGURES, compare_tables.to_json(runs, seeds=seeds)
     atomic.write_text(figures, json.dumps(record, indent=2) + "\n")
     picture = pareto.plot_pareto(runs, out / PICTURE)
     click.echo(f"results: {figures}\npicture: {picture}", err=form != "text")
