@@ -151,8 +151,9 @@ def evaluation_table(result: Evaluation) -> str:
         ),
     ]
     if result.proofs is not None:
-        written = result.proofs
-        rows.append(("images with a proof", str(written.images), f"and {written.groups} groups"))
+        groups = result.proofs.groups
+        written = f"{count_images(result.proofs.images)}, {groups} group{'s' * (groups != 1)}"
+        rows.append(("with a proof", "", written))
     head = (
         f"{count_images(len(result.y), 'held-out' if protocol.held_out else 'test')}, "
         f"ε = {radius(protocol.eps, norm=protocol.norm)}, groups of {protocol.group_size}, "

@@ -19,6 +19,7 @@ def test_eval_writes_proofs_and_check_checks_them(tmp_path, evaluated):
     assert record["proofs"]["groups"] == 4 and record["proofs"]["checker"] is None
     certified = sum(v not in ("wrong", "attacked", "undecided") for v in record["verdicts"])
     assert record["proofs"]["images"] == certified
+    assert f"{certified} images, 4 groups" in output
     status, output = run("check", folder)
     assert status == 0 and f"{certified} of {certified} images" in output
     checked = json.loads((folder / "eval-bab.json").read_text())["proofs"]
