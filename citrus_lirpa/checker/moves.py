@@ -53,3 +53,22 @@ def _sliced(
         whole = step < 0 and end < -index.shape[axis]
         cut[axis] = slice(start, None if whole else end, step)
     return index[tuple(cut)]
+
+
+def windows_over(index: Array, sizes: Sequence[int], given: dict[str, Any]) -> Array:
+    """Return the places in windows over images: channels, rows, columns, heights, widths.
+
+    -1 is padding; -2 is beyond it, where the last windows of ``ceil_mode`` reach.
+    """
+    strides, pads = given.get("strides", [1, 1]), given.get("pads", [0] * 4)
+    steps, ceil = given.get("dilations", [1, 1]), given.get("ceil_mode", [0])[0]
+    reaches = [step * (size - 1) + 1 for size, step in zip(sizes, steps, strict=True)]
+    padded = np.pad(index, [(0, 0), *zip(pads[:2], pads[2:], strict=True)], constant_values=-1)
+    beyond = [0, 0]
+    for k, (reach, stride) in enumerate(zip(reaches, strides, strict=True)):
+        more = -(padded.shape[k + 1] - reach) % stride if ceil else 0
+        if padded.shape[k + 1] - reach + more < pads[k] + index.shape[k + 1]:
+            beyond[k] = more  # no window begins in the padding at the end
+    padded = np.pad(padded, [(0, 0), *((0, more) for more in beyond)], constant_values=-2)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, reaches, (1, 2))
+    return windows[:, :: strides[0], :: strides[1], :: steps[0], :: steps[1]]

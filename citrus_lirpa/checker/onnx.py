@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import curves
-from .moves import MOVES, moved
+from .moves import MOVES, moved, windows_over
 from .network import Array, Network, Node, Numbers, Refused, require
 from .onnx_curves import Origins
 from .pieces import PIECES, Writer, windows_of
@@ -258,25 +258,24 @@ class _Reader(Writer):
         """Add a convolution, or means over windows, as products with the windows' numbers."""
         shape, (weight, bias) = self.shapes[x], (*values[1:], None, None)[:2]
         sizes = given.get("kernel_shape", shape[1:]) if weight is None else weight.shape[2:]
-        plain = given.get("group", [1]) == [1] and set(given.get("dilations", [1])) == {1}
-        require(plain and not given.get("ceil_mode", [0])[0] and len(shape) == 3, refused)
-        require("auto_pad" not in given and len(sizes) == 2, refused)
-        strides, pads = given.get("strides", [1, 1]), given.get("pads", [0] * 4)
-        sides = ((0, 0), (pads[0], pads[2]), (pads[1], pads[3]))
-        padded = np.pad(self.places(x), sides, constant_values=-1)
-        windows = np.lib.stride_tricks.sliding_window_view(padded, sizes, (1, 2))
-        windows = windows[:, :: strides[0], :: strides[1]]  # channels, places, sizes
+        require("auto_pad" not in given and len(sizes) == 2 and len(shape) == 3, refused)
+        windows = windows_over(self.places(x), sizes, given)  # channels, places, sizes
         after = windows.shape[1:3]
         if weight is not None:
             index = windows.transpose(0, 3, 4, 1, 2).reshape(-1, math.prod(after))
-            require(len(index) == math.prod(weight.shape[1:]), f"{result}: a kernel does not fit")
-            flat = weight.reshape(len(weight), -1)
+            outputs, groups = np.arange(len(weight)), given.get("group", [1])[0]
+            wide = self.numbers.of(np.zeros((len(weight), groups, *weight.shape[1:])))
+            wide[outputs, outputs * groups // len(weight)] = weight
+            flat = wide.reshape(len(weight), -1)
+            fits = len(index) == flat.shape[1] and len(weight) % groups == 0
+            require(fits, f"{result}: a kernel does not fit")
             shift = 0 if bias is None else bias.reshape(-1, 1, 1)
-            self.affine(result, [x], flat, index, (len(flat), *after), shift=shift)
+            self.affine(result, [x], flat, index.clip(-1), (len(flat), *after), shift=shift)
             return
         index = windows.reshape(-1, math.prod(sizes)).T
         alike = given.get("count_include_pad", [0]) == [1]
-        number = np.full(index.shape[1], len(index)) if alike else (index >= 0).sum(0)
+        number = (index >= (-1 if alike else 0)).sum(0)
+        require(number.min() > 0, f"{refused}: a window holds padding alone")
         scale = self.numbers.of(np.ones((shape[0], *after))) / number.reshape(shape[0], *after)
         ones = self.numbers.of(np.ones((1, len(index))))
-        self.affine(result, [x], ones, index, (shape[0], *after), scale)
+        self.affine(result, [x], ones, index.clip(-1), (shape[0], *after), scale)

@@ -72,8 +72,11 @@ def conv(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
 def average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     """Read AveragePool."""
     padding, pad = _padding(reader, node, options)
-    counts = bool(options.get("count_include_pad", 0))
-    _check_windows(node, options)
+    counts, ceil = (bool(options.get(name, 0)) for name in ("count_include_pad", "ceil_mode"))
+    if set(options.get("dilations", (1,))) != {1}:
+        raise unusable(node, "has dilations; expected none")
+    if pad is not None and ceil:
+        raise unusable(node, "has uneven pads and ceil_mode; expected one of them")
     if pad is not None and not counts:
         expected = "expected even ones, or count_include_pad = 1"
         raise unusable(node, f"has uneven pads that it does not count; {expected}")
@@ -81,7 +84,8 @@ def average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None
         tuple(options["kernel_shape"]),
         tuple(options.get("strides", (1, 1))),
         padding,
-        count_include_pad=counts,
+        ceil,
+        counts,
     )
     reader.add(node, pool if pad is None else nn.Sequential(pad, pool), node.input[0])
 
@@ -116,11 +120,6 @@ def _counts(options: Options, sides: Sequence[int]) -> list[int]:
     """Return how many windows there are along each axis with explicit pads."""
     explicit = options | {"auto_pad": b"NOTSET"}
     return [axis.count for axis in windows_along(explicit, sides)]
-
-
-def _check_windows(node: onnx.NodeProto, options: Options) -> None:
-    if options.get("ceil_mode", 0) or set(options.get("dilations", (1,))) != {1}:
-        raise unusable(node, "has ceil_mode or dilations; expected none")
 
 
 def global_average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None:

@@ -26,6 +26,9 @@ READ = {
     "mean, upper": pool("AveragePool", 2 * 4 * 4, 2, 2, strides=[2, 2], auto_pad="SAME_UPPER"),
     "mean, counted": pool("AveragePool", 2 * 4 * 4, 3, 3, strides=[2, 2], auto_pad="SAME_LOWER",
                           count_include_pad=1),
+    "mean, ceil": pool("AveragePool", 2 * 4 * 4, 3, 3, strides=[2, 2], ceil_mode=1),
+    "mean, padded and ceil": pool("AveragePool", 2 * 5 * 5, 3, 3, strides=[2, 2], ceil_mode=1,
+                                  pads=[1, 1, 1, 1], count_include_pad=1),
     "convolution, upper": ([conv(strides=[2, 2], auto_pad="SAME_UPPER")], CONV, 3 * 4 * 4),
     "convolution, lower": ([conv(strides=[2, 3], auto_pad="SAME_LOWER")], CONV, 3 * 4 * 3),
 }  # fmt: skip

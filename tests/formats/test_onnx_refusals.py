@@ -17,9 +17,12 @@ UNSUPPORTED = {
     "Sin is not supported": with_head([NODE("Sin", ["x"], ["e"])], {}, 128),
     "an exponent that is not one number": with_head(
         [NODE("Pow", ["x", "s"], ["p"])], {"s": weights(2, 8, 8)}, 128),
-    "ceil_mode or dilations": with_head(
-        [NODE("AveragePool", ["x"], ["p"], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)], {},
-        32),
+    "has dilations": with_head(
+        [NODE("AveragePool", ["x"], ["p"], kernel_shape=[2, 2], dilations=[2, 2])], {}, 72,
+        opset=19),
+    "uneven pads and ceil_mode": with_head(
+        [NODE("AveragePool", ["x"], ["p"], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1,
+              pads=[0, 0, 1, 1], count_include_pad=1)], {}, 32),
     "slopes of shape": with_head([NODE("PRelu", ["x", "s"], ["r"])], {"s": weights(8)}, 128),
     "has the step -1": with_head(
         [NODE("Slice", ["x", "s", "e", "a", "s"], ["r"])],
