@@ -250,6 +250,6 @@ def test_the_command(write):
     assert status == 0 and "study small: 2 complete, 0 ended early, 0 failed" in output
     assert f"citrus-lirpa front {file}" in output
     assert run("tune", file)[0] == 0
-    assert "study.trials is 0" in said(*run("tune", write(0)), 2)
+    assert "small.toml: trials is 0; expected a number > 0" in said(*run("tune", write(0)), 2)
     wider = write(2, more='[space]\n"train.lr" = { low = 0.1, high = 1 }')
     assert "is another one than here" in said(*run("tune", wider), 2)
