@@ -184,6 +184,7 @@ class Loss(nn.Module):
         with net.in_use():
             eps = check_batch(net, x, y, eps, self.clip)
             check_norm(self.norm, eps)
+            _warn_of_units(net, eps, self.clip, self.norm)
             if are_values_known(eps) or bool(torch.as_tensor(eps).any()):
                 terms = self.terms(net, x, y, eps)
                 _warn(net, terms, getattr(self, "method", "ibp"))
@@ -228,6 +229,18 @@ class Loss(nn.Module):
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of a batch that was checked, at a positive ε."""
         raise NotImplementedError
+
+
+def _warn_of_units(net: BoundedNet, eps: Scalar, clip: Range | None, norm: float) -> None:
+    """Warn once of an ε that moves pixels through their whole range, as one in grey levels does."""
+    if norm == 2 or clip is None or any(isinstance(value, Tensor) for value in (eps, *clip)):
+        return
+    low, high = map(float, clip)
+    if float(eps) > high - low:
+        net.warn_once(
+            f"ε is more than the whole range of the inputs, {low:g} to {high:g}: for 8 grey levels "
+            "of pixels in [0, 1] write 8 / 255"
+        )
 
 
 def _warn(net: BoundedNet, terms: LossTerms, method: str) -> None:

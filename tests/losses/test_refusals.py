@@ -92,3 +92,15 @@ def test_images_at_the_ends_of_the_range_pass():
     x = torch.rand(3, *SHAPE).round() * (1 + 1e-6)  # rounding errors of a data pipeline
     assert math.isfinite(Ibp()(wrapped(small_mlp()), x, torch.arange(3), EPS).item())
     assert Ibp(clip=None)(wrapped(small_mlp()), 9 * x, torch.arange(3), EPS).item() > 0
+
+
+def test_an_eps_in_grey_levels_is_warned_of_once():
+    net, (x, y) = wrapped(small_mlp()), batch()
+    with pytest.warns(
+        UserWarning, match=r"more than the whole range of the inputs, 0 to 1: .*8 / 255"
+    ) as seen:
+        Ibp()(net, x, y, 8)
+        Ibp()(net, x, y, 7)
+    assert len(seen) == 1
+    Ibp(clip=(0, 255))(net, x, y, 8)
+    Ibp(norm=2)(net, x, y, 8)
