@@ -37,7 +37,7 @@ from citrus_lirpa.bounds.box import clamp
 from citrus_lirpa.data.types import DatasetSpec, Split
 from citrus_lirpa.losses import LOSSES
 
-pytestmark = pytest.mark.filterwarnings("ignore:images range from")
+pytestmark = pytest.mark.filterwarnings("ignore:images range from", "ignore:ε is more than")
 N = 6
 INF, NAN = math.inf, math.nan
 
