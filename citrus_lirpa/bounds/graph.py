@@ -107,6 +107,11 @@ class Graph:
             ordered |= {operation.name: operation for operation in self.path(name, ordered)[0]}
         return ordered
 
+    def forget_values(self) -> None:
+        """Let go of what auto_LiRPA's nodes keep of a forward pass, which is large."""
+        for operation in self.operations.values():
+            vars(operation.node).pop("forward_value", None)
+
     def path(self, end: str, known: Container[str]) -> tuple[list[Operation], set[str]]:
         """Return the operations that compute the value ``end`` from those that are ``known``.
 

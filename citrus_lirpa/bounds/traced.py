@@ -103,7 +103,9 @@ class TracedModule:
         """Compute logits (N, K). In train mode this sets the BatchNorm statistics for bounds."""
         with _IN_USE:
             if self._has_batchnorm and self.training:
-                return self.bounded(self._normalised(x))
+                logits = self.bounded(self._normalised(x))
+                self.graph.forget_values()
+                return logits
             return check_logits(self.module(x))
 
     def logits(self, x: Tensor) -> Tensor:

@@ -45,7 +45,12 @@ def shi_regulariser(inputs: Box | Interval, preactivations: Sequence[Box | Inter
     if not preactivations:
         return inputs.centre.new_zeros(())
     width = inputs.radius.mean()
-    terms = [_tightness(width, box.radius.mean()) + _balance(box) for box in preactivations]
+    # not mean(): its gradients are as large as the layers, and backward makes all of them at once
+    means = [box.radius.sum() / box.radius.numel() for box in preactivations]
+    terms = [
+        _tightness(width, mean) + _balance(box)
+        for mean, box in zip(means, preactivations, strict=True)
+    ]
     return torch.stack(terms).mean()
 
 

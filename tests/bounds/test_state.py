@@ -49,6 +49,17 @@ def test_bounds_follow_the_mode_of_the_users_module():
     assert (margins.amin(1) <= at_centre.scatter(1, y.unsqueeze(1), torch.inf).amin(1)).all()
 
 
+def test_values_of_a_pass_in_train_mode_are_let_go():
+    """Those of the clean batch would stay in memory beside its boxes."""
+    net, rows = BoundedNet(norm_net(), batch(2)[0]).train(), 8
+    x, y = batch(rows)
+    net(x)
+    kept = [value for node in net.bounded.modules() for value in vars(node).values()]
+    computed = [v for v in kept if isinstance(v, torch.Tensor) and v.requires_grad]
+    assert computed and all(len(value) != rows for value in computed)  # but statistics
+    assert Citrus(0.5)(net, x, y, EPS).isfinite()
+
+
 def test_a_loss_follows_it_too():
     model, (x, y) = norm_net(), batch()
     net = BoundedNet(model.eval(), x[:2])

@@ -156,3 +156,14 @@ def test_large_layers_are_regularised_in_parts_as_whole(monkeypatch):
     for parts in found[:-1]:
         torch.testing.assert_close(parts, found[-1], rtol=1e-5, atol=1e-8)
     assert found[-1][0].item() > 0
+
+
+def test_gradients_of_widths_are_one_number_until_a_layer_needs_its_own():
+    """Those of all layers come before the rest of the backward pass: large ones would add up."""
+    ends, numbers = random_layer(8, 3, 4, 3, shift=0.6), []
+    radius = ends.upper - ends.lower
+    radius.register_hook(lambda g: numbers.append(g.untyped_storage().nbytes() // g.itemsize))
+    shi_regulariser(
+        Interval(torch.zeros(1), torch.ones(1)), [Interval(ends.lower, radius)]
+    ).backward()
+    assert numbers == [1]
