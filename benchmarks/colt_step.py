@@ -69,7 +69,7 @@ def measured(
     net, loss = setup.build(settings, torch.device("cpu"))
     net.train()
     optimiser = torch.optim.Adam(net.parameters(), lr=settings.train.lr)
-    loss.begin_step(net, MOMENTS.get(name, 1.0))
+    loss.begin_step(net, MOMENTS.get(name, 1.0), settings.train.max_eps)
     before, seconds = peak(), []
     for _ in range(rounds + 1):
         begin = time.perf_counter()

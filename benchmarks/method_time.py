@@ -73,9 +73,9 @@ def step_of(
     x, y = images.pixels(slice(0, batch)), images.labels[:batch]
     net, loss = runs.build(settings, torch.device("cpu"))
     net.train()
-    loss.begin_step(net, 1.0)
-    optimiser = torch.optim.Adam(net.parameters(), lr=settings.train.lr)
     eps = settings.train.max_eps * (0.5 if method == "crown-ibp" else 1.0)
+    loss.begin_step(net, 1.0, eps)
+    optimiser = torch.optim.Adam(net.parameters(), lr=settings.train.lr)
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)

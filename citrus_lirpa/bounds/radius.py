@@ -43,6 +43,14 @@ def largest(eps: Scalar) -> float:
     return float(eps.max()) if isinstance(eps, Tensor) else float(eps)
 
 
+def largest_as_tensor(eps: Scalar) -> Tensor:
+    """Return the largest ε of any pixel, rounded to float32, as a float64 without dimensions.
+
+    Unlike :func:`largest` it makes nobody wait for a GPU.
+    """
+    return torch.as_tensor(eps).to(torch.float32).max().double()
+
+
 def map_hash(eps: Scalar) -> str:
     """Return the SHA-256 of a map's values, as float64 in row-major order; empty for a number."""
     if not isinstance(eps, Tensor):

@@ -65,7 +65,7 @@ class Uat(Loss):
         clip: Valid range of the inputs; None for no limits.
     """
 
-    needs_ramp = False
+    needs_ramp, steps_alike = False, True
 
     def __init__(
         self,

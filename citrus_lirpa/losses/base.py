@@ -217,12 +217,13 @@ class Loss(nn.Module):
     def check_batch_size(self, size: int) -> None:
         """Raise InputError if this loss cannot use batches of ``size`` inputs."""
 
-    def begin_step(self, net: BoundedNet, done: float) -> Stage:
+    def begin_step(self, net: BoundedNet, done: float, eps: float) -> Stage:
         """Go to a point of the training; most losses are the same all along.
 
         Args:
             net: The network that is trained.
             done: Share of the training that is done, from 0 to 1.
+            eps: ε of the step, the largest of any pixel.
         """
         return repeated(self, getattr(self, "attack", None)) if self.steps_alike else Stage()
 

@@ -146,11 +146,11 @@ class Citrus(Loss):
         (k,) = distributed.highest(max(2, int(median)))
         self._measured.fill_(int(k))
 
-    def begin_step(self, net: BoundedNet, done: float) -> Stage:
+    def begin_step(self, net: BoundedNet, done: float, eps: float) -> Stage:
         """Choose the attack of this point of the training."""
         self._early = done < self.sign_steps
-        if self.universal is not None or not isinstance(self.pairing, (Groups, Shifts)):
-            return Stage()  # perturbations and pairs may be others in each step
+        if not isinstance(self.pairing, (Groups, Shifts)):
+            return Stage()  # pairs may be others in each step
         return repeated(self, self.attack, self._early, self.current_k())
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:

@@ -20,7 +20,7 @@ from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.segments import Segment
 from ..bounds.zonotope import RelaxedLayers, Zonotope, relax
 from ..errors import expect
-from .base import POINT_RADIUS, Loss, LossTerms, Stage
+from .base import POINT_RADIUS, Loss, LossTerms, Stage, repeated
 from .taps import relus_before
 
 
@@ -109,7 +109,7 @@ class Colt(Loss):
         self.check_net(net)  # at the first call, while ε may still be 0
         return super().forward(net, x, y, eps)
 
-    def begin_step(self, net: BoundedNet, done: float) -> Stage:
+    def begin_step(self, net: BoundedNet, done: float, eps: float) -> Stage:
         """Go to the stage at a share of the training."""
         stages = relus_before(self.split, net) + 1
         self._stage = min(int(done * stages), stages - 1)
@@ -117,7 +117,8 @@ class Colt(Loss):
         self._faded_in = min(1.0, share / self.mix) if self.mix else 1.0
         drops = max(0, int((share - self.mix) / (1 - self.mix) * self.halvings))
         rate = self.stage_rate**self._stage * 0.5**drops
-        return Stage(rate, _weights(net.chain(self._stage)))
+        steady = repeated(self, None, self._stage) if self._faded_in == 1 else Stage()
+        return replace(steady, rate=rate, frozen=_weights(net.chain(self._stage)))
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the points found behind the frozen layers."""

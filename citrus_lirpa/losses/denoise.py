@@ -31,7 +31,7 @@ class Denoise(Loss):
         clip: Valid range of the images, without noise; None for no limits.
     """
 
-    needs_ramp = False
+    needs_ramp, steps_alike = False, True
 
     def __init__(
         self,

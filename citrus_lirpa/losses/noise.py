@@ -11,7 +11,7 @@ from ..bounds.box import PIXELS, Ball, clamp
 from ..bounds.checks import Range, Scalar, check_count, check_positive
 from ..bounds.net import BoundedNet
 from ..bounds.norms import lengths, shortened
-from ..bounds.radius import largest
+from ..bounds.radius import largest_as_tensor
 from .base import POINT_RADIUS, Loss, LossTerms, at_points, check_max_eps
 
 
@@ -57,7 +57,7 @@ class SmoothAdv(Loss):
         clip: Valid range of the inputs, without noise; None for no limits.
     """
 
-    needs_ramp = False
+    needs_ramp, steps_alike = False, True
 
     def __init__(
         self,
@@ -81,15 +81,17 @@ class SmoothAdv(Loss):
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the attacked inputs, noise added."""
         noise = self.sigma * torch.stack([normal(x) for _ in range(self.samples)])
-        v = self._attack(net, x, y, noise, self.radius * largest(torch.as_tensor(eps)))
+        radius = self.radius * largest_as_tensor(eps) / self.max_eps
+        v = self._attack(net, x, y, noise, radius)
         logits = net((x + v + noise).flatten(0, 1))
         loss = F.cross_entropy(logits, y.repeat(self.samples))
         mean = logits.unflatten(0, noise.shape[:2]).mean(0)
         box = Ball(POINT_RADIUS, self.clip).box(x)
         return LossTerms(loss, mean, box)
 
-    def _attack(self, net: BoundedNet, x: Tensor, y: Tensor, noise: Tensor, eps: float) -> Tensor:
-        radius = eps / self.max_eps
+    def _attack(
+        self, net: BoundedNet, x: Tensor, y: Tensor, noise: Tensor, radius: Tensor
+    ) -> Tensor:
         step, v = 2 * radius / self.attack_steps, torch.zeros_like(x)
         with net.evaluating(), torch.enable_grad():
             logits, index = net.frozen(), y.expand(len(noise), -1).unsqueeze(2)

@@ -42,7 +42,7 @@ class Sabr(Loss):
         super().__init__(clip, norm)
         self.small_box = SmallBox(tau_ratio, self.choose_attack(attack), clip, norm)
 
-    def begin_step(self, net: BoundedNet, done: float) -> Stage:
+    def begin_step(self, net: BoundedNet, done: float, eps: float) -> Stage:
         """Say that all steps are alike."""
         return repeated(self, self.small_box.attack)
 

@@ -8,14 +8,21 @@ from torch import Tensor
 from .. import distributed
 from ..attacks import ascend
 from ..bounds.box import PIXELS, Ball, Bounds, Box, clamp
-from ..bounds.checks import Range, Scalar, check_count, check_positive, is_count
+from ..bounds.checks import (
+    Range,
+    Scalar,
+    are_values_known,
+    check_count,
+    check_positive,
+    is_count,
+)
 from ..bounds.frozen import gradient_of
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.radius import largest
 from ..bounds.segments import Segment
 from ..errors import expect, require
-from .base import Attack, Loss, LossTerms, check_max_eps, check_share
+from .base import Attack, Loss, LossTerms, Stage, check_max_eps, check_share, repeated
 from .sabr import Sabr, SmallBox
 
 #: Steps of the attack between the two parts.
@@ -76,7 +83,7 @@ class Taps(Loss):
         )
         self.max_eps, self.split, self.scale = max_eps, split, scale
         self.steps, self.link = steps, link
-        self.small_box = None
+        self.small_box, self._last = None, False
         if tau_ratio is not None:
             self.small_box = SmallBox(tau_ratio, self.choose_attack(attack), clip)
 
@@ -90,6 +97,17 @@ class Taps(Loss):
         self.check_net(net)  # at the first call, while ε may still be 0
         return super().forward(net, x, y, eps)
 
+    def begin_step(self, net: BoundedNet, done: float, eps: float) -> Stage:
+        """Say whether the points between the parts count."""
+        attack = None if self.small_box is None else self.small_box.attack
+        return repeated(self, attack, self._is_last(eps))
+
+    def _is_last(self, eps: Scalar) -> bool:
+        """Return whether an ε is that of the ramp's end; of steps on a GPU begin_step knows."""
+        if not are_values_known(eps):
+            self._last = largest(eps) >= self.max_eps * (1 - 1e-6)
+        return self._last
+
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the boxes and, at full ε, of the points between the parts."""
         box, v = Ball(eps, self.clip).box(x), None
@@ -98,7 +116,7 @@ class Taps(Loss):
         logits = net(x)
         bounds = net.bound_unchecked(box, y)
         total = robust_cross_entropy(bounds.margins).mean()
-        if largest(eps) >= self.max_eps * (1 - 1e-6):
+        if self._is_last(eps):
             attacked = self.margins_inside(net, bounds, y)
             total = total * _scaled(robust_cross_entropy(attacked).mean(), self.scale)
         return LossTerms(total, logits, box, bounds.margins, v, bounds)

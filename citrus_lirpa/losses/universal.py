@@ -47,7 +47,8 @@ class Universal(nn.Module):
         if self.shares is None:
             self.shares = uniform_start(torch.Size([count, *x.shape[1:]]), 1.0, x).sign()
         check_kept(self.shares, (count, *x.shape[1:]))
-        shares = self.shares.detach().to(x).requires_grad_()  # a hook of its own for each call
+        self.shares = self.shares.to(x)
+        shares = self.shares.detach().requires_grad_()  # a hook of its own for each call
         shares.register_hook(self._ascend)
         return shares * eps
 
@@ -56,11 +57,11 @@ class Universal(nn.Module):
         if self.shares is None:  # a state without perturbations was loaded since
             return
         moved = self.shares.to(gradient) + self.step_size * gradient.sign()
-        self.shares = moved.clamp(-1, 1)
+        self.shares.copy_(moved.clamp(-1, 1))  # in their place, where CUDA graphs read them
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """Return the perturbations as shares of ε, for ``state_dict``."""
-        return {} if self.shares is None else {"shares": self.shares}
+        return {} if self.shares is None else {"shares": self.shares.clone()}
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
         """Load the perturbations; TypeError unless they are shares of ε."""
@@ -78,6 +79,8 @@ def check_kept(shares: Tensor, shape: tuple[int, ...]) -> None:
 
 def loaded_shares(shares: object) -> Tensor | None:
     """Return perturbations of a loaded state; TypeError unless they are shares of ε, or None."""
-    if shares is None or (isinstance(shares, Tensor) and bool((shares.abs() <= 1).all())):
-        return shares
+    if shares is None:
+        return None
+    if isinstance(shares, Tensor) and bool((shares.abs() <= 1).all()):
+        return shares.clone()
     raise TypeError("perturbations are shares of ε, from -1 to 1")

@@ -145,7 +145,7 @@ def _measured(net: BoundedNet, loss: nn.Module, images: Split, config: RunConfig
     for number in range(2 + _MEASURED):
         x, y = batches[number % batches.an_epoch]
         begin = time.perf_counter()
-        begin_step(net, 0.5)
+        begin_step(net, 0.5, config.train.max_eps)
         loss(net, x, y, config.train.max_eps).backward()
         net.module.zero_grad()
         if device.type == "cuda":

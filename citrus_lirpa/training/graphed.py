@@ -5,6 +5,7 @@ memory, and whatever the host put into that step is in it for good. So a batch i
 the graph reads it, and the numbers of a step (its own, ε, the weight of the regulariser, the
 learning rate) are scalars on the GPU. What the host decides by them makes steps of different
 kinds, and a graph for each: while ε is 0 (natural), while the regulariser counts (ramp), and then.
+Losses say what else they decide (``Stage.graph``), or that a step cannot be captured.
 
 Random numbers: batches and their augmentation are drawn outside of the graph
 (:class:`~.batches.Batches`). What a step draws itself, as the starts of attacks, comes from the
@@ -94,7 +95,7 @@ class GraphedSteps:
         self._static: tuple[Tensor, ...] = ()
         self._made: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Outputs]] = {}
-        self._refused = False
+        self._refused = self._told = False
 
     @contextlib.contextmanager
     def own_stream(self) -> Iterator[None]:
@@ -120,7 +121,13 @@ class GraphedSteps:
 
     def __call__(self, inputs: Inputs) -> Outputs:
         """Make a step."""
-        if self._refused or inputs.stage.graph is None:
+        if self._refused:
+            return self._step(inputs)
+        if inputs.stage.graph is None:
+            if not self._told:
+                _log.info("step %d and others are not made CUDA graphs: the loss does not let "
+                          "one repeat them", inputs.step)  # fmt: skip
+            self._told = True
             return self._step(inputs)
         here = self._copied(inputs)
         if here is None:

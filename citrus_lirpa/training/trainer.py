@@ -149,7 +149,8 @@ class Trainer:
         """Tell the loss, unless it is a module of the user's that has no stages, how far it is."""
         begin = getattr(self.loss, "begin_step", None)
         total = self.train.epochs * self.batches.an_epoch
-        return begin(self.net, self.state.step / total) if callable(begin) else Stage()
+        done = self.state.step / total
+        return begin(self.net, done, self._eps()) if callable(begin) else Stage()
 
     def _count_broken(self, inputs: Inputs, perturbations: Tensor | None) -> None:
         """Count the inputs that one perturbation breaks, and tell the loss at an epoch's end."""

@@ -134,7 +134,7 @@ def test_colt_is_algorithm_1(name, position, natural, double):
     expected.backward()
 
     loss = Colt(projections=0, natural=natural, stable=0.05)
-    frozen = loss.begin_step(net, position / (last + 1)).frozen
+    frozen = loss.begin_step(net, position / (last + 1), EPS).frozen
     torch.manual_seed(4)
     terms = loss(net, x, y, EPS)
     torch.testing.assert_close(terms.total, expected)
@@ -154,11 +154,11 @@ def test_stages_fade_in_and_slow_down():
     loss = Colt(mix=0.3, halvings=7, stage_rate=0.75)
     rates = {0: 1, 0.1: 1, 0.3: 1, 0.41: 0.5, 0.55: 1 / 4, 0.95: 1 / 64,
              1: 0.75, 1.55: 0.75 / 4, 2.1: 0.75**2, 3: 0.75**2 / 128}  # fmt: skip
-    found = {at: loss.begin_step(net, at / 3) for at in rates}
+    found = {at: loss.begin_step(net, at / 3, EPS) for at in rates}
     assert {at: stage.rate for at, stage in found.items()} == pytest.approx(rates)
     counts = {at: len(stage.frozen) for at, stage in found.items()}
     assert [counts[at] for at in (0, 0.95, 1, 2.1, 3)] == [0, 0, 4, 8, 8]  # with BatchNorm's
-    assert Colt(mix=0.0, halvings=0).begin_step(net, 1.0).rate == 0.75**2
+    assert Colt(mix=0.0, halvings=0).begin_step(net, 1.0, EPS).rate == 0.75**2
 
 
 def test_random_projections_come_near_the_exact_widths():
@@ -166,7 +166,7 @@ def test_random_projections_come_near_the_exact_widths():
     totals = []
     for projections in (0, 2000):
         loss = Colt(projections=projections, stable=1.0)
-        loss.begin_step(net, 0.5)
+        loss.begin_step(net, 0.5, EPS)
         torch.manual_seed(3)
         totals.append(loss(net, x, y, EPS).item())
     assert totals[1] == pytest.approx(totals[0], rel=0.1) and totals[0] != totals[1]

@@ -20,11 +20,11 @@ def perturbations(loss, net):
 def test_the_first_part_takes_one_step_to_a_corner_and_the_rest_the_attack():
     net, loss = wrapped(small_mlp()), Citrus(TAU_RATIO, sign_steps=0.5)
     for done in (0.0, 0.49):
-        loss.begin_step(net, done)
+        loss.begin_step(net, done, EPS)
         early = perturbations(loss, net)
         corners = (early.abs() - RADIUS).abs() < 1e-6
         assert early.shape == (6, *SHAPE) and float(corners.float().mean()) > 0.95
-    loss.begin_step(net, 0.5)
+    loss.begin_step(net, 0.5, EPS)
     attack = perturbations(loss, net)
     assert torch.equal(attack, perturbations(Citrus(TAU_RATIO), net))
     assert not torch.equal(attack, early)
