@@ -48,7 +48,8 @@ def lengths(v: Tensor) -> Tensor:
 
 def shortened(v: Tensor, radius: Scalar) -> Tensor:
     """Return vectors (N, ...) cut to an ℓ2 norm of ``radius``."""
-    return v * (radius / lengths(v)).clamp(max=1)
+    # torch divides a number by a tensor so; a tensor of one number would be rounded otherwise
+    return v * (lengths(v).reciprocal() * radius).clamp(max=1)
 
 
 def within_ball(v: Tensor, radius: Scalar) -> Tensor:
