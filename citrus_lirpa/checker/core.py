@@ -137,23 +137,23 @@ class Ranges:
         lower, upper = self.lower[value].copy(), self.upper[value].copy()
         place, low, up = self.claims.neuron[mine] - first, *(e[mine] for e in self.claims[1:3])
         require((low <= up).all(), "a lower bound is above its upper bound")
-        ends, known = np.concatenate([low, -up]), np.concatenate([lower[place], -upper[place]])
-        doubtful = np.flatnonzero(ends > known[:, 0])
+        ends, (sure,) = np.concatenate([low, -up]), np.concatenate([lower[place], -upper[place]]).T
+        doubtful = np.flatnonzero(ends > sure)
         seen = place[doubtful % len(low)] % self.places.get(value, 1)  # alike: of the same pixels
         doubtful = doubtful[np.argsort(seen, kind="stable")]
         for start in range(0, len(doubtful), _AT_ONCE):
             part = doubtful[start : start + _AT_ONCE]
             at, sign = part % len(low), np.where(part < len(low), 1, -1)
-            a = self.network.numbers.of(np.zeros((len(lower), len(part))))
+            a, one = self.network.numbers.of(np.zeros((len(lower), len(at)))), np.ones((1, len(at)))
             a[place[at], np.arange(len(part))] = sign
-            follows = least([self.box], [self.lines(value, a, Choice())], np.ones((1, len(part))))
-            for k in np.flatnonzero(~(follows >= ends[part] - _CLOSE * (up - low)[at])):
+            found = np.maximum(sure[part], least([self.box], [self.lines(value, a, Choice())], one))
+            for k in np.flatnonzero(~(found >= ends[part] - _CLOSE * (up - low)[at])):
                 raise Refused(
                     f"neuron {place[at[k]] + first} is claimed to be bounded by "
                     f"{float(sign[k] * ends[part[k]]):.9g}, but only "
-                    f"{float(sign[k] * follows[k]):.9g} follows"
+                    f"{float(sign[k] * found[k]):.9g} follows"
                 )
-            ends[part] = np.minimum(ends[part], follows)
+            ends[part] = np.minimum(ends[part], found)
         lower[place, 0], upper[place, 0] = ends[: len(low)], -ends[len(low) :]
         return lower, upper
 

@@ -54,6 +54,7 @@ LAYERS = {
     "exp and log": [Function(lambda x: x.exp() - (x.abs() + 1).log())],
     "roots and inverses": [Function(lambda x: (x.abs() + 0.1).rsqrt() + (x.relu() + 1).sqrt())],
     "powers": [Function(lambda x: x**3 + x.relu() ** 1.5 - (x.relu() + 1) ** -2.0 + x * x)],
+    "tanh of a product with a square": [Function(lambda x: (x + 0.04 * x * (x * x)).tanh())],
     "product": [Function(lambda x: x[:, :2] * x[:, 1:])],
     "gate": [Function(lambda x: x * x.mean((2, 3), keepdim=True).sigmoid())],
     "quotients": [Function(lambda x: x / (x.relu() + 1) + 2 / (x.square() + 1) - x / 3)],
