@@ -246,10 +246,6 @@ class BoundedNet(TracedModule):
         """Return IBP's bounds on the input of every ReLU over ``box``, in network order."""
         return self.bound(box).preactivation_boxes
 
-    def preactivation_intervals(self, box: Box) -> list[Interval]:
-        """Return the same bounds as centre and radius."""
-        return self.bound(box).preactivations
-
     def input_interval(self, box: Box) -> Interval:
         """Return ``input_box`` as centre and radius."""
         return Interval.of(self.input_box(box))

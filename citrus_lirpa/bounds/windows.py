@@ -30,6 +30,8 @@ Pair = tuple[int, int]
 #: Sums and differences, and the factors of their parts.
 _FACTORS = {"BoundAdd": (1, 1), "BoundSub": (1, -1), "BoundNeg": (-1,)}
 _SAME = {"BoundIdentity", "BoundDropout"}
+#: Convolutions of more numbers than this are not made of few sizes.
+_LARGE = 1 << 18
 
 
 class Place(NamedTuple):
@@ -234,6 +236,18 @@ def _values(images: Tensor, window: Window) -> Tensor:
     return images.view(*window.values.shape[:2], *images.shape[1:])
 
 
+def _of_few_sizes(images: Tensor) -> Tensor:
+    """Return images with some of zeros behind them, so that few numbers of images occur.
+
+    A CPU prepares a convolution anew for each of them, which costs more than small ones take.
+    """
+    count = len(images)
+    missing = -count % (1 << max(0, count.bit_length() - 3))
+    if not missing or images.numel() > _LARGE:
+        return images
+    return F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing))
+
+
 def _convolution(node: Any, weight: Tensor, window: Window, before: Shape) -> Window:
     stride, padding, dilation = tuple(node.stride), tuple(node.padding), tuple(node.dilation)
     fixed, cut, beyond = window.place.fixed, (0, 0), (0, 0)
@@ -243,7 +257,8 @@ def _convolution(node: Any, weight: Tensor, window: Window, before: Shape) -> Wi
         cut = padding
         beyond = tuple(n - 1 - (m - 1) * s + 2 * p - d * (k - 1) for n, m, k, s, p, d in sides)
     options = stride, cut, beyond, node.groups, dilation
-    found = F.conv_transpose2d(_images(window), weight, None, *options)
+    images = _images(window)
+    found = F.conv_transpose2d(_of_few_sizes(images), weight, None, *options)[: len(images)]
     shift = (cut[0] - padding[0], cut[1] - padding[1])
     moved = window.moved(stride, shift, (found.shape[2], found.shape[3]), _values(found, window))
     return replace(moved, clean=fixed)

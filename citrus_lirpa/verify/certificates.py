@@ -177,8 +177,8 @@ class Proof:
         lower: (n, K-1) the best lower bounds of the margins.
         rows: (n, K-1) margins proved positive.
         decided_by: (n,) number of the stage that proved the input, -1 for none.
-        tried: (n,) number of the last stage that has bounded the input, -1 for the attack, -2
-            for none.
+        tried: (n,) number of the last stage that has bounded the input, -1 for none.
+        attempted: (n,) whether it went through all attacks.
         took: (n,) seconds.
         seconds: By stage, and of the attack.
     """
@@ -190,6 +190,7 @@ class Proof:
     rows: Tensor
     decided_by: Tensor
     tried: Tensor
+    attempted: Tensor
     took: Tensor
     seconds: dict[str, float]
 
@@ -205,7 +206,8 @@ class Proof:
             lower=torch.full(shape, -torch.inf, dtype=x.dtype, device=x.device),
             rows=torch.zeros(shape, dtype=torch.bool, device=x.device),
             decided_by=torch.full((len(x),), -1, device=x.device),
-            tried=torch.full((len(x),), -2, device=x.device),
+            tried=torch.full((len(x),), -1, device=x.device),
+            attempted=torch.zeros_like(correct),
             took=torch.zeros(len(x), dtype=torch.float64, device=x.device),
             seconds={},
         )

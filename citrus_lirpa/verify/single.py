@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,34 +24,25 @@ from ..bounds.checks import (
     check_seconds,
     check_within,
 )
-from ..bounds.deadline import ending_by
 from ..bounds.inputs import check_labelled, outside_inference, taking_data
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.norms import check_norm
 from ..bounds.precision import full_precision
 from ..bounds.radius import check_shared_radius, radius_words
-from ..bounds.selfcheck import check_rows_alone, check_same_function
-from ..errors import InputError, ModelError, SoundnessError, expect, require
-from .aimed import aim
-from .certificates import Certificates, Proof
+from ..bounds.selfcheck import check_rows_alone
+from ..errors import InputError, expect, require
+from .cascade import Cascade
+from .certificates import Certificates
 from .crown.proofs import Proofs
-from .engines import Engine, find_engine
+from .engines import find_engine
 from .identity import subjects
-from .memory import allocations_fail_cleanly, in_batches
+from .memory import allocations_fail_cleanly
 from .second_opinion import check_by_attack
-from .stages import Limits, OpenImages, Stage, stages_up_to
+from .stages import Limits, stages_up_to
 from .unfinished import Unfinished
 
-#: The stage of inputs that another verifier proved.
-IMPORTED = "imported"
 #: Inputs whose logits are computed alone as well; the others' in smaller batches.
 _CHECKED = 4
-#: Of the time that is left, what the attack may take, and each stage but the last one.
-_ATTACK_SHARE, _STAGE_SHARE = 0.25, 0.5
-#: The stage that costs more than a short attack on single margins, which comes before it.
-_AIMED_BEFORE = "crown"
-#: Seconds that a batch gets for all that comes before branch and bound, however short the limit.
-_LEAST_SECONDS = 0.5
 
 
 @outside_inference
@@ -78,9 +68,9 @@ def certify(
 ) -> Certificates:
     """Try to prove each input's class on its ε-box by every stage up to ``method``.
 
-    Each stage runs only on the correctly classified inputs that no cheaper one proved and that
-    ``attack``, tried first, did not break. With an ``attack``, a few steps on each of the margins
-    with the lowest bounds follow before CROWN, on what CROWN-IBP leaves open.
+    Each stage runs only on the correctly classified inputs that no cheaper one proved and that no
+    attack broke. With an ``attack``, a few steps on each of the margins with the lowest bounds come
+    before CROWN, and the attack itself before α-CROWN, or at the end where these do not run.
 
     A proof is a margin bound above a threshold that covers float32 rounding, or a positive
     one in float64; TF32 and autocast are off and BatchNorm in eval mode. Networks of affine
@@ -95,7 +85,7 @@ def certify(
         eps: Radius of the boxes in pixels, a number or a tensor that broadcasts to one input.
         method: The last stage, one of ``STAGES``. ``bab`` is branch and bound, which decides
             easy inputs first.
-        attack: What is tried first; None for nothing.
+        attack: What is tried on open inputs; None for no attacks.
         time_limit: Seconds for each group that has open inputs, of the attack and all stages
             together. What is not proved by then stays open. A stage leaves half of the time
             that it finds to the later ones, and a batch gets half a second at least.
@@ -240,129 +230,3 @@ def _check_begun(
         expect(usable, "known", known, wanted)
     fits = unfinished is None or (isinstance(unfinished, Unfinished) and len(y) <= batch_size)
     expect(fits, "unfinished", unfinished, f"Unfinished() of at most {batch_size} inputs, or None")
-
-
-@dataclass(frozen=True)
-class Cascade:
-    """The stages as one certification runs them, batch after batch.
-
-    Args:
-        net: The network, in eval mode.
-        ball: The perturbations.
-        engine: Gives the bounds.
-        stages: In the order in which they run.
-        attack: What is tried before them.
-        limits: Of time and memory.
-        announce: Receives what is being done.
-    """
-
-    net: BoundedNet
-    ball: Ball
-    engine: Engine
-    stages: tuple[Stage, ...]
-    attack: PGD | None = None
-    limits: Limits = Limits()
-    announce: Callable[[str], object] = lambda stage: None
-
-    def certificates(
-        self,
-        x: Tensor,
-        y: Tensor,
-        group: Tensor,
-        known: Tensor | None = None,
-        unfinished: Unfinished | None = None,
-    ) -> Certificates:
-        """Return the certificates of one batch.
-
-        Args:
-            x: (n, ...) inputs.
-            y: (n,) labels.
-            group: (n,) the group that each belongs to.
-            known: (n,) verdicts from elsewhere, as of :func:`certify`.
-            unfinished: As of :func:`certify`.
-        """
-        unfinished = unfinished or Unfinished()
-        logits = self._logits(x)
-        proof = unfinished.proof = unfinished.proof or Proof.of(x, y, logits)
-        end = time.perf_counter() + _LEAST_SECONDS
-        if known is not None:
-            proof.take(known, len(self.stages))
-        if self.attack is not None:
-            trying = (proof.open & (proof.tried < -1)).double()
-            with self._timed("attack", proof, lambda: trying):
-                with ending_by(max(end, self._end(_ATTACK_SHARE, proof, group))):
-                    self._try(self.attack, x, y, proof)
-        open_ = OpenImages(self.engine, x, y, group, proof, self.limits, self.announce)
-        not_fitting, unsupported = {}, {}
-        for number, stage in enumerate(self.stages):
-            if self.attack is not None and stage.name == _AIMED_BEFORE:
-                self._aim(x, y, proof, max(end, self._end(_ATTACK_SHARE, proof, group)))
-            share = 1.0 if stage is self.stages[-1] else _STAGE_SHARE
-            with self._timed(stage.name, proof, lambda: open_.effort):
-                open_.begin(number, stage)
-                try:
-                    with ending_by(max(end, self._end(share, proof, group))):
-                        stage.prove(open_)
-                except ModelError as error:
-                    if number == 0:  # without bounds of the first stage there are none
-                        raise
-                    unsupported[stage.name] = str(error)
-                finally:
-                    proof.decide(number)
-            not_fitting[stage.name] = int(open_.missing.sum())
-        if known is not None:
-            proof.seconds[IMPORTED], not_fitting[IMPORTED] = 0.0, 0
-        return proof.certificates(self.ball, not_fitting, unsupported, open_.claimed)
-
-    @torch.no_grad()
-    def _logits(self, x: Tensor) -> Tensor:
-        """Return the logits (n, K), once they are known to be those that are bounded."""
-        logits = self.net(x)
-        if len(x):
-            check_same_function(self.net, x, logits)
-        return logits
-
-    @contextmanager
-    def _timed(self, name: str, proof: Proof, effort: Callable[[], Tensor]) -> Iterator[None]:
-        """Announce what the block does, and share out its time by its effort (n,) at the end."""
-        self.announce(name)
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            proof.charge(name, effort(), time.perf_counter() - begin)
-
-    def _end(self, share: float, proof: Proof, group: Tensor) -> float:
-        """Return when a share of the time is over that groups with open inputs have left."""
-        _, number = group.unique(return_inverse=True)
-        used = torch.zeros_like(proof.took).index_add(0, number, proof.took)
-        unsettled = number[proof.open].unique()
-        left = float((self.limits.time_limit - used[unsettled]).clamp(min=0).sum())
-        return time.perf_counter() + share * left
-
-    def _aim(self, x: Tensor, y: Tensor, proof: Proof, end: float) -> None:
-        """Attack single margins of open images until a point in time."""
-        effort = proof.open.double()
-        with self._timed("attack", proof, lambda: effort), ending_by(end):
-            aim(self.net, self.ball, x, y, proof, self.limits.batch_size)
-
-    def _try(self, attack: PGD, x: Tensor, y: Tensor, proof: Proof) -> None:
-        """Run the attack on all that is correct, what is proved elsewhere included."""
-
-        def attacked(rows: Tensor) -> tuple[Tensor, Tensor]:
-            v = attack(self.net, x[rows], y[rows], self.ball.eps)
-            with torch.no_grad():
-                logits = self.net(self.ball.cut(x[rows] + v))
-            return v, logits.argmax(1) != y[rows]
-
-        rows = (proof.correct & ~proof.attacked & (proof.tried < -1)).nonzero().squeeze(1)
-        for now, found in in_batches(attacked, rows, self.limits.batch_size):
-            if found is not None:  # an input that does not fit stays unattacked
-                proof.v[now], proof.attacked[now] = found
-            proof.tried[now] = -1
-        wrong = (proof.attacked & (proof.decided_by >= 0)).nonzero().flatten().tolist()
-        if wrong:
-            raise SoundnessError(
-                f"an attack breaks {len(wrong)} inputs that the imported verdicts call "
-                f"certified (first: number {wrong[0]} of this batch)"
-            )

@@ -99,7 +99,7 @@ def test_weights_changed_in_place_are_bounded_as_they_are_now(model, images):
         (bounds,) = net.preactivation_bounds(box)
         inside = model[:2](x)
         assert bool(((bounds.lower <= inside) & (inside <= bounds.upper)).all())
-        (interval,) = net.preactivation_intervals(box)
+        (interval,) = net.bound(box).preactivations
         assert torch.allclose(interval.centre, model[:2](box.centre), atol=1e-5)
 
 

@@ -15,10 +15,10 @@ from citrus_lirpa.bounds import lirpa as _compat
 from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.errors import reason
 from citrus_lirpa.verify import stages
+from citrus_lirpa.verify.cascade import Cascade
 from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.engines import LirpaEngine
 from citrus_lirpa.verify.memory import allocations_fail_cleanly, in_batches
-from citrus_lirpa.verify.single import Cascade
 from citrus_lirpa.verify.stages import stages_up_to
 
 CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB"

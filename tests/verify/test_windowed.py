@@ -167,7 +167,8 @@ def test_a_little_room_gives_the_same_bounds(name):
     """With few rows at once, places and channels are worked on in parts."""
     engine, images = prepare(name, math.inf, None)
     given = engine.segments, images.x, engine.ball, images.bounds
-    pairs = zip(tighten(*given).bounds, tighten(*given, rows=1).bounds, strict=True)
+    found, in_parts = tighten(*given, both=True), tighten(*given, rows=1, both=True)
+    pairs = zip(found.bounds, in_parts.bounds, strict=True)
     for one, other in pairs:
         for mine, its in zip(one, other, strict=True):
             torch.testing.assert_close(mine, its, atol=1e-5, rtol=1e-4)

@@ -18,7 +18,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -38,14 +37,13 @@ _BEST = {"cpu": 1 << 20, "cuda": 1 << 26}
 _SHARE, _TENSORS = 0.25, 8
 #: How many rows go together for each that an ascent takes, which needs more room for it.
 _WHOLE_MAPS = 4
-#: Places go together whose numbers of neurons differ by this factor at most.
-_SIMILAR = 0.7
+#: Places go together whose numbers of neurons differ by this factor at most, and others as long as
+#: they add no more rows in vain than this share of what fits: a batch of its own costs more.
+_SIMILAR, _SPARE = 0.7, 1 / 16
 #: Roundings of one product of a coefficient and a line, and of the constants of lines.
 _PRODUCTS = 16
 #: Roundings of a coefficient times an input.
 _INPUTS = 24
-#: Of each segment the most coefficients that a row has on its way back from it.
-_NUMBERS: WeakKeyDictionary[Segment, int] = WeakKeyDictionary()
 
 
 class _Lines(NamedTuple):
@@ -62,17 +60,15 @@ class _Lines(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """What rows of coefficients give, without constants, and the most numbers on their way.
+    """What rows of coefficients give, without constants.
 
     Attributes:
         least: (P, U) lower bounds, in float64.
         width: (P, U) how far above them the values may lie, if it was asked for.
-        numbers: The most coefficients that a row has.
     """
 
     least: Tensor
     width: Tensor
-    numbers: int
 
 
 #: Numbers of images and of neurons, and lower and upper bounds of these in float64, each (r,);
@@ -101,6 +97,8 @@ class Windowed:
         best = _BEST.get(x.device.type, _BEST["cpu"])
         self.sums = 16 * SUMS * most
         self._numbers_at_once = int(min(best, free, _WHOLE_MAPS * rows * most))
+        self._most_numbers = most
+        self._numbers: dict[int, int] = {}  # a row's most coefficients on its way back, by segment
         self._lines: list[_Lines] = []
         self._both = both or any(segment.curve is not None for segment in segments)
         self._constants = [
@@ -177,11 +175,13 @@ class Windowed:
         charge = self.charge(k, size).reshape(-1, channels)
         constant = channels_last(self._constants[k].double()).reshape(-1, channels)
         certain = torch.zeros_like(wanted)
-        for side in (positive, ~positive):
-            left = wanted & ~certain
-            for place, channel in self._parts(k, left):
+        few = 2 * int(wanted.sum()) <= self._at_once(k)
+        for side in (torch.cat([positive, ~positive]),) if few else (positive, ~positive):
+            left = (wanted & ~certain).repeat(len(side) // len(wanted), 1)
+            for part, channel in self._parts(k, left):
+                place = part % len(wanted)
                 image, at = place // (height * width), place % (height * width)
-                sign = side[place].gather(1, channel).double() * 2 - 1
+                sign = side[part].gather(1, channel).double() * 2 - 1
                 spot = torch.stack([at // width, at % width], 1)
                 wide = side is positive and not self._both
                 rows = self._row_bounds(k, image, spot, channel, sign, wide=wide)
@@ -197,9 +197,10 @@ class Windowed:
                 ends = torch.stack([least, most])
                 lower, upper = torch.where(sign > 0, ends, -ends.flip(0))
                 neuron = channel * (height * width) + at.unsqueeze(1)
-                keep = left[place].gather(1, channel)
+                keep = left[part].gather(1, channel)
                 images = image.unsqueeze(1).expand_as(neuron)
-                yield images[keep], neuron[keep], lower[keep], upper[keep]
+                for own in (keep & (sign > 0), keep & (sign < 0)):  # no neuron twice
+                    yield images[own], neuron[own], lower[own], upper[own]
 
     def _parts(self, k: int, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield places (P,) of all images, and channels (P, U) there, with all that are wanted.
@@ -210,11 +211,15 @@ class Windowed:
         many = counts[counts > 0].tolist()
         if not many:
             return
-        fitting = max(1, self._numbers_at_once // self._most_numbers(k, order))
         begin = 0
         while begin < len(many):
-            end, most = begin + 1, begin + max(1, fitting // many[begin])
-            while end < min(most, len(many)) and many[end] > _SIMILAR * many[begin]:
+            fitting = self._at_once(k)
+            end, most = begin + 1, min(len(many), begin + max(1, fitting // many[begin]))
+            spare = _SPARE * fitting
+            while end < most:
+                spare -= many[begin] - many[end]
+                if spare < 0 and many[end] <= _SIMILAR * many[begin]:
+                    break
                 end += 1
             place = order[begin:end]
             channel = wanted[place].to(torch.int8).topk(many[begin], dim=1).indices
@@ -222,15 +227,9 @@ class Windowed:
                 yield place, some
             begin = end
 
-    def _most_numbers(self, k: int, like: Tensor) -> int:
-        """Return the most coefficients that a row has on its way back from segment k."""
-        segment = self.segments[k]
-        if segment not in _NUMBERS:
-            first = torch.zeros_like(like[:1])
-            one, spot = first.unsqueeze(1), torch.stack([first, first], 1)
-            rows = self._row_bounds(k, first, spot, one, one + 1.0, wide=False)
-            _NUMBERS[segment] = rows.numbers
-        return _NUMBERS[segment]
+    def _at_once(self, k: int) -> int:
+        """Return how many rows are passed back from segment k at once; few before the first."""
+        return max(1, self._numbers_at_once // self._numbers.get(k, self._most_numbers))
 
     def _row_bounds(
         self, k: int, image: Tensor, at: Tensor, channel: Tensor, sign: Tensor, *, wide: bool
@@ -263,7 +262,8 @@ class Windowed:
         if wide:
             opposite = replace(window, values=-window.values)
             spread = spread - at_input - self._at_input(opposite, image)
-        return _Rows(least + at_input, spread, numbers)
+        self._numbers[k] = numbers
+        return _Rows(least + at_input, spread)
 
     def _through(
         self, j: int, window: Window, image: Tensor, wide: bool
@@ -272,7 +272,7 @@ class Windowed:
         height, width, channels = layout(self.shapes[j])
         if math.prod(window.place.size) >= height * width:
             window = window.whole(self.shapes[j])
-        numbers = self._numbers(window, image, j)
+        numbers = self._places(window, image, j)
         shape = len(image), 1, *window.place.size, channels
         low, below, up, above, *gap = (
             table.index_select(0, numbers).view(shape) for table in self._lines[j][: 4 + wide]
@@ -287,7 +287,7 @@ class Windowed:
         values = positive.mul_(low).addcmul_(negative, up)
         return Window(values, window.at, window.place, True), bias, gaps
 
-    def _numbers(self, window: Window, image: Tensor, j: int) -> Tensor:
+    def _places(self, window: Window, image: Tensor, j: int) -> Tensor:
         """Return which lines of layer j, or inputs, windows (P, h, w) have, in one row."""
         height, width, _ = layout(self.shapes[j])
         places, many = window.places(self.shapes[j]), height * width
@@ -299,7 +299,7 @@ class Windowed:
         if self.ball.norm == 2:
             return self._in_ball(window.whole(self.shapes[INPUT]), image)
         lower, upper = (
-            end.index_select(0, self._numbers(window, image, INPUT)) for end in self._ends
+            end.index_select(0, self._places(window, image, INPUT)) for end in self._ends
         )
         shape = len(image), 1, *window.place.size, lower.shape[1]
         least = window.values.clamp(min=0) * lower.view(shape)
