@@ -20,8 +20,9 @@ from .budget import Budget
 from .certificates import Certificates, check_soundness
 from .crown.engine import ALPHA_STEPS, DualEngine
 from .crown.relaxation import Images
+from .group_proof import GroupProof, Search
 from .memory import in_batches, in_less_memory
-from .relational import GroupProof, GroupStage, Search, group_proofs, relate
+from .relational import GroupStage, group_proofs, relate
 from .second_opinion import confirmed
 from .unfinished import GroupState
 

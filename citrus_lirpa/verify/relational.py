@@ -2,129 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import groupby, islice
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from ..errors import SoundnessError
 from .budget import Budget
+from .combinations import has_many, prove_combinations, surviving
 from .crown.branch_and_bound import Outcome, Problems, branch_and_bound
 from .crown.differences import with_differences
-from .crown.engine import ALPHA_STEPS, DualEngine
 from .crown.linear import Chosen, Group
-from .crown.reduced_images import ReducedImages
-from .crown.relaxation import Images
-from .crown.tree import BROKEN, GIVEN_UP, OPEN, PROVED
+from .crown.tree import OPEN
+from .group_proof import GroupProof, Search
 from .milp import most_broken
 
-#: Groups with at most this many open images are settled by enumerating their subsets.
-ENUMERATED = 8
 #: Sizes of the sets of larger groups that branch and bound tries to prove apart.
 _SET_SIZES = (2, 3)
 #: Of the time of all groups, what large ones may take for that before their program.
 _SETS_SHARE = 0.5
 #: Of the limit of a group, what one set of a small group may take before the group has ended.
 _SET_LIMIT = 0.4
-#: Combinations of wrong classes of one group handed to branch and bound at once.
-_MOST_COMBINATIONS = 2_000
-
-
-class GroupProof:
-    """What is proved of one group: at most ``most`` of its open images break together.
-
-    Args:
-        group: The open images, and which sets of them may still break together.
-        broken: Those that a known perturbation breaks together.
-
-    Attributes:
-        most: An upper bound on how many break together.
-        least: How many are known to.
-        stuck: The size of a set that branch and bound has given up; no other one helps then.
-        u: A perturbation that breaks ``least`` images, more than ``broken``; None if none was met.
-        stage: What lowered ``most`` last.
-    """
-
-    def __init__(self, group: Group, broken: set[int]):
-        self.group, self.broken = group, broken
-        self.most, self.least = len(group.rows), len(broken)
-        self.stuck = 0
-        self.u: Tensor | None = None
-        self.stage = "single"
-
-    @property
-    def settled(self) -> bool:
-        """Whether ``most`` is reached."""
-        return self.most <= self.least
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether lines cannot lower ``most``: one u breaks all of them, and no set is proved."""
-        return not self.group.blocked and self.group.may_all_break
-
-    @property
-    def small(self) -> bool:
-        """Whether the group's subsets can be enumerated."""
-        return len(self.group.rows) <= ENUMERATED
-
-    def lower(self, most: int, stage: str) -> None:
-        """Take an upper bound that a stage has proved, if it is a better one."""
-        if most < self.most:
-            self.most, self.stage = most, stage
-
-    def enumerate_sets(self, stage: str) -> None:
-        """Look for the largest set that may still break together, by what a stage has refuted."""
-        self.lower(self.group.largest(self.least), stage)
-
-    def take(self, members: tuple[int, ...], state: int, u: Tensor | None) -> bool:
-        """Take what branch and bound found of a set; return whether it is new."""
-        if state == PROVED:
-            self.group.blocked.add(frozenset(members))
-            return True
-        if state == BROKEN and self.least < len(members):
-            self.least, self.u = len(members), u
-            return True
-        if state == GIVEN_UP:
-            self.stuck = len(members)
-        return False
-
-    def check(self) -> None:
-        """Raise SoundnessError where what is proved contradicts a known perturbation."""
-        if not self.group.may_break(self.broken):
-            raise SoundnessError(
-                f"an attack breaks {len(self.broken)} inputs together that were proved not "
-                "to break together; the bounds of this model are not sound: please report it "
-                "with the model"
-            )
-
-
-@dataclass(frozen=True)
-class Search:
-    """What the group stages work with.
-
-    Args:
-        engine: Gives the bounds.
-        images: The open images of all groups.
-        split: Whether sets of images are proved by branch and bound, or by their roots alone.
-        budget: For all groups together; its limit holds for each set.
-        iterations: Steps of α-CROWN for the fixed linear bounds of margins.
-        solver: Of mixed-integer programs, one of ``SOLVERS``.
-    """
-
-    engine: DualEngine
-    images: Images
-    split: bool
-    budget: Budget
-    iterations: int = ALPHA_STEPS
-    solver: str = "highs"
-
-    @cached_property
-    def reduced(self) -> ReducedImages:
-        """The images, with their reduced networks."""
-        return ReducedImages(self.engine, self.images)
+#: So many rows are refuted by lines where tuples can be; more together seldom are.
+_MOST_ON_LINES = 3
 
 
 @dataclass(frozen=True)
@@ -227,40 +128,49 @@ def _by_program(search: Search, proofs: Sequence[GroupProof]) -> None:
 def _by_tuples(search: Search, proofs: Sequence[GroupProof]) -> None:
     """Prove that sets of images do not break together, by bounds optimised for each set."""
     small = [proof for proof in proofs if proof.small]
+    for proof in small if search.split else ():
+        proof.group.most_on_lines = _MOST_ON_LINES
     while _one_round(search, small) and not search.budget.over:
         continue
     budget = search.budget.part(_SETS_SHARE)
     for proof in proofs:
         for size in _SET_SIZES:
             if not proof.small and not budget.over:
-                _prove_sets(search, [proof], size, budget)
+                _prove_sets(search, {proof: surviving(search, proof, size)}, budget)
 
 
 def _one_round(search: Search, proofs: Sequence[GroupProof]) -> bool:
     """Try to refute the largest sets of every unsettled group; return whether anything moved.
 
-    Sets of one size go together; each size gets the share of the time left that its groups
-    have of the groups still to come.
+    Groups with few combinations go together, by the size of their sets, each size for the share
+    of the time left that its groups have of those still to come; then the others, one by one.
     """
     moved = False
-    for size in range(1, ENUMERATED + 1):
-        if search.budget.over:
-            break
-        hopeful = [proof for proof in proofs if not proof.settled and proof.stuck != proof.most]
-        to_come = [proof for proof in hopeful if proof.most >= size]
-        now = [proof for proof in to_come if proof.most == size]
-        if now:
-            moved |= _prove_sets(search, now, size, search.budget.part(len(now) / len(to_come)))
-    return moved
+    left = {proof: surviving(search, proof, proof.most) for proof in proofs if proof.hopeful}
+    many = {proof: left[proof] for proof in left if has_many(search, proof, left[proof])}
+    few = [proof for proof in left if proof not in many]
+    for size in sorted({proof.most for proof in few}):
+        now = {proof: left.pop(proof) for proof in few if proof.most == size}
+        if not search.budget.over:
+            share = len(now) / (len(now) + len(left))
+            moved |= _prove_sets(search, now, search.budget.part(share))
+    return prove_combinations(search, many) or moved
 
 
-def _prove_sets(search: Search, proofs: Sequence[GroupProof], size: int, budget: Budget) -> bool:
-    """Prove or break all sets of a size that may break together; return whether any was."""
+def _prove_sets(
+    search: Search, left: Mapping[GroupProof, Sequence[Chosen]], budget: Budget
+) -> bool:
+    """Prove or break sets of one size, with all combinations that are left of each.
+
+    Returns:
+        Whether any set was.
+    """
     owner: list[int] = []
     sets: list[tuple[int, ...]] = []
     problem, rows = [], []
+    proofs = list(left)
     for number, proof in enumerate(proofs):
-        for members, combinations in groupby(_surviving(search, proof, size), _images):
+        for members, combinations in groupby(left[proof], _images):
             for combination in combinations:
                 problem.append(len(sets))
                 rows.append([row for _, row in combination])
@@ -292,14 +202,6 @@ def _prove_sets(search: Search, proofs: Sequence[GroupProof], size: int, budget:
         if proof.small:
             proof.enumerate_sets("tuple bab" if search.split else "cross")
     return any(news.values())
-
-
-def _surviving(search: Search, proof: GroupProof, size: int) -> list[Chosen]:
-    """Return what may break sets of a size; nothing where that is too much to be worth it."""
-    if search.budget.over:
-        return []
-    found = list(islice(proof.group.survivors(size), _MOST_COMBINATIONS + 1))
-    return found if len(found) <= _MOST_COMBINATIONS else []
 
 
 def _images(chosen: Chosen) -> tuple[int, ...]:

@@ -17,14 +17,15 @@ from citrus_lirpa import BoundedNet, GroupAttack, certify, certify_uap
 from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.bounds.margins import logit_margins
 from citrus_lirpa.errors import SoundnessError
-from citrus_lirpa.verify import milp, relational
+from citrus_lirpa.verify import group_proof, milp, relational
 from citrus_lirpa.verify.budget import Budget
 from citrus_lirpa.verify.crown.branch_and_bound import Outcome
 from citrus_lirpa.verify.crown.differences import with_differences
 from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.crown.linear import Group, Lines, refuted
 from citrus_lirpa.verify.crown.tree import BROKEN, GIVEN_UP, OPEN, PROVED
-from citrus_lirpa.verify.relational import GROUP_STAGES, Search, group_proofs, relate
+from citrus_lirpa.verify.group_proof import Search
+from citrus_lirpa.verify.relational import GROUP_STAGES, group_proofs, relate
 
 NEVER = Budget()
 
@@ -363,7 +364,7 @@ def test_every_combination_of_rows_is_handed_to_branch_and_bound(monkeypatch):
 @sizes(12, 18)
 def test_groups_too_large_to_enumerate_are_enclosed_in_every_mode(monkeypatch, cases):
     """With a lower limit, so that the mixed-integer program decides groups of three and more."""
-    monkeypatch.setattr(relational, "ENUMERATED", 2)
+    monkeypatch.setattr(group_proof, "ENUMERATED", 2)
     lowered = reached = 0
     modes = ("crown", "io"), ("crown", "cross"), ("bab", "cross")
     for seed in range(cases):

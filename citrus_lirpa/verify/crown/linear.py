@@ -182,7 +182,8 @@ Chosen = tuple[tuple[int, int], ...]
 class Group:
     """The open images of a group, and which sets of them one perturbation may still break.
 
-    ``blocked`` are the sets proved not to break together. The lines refute further ones.
+    ``blocked`` are the sets proved not to break together. The lines refute further ones, with at
+    most ``most_on_lines`` images.
 
     Args:
         rows: The margins of each open image that are not proved.
@@ -200,6 +201,7 @@ class Group:
     ):
         self.rows, self.lines, self.budget, self.note = rows, lines, budget, note
         self.blocked: set[frozenset[int]] = set()
+        self.most_on_lines = len(rows)
         self._known: dict[Chosen, bool] = {}
         self._numbers = {(i, row): lines.of(i, row) for i in rows for row in rows[i]}
         numbers = [n for some in self._numbers.values() for n in some]
@@ -252,6 +254,10 @@ class Group:
         ordered = tuple(i for i in self.rows if i in members)
         return not self._is_blocked(ordered) and next(self._extended((), ordered), None) is not None
 
+    def refute(self, chosen: Chosen) -> None:
+        """Take (image, row) pairs, in the order of ``rows``, as proved not to break together."""
+        self._known[chosen] = True
+
     def _is_blocked(self, members: tuple[int, ...]) -> bool:
         return any(block.issubset(members) for block in self.blocked)
 
@@ -268,7 +274,7 @@ class Group:
 
     def _refuted(self, chosen: Chosen) -> bool:
         if chosen not in self._known:
-            if self.budget.over:
+            if self.budget.over or len(chosen) > self.most_on_lines:
                 return False
             numbers = [n for margin in chosen for n in self._numbers[margin]]
             bits = sum(1 << n for n in numbers)

@@ -23,7 +23,8 @@ from .reduced_images import ReducedImages
 
 #: Steps of ascent on a half, and on a domain without neurons left to split.
 _STEPS, _LAST_STEPS, RATE = 5, 100, 0.1
-#: So many rounds after each other, the first one ends with an attack.
+#: Of so many rounds one ends with an attack: of a single image the first, of a tuple, which was
+#: attacked from its roots and whose attacks take longer, the last.
 _ATTACK_EVERY = 4
 #: A tree whose members have at most so many unstable ReLUs each, with so many open combinations,
 #: goes to programs after so many seconds of work; each may take this share of the time left.
@@ -154,7 +155,7 @@ class Tree:
         last = now.choice < 0
         if bool(last.any()) and self._bound(now.at(last), _LAST_STEPS, attack=True):
             self.state = GIVEN_UP if self.state == OPEN else self.state
-        attack = self._rounds % _ATTACK_EVERY == 1
+        attack = self._rounds % _ATTACK_EVERY == (len(self.members) == 1)
         self._bound(now.at(~last).halves(), _STEPS, attack=attack)
 
     def _bound(self, domains: Domains, steps: int, *, attack: bool = False) -> int:

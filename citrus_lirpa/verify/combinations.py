@@ -1,0 +1,107 @@
+"""Groups with many combinations of wrong classes, proved by parts that combinations share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+
+import torch
+
+from .budget import Budget
+from .crown.branch_and_bound import Problems, branch_and_bound
+from .crown.cores import Root, bound_roots
+from .crown.linear import Chosen
+from .crown.tree import BROKEN, PROVED
+from .group_proof import GroupProof, Search
+
+#: Of the limit of a group, what one of many combinations may take, and what a part of it may.
+_WHOLE_LIMIT, _PART_LIMIT = 0.2, 0.1
+#: Combinations of wrong classes of one group handed to branch and bound at once.
+_MOST_COMBINATIONS = 2_000
+#: More combinations of a small group are proved one by one, by parts that others have too.
+_FEW = 8
+
+
+def surviving(search: Search, proof: GroupProof, size: int) -> list[Chosen]:
+    """Return what may break sets of a size; nothing where that is too much to be worth it."""
+    if search.budget.over:
+        return []
+    found = list(islice(proof.group.survivors(size), _MOST_COMBINATIONS + 1))
+    return found if len(found) <= _MOST_COMBINATIONS else []
+
+
+def prove_combinations(search: Search, left: Mapping[GroupProof, Sequence[Chosen]]) -> bool:
+    """Prove groups by their combinations, next the one whose least bound is highest.
+
+    Each gets an equal share of the time left, and its next size another one.
+
+    Returns:
+        Whether any combination was proved.
+    """
+    moved = False
+    roots = {proof: bound_roots(search.reduced, some) for proof, some in left.items()}
+    while roots and not search.budget.over:
+        proof = max(roots, key=lambda proof: roots[proof][0].value)
+        its, most = search.budget.part(1 / len(roots)), proof.most
+        moved |= _prove_group(search, proof, roots.pop(proof), its)
+        some = surviving(search, proof, proof.most) if proof.most < most and proof.hopeful else []
+        if has_many(search, proof, some):
+            roots[proof] = bound_roots(search.reduced, some)
+    return moved
+
+
+def has_many(search: Search, proof: GroupProof, combinations: Sequence[Chosen]) -> bool:
+    """Return whether the combinations of a group are many, and its networks fit into memory."""
+    if len(combinations) <= _FEW or not search.split or not search.engine.splits:
+        return False
+    return sum(map(search.reduced.size, proof.group.rows)) <= search.reduced.limit
+
+
+def _prove_group(search: Search, proof: GroupProof, roots: list[Root], budget: Budget) -> bool:
+    """Prove combinations one by one, the least bound first; return whether any was.
+
+    What is proved of a part of one holds for all that contain this part.
+    """
+    moved, failed = False, list[set[tuple[int, int]]]()
+    while roots and not budget.over:
+        proved = _prove_some_part(search, proof, roots[0], failed, budget)
+        if proved is None:
+            if not budget.over:
+                proof.stuck = len(roots[0].chosen)
+            break
+        moved = True
+        roots = [root for root in roots if not set(proved) <= set(root.chosen)]
+    proof.enumerate_sets("tuple bab")
+    return moved
+
+
+def _prove_some_part(
+    search: Search,
+    proof: GroupProof,
+    root: Root,
+    failed: list[set[tuple[int, int]]],
+    budget: Budget,
+) -> Chosen | None:
+    """Return a part of a combination that is proved not to break, None where none is.
+
+    Next comes a part with one more image where a part breaks, the whole where it is given up.
+    Either joins ``failed``, whose parts are not tried again.
+    """
+    parts = [part for part in root.parts if not any(set(part) <= each for each in failed)]
+    while parts:
+        part = parts.pop(0)
+        members, rows = ([list(each)] for each in zip(*part, strict=True))
+        tensors = (torch.tensor(each).to(search.images.x.device) for each in (members, [0], rows))
+        limit = (_WHOLE_LIMIT if part == root.chosen else _PART_LIMIT) * budget.limit
+        found = branch_and_bound(search.reduced, Problems(*tensors), replace(budget, limit=limit))
+        state = int(found.state[0])
+        if state == PROVED:
+            proof.group.refute(part)
+            return part
+        failed.append(set(part))
+        if state == BROKEN:
+            proof.take(tuple(members[0]), state, found.u[0])
+        else:
+            parts = parts[-1:]
+    return None

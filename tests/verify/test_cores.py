@@ -1,0 +1,121 @@
+"""Groups with many combinations of wrong classes, proved by the cores of these."""
+
+import itertools
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from exact import KINDS, most_broken, random_images, random_net
+from fuzzing import sizes
+
+from citrus_lirpa import BoundedNet, GroupAttack, certify, certify_uap
+from citrus_lirpa.bounds.box import Ball
+from citrus_lirpa.bounds.deadline import ending_by
+from citrus_lirpa.verify import combinations
+from citrus_lirpa.verify.budget import Budget
+from citrus_lirpa.verify.crown.branch_and_bound import Outcome
+from citrus_lirpa.verify.crown.cores import Root, bound_roots
+from citrus_lirpa.verify.crown.engine import ALPHA_STEPS, DualEngine
+from citrus_lirpa.verify.crown.linear import Group, Lines
+from citrus_lirpa.verify.crown.reduced_images import ReducedImages
+from citrus_lirpa.verify.crown.tree import BROKEN, GIVEN_UP, PROVED
+from citrus_lirpa.verify.group_proof import Search
+from citrus_lirpa.verify.relational import GROUP_STAGES, group_proofs, relate
+
+
+@sizes(8, 24)
+def test_what_cores_prove_of_a_group_is_never_more_than_the_exact_number(monkeypatch, cases):
+    monkeypatch.setattr(combinations, "_FEW", 0)
+    refute, parts = Group.refute, []
+
+    def noted(group, chosen):
+        parts.append(len(chosen))
+        refute(group, chosen)
+
+    monkeypatch.setattr(Group, "refute", noted)
+    raised = 0
+    for seed in range(cases):
+        model, shape = random_net(KINDS[seed % len(KINDS)], 40 + seed, 3)
+        x, y = random_images(model, shape, seed, 4)
+        net, clip = BoundedNet(model, x), (0.0, 1.0) if seed % 4 == 0 else None
+        proofs = certify(net, x, y, 0.3, method="ibp", clip=clip)
+        attack = GroupAttack(steps=3, restarts=1, clip=clip)
+        found = certify_uap(
+            net, x, y, 0.3, group_size=4, certificates=proofs, relational="rabbit",
+            time_limit=3.0, clip=clip, attack=attack,
+        )  # fmt: skip
+        answer = most_broken(model, x, y, 0.3, clip=clip is not None)
+        if answer is not None:
+            assert int(found.lower) <= 4 - answer[0] <= int(found.upper)
+            raised += found.stage == ("tuple bab",)
+    assert raised >= cases // 4 and min(parts) < max(parts)
+
+
+def test_a_core_has_nearly_all_weight_and_its_bound_is_nearly_that_of_the_combination():
+    torch.manual_seed(0)
+    model, shape = random_net("deep", 3, 3)
+    x, y = random_images(model, shape, 0, 4)
+    engine = DualEngine(BoundedNet(model, x).eval(), Ball(0.2))
+    images = engine.tightened(engine.ibp(x, y)[0])
+    on = ReducedImages(engine, images)
+    every = [((0, a), (2, b), (3, c)) for a in (0, 1) for b in (0, 1) for c in (0, 1)]
+    roots = bound_roots(on, every)
+    assert sorted(root.chosen for root in roots) == every
+    assert [root.value for root in roots] == sorted(root.value for root in roots)
+    assert any(len(root.parts) > 1 for root in roots)
+    for root in roots:
+        sizes_of_parts = [len(part) for part in root.parts]
+        assert sizes_of_parts == list(range(sizes_of_parts[0], 4))
+        assert all(set(some) < set(more) for some, more in itertools.pairwise(root.parts))
+        alone = bound_roots(on, [root.parts[0]])[0].value
+        assert alone == pytest.approx(root.value, abs=0.05)
+    with ending_by(-math.inf):
+        late = bound_roots(ReducedImages(engine, images), every)
+    assert all(root == Root(math.inf, [root.chosen]) for root in late)
+
+
+def settle(monkeypatch, states):
+    """The proof of three images with three margins each, where branch and bound answers
+    ``states`` by the number of images; and what it was asked. The cores are images 1 and 2."""
+    asked = []
+
+    def search(images, problems, budget, **options):
+        (members,), (rows,) = problems.members.tolist(), problems.rows.tolist()
+        asked.append(tuple(zip(members, rows, strict=True)))
+        state = torch.tensor([states[len(members)]])
+        return Outcome(state, {0: torch.zeros(1)}, torch.ones_like(state), state < 0)
+
+    def roots(images, every):
+        return [Root(-1.0, [each[1:], each] if len(each) == 3 else [each]) for each in every]
+
+    monkeypatch.setattr(combinations, "branch_and_bound", search)
+    monkeypatch.setattr(combinations, "bound_roots", roots)
+    monkeypatch.setattr(ReducedImages, "size", lambda *_: 1)
+    x = torch.rand(3, 1, dtype=torch.float64)
+    order = torch.arange(9)
+    lines = Lines(
+        order // 3, order % 3, x.new_zeros(9, 1), x.new_full((9,), -1.0), x,
+        Ball(0.5), torch.zeros(3), torch.zeros(9, 0),
+    )  # fmt: skip
+    engine = SimpleNamespace(proofs=None, splits=True, lines=lambda *_: lines)
+    on = Search(engine, SimpleNamespace(x=x), True, Budget.of(60.0, 1), ALPHA_STEPS)
+    groups = [([0, 1, 2], set())]
+    (proof,) = group_proofs(on, torch.ones(3, 3, dtype=torch.bool), groups, GROUP_STAGES["cross"])
+    relate(on, [proof], GROUP_STAGES["cross"])
+    return proof, asked
+
+
+def test_a_core_that_is_proved_stands_for_all_combinations_with_it(monkeypatch):
+    proof, asked = settle(monkeypatch, {1: GIVEN_UP, 2: PROVED})
+    assert asked[:9] == [((1, a), (2, b)) for a in range(3) for b in range(3)]
+    assert len(asked) == 9 + 18 + 1  # then the other pairs, and one image
+    assert proof.most == proof.stuck == 1 and proof.stage == "tuple bab"
+
+
+@pytest.mark.parametrize("state", [GIVEN_UP, BROKEN])
+def test_a_combination_is_tried_as_a_whole_where_its_core_is_not_proved(monkeypatch, state):
+    proof, asked = settle(monkeypatch, {2: state, 3: GIVEN_UP})
+    assert asked == [((1, 0), (2, 0)), ((0, 0), (1, 0), (2, 0))]
+    assert proof.most == 3 and proof.stuck == 3
+    assert proof.least == (2 if state == BROKEN else 0)
