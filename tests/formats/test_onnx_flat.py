@@ -197,7 +197,7 @@ def test_intervals_contain_sampled_outputs(tmp_path, name):
     ("graph", "message"),
     [
         (({"x": [3]}, ["y"], [node("Softmax", ["x"], ["y"])]), "operator Softmax is not supported"),
-        (({"x": ["n", "m"]}, ["y"], [node("Relu", ["x"], ["y"])]), "not a float32 tensor of fixed"),
+        (({"x": ["n", "m"]}, ["y"], [node("Relu", ["x"], ["y"])]), "no float32 tensor of fixed"),
         (({"x": [3]}, ["y"], [node("Div", ["x", "w"], ["y"])], [normal("w", 2)]), "cannot be used"),
         (({"x": [400, 400]}, ["y"], [node("Neg", ["x"], ["y"])]), "too large to be read"),
     ],
