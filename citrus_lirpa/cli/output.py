@@ -23,17 +23,6 @@ HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 Results = dict[str, Any] | None
 
 
-def counted(count: int, one: str, several: str = "") -> str:
-    """Say how many there are, as "1 group" or "2 queries".
-
-    Args:
-        count: How many.
-        one: The word for one.
-        several: The word for several; by default, the other one with an s.
-    """
-    return f"{count} {one if count == 1 else several or f'{one}s'}"
-
-
 def examples(*pairs: tuple[str, str]) -> str:
     """Format the end of a command's help: pairs of what a command does, and the command.
 

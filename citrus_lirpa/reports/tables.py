@@ -56,9 +56,20 @@ def clipping(clip: Range | None) -> str:
     return "clipped to [{:g}, {:g}]".format(*clip)
 
 
+def counted(count: int, one: str, several: str = "") -> str:
+    """Say how many there are, as "1 group" or "2 queries".
+
+    Args:
+        count: How many.
+        one: The word for one.
+        several: The word for several; by default, the other one with an s.
+    """
+    return f"{count} {one if count == 1 else several or f'{one}s'}"
+
+
 def count_images(count: int, kind: str = "") -> str:
     """Say how many images there are, of a kind such as "test"."""
-    return " ".join([str(count), *kind.split(), "image" if count == 1 else "images"])
+    return counted(count, " ".join([*kind.split(), "image"]))
 
 
 # -- tables ---------------------------------------------------------------------------
@@ -151,8 +162,8 @@ def evaluation_table(result: Evaluation) -> str:
         ),
     ]
     if result.proofs is not None:
-        groups = result.proofs.groups
-        written = f"{count_images(result.proofs.images)}, {groups} group{'s' * (groups != 1)}"
+        proofs = result.proofs
+        written = f"{count_images(proofs.images)}, {counted(proofs.groups, 'group')}"
         rows.append(("with a proof", "", written))
     head = (
         f"{count_images(len(result.y), 'held-out' if protocol.held_out else 'test')}, "

@@ -13,7 +13,7 @@ from .budget import Budget
 from .combinations import has_many, prove_combinations, surviving
 from .crown.branch_and_bound import Outcome, Problems, branch_and_bound
 from .crown.differences import with_differences
-from .crown.linear import Chosen, Group
+from .crown.linear import Chosen, Group, images_of
 from .crown.tree import OPEN
 from .group_proof import GroupProof, Search
 from .milp import most_broken
@@ -170,7 +170,7 @@ def _prove_sets(
     problem, rows = [], []
     proofs = list(left)
     for number, proof in enumerate(proofs):
-        for members, combinations in groupby(left[proof], _images):
+        for members, combinations in groupby(left[proof], images_of):
             for combination in combinations:
                 problem.append(len(sets))
                 rows.append([row for _, row in combination])
@@ -202,10 +202,6 @@ def _prove_sets(
         if proof.small:
             proof.enumerate_sets("tuple bab" if search.split else "cross")
     return any(news.values())
-
-
-def _images(chosen: Chosen) -> tuple[int, ...]:
-    return tuple(image for image, _ in chosen)
 
 
 _ON_LINES = (_by_lines, _by_program)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from ...errors import SoundnessError
+from ...reports.tables import counted
 from ...runs.checking import check_run
-from ..output import Results, counted
+from ..output import Results
 
 _MOST_LINES = 20
 

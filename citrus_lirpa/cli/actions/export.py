@@ -14,9 +14,9 @@ from ...bounds import lirpa
 from ...bounds.box import PIXELS
 from ...bounds.radius import radius_words
 from ...errors import InputError, expect
+from ...reports.tables import counted
 from ...runs.export import FORMATS, save_network
 from ...verify import uap_export, verdicts, vnnlib
-from ..output import counted
 from .common import open_network, require_boxes
 
 #: Options that a network alone has no use for.

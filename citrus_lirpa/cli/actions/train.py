@@ -145,7 +145,7 @@ def _first_line(settings: RunConfig, device: torch.device, run: RunFolder) -> st
     return (
         f"{settings.loss['name']} on {settings.data.name}: {settings.model['name']}, "
         f"ε {'up to' if settings.train.eps_map else '='} {radius}, "
-        f"{settings.train.epochs} epoch{'s' * (settings.train.epochs > 1)}, "
+        f"{tables.counted(settings.train.epochs, 'epoch')}, "
         f"batch {settings.train.batch_size}{shared}, {device}; run folder {run.path}"
     )
 

@@ -16,7 +16,7 @@ import torch
 from ...bounds.deadline import check_time
 from ...errors import OutOfTime
 from .ascent import ascend_dual
-from .linear import Chosen
+from .linear import Chosen, images_of
 from .reduced_dual import ReducedBound, columns
 from .reduced_images import ReducedImages
 
@@ -52,7 +52,7 @@ def bound_roots(images: ReducedImages, combinations: Sequence[Chosen]) -> list[R
         combinations: At least one; those of the same images follow each other.
     """
     found = []
-    for members, some in groupby(combinations, lambda chosen: tuple(i for i, _ in chosen)):
+    for members, some in groupby(combinations, images_of):
         every = list(some)
         size = max(1, images.engine.rows_at_once // len(members))
         for begin in range(0, len(every), size):

@@ -179,6 +179,11 @@ def _master(cuts: np.ndarray) -> tuple[np.ndarray, float] | None:
 Chosen = tuple[tuple[int, int], ...]
 
 
+def images_of(chosen: Chosen) -> tuple[int, ...]:
+    """Return the images alone."""
+    return tuple(image for image, _ in chosen)
+
+
 class Group:
     """The open images of a group, and which sets of them one perturbation may still break.
 
