@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from . import lirpa, lirpa_operators
+from . import lirpa
 from .graph import Graph, computed
-from .lirpa_nodes import leaky_slope
+from .lirpa import operators
+from .lirpa.nodes import leaky_slope
 from .tracing import OTHERS, place
 
 TABLE = Path(__file__).with_name("allowed.json")
@@ -201,7 +202,7 @@ def refusal(graph: Graph, method: str) -> str | None:
     """Return why no bound of a network by a method proves anything; None where it does."""
     for operation in graph.path(graph.output, {graph.input})[0]:
         node = operation.node
-        if method == "ibp" and type(node).__module__ == lirpa_operators.__name__:
+        if method == "ibp" and type(node).__module__ == operators.__name__:
             continue  # this package's own
         form = form_of(node)
         if form is None or method not in _methods().get(form.name, ()):

@@ -15,7 +15,7 @@ from .affine import is_affine
 from .curve_search import curves_in_parts, whole_curve
 from .graph import Graph, Operation
 from .interval import IntervalNetwork
-from .lirpa_nodes import leaky_slope
+from .lirpa.nodes import leaky_slope
 from .steps import Step, laid_out, step_of
 
 

@@ -30,7 +30,7 @@ from .curve_search import curves_in_parts, whole_curve
 from .curve_table import power
 from .curves import PRODUCT, Bend
 from .graph import Graph, Operation, computed, constant_of
-from .lirpa_nodes import leaky_slope
+from .lirpa.nodes import leaky_slope
 from .pieces import Divided, Hull, Joined, Piece, Relu, Scaled, Stacked, Sum, Taken, repeats, taken
 from .tracing import place
 

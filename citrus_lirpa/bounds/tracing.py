@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import ModelError, foreign
 from . import lirpa
 from .dataflow import DataWatch
-from .lirpa_symbols import whole_curves
+from .lirpa.symbols import whole_curves
 
 #: Above this many values in one layer, convolutions are bounded as patches, not matrices.
 MATRIX_MODE_LIMIT = 4_096

@@ -20,7 +20,7 @@ from citrus_lirpa.cli import main
 from citrus_lirpa.cli.choices import CAPABILITIES
 from citrus_lirpa.cli.solver import main as solver
 from citrus_lirpa.formats.onnx import save_onnx
-from citrus_lirpa.formats.onnx_flat import OPERATORS
+from citrus_lirpa.formats.onnx.flat import OPERATORS
 from citrus_lirpa.formats.query_writer import uap_query
 from citrus_lirpa.formats.vnnlib import property_text
 from citrus_lirpa.verify.queries import capabilities

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...formats.onnx_flat import OPERATORS
+from ...formats.onnx.flat import OPERATORS
 
 #: Operators that give shapes, whose results are no numbers that a query could be about.
 _OF_SHAPES = {"Shape"}

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError, ModelError, foreign, require
-from ...formats.onnx import layers_of, parse
-from ...formats.onnx_flat import flat_of
+from ...formats.onnx.flat import flat_of
+from ...formats.onnx.reading import layers_of, parse
 from ...formats.query import Query, QueryNetwork
 from ...formats.query_reader import INSTALL_HINT
 from ...imports import import_optional

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .onnx_places import windows_along
+from .places import windows_along
 
 if TYPE_CHECKING:
     import onnx

@@ -10,7 +10,7 @@ from onnx_graphs import CONV, NODE, conv, graph, refused, weights, with_head
 
 from citrus_lirpa.errors import DependencyError, InputError
 from citrus_lirpa.formats.onnx import load_onnx
-from citrus_lirpa.formats.onnx_operators import LAYERS
+from citrus_lirpa.formats.onnx.operators import LAYERS
 
 RELU = [NODE("Relu", ["x"], ["r"])]
 UNSUPPORTED = {

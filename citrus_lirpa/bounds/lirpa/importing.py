@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from ..imports import unrepaired
+from ...imports import unrepaired
 
 KNOWN_MESSAGES = (
     "`torch.jit.script` is deprecated",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .affine_value import AffineValue
-from .onnx_graph import kind, unusable
-from .onnx_places import windows_of
+from .graph import kind, unusable
+from .places import windows_of
 
 if TYPE_CHECKING:
     import onnx

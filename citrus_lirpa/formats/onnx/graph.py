@@ -1,7 +1,7 @@
 """An ONNX graph as PyTorch layers that auto_LiRPA can bound.
 
 Feed-forward graphs on images only: each operation is one layer, and a graph without branches
-becomes a flat ``nn.Sequential``. The operators are in ``onnx_operators``.
+becomes a flat ``nn.Sequential``. The operators are in ``operators``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError
-from ..models import Normalise
+from ...errors import ModelError
+from ...models import Normalise
 
 if TYPE_CHECKING:
     import onnx

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import ModelError, require
-from . import onnx_shapes
-from .onnx_graph import Shapes, graph_inputs, kind
-from .onnx_operators import LAYERS, unknown_operator
-from .onnx_reference import evaluator_of
+from ...errors import ModelError, require
+from .graph import Shapes, graph_inputs, kind
+from .operators import LAYERS, unknown_operator
+from .reference import evaluator_of
+from .shapes import OPERATORS
 
 if TYPE_CHECKING:
     import onnx
@@ -55,7 +55,7 @@ def check_ends(proto: onnx.ModelProto, shapes: Shapes, images: bool) -> tuple[in
 def check_operators(graph: onnx.GraphProto) -> None:
     """Refuse operators that are not known, and may not end."""
     for node in graph.node:
-        demand(kind(node) in (*LAYERS, *onnx_shapes.OPERATORS), unknown_operator(node))
+        demand(kind(node) in (*LAYERS, *OPERATORS), unknown_operator(node))
 
 
 def check_costs(graph: onnx.GraphProto, shapes: Shapes) -> None:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from ..errors import ModelError
-from . import onnx_curves, onnx_pieces, onnx_windows
-from .onnx_graph import (
+from ...errors import ModelError
+from . import curves, pieces, windows
+from .graph import (
     Affine,
     Branches,
     Concat,
@@ -82,7 +82,7 @@ def _arithmetic(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     shapes = [reader.shapes.get(name, ()) for name in (first, second, node.output[0])]
     if first in reader.where and second in reader.where:
         if node.op_type in ("Mul", "Div") and len(shapes[0]) == len(shapes[1]):
-            return reader.add(node, onnx_curves.Applied(node.op_type.lower()), first, second)
+            return reader.add(node, curves.Applied(node.op_type.lower()), first, second)
         if node.op_type not in ("Add", "Sub") or shapes[0] != shapes[1]:
             expected = "expected one shape, or for products and quotients as many axes"
             raise unusable(node, f"of two computed values {shapes[0]}, {shapes[1]}; {expected}")
@@ -90,7 +90,7 @@ def _arithmetic(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     turned = first not in reader.where
     name, c = (second, reader.constant(node, 0)) if turned else (first, reader.constant(node, 1))
     if turned and node.op_type == "Div" and shapes[2] == shapes[1]:
-        inverse = nn.Sequential(onnx_curves.Applied("reciprocal"), Affine(c, None))
+        inverse = nn.Sequential(curves.Applied("reciprocal"), Affine(c, None))
         return reader.add(node, inverse, name)
     if shapes[2] != shapes[turned] or (turned and node.op_type == "Div"):
         expected = "expected one that does not enlarge the value"
@@ -197,7 +197,7 @@ def _function(make: Callable[[], nn.Module]) -> Callable[..., None]:
 
 def _applied(name: str) -> Callable[..., None]:
     """Return what reads a function of torch of single values."""
-    return _function(lambda: onnx_curves.Applied(name))
+    return _function(lambda: curves.Applied(name))
 
 
 def _nothing(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
@@ -207,55 +207,55 @@ def _nothing(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
 
 #: What can be read, by ONNX's name.
 LAYERS: dict[str, Callable[..., None]] = {
-    "Abs": onnx_pieces.absolute,
+    "Abs": pieces.absolute,
     "Add": _arithmetic,
-    "AveragePool": onnx_windows.average_pool,
+    "AveragePool": windows.average_pool,
     "BatchNormalization": _batchnorm,
-    "Celu": onnx_curves.celu,
-    "Clip": onnx_pieces.clip,
+    "Celu": curves.celu,
+    "Clip": pieces.clip,
     "Concat": _concat,
-    "Conv": onnx_windows.conv,
+    "Conv": windows.conv,
     "Div": _arithmetic,
     "Dropout": _nothing,
-    "Elu": onnx_curves.elu,
+    "Elu": curves.elu,
     "Exp": _applied("exp"),
     "Flatten": _reshape,
-    "Gather": onnx_pieces.gather,
-    "Erf": onnx_curves.erf,
-    "Gelu": onnx_curves.gelu,
+    "Gather": pieces.gather,
+    "Erf": curves.erf,
+    "Gelu": curves.gelu,
     "Gemm": _gemm,
-    "GlobalAveragePool": onnx_windows.global_average_pool,
-    "HardSigmoid": onnx_curves.hard_sigmoid,
+    "GlobalAveragePool": windows.global_average_pool,
+    "HardSigmoid": curves.hard_sigmoid,
     "HardSwish": _function(nn.Hardswish),
     "Identity": _nothing,
     "LeakyRelu": _leaky_relu,
     "Log": _applied("log"),
     "LogSigmoid": _function(nn.LogSigmoid),
     "MatMul": _matmul,
-    "Max": onnx_pieces.extreme,
-    "MaxPool": onnx_windows.max_pool,
-    "Min": onnx_pieces.extreme,
+    "Max": pieces.extreme,
+    "MaxPool": windows.max_pool,
+    "Min": pieces.extreme,
     "Mish": _function(nn.Mish),
     "Mul": _arithmetic,
     "Neg": _negative,
-    "PRelu": onnx_pieces.prelu,
-    "Pad": onnx_windows.pad,
-    "Pow": onnx_curves.power,
+    "PRelu": pieces.prelu,
+    "Pad": windows.pad,
+    "Pow": curves.power,
     "Reciprocal": _applied("reciprocal"),
-    "ReduceMean": onnx_pieces.reduction,
-    "ReduceSum": onnx_pieces.reduction,
+    "ReduceMean": pieces.reduction,
+    "ReduceSum": pieces.reduction,
     "Relu": _function(nn.ReLU),
     "Reshape": _reshape,
-    "Selu": onnx_curves.selu,
+    "Selu": curves.selu,
     "Sigmoid": _function(nn.Sigmoid),
-    "Slice": onnx_pieces.part,
+    "Slice": pieces.part,
     "Softplus": _function(nn.Softplus),
     "Softsign": _function(nn.Softsign),
-    "Split": onnx_pieces.split,
+    "Split": pieces.split,
     "Sqrt": _applied("sqrt"),
     "Squeeze": _reshape,
     "Sub": _arithmetic,
-    "Swish": onnx_curves.swish,
+    "Swish": curves.swish,
     "Tanh": _function(nn.Tanh),
     "Transpose": _transpose,
     "Unsqueeze": _reshape,
@@ -276,7 +276,7 @@ def read(reader: Reader) -> nn.Module:
     from onnx import helper
 
     output = reader.graph.output[0].name
-    reader.nodes = onnx_curves.joined(reader)
+    reader.nodes = curves.joined(reader)
     for node in _needed(reader, output):
         options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         LAYERS[node.op_type](reader, node, options)

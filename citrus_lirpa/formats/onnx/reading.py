@@ -1,4 +1,4 @@
-"""Networks in ONNX files: read into PyTorch layers, and written for other tools.
+"""Networks in ONNX files, read into PyTorch layers.
 
 Files may come from anybody: only the file is read, and weights that it keeps beside it; costs are
 checked before anything is allocated or computed, and a network is used only if it computes, on
@@ -8,38 +8,29 @@ random inputs, what ONNX's reference evaluator computes.
 from __future__ import annotations
 
 import contextlib
-import copy
 import gzip
-import io
 import math
 import types
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
-from ..bounds import lirpa as _compat
-from ..bounds.tracing import modes_restored
-from ..bounds.weight_norms import without_norms
-from ..errors import InputError, ModelError, foreign, is_out_of_memory, reason, require
-from ..imports import import_optional
-from . import onnx_shapes
-from .atomic import write_atomically
-from .onnx_checks import (
+from ...errors import InputError, ModelError, foreign, require
+from ...imports import import_optional
+from .checks import (
     MAX_VALUES,
     check_costs,
     check_ends,
     check_operators,
     check_same,
     demand,
-    device_of,
 )
-from .onnx_graph import Reader, Shapes, graph_inputs, kind, remove_unused
-from .onnx_operators import read
-from .onnx_weights import take_in
+from .graph import Reader, Shapes, graph_inputs, kind, remove_unused
+from .operators import read
+from .shapes import fold, inferred
+from .weights import take_in
 
 if TYPE_CHECKING:
     import onnx
@@ -53,10 +44,6 @@ INSTALL_HINT = "pip install 'citrus-lirpa[onnx]'"
 _MAX_BYTES = 2**30
 #: How often shapes may depend on shapes that were computed before.
 _DEPTH = 64
-#: Written for other verifiers, some of which read nothing newer.
-_OPSET = 13
-#: Torch's own for Softplus, beyond which the line that torch takes is off by 2e-9.
-_SOFTPLUS_THRESHOLD = 20
 _MIN_OPSET = 7  # Add and others meant something else before
 _SAME_OPSET = 9  # until when what is read meant the same; the evaluator fails on earlier ones
 
@@ -118,67 +105,6 @@ def named_after(path: Path) -> Iterator[None]:
         raise ModelError(f"{path}: {error}") from error
 
 
-def save_onnx(model: nn.Module, shape: Sequence[int], path: Path, *, folded: bool = True) -> None:
-    """Write a network, in eval mode, as an ONNX file from "input" (1, C, H, W) to "output".
-
-    The file appears once it is whole and known to compute what the model does.
-
-    Args:
-        model: A network from images (N, C, H, W) to logits.
-        shape: (C, H, W) of one image.
-        path: The file.
-        folded: Whether BatchNorm may go into the layer before it, which rounds its weights.
-
-    Raises:
-        ModelError: The model cannot be exported, or the file would compute something else.
-        CheckpointError: The file cannot be written.
-        DependencyError: The onnx package or auto_LiRPA is missing.
-    """
-    package = import_optional("onnx", INSTALL_HINT)
-    mode = torch.onnx.TrainingMode.EVAL if folded else torch.onnx.TrainingMode.PRESERVE
-    example = torch.zeros(1, *shape, dtype=torch.float32, device=device_of(model))
-    file: Any = io.BytesIO()
-    model, _ = without_norms(model)
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.Softplus) and layer.threshold < _SOFTPLUS_THRESHOLD:
-            raise ModelError(
-                f"this model cannot be written as ONNX: layer '{name}' is a Softplus with "
-                f"threshold {layer.threshold:g}, but ONNX has none; use {_SOFTPLUS_THRESHOLD} "
-                "or more"
-            )
-    with modes_restored(model), _compat.parsing(), warnings.catch_warnings(), torch.no_grad():
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx")
-        for message in ("You are using the legacy TorchScript", "It is recommended that constant"):
-            warnings.filterwarnings("ignore", message=message)
-        model.eval()
-        try:
-            torch.onnx.export(
-                model,
-                (example,),
-                file,
-                dynamo=False,
-                training=mode,
-                opset_version=_OPSET,
-                input_names=["input"],
-                output_names=["output"],
-            )
-        except (RuntimeError, TypeError, ValueError) as error:
-            if is_out_of_memory(error):
-                raise
-            raise ModelError(f"this model cannot be written as ONNX: {reason(error)}") from error
-        proto = _without_shapes(package, package.load_model_from_string(file.getvalue()))
-        check_same(model, copy.deepcopy(proto), tuple(shape))
-    write_atomically(Path(path), lambda out: out.write(proto.SerializeToString()))
-
-
-def _without_shapes(package: types.ModuleType, proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Make constants of shapes and widths of paddings, which the exporter computes by nodes."""
-    if any(node.op_type in ("ConstantOfShape", "Shape") for node in proto.graph.node):
-        while onnx_shapes.fold(proto, _inferred(package, proto)):
-            pass
-    return proto
-
-
 def parse(path: Path) -> onnx.ModelProto:
     """Return the content of the file, and of weights that it keeps beside it."""
     package = import_optional("onnx", INSTALL_HINT)
@@ -231,8 +157,8 @@ def _shapes(package: types.ModuleType, proto: onnx.ModelProto) -> tuple[onnx.Mod
     folded = type(proto)()
     folded.CopyFrom(proto)
     for _ in range(_DEPTH):
-        shapes = {name: shape, **_inferred(package, folded)}
-        if not onnx_shapes.fold(folded, shapes):
+        shapes = {name: shape, **inferred(package, folded)}
+        if not fold(folded, shapes):
             break
     values = sum(math.prod(sides) for sides in shapes.values())
     expected = f"expected at most {MAX_VALUES}"
@@ -248,18 +174,6 @@ def _renew(proto: onnx.ModelProto) -> None:
     for opset in proto.opset_import:
         if opset.domain in ("", "ai.onnx"):
             opset.version = _SAME_OPSET
-
-
-def _inferred(package: types.ModuleType, proto: onnx.ModelProto) -> Shapes:
-    """Return the shapes that can be inferred."""
-    inferred = package.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
-    shapes = {}
-    for value in (*inferred.graph.value_info, *inferred.graph.output):
-        tensor = value.type.tensor_type
-        sides = tuple(axis.dim_value for axis in tensor.shape.dim)
-        if tensor.HasField("shape") and all(side > 0 for side in sides):
-            shapes[value.name] = sides
-    return shapes
 
 
 def _input(package: types.ModuleType, graph: onnx.GraphProto) -> tuple[str, tuple[int, ...]]:

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ModelError
-from ..imports import import_optional
+from ...errors import ModelError
+from ...imports import import_optional
+from ..flat_network import FUNCTIONS, Dense, FlatNetwork
 from .affine_value import AffineValue, joined
-from .flat_network import FUNCTIONS, Dense, FlatNetwork
-from .onnx import INSTALL_HINT, named_after
-from .onnx_checks import demand
-from .onnx_flat_pieces import PIECES
-from .onnx_graph import graph_inputs, kind, unusable
-from .onnx_reference import evaluator_of
+from .checks import demand
+from .flat_pieces import PIECES
+from .graph import graph_inputs, kind, unusable
+from .reading import INSTALL_HINT, named_after
+from .reference import evaluator_of
 
 if TYPE_CHECKING:
     import onnx

@@ -17,12 +17,12 @@ from torch import nn
 
 from citrus_lirpa import METHODS, BoundedNet, Box, certify
 from citrus_lirpa.bounds import allowed
-from citrus_lirpa.bounds.lirpa_import import onnx_globals
+from citrus_lirpa.bounds.lirpa.importing import onnx_globals
 from citrus_lirpa.errors import CheckpointError, InputError, ModelError
 from citrus_lirpa.formats.onnx import load_onnx, save_onnx
 from citrus_lirpa.models import Normalise, build_model
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NETS = ROOT / ".." / "shared" / "data" / "nets"
 CASES = {
     "gemm": with_head([NODE("Relu", ["x"], ["r"])], {}, 128),
@@ -285,7 +285,7 @@ def test_compressed_files_are_read(tmp_path, monkeypatch):
     path.write_bytes(content)
     with pytest.raises(InputError, match="not an ONNX file"):
         load_onnx(path)
-    monkeypatch.setattr("citrus_lirpa.formats.onnx._MAX_BYTES", 2000)
+    monkeypatch.setattr("citrus_lirpa.formats.onnx.reading._MAX_BYTES", 2000)
     path.write_bytes(gzip.compress(bytes(2001)))
     with pytest.raises(InputError, match="more than 2000 bytes"):
         load_onnx(path)

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ModelError
-from .box import Box
-from .curve_table import curve_of
-from .curves import Curve
+from ...errors import ModelError
+from ..box import Box
+from ..curve_table import curve_of
+from ..curves import Curve
 
 
 def register(operators: Any, table: dict[str, Any]) -> None:

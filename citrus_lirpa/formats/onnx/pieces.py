@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .onnx_graph import Reader, unusable
+from .graph import Reader, unusable
 
 if TYPE_CHECKING:
     import onnx

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .onnx_graph import Affine, Reader, unusable
-from .onnx_pieces import Limited
+from .graph import Affine, Reader, unusable
+from .pieces import Limited
 
 if TYPE_CHECKING:
     import onnx

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from citrus_lirpa.bounds import lirpa as ours
-from citrus_lirpa.bounds import lirpa_import
+from citrus_lirpa.bounds.lirpa import importing, repairs
 from citrus_lirpa.errors import DependencyError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 METHODS = ("IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized")
 
 
@@ -104,10 +104,11 @@ def test_import_and_parse_leave_the_process_as_it_was(tmp_path):
                     "numpy.lib.arraysetops" in sys.modules and sys.modules["numpy.lib.arraysetops"],
                     hasattr(torch.onnx.symbolic_helper, "_set_opset_version"))
         before = state()
-        from citrus_lirpa.bounds import lirpa as ours, lirpa_import
+        from citrus_lirpa.bounds import lirpa as ours
+        from citrus_lirpa.bounds.lirpa import importing
         lirpa = ours.load()
         after_import = state()
-        onnx = lirpa_import.onnx_globals()
+        onnx = importing.onnx_globals()
         globals_before = onnx.autograd_inlining, onnx.export_onnx_opset_version
         net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()).eval()
         with ours.parsing():
@@ -142,9 +143,10 @@ def test_import_passes_on_unknown_warnings_and_drops_known_ones(tmp_path):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             from citrus_lirpa.bounds import lirpa  # loads auto_LiRPA, as far as it can be
+            from citrus_lirpa.errors import DependencyError
             try:
                 lirpa.load()
-            except lirpa.DependencyError:
+            except DependencyError:
                 print([str(w.message) for w in caught])
         """,
         path=[tmp_path],
@@ -153,7 +155,7 @@ def test_import_passes_on_unknown_warnings_and_drops_known_ones(tmp_path):
 
 
 def test_parsing_restores_globals_when_building_fails():
-    onnx = lirpa_import.onnx_globals()
+    onnx = importing.onnx_globals()
     before = onnx.autograd_inlining, onnx.export_onnx_opset_version, list(warnings.filters)
     with pytest.raises(ZeroDivisionError), ours.parsing():
         assert onnx.autograd_inlining is False
@@ -213,9 +215,10 @@ def refusals(tmp_path_factory) -> dict[str, str]:
             sys.path.insert(0, folder)
             sys.modules.update(dict.fromkeys(missing))
             from citrus_lirpa.bounds import lirpa
+            from citrus_lirpa.errors import DependencyError
             try:
                 lirpa.load()
-            except lirpa.DependencyError as error:
+            except DependencyError as error:
                 print(f"{{name}}: {{error}}", flush=True)
             os._exit(0)
         """
@@ -296,14 +299,14 @@ def test_alpha_gradient_is_one_on_the_closed_interval(leaky):
     lower = torch.tensor([-1.0, -1, -1, -1, -1, 1, -2])
     upper = torch.tensor([1.0, 1, 1, 1, 1, 2, -1])
     start = torch.tensor([leaky, 0.5, 1.0, leaky - 0.1, 1.5, 0.5, 0.5], requires_grad=True)
-    slope, none, inactive = ours.relu_mask_alpha(lower, upper, start, None, leaky)
+    slope, none, inactive = repairs.relu_mask_alpha(lower, upper, start, None, leaky)
     slope.sum().backward()
     assert slope.tolist() == pytest.approx([leaky, 0.5, 1, leaky, 1, 1, leaky])
     assert start.grad.tolist() == [1, 1, 1, 0, 0, 0, 0]
     assert none is None
     assert not inactive
-    assert bool(ours.relu_mask_alpha(-upper, lower, None, None, leaky)[2]) is False
-    assert bool(ours.relu_mask_alpha(lower, -upper.abs(), None, None)[2]) is True
+    assert bool(repairs.relu_mask_alpha(-upper, lower, None, None, leaky)[2]) is False
+    assert bool(repairs.relu_mask_alpha(lower, -upper.abs(), None, None)[2]) is True
 
 
 def test_square_is_sound_or_refused():

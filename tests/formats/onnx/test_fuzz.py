@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from citrus_lirpa.errors import InputError, ModelError
 from citrus_lirpa.formats.onnx import load_onnx, save_onnx
-from citrus_lirpa.formats.onnx_graph import remove_unused
+from citrus_lirpa.formats.onnx.graph import remove_unused
 from citrus_lirpa.training import checkpoint
 
 

@@ -7,8 +7,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from citrus_lirpa.errors import ModelError
-from citrus_lirpa.formats.onnx import parse
-from citrus_lirpa.formats.onnx_flat import flat_of
+from citrus_lirpa.formats.onnx.flat import flat_of
+from citrus_lirpa.formats.onnx.reading import parse
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .onnx_graph import unusable
+from .graph import unusable
 
 if TYPE_CHECKING:
     import onnx

@@ -7,12 +7,13 @@ of one all of it is known beforehand.
 from __future__ import annotations
 
 import math
+import types
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .onnx_graph import Shapes, constant_value, kind, remove_unused
-from .onnx_reference import evaluator_of
+from .graph import Shapes, constant_value, kind, remove_unused
+from .reference import evaluator_of
 
 if TYPE_CHECKING:
     import onnx
@@ -24,6 +25,18 @@ OPERATORS = (
 )  # fmt: skip
 #: The most values that a shape, or what one is computed from, has.
 _MOST = 64
+
+
+def inferred(package: types.ModuleType, proto: onnx.ModelProto) -> Shapes:
+    """Return the shapes that can be inferred."""
+    inferred = package.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    shapes = {}
+    for value in (*inferred.graph.value_info, *inferred.graph.output):
+        tensor = value.type.tensor_type
+        sides = tuple(axis.dim_value for axis in tensor.shape.dim)
+        if tensor.HasField("shape") and all(side > 0 for side in sides):
+            shapes[value.name] = sides
+    return shapes
 
 
 def fold(proto: onnx.ModelProto, shapes: Shapes) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InputError, require
-from .onnx_graph import tensors_of
+from ...errors import InputError, require
+from .graph import tensors_of
 
 if TYPE_CHECKING:
     import onnx
