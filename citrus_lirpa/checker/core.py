@@ -277,10 +277,10 @@ def most_broken(
 ) -> int:
     """Return how many images of a group one perturbation may break, by what is refuted."""
     options = open_classes(members, labels, classes, refuted)
-    named = {pair for pairs in refuted if len(pairs) > 1 for pair in pairs}
     able = [i for i in members if options[i]]
-    tied = [i for i in able if all((i, c) in named for c in options[i])]
-    mine = [pairs for pairs in refuted if len(pairs) > 1 and {i for i, _ in pairs} <= set(tied)]
+    several = [pairs for pairs in refuted if len(pairs) > 1] if able else []
+    tied = [i for i in able if all(any((i, c) in p for p in several) for c in options[i])]
+    mine = [pairs for pairs in several if {i for i, _ in pairs} <= set(tied)]
     best, tries = 0, 0
 
     def extend(at: int, chosen: frozenset[tuple[int, int]]) -> None:

@@ -296,8 +296,10 @@ def _lines(relaxation: Relaxation, images: Tensor, parameter: Tensor | None = No
         images: (R,) which image each row is of.
         parameter: (R, M) as of a dual bound; CROWN's if None.
     """
+    if not any(curved is not None for curved in relaxation.curved):
+        return np.zeros((len(images), 0, 4))
     p = torch.full_like(relaxation.lower[images], 0.5) if parameter is None else parameter
-    found = [p.new_zeros(len(p), 0, 4, dtype=torch.float64)]
+    found = []
     for part, bent in zip(p.split(relaxation.widths, 1), relaxation.curved, strict=True):
         if bent is not None:
             found.append(bent.rows(images).stated(part))
