@@ -29,7 +29,7 @@ from ..bounds.inputs import check_labelled
 from ..bounds.margins import logit_margins, wrong_classes
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.norms import check_norm
-from ..bounds.radius import as_type
+from ..bounds.radius import as_type, largest
 from ..bounds.selfcheck import OVERFLOW
 from ..errors import expect, require
 
@@ -159,7 +159,7 @@ class Loss(nn.Module):
     def __init__(self, clip: Range | None = PIXELS, norm: float = math.inf):
         super().__init__()
         check_range(clip)
-        self.clip, self.norm = clip, check_norm(norm)
+        self.clip, self.norm, self._step_eps = clip, check_norm(norm), 0.0
 
     def forward(self, net: object, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of a batch: plain cross-entropy while ``eps`` is 0, then ``terms``.
@@ -225,7 +225,12 @@ class Loss(nn.Module):
             done: Share of the training that is done, from 0 to 1.
             eps: ε of the step, the largest of any pixel.
         """
-        return repeated(self, getattr(self, "attack", None)) if self.steps_alike else Stage()
+        self._step_eps = eps
+        return repeated(self) if self.steps_alike else Stage()
+
+    def largest_eps(self, eps: Scalar) -> float:
+        """Return the largest ε of any pixel; of a step on a GPU as ``begin_step`` was told it."""
+        return self._step_eps if are_values_known(eps) else largest(eps)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of a batch that was checked, at a positive ε."""
@@ -260,18 +265,18 @@ def perturb(attack: Attack, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) 
     return attack.perturb(net, x, y, eps) if type(attack) is PGD else attack(net, x, y, eps)
 
 
-def repeated(loss: Loss, attack: Attack | None = None, *decided: Hashable) -> Stage:
+def repeated(loss: Loss, *decided: Hashable) -> Stage:
     """Return the stage of a step that a CUDA graph may repeat, if a loss and its attack allow it.
 
     Classes and attacks of users may decide more on the host than is known here.
 
     Args:
-        loss: The loss.
-        attack: Its attack, if it has one.
+        loss: The loss, with its ``attack``, if it has one.
         decided: What it decides on the host in this step.
     """
     own = type(loss).__module__.startswith(f"{__package__}.")
-    return Stage(graph=decided) if own and (attack is None or type(attack) is PGD) else Stage()
+    known = type(getattr(loss, "attack", None)) in (PGD, type(None))
+    return Stage(graph=decided) if own and known else Stage()
 
 
 def check_method(method: str) -> None:

@@ -151,7 +151,7 @@ class Citrus(Loss):
         self._early = done < self.sign_steps
         if not isinstance(self.pairing, (Groups, Shifts)):
             return Stage()  # pairs may be others in each step
-        return repeated(self, self.attack, self._early, self.current_k())
+        return repeated(self, self._early, self.current_k())
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the cross-input boxes."""

@@ -117,7 +117,7 @@ class Colt(Loss):
         self._faded_in = min(1.0, share / self.mix) if self.mix else 1.0
         drops = max(0, int((share - self.mix) / (1 - self.mix) * self.halvings))
         rate = self.stage_rate**self._stage * 0.5**drops
-        steady = repeated(self, None, self._stage) if self._faded_in == 1 else Stage()
+        steady = repeated(self, self._stage) if self._faded_in == 1 else Stage()
         return replace(steady, rate=rate, frozen=_weights(net.chain(self._stage)))
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:

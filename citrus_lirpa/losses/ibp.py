@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from ..bounds.box import PIXELS, Ball
-from ..bounds.checks import Range, Scalar, are_values_known
+from ..bounds.checks import Range, Scalar
 from ..bounds.margins import robust_cross_entropy
 from ..bounds.net import BoundedNet
-from ..bounds.radius import largest
 from .base import Loss, LossTerms, Stage, check_bounds_of, check_max_eps, check_method, repeated
 
 
@@ -63,22 +62,21 @@ class CrownIbp(Loss):
     def __init__(self, max_eps: float, *, clip: Range | None = PIXELS):
         super().__init__(clip)
         check_max_eps(max_eps)
-        self.max_eps, self._beta = max_eps, 0.0
+        self.max_eps = max_eps
 
     def begin_step(self, net: BoundedNet, done: float, eps: float) -> Stage:
         """Say that all steps but those with CROWN-IBP are alike.
 
         In CROWN-IBP auto_LiRPA copies numbers to the GPU, which no CUDA graph can.
         """
+        super().begin_step(net, done, eps)
         return Stage() if eps and self._share(eps) else repeated(self)
 
     def _share(self, eps: Scalar) -> float:
-        """Return β at an ε, on a GPU that of ``begin_step``, and 0 for what is but rounding."""
-        if not are_values_known(eps):
-            now = largest(torch.as_tensor(eps))  # in float32, as runs that are to be resumed did it
-            beta = 1 - now / self.max_eps
-            self._beta = beta if beta > 1e-6 else 0.0
-        return self._beta
+        """Return β at an ε, and 0 for what is but rounding."""
+        now = float(torch.tensor(self.largest_eps(eps)))  # in float32, as runs to be resumed
+        beta = 1 - now / self.max_eps
+        return beta if beta > 1e-6 else 0.0
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the ε-boxes, by bounds of both kinds."""

@@ -11,7 +11,7 @@ from ..bounds.box import PIXELS, Ball, Box, clamp
 from ..bounds.checks import Range, Scalar
 from ..bounds.margins import robust_cross_entropy
 from ..bounds.net import BoundedNet
-from .base import Attack, Loss, LossTerms, Stage, check_share, perturb, repeated
+from .base import Attack, Loss, LossTerms, check_share, perturb
 
 
 class Sabr(Loss):
@@ -29,6 +29,7 @@ class Sabr(Loss):
         norm: Of the perturbations, inf or 2.
     """
 
+    steps_alike = True
     default_attack = PGD(steps=8)
 
     def __init__(
@@ -40,15 +41,13 @@ class Sabr(Loss):
         norm: float = math.inf,
     ):
         super().__init__(clip, norm)
-        self.small_box = SmallBox(tau_ratio, self.choose_attack(attack), clip, norm)
-
-    def begin_step(self, net: BoundedNet, done: float, eps: float) -> Stage:
-        """Say that all steps are alike."""
-        return repeated(self, self.small_box.attack)
+        self.attack = self.choose_attack(attack)
+        self.small_box = SmallBox(tau_ratio, clip, norm)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the small boxes."""
-        box, v = self.small_box(net, x, y, eps)
+        v = perturb(self.attack, net, x, y, eps)
+        box = self.small_box(x, v, eps)
         logits = net(x)
         bounds = net.bound_unchecked(box, y)
         total = robust_cross_entropy(bounds.margins).mean()
@@ -56,28 +55,25 @@ class Sabr(Loss):
 
 
 class SmallBox:
-    """Finds the boxes of SABR, on which STAPS trains too."""
+    """Draws the boxes of SABR, on which STAPS trains too."""
 
-    def __init__(
-        self, tau_ratio: float, attack: Attack, clip: Range | None, norm: float = math.inf
-    ):
+    def __init__(self, tau_ratio: float, clip: Range | None, norm: float = math.inf):
         check_share(tau_ratio, "tau_ratio", "the box radius τ cannot exceed ε")
-        self.tau_ratio, self.attack, self.clip, self.norm = tau_ratio, attack, clip, norm
+        self.tau_ratio, self.clip, self.norm = tau_ratio, clip, norm
 
     def __repr__(self) -> str:
-        return f"SmallBox(tau_ratio={self.tau_ratio!r}, attack={self.attack!r})"
+        return f"SmallBox(tau_ratio={self.tau_ratio!r})"
 
-    def __call__(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> tuple[Box, Tensor]:
-        """Find the boxes (B, ...) of a batch, and the perturbations that they are drawn to.
+    def __call__(self, x: Tensor, v: Tensor, eps: Scalar) -> Box:
+        """Draw the boxes (B, ...) of a batch, each towards its perturbation ``v``.
 
         centre = clamp(x + v, LB + τ, UB - τ), where [LB, UB] is the ε-box in the valid range. In ℓ2
         v is shortened to ε - τ, so that the ball of radius τ is within the ball of radius ε.
         """
         tau = self.tau_ratio * eps
-        v = perturb(self.attack, net, x, y, eps)
         if self.norm == 2:
             shorter = Ball(eps - tau, self.clip, 2.0)
-            return Ball(tau, self.clip, 2.0).box(shorter.cut(x + shorter.project(v))), v
+            return Ball(tau, self.clip, 2.0).box(shorter.cut(x + shorter.project(v)))
         whole = Ball(eps, self.clip).box(x)
         centre = clamp(x + v, (whole.lower + tau, whole.upper - tau))
-        return Ball(tau, whole).box(centre), v
+        return Ball(tau, whole).box(centre)

@@ -8,21 +8,13 @@ from torch import Tensor
 from .. import distributed
 from ..attacks import ascend
 from ..bounds.box import PIXELS, Ball, Bounds, Box, clamp
-from ..bounds.checks import (
-    Range,
-    Scalar,
-    are_values_known,
-    check_count,
-    check_positive,
-    is_count,
-)
+from ..bounds.checks import Range, Scalar, check_count, check_positive, is_count
 from ..bounds.frozen import gradient_of
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet, as_bounded_net
-from ..bounds.radius import largest
 from ..bounds.segments import Segment
 from ..errors import expect, require
-from .base import Attack, Loss, LossTerms, Stage, check_max_eps, check_share, repeated
+from .base import Attack, Loss, LossTerms, Stage, check_max_eps, check_share, perturb, repeated
 from .sabr import Sabr, SmallBox
 
 #: Steps of the attack between the two parts.
@@ -83,9 +75,10 @@ class Taps(Loss):
         )
         self.max_eps, self.split, self.scale = max_eps, split, scale
         self.steps, self.link = steps, link
-        self.small_box, self._last = None, False
+        self.attack = self.small_box = None
         if tau_ratio is not None:
-            self.small_box = SmallBox(tau_ratio, self.choose_attack(attack), clip)
+            self.attack = self.choose_attack(attack)
+            self.small_box = SmallBox(tau_ratio, clip)
 
     def check_net(self, net: BoundedNet) -> None:
         """Raise InputError or ModelError if the network has no such split."""
@@ -99,20 +92,19 @@ class Taps(Loss):
 
     def begin_step(self, net: BoundedNet, done: float, eps: float) -> Stage:
         """Say whether the points between the parts count."""
-        attack = None if self.small_box is None else self.small_box.attack
-        return repeated(self, attack, self._is_last(eps))
+        super().begin_step(net, done, eps)
+        return repeated(self, self._is_last(eps))
 
     def _is_last(self, eps: Scalar) -> bool:
-        """Return whether an ε is that of the ramp's end; of steps on a GPU begin_step knows."""
-        if not are_values_known(eps):
-            self._last = largest(eps) >= self.max_eps * (1 - 1e-6)
-        return self._last
+        """Return whether an ε is that of the ramp's end."""
+        return self.largest_eps(eps) >= self.max_eps * (1 - 1e-6)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the boxes and, at full ε, of the points between the parts."""
         box, v = Ball(eps, self.clip).box(x), None
-        if self.small_box is not None:
-            box, v = self.small_box(net, x, y, eps)
+        if self.attack is not None and self.small_box is not None:
+            v = perturb(self.attack, net, x, y, eps)
+            box = self.small_box(x, v, eps)
         logits = net(x)
         bounds = net.bound_unchecked(box, y)
         total = robust_cross_entropy(bounds.margins).mean()

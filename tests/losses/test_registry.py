@@ -52,7 +52,7 @@ def test_options_reach_the_loss():
     assert loss.pairing == Groups(3, True) and loss.attack == PGD(3, 0.1, 2)
     assert LOSSES["citrus"](EPS, tau_ratio=0.3).pairing == Shifts(4)
     taps = LOSSES["staps"](EPS, tau_ratio=0.3, latent_steps=7, attack_steps=2)
-    assert (taps.max_eps, taps.steps, taps.small_box.attack) == (EPS, 7, PGD(2, 0.5))
+    assert (taps.max_eps, taps.steps, taps.attack) == (EPS, 7, PGD(2, 0.5))
     with pytest.raises(ConfigError, match=r"unknown pairing 'group'.*groups"):
         LOSSES["citrus"](EPS, tau_ratio=0.3, pairing="group")
     for options in (dict(tau_ratio=0.3, tau=0.3), {}, dict(tau_ratio=0.3, clip=None)):
@@ -85,8 +85,7 @@ def test_a_pgd_gets_the_range_of_its_loss(name):
                if k in inspect.signature(kind).parameters}  # fmt: skip
     clip = (0.0, 3.0)
     loss = kind(**options, attack=PGD(steps=2), clip=clip)
-    attack = getattr(loss, "small_box", loss).attack
-    assert attack == PGD(steps=2, clip=clip)
+    assert loss.attack == PGD(steps=2, clip=clip)
     x, y = 3 * torch.rand_like(batch()[0]), batch()[1]
     v = loss(wrapped(small_mlp()), x, y, EPS).perturbations
     assert v.abs().max() <= EPS + 1e-6 and (x + v).min() >= -1e-6 and (x + v).max() <= 3 + 1e-6

@@ -105,7 +105,7 @@ def test_attacks_and_splits_are_the_papers():
         assert loss("citrus-si", at).pairing.include_self
         assert loss("pgd", at).attack == PGD(steps=10, step_size=0.25)
         for method in ("sabr", "staps"):
-            assert loss(method, at).small_box.attack == PGD(steps=8, step_size=0.5)
+            assert loss(method, at).attack == PGD(steps=8, step_size=0.5)
         for method in ("taps", "staps"):
             taps = loss(method, at)
             assert (taps.steps, taps.scale, taps.link) == (20, 5, 0.5)
