@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ FILE_NAME = "checkpoint.pt"
 #: Beside it: a JSON line for each epoch.
 METRICS_FILE = "metrics.jsonl"
 
+#: How many names a message lists.
+_NAMED = 3
 #: Files that `export` writes and that are not runs.
 _FOREIGN = {".onnx": "an ONNX file", ".pt2": "a program of torch.export"}
 
@@ -186,15 +189,41 @@ def restore(
     Raises:
         CheckpointError: If they do not fit.
     """
+    wrong = misfit(module.state_dict(), weights)
+    require(not wrong, f"{path} does not fit {what}: {wrong}", CheckpointError)
     try:
-        for name, own in module.state_dict().items():
-            given = weights.get(name)
-            if isinstance(own, Tensor) and isinstance(given, Tensor):
-                if own.dtype != given.dtype:
-                    raise TypeError(f"{name} is {given.dtype}, not {own.dtype}")
         module.load_state_dict(weights)
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{path} does not fit {what}: {reason(error)}") from error
+
+
+def misfit(own: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """Say in what a state differs from a module's own; empty where it fits.
+
+    Args:
+        own: The ``state_dict`` of the module.
+        given: The state that it is to have.
+    """
+
+    def kind(value: object) -> str:
+        tensor = isinstance(value, Tensor)
+        return f"{tuple(value.shape)} {value.dtype}" if tensor else type(value).__name__
+
+    differences = {
+        "it lacks": [name for name in own if name not in given],
+        "it has in addition": [str(name) for name in given if name not in own],
+        "of another kind are": [
+            f"{name} {kind(value)} (there {kind(given[name])})"
+            for name, value in own.items()
+            if name in given and kind(value) != kind(given[name])
+        ],
+    }
+    return "; ".join(f"{what} {_listed(names)}" for what, names in differences.items() if names)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def restore_adam(optimiser: torch.optim.Adam, averages: dict[int, Any], path: Path) -> None:

@@ -18,7 +18,7 @@ import tomli_w
 from ..data import own
 from ..data.datasets import is_known
 from ..data.eps_map import eps_map_hash, read_eps_map
-from ..errors import ConfigError, InputError, expect_known
+from ..errors import ConfigError, InputError, expect_known, require
 from ..formats.schema import (
     knows,
     options,
@@ -224,6 +224,8 @@ def _with_map(config: RunConfig, eps_given: bool) -> RunConfig:
     if not train.eps_map:
         return config
     top = float(read_eps_map(Path(train.eps_map).expanduser()).max())
+    nothing = f"{train.eps_map} has ε 0 everywhere; expected a pixel that may move"
+    require(top > 0, f"{nothing}: give a map with one, or train.eps=0 instead", ConfigError)
     if eps_given and train.eps != top:
         raise ConfigError(
             f"train.eps is {train.eps:g}, but the largest ε of {train.eps_map} is {top:g}; leave "

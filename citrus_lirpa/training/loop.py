@@ -38,7 +38,7 @@ def warm_start(net: BoundedNet, config: RunConfig) -> None:
 
     Raises:
         InputError: It does not exist, or its weights do not fit.
-        CheckpointError: It holds no weights of this network.
+        CheckpointError: It is damaged, or no checkpoint.
     """
     if config.train.init_from:
         source = Path(config.train.init_from)
@@ -47,8 +47,15 @@ def warm_start(net: BoundedNet, config: RunConfig) -> None:
         if is_foreign(source):
             fit_weights(core_of(net.module), read_weights(source), source)
             return
-        weights = checkpoint.load(source)[1]["model"]
-        checkpoint.restore(net.module, weights, source, "the network to be trained")
+        there, state = checkpoint.load(source)
+        wrong = checkpoint.misfit(net.module.state_dict(), state["model"])
+        mine, other = (f"{c.model['name']} for {c.data.name}" for c in (config, there))
+        require(
+            not wrong,
+            f"{source} does not fit the network to be trained ({mine}; there {other}): {wrong}; "
+            "begin with a run of the same model and images",
+        )
+        checkpoint.restore(net.module, state["model"], source)
 
 
 def fit(

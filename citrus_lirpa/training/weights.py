@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, InputError, is_out_of_memory
+from ..errors import CheckpointError, InputError, is_out_of_memory, require
 from ..formats import safetensors
 from . import checkpoint
 
@@ -23,8 +23,6 @@ _PREFIXES = ("module.", "model.", "_orig_mod.", "net.")
 _COUNTER = "num_batches_tracked"
 #: What auto_LiRPA 0.7 calls the weights of its modules: by nodes, numbered in the model's order.
 _NODE = re.compile(r"/(\d+)\.(param|buffer)")
-#: How many keys a message names.
-_NAMED = 3
 
 
 def is_foreign(path: Path) -> bool:
@@ -86,19 +84,15 @@ def fit_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> No
     needed = [name for name in own if not name.endswith(_COUNTER)]
     weights = _by_node(weights, needed, {name for name, _ in module.named_parameters()})
     fitting = next((w for w in _renamed(weights) if set(needed) <= w.keys()), weights)
-    missing = [name for name in needed if name not in fitting]
-    missing += [
-        f"{name} {tuple(own[name].shape)} (there {tuple(fitting[name].shape)})"
-        for name in own
-        if name in fitting and fitting[name].shape != own[name].shape
-    ]
-    if missing:
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        raise InputError(
-            f"{path} does not fit the network: it lacks {', '.join(missing[:_NAMED])}{more}; it "
-            f"holds {', '.join(list(fitting)[:_NAMED])} and so on"
-        )
-    module.load_state_dict({k: fitting.get(k, value).to(value.dtype) for k, value in own.items()})
+    given = {k: fitting[k].to(value.dtype) for k, value in own.items() if k in fitting}
+    counters = {k: value for k, value in own.items() if k.endswith(_COUNTER)}
+    wrong = checkpoint.misfit(own, counters | given)
+    require(
+        not wrong,
+        f"{path} does not fit the network: {wrong}; it holds {', '.join([*fitting][:3])} and so "
+        "on; give the model that these weights are of, or other weights",
+    )
+    module.load_state_dict(counters | given)
 
 
 def _tensors(values: dict[Any, Any]) -> dict[str, Tensor]:

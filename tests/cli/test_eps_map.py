@@ -136,6 +136,13 @@ UNUSABLE = {
 }
 
 
+def test_a_training_needs_a_pixel_that_moves():
+    np.save("m.npy", np.zeros((1, 8, 8)))
+    status, output = run("train", "--preset", "digits", "--out", "r", "--eps-map", "m.npy")
+    assert "m.npy has ε 0 everywhere" in said(status, output, 2)
+    assert not Path("r").exists()
+
+
 @pytest.mark.parametrize(("values", "message"), UNUSABLE.values(), ids=UNUSABLE)
 def test_what_is_no_map_is_refused_in_one_line_and_nothing_written(values, message):
     if values is None:

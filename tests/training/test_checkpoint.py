@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from fuzzing import Trap
+from torch import nn
 
 from citrus_lirpa.errors import CheckpointError
 from citrus_lirpa.formats import atomic as files
@@ -224,9 +225,23 @@ def test_weights_of_another_model(tmp_path):
     path = tmp_path / "c.pt"
     checkpoint.save(path, config(), state(config("model.hidden=[5]")))
     message = refusal(path)
-    assert "does not fit" in message and "size mismatch" in message
+    assert "does not fit" in message and "(4,) torch.float32 (there (5,) torch.float32)" in message
     checkpoint.save(path, config(), state(config("model.hidden=[4, 4]")))
-    assert "does not fit" in refusal(path)
+    message = refusal(path)
+    assert "does not fit" in message and "it has in addition" in message
+
+
+def test_what_does_not_fit_is_said_in_few_words():
+    own = nn.Linear(2, 2).state_dict()
+    assert checkpoint.misfit(own, own) == ""
+    other = {"weight": own["weight"].double(), **{str(n): 0 for n in range(5)}}
+    assert checkpoint.misfit(own, other) == (
+        "it lacks bias; it has in addition 0, 1, 2 and 2 more; "
+        "of another kind are weight (2, 2) torch.float32 (there (2, 2) torch.float64)"
+    )
+    assert checkpoint.misfit(own, {**own, "bias": 3}) == (
+        "of another kind are bias (2,) torch.float32 (there int)"
+    )
 
 
 def test_unknown_names_in_the_configuration(tmp_path, monkeypatch):
