@@ -209,7 +209,7 @@ def results(device: torch.device, network: Path) -> dict:
             for method in ("ibp", "crown-ibp", "crown", "alpha-crown"):
                 bound = net.margins(Box.around(x[:5], EPS), y[:5], method)
                 found[f"bounds by {method}"] = bound.flatten().cpu().tolist()
-        certificates = verify.certify(net, x, y, EPS, method="bab", time_limit=5)
+        certificates = verify.certify(net, x, y, EPS, method="bab", time_limit=60)
         found["certificates"] = certificates.verdicts()
         groups = verify.certify_uap(
             net, x, y, EPS, group_size=5, time_limit=5, attack=GroupAttack(5, restarts=1)

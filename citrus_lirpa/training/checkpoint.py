@@ -206,8 +206,9 @@ def misfit(own: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """
 
     def kind(value: object) -> str:
-        tensor = isinstance(value, Tensor)
-        return f"{tuple(value.shape)} {value.dtype}" if tensor else type(value).__name__
+        if isinstance(value, Tensor):
+            return f"{tuple(value.shape)} {value.dtype}"
+        return type(value).__name__
 
     differences = {
         "it lacks": [name for name in own if name not in given],
