@@ -28,6 +28,7 @@ class Windows:
         reach: From the first number of a window to behind its last.
         before: Padding before the first place.
         after: Padding behind the last one, so that every window is whole.
+        end: Behind the last place of the padding that the operator asks for.
         count: How many windows there are.
         padded: How long the axis is with its padding.
     """
@@ -44,7 +45,8 @@ class Windows:
             total = max((-(-side // self.stride) - 1) * self.stride + self.reach - side, 0)
             self.before = total // 2 if auto == b"SAME_UPPER" else -(-total // 2)
             after = total - self.before
-        rest = side + self.before + after - self.reach
+        self.end = self.before + side + after
+        rest = self.end - self.reach
         if options.get("ceil_mode"):
             rest = -(-rest // self.stride) * self.stride
             rest = min(rest, (side + self.before - 1) // self.stride * self.stride)

@@ -27,6 +27,13 @@ READ = {
     "mean, counted": pool("AveragePool", 2 * 4 * 4, 3, 3, strides=[2, 2], auto_pad="SAME_LOWER",
                           count_include_pad=1),
     "mean, ceil": pool("AveragePool", 2 * 4 * 4, 3, 3, strides=[2, 2], ceil_mode=1),
+    "mean, ceil without two numbers": pool(
+        "AveragePool", 2 * 2 * 3, 5, 4, strides=[5, 3], ceil_mode=1),
+    "mean, ceil without two numbers, counted": pool(
+        "AveragePool", 2 * 2 * 2, 6, 6, strides=[6, 6], pads=[1, 1, 1, 1], ceil_mode=1,
+        count_include_pad=1),
+    "mean, padded, ceil without two numbers": pool(
+        "AveragePool", 2 * 2 * 2, 6, 6, strides=[6, 6], pads=[1, 1, 1, 1], ceil_mode=1),
     "mean, padded and ceil": pool("AveragePool", 2 * 5 * 5, 3, 3, strides=[2, 2], ceil_mode=1,
                                   pads=[1, 1, 1, 1], count_include_pad=1),
     "convolution, upper": ([conv(strides=[2, 2], auto_pad="SAME_UPPER")], CONV, 3 * 4 * 4),
