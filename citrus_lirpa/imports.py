@@ -125,6 +125,11 @@ def is_code(source: str) -> bool:
     return bool(re.fullmatch(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*", source))
 
 
+def trust_option(*names: object) -> str:
+    """Return " --trust-code" if one of the names is of code, which commands run only so, or ""."""
+    return " --trust-code" if any(is_code(str(name)) for name in names) else ""
+
+
 def permit_code(source: str) -> str:
     """Let code run that the user has named; return its name, with the whole path of a file.
 

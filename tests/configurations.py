@@ -33,6 +33,15 @@ limit = 10
 method = "ibp"
 relational = "none"
 """
+#: How a study's points are searched, and how those of its front are judged.
+JUDGED = """
+[search]
+method = "ibp"
+limit = 50
+[front]
+seeds = [0, 1]
+method = "crown-ibp"
+"""
 
 
 def digits(*overrides: str, **more) -> RunConfig:

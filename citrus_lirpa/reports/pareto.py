@@ -95,7 +95,13 @@ def name_accuracies(axes: Axes, margin: float) -> None:
     axes.set(xlabel="standard accuracy (%)", ylabel="UCert (%)")
     axes.grid(color=COLOURS["line"])
     axes.set_axisbelow(True)
-    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
+    axes.set(xlim=_percents(*axes.get_xlim()), ylim=_percents(*axes.get_ylim()))
+
+
+def _percents(low: float, high: float) -> tuple[float, float]:
+    """Narrow an axis so that no tick is below 0 or above 100; dots at its ends are whole."""
+    low, high = max(low, -max(high, 1) / 20), max(high, 1)
+    return low, min(high, 100 + (100 - low) / 20)
 
 
 def draw_steps(axes: Axes, front: Iterable[tuple[float, float]], style: dict[str, Any]) -> None:

@@ -96,6 +96,7 @@ def _record(
     """Return the figures, and what they depend on, as plain values."""
     return result.as_record(
         run=network.name,
+        options=network.options or None,
         data=network.spec.name,
         weights=settings["weights"],
         imported=len(settings["imported"]),

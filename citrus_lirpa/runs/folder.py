@@ -18,7 +18,7 @@ from ..bounds.radius import map_hash
 from ..errors import CheckpointError, InputError, OccupiedError, differences
 from ..formats import atomic
 from ..formats.locks import is_vacant, locked
-from ..training import checkpoint
+from ..training import checkpoint, zoo
 from ..training.config import RunConfig, resolve
 from ..verify import STAGES
 from ..verify.identity import results_of
@@ -109,9 +109,11 @@ class RunFolder:
     def check_begun(self) -> None:
         """Raise CheckpointError unless a training was begun in the folder."""
         if not self.config.is_file():
+            named = zoo.is_name(self.path)
+            why = "a network of the zoo" if named else f"it holds no {CONFIG_FILE}"
             raise CheckpointError(
-                f"{self.path} is not a run folder: it holds no {CONFIG_FILE}; expected a folder "
-                "that citrus-lirpa train made"
+                f"{self.path} is not a run folder: {why}; expected a folder that citrus-lirpa "
+                "train made"
             )
 
     def is_begun(self, config: RunConfig, owner: str) -> bool:

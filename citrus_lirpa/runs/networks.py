@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +46,7 @@ class Network:
         held_out: How many of the last training images it was not trained on.
         eps_map: ε of every pixel, (C, H, W); None for ``eps`` everywhere.
         norm: That ε is of, inf or 2.
+        options: What names its code and its normalisation, as commands take them.
     """
 
     model: nn.Module
@@ -55,6 +57,7 @@ class Network:
     held_out: int = 0
     eps_map: Tensor | None = None
     norm: float = math.inf
+    options: str = ""
 
     @property
     def radius(self) -> Scalar:
@@ -135,7 +138,7 @@ def _load(
         check_radius(eps, "ε")
     if onnx.is_onnx(path):
         model, spec, radius = onnx_networks.load(path, dataset, eps, **(own or {}))
-        return Network(model, spec, radius, 0, str(path))
+        return Network(model, spec, radius, 0, str(path), options=_options(own or {}))
     if own is not None and "source" not in own:
         raise InputError("--mean and --std are for --model FILE.py:NAME, and for ONNX files")
     if own is not None and path.suffix.lower() in SUFFIXES:
@@ -160,13 +163,19 @@ def _load_own(
         missing = "--data" if dataset is None else "--eps"
         raise InputError(f"{path} holds weights, which say nothing of their data: {missing} is "
                          "missing; add for example --data FOLDER --eps 8/255")  # fmt: skip
-    spec = find_spec(dataset)
+    spec, options = find_spec(dataset), _options(own)
     if ctrain.is_ctrain(own["source"]) and dataset in ctrain.PIXELS:
         mean, std = ctrain.PIXELS[dataset]
         own = {"mean": mean, "std": std, **own}
     model = models.own(spec.shape, spec.classes, **own)
     fit_weights(models.core_of(model), read_weights(path), path)
-    return Network(model.eval(), spec, eps, 0, str(path))
+    return Network(model.eval(), spec, eps, 0, str(path), options=options)
+
+
+def _options(own: Mapping[str, Any]) -> str:
+    named = {"--model": own.get("source"), "--mean": own.get("mean"), "--std": own.get("std")}
+    texts = {k: v if isinstance(v, str) else ",".join(map(str, v)) for k, v in named.items() if v}
+    return " ".join(f"{option}={shlex.quote(text)}" for option, text in texts.items())
 
 
 def evaluation_images(network: Network, data_dir: Path, *, held_out: bool, download: bool) -> Split:

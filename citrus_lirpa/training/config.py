@@ -24,7 +24,7 @@ from ..formats.schema import (
     options,
     options_of,
 )
-from ..imports import code_hash, is_code, permit_code
+from ..imports import code_hash, permit_code, trust_option
 from ..losses import LOSSES, Loss
 from . import zoo
 from .layers import REGISTRIES, Tables, check_tables, layered, nested, stacked
@@ -54,12 +54,12 @@ class RunConfig:
     @property
     def names_code(self) -> bool:
         """Whether making its network or reading its data runs code of the user."""
-        return bool(self.model.get("source")) or is_code(self.data.name)
+        return bool(self.trust)
 
     @property
     def trust(self) -> str:
         """What commands on its run need where it names code: " --trust-code", else nothing."""
-        return " --trust-code" if self.names_code else ""
+        return trust_option(self.model.get("source"), self.data.name)
 
     @property
     def denoises(self) -> bool:

@@ -89,6 +89,7 @@ class EvaluationRecord:
 
     Args:
         run: The network that was evaluated, as it was given.
+        options: What named the code and the normalisation of a file of another program.
         data: Name of the data set.
         images: Number of images.
         eps: Radius in pixels; with a map of ε, its largest value.
@@ -126,6 +127,7 @@ class EvaluationRecord:
     """
 
     run: Text | None = None
+    options: Text | None = None
     data: Word
     images: Size
     eps: NonNegative

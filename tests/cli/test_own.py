@@ -91,7 +91,9 @@ def test_weights_of_others_are_judged(written):
     status, output = run("eval", "net.pth", "--model", "mine.py:Net", "--data", "photos",
                          "--eps", "2/255", "--method", "crown", "--quiet")  # fmt: skip
     assert status == 0 and "standard accuracy" in output and "100.00 %" in output
-    assert Path("net.pth-eval", "eval-crown.json").is_file()
+    assert run("report", "net.pth-eval")[0] == 0
+    again = Path("net.pth-eval", "report.html").read_text("utf-8")
+    assert f"--model={Path('mine.py').resolve()}:Net</span>" in again
 
 
 def test_an_own_network_is_trained_judged_attacked_and_reported(here):

@@ -53,11 +53,12 @@ class Chart:
 
 
 def curves(epochs: Sequence[dict[str, Any]], name: str) -> list[Chart]:
-    """Draw loss with ε, and accuracies in percent, over the epochs: lines of metrics.jsonl."""
+    """Draw loss with ε, and accuracies if there are any, over the epochs of metrics.jsonl."""
     with house_style(_ON_PAGE):
         pairs = [plain_axes(1, 1, (4.8, 2.9)) for _ in range(2)]
         draw_curves(epochs, [axes for _, (axes,) in pairs])
-        return [_chart(figure, f"{name}-{i}") for i, (figure, _) in enumerate(pairs)]
+        drawn = [figure for figure, (axes,) in pairs if axes.get_visible()]
+        return [_chart(figure, f"{name}-{i}") for i, figure in enumerate(drawn)]
 
 
 def pareto(runs: Sequence[Run], numbers: dict[str, int], name: str) -> Chart:

@@ -12,7 +12,7 @@ from typing import Any
 from ...data.datasets import class_names
 from ...errors import CheckpointError, InputError, require
 from ...formats.onnx import SUFFIX
-from ...imports import is_code
+from ...imports import trust_option
 from ...runs.folder import CONFIG_FILE, RunFolder
 from ...runs.networks import results_folder
 from ...runs.perturbations import PerturbationRecord
@@ -125,8 +125,7 @@ def _not_evaluated(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
 
 def _trust(config: Mapping[str, Any]) -> str:
     """The option that lets a command run the code that a run names."""
-    named = _value(config, "model", "source") or is_code(str(_value(config, "data", "name")))
-    return " --trust-code" if named else ""
+    return trust_option(_value(config, "model", "source"), _value(config, "data", "name"))
 
 
 def _value(config: Mapping[str, Any], table: str, key: str) -> Any:
@@ -163,7 +162,8 @@ def network_arguments(
     if config is not None:
         return f"{shlex.quote(str(folder))}{_trust(config)}"
     words = [record.run or "FILE.onnx", "--dataset", record.data]
-    return f"{shlex.join(words)} --out {shlex.quote(str(folder))}"
+    options = f" {record.options}" if record.options else ""
+    return f"{shlex.join(words)}{options} --out {shlex.quote(str(folder))}"
 
 
 def radius_argument(folder: Path, record: EvaluationRecord) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from command_line import is_png, run, said
-from configurations import refusal
+from configurations import JUDGED, refusal
 
 from citrus_lirpa.errors import CheckpointError, ConfigError, InputError
 from citrus_lirpa.reports import fronts
@@ -20,14 +20,6 @@ pytest.importorskip("optuna", reason="Optuna is not installed")
 
 FIRST = [(0.5, 0.25), (0.75, 0.125), (0.5, 0.125)]
 SECOND = [(0.25, 0.5), (0.625, 0.1875)]
-JUDGED = """
-[search]
-method = "ibp"
-limit = 50
-[front]
-seeds = [0, 1]
-method = "crown-ibp"
-"""
 
 
 def tuned(file: Path, scores: list) -> Path:

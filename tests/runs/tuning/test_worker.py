@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import run, said
+from configurations import JUDGED
 
 from citrus_lirpa.errors import InputError, Interrupted, NonFiniteLossError
 from citrus_lirpa.formats.locks import try_claim
@@ -206,17 +207,7 @@ def test_an_interruption_leaves_the_trial_to_be_continued(small, monkeypatch):
 
 
 def test_the_front_is_judged_with_every_seed(write):
-    more = """
-    [search]
-    method = "ibp"
-    limit = 50
-    [front]
-    seeds = [0, 1]
-    method = "crown-ibp"
-    relational = "none"
-    limit = 40
-    """
-    plan = study.read(write(3, more=more))
+    plan = study.read(write(3, more=f"{JUDGED}relational = 'none'\nlimit = 40"))
     lines = []
     storage = work(plan, lines.append)
     searched = front_of(points_of(plan, storage.trials()))
