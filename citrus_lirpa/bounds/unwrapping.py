@@ -1,4 +1,4 @@
-"""What stands around a network or ends it is taken off, and what is left is traced."""
+"""Takes off what stands around a network or ends it, before the rest is traced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Affine maps passed back on windows: coefficients only where a neuron of a feature map looks.
+"""Affine maps passed back on windows: a neuron of a map has coefficients in its window only.
 
 A neuron of a convolution depends on few places of the map before it. Seen from all neurons of a map
 these windows have one size, and begin where a neuron's own place times a step says. Coefficients

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from command_line import is_png
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from citrus_lirpa.cli import main
 from citrus_lirpa.errors import InputError
@@ -351,6 +352,18 @@ def test_picture_shows_points_bars_and_the_front(points):
     ]
 
 
+@pytest.mark.parametrize("value", [0, 100])
+def test_axes_have_no_ticks_below_0_or_above_100_percent(value):
+    axes = Figure().subplots()
+    axes.scatter(value, value)
+    pareto.name_accuracies(axes, 0.14)
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = axis.get_view_interval()
+        shown = [tick for tick in axis.get_majorticklocs() if low <= tick <= high]
+        assert low < value < high and value in shown
+        assert min(shown) >= 0 and max(shown) <= 100
+
+
 def test_points_of_the_front_are_filled(points):
     (axes,) = pareto.draw_pareto(points).axes
     dots = [d for d in axes.collections if isinstance(d, PathCollection) and len(d.get_offsets())]
@@ -416,6 +429,7 @@ def mistake(*args) -> str:
 
 
 def test_no_run_folder(tmp_path):
+    assert "zoo:net is not a run folder: a network of the zoo" in mistake("zoo:net")
     line = mistake(tmp_path / "absent")
     assert f"{tmp_path / 'absent'} is not a run folder" in line and "citrus-lirpa train" in line
 

@@ -12,7 +12,7 @@ import torch
 from command_line import run, said, sets
 
 from citrus_lirpa.errors import CheckpointError, InputError
-from citrus_lirpa.reports.page import images, make_page
+from citrus_lirpa.reports.page import charts, images, make_page
 from citrus_lirpa.runs.perturbations import PerturbationRecord
 
 VOID = {"meta", "img", "br", "link", "input"}
@@ -292,6 +292,11 @@ def test_a_denoiser_is_shown_the_command_that_puts_it_in_front(folder):
     (folder / "eval-crown.json").unlink()
     text = Page(make_page([folder])).text
     assert f"--denoiser {folder}" in text and "citrus-lirpa eval" not in text
+
+
+def test_epochs_of_a_denoiser_are_one_chart():
+    (chart,) = charts.curves([{"epoch": 1, "loss": 1.0, "eps": 0.1}], "run-1")
+    assert chart.title == "Training loss and ε"
 
 
 def test_images_held_out_from_training_are_called_so(folder, whole):

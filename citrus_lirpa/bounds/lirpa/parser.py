@@ -50,9 +50,8 @@ def parsing() -> Iterator[None]:
 def origins(module: torch.nn.Module) -> Iterator[dict[str, str]]:
     """Yield where the nodes of what is parsed in the block stand in a module, by their names.
 
-    Kinds of operations are among the names, for the first node of each kind. The tracer writes the
-    layer of a node into its scope, from where it is taken here: names of nodes stay what they are
-    without.
+    The first node of each kind of operation is found by its kind, too. The tracer writes a node's
+    layer into its name; it is read and removed here, so that names stay as they were.
     """
     parser = importlib.import_module("auto_LiRPA.parse_graph")
     tracer = importlib.import_module("torch.jit._trace")
