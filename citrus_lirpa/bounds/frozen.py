@@ -9,6 +9,7 @@ one or three channels, which is slow, becomes one without over many.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,9 +45,7 @@ class Coordinates:
     def leave(self, z: Tensor) -> Tensor:
         """Return the pixels of what ``enter`` gave, up to rounding."""
         if self.block > 1:
-            # as F.pixel_shuffle, but faster channels last
-            z = z.unflatten(1, (-1, self.block, self.block)).permute(0, 1, 4, 2, 5, 3)
-            z = z.flatten(4).flatten(2, 3)
+            z = self._out_of_blocks(z)
             left, right, top, bottom = self.padding
             z = F.pad(z, (-left, -right, -top, -bottom))
         return z if self.normalise is None else z * self.normalise.std + self.normalise.mean
@@ -65,6 +64,15 @@ class Coordinates:
         x = F.pad(x, self.padding) if any(self.padding) else x
         x = x.unflatten(3, (-1, self.block)).unflatten(2, (-1, self.block))
         return laid_out(x.permute(0, 1, 3, 5, 2, 4).flatten(1, 3))
+
+    def _out_of_blocks(self, z: Tensor) -> Tensor:
+        # as F.pixel_shuffle, but faster channels last
+        count, channels, *sides = z.shape
+        shape = count, channels // self.block**2, *(side * self.block for side in sides)
+        x = z.new_empty(shape)
+        for i, (row, column) in enumerate(itertools.product(range(self.block), repeat=2)):
+            x[..., row :: self.block, column :: self.block] = z[:, i :: self.block**2]
+        return x
 
 
 #: Inputs as they are.
