@@ -9,14 +9,16 @@ from itertools import islice
 import torch
 
 from .budget import Budget
-from .crown.branch_and_bound import Problems, branch_and_bound
+from .crown.branch_and_bound import Outcome, Problems, branch_and_bound
 from .crown.cores import Root, bound_roots
-from .crown.linear import Chosen
+from .crown.linear import Chosen, images_of
 from .crown.tree import BROKEN, PROVED
 from .group_proof import GroupProof, Search
 
 #: Of the limit of a group, what one of many combinations may take, and what a part of it may.
-_WHOLE_LIMIT, _PART_LIMIT = 0.2, 0.1
+_WHOLE_LIMIT, _PART_LIMIT = 0.2, 0.03
+#: So many whole combinations of the same images are proved together, in half the time of so many.
+_TOGETHER = 16
 #: Combinations of wrong classes of one group handed to branch and bound at once.
 _MOST_COMBINATIONS = 2_000
 #: More combinations of a small group are proved one by one, by parts that others have too.
@@ -59,19 +61,27 @@ def has_many(search: Search, proof: GroupProof, combinations: Sequence[Chosen]) 
 
 
 def _prove_group(search: Search, proof: GroupProof, roots: list[Root], budget: Budget) -> bool:
-    """Prove combinations one by one, the least bound first; return whether any was.
+    """Prove combinations, the least bound first; return whether any was.
 
-    What is proved of a part of one holds for all that contain this part.
+    What is proved of a part of one holds for all that contain this part. Where only the whole of
+    one is proved, those like it are tried together, which takes less time than one by one.
     """
-    moved, failed = False, list[set[tuple[int, int]]]()
+    moved, together, failed = False, True, list[set[tuple[int, int]]]()
     while roots and not budget.over:
-        proved = _prove_some_part(search, proof, roots[0], failed, budget)
-        if proved is None:
+        part = _prove_some_part(search, proof, roots[0], failed, budget)
+        if part is None:
             if not budget.over:
                 proof.stuck = len(roots[0].chosen)
             break
-        moved = True
-        roots = [root for root in roots if not set(proved) <= set(root.chosen)]
+        moved, proved = True, [part]
+        alike = _alike(roots, failed) if together and part == roots[0].chosen else []
+        if alike:
+            share = _WHOLE_LIMIT * max(1.0, len(alike) / 2)
+            together = int(_prove(search, alike, share, budget).state) == PROVED
+            proved += alike if together else []
+        for each in proved:
+            proof.group.refute(each)
+            roots = [root for root in roots if not set(each) <= set(root.chosen)]
     proof.enumerate_sets("tuple bab")
     return moved
 
@@ -91,17 +101,27 @@ def _prove_some_part(
     parts = [part for part in root.parts if not any(set(part) <= each for each in failed)]
     while parts:
         part = parts.pop(0)
-        members, rows = ([list(each)] for each in zip(*part, strict=True))
-        tensors = (torch.tensor(each).to(search.images.x.device) for each in (members, [0], rows))
-        limit = (_WHOLE_LIMIT if part == root.chosen else _PART_LIMIT) * budget.limit
-        found = branch_and_bound(search.reduced, Problems(*tensors), replace(budget, limit=limit))
-        state = int(found.state[0])
-        if state == PROVED:
-            proof.group.refute(part)
+        found = _prove(search, [part], _WHOLE_LIMIT if part == root.chosen else _PART_LIMIT, budget)
+        if found.state == PROVED:
             return part
         failed.append(set(part))
-        if state == BROKEN:
-            proof.take(tuple(members[0]), state, found.u[0])
+        if found.state == BROKEN:
+            proof.take(images_of(part), BROKEN, found.u[0])
         else:
             parts = parts[-1:]
     return None
+
+
+def _alike(roots: Sequence[Root], failed: Sequence[set[tuple[int, int]]]) -> list[Chosen]:
+    """Return further combinations of the first one's images that contain parts that failed."""
+    members = images_of(roots[0].chosen)
+    same = (root.chosen for root in roots[1:] if images_of(root.chosen) == members)
+    return [its for its in same if any(part <= set(its) for part in failed)][:_TOGETHER]
+
+
+def _prove(search: Search, some: Sequence[Chosen], share: float, budget: Budget) -> Outcome:
+    """Return what branch and bound finds of combinations of the same images, as one problem."""
+    members, rows = images_of(some[0]), [[row for _, row in one] for one in some]
+    parts = ([members], [0] * len(some), rows)
+    problems = Problems(*(torch.tensor(part, device=search.images.x.device) for part in parts))
+    return branch_and_bound(search.reduced, problems, replace(budget, limit=share * budget.limit))

@@ -81,8 +81,9 @@ def settle(monkeypatch, states):
     asked = []
 
     def search(images, problems, budget, **options):
-        (members,), (rows,) = problems.members.tolist(), problems.rows.tolist()
-        asked.append(tuple(zip(members, rows, strict=True)))
+        (members,) = problems.members.tolist()
+        some = [tuple(zip(members, rows, strict=True)) for rows in problems.rows.tolist()]
+        asked.append(some if len(some) > 1 else some[0])
         state = torch.tensor([states[len(members)]])
         return Outcome(state, {0: torch.zeros(1)}, torch.ones_like(state), state < 0)
 
@@ -119,3 +120,10 @@ def test_a_combination_is_tried_as_a_whole_where_its_core_is_not_proved(monkeypa
     assert asked == [((1, 0), (2, 0)), ((0, 0), (1, 0), (2, 0))]
     assert proof.most == 3 and proof.stuck == 3
     assert proof.least == (2 if state == BROKEN else 0)
+
+
+def test_combinations_whose_core_is_not_proved_are_tried_together_after_the_first(monkeypatch):
+    proof, asked = settle(monkeypatch, {1: GIVEN_UP, 2: GIVEN_UP, 3: PROVED})
+    first, *others = [((0, a), (1, 0), (2, 0)) for a in range(3)]
+    assert asked[:3] == [first[1:], first, others]
+    assert proof.most == proof.stuck == 2

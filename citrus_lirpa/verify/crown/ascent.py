@@ -15,7 +15,7 @@ _DECAY = 0.98
 _MOMENTS = 0.9, 0.999
 #: Of the step of α: that of the logits of the weights, and, times the row's mean
 #: coefficient, whose unit it has, that of β.
-_WEIGHT_RATE, _BETA_RATE = 3.0, 0.5
+_WEIGHT_RATE, _BETA_RATE = 3.0, 2.0
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from .reduced_images import ReducedImages
 _STEPS, _LAST_STEPS, RATE = 5, 100, 0.1
 #: Of so many rounds one ends with an attack: of a single image the first, of a tuple, which was
 #: attacked from its roots and whose attacks take longer, the last.
-_ATTACK_EVERY = 4
+_ATTACK_EVERY, _ATTACK_TUPLES_EVERY = 4, 8
 #: A tree whose members have at most so many unstable ReLUs each, with so many open combinations,
 #: goes to programs after so many seconds of work; each may take this share of the time left.
 _FEW, _MOST_PROGRAMS, _PATIENCE, _PROGRAM_SHARE = 160, 16, 0.1, 0.5
@@ -155,7 +155,10 @@ class Tree:
         last = now.choice < 0
         if bool(last.any()) and self._bound(now.at(last), _LAST_STEPS, attack=True):
             self.state = GIVEN_UP if self.state == OPEN else self.state
-        attack = self._rounds % _ATTACK_EVERY == (len(self.members) == 1)
+        if len(self.members) == 1:
+            attack = self._rounds % _ATTACK_EVERY == 1
+        else:
+            attack = self._rounds % _ATTACK_TUPLES_EVERY == 0
         self._bound(now.at(~last).halves(), _STEPS, attack=attack)
 
     def _bound(self, domains: Domains, steps: int, *, attack: bool = False) -> int:
