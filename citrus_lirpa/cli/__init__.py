@@ -113,6 +113,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         if os.environ.get("NO_COLOR"):
             ctx.color = False
+        _leave_stdout_to_python()
         try:
             with _one_line_warnings():
                 return super().invoke(ctx)
@@ -143,6 +144,21 @@ class _Line(click.ClickException):
         if distributed is None or not distributed.claimed(self.message):
             line = f"{click.style('Error:', fg='red', bold=True)} {self.format_message()}"
             click.echo(line, file=file, err=file is None, color=self.show_color)
+
+
+def _leave_stdout_to_python() -> None:
+    """Drop what compiled code prints to stdout: HiGHS 1.12 does, even with its output off.
+
+    Until the process ends, as some of it is still in a buffer when HiGHS returns. Threads and
+    child processes with a stdout of their own see no difference.
+    """
+    before = sys.stdout
+    if before is None or before is not sys.__stdout__:  # a caller has taken it elsewhere
+        return
+    before.flush()
+    sys.stdout = open(os.dup(1), "w", encoding=before.encoding, errors=before.errors)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
 
 
 @contextmanager

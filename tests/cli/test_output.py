@@ -331,3 +331,15 @@ def test_completion_does_not_import_torch(words, found):
              "COMP_CWORD": str(len(line.split()) - 1)},
     )  # fmt: skip
     assert done.stdout.splitlines() == [f"plain,{found}", "False"], done.stderr
+
+
+def test_what_compiled_code_prints_does_not_reach_stdout():
+    code = """
+import os, click
+from citrus_lirpa.cli import main
+solve = click.Command("solve", callback=lambda: (os.write(1, b"of the solver"), click.echo("é")))
+main.get_command = lambda *_: solve
+main(["solve"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "é\n", "")
