@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -153,8 +154,8 @@ def _leave_stdout_to_python() -> None:
     child processes with a stdout of their own see no difference.
     """
     before = sys.stdout
-    if before is None or before is not sys.__stdout__:  # a caller has taken it elsewhere
-        return
+    if not isinstance(before, io.TextIOWrapper) or before is not sys.__stdout__:
+        return  # a caller has taken it elsewhere
     before.flush()
     sys.stdout = open(os.dup(1), "w", encoding=before.encoding, errors=before.errors)
     with open(os.devnull, "w") as nowhere:
