@@ -17,8 +17,8 @@ from .group_proof import GroupProof, Search
 
 #: Of the limit of a group, what one of many combinations may take, and what a part of it may.
 _WHOLE_LIMIT, _PART_LIMIT = 0.2, 0.03
-#: So many whole combinations of the same images are proved together, in half the time of so many.
-_TOGETHER = 16
+#: So many combinations of the same images are proved together, and what these may take.
+_TOGETHER, _ALIKE_LIMIT = 16, 0.4
 #: Combinations of wrong classes of one group handed to branch and bound at once.
 _MOST_COMBINATIONS = 2_000
 #: More combinations of a small group are proved one by one, by parts that others have too.
@@ -36,7 +36,8 @@ def surviving(search: Search, proof: GroupProof, size: int) -> list[Chosen]:
 def prove_combinations(search: Search, left: Mapping[GroupProof, Sequence[Chosen]]) -> bool:
     """Prove groups by their combinations, next the one whose least bound is highest.
 
-    Each gets an equal share of the time left, and its next size another one.
+    Each gets an equal share of the time left, what is left of it another one, and so does its
+    next size.
 
     Returns:
         Whether any combination was proved.
@@ -45,10 +46,13 @@ def prove_combinations(search: Search, left: Mapping[GroupProof, Sequence[Chosen
     roots = {proof: bound_roots(search.reduced, some) for proof, some in left.items()}
     while roots and not search.budget.over:
         proof = max(roots, key=lambda proof: roots[proof][0].value)
-        its, most = search.budget.part(1 / len(roots)), proof.most
-        moved |= _prove_group(search, proof, roots.pop(proof), its)
+        its, most, before = search.budget.part(1 / len(roots)), proof.most, len(roots[proof])
+        left = _prove_group(search, proof, roots.pop(proof), its)
+        moved |= len(left) < before
         some = surviving(search, proof, proof.most) if proof.most < most and proof.hopeful else []
-        if has_many(search, proof, some):
+        if proof.hopeful and proof.most == most and 0 < len(left) < before:
+            roots[proof] = left
+        elif has_many(search, proof, some):
             roots[proof] = bound_roots(search.reduced, some)
     return moved
 
@@ -60,30 +64,31 @@ def has_many(search: Search, proof: GroupProof, combinations: Sequence[Chosen]) 
     return sum(map(search.reduced.size, proof.group.rows)) <= search.reduced.limit
 
 
-def _prove_group(search: Search, proof: GroupProof, roots: list[Root], budget: Budget) -> bool:
-    """Prove combinations, the least bound first; return whether any was.
+def _prove_group(
+    search: Search, proof: GroupProof, roots: list[Root], budget: Budget
+) -> list[Root]:
+    """Prove combinations, the least bound first; return those that are left.
 
     What is proved of a part of one holds for all that contain this part. Where only the whole of
     one is proved, those like it are tried together, which takes less time than one by one.
     """
-    moved, together, failed = False, True, list[set[tuple[int, int]]]()
+    together, failed = True, list[set[tuple[int, int]]]()
     while roots and not budget.over:
         part = _prove_some_part(search, proof, roots[0], failed, budget)
         if part is None:
             if not budget.over:
                 proof.stuck = len(roots[0].chosen)
             break
-        moved, proved = True, [part]
+        proved = [part]
         alike = _alike(roots, failed) if together and part == roots[0].chosen else []
         if alike:
-            share = _WHOLE_LIMIT * max(1.0, len(alike) / 2)
-            together = int(_prove(search, alike, share, budget).state) == PROVED
+            together = int(_prove(search, alike, _ALIKE_LIMIT, budget).state) == PROVED
             proved += alike if together else []
         for each in proved:
             proof.group.refute(each)
             roots = [root for root in roots if not set(each) <= set(root.chosen)]
     proof.enumerate_sets("tuple bab")
-    return moved
+    return roots
 
 
 def _prove_some_part(

@@ -147,14 +147,15 @@ def _one_round(search: Search, proofs: Sequence[GroupProof]) -> bool:
     """
     moved = False
     left = {proof: surviving(search, proof, proof.most) for proof in proofs if proof.hopeful}
-    many = {proof: left[proof] for proof in left if has_many(search, proof, left[proof])}
-    few = [proof for proof in left if proof not in many]
+    few = [proof for proof in left if not has_many(search, proof, left[proof])]
     for size in sorted({proof.most for proof in few}):
         now = {proof: left.pop(proof) for proof in few if proof.most == size}
         if not search.budget.over:
             share = len(now) / (len(now) + len(left))
             moved |= _prove_sets(search, now, search.budget.part(share))
-    return prove_combinations(search, many) or moved
+            more = {proof: surviving(search, proof, proof.most) for proof in now if proof.hopeful}
+            left |= {proof: some for proof, some in more.items() if has_many(search, proof, some)}
+    return prove_combinations(search, left) or moved
 
 
 def _prove_sets(
