@@ -47,11 +47,11 @@ def prove_combinations(search: Search, left: Mapping[GroupProof, Sequence[Chosen
     while roots and not search.budget.over:
         proof = max(roots, key=lambda proof: roots[proof][0].value)
         its, most, before = search.budget.part(1 / len(roots)), proof.most, len(roots[proof])
-        left = _prove_group(search, proof, roots.pop(proof), its)
-        moved |= len(left) < before
+        rest = _prove_group(search, proof, roots.pop(proof), its)
+        moved |= len(rest) < before
         some = surviving(search, proof, proof.most) if proof.most < most and proof.hopeful else []
-        if proof.hopeful and proof.most == most and 0 < len(left) < before:
-            roots[proof] = left
+        if proof.hopeful and proof.most == most and 0 < len(rest) < before:
+            roots[proof] = rest
         elif has_many(search, proof, some):
             roots[proof] = bound_roots(search.reduced, some)
     return moved
