@@ -77,8 +77,14 @@ def _called(make: Callable[..., Any], source: str, known: dict[str, Any]) -> nn.
 def _check_logits(model: nn.Module, source: str, shape: Shape, classes: int) -> None:
     """Raise InputError unless a network maps images to so many logits."""
     mode = model.training
+    other = {p.dtype for p in model.parameters()} - {torch.float32}
+    fix = (
+        f"images are float32 and weights {other.pop()}; make them alike by .float()"
+        if other
+        else ""
+    )
     try:
-        with foreign(InputError, f"{source} does not take images of {shape}"):
+        with foreign(InputError, f"{source} does not take images of {shape}", fix):
             logits = model.eval()(torch.zeros(2, *shape))
     finally:
         model.train(mode)

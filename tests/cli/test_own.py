@@ -38,6 +38,10 @@ def table_net():
     return nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 2))
 
 
+def double():
+    return Net().double()
+
+
 class Wide(nn.Module):
     def __init__(self, width):
         super().__init__()
@@ -252,6 +256,7 @@ BAD = [
     ("--data a.npz", lambda: archive(y_train=np.zeros(8, int)), "9 images and 8 labels"),
     ("--data a.npz", lambda: archive(x_test=np.zeros((4, 5, 5))), "expected one shape"),
     ("--data a.npz --model mine.py:Net", archive, "does not take images of (1, 4, 4)"),
+    ("--data photos --model mine.py:double", lambda: None, "weights torch.float64; make them"),
     ("--data mine.py:Net", lambda: None, "expected (images, labels) or a Dataset"),
     ("--data photos --model mine.py:Net --init-from mine.py", lambda: None, "mine.py"),
     ("--data photos --model mine.py:Net --init-from gone.pth", lambda: None, "does not exist"),
