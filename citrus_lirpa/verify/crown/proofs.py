@@ -120,7 +120,7 @@ class Proofs:
         if not len(members):
             return
         (count, size), flat = members.shape, members.flatten().tolist()
-        contexts = {i: self._context(images, i, *ends) for i, *ends in _ends(images, {*flat})}
+        contexts = self._contexts_of(images, {*flat})
         image = np.array([contexts[i].image for i in flat])
         row = rows.flatten().cpu().numpy()
         wrong = row + (row >= self.y[image])
@@ -247,15 +247,22 @@ class Proofs:
         """Return the number of an image in the batch."""
         return self._number[_key(images.x[i].cpu().numpy(), int(images.y[i]))]
 
-    def _context(self, images: Images, i: int, lower: Array, upper: Array) -> _Context:
+    def _contexts_of(self, images: Images, which: Collection[int]) -> dict[int, _Context]:
+        """Return the bounds of images."""
+        curved = _of_curves(images.relaxation, [one[0][0].numel() for one in images.bounds])
+        ends = _ends(images, which)
+        return {i: self._context(images, i, low, up, curved) for i, low, up in ends}
+
+    def _context(
+        self, images: Images, i: int, lower: Array, upper: Array, curved: Array
+    ) -> _Context:
         """Return the bounds of an image, which are kept once."""
-        key = hashlib.sha256(lower.tobytes() + upper.tobytes()).digest()
         number = self._image(images, i)
+        neuron = (self._doubtful[number] | ((lower < 0) & (upper > 0)) | curved).nonzero()[0]
+        lower, upper, curved = lower[neuron], upper[neuron], curved[neuron]
+        key = hashlib.sha256(neuron.tobytes() + lower.tobytes() + upper.tobytes()).digest()
         found = self._contexts.get((number, key))
         if found is None:
-            curved = _of_curves(images.relaxation, [one[0][0].numel() for one in images.bounds])
-            neuron = (self._doubtful[number] | ((lower < 0) & (upper > 0)) | curved).nonzero()[0]
-            lower, upper, curved = lower[neuron], upper[neuron], curved[neuron]
             free = (lower < 0) & (upper > 0) & ~curved
             crown = (upper > -lower)[free].astype(lower.dtype)
             found = _Context(len(self._contexts), number, neuron[free], crown)
