@@ -4,9 +4,8 @@
 # With ceil_mode the last window may reach beyond the far end of an image; the windows themselves start at 0 and
 # go on by the stride. The evaluator pads what the last window lacks, half of it at the near end, so that all
 # windows move and even the first one, which lies within the image, has another mean. Where one number is
-# lacking, as with kernel 2 and stride 2, nothing moves. LpPool has the same fault; MaxPool is right.
-# onnxruntime and torch follow the standard. A converter that compares its results with the evaluator refuses
-# networks that it reads well.
+# lacking, as with kernel 2 and stride 2, nothing moves. MaxPool is right, and onnxruntime follows the standard.
+# A converter that compares its results with the evaluator refuses networks that it reads well.
 #
 # Seen with onnx 1.23.2 and onnxruntime 1.32.0 on Linux x86-64, Python 3.11 (first row of means of 1, 2, 3, ...):
 #   6 x 6, kernel 4, stride 4: evaluator 8.0 10.5, onnxruntime 11.5 14.5
