@@ -20,7 +20,7 @@ from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.precision import check_device, float32_products
 from ..data.arrays import as_split
 from ..data.types import Split
-from ..errors import require
+from ..errors import CheckpointError, InputError, require
 from ..models import core_of
 from . import checkpoint, zoo
 from .batches import check_batches, training_part
@@ -48,14 +48,12 @@ def warm_start(net: BoundedNet, config: RunConfig) -> None:
             fit_weights(core_of(net.module), read_weights(source), source)
             return
         there, state = checkpoint.load(source)
-        wrong = checkpoint.misfit(net.module.state_dict(), state["model"])
         mine, other = (f"{c.model['name']} for {c.data.name}" for c in (config, there))
-        require(
-            not wrong,
-            f"{source} does not fit the network to be trained ({mine}; there {other}): {wrong}; "
-            "begin with a run of the same model and images",
-        )
-        checkpoint.restore(net.module, state["model"], source)
+        what = f"the network to be trained ({mine}; there {other})"
+        try:
+            checkpoint.restore(net.module, state["model"], source, what)
+        except CheckpointError as error:
+            raise InputError(f"{error}; begin with a run of the same model and images") from error
 
 
 def fit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -72,15 +73,13 @@ def _max_pool(x: np.ndarray, options: dict[str, Any]) -> np.ndarray:
 
 
 def _average_pool(x: np.ndarray, options: dict[str, Any]) -> np.ndarray:
-    windows = _windows(x, options)
-    counted = np.ones(1)
+    windows, numbers = _windows(x, options), []
     for axis, side in zip(windows, x.shape[2:], strict=True):
-        inside = (
-            (0, axis.end) if options["count_include_pad"] else (axis.before, axis.before + side)
-        )
+        image, asked = (axis.before, axis.before + side), (0, axis.end)
+        begin, end = asked if options["count_include_pad"] else image
         starts = np.arange(axis.count) * axis.stride
         places = starts[:, None] + np.arange(0, axis.reach, axis.step)
-        numbers = ((inside[0] <= places) & (places < inside[1])).sum(1)
-        counted = counted[..., None] * numbers
-    means: np.ndarray = _views(x, windows, 0.0).sum(-1) / counted[0]
+        numbers.append(((begin <= places) & (places < end)).sum(1))
+    counted = functools.reduce(np.multiply.outer, numbers)
+    means: np.ndarray = _views(x, windows, 0.0).sum(-1) / counted
     return means.astype(x.dtype)
