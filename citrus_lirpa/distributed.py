@@ -1,4 +1,4 @@
-"""Several processes as one job, as torchrun starts them; without it, nothing here does anything.
+"""Several processes as one job, as torchrun starts them; alone, a process does nothing here.
 
 Every process makes the same calls in the same order. gloo carries tensors on the CPU, NCCL those
 on GPUs.
@@ -12,7 +12,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -109,7 +109,7 @@ def leads() -> bool:
 
 
 def draws_bar(wanted: bool | None) -> bool:
-    """Return whether to draw a bar; None is yes by the first process in terminals, notebooks."""
+    """Return whether to draw a bar; None means: in the first process, on a terminal or notebook."""
     if wanted is not None:
         return wanted
     stream = sys.stderr
@@ -157,7 +157,7 @@ def shared_batch() -> Iterator[None]:
 
 
 def draw_rows(draw: Callable[[int], Tensor], rows: int) -> Tensor:
-    """Draw random values for so many inputs of this process: ``draw(n)`` returns (n, ...).
+    """Draw random values for ``rows`` inputs of this process: ``draw(n)`` returns (n, ...).
 
     In a shared batch every process draws for the whole batch and keeps its own rows, so that
     the values do not depend on the number of processes.
@@ -187,15 +187,6 @@ def average(tensors: list[Tensor]) -> None:
     with torch.no_grad():
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
-
-
-def means(values: Mapping[str, float]) -> dict[str, float]:
-    """Return the mean of each value over the processes; NaN where one of them has NaN."""
-    if _job is None:
-        return dict(values)
-    stacked = torch.tensor(list(values.values()), dtype=torch.float64)
-    average([stacked])
-    return dict(zip(values, stacked.tolist(), strict=True))
 
 
 def highest(*values: float) -> list[float]:

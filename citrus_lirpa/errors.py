@@ -90,8 +90,8 @@ class Terminated(Interrupted):
     """Work stopped after SIGTERM, which a scheduler sends before it kills."""
 
 
-#: What is said where memory ran out: by torch and Linux, and by cuBLAS and cuDNN, which name no
-#: cause where they do not get their workspace.
+#: Parts of messages where memory ran out: of torch and Linux, then of cuBLAS and cuDNN, which do
+#: not name the cause where they get no workspace.
 _OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
@@ -144,7 +144,7 @@ def unknown(
         kind: What the name is of, such as "preset".
         name: The unknown name.
         known: All known names.
-        shown: What is said of them in their place, where they are too many.
+        shown: What to list in place of ``known``, where these are too many.
     """
     known = list(known)
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)

@@ -126,15 +126,14 @@ def is_code(source: str) -> bool:
 
 
 def trust_option(*names: object) -> str:
-    """Return " --trust-code" if one of the names is of code, which commands run only so, or ""."""
+    """Return " --trust-code", which lets commands run code, if one of the names is code, or ""."""
     return " --trust-code" if any(is_code(str(name)) for name in names) else ""
 
 
 def permit_code(source: str) -> str:
     """Let code run that the user has named; return its name, with the whole path of a file.
 
-    It is ``path/file.py:name``, ``package.module:name`` or ``ctrain:name``; "*" is for whatever is
-    named later.
+    It is ``path/file.py:name``, ``package.module:name`` or ``ctrain:name``; "*" permits all code.
     """
     where, _, name = source.rpartition(":")
     if where.endswith(".py"):
@@ -161,18 +160,17 @@ def code_hash(source: str) -> str:
         ) from error
 
 
-def load_code(source: str, sha256: str = "") -> Callable[..., Any]:
-    """Run the file or module that ``source`` names, and return what it calls by this name.
+def load_code(source: str) -> Callable[..., Any]:
+    """Run the file or module that ``source`` names, and return its function or class.
 
     Args:
-        source: What ``permit_code`` returned, then or in an earlier process.
-        sha256: What the file must be; empty for anything.
+        source: What ``permit_code`` returned, in this process or an earlier one.
 
     Raises:
-        ConfigError: The user has not named it in this process, it has changed, it fails, or it has
-            no such function or class.
+        ConfigError: The user has not named it in this process, it fails, or it has no such function
+            or class.
     """
-    check_permitted(source, sha256)
+    check_permitted(source)
     where, _, name = source.rpartition(":")
     with foreign(ConfigError, f"{where} fails"):
         module = _module(where)

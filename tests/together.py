@@ -172,7 +172,6 @@ def exchanges() -> dict:
         "rows": part,
         "rows of a batch that is not shared": distributed.draw_rows(torch.zeros, 3),
         "averaged": mean,
-        "means": distributed.means({"a": float(rank), "b": float("nan") if rank else 1.0}),
         "highest": distributed.highest(rank == 1, -rank),
         "agreed": distributed.agreed([f"of {rank}", rank]),
         "copied": value,

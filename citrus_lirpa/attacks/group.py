@@ -48,11 +48,11 @@ class GroupAttackResult(NamedTuple):
 class GroupAttack:
     """Joint attack: one u for each group, ‖u‖ <= ε, that breaks many inputs at once.
 
-    Each restart begins at a random corner of the ball (of ℓ2, in such a direction) and draws new
-    weights of the inputs, as inputs that pull in opposite directions would hold each other still.
-    It pushes each input until that is broken by ``overshoot``: every other restart by its
-    smallest margin, the rest by its cross-entropy, because each finds what the other misses. The
-    attack keeps the u of the step that broke most. Groups with nothing left to break take no more
+    Each restart begins at a random corner of the ball (in ℓ2, in the direction of one) and draws
+    new weights for the inputs; alike, inputs that pull in opposite directions would cancel out. It
+    pushes each input until that is broken by ``overshoot``: every other restart by its smallest
+    margin, the rest by its cross-entropy, because each finds what the other misses. The attack
+    keeps the u of the step that broke most. Groups with nothing left to break take no more
     restarts. The result is a lower bound of the damage that one perturbation can do, hence an
     upper bound of UAP accuracy.
 
@@ -238,7 +238,7 @@ def _drawn(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         lambda rows: torch.empty(rows, dtype=x.dtype, device=x.device).exponential_(), len(x)
     )
     corners = distributed.draw_rows(
-        lambda rows: uniform_start(torch.Size([rows, *x.shape[1:]]), 1.0, x).sign(), groups
+        lambda rows: uniform_start((rows, *x.shape[1:]), x).sign(), groups
     )
     return weights, corners
 

@@ -92,9 +92,9 @@ def check_attack(
     return network, eps
 
 
-def uniform_start(shape: torch.Size, eps: Scalar, like: Tensor) -> Tensor:
-    """Draw from [-eps, eps]^shape uniformly, in the type and on the device of ``like``."""
-    return torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(-1, 1) * eps
+def uniform_start(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Draw from [-1, 1]^shape uniformly, in the type and on the device of ``like``."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class PGD:
 
         def start() -> Tensor:
             shares = distributed.draw_rows(
-                lambda rows: uniform_start(torch.Size([rows, *x.shape[1:]]), 1.0, x), len(x)
+                lambda rows: uniform_start((rows, *x.shape[1:]), x), len(x)
             )
             return x + shares * eps
 

@@ -254,7 +254,7 @@ class SgdUap:
             return self.loss(logits(moved), y[batch].to(device))
 
         if len(rows):
-            corner = uniform_start(best.shape, 1.0, best).sign() * ball.eps
+            corner = uniform_start(best.shape, best).sign() * ball.eps
             last = ascend(
                 *(gradient_of(objective), _alone(ball.project), corner, self.step_size * ball.eps),
                 steps=self._steps(len(rows)),
@@ -265,7 +265,7 @@ class SgdUap:
 
 
 def _alone(rows: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return a function of rows (N, ...) as one of a single one (...)."""
+    """Turn a function of rows (N, ...) into one of a single row (...)."""
     return lambda u: rows(u.unsqueeze(0)).squeeze(0)
 
 
@@ -281,8 +281,8 @@ def predictions(
 ) -> Tensor:
     """Predict the classes of images (N, ...), or of some ``rows`` of them, on their device.
 
-    They are perturbed by u, if it is given, and cut to ``clip``: by one perturbation (1, ...), or
-    by that of each image's class, of (K, ...) and labels y (N,).
+    ``u`` is added to the images, which are then cut to ``clip``: one perturbation (1, ...), or
+    (K, ...) with one for each class, which labels ``y`` (N,) choose.
     """
     device = net.parameters()[0].device
     rows = torch.arange(len(x), device=x.device) if rows is None else rows

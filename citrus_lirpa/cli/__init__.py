@@ -44,7 +44,7 @@ COMMANDS = {
 }
 
 
-#: _Commands that several processes of one job share.
+#: Commands that several processes of one job share.
 _SHARED = ("train", "eval", "attack", "smooth")
 
 #: The exit status of commands; the classes of errors.py name the status of each error.
@@ -61,7 +61,7 @@ EXIT_STATUS = {
 class _Commands(click.Group):
     """The commands; an error raised on purpose is one line and an exit status, no traceback."""
 
-    #: Those of this program.
+    #: The commands of this program.
     names: tuple[str, ...] = tuple(COMMANDS)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

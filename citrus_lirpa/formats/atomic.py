@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ..errors import CheckpointError
 
@@ -54,9 +55,19 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     _sync_folder(path.parent)
 
 
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write bytes as ``write_atomically`` does."""
+    write_atomically(path, lambda file: file.write(content))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text in UTF-8 as ``write_atomically`` does."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write plain values as JSON, as ``write_atomically`` does."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def make_folder(folder: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, uint8
 
 from ..errors import CheckpointError
 from ..imports import import_optional
-from .atomic import write_atomically
+from .atomic import write_bytes
 
 SUFFIX = ".safetensors"
 FORMAT = "citrus-lirpa weights 1"
@@ -30,8 +30,7 @@ def save(path: Path, config: str, weights: dict[str, Tensor]) -> None:
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
     values = (FORMAT, config, _digest(weights))
     metadata = {"format": "pt", **dict(zip(_KEYS, values, strict=True))}
-    content = package.torch.save(weights, metadata)
-    write_atomically(Path(path), lambda file: file.write(content))
+    write_bytes(Path(path), package.torch.save(weights, metadata))
 
 
 def load(path: Path) -> tuple[str, dict[str, Tensor]]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, is_out_of_memory, reason
-from .atomic import write_atomically
+from .atomic import write_bytes
 
 _MARK = b"sha256:"
 _LENGTH = len(_MARK) + 2 * hashlib.sha256().digest_size
@@ -33,7 +33,7 @@ def save(path: Path, content: object) -> None:
     buffer.seek(-2, io.SEEK_END)
     buffer.write(_LENGTH.to_bytes(2, "little"))  # of the comment that follows
     buffer.write(_checksum(buffer.getbuffer()))
-    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+    write_bytes(path, buffer.getbuffer())
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Any:

@@ -46,18 +46,18 @@ Attack = Callable[[BoundedNet, Tensor, Tensor, Scalar], Tensor]
 class LossTerms(Tensor):
     """A loss, and what it was computed from: the scalar tensor ``total`` with more attributes.
 
-    What is computed from it is a plain tensor.
+    Results of operations on it are plain tensors.
 
     Args:
         total: Scalar to minimise, with graph.
         logits: (B, K) of the batch's forward pass, on the clean inputs, or on the perturbed ones
             for methods that train on nothing else; (B, 0) of a denoiser without a classifier.
         box: The boxes that were bounded, m for each input, or tiny ones around the inputs.
-        margins: (B, m, K-1) lower bounds of the margins on them, taken as (B·m, K-1) too; those of
-            ``logits`` while ε is 0; None where the loss needs none.
+        margins: (B, m, K-1) lower bounds of the margins on these boxes, or given as (B·m, K-1);
+            the margins of ``logits`` while ε is 0; None for a loss without bounds.
         perturbations: (P, ...) those tried on the batch; None without an attack.
-        bounds: Bounds of the network on ``box``, also of the inputs of its ReLUs, which
-            regularisers take; None where the loss needs none. ``net.bound(box)`` gives them then.
+        bounds: Bounds of the network on ``box`` and of the inputs of its ReLUs, for regularisers;
+            None for a loss without bounds, where ``net.bound(box)`` computes them.
     """
 
     total: Tensor
@@ -128,8 +128,8 @@ class Stage:
     Args:
         rate: Factor of the learning rate.
         frozen: Weights that are not trained: no penalty is to move them either.
-        graph: Whatever the host decides in this step, beside the numbers that it is given. Steps
-            that agree in it may be repeated as one CUDA graph; None for a step that may not.
+        graph: What the host decides in this step, apart from numbers on the GPU. Steps with the
+            same value may be repeated as one CUDA graph; None for a step that may not.
     """
 
     rate: float = 1.0
@@ -229,7 +229,7 @@ class Loss(nn.Module):
         return repeated(self) if self.steps_alike else Stage()
 
     def largest_eps(self, eps: Scalar) -> float:
-        """Return the largest ε of any pixel; of a step on a GPU as ``begin_step`` was told it."""
+        """Return the largest ε of any pixel; on a GPU, the one that ``begin_step`` received."""
         return self._step_eps if are_values_known(eps) else largest(eps)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
@@ -250,7 +250,7 @@ def _warn_of_units(net: BoundedNet, eps: Scalar, clip: Range | None, norm: float
 
 
 def _warn(net: BoundedNet, terms: LossTerms, method: str) -> None:
-    """Warn, once for each network, of bounds that would prove nothing and of what is no number."""
+    """Warn, once for a network, of bounds that prove nothing and of a loss that is not finite."""
     if terms.bounds is not None and (why := net.doubt_of(method)) is not None:
         net.warn_once(f"this loss trains on bounds that certify nothing: {why}")
     # a GPU would wait for the answer; there the training loop looks at it

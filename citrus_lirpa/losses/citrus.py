@@ -58,15 +58,15 @@ class Citrus(Loss):
             of the next epoch by the κ that it measures.
         method: Bounds on the boxes: ``ibp``, ``crown-ibp`` or ``crown``.
         reduction: Over j: ``sum`` (the paper's), ``mean`` or ``max``.
-        worst: Train on so many boxes of each input, those with the highest loss, which are
-            chosen without gradient; 0 for all.
-        universal: Number of further partners, perturbations that are common to all inputs, are
-            kept from batch to batch and ascend the loss that the weights descend
+        worst: Number of boxes of each input to train on: those with the highest loss, chosen
+            without gradient; 0 for all.
+        universal: Number of further partners. They are perturbations common to all inputs, which
+            are kept from batch to batch and ascend the loss that the weights descend
             (:class:`Universal`).
         alpha: Weight α in α·L_CITRUS + (1 - α)·L_adv, as in MTL-IBP. L_adv is the same sum of
             the cross-entropy at the centres of the boxes.
         sign_steps: Share of the training, from its beginning, in which one full sign step
-            (``PGD.sign_step``) stands in for ``attack``, as :meth:`begin_step` is told.
+            (``PGD.sign_step``) replaces ``attack``; :meth:`begin_step` is told how far it is.
         clip: Valid range of the inputs; None for no limits.
         norm: inf, or 2 for ℓ2 balls B(x_i + v_j, τ), which ``ibp`` bounds; without ``universal``.
     """

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import distributed
 from ..attacks import ascend
-from ..attacks.pgd import check_step_size
+from ..attacks.pgd import check_step_size, uniform_start
 from ..bounds.box import PIXELS, Ball
 from ..bounds.checks import Range, Scalar, check_count, is_count, is_number
 from ..bounds.frozen import gradient_of
@@ -161,10 +161,7 @@ class Colt(Loss):
         tail = tail.frozen()
         like = layers.box.lower
         start = distributed.draw_rows(
-            lambda rows: torch.empty(
-                (rows, layers.errors), dtype=like.dtype, device=like.device
-            ).uniform_(-1, 1),
-            len(like),
+            lambda rows: uniform_start((rows, layers.errors), like), len(like)
         )
         errors = ascend(
             gradient_of(lambda e: F.cross_entropy(tail(layers(e)), y, reduction="sum")),

@@ -132,32 +132,24 @@ def joint_sets(partners: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 def partners_of(pairing: Pairing, batch: int, device: torch.device) -> Tensor:
     """Return the partners (B, m) of a batch; those of Groups and Shifts stay on the device."""
-    return _chosen(pairing, batch, 0, device)[0]
+    return joint_sets_of(pairing, batch, 0, device)[0]
 
 
 def joint_sets_of(
     pairing: Pairing, batch: int, size: int, device: torch.device
 ) -> tuple[Tensor, ...]:
     """Return the ``joint_sets`` of a batch; those of Groups and Shifts stay on the device."""
-    return _chosen(pairing, batch, size, device)
+    find = _kept if isinstance(pairing, (Groups, Shifts)) else _found
+    return find(pairing, batch, size, device)
 
 
-def _chosen(pairing: Pairing, batch: int, size: int, device: torch.device) -> tuple[Tensor, ...]:
-    if isinstance(pairing, (Groups, Shifts)):
-        return _kept(pairing, batch, size, device)
-    return _found(pairing, batch, size)
-
-
-@functools.cache  # for good: CUDA graphs read them where they are
-def _kept(
-    pairing: Groups | Shifts, batch: int, size: int, device: torch.device
-) -> tuple[Tensor, ...]:
-    return tuple(part.to(device) for part in _found(pairing, batch, size))
-
-
-def _found(pairing: Pairing, batch: int, size: int) -> tuple[Tensor, ...]:
+def _found(pairing: Pairing, batch: int, size: int, device: torch.device) -> tuple[Tensor, ...]:
     partners = pairing(batch)
-    return joint_sets(partners, size) if size else (partners,)
+    parts = joint_sets(partners, size) if size else (partners,)
+    return tuple(part.to(device) for part in parts)
+
+
+_kept = functools.cache(_found)  # for good: CUDA graphs read them where they are
 
 
 def cross_input_boxes(

@@ -63,11 +63,10 @@ class UapGame(Loss):
 
     def _improved(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> Tensor:
         """Let the newest perturbation climb this batch; return all of them, as shares of ε."""
-        shape = (1, *x.shape[1:])
         kept = x.new_empty(0, *x.shape[1:]) if self._kept is None else self._kept.to(x)
         check_kept(kept, (len(kept), *x.shape[1:]))
         if self._climbed % self.climb == 0:
-            corner = uniform_start(torch.Size(shape), 1.0, x).sign()
+            corner = uniform_start((1, *x.shape[1:]), x).sign()
             kept = torch.cat([kept, corner])[-self.memory :]
         share = kept[-1:].detach().clone().requires_grad_(True)
         with net.evaluating(), torch.enable_grad():

@@ -73,8 +73,8 @@ class CrownIbp(Loss):
         return Stage() if eps and self._share(eps) else repeated(self)
 
     def _share(self, eps: Scalar) -> float:
-        """Return β at an ε, and 0 for what is but rounding."""
-        now = float(torch.tensor(self.largest_eps(eps)))  # in float32, as runs to be resumed
+        """Return β at an ε; 0 where it differs from 0 by rounding alone."""
+        now = float(torch.tensor(self.largest_eps(eps)))  # in float32, as in earlier runs
         beta = 1 - now / self.max_eps
         return beta if beta > 1e-6 else 0.0
 

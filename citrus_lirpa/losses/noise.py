@@ -106,7 +106,7 @@ class SmoothAdv(Loss):
 
 
 def normal(x: Tensor) -> Tensor:
-    """Draw standard normal noise for a batch, for each process its rows of it."""
+    """Draw standard normal noise shaped as this process's rows ``x`` of a batch."""
     return distributed.draw_rows(
         lambda rows: torch.randn(rows, *x.shape[1:], dtype=x.dtype, device=x.device), len(x)
     )

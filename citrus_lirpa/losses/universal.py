@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from .. import distributed
@@ -45,7 +44,7 @@ class Universal(nn.Module):
             InputError: The perturbations are kept from inputs of another shape.
         """
         if self.shares is None:
-            self.shares = uniform_start(torch.Size([count, *x.shape[1:]]), 1.0, x).sign()
+            self.shares = uniform_start((count, *x.shape[1:]), x).sign()
         check_kept(self.shares, (count, *x.shape[1:]))
         self.shares = self.shares.to(x)
         shares = self.shares.detach().requires_grad_()  # a hook of its own for each call
@@ -69,11 +68,11 @@ class Universal(nn.Module):
 
 
 def check_kept(shares: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise InputError unless the perturbations that a loss keeps are of a ``shape``, (M, ...)."""
+    """Raise InputError unless the perturbations that a loss keeps have a ``shape``, (M, ...)."""
     require(
         tuple(shares.shape) == shape,
-        f"the perturbations of this loss are {tuple(shares.shape)}, kept from other inputs than "
-        f"those of now, {shape}; make a new loss",
+        f"this loss keeps perturbations {tuple(shares.shape)} of other inputs; expected {shape}: "
+        "make a new loss",
     )
 
 

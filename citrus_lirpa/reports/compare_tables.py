@@ -14,9 +14,6 @@ from ..errors import require
 from .compare import Run, Setting, by_setting, differences, pareto_front
 from .tables import percent, table
 
-#: How ``format_tables`` writes.
-FORMS = ("text", "markdown", "latex", "csv")
-
 _TITLES = ("method", "source", "run", "Std", "certified", "UCert", "under attack", "minutes")
 _SHARES = (
     "standard_accuracy",
@@ -97,7 +94,7 @@ def format_tables(runs: Sequence[Run], form: str = "text", *, seeds: bool = Fals
 
     Args:
         runs: Of ``compare.read_runs``.
-        form: One of ``FORMS``. CSV is one table, of shares rather than percent.
+        form: ``text``, ``markdown``, ``latex`` or ``csv``, which is one table of shares of 1.
         seeds: Whether runs that differ in their seed only become one row, of mean ± std.
     """
     if form == "csv":

@@ -13,7 +13,7 @@ from torch import nn
 from ..bounds.tracing import modes_restored
 from ..errors import InputError, ModelError, foreign
 from ..formats import onnx, safetensors
-from ..formats.atomic import write_atomically
+from ..formats.atomic import write_bytes
 from ..training import checkpoint
 from .networks import Network
 
@@ -55,7 +55,7 @@ def save_program(model: nn.Module, shape: Sequence[int], path: Path) -> None:
         x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0)).to(device)
         if not torch.allclose(written(x), model(x), rtol=1e-4, atol=1e-5):
             raise ModelError("the program of torch.export computes other logits than the model")
-    write_atomically(path, lambda out: out.write(file.getvalue()))
+    write_bytes(path, file.getvalue())
 
 
 def _save_weights(network: Network, out: Path) -> None:

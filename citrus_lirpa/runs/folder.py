@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -231,7 +230,7 @@ class ResultFiles:
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Write the figures."""
-        atomic.write_text(self.record, json.dumps(record, indent=2) + "\n")
+        atomic.write_json(self.record, record)
 
     def written(self) -> dict[str, str]:
         """List the files that there are."""

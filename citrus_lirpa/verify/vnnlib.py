@@ -9,7 +9,6 @@ does, and ``export.json`` holds the settings. A verifier's answers belong in ``r
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from ..bounds.radius import radius_entries, radius_words
 from ..data.augmentation import centre_crop
 from ..data.types import DatasetSpec, Split
 from ..errors import expect, require
-from ..formats.atomic import write_text
+from ..formats.atomic import write_json, write_text
 from ..formats.onnx import save_onnx
 from ..formats.query_writer import image_query
 from ..formats.vnnlib import enclosing_box, property_text
@@ -101,7 +100,7 @@ def finish(
     """Write instances.csv, a row for each file that is named, and the record; return the record."""
     rows = (f"{MODEL},{name},{timeout:g}\n" for name in names)
     write_text(folder / INSTANCES, "".join(rows))
-    write_text(folder / EXPORT, json.dumps(record, indent=2) + "\n")
+    write_json(folder / EXPORT, record)
     return record
 
 

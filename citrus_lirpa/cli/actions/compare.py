@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ def show(
     runs = compare.read_runs(folders, method)
     click.echo(compare_tables.format_tables(runs, form, seeds=seeds))
     figures, record = out / FIGURES, compare_tables.to_json(runs, seeds=seeds)
-    atomic.write_text(figures, json.dumps(record, indent=2) + "\n")
+    atomic.write_json(figures, record)
     picture = pareto.plot_pareto(runs, out / PICTURE)
     click.echo(f"results: {figures}\npicture: {picture}", err=form != "text")
     return {**record, "files": {"results": str(figures), "picture": str(picture)}}

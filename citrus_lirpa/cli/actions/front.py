@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -26,7 +25,7 @@ def run(files, reference, markdown, out) -> Results:
         "page": out / "front.html",
         "configurations": _write_configurations(found, out / "front"),
     }
-    atomic.write_text(written["results"], json.dumps(record, indent=2) + "\n")
+    atomic.write_json(written["results"], record)
     front_plot.plot_fronts(found, written["picture"])
     atomic.write_text(written["page"], make_front_page(found))
     for kind, path in written.items():

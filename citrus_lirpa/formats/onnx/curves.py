@@ -20,11 +20,6 @@ Options = dict[str, Any]
 _SELU = 1.67326319217681884765625, 1.05070102214813232421875
 
 
-def elu(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    """Read Elu."""
-    reader.add(node, nn.ELU(options.get("alpha", 1.0)), node.input[0])
-
-
 def gelu(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     """Read Gelu, in either form."""
     form = options.get("approximate", b"none").decode()
@@ -52,11 +47,6 @@ def selu(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     alpha, gamma = options.get("alpha", _SELU[0]), options.get("gamma", _SELU[1])
     scale = Affine(torch.tensor([gamma]), None)
     reader.add(node, nn.Sequential(nn.ELU(alpha), scale), node.input[0])
-
-
-def celu(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    """Read Celu."""
-    reader.add(node, nn.CELU(options.get("alpha", 1.0)), node.input[0])
 
 
 def power(reader: Reader, node: onnx.NodeProto, options: Options) -> None:

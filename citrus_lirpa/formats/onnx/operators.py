@@ -178,10 +178,6 @@ def _reshape(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
         raise unusable(node, f"from {before} to {after}; expected the batch to stay first")
 
 
-def _leaky_relu(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    reader.add(node, nn.LeakyReLU(options.get("alpha", 0.01)), node.input[0])
-
-
 def _negative(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
     _affine(reader, node, node.input[0], torch.tensor(-1.0), None)
 
@@ -191,6 +187,15 @@ def _function(make: Callable[[], nn.Module]) -> Callable[..., None]:
 
     def add(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
         reader.add(node, make(), node.input[0])
+
+    return add
+
+
+def _with_alpha(make: Callable[[float], nn.Module], default: float) -> Callable[..., None]:
+    """Return what reads a function of single values that has a number alpha."""
+
+    def add(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
+        reader.add(node, make(options.get("alpha", default)), node.input[0])
 
     return add
 
@@ -207,17 +212,17 @@ def _nothing(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
 
 #: What can be read, by ONNX's name.
 LAYERS: dict[str, Callable[..., None]] = {
-    "Abs": pieces.absolute,
+    "Abs": _applied("abs"),
     "Add": _arithmetic,
     "AveragePool": windows.average_pool,
     "BatchNormalization": _batchnorm,
-    "Celu": curves.celu,
+    "Celu": _with_alpha(nn.CELU, 1.0),
     "Clip": pieces.clip,
     "Concat": _concat,
     "Conv": windows.conv,
     "Div": _arithmetic,
     "Dropout": _nothing,
-    "Elu": curves.elu,
+    "Elu": _with_alpha(nn.ELU, 1.0),
     "Exp": _applied("exp"),
     "Flatten": _reshape,
     "Gather": pieces.gather,
@@ -228,7 +233,7 @@ LAYERS: dict[str, Callable[..., None]] = {
     "HardSigmoid": curves.hard_sigmoid,
     "HardSwish": _function(nn.Hardswish),
     "Identity": _nothing,
-    "LeakyRelu": _leaky_relu,
+    "LeakyRelu": _with_alpha(nn.LeakyReLU, 0.01),
     "Log": _applied("log"),
     "LogSigmoid": _function(nn.LogSigmoid),
     "MatMul": _matmul,
@@ -290,7 +295,7 @@ def read(reader: Reader) -> nn.Module:
 
 
 def unknown_operator(node: onnx.NodeProto) -> str:
-    """Return what is said of an operator that is not known."""
+    """Return the message for an operator that is not known."""
     return f"operator {kind(node)} is not supported; docs/howto/onnx.md lists those that are"
 
 

@@ -17,14 +17,6 @@ if TYPE_CHECKING:
 Options = dict[str, Any]
 
 
-class Absolute(nn.Module):
-    """The absolute value."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``|x|``."""
-        return x.abs()
-
-
 class Limited(nn.Module):
     """Values no lower than ``low`` and no higher than ``high``; None for no limit."""
 
@@ -108,11 +100,6 @@ class Reduced(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean or the sum."""
         return (x.mean if self.mean else x.sum)(self.axes, keepdim=self.keeps)
-
-
-def absolute(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    """Read Abs."""
-    reader.add(node, Absolute(), node.input[0])
 
 
 def clip(reader: Reader, node: onnx.NodeProto, options: Options) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def take_in(proto: onnx.ModelProto, path: Path, most: int) -> None:
-    """Read the weights that a model keeps beside its file into the model, at most so many bytes.
+    """Read the weights that a model keeps beside its file into the model, ``most`` bytes at most.
 
     Raises:
         InputError: A weight is not where the model says, is in another folder, or all together

@@ -18,7 +18,7 @@ from ...bounds.tracing import modes_restored
 from ...bounds.weight_norms import without_norms
 from ...errors import ModelError, is_out_of_memory, reason
 from ...imports import import_optional
-from ..atomic import write_atomically
+from ..atomic import write_bytes
 from .checks import check_same, device_of
 from .reading import INSTALL_HINT
 from .shapes import fold, inferred
@@ -82,7 +82,7 @@ def save_onnx(model: nn.Module, shape: Sequence[int], path: Path, *, folded: boo
             raise ModelError(f"this model cannot be written as ONNX: {reason(error)}") from error
         proto = _without_shapes(package, package.load_model_from_string(file.getvalue()))
         check_same(model, copy.deepcopy(proto), tuple(shape))
-    write_atomically(Path(path), lambda out: out.write(proto.SerializeToString()))
+    write_bytes(Path(path), proto.SerializeToString())
 
 
 def _without_shapes(package: types.ModuleType, proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Context, Decimal
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...errors import require
-from ...formats.atomic import write_atomically
+from ...formats.atomic import write_bytes
 from ...formats.query import Declaration, Query
 from ...formats.vnnlib import plain
 from ...imports import import_optional
@@ -45,11 +43,7 @@ def save(query: Query, values: Mapping[str, list[Fraction]], folder: Path) -> No
         dtype = DTYPES[tensor.dtype] or np.float64
         array = np.array([float(v) for v in values[tensor.name]], dtype=dtype)
         stored = helper.from_array(array.reshape(tensor.shape), tensor.name)
-        write_atomically(folder / f"{tensor.name}.pb", partial(_write, stored.SerializeToString()))
-
-
-def _write(content: bytes, out: Any) -> None:
-    out.write(content)
+        write_bytes(folder / f"{tensor.name}.pb", stored.SerializeToString())
 
 
 def _number(value: Fraction, tensor: Declaration) -> str:
