@@ -1,4 +1,4 @@
-"""Affine operations: which ones are, and what they add up.
+"""Affine operations: which ones they are, and what they add up.
 
 Rounding is bounded by the sums of absolute values, and ellipsoids by those of squares.
 """

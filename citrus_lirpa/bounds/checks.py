@@ -28,10 +28,10 @@ _KNOWN: ContextVar[bool] = ContextVar("known", default=False)
 
 @contextlib.contextmanager
 def values_known() -> Iterator[None]:
-    """Skip inside the block what looks at the values of tensors on a GPU, which the host waits for.
+    """Skip, inside the block, checks of values on a GPU, for which the host would have to wait.
 
-    It is for callers that know them, as the training loop, which has checked all its data. Shapes,
-    types and devices are checked in it too, and values on the CPU.
+    It is for callers that know the values, as the training loop, which has checked all its data.
+    Shapes, types and devices, and values on the CPU, are still checked.
     """
     token = _KNOWN.set(True)
     try:

@@ -49,7 +49,10 @@ def curves_in_parts(graph: Graph) -> tuple[dict[str, tuple[str, Curve]], set[str
 
 
 def _in_parts(graph: Graph, operation: Operation) -> tuple[str, Curve, list[str]] | None:
-    """Return of what value an operation ends which curve, and its parts from last to first."""
+    """Return the argument of a curve that an operation ends, the curve, and its other parts.
+
+    The parts are from the last to the first. Return None where the operation ends no curve.
+    """
     if operation.kind == "BoundLog":
         x, parts = _behind(graph, operation.arguments[0], ("BoundSigmoid",))
         return (x, LOG_SIGMOID, parts) if parts else None
@@ -73,7 +76,7 @@ def _in_parts(graph: Graph, operation: Operation) -> tuple[str, Curve, list[str]
 
 
 def _behind(graph: Graph, name: str, kinds: tuple[str, ...]) -> tuple[str, list[str]]:
-    """Return of what a value is computed by operations of these kinds, and their names.
+    """Return the value from which operations of these kinds compute another, and their names.
 
     The kinds are from the last to the first; there are no names where the operations are others.
     """
@@ -93,7 +96,7 @@ def _is_hard(graph: Graph, parts: list[str]) -> bool:
 
 
 def _without_one(graph: Graph, name: str) -> Operation | None:
-    """Return what a value is 1 more than; None for other values."""
+    """Return the operation whose value plus 1 is another; None for a value that is no such sum."""
     more = graph.operations.get(name)
     if more is None or more.kind != "BoundAdd" or sum(more.varying) != 1:
         return None

@@ -30,7 +30,7 @@ _ALL = (-math.inf, math.inf)
 
 
 class Unit(NamedTuple):
-    """In what values of a curve are off by ERROR: constant + linear |x| + |f(x)|."""
+    """The unit of ERROR for the values of a curve: constant + linear |x| + |f(x)|."""
 
     constant: float
     linear: float
@@ -64,8 +64,8 @@ class Curve:
         steepest: Two numbers between which all slopes are.
         lowest: Where f has its minimum, before which it falls and behind which it grows; None if
             it only grows or only falls.
-        drop: The most that networks compute less than f on an interval; None for nothing.
-        unit: In what values in float64 are off by ERROR.
+        drop: By how much, at most, networks compute less than f on an interval; None for nothing.
+        unit: The unit of ERROR for values in float64.
         domain: Where f is defined; None for everywhere.
     """
 

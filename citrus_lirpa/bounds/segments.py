@@ -37,11 +37,11 @@ class Segment:
         operations: What computes the result, in order.
         constants: By name, what the operations take beside computed values.
         normalise: Applied to the network's input first.
-        knots: Values behind the earlier segments' that an interval of the result goes by.
+        knots: The values with intervals of their own that are new in this segment.
         short: The same result computed from these and earlier knots; None for the segment itself.
         curve: What follows it; None for ReLU, and for nothing.
-        value_shape: Shape of what follows gives for one input.
-        origin: What that is called in messages.
+        value_shape: Shape of the value of that curve, or of ReLU, for one input.
+        origin: What the curve is called in messages.
     """
 
     sources: tuple[int, ...]

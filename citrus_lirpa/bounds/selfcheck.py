@@ -17,7 +17,7 @@ from .margins import specification
 from .precision import full_precision, rounding_threshold
 from .tracing import explained
 
-#: What is said of networks whose bounds are no numbers; they prove nothing then.
+#: The warning for networks whose bounds are not finite, and prove nothing.
 OVERFLOW = (
     "interval bounds of this network overflow: they are NaN or infinite, so that it can be neither "
     "certified nor trained by them; begin with "

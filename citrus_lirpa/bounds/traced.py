@@ -167,7 +167,7 @@ class TracedModule:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Set eval mode inside the block, as of ``in_use``; restore every layer's mode after it."""
+        """Set eval mode inside a block of ``in_use``; restore every layer's mode after it."""
         with self.in_use(), modes_restored(self.module), modes_restored(self.bounded):
             self.eval()._follow_modes()
             yield
@@ -196,9 +196,9 @@ class TracedModule:
         return segment_behind(self.graph, relu)
 
     def chain(self, relus: int) -> list[Segment]:
-        """Return the affine maps of pixels to the first of so many ReLUs, and between these.
+        """Return the affine maps from pixels to the first ReLU, then from each ReLU to the next.
 
-        They have the weights of now, with graph.
+        They end at the inputs of ``relus`` ReLUs, and have the weights of now, with graph.
 
         Raises:
             ModelError: The network cannot be split so.

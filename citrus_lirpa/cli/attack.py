@@ -35,7 +35,7 @@ from .output import Results, command, results
         "citrus-lirpa attack zoo:mnist-0.1-convsmall --epochs 50",
     ),
     (
-        "images of all other classes are to be taken for a 3",
+        "let the network see a 3 in images of all other classes",
         "citrus-lirpa attack runs/digits --eps 0.2 --target 3",
     ),
     (
@@ -51,7 +51,7 @@ from .output import Results, command, results
 @dataset
 @click.option("--class-wise", is_flag=True, help="One perturbation for each class.")
 @click.option(
-    "--target", metavar="CLASS", help="Class that images of all others are to be taken for."
+    "--target", metavar="CLASS", help="Class that the network is to see in images of all others."
 )
 @click.option(
     "--perturbation",

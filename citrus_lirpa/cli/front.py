@@ -37,11 +37,11 @@ from .output import Results, command, results
 def front_command(**options) -> Results:
     """Compare the fronts of tuned methods: STUDY... are files of citrus-lirpa tune.
 
-    Prints how many trials each study took, its hypervolume, who owns which part of the front of
-    all, and which values decide. The figures are those of the judged networks where every study
-    has a [front] that is judged, with standard deviations over seeds; else those of the search.
-    front/ gets the configuration of each point of a front, which train takes by --config;
-    front.html has everything on one page.
+    Prints how many trials each study took, its hypervolume, which study owns which part of the
+    common front, and which values decide. The figures are those of the judged networks, with
+    standard deviations over seeds, where every study has a [front] that is judged; else those of
+    the search. front/ gets the configuration of each point of a front, which train takes by
+    --config; front.html has everything on one page.
     """
     from .actions import front
 

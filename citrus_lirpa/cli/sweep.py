@@ -30,7 +30,7 @@ from .output import command
     "--processes",
     "count",
     type=click.IntRange(1),
-    help="Runs at once.  [default: one on each GPU, else on each CPU core; of jobs all]",
+    help="Runs at once.  [default: one for each GPU, else for each CPU core; with slurm all]",
 )
 @click.option(
     "--launcher",

@@ -42,7 +42,7 @@ class NetworkFile(click.ParamType):
     type=NetworkFile(),
     multiple=True,
     metavar="NAME=FILE.onnx",
-    help="The file of a network of the query; again for each that is no copy (equal-to).",
+    help="The file of a network of the query; one for each network that is no copy (equal-to).",
 )
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds.  [default: no limit]")
 @click.option(
@@ -56,8 +56,8 @@ class NetworkFile(click.ParamType):
 def verify_command(query, networks, timeout, assignments) -> None:
     """Decide a query in VNN-LIB 2.0 or 1.0, about one network or several with tied inputs.
 
-    Prints sat, unsat, unknown or timed-out; behind sat the values of all tensors. What is said
-    of unknown goes to stderr. The status is 0 for each of these answers.
+    Prints sat, unsat, unknown or timed-out, and after sat the values of all tensors. The reason for
+    unknown goes to stderr. The exit status is 0 for each of these answers.
     """
     from .actions import verify
 

@@ -95,7 +95,7 @@ def class_names(name: str) -> tuple[str, ...]:
 
 
 def named(source: str) -> str:
-    """Take a user's own data that the user has named: permit its code, complete its path."""
+    """Return the name of data that the user has named, with its whole path; permit its code."""
     if is_code(source):
         return permit_code(source)
     path, side = _place(source)

@@ -84,7 +84,7 @@ def load_digits(spec: DatasetSpec, folder: Path, train: bool, download: bool) ->
 
 
 def load_mnist(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:
-    """Read MNIST, or what has its form, which is downloaded if need be."""
+    """Read MNIST, or a data set of its form; download it if it is missing."""
     kind = Path(spec.files[0]).parts[0]  # torchvision's class and folder have one name
     _obtain(kind, spec, folder, download)
     with _named_if_damaged(spec, folder):
@@ -103,7 +103,7 @@ def _idx(path: Path) -> Tensor:
 
 
 def load_cifar10(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:
-    """Read CIFAR-10, which is downloaded if need be."""
+    """Read CIFAR-10; download it if it is missing."""
     _obtain("CIFAR10", spec, folder, download)
     with _named_if_damaged(spec, folder):
         batches = [_cifar_batch(folder / file) for file in spec.files[:5] if train] or [
@@ -122,7 +122,7 @@ def _cifar_batch(path: Path) -> dict[str, Any]:
 
 
 def load_svhn(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:
-    """Read SVHN's cropped digits, which are downloaded if need be."""
+    """Read SVHN's cropped digits; download them if they are missing."""
     data = read_with_torchvision("SVHN", spec, folder, train, download)
     return torch.from_numpy(data.data).contiguous(), torch.from_numpy(data.labels)
 

@@ -26,7 +26,7 @@ _TRACK = 30  # photographs of one sign, which follow each other in its class
 
 
 def load_gtsrb(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:
-    """Read GTSRB, which is downloaded if need be; each image is scaled bilinearly.
+    """Read GTSRB, scaled bilinearly; download it if it is missing.
 
     Training images stand in the order of their tracks, so that the first ones are of all classes
     and photographs of one sign stay together; test images in the order of their list.

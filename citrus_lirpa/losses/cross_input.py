@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -139,7 +139,7 @@ def joint_sets_of(
     pairing: Pairing, batch: int, size: int, device: torch.device
 ) -> tuple[Tensor, ...]:
     """Return the ``joint_sets`` of a batch; those of Groups and Shifts stay on the device."""
-    find = _kept if isinstance(pairing, (Groups, Shifts)) else _found
+    find: Any = _kept if isinstance(pairing, (Groups, Shifts)) else _found
     return find(pairing, batch, size, device)
 
 

@@ -51,7 +51,7 @@ class Denoise(Loss):
             net: UnboundedNet of a network from images to images of the same shape.
             x: Images (B, ...).
             y: Labels (B,), which count for the accuracy alone.
-            eps: Of no meaning.
+            eps: Not used.
 
         Returns:
             The loss. Its logits are the classifier's of the denoised images, (B, 0) without one.

@@ -201,7 +201,7 @@ def denoiser(shape: Shape, classes: int, *, width: int = 32) -> nn.Module:
 
     Args:
         shape: (C, H, W) of the images.
-        classes: Of no meaning.
+        classes: Not used.
         width: The channels between the convolutions.
     """
     _check_sizes("denoiser", shape, classes, width=width)

@@ -43,7 +43,7 @@ class RunFolder:
         return self.path / f"eps-map-{hashed[:8]}.npy"
 
     def keep_eps_map(self, eps: Scalar) -> None:
-        """Write a map of ε, that the commands of the results find it; nothing for a number."""
+        """Write a map of ε beside the results, for later commands; do nothing for a number."""
         if isinstance(eps, Tensor) and distributed.leads():
             file = self.eps_map(map_hash(eps))
             atomic.write_atomically(file, lambda out: np.save(out, eps.cpu().numpy()))

@@ -52,7 +52,7 @@ class Launch:
     Attributes:
         device: Where to compute.
         resume: Whether to continue work that was interrupted.
-        requeue: Whether to begin, to continue or to take what is finished, as the folder is found.
+        requeue: Whether the folder decides: begin, continue, or take what is finished.
         observer: What to call meanwhile.
     """
 

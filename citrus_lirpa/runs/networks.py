@@ -46,7 +46,7 @@ class Network:
         held_out: How many of the last training images it was not trained on.
         eps_map: ε of every pixel, (C, H, W); None for ``eps`` everywhere.
         norm: That ε is of, inf or 2.
-        options: What names its code and its normalisation, as commands take them.
+        options: Options of commands that name its code and its normalisation.
     """
 
     model: nn.Module

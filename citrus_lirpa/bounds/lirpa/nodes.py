@@ -63,7 +63,7 @@ def _keep_weights_shared() -> None:
 def _pool_as_written(pool: Any, function: Any) -> None:
     """Both overlook a pooling's dilation, ceil_mode and count_include_pad.
 
-    Only values and intervals are of such a pooling.
+    This mends values and intervals, not linear bounds.
     """
     original = pool.__init__
 
@@ -124,7 +124,7 @@ def _bend_by_any_slope(leaky: Any) -> None:
 def _slice_in_steps(slicing: Any) -> None:
     """Both refuse steps beyond one: AssertionError.
 
-    Only values and intervals are of such a slice.
+    This mends values and intervals, not linear bounds.
     """
     original = slicing.forward
 

@@ -98,7 +98,7 @@ def _class_of(
     return type(f"Bound{name}", (base,), methods)
 
 
-#: What layers compute that are not a curve as it stands.
+#: How values are computed where a layer of torch differs from its curve.
 _FORWARD: dict[str, Callable[[Tensor, dict[str, Any]], Tensor]] = {
     "Gelu": lambda x, a: _gelu(x, a),
     "SoftplusOf": lambda x, a: F.softplus(x, a["beta"], a["threshold"]),

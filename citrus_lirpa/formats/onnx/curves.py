@@ -125,10 +125,10 @@ class _Nodes:
 
 
 def joined(reader: Reader) -> list[onnx.NodeProto]:
-    """Return the nodes with those as one that exporters write a curve as.
+    """Return the nodes, with one in place of several where exporters write a curve in parts.
 
-    They are x sigmoid(x), Swish; x (1 + erf(x / √2)) / 2, Gelu; x tanh(softplus(x)), Mish; x times
-    HardSigmoid with ONNX's own factors for it, HardSwish; x / (1 + |x|), Softsign; and
+    The curves are x sigmoid(x), Swish; x (1 + erf(x / √2)) / 2, Gelu; x tanh(softplus(x)), Mish; x
+    times HardSigmoid with ONNX's own factors for it, HardSwish; x / (1 + |x|), Softsign; and
     log(sigmoid(x)), which ONNX has no name for. Whether a layer computes the same is checked later.
     """
     from onnx import helper
@@ -148,7 +148,7 @@ def joined(reader: Reader) -> list[onnx.NodeProto]:
     return [found.get(id(node), node) for node in reader.nodes if id(node) not in without]
 
 
-#: What parts are, of what value, and which nodes they are.
+#: A curve in parts: its operator, its argument, and its nodes.
 Parts = tuple[str, str, Sequence["onnx.NodeProto"]]
 
 

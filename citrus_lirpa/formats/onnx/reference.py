@@ -19,9 +19,9 @@ def evaluator_of(proto: onnx.ModelProto) -> Any:
     """Return the evaluator of a model, and give its BatchNormalization momentum 1.
 
     Momentum means nothing outside training, but below opset 14 the evaluator normalises by running
-    statistics that it has moved towards those of the batch, at that rate. Pools are computed here.
-    Of MaxPool the evaluator takes the pads of one axis for those of another where all strides are
-    1, and counts too few windows with SAME_LOWER. Of AveragePool it moves all windows where the
+    statistics that it has moved towards those of the batch, at that rate. Pools are computed here:
+    in MaxPool, the evaluator takes the pads of one axis for those of another where all strides are
+    1, and counts too few windows with SAME_LOWER; in AveragePool, it moves all windows where the
     last one of ``ceil_mode`` lacks two numbers or more.
     """
     from onnx import helper

@@ -9,7 +9,7 @@ from ..._version import __version__
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a page, in which everything is escaped; nothing that the template names may lack."""
+    """Return a page with all values escaped; each name in the template must have a value."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

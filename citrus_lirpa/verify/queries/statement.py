@@ -131,7 +131,7 @@ class _Interval:
 
 
 class _Ties:
-    """Inputs as functions of earlier ones; what is ``known`` refers to none that it leaves out."""
+    """Inputs as functions of earlier ones, in ``known``; none refers to another input of it."""
 
     def __init__(self, inputs: list[Variable]) -> None:
         self._order = {variable: place for place, variable in enumerate(inputs)}
@@ -139,7 +139,7 @@ class _Ties:
         self._used_by: dict[Variable, set[Variable]] = defaultdict(set)
 
     def add(self, zero: Linear) -> bool:
-        """Take that a linear function of inputs is 0; whether that can be."""
+        """Note that a linear function of inputs is 0; return whether that is possible."""
         zero = zero.replaced(self.known)
         if not zero.terms:
             return zero.constant == 0

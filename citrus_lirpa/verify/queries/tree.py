@@ -33,7 +33,7 @@ Tree: TypeAlias = int | Node
 def tree_of(formula: Formula) -> tuple[Tree, list[Linear]]:
     """Return a formula over rows, and what each row is; equal rows have one number.
 
-    Of nothing, everything holds and something does not: these are rows that say 0 <= 0 and 1 <= 0.
+    A conjunction without parts holds, and a disjunction does not: the rows 0 <= 0 and 1 <= 0.
     """
     rows: list[Linear] = []
     number: dict[Any, int] = {}
