@@ -2,7 +2,9 @@
 
     python benchmarks/gpu/check.py [--device cuda] [--small]
 
-Needs no data. Random numbers are drawn on the CPU, so that both devices see the same.
+Needs no data. Random numbers are drawn on the CPU, so that both devices see the same. Behind each
+check stand what it measured and the most that this may be: the relative distance of the GPU's
+result to the CPU's, where the check names nothing else.
 """
 
 from __future__ import annotations
@@ -90,7 +92,7 @@ def relative(one: Tensor, other: Tensor) -> float:
     return float(distance) if bool(one.isfinite().all()) else float("inf")
 
 
-@check("training by CUDA graphs ends with the weights of usual steps")
+@check("weights of a training on the GPU by CUDA graphs and without them")
 def graphs(pair: Pair) -> tuple[float, float]:
     """Through steps without ε, on its ramp and behind it; on a CPU both are usual steps."""
     overrides = ["train.epochs=3", "data.limit=640", "train.batch_size=64", "train.ramp_start=2"]
@@ -141,7 +143,7 @@ for name in METHODS:
     check(f"bounds by {name}", name)(bounds)
 
 
-@check("float32 bounds are within the threshold of float64 ones")
+@check("float32 bounds on the GPU beside float64 ones, in thresholds of a proof")
 @torch.no_grad()
 def rounding(pair: Pair) -> tuple[float, float]:
     net, x, y = pair.nets[0].eval(), pair.x.to(pair.there), pair.y.to(pair.there)
@@ -182,13 +184,13 @@ def attacked(net: BoundedNet, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(net(x + v), y).detach()
 
 
-@check("PGD reaches the CPU's loss")
+@check("the loss that PGD reaches")
 def attack(pair: Pair) -> tuple[float, float]:
     there, here = pair.each(attacked)
     return abs(float(there) / float(here) - 1), 0.02
 
 
-@check("PGD in bfloat16 reaches float32's loss")
+@check("PGD in bfloat16 on the GPU: share of float32's loss that it misses")
 def rounded_attack(pair: Pair) -> tuple[float, float]:
     net, x, y = pair.nets[0], pair.x.to(pair.there), pair.y.to(pair.there)
     exact = float(attacked(net, x, y))
@@ -214,10 +216,10 @@ def certificates(pair: Pair, name: str, share: float) -> tuple[float, float]:
 
 
 for name, share in ZOO.items():
-    check(f"certificates of {name}", name, share)(certificates)
+    check(f"certificates of {name}: how many of 20 differ", name, share)(certificates)
 
 
-@check("a checkpoint is read on the CPU, and its training goes on")
+@check("weights of a checkpoint of the GPU, read on the CPU; its training goes on")
 def resumed(pair: Pair) -> tuple[float, float]:
     overrides = ["train.epochs=2", "data.limit=128", "train.batch_size=64"]
     settings = resolve(preset="digits", overrides=overrides)
@@ -235,6 +237,7 @@ def resumed(pair: Pair) -> tuple[float, float]:
 def run(device: torch.device, small: bool, until: float) -> list[dict]:
     """Make all checks, but those that would begin after ``until``; print a line for each."""
     pair, rows = Pair(device, small), []
+    print("checks, with what each measured <= what that may be (check.py says more)", flush=True)
     for name, function in CHECKS.items():
         begin = time.perf_counter()
         if begin > until:

@@ -2,22 +2,30 @@
 
     python benchmarks/gpu/first.py OUT [--device cuda] [--seconds 230] [--small]
 
-Prints the checks of ``check.py``, that of CUDA graphs first, then the time of training steps of
-CNN7 on random images of CIFAR-10's size, by batch and precision, what runs longest last: by graphs
-and, on a GPU, as usual. Writes OUT/first.json, from which ``second.py`` knows how many epochs fit.
+Prints the checks of ``check.py``, that of CUDA graphs first. Then it times training steps of CNN7
+on random images of CIFAR-10's size, by mode, batch and precision, what runs longest last. Each is
+timed in three ways: as ``citrus-lirpa train`` makes it, by CUDA graphs; without them; and by graphs
+with images and weights channels last. Writes OUT/first.json, from which ``second.py`` knows how
+many epochs fit.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import check
 import click
 import torch
 
 from citrus_lirpa import data, fit
+from citrus_lirpa.bounds import steps
 from citrus_lirpa.errors import reason
 from citrus_lirpa.training import setup
 from citrus_lirpa.training.config import resolve
@@ -28,60 +36,88 @@ CASES = [
     for precision in ("tf32", "float32", "bfloat16")
     for mode, batch in (("paper", 5), ("large", 128))
 ]
-STEPS, EPOCHS = 20, 4
+#: The ways to make them: by CUDA graphs or not, and channels last or not.
+WAYS = {
+    "by graphs": (True, False),
+    "without graphs": (False, False),
+    "channels last": (True, True),
+}
+#: Steps of an epoch in each mode. The second of two is timed; it captures its graph anew, which
+#: takes about as long as one step without a graph.
+STEPS, EPOCHS = {"paper": 100, "large": 40}, 2
 #: What makes CNN7 small enough to try this on a CPU.
 SMALL = ["model.width=4", "model.linear=16", "loss.attack_steps=2"]
 
 
+@contextlib.contextmanager
+def channels_last(net: torch.nn.Module) -> Iterator[None]:
+    """Let images and weights of convolutions lie channels last on a GPU too."""
+    net.to(memory_format=torch.channels_last)
+    with mock.patch.object(steps, "CHANNELS_LAST", {"cpu", "cuda"}):
+        yield
+
+
 def step_time(
-    mode: str, batch: int, precision: str, device: torch.device, small: bool, graph: bool = True
+    mode: str, batch: int, precision: str, device: torch.device, small: bool, way: str
 ) -> dict:
     """Train on random images with ε on its ramp; return seconds a step of the last epoch."""
-    batch, steps = (min(batch, 10), 2) if small else (batch, STEPS)
+    graph, last = WAYS[way]
+    batch, count = (min(batch, 10), 2) if small else (batch, STEPS[mode])
     overrides = [f"train.epochs={EPOCHS}", f"train.batch_size={batch}", "train.ramp_start=1"]
     overrides += [f"train.precision={precision}", f"train.ramp_length={EPOCHS}"]
     overrides += [f"train.graph={str(graph).lower()}"]
     overrides += SMALL if small else []
     config = resolve(preset="cifar10-8-255", mode=mode, overrides=overrides)
-    pixels = torch.randint(0, 256, (steps * batch, 3, 32, 32), dtype=torch.uint8)
-    images = data.Split(pixels, torch.randint(10, (len(pixels),)))
-    begin = time.perf_counter()
+    same = torch.Generator().manual_seed(0)  # so that the ways end with the same loss
+    shape = count * batch, 3, 32, 32
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=same)
+    images = data.Split(pixels, torch.randint(10, shape[:1], generator=same))
     net, loss = setup.build(config, device)
-    built = time.perf_counter() - begin
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    last = fit(net, loss, images, config).records[-1]
-    peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
-    return {
-        "seconds": last["seconds"] / steps, "loss": last["loss"], "build": built, "peak_gib": peak
-    }  # fmt: skip
+    with channels_last(net.module) if last else contextlib.nullcontext():
+        record = fit(net, loss, images, config).records[-1]
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
+    return {"seconds": record["seconds"] / count, "loss": record["loss"], "peak_gib": peak}
+
+
+def tried(case: tuple[str, int, str], device: torch.device, small: bool, way: str) -> dict:
+    """What ``step_time`` says, or why it says nothing."""
+    if case[2] == "tf32" and device.type != "cuda":
+        return {"error": "a GPU alone has TF32"}
+    try:
+        return step_time(*case, device, small, way)
+    except Exception as error:  # noqa: BLE001 - whatever a GPU brings is to be told
+        return {"error": f"{type(error).__name__}: {reason(error)}"}
+
+
+def told(way: str, said: dict, first: dict) -> str:
+    """One way to make a step, beside the first way."""
+    if "error" in said:
+        return f"{way}: {said['error']}"
+    times = f" ({said['seconds'] / first['seconds']:.2f} times that)" if "seconds" in first else ""
+    return (
+        f"{way} {1000 * said['seconds']:.1f} ms{'' if said is first else times}, "
+        f"loss {said['loss']:.4g}, {said['peak_gib']:.1f} GiB"
+    )
 
 
 def step_times(device: torch.device, small: bool, until: float) -> list[dict]:
     """Time all cases, but those that would begin after ``until``; print a line for each."""
     rows = []
-    for mode, batch, precision in CASES:
-        row = {"mode": mode, "batch": batch, "precision": precision}
-        if time.perf_counter() > until:
-            said = {"error": "no time left"}
-        elif precision == "tf32" and device.type != "cuda":
-            said = {"error": "a GPU alone has TF32"}
-        else:
-            try:
-                said = step_time(mode, batch, precision, device, small)
-                if device.type == "cuda":
-                    said["usual"] = step_time(mode, batch, precision, device, small, graph=False)
-            except Exception as error:  # noqa: BLE001 - whatever a GPU brings is to be told
-                said = {"error": f"{type(error).__name__}: {reason(error)}"}
-        rows.append({**row, **said})
-        told = said.get("error") or (
-            f"{1000 * said['seconds']:.1f} ms a step, loss {said['loss']:.3f}, "
-            f"peak {said['peak_gib'] or 0:.1f} GiB"
-        )
-        if usual := said.get("usual"):
-            ratio = usual["seconds"] / said["seconds"]
-            told += f"; without graphs {ratio:.2f} times the time, loss {usual['loss']:.3f}"
-        print(f"{mode} {batch} {precision}: {told}", flush=True)
+    setup.measure_convolutions(device)  # as ``citrus-lirpa train`` does
+    print("steps of CNN7 on the same random images, ε on its ramp: time, loss, peak memory of each "
+          "way to make them", flush=True)  # fmt: skip
+    for case in CASES:
+        ways = {
+            way: tried(case, device, small, way)
+            if time.perf_counter() < until
+            else {"error": "no time left"}
+            for way in WAYS
+        }
+        first, what = ways["by graphs"], "{} mode, batch {}, {}: ".format(*case)
+        print(what + "; ".join(told(way, said, first) for way, said in ways.items()), flush=True)
+        rows.append(dict(zip(("mode", "batch", "precision"), case, strict=True), ways=ways))
     return rows
 
 
@@ -95,12 +131,16 @@ def main(out: Path, device: str, seconds: float, small: bool) -> None:
     name = torch.cuda.get_device_name() if where.type == "cuda" else "cpu"
     print(f"torch {torch.__version__} on {name}, {torch.get_num_threads()} threads", flush=True)
     out.mkdir(parents=True, exist_ok=True)
+    graphs = logging.getLogger("citrus_lirpa.training.graphed")  # it says what is made no graph
+    graphs.addHandler(logging.StreamHandler(sys.stdout))
+    graphs.setLevel(logging.INFO)
     found = {"device": name, "torch": torch.__version__}
     found["checks"] = check.run(where, small, begin + 0.6 * seconds)
     (out / "first.json").write_text(json.dumps(found, indent=2) + "\n")
     found["steps"] = step_times(where, small, begin + 0.9 * seconds)
     (out / "first.json").write_text(json.dumps(found, indent=2) + "\n")
-    print(f"{time.perf_counter() - begin:.0f} s", flush=True)
+    print(f"{out / 'first.json'} is written, {time.perf_counter() - begin:.0f} s; next: "
+          f"python benchmarks/gpu/second.py {out} --data-dir DATA", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -45,6 +45,11 @@ def are_values_known(x: object) -> bool:
     return isinstance(x, Tensor) and x.is_cuda and _KNOWN.get()
 
 
+def is_positive(value: Scalar) -> bool:
+    """Return whether a number is positive; tensors, which a GPU would be asked for, count as it."""
+    return isinstance(value, Tensor) or value > 0
+
+
 def is_number(value: object) -> bool:
     """Return whether ``value`` is a finite real number; True and False are not."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):

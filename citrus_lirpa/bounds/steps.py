@@ -15,6 +15,8 @@ from .products import linear, product
 
 #: Numbers that elementwise functions take at a time on the CPU: 1 MiB of them.
 _PART = 2**18
+#: Devices on which images lie channels last. Whether that pays on a GPU, benchmarks/gpu measures.
+CHANNELS_LAST = frozenset({"cpu"})
 #: Weight and bias of an affine operation.
 Weight = tuple[Tensor, Tensor | None]
 
@@ -284,8 +286,8 @@ def root(squares: Tensor) -> Tensor:
 
 
 def laid_out(x: Tensor) -> Tensor:
-    """Lay images out channels last on the CPU, where convolutions need not reorder them then."""
-    if x.ndim == 4 and x.device.type == "cpu":
+    """Lay images out channels last where convolutions need not reorder them then."""
+    if x.ndim == 4 and x.device.type in CHANNELS_LAST:
         return x.contiguous(memory_format=torch.channels_last)
     return x
 

@@ -14,7 +14,7 @@ from .. import distributed
 from ..attacks import ascend
 from ..attacks.pgd import check_step_size, uniform_start
 from ..bounds.box import PIXELS, Ball
-from ..bounds.checks import Range, Scalar, check_count, is_count, is_number
+from ..bounds.checks import Range, Scalar, check_count, is_count, is_number, is_positive
 from ..bounds.frozen import gradient_of
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.segments import Segment
@@ -95,7 +95,9 @@ class Colt(Loss):
         self.stable, self.stable_growth = stable, stable_growth
         self.projections = projections
         self.attack_steps, self.attack_step_size = attack_steps, attack_step_size
-        self._stage, self._faded_in = 0, 0.0
+        self._stage = 0
+        self._faded_in: Scalar = 0.0
+        self._fading: Tensor | None = None  # a scalar on a GPU, where CUDA graphs read it
 
     def check_net(self, net: BoundedNet) -> None:
         """Raise InputError or ModelError if the network cannot be split in such layers."""
@@ -114,11 +116,22 @@ class Colt(Loss):
         stages = relus_before(self.split, net) + 1
         self._stage = min(int(done * stages), stages - 1)
         share = done * stages - self._stage
-        self._faded_in = min(1.0, share / self.mix) if self.mix else 1.0
+        faded_in = min(1.0, share / self.mix) if self.mix else 1.0
         drops = max(0, int((share - self.mix) / (1 - self.mix) * self.halvings))
         rate = self.stage_rate**self._stage * 0.5**drops
-        steady = repeated(self, self._stage) if self._faded_in == 1 else Stage()
-        return replace(steady, rate=rate, frozen=_weights(net.chain(self._stage)))
+        fading = 0 < faded_in < 1
+        self._faded_in = self._on_gpu(net, faded_in) if fading else faded_in
+        step = repeated(self, self._stage, "fading" if fading else faded_in)
+        return replace(step, rate=rate, frozen=_weights(net.chain(self._stage)))
+
+    def _on_gpu(self, net: BoundedNet, share: float) -> Scalar:
+        """Return a share of a network on a GPU as a scalar there, always the same one."""
+        like = net.parameters()[0]
+        if not like.is_cuda:
+            return share
+        if self._fading is None or self._fading.device != like.device:
+            self._fading = like.new_zeros(())
+        return self._fading.fill_(share)
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:
         """Compute the loss of the points found behind the frozen layers."""
@@ -131,7 +144,7 @@ class Colt(Loss):
             with torch.no_grad():
                 layers, zonotope = relax(head, box, self.projections)
                 points = self._points(net, layers, x, y)
-            losses = [weight * F.cross_entropy(tail(z), y) for weight, z in points if weight]
+            losses = [weight * F.cross_entropy(tail(z), y) for weight, z in points]
             total = torch.stack(losses).sum()
             if self.stable and self._stage < last:
                 total = total + self._unstable(zonotope.through(net.chain(self._stage + 1)[-1]))
@@ -139,22 +152,22 @@ class Colt(Loss):
 
     def _points(
         self, net: BoundedNet, layers: RelaxedLayers, x: Tensor, y: Tensor
-    ) -> list[tuple[float, Tensor]]:
+    ) -> list[tuple[Scalar, Tensor]]:
         """Weights, and points behind the frozen layers: of this stage, the one before, clean."""
         share, attacked = self._faded_in, 1 - self.natural
+        points: list[tuple[Scalar, Tensor]] = []
         clean = x
         for segment in layers.segments:
             clean = segment(clean).relu()
-        now = self._attack(_rest(net, self._stage), layers, y) if share else clean
-        before = clean
-        if share < 1 and self._stage:
-            earlier = self._attack(_rest(net, self._stage - 1), layers.without_last(), y)
-            before = layers.segments[-1](earlier).relu()
-        return [
-            (attacked * share, now),
-            (attacked * (1 - share), before),
-            (self.natural, clean),
-        ]
+        if is_positive(share):
+            points.append((attacked * share, self._attack(_rest(net, self._stage), layers, y)))
+        if is_positive(1 - share):
+            before = clean
+            if self._stage:
+                earlier = self._attack(_rest(net, self._stage - 1), layers.without_last(), y)
+                before = layers.segments[-1](earlier).relu()
+            points.append((attacked * (1 - share), before))
+        return [*points, (self.natural, clean)] if self.natural else points
 
     def _attack(self, tail: Segment, layers: RelaxedLayers, y: Tensor) -> Tensor:
         """Find a point of each zonotope that the layers behind it misclassify."""

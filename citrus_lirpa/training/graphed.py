@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..bounds.checks import Scalar
+from ..bounds.checks import Scalar, is_positive
 from ..bounds.net import BoundedNet
 from ..errors import reason
 from ..losses.base import Stage
@@ -70,11 +70,6 @@ class Outputs(NamedTuple):
 
     measured: Tensor
     perturbations: Tensor | None
-
-
-def is_positive(value: Scalar) -> bool:
-    """Return whether a number of ``Inputs`` is positive, without a look at the GPU."""
-    return isinstance(value, Tensor) or value > 0
 
 
 class GraphedSteps:

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from .. import distributed
 from ..bounds.box import Ball
-from ..bounds.checks import Scalar, values_known
+from ..bounds.checks import Scalar, is_positive, values_known
 from ..bounds.net import BoundedNet
 from ..data.types import Split
 from ..errors import NonFiniteLossError
@@ -26,7 +26,7 @@ from . import checkpoint
 from .batches import Batches
 from .batchnorm import precise_batchnorm, running_statistics
 from .config import RunConfig
-from .graphed import GraphedSteps, Inputs, Outputs, is_positive
+from .graphed import GraphedSteps, Inputs, Outputs
 from .interrupts import interrupted_by
 from .metrics import EpochMeans, FirstBadStep, broken_by_batch, measure
 from .regularisers import l1_norm, shi_regulariser

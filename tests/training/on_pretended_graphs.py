@@ -31,27 +31,24 @@ SETTINGS = [
     "train.ramp_length=1", "train.milestones=[1.5, 2.5]", "train.lr=0.01",
 ]  # fmt: skip
 SMALL = ["model.hidden=[12, 12]", "train.l1=1e-6"]
-CNN7 = [
-    "model.name=cnn7",
-    "model.width=2",
-    "model.linear=8",
-    "train.ramp_start=1",
-    "train.ramp_length=2.5",
-]
+CNN7 = ["model.name=cnn7", "model.width=2", "model.linear=8"]
+LONG_RAMP = ["train.ramp_start=1", "train.ramp_length=2.5"]
 FEW = ["loss.attack_steps=2"]
 CASES = {
     "citrus": ("citrus", [*SMALL, *FEW, "loss.worst=2"]),
-    "sabr of cnn7": ("sabr", [*CNN7, *FEW]),
+    "sabr of cnn7": ("sabr", [*CNN7, *LONG_RAMP, *FEW]),
     "universal partners": ("citrus", [*SMALL, *FEW, "loss.universal=2"]),
-    "taps": ("taps", [*CNN7, "loss.latent_steps=2"]),
+    "staps": ("staps", [*SMALL, *FEW, "loss.latent_steps=2"]),
 }
 #: Seen at night, as they take time.
 OTHERS = {
+    "taps": ("taps", [*CNN7, "loss.latent_steps=2"]),
     "cw-uat": ("cw-uat", SMALL),
     "crown-ibp": ("crown-ibp", SMALL),
     "smoothadv": ("smoothadv", SMALL),
     "denoiser": ("denoiser", ["model.width=4"]),
     "colt": ("colt", [*SMALL, "loss.projections=5", "loss.mix=0.2"]),
+    "colt, fading in": ("colt", [*SMALL, "loss.projections=5", "loss.mix=0.9"]),
     "uap-game": ("uap-game", SMALL),
 }
 
