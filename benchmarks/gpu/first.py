@@ -5,13 +5,15 @@
 Prints the checks of ``check.py``, that of CUDA graphs first. Then it times training steps of CNN7
 on random images of CIFAR-10's size, by mode, batch and precision, what runs longest last. Each is
 timed in three ways: as ``citrus-lirpa train`` makes it, by CUDA graphs; without them; and by graphs
-with images and weights channels last. Writes OUT/first.json, from which ``second.py`` knows how
-many epochs fit.
+with images and weights channels last. On a CPU these are one. Last come certificates of one network
+in float32, more images at a time, and float64. Writes OUT/first.json, from which ``second.py``
+knows how many epochs fit.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import sys
@@ -24,10 +26,10 @@ import check
 import click
 import torch
 
-from citrus_lirpa import data, fit
+from citrus_lirpa import BoundedNet, data, fit, verify
 from citrus_lirpa.bounds import steps
 from citrus_lirpa.errors import reason
-from citrus_lirpa.training import setup
+from citrus_lirpa.training import checkpoint, setup
 from citrus_lirpa.training.config import resolve
 
 #: Mode, batch and precision of the steps that are timed.
@@ -45,6 +47,10 @@ WAYS = {
 #: Steps of an epoch in each mode. The second of two is timed; it captures its graph anew, which
 #: takes about as long as one step without a graph.
 STEPS, EPOCHS = {"paper": 100, "large": 40}, 2
+#: ε at the end of its ramp, so small that losses stay near those of clean inputs.
+EPS = 0.001
+#: Types of numbers, and images at a time, by which images are certified.
+CERTIFYING = [(torch.float32, 256), (torch.float32, 1024), (torch.float64, 256)]
 #: What makes CNN7 small enough to try this on a CPU.
 SMALL = ["model.width=4", "model.linear=16", "loss.attack_steps=2"]
 
@@ -65,7 +71,7 @@ def step_time(
     batch, count = (min(batch, 10), 2) if small else (batch, STEPS[mode])
     overrides = [f"train.epochs={EPOCHS}", f"train.batch_size={batch}", "train.ramp_start=1"]
     overrides += [f"train.precision={precision}", f"train.ramp_length={EPOCHS}"]
-    overrides += [f"train.graph={str(graph).lower()}"]
+    overrides += [f"train.graph={str(graph).lower()}", f"train.eps={EPS}"]
     overrides += SMALL if small else []
     config = resolve(preset="cifar10-8-255", mode=mode, overrides=overrides)
     same = torch.Generator().manual_seed(0)  # so that the ways end with the same loss
@@ -121,6 +127,29 @@ def step_times(device: torch.device, small: bool, until: float) -> list[dict]:
     return rows
 
 
+def certifying(device: torch.device, small: bool, until: float) -> list[dict]:
+    """Time certificates of random images up to α-CROWN, on a network of the zoo; print lines."""
+    model, spec, settings = checkpoint.load_model(Path("zoo:cifar10-8-255-convsmall"))
+    eps, rows = settings.train.eps / 2, []
+    x = torch.rand(20 if small else 1024, *spec.shape, generator=torch.Generator().manual_seed(0))
+    for dtype, at_once in CERTIFYING:
+        if time.perf_counter() > until:
+            break
+        images = x.to(device, dtype)
+        net = BoundedNet(copy.deepcopy(model).to(device, dtype), images[:2]).eval()
+        with torch.no_grad():
+            y = net(images).argmax(1)
+        options = {"method": "alpha-crown", "batch_size": at_once, "progress": False}
+        verify.certify(net, images[:2], y[:2], eps, **options)  # libraries begin
+        begin = time.perf_counter()
+        proved = int(verify.certify(net, images, y, eps, **options).certified.sum())
+        row = {"type": str(dtype).removeprefix("torch."), "at_once": at_once, "proved": proved}
+        rows.append({**row, "seconds": time.perf_counter() - begin})
+        print(f"certificates of {len(x)} random images, {row['type']}, {at_once} at a time: "
+              f"{rows[-1]['seconds']:.2f} s, {proved} proved", flush=True)  # fmt: skip
+    return rows
+
+
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--device", default="cuda", show_default=True)
@@ -137,7 +166,9 @@ def main(out: Path, device: str, seconds: float, small: bool) -> None:
     found = {"device": name, "torch": torch.__version__}
     found["checks"] = check.run(where, small, begin + 0.6 * seconds)
     (out / "first.json").write_text(json.dumps(found, indent=2) + "\n")
-    found["steps"] = step_times(where, small, begin + 0.9 * seconds)
+    found["steps"] = step_times(where, small, begin + 0.8 * seconds)
+    (out / "first.json").write_text(json.dumps(found, indent=2) + "\n")
+    found["certifying"] = certifying(where, small, begin + 0.9 * seconds)
     (out / "first.json").write_text(json.dumps(found, indent=2) + "\n")
     print(f"{out / 'first.json'} is written, {time.perf_counter() - begin:.0f} s; next: "
           f"python benchmarks/gpu/second.py {out} --data-dir DATA", flush=True)  # fmt: skip

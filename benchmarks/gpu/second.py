@@ -4,9 +4,10 @@
 
 Trains in large mode for as many epochs as fit by OUT/first.json, exports the weights in pieces of
 at most 15 MiB (``pieces.py`` puts them together), and certifies: all 10,000 test images by
-CROWN-IBP, 200 by branch and bound, and groups of all by linear certificates. Each part has a time
-limit of its own, so that the others run whatever happens to one; an evaluation that is stopped goes
-on where its command is repeated. OUT/second.json has the tables.
+CROWN-IBP, 200 by branch and bound, and groups of five among 1,000 and among all by linear
+certificates, the latter by four processes that share the GPU. Each part has a time limit of its
+own, so that the others run whatever happens to one; an evaluation that is stopped goes on where its
+command is repeated. OUT/second.json has the tables.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import pieces
@@ -24,14 +26,25 @@ import pieces
 TRAINING, EXPORT = 0.6, 15
 #: Seconds of a step where first.json has none, and of an epoch beside its steps.
 STEP, EPOCH = 0.06, 2.0
-#: Options of ``eval`` for each certification, and its share of the time that is left.
+
+
+class Part(NamedTuple):
+    """A certification: options of ``eval``, a share of the time that is left, and processes."""
+
+    options: list[object]
+    share: float
+    processes: int = 1
+
+
+_GROUPS = ["--method", "crown-ibp", "--time-limit", 0.05, "--batch-size", 500]
+#: The two of groups show what it is worth that several processes share a GPU.
 EVALUATIONS = {
-    "images": (["--method", "crown-ibp", "--relational", "none", "--batch-size", 1000], 0.4),
-    "search": (
-        ["--method", "bab", "--relational", "cross", "--time-limit", 0.2, "--limit", 200],
-        0.5,
+    "images": Part(["--method", "crown-ibp", "--relational", "none", "--batch-size", 1000], 0.3),
+    "search": Part(
+        ["--method", "bab", "--relational", "cross", "--time-limit", 0.2, "--limit", 200], 0.3
     ),
-    "groups": (["--method", "crown-ibp", "--time-limit", 0.05, "--batch-size", 500], 1.0),
+    "groups among 1,000 images": Part([*_GROUPS, "--limit", 1000], 0.4),
+    "groups among all, by four processes": Part(_GROUPS, 1.0, 4),
 }
 #: What makes it small enough to try it on a CPU.
 SMALL = {
@@ -58,11 +71,14 @@ def epochs(first: dict, batch: int, images: int, precision: str, seconds: float)
     return count
 
 
-def command(name: str, *options: object, seconds: float) -> str:
+def command(name: str, *options: object, seconds: float, processes: int = 1) -> str:
     """Run a command of citrus-lirpa; at its limit it is told to stop, which keeps its results."""
-    begin, line = time.perf_counter(), [name, *map(str, options)]
-    print(f"\n-- at most {seconds:.0f} s: citrus-lirpa", *line, flush=True)
-    started = subprocess.Popen([sys.executable, "-m", "citrus_lirpa", *line])
+    begin, line = time.perf_counter(), ["-m", "citrus_lirpa", name, *map(str, options)]
+    if processes > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone"]
+        line = [*launcher, f"--nproc_per_node={processes}", *line]
+    print(f"\n-- at most {seconds:.0f} s: python", *line, flush=True)
+    started = subprocess.Popen([sys.executable, *line])
     try:
         status = started.wait(timeout=max(1.0, seconds))
         said = "finished" if status == 0 else f"failed with status {status}"
@@ -90,9 +106,12 @@ def main(out: Path, data_dir: Path, device: str, total: int, precision: str, sma
     def left() -> float:
         return total - EXPORT - (time.perf_counter() - begin)
 
-    out.mkdir(parents=True, exist_ok=True)
     run, where = out / "run", ["--data-dir", data_dir, "--no-download", "--device", device]
+    if run.exists():
+        raise click.ClickException(f"{run} is of an earlier call; remove it, or name another OUT")
+    out.mkdir(parents=True, exist_ok=True)
     batch, images, more = (32, 64, SMALL["train"]) if small else (128, 50_000, [])
+    few, most = (SMALL["eval"], 2) if small else ([], 16)
     seen = out / "first.json"
     first = json.loads(seen.read_text()) if seen.exists() else {}
     count = epochs(first, batch, images, precision, TRAINING * total)
@@ -107,18 +126,19 @@ def main(out: Path, data_dir: Path, device: str, total: int, precision: str, sma
     weights = out / "cnn7.safetensors"
     found["said"]["export"] = command("export", run, "--out", weights, seconds=left())
     if weights.exists():
-        found["pieces"] = [piece.name for piece in pieces.split(weights, out)]
-        print("bring back, for pieces.py join:", "pieces.json", *found["pieces"], flush=True)
-    for name, (options, share) in EVALUATIONS.items():
-        folder, few = out / name, SMALL["eval"] if small else []
+        found["pieces"] = ["pieces.json", *(piece.name for piece in pieces.split(weights, out))]
+    for name, part in EVALUATIONS.items():
+        folder = out / name.replace(",", "").replace(" ", "-")
         found["said"][name] = command(
-            "eval", run, *options, *few, "--out", folder, *where, seconds=share * left()
-        )
+            "eval", run, *part.options, *few, "--out", folder, *where,
+            seconds=part.share * left(), processes=min(part.processes, most),
+        )  # fmt: skip
         records = [json.loads(file.read_text()) for file in folder.glob("eval-*.json")]
         long = ("verdicts", "image_seconds", "groups")
         found[name] = [{k: v for k, v in r.items() if k not in long} for r in records]
         (out / "second.json").write_text(json.dumps(found, indent=2) + "\n")
-    print(f"\n{out / 'second.json'} is written, {time.perf_counter() - begin:.0f} s", flush=True)
+    back = ["first.json", "second.json", "run/metrics.jsonl", *found.get("pieces", [])]
+    print(f"\n{time.perf_counter() - begin:.0f} s; bring back from {out}:", *back, flush=True)
 
 
 if __name__ == "__main__":
