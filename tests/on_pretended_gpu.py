@@ -55,6 +55,7 @@ def trained(method: str, device: torch.device, *overrides: str, **options):
 
 def run(*args: object) -> dict:
     """One command on the pretended GPU."""
+    torch.backends.cudnn.benchmark = False
     with pretend_cuda.Pretended() as seen:
         result = CliRunner().invoke(main, [str(arg) for arg in args])
     error = result.exception if not isinstance(result.exception, SystemExit) else None
@@ -64,6 +65,7 @@ def run(*args: object) -> dict:
         "mixed": seen.mixed,
         "without_kernel": seen.without_kernel(),
         "operators": len(seen.operators),
+        "measures convolutions": torch.backends.cudnn.benchmark,
         "told": told[-2000:],
     }
 
@@ -140,10 +142,14 @@ def radii() -> dict:
 
 
 def moved() -> dict:
-    """What wrapping puts elsewhere in memory; and whether cuDNN convolves."""
+    """What wrapping puts elsewhere in memory; whether cuDNN convolves; margins at a time."""
     convolved = []
     with pretend_cuda.Pretended():
         config = configuration("ce", "model.name=cnn7", "model.width=2", "model.linear=8")
+        here, _ = setup.build(config, CPU)
+        there, _ = setup.build(config, GPU)
+        pairs = zip(here.parameters(), there.parameters(), strict=True)
+        alike = all(torch.equal(a, b.cpu()) for a, b in pairs)
         module = checkpoint.make_model(config)[0].to(GPU)
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         before = {name: tensor.host.data_ptr() for name, tensor in tensors.items()}
@@ -163,10 +169,14 @@ def moved() -> dict:
         with mock.patch("torch.nn.functional.conv2d", watched):
             verify.certify(net, x, y, EPS, method="alpha-crown")
             certifying = len(convolved)
-            rows = DualEngine(net, Ball(EPS)).rows_at_once
+            rows = [DualEngine(net, Ball(EPS)).rows_at_once]
+            with mock.patch("citrus_lirpa.verify.crown.engine.free_memory", lambda _: 1 << 24):
+                rows.append(DualEngine(net, Ball(EPS)).rows_at_once)
+                with mock.patch("citrus_lirpa.distributed.size_here", lambda: 4):
+                    rows.append(DualEngine(net, Ball(EPS)).rows_at_once)
             make("sabr", EPS)(net.train(), x, y, EPS)
     return {
-        "tensors": elsewhere, "of": len(tensors), "rows": rows,
+        "tensors": elsewhere, "of": len(tensors), "rows": rows, "alike": alike,
         "certify": sorted({*convolved[:certifying]}), "train": sorted({*convolved[certifying:]}),
     }  # fmt: skip
 

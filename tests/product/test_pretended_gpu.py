@@ -73,7 +73,18 @@ def test_certificates_convolve_without_transforms_and_training_as_fast_as_cudnn_
 
 
 def test_as_many_margins_are_bounded_together_as_the_free_memory_takes(seen):
-    assert seen["moved"]["rows"] == 4096  # 32 GiB are free, and the network is small
+    many, alone, shared = seen["moved"]["rows"]
+    assert many == 4096  # 32 GiB are free, and the network is small
+    assert 4 < shared == alone // 4  # four processes on the GPU, of which 16 MiB are free
+
+
+def test_a_training_begins_with_the_weights_that_it_has_on_the_cpu(seen):
+    assert seen["moved"]["alike"]
+
+
+def test_a_training_lets_cudnn_measure_its_convolutions_and_nothing_else_does(seen):
+    measures = {name for name, found in seen["commands"].items() if found["measures convolutions"]}
+    assert measures == {"resume", "sweep"}
 
 
 def test_data_is_checked_once_before_the_steps(seen):

@@ -25,6 +25,7 @@ from citrus_lirpa.training import loop as train
 from citrus_lirpa.training.batchnorm import precise_batchnorm, running_statistics
 from citrus_lirpa.training.config import methods
 from citrus_lirpa.training.regularisers import shi_regulariser
+from citrus_lirpa.training.state import TrainingState
 from citrus_lirpa.training.tables import TrainConfig
 
 #: Three epochs of four steps, with ε from the first step on.
@@ -332,6 +333,18 @@ def test_crash_after_a_save_in_mid_epoch(digits, whole, tmp_path, monkeypatch):
     assert checkpoint.load(tmp_path)[1]["step"] == 6
     resumed = Run(digits, *SMALL, folder=tmp_path)
     assert timeless(resumed.fit()) == whole["mlp"][0] and same(resumed.state, whole["mlp"][1])
+
+
+@pytest.mark.parametrize(("apart", "saves"), [(0, [4, 8, 12, 12]), (1e12, [4, 12])])
+def test_short_epochs_share_a_checkpoint(digits, tmp_path, monkeypatch, apart, saves):
+    """Between two lies a multiple of the time that one takes; the first has no such time yet."""
+    seen, save = [], TrainingState.save
+    monkeypatch.setattr(trainer, "SAVING_APART", apart)
+    monkeypatch.setattr(
+        TrainingState, "save", lambda state, *args: (seen.append(state.step), save(state, *args))
+    )
+    Run(digits, *SMALL, folder=tmp_path).fit()
+    assert seen == saves and len(lines_of(tmp_path)) == 3
 
 
 def test_a_finished_run_is_left_as_it_is(digits, tmp_path):

@@ -23,6 +23,8 @@ from citrus_lirpa.verify.stages import stages_up_to
 
 CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB"
 CPU = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+CUBLAS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+CUDNN = "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits are Linux's")
 
 
@@ -40,7 +42,13 @@ def limited(function, most, error):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError(CUDA), RuntimeError(CPU), MemoryError(), torch.OutOfMemoryError(CUDA)]
+    "error",
+    [
+        *map(RuntimeError, (CUDA, CPU, CUBLAS, CUDNN)),
+        RuntimeError("Unable to find an engine to execute this computation"),
+        MemoryError(),
+        torch.OutOfMemoryError(CUDA),
+    ],
 )
 def test_batches_are_halved_for_good(error):
     run, calls = limited(lambda rows: rows * 10, 3, error)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ... import distributed
 from ...attacks import ascend
 from ...bounds.box import Ball, Box
 from ...bounds.deadline import time_is_over
@@ -342,10 +343,14 @@ def in_float64(net: BoundedNet) -> BoundedNet | None:
 
 
 def _rows_and_bytes(device: torch.device) -> tuple[int, int]:
-    """Return how many rows, and how many bytes for them, a device takes at a time."""
+    """Return how many rows, and how many bytes for them, a device takes at a time.
+
+    Processes that share a GPU share its memory.
+    """
     if device.type != "cuda":
         return _MOST_ROWS["cpu"], _CACHES
-    return _MOST_ROWS["cuda"], int(_GPU_SHARE * free_memory(device))
+    sharing = math.ceil(distributed.size_here() / torch.cuda.device_count())
+    return _MOST_ROWS["cuda"], int(_GPU_SHARE * free_memory(device)) // sharing
 
 
 def _parts(rows: Tensor, size: int) -> tuple[Tensor, ...]:
