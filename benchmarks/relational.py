@@ -17,7 +17,7 @@ import click
 import torch
 
 from citrus_lirpa import certify, certify_uap
-from citrus_lirpa.cli.options import Number
+from citrus_lirpa.cli.types import Number
 from citrus_lirpa.data import load
 from citrus_lirpa.runs.networks import load_network
 

@@ -1,8 +1,9 @@
 """Attacks: gradient descent on inputs; one perturbation for a group, a class or a data set."""
 
+from .effects import UapResult, try_uap
 from .group import GroupAttack, GroupAttackResult, breaks, kappa
 from .pgd import PGD, ascend
-from .universal import SgdUap, UapResult, try_uap
+from .universal import SgdUap
 
 __all__ = [
     "PGD",

@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .box import Box, Interval
+from .elementwise import interval_relu
 from .graph import BatchNorm, Operation, scaled
 from .products import linear, product
 
-#: Numbers that elementwise functions take at a time on the CPU: 1 MiB of them.
-_PART = 2**18
 #: Devices on which images lie channels last. Whether that pays on a GPU, benchmarks/gpu measures.
 CHANNELS_LAST = frozenset({"cpu"})
 #: Weight and bias of an affine operation.
@@ -118,7 +117,7 @@ class Relu(Step):
 
     def interval(self, box: Interval) -> Interval:
         """Return the box around the values on a box."""
-        return Interval(*_IntervalRelu.apply(*box))
+        return interval_relu(box)
 
 
 class _Add(Step):
@@ -290,64 +289,3 @@ def laid_out(x: Tensor) -> Tensor:
     if x.ndim == 4 and x.device.type in CHANNELS_LAST:
         return x.contiguous(memory_format=torch.channels_last)
     return x
-
-
-class _IntervalRelu(torch.autograd.Function):
-    """ReLU of a box; backward needs nothing but the results, which the next layer keeps."""
-
-    @staticmethod
-    def forward(ctx, centre: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
-        found = by_parts(_box_of_relu, centre, radius)
-        ctx.save_for_backward(*found)
-        return found
-
-    @staticmethod
-    def backward(ctx, to_centre: Tensor, to_radius: Tensor) -> tuple[Tensor, ...]:
-        return by_parts(_gradient_of_relu, *ctx.saved_tensors, to_centre, to_radius)
-
-
-def _box_of_relu(centre: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-    # nothing in place: torch.compile (2.11) would then give wrong gradients, silently
-    lower, upper = (centre - radius).relu(), (centre + radius).relu()
-    centre = torch.lerp(lower, upper, 0.5)
-    return centre, upper - centre
-
-
-def _gradient_of_relu(
-    centre: Tensor, radius: Tensor, to_centre: Tensor, to_radius: Tensor
-) -> tuple[Tensor, Tensor]:
-    active = torch.ops.aten.threshold_backward  # its first where its second is positive
-    to_upper = active(to_centre + to_radius, centre, 0)
-    to_lower = active(to_centre - to_radius, centre - radius, 0)
-    to_centre = torch.lerp(to_lower, to_upper, 0.5)
-    return to_centre, to_upper - to_centre
-
-
-def by_parts(function: Callable[..., tuple[Tensor, ...]], *values: Tensor) -> tuple[Tensor, ...]:
-    """Compute an elementwise function of tensors (N, ...), on the CPU a few rows at a time.
-
-    What lies between arguments and results then stays in the cache, and needs no memory: glibc
-    hardly ever gives a block of memory that was freed to a tensor of the same size.
-
-    Args:
-        function: Returns tensors shaped as its arguments, of which it changes none.
-        values: The arguments, all of one shape and type.
-    """
-    parts = row_parts(values[0])
-    if len(parts) == 1:
-        return function(*values)
-    found: tuple[Tensor, ...] = ()
-    for part in parts:
-        results = function(*(value[part] for value in values))
-        found = found or tuple(torch.empty_like(values[0]) for _ in results)
-        for whole, result in zip(found, results, strict=True):
-            whole[part] = result
-    return found
-
-
-def row_parts(x: Tensor) -> list[slice]:
-    """Return the rows of a tensor (N, ...) to compute at a time: a few on the CPU, else all."""
-    rows = max(1, _PART // max(1, x[:1].numel()))
-    if len(x) <= rows or x.device.type != "cpu" or torch.compiler.is_compiling():
-        return [slice(0, len(x))]
-    return [slice(begin, begin + rows) for begin in range(0, len(x), rows)]

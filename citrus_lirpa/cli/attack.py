@@ -6,7 +6,6 @@ import click
 
 from .choices import SGD_UAP_EPOCHS
 from .options import (
-    FILE,
     clip,
     data_dir,
     dataset,
@@ -21,6 +20,7 @@ from .options import (
     seed,
 )
 from .output import Results, command, results
+from .types import FILE
 
 
 @command(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from .choices import STAGES
-from .options import FILE
 from .output import Results, command, results
+from .types import FILE
 
 
 @command(

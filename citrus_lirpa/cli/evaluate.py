@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from .choices import BOUNDS
-from .options import FILE, dataset, eps_map, job, log, network_path, protocol_options, results_out
+from .options import dataset, eps_map, job, log, network_path, protocol_options, results_out
 from .output import Results, command
+from .types import FILE
 
 
 @command(

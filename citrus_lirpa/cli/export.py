@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from .options import FILE, Images, clip, data_dir, dataset, download, eps, eps_map, network_path
+from .options import clip, data_dir, dataset, download, eps, eps_map, network_path
 from .output import command
+from .types import FILE, Images
 
 
 @command(

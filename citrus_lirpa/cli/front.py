@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from .options import FILE, Numbers
 from .output import Results, command, results
+from .types import FILE, Numbers
 
 
 @command(

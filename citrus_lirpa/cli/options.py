@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 
-from ..errors import ConfigError, InputError, Terminated, require
-from ..formats.numbers import parse_number
-from ..imports import is_code, permit_code
+from ..errors import Terminated, require
+from ..imports import permit_code
 from ..training.interrupts import Termination, terminations
 from .choices import DATASETS, LOGGERS, MAX_SEED, NORMS, PROTOCOL, RELATIONAL, SOLVERS, STAGES
 from .output import results
+from .types import FILE, Code, Data, Number, Numbers
 
 Command = Callable[..., Any]
 
-
-class Number(click.ParamType):
-    """A number or a fraction such as 8/255."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        """Read the number."""
-        try:
-            return parse_number(value)
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
-
-
-FILE = click.Path(path_type=Path)
 
 data_dir = click.option(
     "--data-dir",
@@ -65,76 +48,6 @@ clip = click.option(
     show_default=True,
     help="Whether the attacked image x + u is cut to [0, 1].",
 )
-
-
-class Data(click.Choice):
-    """A data set by name, or a user's own data."""
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        """Return the name, or where the data is, whose code may run from now on."""
-        if value in DATASETS:
-            return super().convert(value, param, ctx)
-        from ..data import datasets, own  # which import torch
-
-        try:
-            return value if datasets.is_known(value) else own.named(value)
-        except InputError as error:
-            self.fail(str(error), param, ctx)
-
-
-class Code(click.ParamType):
-    """A function or class in a file or module of the user."""
-
-    name = "code"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        """Return its name, and let it run from now on."""
-        if not is_code(value):
-            expected = "FILE.py:NAME, MODULE:NAME or ctrain:ARCHITECTURE"
-            self.fail(f"{value!r} names no code; expected {expected}", param, ctx)
-        return permit_code(value)
-
-
-class Numbers(click.ParamType):
-    """Numbers with commas between them."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
-        """Read the numbers."""
-        try:
-            return tuple(parse_number(part) for part in value.split(","))
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
-
-
-class Setting(click.ParamType):
-    """A name and a value, as NAME=VALUE."""
-
-    name = "setting"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, str]:
-        """Return both."""
-        if isinstance(value, tuple):
-            return value
-        found = re.fullmatch(r"-{0,2}([a-z][a-z-]*)=(.+)", value)
-        if found is None:
-            self.fail(f"{value!r} has no value; expected NAME=VALUE, as time=4:00:00", param, ctx)
-        return found[1], found[2]
-
-
-class Images(click.ParamType):
-    """Numbers of images, such as 0,5,7."""
-
-    name = "numbers"
-
-    def convert(self, value, param, ctx) -> list[int]:
-        """Read the numbers."""
-        if isinstance(value, list):
-            return value
-        if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", value, re.ASCII):
-            self.fail(f"{value!r} is not a list of image numbers such as 0,5,7", param, ctx)
-        return [int(number) for number in value.split(",")]
 
 
 dataset = click.option(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from .options import FILE, evaluated_runs
+from .options import evaluated_runs
 from .output import Results, command, results
+from .types import FILE
 
 
 @command(

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from .choices import SMOOTHING
-from .options import Number, dataset, eps, job, network_path, results_out, seed
+from .options import dataset, eps, job, network_path, results_out, seed
 from .output import Results, command
+from .types import Number
 
 
 @command(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from .choices import DATASETS, METHODS
-from .options import FILE, Data, Number, data_dir, device, download, own_model
+from .options import data_dir, device, download, own_model
 from .output import Results, command, results
+from .types import FILE, Data, Number
 
 
 @command(

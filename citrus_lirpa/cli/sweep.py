@@ -6,8 +6,9 @@ import click
 
 from .choices import LAUNCHERS
 from .evaluate import eval_command
-from .options import FILE, Setting, data_dir, device, download, log, requeue
+from .options import data_dir, device, download, log, requeue
 from .output import command
+from .types import FILE, Setting
 
 
 @command(

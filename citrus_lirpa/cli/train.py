@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import click
 
 from .choices import DATASETS, METHODS, MODES, PRECISIONS, PRESETS
-from .options import FILE, Data, job, log, own_model, trust_code
+from .options import job, log, own_model, trust_code
 from .output import Results, command
+from .types import FILE, Data
 
 
 def _complete(names: Sequence[str]) -> Callable[..., list[str]]:

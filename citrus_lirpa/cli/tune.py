@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from .options import FILE, data_dir, device, download, requeue
+from .options import data_dir, device, download, requeue
 from .output import command
+from .types import FILE
 
 
 @command(

@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import click
 
-from .options import FILE
 from .output import command
-
-
-class NetworkFile(click.ParamType):
-    """A network of a query and its file."""
-
-    name = "name=file"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Path]:
-        """Return both."""
-        if isinstance(value, tuple):
-            return value
-        name, _, path = value.partition("=")
-        if not (name and path):
-            self.fail(f"{value!r} is not of the form NAME=FILE.onnx", param, ctx)
-        return name, Path(path)
+from .types import FILE, NetworkFile
 
 
 @command(

@@ -65,7 +65,7 @@ def _all(data: Any) -> range:
 
 
 def _batches(loader: DataLoader[Any]) -> Iterable[Any]:
-    """Yield what a loader would, in order and to the end."""
+    """Yield a loader's batches, unshuffled and to the end."""
     data, sampler = loader.dataset, loader.sampler
     if isinstance(data, IterableDataset) or loader.batch_size is None:
         yield from loader

@@ -17,26 +17,18 @@ from ..bounds.checks import (
     Range,
     Scalar,
     are_values_known,
-    check_fits,
-    check_name,
-    check_positive,
-    check_radius,
     check_range,
-    check_within,
-    is_number,
 )
-from ..bounds.inputs import check_labelled
 from ..bounds.margins import logit_margins, wrong_classes
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.norms import check_norm
-from ..bounds.radius import as_type, largest
+from ..bounds.radius import largest
 from ..bounds.selfcheck import OVERFLOW
 from ..errors import expect, require
+from .checks import check_batch
 
 #: Radius of the boxes that stand in for points, where regularisers need bounds at ε = 0.
 POINT_RADIUS = 1e-6
-#: The bounds that are differentiable in the weights.
-TRAINABLE = ("ibp", "crown-ibp", "crown")
 
 #: An attack: (net, x, y, eps) -> perturbations v, shaped as x.
 Attack = Callable[[BoundedNet, Tensor, Tensor, Scalar], Tensor]
@@ -277,41 +269,6 @@ def repeated(loss: Loss, *decided: Hashable) -> Stage:
     own = type(loss).__module__.startswith(f"{__package__}.")
     known = type(getattr(loss, "attack", None)) in (PGD, type(None))
     return Stage(graph=decided) if own and known else Stage()
-
-
-def check_method(method: str) -> None:
-    """Raise InputError for bounds that are unknown or that cannot be trained on."""
-    check_name(method, "method", TRAINABLE)
-
-
-def check_bounds_of(norm: float, method: str) -> None:
-    """Raise InputError for bounds of ℓ2 balls other than those of IBP."""
-    require(norm != 2 or method == "ibp", f"norm 2 is for method ibp, not for {method}")
-
-
-def check_share(value: float, name: str, meaning: str) -> None:
-    """Raise InputError unless ``value`` is in (0, 1]."""
-    expect(is_number(value) and 0 < value <= 1, name, value, f"a number in (0, 1]: {meaning}")
-
-
-def check_max_eps(max_eps: float) -> None:
-    """Raise InputError unless ``max_eps`` is a number > 0."""
-    check_positive(
-        max_eps,
-        "max_eps",
-        "the ε > 0 that the ramp ends with (of a run: train.eps times train.eps_factor)",
-    )
-
-
-def check_batch(net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar, clip: Range | None) -> Scalar:
-    """Return ε; raise InputError for a batch that a training loss cannot use."""
-    eps = check_radius(eps, "ε")
-    check_labelled(net, x, y, finite=clip is None)
-    check_fits(eps, x, "ε")
-    if clip is not None:
-        check_fits(clip, x, "clip")
-        check_within(x, clip)
-    return as_type(eps, x)
 
 
 def natural(net: BoundedNet, x: Tensor, y: Tensor, clip: Range | None) -> LossTerms:

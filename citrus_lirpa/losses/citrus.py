@@ -19,12 +19,10 @@ from .base import (
     Loss,
     LossTerms,
     Stage,
-    check_bounds_of,
-    check_method,
-    check_share,
     perturb,
     repeated,
 )
+from .checks import check_method, check_share
 from .cross_input import Groups, Pairing, Shifts, cross_input_boxes, joint_sets_of, partners_of
 from .universal import Universal
 
@@ -88,8 +86,7 @@ class Citrus(Loss):
         norm: float = math.inf,
     ):
         super().__init__(clip, norm)
-        check_method(method)
-        check_bounds_of(norm, method)
+        check_method(method, norm)
         require(norm != 2 or not universal, "universal partners are for norm inf; set universal=0")
         check_share(tau_ratio, "tau_ratio", "the box radius τ cannot exceed ε")
         check_share(alpha, "alpha", "the weight of the bounds")

@@ -11,7 +11,8 @@ from ..bounds.box import PIXELS, Ball
 from ..bounds.checks import Range, Scalar
 from ..bounds.margins import robust_cross_entropy
 from ..bounds.net import BoundedNet
-from .base import Loss, LossTerms, Stage, check_bounds_of, check_max_eps, check_method, repeated
+from .base import Loss, LossTerms, Stage, repeated
+from .checks import check_max_eps, check_method
 
 
 class Ibp(Loss):
@@ -30,8 +31,7 @@ class Ibp(Loss):
 
     def __init__(self, *, method: str = "ibp", clip: Range | None = PIXELS, norm: float = math.inf):
         super().__init__(clip, norm)
-        check_method(method)
-        check_bounds_of(norm, method)
+        check_method(method, norm)
         self.method = method
 
     def terms(self, net: BoundedNet, x: Tensor, y: Tensor, eps: Scalar) -> LossTerms:

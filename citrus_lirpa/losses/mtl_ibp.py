@@ -11,7 +11,8 @@ from ..bounds.checks import Range, Scalar, is_number
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet
 from ..errors import expect
-from .base import Attack, Loss, LossTerms, check_share, perturb
+from .base import Attack, Loss, LossTerms, perturb
+from .checks import check_share
 
 
 class MtlIbp(Loss):

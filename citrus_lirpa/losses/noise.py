@@ -12,7 +12,8 @@ from ..bounds.checks import Range, Scalar, check_count, check_positive
 from ..bounds.net import BoundedNet
 from ..bounds.norms import lengths, shortened
 from ..bounds.radius import largest_as_tensor
-from .base import POINT_RADIUS, Loss, LossTerms, at_points, check_max_eps
+from .base import POINT_RADIUS, Loss, LossTerms, at_points
+from .checks import check_max_eps
 
 
 class Gaussian(Loss):

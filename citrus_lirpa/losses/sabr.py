@@ -11,7 +11,8 @@ from ..bounds.box import PIXELS, Ball, Box, clamp
 from ..bounds.checks import Range, Scalar
 from ..bounds.margins import robust_cross_entropy
 from ..bounds.net import BoundedNet
-from .base import Attack, Loss, LossTerms, check_share, perturb
+from .base import Attack, Loss, LossTerms, perturb
+from .checks import check_share
 
 
 class Sabr(Loss):

@@ -14,7 +14,8 @@ from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.segments import Segment
 from ..errors import expect, require
-from .base import Attack, Loss, LossTerms, Stage, check_max_eps, check_share, perturb, repeated
+from .base import Attack, Loss, LossTerms, Stage, perturb, repeated
+from .checks import check_max_eps, check_share
 from .sabr import Sabr, SmallBox
 
 #: Steps of the attack between the two parts.

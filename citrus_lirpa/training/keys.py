@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from ..errors import ConfigError, unknown
 from ..formats.schema import options_of
-from ..losses.base import TRAINABLE
+from ..losses.checks import TRAINABLE
 from ..losses.citrus import REDUCTIONS
 from ..losses.cross_input import PAIRINGS
 from .config import MODES

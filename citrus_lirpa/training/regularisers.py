@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..bounds.box import Box, Interval
 from ..bounds.checks import check_tensor
-from ..bounds.steps import by_parts, row_parts
+from ..bounds.elementwise import by_parts, row_parts
 from ..errors import InputError
 
 #: Ratios above this share cost nothing.

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from citrus_lirpa.bounds import steps
+from citrus_lirpa.bounds import elementwise
 from citrus_lirpa.bounds.box import Box, Interval
 from citrus_lirpa.training.regularisers import l1_norm, shi_regulariser
 
@@ -148,7 +148,7 @@ def test_large_layers_are_regularised_in_parts_as_whole(monkeypatch):
     inputs = Interval(torch.zeros(1), torch.ones(1))
     found = []
     for numbers in (1, 100, 10**6):  # a row, three, all
-        monkeypatch.setattr(steps, "_PART", numbers)
+        monkeypatch.setattr(elementwise, "_PART", numbers)
         torch.manual_seed(0)
         layer = random_layer(8, 3, 4, 3, shift=0.6)
         total = shi_regulariser(inputs, [Interval.of(layer)])
