@@ -63,7 +63,7 @@ class GroupAttack:
         overshoot: Margin, in logits, by which an input must be broken to be pushed no further.
         momentum: Share of the earlier direction that is added to each gradient.
         clip: Range that perturbed inputs are cut to; None for no cut.
-        norm: Of the perturbations, inf or 2.
+        norm: The norm of the perturbations, inf or 2.
     """
 
     steps: int = 50

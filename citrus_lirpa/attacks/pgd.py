@@ -112,7 +112,7 @@ class PGD:
         restarts: Random starts; each input keeps the one with its highest loss.
         clip: Range that x + v stays in; None for no limits. A loss that is given a PGD replaces
             it by its own range.
-        norm: Of the perturbations, inf or 2. A loss replaces it by its own norm too.
+        norm: The norm of the perturbations, inf or 2. A loss replaces it by its own norm too.
     """
 
     steps: int = 20

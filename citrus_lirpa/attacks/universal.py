@@ -56,7 +56,7 @@ class SgdUap:
         clip: Range that perturbed images are cut to; None for no cut.
         per_class: Make one u for each class, from the images of this class alone.
         target: The class that images of all others are to be taken for; None for any wrong one.
-        norm: Of the perturbation, inf or 2.
+        norm: The norm of the perturbation, inf or 2.
     """
 
     epochs: int = 10

@@ -122,7 +122,7 @@ def check_inputs(
 def check_labelled(
     net: BoundedNet, x: Any, y: Any, *, least: int = 1, anywhere: bool = False, finite: bool = True
 ) -> None:
-    """Raise InputError unless inputs and labels are as many, and fit; see ``check_inputs``."""
+    """Raise InputError unless each input has a label, and all fit; see ``check_inputs``."""
     check_tensor(x, "x")
     if isinstance(y, Tensor) and x.ndim and y.ndim and not len(x) == len(y) >= least:
         raise InputError(f"{len(x)} inputs but {len(y)} labels; expected as many, at least one")

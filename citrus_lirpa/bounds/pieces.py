@@ -19,9 +19,9 @@ class Piece:
     """An operation that no node stands for; attributes as those of an :class:`Operation`.
 
     Args:
-        name: Of its value.
+        name: The name of its value.
         arguments: Names of all values that ``forward`` takes.
-        shape: Of its value, for one input.
+        shape: The shape of its value, for one input.
         constants: Those of the arguments that do not vary, by name.
     """
 

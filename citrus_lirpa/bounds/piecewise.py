@@ -81,7 +81,7 @@ class _Writer:
     """Writes one operation as pieces, the last of which has the operation's name.
 
     Attributes:
-        shape: Of the values of the pieces to come.
+        shape: The shape of the values of the pieces to come.
         constants: The operation's constants by name, and the numbers that were made.
     """
 

@@ -166,7 +166,7 @@ def affine_segments(graph: Graph, normalise: nn.Module | None, dtype: torch.dtyp
 
     Returns:
         The segment that ends in the input of each ReLU or curve, in network order, then the one
-        that ends in the logits. They keep the weights of now. Piecewise linear operations have
+        that ends in the logits. They keep the current weights. Piecewise linear operations have
         ReLUs of their own there.
 
     Raises:
@@ -214,7 +214,7 @@ def chain(graph: Graph, normalise: nn.Module | None, relus: int) -> list[Segment
 
     Returns:
         The segment that ends in the input of each of them, from the output of the one before it;
-        the first one from the network's input. They have the weights of now, with graph.
+        the first one from the network's input. They have the current weights, with graph.
 
     Raises:
         ModelError: There are other operations than affine ones and ReLU, or connections around
@@ -262,7 +262,7 @@ def segment_behind(graph: Graph, relu: int) -> Segment:
 
 
 def _segment(graph: Graph, numbers: dict[str, int], end: str) -> Segment:
-    """The part of a network from the values in ``numbers`` to ``end``, with the weights of now."""
+    """The part of a network from the values in ``numbers`` to ``end``, with the current weights."""
     if end not in graph.operations:
         raise ModelError("a ReLU or the logits of this network do not depend on its input")
     operations, used = graph.path(end, numbers)

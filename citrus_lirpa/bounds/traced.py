@@ -198,7 +198,7 @@ class TracedModule:
     def chain(self, relus: int) -> list[Segment]:
         """Return the affine maps from pixels to the first ReLU, then from each ReLU to the next.
 
-        They end at the inputs of ``relus`` ReLUs, and have the weights of now, with graph.
+        They end at the inputs of ``relus`` ReLUs, and have the current weights, with graph.
 
         Raises:
             ModelError: The network cannot be split so.

@@ -64,7 +64,7 @@ def find_spec(name: str, sha256: str = "") -> DatasetSpec:
     Args:
         name: The name of the entry, that of a set of torchvision (see
             :func:`.torchvision_sets.find`), or where the data is (see :func:`.own.find`).
-        sha256: Of the user's own data; empty for any.
+        sha256: The SHA-256 of the user's own data; empty for any.
 
     Raises:
         ConfigError: The name is unknown; the message has the nearest one.

@@ -20,7 +20,7 @@ def read_eps_map(path: Path, shape: tuple[int, ...] | None = None, sha256: str =
         path: An ``.npy`` file of numbers from 0 to 1, of a shape that broadcasts to ``shape``:
             (C, H, W), (C, 1, 1) with one for each channel, (H, W) for all channels alike, or (d,)
             for a table.
-        shape: Of an image, (C, H, W); None to leave the map as it is.
+        shape: The shape of an image, (C, H, W); None to leave the map as it is.
         sha256: What the file's hash must be; empty for anything.
 
     Returns:

@@ -138,7 +138,7 @@ class Loss(nn.Module):
     Args:
         clip: Valid range of the inputs: (0, 1) for pixels, tensors that broadcast to the inputs
             for normalised data, None for no limits.
-        norm: Of the perturbations, inf or 2.
+        norm: The norm of the perturbations, inf or 2.
     """
 
     #: The attack of a loss that has one and is given none.

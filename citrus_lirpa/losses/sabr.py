@@ -27,7 +27,7 @@ class Sabr(Loss):
         tau_ratio: τ/ε: the radius of the boxes as a share of ε, in (0, 1].
         attack: Finds the adversarial examples; PGD of 8 steps by default.
         clip: Valid range of the inputs; None for no limits.
-        norm: Of the perturbations, inf or 2.
+        norm: The norm of the perturbations, inf or 2.
     """
 
     steps_alike = True

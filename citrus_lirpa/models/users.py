@@ -37,7 +37,7 @@ def own(
 
     Raises:
         ConfigError: It needs other arguments, fails, or returns no ``nn.Module``.
-        InputError: It does not map images of this shape to so many logits.
+        InputError: It does not map images of this shape to ``classes`` logits.
     """
     require(source, "model.source is missing; name your network by --model FILE.py:NAME",
             ConfigError)  # fmt: skip
@@ -75,7 +75,7 @@ def _called(make: Callable[..., Any], source: str, known: dict[str, Any]) -> nn.
 
 @torch.no_grad()
 def _check_logits(model: nn.Module, source: str, shape: Shape, classes: int) -> None:
-    """Raise InputError unless a network maps images to so many logits."""
+    """Raise InputError unless a network maps images to ``classes`` logits."""
     mode = model.training
     other = {p.dtype for p in model.parameters()} - {torch.float32}
     fix = (

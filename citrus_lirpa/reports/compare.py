@@ -37,7 +37,7 @@ class Setting:
         clip: Range that perturbed images are cut to, or None.
         held_out: Whether the images are those held out from training.
         eps_map: SHA-256 of the map of ε, whose largest value ``eps`` is then.
-        norm: That ε is of; None for inf.
+        norm: The norm of ε; None for inf.
     """
 
     data: str
@@ -74,7 +74,7 @@ class Run:
         stage: Last stage tried on single images.
         relational: Group stage of the evaluation.
         time_limit: Seconds of the evaluation for each group.
-        seed: Of the training; None where it is not known.
+        seed: The seed of the training; None where it is not known.
         recipe: The configuration of the training but for the seed; empty where it is not known.
     """
 
@@ -214,7 +214,7 @@ def training_seconds(folder: Path) -> float:
 
 
 def read_evaluation(folder: Path, stage: str | None) -> EvaluationRecord:
-    """Read the evaluation by ``stage``, or by the strongest stage that there is one of."""
+    """Read the evaluation by ``stage``, or else by the strongest stage in the folder."""
     found = RunFolder(folder).evaluated()
     chosen = stage or (found[-1] if found else None)
     option = f" --method {chosen}" if chosen else ""

@@ -25,11 +25,11 @@ COLOURS = {
     "p5": "#0b6b5f",
     "p6": "#064f47",
 }
-#: Of the stages that prove, in their order.
+#: Colours of the stages that prove, in their order.
 PROVED = tuple(COLOURS[f"p{i}"] for i in range(7))
-#: Of attacks, which prove nothing.
+#: Colours of attacks, which prove nothing.
 ATTACKS = {"attack": "#d9d4c8", "group attack": "#bdb6a6"}
-#: Of training methods, in the order of their first run.
+#: Colours of training methods, in the order of their first run.
 METHODS = (
     "#b4540a", "#1f8678", "#3b6fb6", "#8a4fa3", "#c0a020",
     "#c2476b", "#5b8c2a", "#2aa1c0", "#7a5c46", "#4b4f9e",

@@ -171,13 +171,13 @@ def draw_uap(
     Of many classes those most fooled are shown.
 
     Args:
-        result: Of the attack.
+        result: The result of the attack.
         x: The images attacked, (N, C, H, W).
         eps: Radius of the perturbation, in pixels.
         clip: Range that perturbed images are cut to, or None.
         spec: The data set.
         figure: To draw on, which is resized; None makes a new one.
-        norm: That ε is of.
+        norm: The norm of ε.
 
     Returns:
         The figure, or None where no image is broken.

@@ -39,8 +39,8 @@ class AttackProtocol:
         limit: How many of these images, from the first; None for all.
         epochs: Passes over the images, a restart.
         clip: Range that perturbed images are cut to.
-        seed: Of the random starts and of the batches.
-        norm: Of the perturbations, inf or 2.
+        seed: The seed of the random starts and of the batches.
+        norm: The norm of the perturbations, inf or 2.
     """
 
     eps: Scalar

@@ -45,7 +45,7 @@ class Network:
         name: The path it was read from.
         held_out: How many of the last training images it was not trained on.
         eps_map: ε of every pixel, (C, H, W); None for ``eps`` everywhere.
-        norm: That ε is of, inf or 2.
+        norm: The norm of ε, inf or 2.
         options: Options of commands that name its code and its normalisation.
     """
 

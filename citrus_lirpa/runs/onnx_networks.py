@@ -13,7 +13,7 @@ from ..data.datasets import DATASETS, find_spec
 from ..data.types import DatasetSpec
 from ..errors import InputError, require
 from ..formats.onnx import load_onnx
-from ..formats.onnx.graph import Permute
+from ..formats.onnx.layers import Permute
 from ..models import Behind, Normalise, leading_normalise
 from ..training.layers import layered, presets
 

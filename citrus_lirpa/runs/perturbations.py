@@ -67,7 +67,7 @@ class PerturbationRecord:
         member_classes: Classes (G, M) predicted with the perturbation of the group.
         shown: Numbers (S,) of the images whose pixels are kept, ascending.
         images: These pixels (S, C, H, W), uint8.
-        norm: That ε is of, (); files of earlier versions, whose norm is inf, lack it.
+        norm: The norm of ε, (); files of earlier versions, whose norm is inf, lack it.
     """
 
     u: np.ndarray

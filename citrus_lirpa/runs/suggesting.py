@@ -157,7 +157,7 @@ def _measured(net: BoundedNet, loss: nn.Module, images: Split, config: RunConfig
 
 
 def _schedule(config: RunConfig, an_epoch: int, steps: float) -> list[str]:
-    """Return overrides of epochs, ramp and learning rate for at most so many steps."""
+    """Return overrides of epochs, ramp and learning rate for at most ``steps`` steps."""
     train = config.train
     share = train.ramp_length / train.epochs
     enough = math.ceil(2 * SHORT_RAMP / max(share, 0.1) / an_epoch)

@@ -11,7 +11,7 @@ from citrus_lirpa import BoundedNet, Box, certify, certify_uap
 from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.data.types import Split
 from citrus_lirpa.errors import InputError, ModelError
-from citrus_lirpa.formats.onnx.graph import Branches
+from citrus_lirpa.formats.onnx.layers import Branches
 from citrus_lirpa.verify import fingerprint, fingerprint_of_images
 from citrus_lirpa.verify.budget import Budget
 from citrus_lirpa.verify.crown.linear import Group, Lines, refuted

@@ -241,20 +241,13 @@ def test_report(cases, here):
     explore(cases, check, options(*REPORT))
 
 
+@pytest.mark.parametrize(("name", "known"), [("sweep", SWEEP), ("tune", TUNE)])
 @sizes(10, 120)
-def test_sweep(cases, here):
+def test_plans(cases, here, name, known):
     def check(case) -> None:
-        run("sweep", *line({**case, "--dry-run": True}))
+        run(name, *line({**case, "--dry-run": True}))
 
-    explore(cases, check, options(*SWEEP))
-
-
-@sizes(10, 120)
-def test_tune(cases, here):
-    def check(case) -> None:
-        run("tune", *line({**case, "--dry-run": True}))
-
-    explore(cases, check, options(*TUNE))
+    explore(cases, check, options(*known))
 
 
 @sizes(15, 120)
@@ -279,14 +272,9 @@ def test_verify(cases, here):
     explore(cases, lambda case: run("verify", *line(case)) and None, options(*VERIFY))
 
 
-def test_supports(here):
-    for word in filter(None, [*WORDS, *PATHS]):
-        assert (run("supports", word)[0] == 2) == (word != "-h"), word
-
-
-@pytest.mark.parametrize("name", ["presets", "models"])
+@pytest.mark.parametrize("name", ["presets", "models", "config", "supports"])
 def test_lists(here, name):
-    assert run(name)[0] == run(name, "--json")[0] == 0
+    assert run(name)[0] == run(name, "--json")[0] == (2 if name == "supports" else 0)
     for word in filter(None, [*WORDS, *PATHS]):
         assert (run(name, word)[0] == 2) == (word != "-h"), word
 
@@ -294,11 +282,6 @@ def test_lists(here, name):
 def test_check(here):
     for word in filter(None, [*WORDS, *PATHS]):
         assert run("check", word)[0] in (0, 1, 2), word
-
-
-def test_config(here):
-    for word in filter(None, [*WORDS, *PATHS]):
-        assert (run("config", word)[0] == 2) == (word != "-h"), word
 
 
 def test_completion(here):

@@ -258,8 +258,6 @@ def test_k_beyond_the_partners_or_the_batch_is_refused():
     line = r"^k is 6, but an input has 4 partners; expected k to be at most 5: lower k"
     with pytest.raises(InputError, match=line):
         Citrus(k=6)(net, x, y, EPS)
-    with pytest.raises(InputError, match=r"4 cyclic shifts need a batch of at least 5, got 3"):
-        Citrus(k=4)(net, x[:3], y[:3], EPS)
     with pytest.raises(InputError, match=r"worst is 2, but each input has 1 boxes"):
         Citrus(k=5, worst=2)(net, x, y, EPS)
     assert len(Citrus(k=5)(net, x, y, EPS).box) == 6

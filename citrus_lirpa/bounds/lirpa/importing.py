@@ -70,7 +70,7 @@ def _known_warnings_dropped() -> Iterator[None]:
 
 
 class _Console(logging.StreamHandler[Any]):
-    """Prints on the standard output of now, unless the root logger has a console itself."""
+    """Prints on the current standard output, unless the root logger has a console itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
         root = logging.getLogger()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-#: Of the operators that 0.3 has networks traced into.
+#: The opset in which auto_LiRPA 0.3 traces networks.
 _OPSET = 12
 
 
@@ -28,7 +28,7 @@ def _celu(graph: Any, x: Any, alpha: float) -> Any:
 
 
 def _hard_tanh(graph: Any, x: Any, low: float, high: float) -> Any:
-    """A clamp, with a note of what it is of: its slope is 0 where x is at an end, not 1."""
+    """A clamp, with a note of its origin: its slope is 0 where x is at an end, not 1."""
     kind = x.type().dtype() or torch.float32
     ends = (graph.op("Constant", value_t=torch.tensor(end, dtype=kind)) for end in (low, high))
     return graph.op("Clip", x, *ends, of_s="hardtanh")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .graph import Affine, Reader, unusable
+from .graph import Reader, unusable
+from .layers import Affine
 from .pieces import Limited
 
 if TYPE_CHECKING:

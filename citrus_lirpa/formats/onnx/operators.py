@@ -16,27 +16,13 @@ from torch.nn.utils import skip_init
 
 from ...errors import ModelError
 from . import curves, pieces, windows
-from .graph import (
-    Affine,
-    Branches,
-    Concat,
-    Permute,
-    Reader,
-    Shaped,
-    Sum,
-    kind,
-    per_channel,
-    unusable,
-    with_weights,
-)
+from .graph import Reader, kind, per_channel, unusable
+from .layers import Affine, Branches, Concat, Permute, Shaped, Sum, with_weights
 
 if TYPE_CHECKING:
     import onnx
 
 Options = dict[str, Any]
-
-
-# -- what every operator needs --------------------------------------------------------
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -53,9 +39,6 @@ def _depthwise(scales: Tensor, shifts: Tensor) -> nn.Conv2d:
     channels = len(scales)
     conv: Any = skip_init(nn.Conv2d, channels, channels, 1, groups=channels)
     return with_weights(conv, scales.reshape(-1, 1, 1, 1), shifts)
-
-
-# -- operators ------------------------------------------------------------------------
 
 
 def _gemm(reader: Reader, node: onnx.NodeProto, options: Options) -> None:

@@ -18,7 +18,7 @@ class Windows:
     """The windows of a pooling or convolution along one axis.
 
     Args:
-        options: Of the operator.
+        options: The options of the operator.
         axis: The number of the axis, behind batch and channels.
         side: How long it is.
 

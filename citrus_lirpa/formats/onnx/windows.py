@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.nn.utils import skip_init
 
-from .graph import Reader, unusable, with_weights
+from .graph import Reader, unusable
+from .layers import with_weights
 from .places import SAME, windows_along, windows_of
 
 if TYPE_CHECKING:

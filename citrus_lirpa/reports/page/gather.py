@@ -1,4 +1,4 @@
-"""What a run folder holds for its page; what it lacks is said, what is damaged is refused."""
+"""Reads what a page shows from a run folder; names what is missing, refuses what is damaged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Material:
     """The files of one run, as values; each is None where the folder has no such file.
 
     Attributes:
-        name: Of the run, on the page.
+        name: The name of the run, on the page.
         folder: Where the files are.
         config: Tables of config.toml.
         epochs: Lines of metrics.jsonl.

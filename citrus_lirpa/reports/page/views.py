@@ -16,7 +16,7 @@ from . import charts, perturbations
 from .gather import Material, network_arguments, radius_argument
 from .images import Album
 
-#: What ``eval`` is given as it stands in the record.
+#: Options of ``eval`` that the record holds as they were given.
 _OPTIONS = tuple(
     field.name
     for field in fields(Protocol)
@@ -40,7 +40,7 @@ class Part:
 
 
 def view(material: Material, number: int, album: Album, *, groups: int) -> dict[str, Any]:
-    """Make the template's values of a run: its number on the page, and so many worst groups."""
+    """Make the template's values of a run by its number, with at most ``groups`` worst groups."""
     record = material.record
     return {
         "id": f"run-{number}",

@@ -46,9 +46,9 @@ class Point:
     Attributes:
         study: Name of the study.
         method: Training method.
-        number: Of the trial.
-        values: Of the search space.
-        seed: Of the trial's training.
+        number: The number of the trial.
+        values: The values of the search space.
+        seed: The seed of the trial's training.
         judged: The figures of each network.
     """
 

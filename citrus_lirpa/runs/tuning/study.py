@@ -36,9 +36,9 @@ class _Head:
         preset: Name of the preset.
         method: Name of the training method.
         trials: Number of trainings.
-        seed: Of the search, and of the trainings.
-        name: Of the study; the name of the file by default.
-        folder: Of the trainings; runs/NAME by default.
+        seed: The seed of the search, and of the trainings.
+        name: The name of the study; the name of the file by default.
+        folder: The folder of the trainings; runs/NAME by default.
         storage: URL of a database, or a journal file; a journal in the folder by default.
         stop_at: Shares of the epochs at which a training that cannot reach the front is ended.
     """
@@ -77,7 +77,7 @@ class Front:
 
     Args:
         protocol: How they are evaluated.
-        seeds: Of the trainings that are judged for each point of the front.
+        seeds: The seeds of the trainings that are judged for each point of the front.
     """
 
     protocol: Protocol
@@ -89,10 +89,10 @@ class Study:
     """What is tuned, how, and where.
 
     Attributes:
-        name: Of the study in its storage.
+        name: The name of the study in its storage.
         trials: Number of trainings.
-        seed: Of the search.
-        folder: Of the trainings.
+        seed: The seed of the search.
+        folder: The folder of the trainings.
         storage: URL of a database, or path of a journal file.
         fixed: The values that all trainings share: preset, method and TABLE.KEY.
         space: What is varied.
@@ -119,7 +119,7 @@ class Study:
 
         Args:
             values: A value for each key of the space.
-            seed: Of the training, where it is not the study's.
+            seed: The seed of the training, where it is not the study's.
 
         Raises:
             InputError: The values do not fit together.
