@@ -20,6 +20,15 @@ from citrus_lirpa.training.setup import build
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classifier") / "ce"
+    few = ("--set", "train.epochs=1", "--set", "data.limit=192")
+    made = run("train", "--preset", "digits", "--method", "ce", *few, "--out", folder)
+    assert made[0] == 0
+    return folder
+
+
 def settings(*overrides):
     few = ("train.epochs=2", "data.limit=192", "model.width=4")
     return config.resolve(preset="digits", method="denoiser", overrides=[*few, *overrides])
@@ -73,12 +82,10 @@ def test_what_is_no_denoiser_is_refused():
             config.resolve(preset="digits", method=method, overrides=[f"model.name={model}"])
 
 
-def test_an_interrupted_training_ends_with_the_very_weights(tmp_path):
+def test_an_interrupted_training_ends_with_the_very_weights(tmp_path, classifier):
     """In front of a classifier too, which the checkpoint holds."""
-    made = ("train", "--preset", "digits", "--quiet", "--set", "train.epochs=1")
-    assert run(*made, "--method", "ce", "--out", tmp_path / "ce")[0] == 0
     images = data.load("digits", train=True, data_dir=".")
-    chosen = config.named(settings(f"loss.classifier={json.dumps(str(tmp_path / 'ce'))}"))
+    chosen = config.named(settings(f"loss.classifier={json.dumps(str(classifier))}"))
     trained = []
     for more in ({}, {"folder": tmp_path / "run"}):
         net, loss = build(chosen, CPU)
@@ -92,18 +99,18 @@ def test_an_interrupted_training_ends_with_the_very_weights(tmp_path):
     assert all(torch.equal(*pair) for pair in zip(*trained, strict=True))
 
 
-def test_a_run_goes_in_front_of_a_network_and_is_none_itself(tmp_path):
-    made = ("train", "--preset", "digits", "--quiet", "--set", "train.epochs=1", "--out")
-    assert run(*made, tmp_path / "ce", "--method", "ce")[0] == 0
-    status, told = run(*made, tmp_path / "d", "--method", "denoiser", "--set", "loss.sigma=0.5")
+def test_a_run_goes_in_front_of_a_network_and_is_none_itself(tmp_path, classifier):
+    made = ("train", "--preset", "digits", "--quiet", "--method", "denoiser", "--out")
+    few = (f"--set={one}" for one in ("train.epochs=1", "data.limit=192", "loss.sigma=0.5"))
+    status, told = run(*made, tmp_path / "d", *few)
     assert status == 0 and "training accuracy -" in told
     assert f"smooth RUN --sigma 0.5 --denoiser {tmp_path / 'd'}" in told
-    smooth = ("smooth", tmp_path / "ce", "--sigma", "1/2", "--n", 100, "--limit", 3, "--quiet")
+    smooth = ("smooth", classifier, "--sigma", "1/2", "--n", 100, "--limit", 3, "--quiet")
     status, told = run(*smooth, "--denoiser", tmp_path / "d")
     assert status == 0 and told.count("of the smoothed network, each image with probability") == 8
-    record = json.loads((tmp_path / "ce" / "smooth-0.5-denoised.json").read_text())
+    record = json.loads((classifier / "smooth-0.5-denoised.json").read_text())
     assert record["denoiser"] == str(tmp_path / "d")
     assert "is a denoiser, which answers with no classes" in said(*run("eval", tmp_path / "d"), 2)
-    told = said(*run(*smooth, "--denoiser", tmp_path / "ce"), 2)
+    told = said(*run(*smooth, "--denoiser", classifier), 2)
     assert "is a network of the method ce; train a denoiser" in told
     assert "the denoiser is 'none'; expected a run" in said(*run(*smooth, "--denoiser", "none"), 2)

@@ -199,16 +199,17 @@ def literal_k(model, x, y, v, members_of):
 
 @pytest.mark.parametrize("pairing", PAIRINGS)
 def test_a_measured_k_by_the_formula(pairing):
-    (pairs, sees), found = PAIRINGS[pairing], set()
+    (pairs, sees), found, model, (x, _) = PAIRINGS[pairing], set(), small_mlp(), batch()
+    net = wrapped(model)
     for seed in range(12):
         torch.manual_seed(seed)
-        model, (x, _) = small_mlp(), batch()
+        model.load_state_dict(small_mlp().state_dict())
         y = model(x).argmax(1)
         y[seed % 6] = (y[seed % 6] + 1) % 3  # it is misclassified already, and does not count
         v = (torch.rand(7, *x.shape[1:]) - 0.5) * seed / 3
         loss = Citrus(TAU_RATIO, pairing=pairs, k=0)
         assert loss.current_k() == 2
-        loss.end_epoch(breaks(wrapped(model), x, y, v, PIXELS))
+        loss.end_epoch(breaks(net, x, y, v, PIXELS))
         sets = [sorted({i, *sees(i)}) for i in range(6)]
         assert loss.current_k() == literal_k(model, x, y, v, sets.__getitem__)
         found.add(loss.current_k())
