@@ -6,13 +6,6 @@ from .pgd import PGD, ascend
 from .universal import SgdUap
 
 __all__ = [
-    "PGD",
-    "GroupAttack",
-    "GroupAttackResult",
-    "SgdUap",
-    "UapResult",
-    "ascend",
-    "breaks",
-    "kappa",
+    "PGD", "GroupAttack", "GroupAttackResult", "SgdUap", "UapResult", "ascend", "breaks", "kappa",
     "try_uap",
-]
+]  # fmt: skip

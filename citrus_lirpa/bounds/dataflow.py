@@ -49,7 +49,7 @@ class DataWatch(TorchFunctionMode):
     ) -> Any:
         """Call ``func``; raise ModelError where it makes a Python value of watched data."""
         inputs = list(_tensors([*args, *(kwargs or {}).values()]))
-        watched = any(map(self._follows, inputs))
+        watched = any(_place(tensor) in self._places for tensor in inputs)
         name = getattr(func, "__name__", "")
         if watched and name in _CONVERSIONS:
             raise ModelError(_refusal(_CONVERSIONS[name]))
@@ -63,9 +63,6 @@ class DataWatch(TorchFunctionMode):
         if (place := _place(tensor)) and place not in self._places:
             self._kept.append(tensor)
             self._places.add(place)
-
-    def _follows(self, tensor: Tensor) -> bool:
-        return _place(tensor) in self._places
 
 
 def _in_place(name: str) -> bool:

@@ -182,14 +182,6 @@ def _clamp(w: _Writer) -> None:
         w.smaller(x, high, last=True)
 
 
-def _maximum(w: _Writer) -> None:
-    _of_several(w, w.larger, torch.maximum)
-
-
-def _minimum(w: _Writer) -> None:
-    _of_several(w, w.smaller, torch.minimum)
-
-
 def _of_several(w: _Writer, write: Callable[..., str], function: Callable[..., Tensor]) -> None:
     value, *others = sorted(w.operation.arguments, key=w.constants.__contains__)
     for number, other in enumerate(others, 1):
@@ -313,8 +305,8 @@ _WRITERS: dict[str, Callable[[_Writer], None]] = {
     "BoundClip": _clamp,
     "BoundHardTanh": _clamp,
     "BoundLeakyRelu": _leaky,
-    "BoundMax": _maximum,
-    "BoundMin": _minimum,
+    "BoundMax": lambda w: _of_several(w, w.larger, torch.maximum),
+    "BoundMin": lambda w: _of_several(w, w.smaller, torch.minimum),
     "BoundMaxPool": _max_pool,
     "BoundPRelu": _leaky,
 }

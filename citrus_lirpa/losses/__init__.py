@@ -18,28 +18,7 @@ from .sabr import Sabr
 from .taps import Taps
 
 __all__ = [
-    "LOSSES",
-    "TRAINING_METHODS",
-    "Adversarial",
-    "CcIbp",
-    "Citrus",
-    "Colt",
-    "CrossEntropy",
-    "CrownIbp",
-    "Denoise",
-    "ExpIbp",
-    "Gaussian",
-    "Groups",
-    "Ibp",
-    "Loss",
-    "LossTerms",
-    "Method",
-    "MtlIbp",
-    "Sabr",
-    "Shifts",
-    "SmoothAdv",
-    "Taps",
-    "UapGame",
-    "Uat",
-    "cross_input_boxes",
-]
+    "LOSSES", "TRAINING_METHODS", "Adversarial", "CcIbp", "Citrus", "Colt", "CrossEntropy",
+    "CrownIbp", "Denoise", "ExpIbp", "Gaussian", "Groups", "Ibp", "Loss", "LossTerms", "Method",
+    "MtlIbp", "Sabr", "Shifts", "SmoothAdv", "Taps", "UapGame", "Uat", "cross_input_boxes",
+]  # fmt: skip

@@ -88,7 +88,7 @@ def table(rows: Sequence[Sequence[str]], columns: Sequence[str], form: str = "te
         The lines, without a newline at the end.
     """
     if form == "latex":
-        title, *rest = (" & ".join(map(_latex, row)) + r" \\" for row in rows)
+        title, *rest = (" & ".join(c.translate(_LATEX) for c in row) + r" \\" for row in rows)
         sides = "".join("l" if column[0] == "<" else "r" for column in columns)
         begin = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule", title, r"\midrule"]
         return "\n".join([*begin, *rest, r"\bottomrule", r"\end{tabular}"])
@@ -116,10 +116,6 @@ _LATEX = str.maketrans(
         "±": r"$\pm$",
     }
 )
-
-
-def _latex(cell: str) -> str:
-    return cell.translate(_LATEX)
 
 
 def epoch_line(record: dict[str, Any]) -> str:

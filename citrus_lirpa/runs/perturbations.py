@@ -182,7 +182,8 @@ def of_evaluation(net: BoundedNet, result: Evaluation) -> PerturbationRecord:
     uap, protocol = result.uap, result.protocol
     survivors = uap.upper / uap.size
     order = sorted(range(len(uap.size)), key=lambda g: (float(survivors[g]), int(uap.lower[g])))
-    proved = {g for g in order if uap.lower[g] == _correct(result, g)}
+    correct = result.certificates.correct
+    proved = {g for g in order if uap.lower[g] == int(correct[_members(result, g)].sum())}
     groups = [g for g in order if g not in proved][:GROUPS]
     members = torch.full((len(groups), min(protocol.group_size, MEMBERS)), -1)
     classes = members.clone()
@@ -208,10 +209,6 @@ def of_evaluation(net: BoundedNet, result: Evaluation) -> PerturbationRecord:
 def _members(result: Evaluation, group: int) -> torch.Tensor:
     begin = group * result.protocol.group_size
     return torch.arange(begin, begin + int(result.uap.size[group]))
-
-
-def _correct(result: Evaluation, group: int) -> int:
-    return int(result.certificates.correct[_members(result, group)].sum())
 
 
 def of_attack(

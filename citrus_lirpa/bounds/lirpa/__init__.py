@@ -11,13 +11,6 @@ from .options import bound_kwargs, bound_options, repair_options
 from .parser import origins, parsing
 
 __all__ = [
-    "INSTALL_HINT",
-    "SUPPORTED_LIRPA",
-    "TESTED_TORCH",
-    "bound_kwargs",
-    "bound_options",
-    "load",
-    "origins",
-    "parsing",
-    "repair_options",
-]
+    "INSTALL_HINT", "SUPPORTED_LIRPA", "TESTED_TORCH", "bound_kwargs", "bound_options", "load",
+    "origins", "parsing", "repair_options",
+]  # fmt: skip

@@ -98,9 +98,13 @@ def _class_of(
     return type(f"Bound{name}", (base,), methods)
 
 
+def _gelu(x: Tensor, attributes: dict[str, Any]) -> Tensor:
+    return F.gelu(x, approximate=attributes.get("approximate", "none"))
+
+
 #: How values are computed where a layer of torch differs from its curve.
 _FORWARD: dict[str, Callable[[Tensor, dict[str, Any]], Tensor]] = {
-    "Gelu": lambda x, a: _gelu(x, a),
+    "Gelu": _gelu,
     "SoftplusOf": lambda x, a: F.softplus(x, a["beta"], a["threshold"]),
 }
 #: Curves that auto_LiRPA has no nodes for, at least in one version.
@@ -110,17 +114,9 @@ _CURVES = (
 )
 
 
-def _gelu(x: Tensor, attributes: dict[str, Any]) -> Tensor:
-    return F.gelu(x, approximate=attributes.get("approximate", "none"))
-
-
 def _clip(x: Tensor, *ends: Tensor) -> Tensor:
     low, high = (*(end if end.numel() else None for end in ends), None, None)[:2]
     return x if low is high is None else x.clamp(low, high)
-
-
-def _prelu(x: Tensor, slope: Tensor) -> Tensor:
-    return torch.where(x > 0, x, slope * x)
 
 
 def _several(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
@@ -134,7 +130,7 @@ def _several(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tens
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "Clip": _clip,
-    "PRelu": _prelu,
+    "PRelu": lambda x, slope: torch.where(x > 0, x, slope * x),
     "Max": _several(torch.maximum),
     "Min": _several(torch.minimum),
 }

@@ -12,19 +12,11 @@ import torch
 _OPSET = 12
 
 
-def _gelu(graph: Any, x: Any, approximate: str) -> Any:
-    return graph.op("Gelu", x, approximate_s=approximate)
-
-
 def _softplus(graph: Any, x: Any, beta: float, threshold: float) -> Any:
     """Keep the threshold, beyond which torch takes x; its exporter leaves it out."""
     if (beta, threshold) == (1, 20):
         return graph.op("Softplus", x)
     return graph.op("SoftplusOf", x, beta_f=beta, threshold_f=threshold)
-
-
-def _celu(graph: Any, x: Any, alpha: float) -> Any:
-    return graph.op("Celu", x, alpha_f=alpha)
 
 
 def _hard_tanh(graph: Any, x: Any, low: float, high: float) -> Any:
@@ -44,10 +36,6 @@ def _hard_sigmoid(graph: Any, x: Any) -> Any:
     return graph.op("Div", clipped, six)
 
 
-def _rsqrt(graph: Any, x: Any) -> Any:
-    return graph.op("Reciprocal", graph.op("Sqrt", x))
-
-
 def _one(name: str) -> Callable[..., Any]:
     def symbol(graph: Any, x: Any) -> Any:
         return graph.op(name, x)
@@ -57,24 +45,27 @@ def _one(name: str) -> Callable[..., Any]:
 
 #: By torch's name of an operation: kinds of its arguments, and the nodes it becomes.
 _SYMBOLS: dict[str, tuple[str, Callable[..., Any]]] = {
-    "celu": ("vf", _celu),
+    "celu": ("vf", lambda graph, x, alpha: graph.op("Celu", x, alpha_f=alpha)),
     "hardsigmoid": ("v", _hard_sigmoid),
     "hardswish": ("v", _one("HardSwish")),
     "hardtanh": ("vff", _hard_tanh),
     "log_sigmoid": ("v", _one("LogSigmoid")),
     "mish": ("v", _one("Mish")),
     "relu6": ("v", lambda graph, x: _hard_tanh(graph, x, 0.0, 6.0)),
-    "rsqrt": ("v", _rsqrt),
+    "rsqrt": ("v", lambda graph, x: graph.op("Reciprocal", graph.op("Sqrt", x))),
     "selu": ("v", _one("Selu")),
     "softplus": ("vff", _softplus),
 }
+
+
+_GELU = ("vs", lambda graph, x, form: graph.op("Gelu", x, approximate_s=form))
 
 
 @contextmanager
 def whole_curves(gelu: bool) -> Iterator[None]:
     """Have curves traced as one node each inside the block; with ``gelu`` GELU too, as 0.7 does."""
     onnx: Any = torch.onnx
-    symbols = {**_SYMBOLS, **({"gelu": ("vs", _gelu)} if gelu else {})}
+    symbols = {**_SYMBOLS, **({"gelu": _GELU} if gelu else {})}
     with ExitStack() as stack:
         for name, (kinds, symbol) in symbols.items():
             parsed = onnx.symbolic_helper.parse_args(*kinds)(symbol)

@@ -19,17 +19,14 @@ def run(key) -> Results:
     """Do what ``citrus-lirpa config`` is for."""
     found = find(key) if key else keys()
     if key:
-        click.echo("\n\n".join(map(_in_full, found)))
+        bold = ([click.style(each.name, bold=True), *_lines(each)] for each in found)
+        click.echo("\n\n".join(map("\n".join, bold)))
     else:
         rows = [
             (e.name, e.default, textwrap.shorten(e.summary, 70, placeholder=" …")) for e in found
         ]
         click.echo(table([("key", "default", "meaning"), *rows], ("<", "<", "<")))
     return {"keys": [dataclasses.asdict(each) for each in found]}
-
-
-def _in_full(key: Key) -> str:
-    return "\n".join([click.style(key.name, bold=True), *_lines(key)])
 
 
 def _lines(key: Key) -> Iterator[str]:

@@ -27,10 +27,6 @@ Options = Mapping[str, Any]
 _MOST_NUMBERS = 2**22
 
 
-def _absolute(apply: Apply, node: onnx.NodeProto, taken: Taken, options: Options) -> AffineValue:
-    return apply("Abs", taken[0])
-
-
 def _clip(apply: Apply, node: onnx.NodeProto, taken: Taken, options: Options) -> AffineValue:
     """Limits are inputs, or attributes in older files."""
     value, low, high = (*taken, None, None)[:3]
@@ -92,7 +88,7 @@ def _max_pool(apply: Apply, node: onnx.NodeProto, taken: Taken, options: Options
 
 #: How each operator is read.
 PIECES: dict[str, Callable[[Apply, Any, Taken, Options], AffineValue]] = {
-    "Abs": _absolute,
+    "Abs": lambda apply, node, taken, options: apply("Abs", taken[0]),
     "Clip": _clip,
     "LeakyRelu": _leaky,
     "Max": _extreme,

@@ -96,7 +96,8 @@ def _affine(
 ) -> None:
     """Add ``scale * value + shift`` as the kind of layer that auto_LiRPA bounds best."""
     shape, before = reader.shapes[name], reader.before(name)
-    if not all(_channelwise(constant, shape) for constant in (scale, shift)):
+    constants = (constant for constant in (scale, shift) if constant is not None)
+    if any(per_channel(constant.numpy(), shape) is None for constant in constants):
         full = (t if t is None else t.expand(shape).clone() for t in (scale, shift))
         return reader.add(node, Affine(*full), name)
     scales = (torch.tensor(1.0) if scale is None else scale).reshape(-1).expand(shape[1]).clone()
@@ -114,10 +115,6 @@ def _without_bias(layer: nn.Module | None) -> bool:
     if not isinstance(layer, (nn.Linear, nn.Conv2d)):
         return False
     return layer.bias is None or not bool(layer.bias.any())
-
-
-def _channelwise(constant: Tensor | None, shape: tuple[int, ...]) -> bool:
-    return constant is None or per_channel(constant.numpy(), shape) is not None
 
 
 def _batchnorm(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
@@ -159,10 +156,6 @@ def _reshape(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
         reader.add(node, Shaped(*after[1:]), node.input[0])
     else:
         raise unusable(node, f"from {before} to {after}; expected the batch to stay first")
-
-
-def _negative(reader: Reader, node: onnx.NodeProto, options: Options) -> None:
-    _affine(reader, node, node.input[0], torch.tensor(-1.0), None)
 
 
 def _function(make: Callable[[], nn.Module]) -> Callable[..., None]:
@@ -225,7 +218,7 @@ LAYERS: dict[str, Callable[..., None]] = {
     "Min": pieces.extreme,
     "Mish": _function(nn.Mish),
     "Mul": _arithmetic,
-    "Neg": _negative,
+    "Neg": lambda reader, node, _: _affine(reader, node, node.input[0], torch.tensor(-1.0), None),
     "PRelu": pieces.prelu,
     "Pad": windows.pad,
     "Pow": curves.power,

@@ -32,7 +32,7 @@ def evaluator_of(proto: onnx.ModelProto) -> Any:
         op_domain = ""
 
         def _run(self, x: np.ndarray, **options: Any) -> tuple[np.ndarray]:
-            return (_max_pool(x, options),)
+            return (_views(x, _windows(x, options), -math.inf).max(-1),)
 
     class AveragePool(OpRun):
         op_domain = ""
@@ -65,11 +65,6 @@ def _views(x: np.ndarray, windows: list[Windows], fill: float) -> np.ndarray:
     taken: Any = (..., *(slice(None, None, stride) for stride in strides))
     seen = views[taken]
     return seen.reshape(*seen.shape[: x.ndim], -1)
-
-
-def _max_pool(x: np.ndarray, options: dict[str, Any]) -> np.ndarray:
-    maxima: np.ndarray = _views(x, _windows(x, options), -math.inf).max(-1)
-    return maxima
 
 
 def _average_pool(x: np.ndarray, options: dict[str, Any]) -> np.ndarray:

@@ -81,7 +81,8 @@ class Joint(nn.Module):
             taken = self._inputs(variables_of(network.inputs), file)
             weights = self._weights({v: i for i, v in enumerate(results)}, len(results))
             if "float16" in {d.dtype for d in (*network.inputs, *network.outputs)}:
-                constant -= np.abs(weights) @ _half_rounding(file, taken)
+                size = len(statement.free)
+                constant -= np.abs(weights) @ _half_rounding(file, taken, size)
             self.inputs.append(taken)
             self.networks.append(file.module)
             self.outputs.append(linear_layer(weights, np.zeros(len(weights))))
@@ -117,7 +118,8 @@ class Joint(nn.Module):
     def _inputs(self, variables: list[Variable], file: FileNetwork) -> nn.Module:
         """Return what makes a network's inputs of z."""
         size = len(self.statement.free)
-        linear = [self.statement.tied.get(v, _itself(v)) for v in variables]
+        one, zero = Fraction(1), Fraction(0)
+        linear = [self.statement.tied.get(v, Linear({v: one}, zero)) for v in variables]
         constant = np.array([float(v.constant) for v in linear])
         places = [
             (i, self._columns[v], float(f))
@@ -147,10 +149,6 @@ class Joint(nn.Module):
         return weights
 
 
-def _itself(variable: Variable) -> Linear:
-    return Linear({variable: Fraction(1)}, Fraction(0))
-
-
 def _taken_interval(taken: Any, lower: Tensor, upper: Tensor) -> Box:
     """Return bounds of a network's inputs on a box of z."""
     if isinstance(taken, Scaling):
@@ -158,15 +156,11 @@ def _taken_interval(taken: Any, lower: Tensor, upper: Tensor) -> Box:
     return linear_interval(taken, lower, upper)
 
 
-def _half_rounding(file: FileNetwork, taken: nn.Module) -> np.ndarray:
+def _half_rounding(file: FileNetwork, taken: nn.Module, size: int) -> np.ndarray:
     """Return what declaring numbers as float16 can make of a network's outputs, at most."""
     if not isinstance(file.module, FlatNetwork):
         raise UndecidedError("float16 is decided for small networks only")
     with torch.no_grad():
-        ends = _taken_interval(taken, *(torch.full((1, _size(taken)), v) for v in (-1.0, 1.0)))
+        ends = _taken_interval(taken, *(torch.full((1, size), v) for v in (-1.0, 1.0)))
         lower, upper = file.module.interval(*ends)
     return _HALF * torch.maximum(lower.abs(), upper.abs())[0].double().numpy()
-
-
-def _size(taken: Any) -> int:
-    return len(taken.scale) if isinstance(taken, Scaling) else taken.weight.shape[1]
