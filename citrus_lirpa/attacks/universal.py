@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +13,7 @@ from tqdm.auto import tqdm
 
 from .. import distributed
 from ..bounds.box import Ball
-from ..bounds.checks import (
-    Range,
-    Scalar,
-    check_count,
-    check_positive,
-    check_range,
-)
+from ..bounds.checks import Range, Scalar, check_count, check_positive, check_range
 from ..bounds.frozen import gradient_of
 from ..bounds.inputs import outside_inference, taking_data
 from ..bounds.net import BoundedNet
@@ -28,9 +21,6 @@ from ..bounds.norms import check_norm
 from ..bounds.radius import as_type
 from .effects import UapResult, predictions, try_uap
 from .pgd import ascend, check_attack, uniform_start
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from reference import SHAPE, batch, wrapped
 from torch import nn
 
 from citrus_lirpa import PGD, BoundedNet, Box, robust_cross_entropy
-from citrus_lirpa.bounds import lirpa, steps
+from citrus_lirpa.bounds import elementwise, lirpa
 from citrus_lirpa.bounds.box import Interval
 from citrus_lirpa.bounds.margins import specification
 from citrus_lirpa.bounds.precision import float32_products
@@ -148,7 +148,7 @@ def test_boxes_of_large_layers_are_made_in_parts_as_whole(monkeypatch):
     x, y = batch(6)
     found = []
     for numbers in (1, 10**6):
-        monkeypatch.setattr(steps, "_PART", numbers)
+        monkeypatch.setattr(elementwise, "_PART", numbers)
         torch.manual_seed(0)
         net = wrapped(SMALL["conv"]())
         robust_cross_entropy(net.margins(Box.around(x, 0.1), y)).sum().backward()
