@@ -7,10 +7,9 @@ from torch import Tensor
 
 from ..attacks import PGD
 from ..bounds.box import PIXELS, Ball
-from ..bounds.checks import Range, Scalar, is_number
+from ..bounds.checks import Range, Scalar, check_positive
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet
-from ..errors import expect
 from .base import Attack, Loss, LossTerms, perturb
 from .checks import check_share
 
@@ -41,8 +40,7 @@ class MtlIbp(Loss):
     ):
         super().__init__(clip)
         check_share(alpha, "alpha", "the weight of the bounds")
-        positive = is_number(attack_ratio) and attack_ratio > 0
-        expect(positive, "attack_ratio", attack_ratio, "a number > 0")
+        check_positive(attack_ratio, "attack_ratio")
         self.alpha, self.attack_ratio = alpha, attack_ratio
         self.attack = self.choose_attack(attack)
 
