@@ -199,9 +199,9 @@ def _max_pool(w: _Writer) -> None:
             pairs = sorted({pair for window in windows for pair in _pairs(window)})
             alone = sorted({window[-1] for window in windows if len(window) % 2})
             x = _level(w, x, axis, shape, pairs, alone)
-            place = {what: k for k, what in enumerate([*pairs, *alone])}
+            where = {what: k for k, what in enumerate([*pairs, *alone])}
             windows = [
-                [place[what] for what in [*_pairs(window), *window[len(window) // 2 * 2 :]]]
+                [where[what] for what in [*_pairs(window), *window[len(window) // 2 * 2 :]]]
                 for window in windows
             ]
         shape[axis] = len(windows)

@@ -163,12 +163,11 @@ def _check_wrapper(name: str, module: nn.Module) -> None:
     """Refuse wrappers within a model that cannot be traced, or whose weights would be copies."""
     parallel = isinstance(module, nn.DataParallel) and len(module.device_ids) > 1
     if parallel or isinstance(module, nn.parallel.DistributedDataParallel):
-        inner = "module"
+        kind, inner = f"a {type(module).__name__}", "module"
     elif hasattr(module, "_orig_mod"):
-        inner = "_orig_mod"
+        kind, inner = "made by torch.compile", "_orig_mod"
     else:
         return
-    kind = "made by torch.compile" if inner == "_orig_mod" else f"a {type(module).__name__}"
     raise ModelError(
         f"layer '{name}' is {kind}, which cannot be bounded inside a model; put its .{inner} there"
     )
@@ -286,12 +285,8 @@ def count_classes(bounded: nn.Module) -> int:
     """Return K of the logits (N, K); raise ModelError for any other output."""
     shape = bounded.final_node().output_shape
     if len(shape) != 2 or shape[1] < 2:
-        fusion = (
-            "; for loss fusion (CrossEntropyWrapper), pass the model inside, or a BoundedModule of "
-            "it"
-            if len(bounded.input_name) > 1
-            else ""
-        )
+        how = "; for loss fusion (CrossEntropyWrapper), pass the model inside, or its BoundedModule"
+        fusion = how if len(bounded.input_name) > 1 else ""
         raise ModelError(
             f"the model returns shape {tuple(shape)}; expected logits (N, K), K >= 2{fusion}"
         )
