@@ -160,6 +160,7 @@ def whole_steps(name: str, mode: str, batch: int, rounds: int, device: str, comp
     row = {"model": name, "mode": mode, "batch": batch}
     row |= {f"{key}, s": statistics.median(value) for key, value in seconds.items()}
     work = Work.of(bare, subject.x[:1])
+    row["peak, GF/s"] = peaks(device)["float32"] / 1e9
     for key, (attack, boxes) in FLOORS.items():
         floor = batch * work.seconds(attack, boxes, peaks(device), rounded=key == "bfloat16")
         row[f"{key}, % of peak"] = 100 * floor / row[f"{key}, s"]

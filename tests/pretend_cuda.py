@@ -396,6 +396,7 @@ def _patch_torch() -> None:
         "_lazy_init": None, "is_available": True, "is_initialized": True, "device_count": 1,
         "current_device": 0, "set_device": None, "get_device_name": "a pretended GPU",
         "_is_in_bad_fork": False, "empty_cache": None,
+        "reset_peak_memory_stats": None, "max_memory_allocated": 0,
         "is_bf16_supported": True, "get_device_capability": (9, 0),
     }  # fmt: skip
     for name, answer in answers.items():

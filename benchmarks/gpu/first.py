@@ -51,8 +51,8 @@ STEPS, EPOCHS = {"paper": 100, "large": 40}, 2
 EPS = 0.001
 #: Types of numbers, and images at a time, by which images are certified.
 CERTIFYING = [(torch.float32, 256), (torch.float32, 1024), (torch.float64, 256)]
-#: What makes CNN7 small enough to try this on a CPU.
-SMALL = ["model.width=4", "model.linear=16", "loss.attack_steps=2"]
+#: What makes CNN7 small enough to try this on a CPU, and steps of an epoch then.
+SMALL_STEPS, SMALL = 2, ["model.width=4", "model.linear=16", "loss.attack_steps=2"]
 
 
 @contextlib.contextmanager
@@ -68,7 +68,7 @@ def step_time(
 ) -> dict:
     """Train on random images with ε on its ramp; return seconds a step of the last epoch."""
     graph, last = WAYS[way]
-    batch, count = (min(batch, 10), 2) if small else (batch, STEPS[mode])
+    count = SMALL_STEPS if small else STEPS[mode]
     overrides = [f"train.epochs={EPOCHS}", f"train.batch_size={batch}", "train.ramp_start=1"]
     overrides += [f"train.precision={precision}", f"train.ramp_length={EPOCHS}"]
     overrides += [f"train.graph={str(graph).lower()}", f"train.eps={EPS}"]
@@ -114,7 +114,8 @@ def step_times(device: torch.device, small: bool, until: float) -> list[dict]:
     setup.measure_convolutions(device)  # as ``citrus-lirpa train`` does
     print("steps of CNN7 on the same random images, ε on its ramp: time, loss, peak memory of each "
           "way to make them", flush=True)  # fmt: skip
-    for case in CASES:
+    for mode, batch, precision in CASES:
+        case = mode, min(batch, 10) if small else batch, precision
         ways = {
             way: tried(case, device, small, way)
             if time.perf_counter() < until
