@@ -137,8 +137,11 @@ def main(out: Path, data_dir: Path, device: str, total: int, precision: str, sma
         long = ("verdicts", "image_seconds", "groups")
         found[name] = [{k: v for k, v in r.items() if k not in long} for r in records]
         (out / "second.json").write_text(json.dumps(found, indent=2) + "\n")
+    for name in EVALUATIONS:
+        for record in found[name]:
+            print(f"{name}: {record['images']} in {record['seconds']['total']:.1f} s", flush=True)
     back = ["first.json", "second.json", "run/metrics.jsonl", *found.get("pieces", [])]
-    print(f"\n{time.perf_counter() - begin:.0f} s; bring back from {out}:", *back, flush=True)
+    print(f"{time.perf_counter() - begin:.0f} s; bring back from {out}:", *back, flush=True)
 
 
 if __name__ == "__main__":
