@@ -1,4 +1,4 @@
-"""Finding where a forward pass makes Python values of its data, which no trace can follow."""
+"""Finding what no trace can follow: Python values of data, and an option that torch leaves out."""
 
 from __future__ import annotations
 
@@ -47,12 +47,17 @@ class DataWatch(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call ``func``; raise ModelError where it makes a Python value of watched data."""
+        """Call ``func``; raise ModelError where a trace could not follow it on watched data."""
         inputs = list(_tensors([*args, *(kwargs or {}).values()]))
         watched = any(_place(tensor) in self._places for tensor in inputs)
         name = getattr(func, "__name__", "")
         if watched and name in _CONVERSIONS:
             raise ModelError(_refusal(_CONVERSIONS[name]))
+        divisor = (kwargs or {}).get("divisor_override", args[6] if len(args) > 6 else None)
+        if watched and name == "avg_pool2d" and divisor is not None:
+            raise ModelError(
+                f"the model's forward calls avg_pool2d{_place_of_use()} with {left_out(divisor)}"
+            )
         result = func(*args, **(kwargs or {}))
         if watched:
             for tensor in (*(inputs[:1] if _in_place(name) else ()), *_tensors([result])):
@@ -91,13 +96,24 @@ def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
             yield from _tensors(list(value.values()))
 
 
-def _refusal(kind: str) -> str:
-    stack = reversed(traceback.extract_stack())
-    lines = (f for f in stack if not f.filename.startswith(LIBRARIES))
-    line = next(lines, None)
-    where = f" at {line.filename}:{line.lineno} ({line.line})" if line and line.line else ""
+def left_out(divisor: int) -> str:
+    """Say of an average pooling's divisor that a trace does not have it."""
     return (
-        f"the model's forward makes a Python {kind} of its data{where}, which bounds cannot "
-        "follow; use operations on tensors, as torch.where or torch.clamp for an if, and move "
-        "checks and scaling of the data outside the model"
+        f"divisor_override={divisor}, which torch leaves out where it traces the model; pool "
+        "without it, and scale the result"
     )
+
+
+def _refusal(kind: str) -> str:
+    return (
+        f"the model's forward makes a Python {kind} of its data{_place_of_use()}, which bounds "
+        "cannot follow; use operations on tensors, as torch.where or torch.clamp for an if, and "
+        "move checks and scaling of the data outside the model"
+    )
+
+
+def _place_of_use() -> str:
+    """The line of the user's that is being run, to be put behind what it does."""
+    stack = reversed(traceback.extract_stack())
+    line = next((f for f in stack if not f.filename.startswith(LIBRARIES)), None)
+    return f" at {line.filename}:{line.lineno} ({line.line})" if line and line.line else ""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, foreign
 from . import lirpa
-from .dataflow import DataWatch
+from .dataflow import DataWatch, left_out
 from .lirpa.symbols import whole_curves
 
 #: Above this many values in one layer, convolutions are bounded as patches, not matrices.
@@ -190,9 +190,7 @@ def _check_layers(core: nn.Module) -> None:
             )
         if isinstance(module, nn.AvgPool2d) and module.divisor_override is not None:
             raise ModelError(
-                f"layer '{name}' is an AvgPool2d with divisor_override="
-                f"{module.divisor_override}, which torch leaves out where it traces the model; "
-                "pool without it, and scale the result"
+                f"layer '{name}' is an AvgPool2d with {left_out(module.divisor_override)}"
             )
         if isinstance(module, nn.Conv1d) and lirpa.load().legacy:
             raise ModelError(

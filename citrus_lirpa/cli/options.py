@@ -124,8 +124,8 @@ def network_path(command: Command) -> Command:
     @click.option(
         "--weights", type=FILE, help="In place of PATH: the weights of --model, or a checkpoint."
     )
-    @click.option("--mean", type=Numbers(), help="What the network wants pixels normalised by.")
-    @click.option("--std", type=Numbers(), help="As --mean, a number for each channel.")
+    @click.option("--mean", type=Numbers(), help="Mean of each channel, to normalise pixels by.")
+    @click.option("--std", type=Numbers(), help="Standard deviation of each channel, with --mean.")
     @trust_code
     @functools.wraps(command)
     def of_network(*, path, weights, model, mean, std, **options: Any) -> Any:
@@ -157,7 +157,8 @@ _PROTOCOL: dict[str, Callable[[Command], Command] | dict[str, Any]] = {
         type=click.Choice(RELATIONAL),
         help="Group stage: none, io (fixed linear bounds; costs about as much as the method), or "
         "cross (bounds of several images optimised together, with --method bab also split; up to "
-        "half of --time-limit for a group).  [default: cross with --method bab, else io]",
+        "half of --time-limit for a group); or, for comparison, what one paper does: zeng, raven, "
+        "racoon or rabbit.  [default: cross with --method bab, else io]",
     ),
     "time_limit": dict(
         type=click.FloatRange(min=0),

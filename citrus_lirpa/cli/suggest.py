@@ -36,7 +36,13 @@ from .types import FILE, Data, Number
     help="Radius in pixels, as 0.1 or 8/255.  [default: 0.1 for grey images, 2/255 in colour, "
     "0.02 for tables]",
 )
-@click.option("--method", type=click.Choice(METHODS), default="citrus", show_default=True)
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="citrus",
+    show_default=True,
+    help="Training method.",
+)
 @click.option(
     "--minutes", type=float, default=60.0, show_default=True, help="How long training may take."
 )

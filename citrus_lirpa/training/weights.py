@@ -74,17 +74,17 @@ def fit_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> No
 
     Args:
         module: Gets the weights.
-        weights: Its parameters and buffers, perhaps among others of a wrapper.
+        weights: Its parameters and buffers, perhaps behind a prefix beside others of a wrapper.
         path: Where they come from, for messages.
 
     Raises:
-        InputError: They do not fit.
+        InputError: They do not fit: some are missing, of another shape, or left over.
     """
     own = module.state_dict()
     needed = [name for name in own if not name.endswith(_COUNTER)]
     weights = _by_node(weights, needed, {name for name, _ in module.named_parameters()})
     fitting = next((w for w in _renamed(weights) if set(needed) <= w.keys()), weights)
-    given = {k: fitting[k].to(value.dtype) for k, value in own.items() if k in fitting}
+    given = {k: value.to(own[k].dtype) if k in own else value for k, value in fitting.items()}
     counters = {k: value for k, value in own.items() if k.endswith(_COUNTER)}
     wrong = checkpoint.misfit(own, counters | given)
     require(

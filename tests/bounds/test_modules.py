@@ -9,6 +9,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from layers import Function
 from torch import nn
 
 from citrus_lirpa.bounds import lirpa
@@ -283,6 +284,10 @@ REFUSED = {
     "a divisor of average pooling": (
         lambda: BoundedNet(nn.Sequential(nn.AvgPool2d(2, divisor_override=3), nn.Flatten()), X),
         "layer '0' is an AvgPool2d with divisor_override=3, .* scale the result",
+    ),
+    "a divisor in a function": (
+        lambda: BoundedNet(Function(lambda x: F.avg_pool2d(x, 2, divisor_override=3)), X),
+        r"forward calls avg_pool2d at .*test_modules.py:\d+ .* with divisor_override=3, .* scale",
     ),
     "DistributedDataParallel": (lambda: BoundedNet(DDP.__new__(DDP), X), "pass model.module"),
     "DistributedDataParallel inside": (

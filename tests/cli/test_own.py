@@ -288,6 +288,13 @@ def test_weights_without_a_network_point_to_it():
     assert "either PATH or --weights" in said(*run("eval", "--model", "mine.py:Net"), 2)
 
 
+def test_weights_that_the_network_has_no_place_for_are_refused(here):
+    state = torch.load(weights(), weights_only=True)
+    torch.save({**state, "extra.weight": torch.zeros(1)}, "net.pth")
+    judged = ("--model", "mine.py:Net", "--data", "photos", "--eps", "2/255", "--quiet")
+    assert "it has in addition extra.weight" in said(*run("eval", "net.pth", *judged), 2)
+
+
 # -- ONNX files ---------------------------------------------------------------------------
 
 

@@ -286,12 +286,16 @@ def test_what_is_missing_is_said(folder, whole, file, said_missing, gone):
     assert gone not in page.text
 
 
-def test_a_denoiser_is_shown_the_command_that_puts_it_in_front(folder):
+def test_a_denoiser_has_no_accuracies_and_the_command_that_puts_it_in_front(folder):
+    epoch = {"epoch": 1, "seconds": 1.0, "loss": 0.5, "eps": 0.1}
+    epoch |= {"accuracy": None, "certified": None}
+    (folder / "metrics.jsonl").write_text(json.dumps(epoch) + "\n")
     config = folder / "config.toml"
     config.write_text(config.read_text().replace('name = "mlp"', 'name = "denoiser"'))
     (folder / "eval-crown.json").unlink()
     text = Page(make_page([folder])).text
     assert f"--denoiser {folder}" in text and "citrus-lirpa eval" not in text
+    assert "training time" in text and "boxes certified" not in text and "accuracy" not in text
 
 
 def test_epochs_of_a_denoiser_are_one_chart():

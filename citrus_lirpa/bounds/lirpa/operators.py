@@ -22,8 +22,10 @@ def register(operators: Any, table: dict[str, Any]) -> None:
     """Add what is missing to auto_LiRPA's table of operations; entries of the user's stay."""
     if hasattr(operators, "BoundHardTanh"):  # 0.7's clamp, which wants both limits
         operators.BoundHardTanh.forward = lambda _, *values: _clip(*values)
-    if hasattr(operators, "BoundGelu"):  # 0.7's, which computes the exact one in place of both
-        operators.BoundGelu.forward = lambda self, x: _gelu(x, self.attr)
+    if hasattr(operators, "BoundGelu"):  # 0.7's: of the exact form, the minimum in all intervals
+        own = _curve_node(operators.Bound, operators.Interval, "Gelu")
+        for method in ("forward", "interval_propagate"):
+            setattr(operators.BoundGelu, method, getattr(own, method))
     for name, function in _FUNCTIONS.items():
         if not hasattr(operators, f"Bound{name}"):
             made = _node(operators.Bound, operators.Interval, name, function)

@@ -205,20 +205,19 @@ def _groups(groups: GroupFigures, size: int) -> dict[str, Any]:
 
 
 def _training(material: Material) -> list[tuple[str, str]]:
-    """Figures of the last epoch."""
+    """Figures of the last epoch, as far as the method has them: a denoiser has no accuracy."""
     if not material.epochs:
         return []
     last, total = material.epochs[-1], sum(e["seconds"] for e in material.epochs)
-    rows = [
+    shares = (("accuracy", last.get("accuracy")), ("boxes certified", last.get("certified")))
+    kappa = last.get("kappa")
+    return [
         ("epochs", str(last["epoch"])),
         ("training time", seconds(total)),
         ("loss", f"{last['loss']:.4g}"),
-        ("accuracy", percent(last.get("accuracy"), " %")),
-        ("boxes certified", percent(last.get("certified"), " %")),
+        *((name, percent(share, " %")) for name, share in shares if share is not None),
+        *([] if kappa is None else [("κ", f"≥ {kappa}")]),
     ]
-    if last.get("kappa") is not None:
-        rows.append(("κ", f"≥ {last['kappa']}"))
-    return rows
 
 
 def _config(material: Material) -> list[tuple[str, list[tuple[str, str]]]]:
