@@ -7,9 +7,15 @@ the message alone and exits with ``exit_code``.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+#: Folders with code that is not the user's, and how names of such files begin.
+_LIBRARIES = {"auto_LiRPA", "importlib", "numpy", "torch", "torchvision"}
+_NOT_THE_USERS = (str(Path(__file__).parent), "<frozen")
 
 
 class CitrusError(Exception):
@@ -115,12 +121,17 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def without_path(error: Exception) -> str:
+    """Return the system's message about a file, which the caller names."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 @contextmanager
 def foreign(error: type[CitrusError], what: str, fix: str = "") -> Iterator[None]:
     """Turn what other people's code raises in the block into ``error``; memory errors pass.
 
     Args:
-        error: The class, raised as "WHAT: ITS CLASS: ITS MESSAGE; FIX".
+        error: The class, raised as "WHAT: ITS CLASS: ITS MESSAGE, at THE USER'S LINE; FIX".
         what: What went wrong, such as "FILE cannot be read".
         fix: What to do; empty for nothing.
     """
@@ -131,8 +142,18 @@ def foreign(error: type[CitrusError], what: str, fix: str = "") -> Iterator[None
     except Exception as cause:  # such code has no class of its own for what can go wrong
         if is_out_of_memory(cause):
             raise
-        end = f"; {fix}" if fix else ""
+        line = users_line(traceback.extract_tb(cause.__traceback__))
+        end = f"{line and f', {line}'}{fix and f'; {fix}'}"
         raise error(f"{what}: {type(cause).__name__}: {reason(cause)}{end}") from cause
+
+
+def users_line(frames: Sequence[traceback.FrameSummary]) -> str:
+    """Say which line of the user's is the innermost: "at FILE:NUMBER (CODE)"; empty for none."""
+    for frame in reversed(frames):
+        file = frame.filename
+        if not (_LIBRARIES & {*Path(file).parts} or file.startswith(_NOT_THE_USERS)):
+            return f"at {file}:{frame.lineno} ({frame.line[:100]})" if frame.line else ""
+    return ""
 
 
 def unknown(

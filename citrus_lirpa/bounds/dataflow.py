@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..errors import ModelError
+from ..errors import ModelError, users_line
 
 #: What makes a Python value, or a constant, of a tensor's data.
 _CONVERSIONS = {
@@ -114,6 +114,5 @@ def _refusal(kind: str) -> str:
 
 def _place_of_use() -> str:
     """The line of the user's that is being run, to be put behind what it does."""
-    stack = reversed(traceback.extract_stack())
-    line = next((f for f in stack if not f.filename.startswith(LIBRARIES)), None)
-    return f" at {line.filename}:{line.lineno} ({line.line})" if line and line.line else ""
+    line = users_line(traceback.extract_stack())
+    return line and f" {line}"

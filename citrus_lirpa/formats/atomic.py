@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, without_path
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         _log.debug("wrote %s", path)
     except OSError as error:
         kept = "; the earlier file is kept" if path.exists() else ""
-        raise CheckpointError(f"cannot write {path}: {error}{kept}") from error
+        raise CheckpointError(f"cannot write {path}: {without_path(error)}{kept}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -131,7 +131,7 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
     except OSError as error:
         if error.errno not in _CANNOT_SYNC:
-            raise CheckpointError(f"cannot write {folder}: {error}") from error
+            raise CheckpointError(f"cannot write {folder}: {without_path(error)}") from error
 
 
 def _umask() -> int:

@@ -13,7 +13,7 @@ from typing import IO
 
 from filelock import lock_descriptor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, without_path
 from .atomic import is_leftover, make_folder
 
 _SUFFIX = ".lock"
@@ -128,7 +128,7 @@ def _opened(path: Path) -> IO[bytes]:
         make_folder(path.parent)
         return open(path, "a+b", buffering=0)
     except OSError as error:
-        raise CheckpointError(f"cannot write {path.parent}: {error}") from error
+        raise CheckpointError(f"cannot write {path.parent}: {without_path(error)}") from error
 
 
 def _is_at(path: Path, file: IO[bytes]) -> bool:

@@ -149,6 +149,7 @@ def _load(
     network = Network(
         *(model, spec, config.train.eps, config.train.threads, str(path), config.data.held_out),
         norm=config.train.norm,
+        options=config.trust.strip(),
     )
     if eps is not None:
         return replace(network, eps=eps)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, without_path
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,7 +48,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the {what} {path}: {error}") from error
+        raise ConfigError(f"cannot read the {what} {path}: {without_path(error)}") from error
     return parse_toml(text, str(path))
 
 

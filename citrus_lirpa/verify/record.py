@@ -89,7 +89,8 @@ class EvaluationRecord:
 
     Args:
         run: The network that was evaluated, as it was given.
-        options: What named the code and the normalisation of a file of another program.
+        options: What a command needs beside the network: the code and the normalisation of a file
+            of another program, or the permission to run a run's code.
         data: Name of the data set.
         images: Number of images.
         eps: Radius in pixels; with a map of ε, its largest value.

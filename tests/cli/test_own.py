@@ -108,6 +108,7 @@ def test_an_own_network_is_trained_judged_attacked_and_reported(here):
     refused = said(*run("eval", "run", "--quiet"), 2)
     assert f"{here / 'mine.py'}:Net is code" in refused and "--trust-code" in refused
     assert run("eval", "run", "--trust-code", "--method", "ibp", "--quiet")[0] == 0
+    assert '"options": "--trust-code"' in Path("run/eval-ibp.json").read_text("utf-8")
     assert run("attack", "run", "--model", "mine.py:Net", "--epochs", 1, "--quiet")[0] == 0
     assert run("report", "run")[0] == 0
     page = Path("run/report.html").read_text("utf-8")
@@ -256,6 +257,7 @@ BAD = [
     ("--data a.npz", lambda: archive(y_train=np.zeros(8, int)), "9 images and 8 labels"),
     ("--data a.npz", lambda: archive(x_test=np.zeros((4, 5, 5))), "expected one shape"),
     ("--data a.npz --model mine.py:Net", archive, "does not take images of (1, 4, 4)"),
+    ("--data a.npz --model mine.py:Net", archive, "(return self.head(self.features(x)"),
     ("--data photos --model mine.py:double", lambda: None, "weights torch.float64; make them"),
     ("--data mine.py:Net", lambda: None, "expected (images, labels) or a Dataset"),
     ("--data photos --model mine.py:Net --init-from mine.py", lambda: None, "mine.py"),

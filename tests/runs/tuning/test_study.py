@@ -127,7 +127,8 @@ def test_bad_input_is_one_line(write, head, more, words):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    assert "cannot read the study" in refusal(study.read, tmp_path / "none.toml")
+    missing = refusal(study.read, tmp_path / "none.toml")
+    assert missing == f"cannot read the study {tmp_path / 'none.toml'}: No such file or directory"
     (tmp_path / "x.toml").write_bytes(b"\xff")
     assert "cannot read the study" in refusal(study.read, tmp_path / "x.toml")
     (tmp_path / "x.toml").write_text("preset = 'digits'")
