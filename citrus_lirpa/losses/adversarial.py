@@ -68,11 +68,7 @@ class Uat(Loss):
     needs_ramp, steps_alike = False, True
 
     def __init__(
-        self,
-        *,
-        per_class: bool = False,
-        step_size: float = 0.25,
-        clip: Range | None = PIXELS,
+        self, *, per_class: bool = False, step_size: float = 0.25, clip: Range | None = PIXELS
     ):
         super().__init__(clip)
         self.per_class = per_class

@@ -13,12 +13,7 @@ from torch import Tensor, nn
 
 from ..attacks import PGD
 from ..bounds.box import PIXELS, Ball, Bounds, Box
-from ..bounds.checks import (
-    Range,
-    Scalar,
-    are_values_known,
-    check_range,
-)
+from ..bounds.checks import Range, Scalar, are_values_known, check_range
 from ..bounds.margins import logit_margins, wrong_classes
 from ..bounds.net import BoundedNet, as_bounded_net
 from ..bounds.norms import check_norm

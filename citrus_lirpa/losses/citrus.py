@@ -14,14 +14,7 @@ from ..bounds.checks import Range, Scalar, check_count, check_name, is_count, is
 from ..bounds.margins import logit_margins, robust_cross_entropy
 from ..bounds.net import BoundedNet
 from ..errors import expect, require
-from .base import (
-    Attack,
-    Loss,
-    LossTerms,
-    Stage,
-    perturb,
-    repeated,
-)
+from .base import Attack, Loss, LossTerms, Stage, perturb, repeated
 from .checks import check_method, check_share
 from .cross_input import Groups, Pairing, Shifts, cross_input_boxes, joint_sets_of, partners_of
 from .universal import Universal

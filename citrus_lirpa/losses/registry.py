@@ -191,10 +191,7 @@ TRAINING_METHODS = {
         Method("gaussian", "Gaussian noise", "Cohen et al. 2019", from_options(Gaussian)),
         Method("smoothadv", "SmoothAdv", "Salman et al. 2019", from_options(SmoothAdv)),
         Method(
-            "denoiser",
-            "Denoiser",
-            "Salman et al. 2020",
-            from_options(Denoise, classifier=_path),
+            "denoiser", "Denoiser", "Salman et al. 2020", from_options(Denoise, classifier=_path)
         ),
         Method("ce", "CE", "-", from_options(CrossEntropy)),
     )

@@ -19,14 +19,7 @@ from torch import nn
 
 from ...errors import InputError, ModelError, foreign, require
 from ...imports import import_optional
-from .checks import (
-    MAX_VALUES,
-    check_costs,
-    check_ends,
-    check_operators,
-    check_same,
-    demand,
-)
+from .checks import MAX_VALUES, check_costs, check_ends, check_operators, check_same, demand
 from .graph import Reader, Shapes, graph_inputs, kind, remove_unused
 from .operators import read
 from .shapes import fold, inferred

@@ -82,11 +82,7 @@ def average_pool(reader: Reader, node: onnx.NodeProto, options: Options) -> None
         expected = "expected even ones, or count_include_pad = 1"
         raise unusable(node, f"has uneven pads that it does not count; {expected}")
     pool = nn.AvgPool2d(
-        tuple(options["kernel_shape"]),
-        tuple(options.get("strides", (1, 1))),
-        padding,
-        ceil,
-        counts,
+        tuple(options["kernel_shape"]), tuple(options.get("strides", (1, 1))), padding, ceil, counts
     )
     reader.add(node, pool if pad is None else nn.Sequential(pad, pool), node.input[0])
 
