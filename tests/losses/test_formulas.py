@@ -32,15 +32,7 @@ from torch import nn
 
 from citrus_lirpa.bounds.box import Box
 from citrus_lirpa.bounds.net import BoundedNet
-from citrus_lirpa.losses import (
-    LOSSES,
-    Adversarial,
-    Citrus,
-    CrossEntropy,
-    CrownIbp,
-    Ibp,
-    Sabr,
-)
+from citrus_lirpa.losses import LOSSES, Adversarial, Citrus, CrossEntropy, CrownIbp, Ibp, Sabr
 from citrus_lirpa.losses.cross_input import Groups
 
 

@@ -3,15 +3,7 @@
 from collections import Counter
 
 import pytest
-from exact import (
-    BENT_KINDS,
-    IMAGE_KINDS,
-    KINDS,
-    breakable,
-    most_broken,
-    random_images,
-    random_net,
-)
+from exact import BENT_KINDS, IMAGE_KINDS, KINDS, breakable, most_broken, random_images, random_net
 from operators import examined
 
 from citrus_lirpa import BoundedNet, GroupAttack, certify, certify_uap
