@@ -7,16 +7,18 @@ import pytest
 import torch
 from exact import KINDS, most_broken, random_images, random_net, smallest_margins
 
-from citrus_lirpa import BoundedNet, certify
+from citrus_lirpa import BoundedNet, certify, certify_uap, checker
 from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.verify.budget import Budget
-from citrus_lirpa.verify.crown import tree
+from citrus_lirpa.verify.crown import forest, tree
 from citrus_lirpa.verify.crown.branch_and_bound import Problems, branch_and_bound
 from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.crown.program import Program
 from citrus_lirpa.verify.crown.proofs import Proofs
 from citrus_lirpa.verify.crown.reduced_images import ReducedImages
+from citrus_lirpa.verify.crown.refutation import leaf, refuted
 from citrus_lirpa.verify.crown.tree import BROKEN, GIVEN_UP, OPEN, PROVED
+from citrus_lirpa.verify.proof_files import ProofFolder
 
 
 def prepared(seed, eps):
@@ -39,10 +41,11 @@ def searched(reduced):
 
 
 def programs(engine, reduced, members):
-    """Those of all combinations of margins that would break the members."""
+    """Those of all combinations of margins that would break the members, and what refutes them."""
     exact = [reduced.networks(i)[0] for i in members]
     for rows in itertools.product(range(2), repeat=len(members)):
-        yield Program.of(exact, engine.ball, rows)
+        program, row = Program.of(exact, engine.ball, rows), torch.tensor(rows)
+        yield program, refuted(program, exact, engine.ball, row, 0.0, torch.float32)
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -57,10 +60,10 @@ def test_programs_break_what_can_be_broken_and_refute_the_rest(size):
             if answer is None:
                 continue
             each = list(programs(engine, reduced, members))
-            answers = [program.search(60.0) for program in each]
-            refuted = [program.refuted() for program in each]
+            answers = [program.search(60.0) for program, _ in each]
+            proved = [leaves is not None for _, leaves in each]
             can_break = answer[0] == size
-            assert all(refuted) is not can_break, (seed, members)
+            assert all(proved) is not can_break, (seed, members)
             assert all(found.impossible for found in answers) is not can_break, (seed, members)
             if can_break:
                 u = next(found.u for found in answers if found.u is not None).float()
@@ -70,8 +73,7 @@ def test_programs_break_what_can_be_broken_and_refute_the_rest(size):
     assert min(tally[True], tally[False]) >= 3, tally
 
 
-def test_any_weights_of_rows_bound_what_every_perturbation_reaches():
-    """The sum of rows is at most its value at what the network does under a perturbation."""
+def test_what_the_network_does_satisfies_all_rows():
     for seed in range(6):
         _, engine, _, reduced = prepared(seed, 0.25)
         network = reduced.networks(0)[0]
@@ -84,12 +86,25 @@ def test_any_weights_of_rows_bound_what_every_perturbation_reaches():
         rows = program.matrix @ point - program.upper[:, None]
         assert (rows[:-1] < 1e-9).all()
         assert rows[-1] == pytest.approx(margin.numpy())
-        further = program.with_violated(program.relaxation()[1])
-        if further is not None:
-            assert ((further.matrix @ point - further.upper[:, None])[len(rows) :] < 1e-9).all()
-            program, rows = further, further.matrix @ point - further.upper[:, None]
-        weights = torch.rand(len(rows), generator=generator).double().numpy()
-        assert program.least_sum(weights) <= (weights @ rows).min()
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_dual_values_give_bounds_as_tight_as_the_relaxation(size):
+    """Of the whole problem, and of the halves of its first split."""
+    close = 0
+    for seed in range(6):
+        _, engine, _, reduced = prepared(seed, 0.25)
+        members, row = list(range(size)), torch.zeros(size, dtype=torch.long)
+        exact = [reduced.networks(i)[0] for i in members]
+        whole = Program.of(exact, engine.ball, row.tolist())
+        for part in (whole, *whole.halves(*whole.relaxation()[1:])):
+            t, _, weights = part.relaxation()
+            found = leaf(part, exact, engine.ball, row, weights, torch.float64)
+            solvable = weights[part.share > 0].sum() > 1 - 1e-9  # or all rows are relaxed
+            assert float(found.value) < t + 1e-6 or not solvable
+            close += float(found.value) > (t - 1e-5 if solvable else 0)
+            assert found.signs[0].tolist() == part.signs.tolist()
+    assert close >= 12
 
 
 def test_trees_take_what_programs_find(monkeypatch):
@@ -107,15 +122,19 @@ def test_trees_take_what_programs_find(monkeypatch):
     assert min(tally[BROKEN], tally[PROVED]) >= 3, tally
 
 
-def test_what_the_solver_alone_calls_safe_is_not_proved(monkeypatch):
-    monkeypatch.setattr(tree, "_PATIENCE", 0.0)
-    monkeypatch.setattr(Program, "refuted", lambda self, least: False)
+@pytest.fixture
+def programs_only(monkeypatch):
+    """Trees split nothing, and end once programs have been tried."""
 
     def give_up(self):
-        """Split nothing; end once programs have been tried."""
         self.state = OPEN if self._programs_wait else GIVEN_UP
 
+    monkeypatch.setattr(tree, "_PATIENCE", 0.0)
     monkeypatch.setattr(tree.Tree, "_split", give_up)
+
+
+def test_what_the_solver_alone_calls_safe_is_not_proved(monkeypatch, programs_only):
+    monkeypatch.setattr(tree, "refuted", lambda *given: None)
     claimed = 0
     for seed in range(8):
         _, _, _, reduced = prepared(seed, 0.3)
@@ -125,15 +144,19 @@ def test_what_the_solver_alone_calls_safe_is_not_proved(monkeypatch):
     assert claimed
 
 
-def test_every_certificate_has_a_proof_where_proofs_are_kept(monkeypatch):
-    """Files of proofs have no place for programs, so trees prove what is to be written."""
-    monkeypatch.setattr(tree, "_PATIENCE", 0.0)
-    split = 0
+def test_what_programs_prove_has_proofs_that_hold(monkeypatch, programs_only, tmp_path):
+    pytest.importorskip("onnx")
+    made = []
+    monkeypatch.setattr(tree, "refuted", lambda *given: made.append(refuted(*given)) or made[-1])
+    monkeypatch.setattr(forest, "_WORTH", 0)  # nothing is split before
     for seed in (3, 11, 12):
         model, shape = random_net(KINDS[seed % len(KINDS)], seed, 3)
         x, y = random_images(model, shape, seed, 3)
-        kept = Proofs(x, y)
-        found = certify(BoundedNet(model, x).eval(), x, y, 0.2, method="bab", proofs=kept)
-        assert [kept.certified(i) for i in range(3)] == found.certified.tolist()
-        split += int((found.decided_by == found.methods.index("bab")).sum())
-    assert split
+        net, kept = BoundedNet(model, x).eval(), Proofs(x, y)
+        folder = ProofFolder(tmp_path / str(seed), net, Ball(0.2))
+        found = certify(net, x, y, 0.2, method="bab", group_size=3, proofs=kept)
+        uap = certify_uap(net, x, y, 0.2, certificates=found, group_size=3, proofs=kept)
+        folder.store(0, kept, 0, 3, found, uap)
+        summary = checker.check_folder(folder.path, folder.network)
+        assert (summary.refused, summary.images) == ([], int(found.certified.sum()))
+    assert sum(leaves is not None and leaves.size > 1 for leaves in made), made

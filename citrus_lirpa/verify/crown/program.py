@@ -1,22 +1,15 @@
-"""Complete search on reduced networks, as a mixed-integer program, and proofs by its relaxation.
+"""Complete search on reduced networks, as a mixed-integer program, and its relaxations.
 
 Let every unstable ReLU of a tuple's members have a binary d, which says whether it is on. What
 breaks all members satisfies
 
-    h >= z,   h <= z - lower (1 - d),   h <= upper d,   margin <= 0 of each member,
+    h >= z,   h <= z - lower (1 - d),   h <= upper d,   margin <= 0 of each member.
 
-and for any subset I of the terms w_i y_i of z = Σ_i w_i y_i + b, y being pixels and earlier h,
+The variables lie in a box. Each of these is a row: what it says of the reduced network holds of the
+network up to the error of folding.
 
-    h <= Σ_I (w_i y_i - (1 - d) min w_i y_i) + d (b + Σ_{not I} max w_i y_i)
-
-(Anderson et al. 2020). The variables lie in a box. Each of these is a row: what it says of the
-reduced network holds of the network up to the error of folding.
-
-HiGHS decides the program up to tolerances, so its word proves nothing: what breaks the members
-has to do so on the network. A proof is a sum of rows, with weights >= 0, that is positive
-everywhere on the box (Farkas). It is computed in float64 with all errors taken off, so nothing
-depends on where the weights come from: they are the dual values of the relaxation 0 <= d <= 1,
-with such subsets added as it violates.
+HiGHS decides the program up to tolerances, so its word proves nothing: what breaks the members has
+to do so on the network, and :mod:`.refutation` makes proofs of the dual values of relaxations.
 """
 
 from __future__ import annotations
@@ -30,16 +23,14 @@ import torch
 from torch import Tensor
 
 from ...bounds.box import Ball
-from ...bounds.deadline import time_is_over
 from .reduced import Matrix, ReducedNetwork
-from .rounding import unit
 
 #: The integer search ends where the least margin and its bound have the same sign, by this.
 _GAP = 0.99
-#: What a row, or a ReLU, must be violated by to be of use.
+#: What a ReLU must be violated by to be split.
 _VIOLATED = 1e-5
-#: Rows are added as long as they raise a bound by this share of what is missing.
-_WORTH = 0.1
+#: What counts of a ReLU whose upper rows have no weight, as a share of the largest weight.
+_LEAST_SHARE = 1e-3
 
 
 class Answer(NamedTuple):
@@ -62,13 +53,11 @@ class Program:
         matrix: (R, N), sparse. The last P columns are pixels of u / ε.
         share: (R,) 1 for margins, 0 for other rows.
         upper: (R,).
-        errors: (R,) how much more a row may be on the network itself.
         least: (N,).
         most: (N,).
         binary: (N,) 1 for binaries.
         inputs: (M, N) w of every unstable ReLU, sparse.
         bias: (M,) b of these.
-        off: (M,) how far z may be off.
         outputs: (M,) the columns of their h; those of d are M places further for each member.
         switches: (M,) the columns of their d.
         eps: (P,) the radius of each pixel.
@@ -78,13 +67,11 @@ class Program:
     matrix: Any
     share: np.ndarray
     upper: np.ndarray
-    errors: np.ndarray
     least: np.ndarray
     most: np.ndarray
     binary: np.ndarray
     inputs: Any
     bias: np.ndarray
-    off: np.ndarray
     outputs: np.ndarray
     switches: np.ndarray
     eps: np.ndarray
@@ -110,9 +97,9 @@ class Program:
         pixels, x = (
             sparse.vstack([getattr(part, name) for part in parts]) for name in ("pixels", "x")
         )
-        vectors = ("share", "upper", "errors", "most", "bias", "off")
-        share, upper, errors, most, bias, off = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in vectors
+        share, upper, most, bias = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("share", "upper", "most", "bias")
         )
         sizes = np.array([len(network) for network in networks])
         outputs = np.arange(len(bias)) + np.repeat(sizes.cumsum() - sizes, sizes)
@@ -120,13 +107,12 @@ class Program:
         binary = np.zeros(len(most) + len(eps))
         binary[switches] = 1.0
         return Program(
-            *(sparse.hstack([own, pixels]).tocsr(), share, upper, errors),
+            *(sparse.hstack([own, pixels]).tocsr(), share, upper),
             least=np.r_[np.zeros(len(most)), -np.ones(len(eps))],
             most=np.r_[most, np.ones(len(eps))],
             binary=binary,
             inputs=sparse.hstack([inputs, x]).tocsr(),
             bias=bias,
-            off=off,
             outputs=outputs,
             switches=switches,
             eps=eps,
@@ -151,43 +137,26 @@ class Program:
         u = found.x[-len(self.eps) :].clip(-1, 1) * self.eps
         return Answer(torch.from_numpy(u).view(self.shape), False)
 
-    def refuted(self, least: float = 0.0) -> bool:
-        """Return whether relaxations prove that no perturbation makes all margins negative.
+    @property
+    def signs(self) -> np.ndarray:
+        """(M,) of the ReLUs that are split: 1 for on, -1 for off, 0 for others."""
+        least, most = self.least[self.switches], self.most[self.switches]
+        return np.where(least == most, 2 * least - 1, 0.0)
 
-        Where further rows raise a bound too slowly, a ReLU is split, on and off.
+    def halves(self, x: np.ndarray, weights: np.ndarray) -> list[Program]:
+        """Return the parts where one ReLU is on, and off; none if x violates none.
+
+        It is the one whose violation raises the sum of rows most.
 
         Args:
-            least: What the sums of rows that prove it must exceed.
+            x: (N,) a solution.
+            weights: (R,) of the rows.
         """
-        waiting = [self]
-        while waiting and not time_is_over():
-            left = waiting.pop()._unproved(least)
-            if left is not None:
-                halves = left[0]._halves(left[1])
-                if not halves:
-                    return False
-                waiting += halves
-        return not waiting
-
-    def _unproved(self, least: float) -> tuple[Program, np.ndarray] | None:
-        """Return None if rows prove this part, else it with more rows and a solution (N,)."""
-        program, before = self, -np.inf
-        while True:
-            t, x, weights = program.relaxation()
-            if program.least_sum(weights) > least:
-                return None
-            slow = not t - before > _WORTH * abs(t)
-            further = None if slow or time_is_over() else program.with_violated(x)
-            if further is None:
-                return program, x
-            program, before = further, t
-
-    def _halves(self, x: np.ndarray) -> list[Program]:
-        """Return the parts where the ReLU that x violates most is on, and off; none if none is."""
-        z = self.inputs @ x + self.bias
+        z, upper = self.inputs @ x + self.bias, self._of_neurons(weights)[1:].sum(0)
         free = self.least[self.switches] < self.most[self.switches]
-        above = np.where(free, x[self.outputs] - np.maximum(z, 0.0), -1.0)
-        if above.max(initial=0.0) <= _VIOLATED:
+        above = np.where(free, x[self.outputs] - np.maximum(z, 0.0), 0.0)
+        above *= (above > _VIOLATED) * (upper + _LEAST_SHARE * upper.max(initial=1e-9))
+        if not above.any():
             return []
         worst = int(above.argmax())
         place, parts = self.switches[worst], []
@@ -197,20 +166,20 @@ class Program:
             parts.append(replace(self, least=least, most=most))
         return parts
 
-    def least_sum(self, weights: np.ndarray) -> float:
-        """Return a lower bound of a sum of rows on the box, all errors taken off.
-
-        It is positive only where no perturbation satisfies all rows for t = 0, on the network.
+    def multipliers(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the coefficients (M,) of the inputs of ReLUs, and those (s,) of margins.
 
         Args:
-            weights: (R,), at least 0.
+            weights: (R,) of the rows, whose sum they are of.
         """
-        total = self.matrix.T @ weights
-        value = np.minimum(total * self.least, total * self.most).sum() - weights @ self.upper
-        reach = np.maximum(np.abs(self.least), np.abs(self.most))
-        size = weights @ (abs(self.matrix) @ reach + np.abs(self.upper))
-        rounding = 8 * unit(torch.float64) * (sum(self.matrix.shape) + 16) * size
-        return float(value - rounding - 2 * (weights @ self.errors))
+        above, below, _ = self._of_neurons(weights)
+        return above - below, weights[self.share > 0]
+
+    def _of_neurons(self, weights: np.ndarray) -> np.ndarray:
+        """Return the weights (3, M) of the three rows of each ReLU, as above."""
+        ends = np.flatnonzero(self.share)
+        members = np.split(weights, ends + 1)[:-1]
+        return np.concatenate([member[:-1].reshape(3, -1) for member in members], 1)
 
     def _with_t(self, share: np.ndarray) -> Any:
         from scipy import sparse
@@ -230,45 +199,12 @@ class Program:
                 A_ub=self._with_t(share),
                 b_ub=self.upper,
                 bounds=np.c_[np.r_[-np.inf, self.least], np.r_[np.inf, self.most]],
+                method="highs-ds",
+                options={"presolve": False},  # it takes longer than what it saves
             )
             if found.status == 0:
                 return found.x[0], found.x[1:], np.maximum(-found.ineqlin.marginals, 0.0)
         return -np.inf, self.least, np.zeros_like(self.share)
-
-    def with_violated(self, x: np.ndarray) -> Program | None:
-        """Return the program with the rows that x violates most, one for each ReLU; or None."""
-        from scipy import sparse
-
-        w, neuron = (
-            self.inputs.data,
-            np.repeat(np.arange(len(self.bias)), np.diff(self.inputs.indptr)),
-        )
-        column, d = self.inputs.indices, x[self.switches]
-        ends = w * self.least[column], w * self.most[column]
-        low, high = np.minimum(*ends), np.maximum(*ends)
-        within = w * x[column] < low * (1 - d[neuron]) + high * d[neuron]
-
-        def added(values: np.ndarray) -> np.ndarray:
-            return np.bincount(neuron, values, len(self.bias))
-
-        lowest = added(np.where(within, low, 0.0))
-        factor = lowest + self.bias + added(np.where(within, 0.0, high))
-        most = added(np.where(within, w * x[column], 0.0)) - lowest + factor * d
-        new = np.flatnonzero(x[self.outputs] > most + _VIOLATED)
-        if not len(new):
-            return None
-        chosen = self.inputs.copy()
-        chosen.data = np.where(within, -w, 0.0)
-        each = np.arange(len(self.bias))
-        places = np.r_[each, each], np.r_[self.outputs, self.switches]
-        ones = sparse.csr_array((np.r_[np.ones(len(each)), -factor], places), chosen.shape)
-        return replace(
-            self,
-            matrix=sparse.vstack([self.matrix, (chosen + ones).tocsr()[new]]).tocsr(),
-            share=np.r_[self.share, np.zeros(len(new))],
-            upper=np.r_[self.upper, -lowest[new]],
-            errors=np.r_[self.errors, self.off[new]],
-        )
 
 
 class _Member(NamedTuple):
@@ -278,12 +214,10 @@ class _Member(NamedTuple):
     pixels: Any
     share: np.ndarray
     upper: np.ndarray
-    errors: np.ndarray
     most: np.ndarray
     inputs: Any
     x: Any
     bias: np.ndarray
-    off: np.ndarray
 
 
 def _member(network: ReducedNetwork, eps: np.ndarray, row: int) -> _Member:
@@ -307,22 +241,15 @@ def _member(network: ReducedNetwork, eps: np.ndarray, row: int) -> _Member:
         [one, sparse.diags_array(-upper)],
         [sparse.csr_array(h[None]), sparse.csr_array((1, count))],
     ]
-    terms = 8 * unit(torch.float64) * (count + len(eps) + 16)
-    sizes = [_numpy(size) for size in network.sizes]
-    off = _numpy(network.errors) + terms * sizes[1]
-    margin = float(network.margin_bias[row])
-    wrong = float(network.margin_errors[row]) + terms * sizes[0][row]
     return _Member(
         own=sparse.vstack([sparse.hstack(part) for part in own]),
         pixels=sparse.vstack([x, -x, 0 * x, sparse.csr_array((g * eps)[None])]),
         share=np.r_[np.zeros(3 * count), 1.0],
-        upper=np.r_[-bias, bias - lower, np.zeros(count), -margin],
-        errors=np.r_[off, off, np.zeros(count), wrong],
+        upper=np.r_[-bias, bias - lower, np.zeros(count), -float(network.margin_bias[row])],
         most=np.r_[upper, np.ones(count)],
         inputs=sparse.hstack([t, none]),
         x=x,
         bias=bias,
-        off=off,
     )
 
 

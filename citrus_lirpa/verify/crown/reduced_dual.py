@@ -52,6 +52,25 @@ class ReducedBound:
         """Return CROWN's slopes (D, M)."""
         return self._start.t()
 
+    def parameter(self, multipliers: Tensor) -> Tensor:
+        """Return the α and β (D, M) whose bounds multiply the ReLUs' inputs as nearly so.
+
+        Args:
+            multipliers: (D, M) of the inputs, for each member's margin taken once.
+        """
+        wanted, found = multipliers.t(), torch.zeros_like(self._signs)
+
+        def choose(at: slice, here: slice, c: Tensor) -> Tensor:
+            free, up, less = self._free[at][here], self._up[at][here], self._less[at][here]
+            slope = torch.where(c > 0, wanted[at][here] / c, 0.0).clamp(max=1)
+            beta = (wanted[at][here] - c * up) * less
+            p = found[at][here] = torch.where(free, slope, beta).clamp(min=0)
+            return c * torch.where(free & (c > 0), p, up) + less * p
+
+        for network, at, row in zip(self.networks, self._parts, self.rows.t(), strict=True):
+            network.backward(row, partial(choose, at))
+        return found.t()
+
     def __call__(self, parameter: Tensor, weight: Tensor) -> Point:
         """Evaluate the bounds.
 

@@ -20,6 +20,7 @@ from .pool import Domains, Pool
 from .program import Program
 from .reduced_dual import ReducedBound, columns
 from .reduced_images import ReducedImages
+from .refutation import refuted
 
 #: Steps of ascent on a half, and on a domain without neurons left to split.
 _STEPS, _LAST_STEPS, RATE = 5, 100, 0.1
@@ -114,18 +115,23 @@ class Tree:
         rows = self._pool.rows.unique(dim=0)
         if len(rows) > _MOST_PROGRAMS:
             return
-        proved = self.engine.proofs is None  # what programs prove cannot be written to a file
-        for row in rows.tolist():
-            program = Program.of(self._exact, self.engine.ball, row)
+        least, leaves = self.engine.least * self._threshold, list[Domains | None]()
+        dtype = self.images.images.x.dtype
+        for row in rows:
+            program = Program.of(self._exact, self.engine.ball, row.tolist())
             answer = program.search(_PROGRAM_SHARE * time_left())
             if answer.u is not None:
                 self._try(answer.u.to(self.images.images.x).unsqueeze(0))
             if not answer.impossible:
                 return
-            proved = proved and program.refuted(self.engine.least * self._threshold)
+            if None not in leaves:  # else nothing is proved, but all may be claimed
+                leaves.append(refuted(program, self._exact, self.engine.ball, row, least, dtype))
         self.claimed = True
-        if proved:
+        found = [part for part in leaves if part is not None]
+        if len(found) == len(rows):
             self.state = PROVED
+            self._done, self._leaves = (_without(some, rows) for some in (self._done, self._leaves))
+            self._leaves += found
 
     def keep_proofs(self) -> None:
         """Hand on the parts, if the whole network's bounds of all of them are positive too."""
@@ -220,6 +226,11 @@ class Tree:
             for part in (domains.signs, domains.parameter)
         )
         return domains._replace(signs=signs, parameter=parameter)
+
+
+def _without(leaves: Sequence[Domains], rows: Tensor) -> list[Domains]:
+    """Return domains but those of the combinations ``rows`` (n, s)."""
+    return [part.at((part.rows.unsqueeze(1) != rows).any(2).all(1)) for part in leaves]
 
 
 def keep_leaves(images: ReducedImages, members: Tensor, leaves: Sequence[Domains]) -> None:
