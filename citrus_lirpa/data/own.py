@@ -150,8 +150,9 @@ def _folder(root: Path, side: int) -> tuple[Arrays, Arrays, tuple[str, ...]]:
         return train, others, saved.class_names
     test = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
     if not (root / "train").is_dir() or test is None:
-        expected = "expected both, with a folder for each class"
-        raise InputError(f"{root} holds no folders train and test (or val); {expected}")
+        lacking = "test or val" if (root / "train").is_dir() else "train"
+        expected = "expected train and test (or val), and in both a folder for each class"
+        raise InputError(f"{root} holds no folder {lacking}; {expected}")
     names = _class_folders(root)
     unknown = sorted({p.name for p in test.iterdir() if p.is_dir()} - set(names))
     require(not unknown, f"{test} has a folder {', '.join(unknown[:1])}, and {root / 'train'} has "

@@ -134,6 +134,8 @@ def load_network(
 def _load(
     path: Path, dataset: str | None, eps: float | None, own: Mapping[str, Any] | None
 ) -> Network:
+    way = f"give its weights and the network's name: --weights FILE --model {path}:NAME"
+    require(path.suffix.lower() != ".py", f"{path} is code; {way}")
     if eps is not None:
         check_radius(eps, "ε")
     if onnx.is_onnx(path):

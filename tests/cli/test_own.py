@@ -247,7 +247,8 @@ BAD = [
     ("--data photos", lambda: os.mkdir("photos/val/cat"), "val has a folder cat, and"),
     ("--data photos,resize=0", lambda: None, "unknown data set 'photos,resize=0'"),
     ("--data ./a.npz,resize=4", archive, "is not a folder; resize scales images of a folder"),
-    ("--data empty", lambda: os.mkdir("empty"), "holds no folders train and test"),
+    ("--data empty", lambda: os.mkdir("empty"), "holds no folder train; expected train and test"),
+    ("--data half", lambda: os.makedirs("half/train/ant"), "holds no folder test or val;"),
     ("--data a.npz", lambda: archive(x_test=None), "x_test missing"),
     ("--data a.npz", lambda: archive(x_train=np.full((9, 4, 4), np.nan)), "NaN"),
     ("--data a.npz", lambda: archive(x_train=np.full((9, 4, 4), 3.0)), "expected bytes"),
@@ -286,6 +287,7 @@ def test_what_cannot_be_used_is_one_line(words, make, message):
 
 def test_weights_without_a_network_point_to_it():
     assert "--model FILE.py:NAME" in said(*run("eval", weights(), "--quiet"), 1)
+    assert "--model mine.py:NAME" in said(*run("eval", "mine.py"), 2)
     assert "--data is missing" in said(*run("eval", "net.pth", "--model", "mine.py:Net"), 2)
     assert "either PATH or --weights" in said(*run("eval", "--model", "mine.py:Net"), 2)
 
