@@ -150,7 +150,7 @@ def draw_strongest(
         return None
     shown = [(result.x[i], spec.class_names[before[i]], spec.class_names[after[i]]) for i in hit]
     title = (
-        f"Strongest universal perturbation found: breaks {result.fooling_rate:.1%} "
+        f"Strongest universal perturbation found: breaks {100 * result.fooling_rate:.1f} % "
         f"of {int(result.certificates.correct.sum())} correct images"
     )
     protocol = result.protocol
@@ -186,7 +186,7 @@ def draw_uap(
     if len(broken) == 0:
         return None
     start = f"ε = {radius(eps, norm=norm)}, {clipping(clip)}: "
-    end = f"{result.fooling_rate:.1%} of {int(result.correct.sum())} correct images"
+    end = f"{100 * result.fooling_rate:.1f} % of {int(result.correct.sum())} correct images"
     if len(result.u) > 1:
         title = f"A universal perturbation for each class, {start}together they break {end}"
         return _class_wise(result, x, eps if norm == math.inf else None, spec, title, figure)
@@ -274,7 +274,7 @@ def _class_wise(
         panel.axis("off")
     for column, k in enumerate(sorted(strongest)):
         u = result.u[k].cpu()
-        _show(axes[0][column], as_pixels(u, eps), f"u: breaks {parts[k].fooling_rate:.0%}")
+        _show(axes[0][column], as_pixels(u, eps), f"u: breaks {100 * parts[k].fooling_rate:.0f} %")
         for i in (result.broken & (result.y == k)).nonzero().flatten()[:1].tolist():
             _show(axes[1][column], x[i], spec.class_names[k])
             _show(axes[2][column], x[i] + u, f"with u: {spec.class_names[result.moved[i]]}")
