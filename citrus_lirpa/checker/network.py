@@ -146,8 +146,8 @@ class Network(NamedTuple):
     shape: tuple[int, ...]
     hash: str
 
-    def preactivations(self, image: Array) -> list[Array]:
-        """Return the inputs of all ReLUs and bends on an image, in order."""
+    def values(self, image: Array) -> list[Array]:
+        """Return the inputs of all ReLUs and bends on an image, in order, and its logits."""
         values, found = {self.input: self.numbers.of(image).reshape(-1, 1)}, []
         for node in self.nodes:
             x = np.concatenate([values[source] for source in node.sources])
@@ -156,4 +156,4 @@ class Network(NamedTuple):
                 continue
             found.append(x)
             values[node.result] = np.maximum(x, 0) if node.bend is None else node.bend.value(x)
-        return found
+        return [*found, values[self.output]]

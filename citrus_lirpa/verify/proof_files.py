@@ -15,7 +15,7 @@ from ..bounds.net import BoundedNet
 from ..bounds.segments import INPUT
 from ..errors import ModelError
 from ..formats import onnx
-from ..formats.atomic import write_text
+from ..formats.atomic import write_bytes, write_text
 from .certificates import Certificates
 from .crown.engine import DualEngine
 from .crown.proofs import Proofs
@@ -53,7 +53,8 @@ class ProofFolder:
         with distributed.leader_first():
             if distributed.leads():
                 _clear(path, identity)
-                onnx.save_onnx(net.module, net.input_shape, file, folded=False)
+                proto = onnx.exported(net.module, net.input_shape, folded=False)
+                write_bytes(file, proto.SerializeToString())
         self.network = _read(file, net)
 
     def store(
@@ -112,7 +113,7 @@ def _clear(folder: Path, identity: str) -> None:
 
 
 def _read(file: Path, net: BoundedNet) -> checker.Network:
-    """Return the network as the checker reads it, once its neurons are known to be the engine's."""
+    """Return the network as the checker reads it, once it is known to be the engine's."""
     try:
         network = checker.read_network(file)
     except checker.Refused as error:
@@ -121,8 +122,8 @@ def _read(file: Path, net: BoundedNet) -> checker.Network:
     draw = torch.Generator().manual_seed(0)
     x = torch.rand((1, *net.input_shape), generator=draw).to(parameter)
     with torch.no_grad(), net.evaluating():
-        found = _inputs(net, x)
-    wanted = network.preactivations(x[0].double().cpu().numpy())
+        found = _values(net, x)
+    wanted = network.values(x[0].double().cpu().numpy())
     same = len(found) == len(wanted) and all(
         mine[0].numel() == its.size
         and np.allclose(mine[0].flatten().double().cpu(), its.ravel(), _CLOSE, _CLOSE)
@@ -130,15 +131,16 @@ def _read(file: Path, net: BoundedNet) -> checker.Network:
     )
     if not same:
         raise ModelError(
-            "the neurons of this network are in another order in its ONNX file; leave out --proofs"
+            "the ONNX file of this network has its neurons in another order, or computes something "
+            "else; leave out --proofs"
         )
     return network
 
 
-def _inputs(net: BoundedNet, x: Tensor) -> list[Tensor]:
-    """Return the inputs of all ReLUs and curves on an image, as the engine numbers these."""
+def _values(net: BoundedNet, x: Tensor) -> list[Tensor]:
+    """Return the inputs of all ReLUs and curves on an image, in the engine's order, and logits."""
     values, found = {INPUT: x}, []
-    for number, segment in enumerate(net.affine_segments()[:-1]):
+    for number, segment in enumerate(net.affine_segments()):
         found.append(segment(*(values[source] for source in segment.sources)))
         curve = segment.curve
         values[number] = found[-1].relu() if curve is None else curve.function(found[-1])

@@ -26,7 +26,7 @@ def model(tmp_path_factory):
         net[3].weight.copy_(torch.tensor([[1.0, 0, 0], [0, 1, 1]]))
         net[3].bias.copy_(torch.tensor([0.25, 0]))
     path = tmp_path_factory.mktemp("by-hand") / "model.onnx"
-    save_onnx(net, (1, 1, 2), path, folded=False)
+    save_onnx(net, (1, 1, 2), path)
     return path
 
 

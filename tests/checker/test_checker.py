@@ -1,5 +1,6 @@
 """Proofs that an evaluation writes are accepted, and corrupted ones are not."""
 
+import copy
 import itertools
 import json
 import math
@@ -19,8 +20,9 @@ from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.checker.core import Box as CheckedBox
 from citrus_lirpa.checker.core import Claims, Ranges
 from citrus_lirpa.errors import ModelError
-from citrus_lirpa.formats.onnx import save_onnx
+from citrus_lirpa.formats.onnx import exported, save_onnx
 from citrus_lirpa.models import Normalise
+from citrus_lirpa.verify import proof_files
 from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.crown.proofs import Proofs
 from citrus_lirpa.verify.crown.rounding import intervals
@@ -112,7 +114,7 @@ def test_convolutions_batchnorm_and_bypasses(tmp_path):
     assert figures.images == int(found.certified.sum()) > 0
     network = checker.read_network(tmp_path / "model.onnx")
     assert checker.check_folder(tmp_path, network).refused == []
-    z = network.preactivations(x[0].double().numpy())
+    z = network.values(x[0].double().numpy())
     wanted = model.double().norm(model.a(x[:1].double())).detach().numpy()
     assert np.allclose(z[0].ravel(), wanted.ravel(), atol=1e-12)
 
@@ -194,7 +196,8 @@ def test_intervals_that_are_claimed_contain_those_of_the_checker(tmp_path, chann
     x = torch.rand(8, 1, 8, 8)
     engine = DualEngine(BoundedNet(model, x[:2]).eval(), Ball(0.02))
     claimed, _ = intervals(engine.exact_segments, x.double(), engine.ball)
-    save_onnx(model, (1, 8, 8), tmp_path / "model.onnx", folded=False)
+    proto = exported(model, (1, 8, 8), folded=False)
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
     network = checker.read_network(tmp_path / "model.onnx")
     before = [node.sources[0] for node in network.nodes if node.affine is None]
     for i, image in enumerate(x.double().numpy()):
@@ -461,6 +464,18 @@ def test_uncorrupted_they_hold(tmp_path, proofs):
     summary = check(tmp_path, arrays, folder / "model.onnx")
     assert summary.images == len(stated(arrays, "certified"))
     assert (summary.groups, summary.refused) == (4, [])
+
+
+def test_a_file_that_computes_other_logits_is_not_written_for(tmp_path, monkeypatch):
+    net = deep_net()
+    x, _ = images(net, 1)
+    other = copy.deepcopy(net.module)
+    [*_, last] = [layer for layer in other.modules() if isinstance(layer, nn.Linear)]
+    last.bias.data[0] += 0.1
+    proto = exported(other, x.shape[1:], folded=False)
+    monkeypatch.setattr(proof_files.onnx, "exported", lambda *given, **options: proto)
+    with pytest.raises(ModelError, match="computes something else"):
+        ProofFolder(tmp_path, net, Ball(0.1))
 
 
 def test_another_network_is_refused(tmp_path, proofs):

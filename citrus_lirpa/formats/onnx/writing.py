@@ -32,7 +32,7 @@ _OPSET = 13
 _SOFTPLUS_THRESHOLD = 20
 
 
-def save_onnx(model: nn.Module, shape: Sequence[int], path: Path, *, folded: bool = True) -> None:
+def save_onnx(model: nn.Module, shape: Sequence[int], path: Path) -> None:
     """Write a network, in eval mode, as an ONNX file from "input" (1, C, H, W) to "output".
 
     The file appears once it is whole and known to compute what the model does.
@@ -41,11 +41,29 @@ def save_onnx(model: nn.Module, shape: Sequence[int], path: Path, *, folded: boo
         model: A network from images (N, C, H, W) to logits.
         shape: (C, H, W) of one image.
         path: The file.
-        folded: Whether BatchNorm may go into the layer before it, which rounds its weights.
 
     Raises:
         ModelError: The model cannot be exported, or the file would compute something else.
         CheckpointError: The file cannot be written.
+        DependencyError: The onnx package or auto_LiRPA is missing.
+    """
+    proto = exported(model, shape)
+    with modes_restored(model):
+        model.eval()
+        check_same(model, copy.deepcopy(proto), tuple(shape))
+    write_bytes(Path(path), proto.SerializeToString())
+
+
+def exported(model: nn.Module, shape: Sequence[int], *, folded: bool = True) -> onnx.ModelProto:
+    """Return a network, in eval mode, as an ONNX model; what it computes is not compared.
+
+    Args:
+        model: A network from images (N, C, H, W) to logits.
+        shape: (C, H, W) of one image.
+        folded: Whether BatchNorm may go into the layer before it, which rounds its weights.
+
+    Raises:
+        ModelError: The model cannot be exported.
         DependencyError: The onnx package or auto_LiRPA is missing.
     """
     package = import_optional("onnx", INSTALL_HINT)
@@ -80,9 +98,7 @@ def save_onnx(model: nn.Module, shape: Sequence[int], path: Path, *, folded: boo
             if is_out_of_memory(error):
                 raise
             raise ModelError(f"this model cannot be written as ONNX: {reason(error)}") from error
-        proto = _without_shapes(package, package.load_model_from_string(file.getvalue()))
-        check_same(model, copy.deepcopy(proto), tuple(shape))
-    write_bytes(Path(path), proto.SerializeToString())
+    return _without_shapes(package, package.load_model_from_string(file.getvalue()))
 
 
 def _without_shapes(package: types.ModuleType, proto: onnx.ModelProto) -> onnx.ModelProto:
