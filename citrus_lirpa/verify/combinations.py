@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 
 import torch
+from torch import Tensor
 
 from .budget import Budget
 from .crown.branch_and_bound import Outcome, Problems, branch_and_bound
@@ -80,7 +81,7 @@ def _prove_group(
                 proof.stuck = len(roots[0].chosen)
             break
         proved = [part]
-        alike = _alike(roots, failed) if together and part == roots[0].chosen else []
+        alike = _alike(roots, failed) if together and part == roots[0].chosen else {}
         if alike:
             together = int(_prove(search, alike, _ALIKE_LIMIT, budget).state) == PROVED
             proved += alike if together else []
@@ -106,27 +107,51 @@ def _prove_some_part(
     parts = [part for part in root.parts if not any(set(part) <= each for each in failed)]
     while parts:
         part = parts.pop(0)
-        found = _prove(search, [part], _WHOLE_LIMIT if part == root.chosen else _PART_LIMIT, budget)
+        share = _WHOLE_LIMIT if part == root.chosen else _PART_LIMIT
+        found = _prove(search, {part: root}, share, budget)
         if found.state == PROVED:
             return part
-        failed.append(set(part))
         if found.state == BROKEN:
-            proof.take(images_of(part), BROKEN, found.u[0])
+            negative = _negative(search, proof, found.u[0]).union(part)
+            proof.take(tuple({image for image, _ in negative}), BROKEN, found.u[0])
+            failed.append(negative)
+            parts = [part for part in parts if not set(part) <= failed[-1]]
         else:
+            failed.append(set(part))
             parts = parts[-1:]
     return None
 
 
-def _alike(roots: Sequence[Root], failed: Sequence[set[tuple[int, int]]]) -> list[Chosen]:
+def _negative(search: Search, proof: GroupProof, u: Tensor) -> set[tuple[int, int]]:
+    """Return the margins of a group's images that a perturbation makes negative."""
+    members = torch.tensor(list(proof.group.rows), device=u.device)
+    negative = search.engine.negative(search.images, members, u)
+    return {(int(members[i]), int(row)) for i, row in negative.nonzero()}
+
+
+def _alike(roots: Sequence[Root], failed: Sequence[set[tuple[int, int]]]) -> dict[Chosen, Root]:
     """Return further combinations of the first one's images that contain parts that failed."""
     members = images_of(roots[0].chosen)
-    same = (root.chosen for root in roots[1:] if images_of(root.chosen) == members)
-    return [its for its in same if any(part <= set(its) for part in failed)][:_TOGETHER]
+    same = (root for root in roots[1:] if images_of(root.chosen) == members)
+    alike = (root for root in same if any(part <= set(root.chosen) for part in failed))
+    return {root.chosen: root for root in islice(alike, _TOGETHER)}
 
 
-def _prove(search: Search, some: Sequence[Chosen], share: float, budget: Budget) -> Outcome:
-    """Return what branch and bound finds of combinations of the same images, as one problem."""
-    members, rows = images_of(some[0]), [[row for _, row in one] for one in some]
-    parts = ([members], [0] * len(some), rows)
-    problems = Problems(*(torch.tensor(part, device=search.images.x.device) for part in parts))
-    return branch_and_bound(search.reduced, problems, replace(budget, limit=share * budget.limit))
+def _prove(search: Search, some: Mapping[Chosen, Root], share: float, budget: Budget) -> Outcome:
+    """Return what branch and bound finds of parts of combinations, as one problem.
+
+    Args:
+        search: What the stage works with.
+        some: Parts with the same images, and the combination that each is a part of.
+        share: Of the limit of a group, what it may take.
+        budget: The time for the group.
+    """
+    (members,) = {images_of(part) for part in some}
+    parts = ([members], [0] * len(some), [[row for _, row in part] for part in some])
+    x = search.images.x
+    problems = Problems(*(torch.tensor(part, device=x.device) for part in parts))
+    logits = [root.logits_of(part) for part, root in some.items()]
+    return branch_and_bound(
+        *(search.reduced, problems, replace(budget, limit=share * budget.limit)),
+        logits=torch.tensor(logits, dtype=x.dtype, device=x.device),
+    )

@@ -72,7 +72,7 @@ def test_a_core_has_nearly_all_weight_and_its_bound_is_nearly_that_of_the_combin
         assert alone == pytest.approx(root.value, abs=0.05)
     with ending_by(-math.inf):
         late = bound_roots(ReducedImages(engine, images), every)
-    assert all(root == Root(math.inf, [root.chosen]) for root in late)
+    assert all(root == Root(math.inf, [root.chosen], {}) for root in late)
 
 
 def settle(monkeypatch, states):
@@ -88,7 +88,7 @@ def settle(monkeypatch, states):
         return Outcome(state, {0: torch.zeros(1)}, torch.ones_like(state), state < 0)
 
     def roots(images, every):
-        return [Root(-1.0, [each[1:], each] if len(each) == 3 else [each]) for each in every]
+        return [Root(-1.0, [each[1:], each] if len(each) == 3 else [each], {}) for each in every]
 
     monkeypatch.setattr(combinations, "branch_and_bound", search)
     monkeypatch.setattr(combinations, "bound_roots", roots)
@@ -99,7 +99,10 @@ def settle(monkeypatch, states):
         order // 3, order % 3, x.new_zeros(9, 1), x.new_full((9,), -1.0), x,
         Ball(0.5), torch.zeros(3), torch.zeros(9, 0),
     )  # fmt: skip
-    engine = SimpleNamespace(proofs=None, splits=True, lines=lambda *_: lines)
+    negative = torch.zeros(3, 3, dtype=torch.bool)
+    engine = SimpleNamespace(
+        proofs=None, splits=True, lines=lambda *_: lines, negative=lambda *_: negative
+    )
     on = Search(engine, SimpleNamespace(x=x), True, Budget.of(60.0, 1), ALPHA_STEPS)
     groups = [([0, 1, 2], set())]
     (proof,) = group_proofs(on, torch.ones(3, 3, dtype=torch.bool), groups, GROUP_STAGES["cross"])

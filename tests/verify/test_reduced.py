@@ -289,8 +289,15 @@ class Recorded(Tree):
         return proved
 
 
-def begin(kind, reduced: ReducedImages, rows: torch.Tensor):
-    """A tree of image 0, from combinations that are bounded a little, and split nowhere."""
+def begin(kind, reduced: ReducedImages, rows: torch.Tensor, *, whole: bool = True):
+    """A tree of image 0, from combinations that are split nowhere.
+
+    They are bounded a little on the ``whole`` network, or else by the tree itself.
+    """
+    tree = kind(reduced, [0], rows)
+    if not whole:
+        tree.plant_combinations(rows, torch.zeros(rows.shape))
+        return tree
     members = torch.zeros_like(rows)
     dual = reduced.engine.dual(reduced.images, members, rows)
     found = ascend_dual(dual, 2)
@@ -298,7 +305,8 @@ def begin(kind, reduced: ReducedImages, rows: torch.Tensor):
         rows, torch.zeros_like(dual.signs, dtype=torch.int8), *found.last, found.value, rows[:, 0]
     )
     scores = found.point.coefficients.clamp(max=0).abs() * torch.cat(dual.offset, 1)
-    return kind(reduced, [0], Pool(first.after(found, torch.where(dual.unstable, scores, -1.0))))
+    tree.plant(Pool(first.after(found, torch.where(dual.unstable, scores, -1.0))), [])
+    return tree
 
 
 @torch.no_grad()
@@ -328,7 +336,7 @@ def test_leaves_of_proved_trees_cover_everything_and_none_twice(count, monkeypat
     monkeypatch.setattr(trees, "_FEW", 0)  # programs prove without leaves
     seen = most = 0
     for seed in itertools.count():
-        tree = begin(Recorded, hard_problem(seed), torch.tensor([[0]]))
+        tree = begin(Recorded, hard_problem(seed), torch.tensor([[0]]), whole=seed % 2 == 0)
         tree.run(0.5, 0.5)
         if tree.state == PROVED and len(tree.leaves) > 1:
             leaves = torch.stack([signs for _, signs in tree.leaves]).long()
@@ -356,7 +364,7 @@ def test_trees_agree_with_the_exact_program(clip, mapped, count):
             eps.flatten()[0] = 0.0
         model, reduced = prepare(kind, 31 * seed, eps, clip, count=1)
         images = reduced.images
-        tree = begin(Tree, reduced, torch.tensor([[0], [1]]))
+        tree = begin(Tree, reduced, torch.tensor([[0], [1]]), whole=seed % 3 > 0)
         tree.run(2.0, 2.0)
         answer = most_broken(model, images.x, images.y, eps, clip=clip is not None)
         tally[tree.state, answer and answer[0]] += 1

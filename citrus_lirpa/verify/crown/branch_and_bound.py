@@ -65,6 +65,7 @@ def branch_and_bound(
     *,
     split: bool = True,
     series: Tensor | None = None,
+    logits: Tensor | None = None,
     progress: Callable[[Outcome], object] = lambda found: None,
 ) -> Outcome:
     """Prove or break as many problems as possible.
@@ -81,15 +82,19 @@ def branch_and_bound(
             curves are in any case.
         series: (T,) that each problem is of, -1 for none. Those of a series come one after the
             other, the least bound of a root first; it ends where one is broken or given up.
+        logits: (D, s) of the weights that members have in the bounds of combinations, where these
+            are known, as networks are folded: trees begin with them. None to bound roots first.
         progress: Receives what is found so far, after every turn.
     """
-    search = _Search(images, problems, series, progress)
+    search = _Search(images, problems, series, logits, progress)
     if not len(problems.rows):  # nothing could break them
         search.state.fill_(PROVED)
         return search.outcome
-    search.bound_roots(budget)
+    if logits is None:
+        search.bound_roots(budget)
     if split and images.engine.splits:
-        search.split_together(budget)
+        if logits is None:
+            search.split_together(budget)
         parts = _fitting(images, problems.members)
         for number, part in enumerate(parts):
             its = budget.part(len(part) / sum(map(len, parts[number:])))
@@ -120,9 +125,10 @@ class _Search:
         images: ReducedImages,
         problems: Problems,
         series: Tensor | None,
+        logits: Tensor | None,
         progress: Callable[[Outcome], object],
     ):
-        self.images, self.problems = images, problems
+        self.images, self.problems, self._logits = images, problems, logits
         self.progress = progress
         every = torch.zeros_like(problems.members[:, 0])
         self.forest = Forest(images, problems.members, every - 1 if series is None else series)
@@ -168,12 +174,20 @@ class _Search:
         waiting &= (series < 0) | (least == first[series + 1])
         return [problem for problem in problems if waiting[problem]]
 
+    def _planted(self, problem: int) -> Tree:
+        """Return the tree of a problem at its beginning."""
+        mine = self.problems.problem == problem
+        tree = Tree(self.images, self.problems.members[problem].tolist(), self.problems.rows[mine])
+        if self._logits is None:
+            tree.plant(self.forest.pools.pop(problem), self.forest.leaves.pop(problem, []))
+        else:
+            tree.plant_combinations(self.problems.rows[mine], self._logits[mine])
+        return tree
+
     def _run(self, problem: int, trees: dict[int, Tree], seconds: float, limit: float) -> None:
         """Work on a problem, note what is found, and keep the tree where it may go on."""
         if problem not in trees:
-            members = self.problems.members[problem].tolist()
-            leaves = self.forest.leaves.pop(problem, [])
-            trees[problem] = Tree(self.images, members, self.forest.pools.pop(problem), leaves)
+            trees[problem] = self._planted(problem)
         tree = trees[problem]
         limit -= float(self.forest.spent[problem])  # before it had a tree
         before, share, left = tree.spent, tree.share, limit - tree.spent

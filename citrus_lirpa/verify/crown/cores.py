@@ -30,15 +30,21 @@ class Root(NamedTuple):
     Attributes:
         value: Its bound, unsplit.
         parts: Its core, then parts with one more image each, by weight; the last is the whole.
+        logits: Of the weights of all images; none where there is no bound.
     """
 
     value: float
     parts: list[Chosen]
+    logits: dict[tuple[int, int], float]
 
     @property
     def chosen(self) -> Chosen:
         """The images, and a margin of each."""
         return self.parts[-1]
+
+    def logits_of(self, part: Chosen) -> list[float]:
+        """Return the logits of a part's images; zeros where there is no bound."""
+        return [self.logits.get(member, 0.0) for member in part]
 
 
 @torch.no_grad()
@@ -66,16 +72,18 @@ def _bounded(images: ReducedImages, members: Sequence[int], some: Sequence[Chose
         check_time()
         networks = [images.networks(i)[1] for i in members]
     except OutOfTime:
-        return [Root(math.inf, [chosen]) for chosen in some]
+        return [Root(math.inf, [chosen], {}) for chosen in some]
     rows = torch.tensor([[row for _, row in one] for one in some], device=images.images.x.device)
     unsplit = rows.new_zeros(len(rows), sum(map(len, networks)), dtype=torch.int8)
     dual = ReducedBound(networks, images.engine.ball, rows, unsplit)
     start, rate = columns(dual.start()), images.engine.alpha_rate
     ascent = ascend_dual(dual, _STEPS, parameter=start, rate=rate)
-    weights = ascent.logits.softmax(1).tolist()
+    weights, logits = ascent.logits.softmax(1).tolist(), ascent.logits.tolist()
     return [
-        Root(value, _parts(chosen, its))
-        for value, chosen, its in zip(ascent.value.tolist(), some, weights, strict=True)
+        Root(value, _parts(chosen, its), dict(zip(chosen, mine, strict=True)))
+        for value, chosen, its, mine in zip(
+            *(ascent.value.tolist(), some, weights, logits), strict=True
+        )
     ]
 
 

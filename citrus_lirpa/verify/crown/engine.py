@@ -275,6 +275,12 @@ class DualEngine:
         return ascend(gradient_of(objective), project, u, step, steps, towards=towards)
 
     @torch.no_grad()
+    def negative(self, images: Images, members: Tensor, u: Tensor) -> Tensor:
+        """Return which margins (n, K-1) of ``members`` (n,) are negative under u (...)."""
+        logits = self.net(self.ball.cut(images.x[members] + u))
+        return logit_margins(logits, images.y[members]) < 0
+
+    @torch.no_grad()
     def broken(self, images: Images, members: Tensor, u: Tensor) -> Tensor:
         """Return whether each of ``members`` (D, s) is misclassified under its u (D, ...)."""
         moved = self.ball.cut(images.x[members] + u.unsqueeze(1))

@@ -22,10 +22,13 @@ from .reduced_dual import ReducedBound, columns
 from .reduced_images import ReducedImages
 from .refutation import refuted
 
-#: Steps of ascent on a half, and on a domain without neurons left to split.
-_STEPS, _LAST_STEPS, RATE = 5, 100, 0.1
-#: Of so many rounds one ends with an attack: of a single image the first, of a tuple, which was
-#: attacked from its roots and whose attacks take longer, the last.
+#: Steps of ascent on a combination, on a half, and on a domain without neurons left to split.
+_FIRST_STEPS, _STEPS, _LAST_STEPS, RATE = 5, 5, 100, 0.1
+#: Trees begin with known logits of weights times this: members whose weight is nearly zero keep it,
+#: although domains may need them where one perturbation breaks the others.
+_FLATTENED = 0.5
+#: Of so many rounds one ends with an attack: of a single image the first, of a tuple, whose attacks
+#: take longer, the one in the middle, which easy tuples do not reach.
 _ATTACK_EVERY, _ATTACK_TUPLES_EVERY = 4, 8
 #: A tree whose members have at most so many unstable ReLUs each, with so many open combinations,
 #: goes to programs after so many seconds of work; each may take this share of the time left.
@@ -40,8 +43,9 @@ class Tree:
     Args:
         images: Where the members come from.
         members: Their numbers.
-        pool: Its open domains on whole networks, at least one.
-        leaves: Those that are proved already, if proofs are kept.
+        rows: (N, s) the combinations of margins that would break all members.
+
+    Every tree is planted before it runs, on a pool of domains or on the combinations.
 
     Attributes:
         state: OPEN, PROVED, BROKEN or GIVEN_UP.
@@ -50,11 +54,9 @@ class Tree:
         spent: Seconds of work.
     """
 
-    def __init__(
-        self, images: ReducedImages, members: list[int], pool: Pool, leaves: Sequence[Domains] = ()
-    ):
+    def __init__(self, images: ReducedImages, members: list[int], rows: Tensor):
         begin = time.perf_counter()
-        self.images, self.members = images, torch.tensor(members, device=pool.rows.device)
+        self.images, self.members = images, torch.tensor(members, device=rows.device)
         self.engine = images.engine
         self.state, self._bounded = OPEN, 0
         self.u: Tensor | None = None
@@ -66,13 +68,33 @@ class Tree:
         )
         self._threshold = float(images.images.threshold[self.members].max())
         self._at_once = max(2, self.engine.rows_at_once // len(members))
-        self._descent = Descent(self._networks, self.engine.ball, pool.rows.unique(dim=0))
-        self._pool = Pool(self._reduced(pool.take(pool.count)))
-        self._done, self._leaves = list(leaves), list[Domains]()
+        self._descent = Descent(self._networks, self.engine.ball, rows)
+        self._pool = Pool(self._combinations(rows[:0], images.images.x.new_zeros(0, len(members))))
+        self._done, self._leaves = list[Domains](), list[Domains]()
         self._rounds = 0
         ball, few = self.engine.ball, max(map(len, self._networks)) <= _FEW
         self._programs_wait = few and ball.norm != 2 and ball.clip is None
         self.spent = time.perf_counter() - begin
+
+    def plant(self, pool: Pool, leaves: Sequence[Domains]) -> None:
+        """Begin with domains on whole networks, and those that are proved already."""
+        self._pool = Pool(self._reduced(pool.take(pool.count)))
+        self._done = list(leaves)
+
+    def plant_combinations(self, rows: Tensor, logits: Tensor) -> None:
+        """Begin with combinations (N, s), whose bounds have weights with logits (N, s)."""
+        begin = time.perf_counter()
+        for part in torch.arange(len(rows), device=rows.device).split(self._at_once):
+            domains = self._combinations(rows[part], _FLATTENED * logits[part])
+            self._bound(domains, _FIRST_STEPS)
+        self.state = OPEN if self._pool.count else PROVED
+        self.spent += time.perf_counter() - begin
+
+    def _combinations(self, rows: Tensor, logits: Tensor) -> Domains:
+        """Return combinations, unsplit, whose choices are yet to come."""
+        signs = rows.new_zeros(len(rows), len(self._columns), dtype=torch.int8)
+        dual = ReducedBound(self._networks, self.engine.ball, rows, signs)
+        return Domains(rows, signs, dual.start(), logits, logits[:, 0], rows[:, 0])
 
     @property
     def numbers(self) -> int:
@@ -164,7 +186,7 @@ class Tree:
         if len(self.members) == 1:
             attack = self._rounds % _ATTACK_EVERY == 1
         else:
-            attack = self._rounds % _ATTACK_TUPLES_EVERY == 0
+            attack = self._rounds % _ATTACK_TUPLES_EVERY == _ATTACK_TUPLES_EVERY // 2
         self._bound(now.at(~last).halves(), _STEPS, attack=attack)
 
     def _bound(self, domains: Domains, steps: int, *, attack: bool = False) -> int:
