@@ -75,7 +75,7 @@ def test_a_core_has_nearly_all_weight_and_its_bound_is_nearly_that_of_the_combin
     assert all(root == Root(math.inf, [root.chosen], {}) for root in late)
 
 
-def settle(monkeypatch, states):
+def settle(monkeypatch, states, *, breaks_all=False):
     """The proof of three images with three margins each, where branch and bound answers
     ``states`` by the number of images; and what it was asked. The cores are images 1 and 2."""
     asked = []
@@ -99,7 +99,7 @@ def settle(monkeypatch, states):
         order // 3, order % 3, x.new_zeros(9, 1), x.new_full((9,), -1.0), x,
         Ball(0.5), torch.zeros(3), torch.zeros(9, 0),
     )  # fmt: skip
-    negative = torch.zeros(3, 3, dtype=torch.bool)
+    negative = torch.full((3, 3), breaks_all)
     engine = SimpleNamespace(
         proofs=None, splits=True, lines=lambda *_: lines, negative=lambda *_: negative
     )
@@ -123,6 +123,12 @@ def test_a_combination_is_tried_as_a_whole_where_its_core_is_not_proved(monkeypa
     assert asked == [((1, 0), (2, 0)), ((0, 0), (1, 0), (2, 0))]
     assert proof.most == 3 and proof.stuck == 3
     assert proof.least == (2 if state == BROKEN else 0)
+
+
+def test_what_breaks_a_core_counts_for_all_images_that_it_breaks(monkeypatch):
+    proof, asked = settle(monkeypatch, {2: BROKEN}, breaks_all=True)
+    assert asked == [((1, 0), (2, 0))]
+    assert proof.least == proof.most == 3
 
 
 def test_combinations_whose_core_is_not_proved_are_tried_together_after_the_first(monkeypatch):

@@ -176,12 +176,14 @@ class _Search:
 
     def _planted(self, problem: int) -> Tree:
         """Return the tree of a problem at its beginning."""
-        mine = self.problems.problem == problem
-        tree = Tree(self.images, self.problems.members[problem].tolist(), self.problems.rows[mine])
+        members, mine = self.problems.members[problem].tolist(), self.problems.problem == problem
+        rows = self.problems.rows[mine]
+        tree = Tree(self.images, members, rows)
         if self._logits is None:
             tree.plant(self.forest.pools.pop(problem), self.forest.leaves.pop(problem, []))
         else:
-            tree.plant_combinations(self.problems.rows[mine], self._logits[mine])
+            self.bounded[problem] += len(rows)
+            tree.plant_combinations(rows, self._logits[mine])
         return tree
 
     def _run(self, problem: int, trees: dict[int, Tree], seconds: float, limit: float) -> None:
