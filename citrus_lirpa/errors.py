@@ -7,6 +7,8 @@ the message alone and exits with ``exit_code``.
 from __future__ import annotations
 
 import difflib
+import os
+import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 #: Folders with code that is not the user's, and how names of such files begin.
-_LIBRARIES = {"auto_LiRPA", "importlib", "numpy", "torch", "torchvision"}
-_NOT_THE_USERS = (str(Path(__file__).parent), "<frozen")
+_LIBRARIES = {"auto_LiRPA", "dist-packages", "site-packages"}
+_NOT_THE_USERS = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "<frozen")
 
 
 class CitrusError(Exception):
@@ -152,7 +154,8 @@ def users_line(frames: Sequence[traceback.FrameSummary]) -> str:
     for frame in reversed(frames):
         file = frame.filename
         if not (_LIBRARIES & {*Path(file).parts} or file.startswith(_NOT_THE_USERS)):
-            return f"at {file}:{frame.lineno} ({frame.line[:100]})" if frame.line else ""
+            near = file.removeprefix(f"{os.getcwd()}{os.sep}")
+            return f"at {near}:{frame.lineno} ({frame.line[:100]})" if frame.line else ""
     return ""
 
 

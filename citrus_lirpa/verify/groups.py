@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 from .. import distributed
 from ..attacks import PGD, GroupAttack
 from ..bounds.box import Ball
-from ..bounds.checks import Range, Scalar, check_count, check_name, is_count
+from ..bounds.checks import Range, Scalar, check_count, check_name
 from ..bounds.inputs import outside_inference, taking_data
 from ..bounds.net import BoundedNet, as_bounded_net
-from ..errors import InputError, ModelError, expect, shown
+from ..errors import InputError, ModelError, shown
 from ..imports import to_frame
 from .certificates import Certificates, check_soundness
 from .crown.proofs import Proofs
@@ -217,8 +217,8 @@ def _check_options(
 ) -> None:
     """Refuse groups, a group stage, a solver or batches that cannot be."""
     check_count(batch_size, "batch size")
-    possible = is_count(group_size, 2, count)
-    expect(possible, "group size", group_size, f"2 to {count}, the number of inputs")
+    check_count(count, "number of inputs", 2)
+    check_count(group_size, "group size", 2, count)
     if relational is not None:
         check_name(relational, "relational stage", RELATIONAL)
     check_solver(solver)

@@ -14,11 +14,9 @@ from ..bounds.checks import (
     check_radius,
     check_range,
     check_seconds,
-    is_count,
 )
 from ..bounds.norms import check_norm, norm_entries
 from ..bounds.radius import radius_entries
-from ..errors import expect
 from .milp import check_solver
 from .relational import RELATIONAL, group_stage_of
 from .stages import stages_up_to
@@ -67,7 +65,7 @@ class Protocol:
     def __post_init__(self) -> None:
         check_norm(self.norm, check_radius(self.eps, "ε"))
         if self.limit is not None:
-            check_count(self.limit, "limit")
+            check_count(self.limit, "limit", 2)
         check_count(self.batch_size, "batch size")
         check_count(self.seed, "seed", 0, 2**32 - 1)
         check_range(self.clip)
@@ -91,8 +89,7 @@ class Protocol:
         Raises:
             InputError: There are too few for a group.
         """
-        check_count(available, "number of images", 0)
+        check_count(available, "number of images", 2)
         count = available if self.limit is None else min(self.limit, available)
-        possible = is_count(self.group_size, 2, count)
-        expect(possible, "group size", self.group_size, f"2 to {count}, the number of images")
+        check_count(self.group_size, "group size", 2, count)
         return count

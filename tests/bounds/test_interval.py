@@ -282,7 +282,7 @@ def test_without_a_compiler_there_is_one_clear_line(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
     with pytest.raises(
-        DependencyError, match=r"no C\+\+ compiler and more; it needs .* --compile$"
+        DependencyError, match=r"no C\+\+ compiler and more, at .*; it needs .* --compile$"
     ):
         wrapped(SMALL["mlp"]()).compile()
 
