@@ -17,7 +17,8 @@ from typing import Any
 
 #: Folders with code that is not the user's, and how names of such files begin.
 _LIBRARIES = {"auto_LiRPA", "dist-packages", "site-packages"}
-_NOT_THE_USERS = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "<frozen")
+_FOLDERS = (Path(__file__).parent, sysconfig.get_path("stdlib"), sysconfig.get_path("scripts"))
+_NOT_THE_USERS = ("<frozen", *(f"{folder}{os.sep}" for folder in _FOLDERS))
 
 
 class CitrusError(Exception):
@@ -152,11 +153,21 @@ def foreign(error: type[CitrusError], what: str, fix: str = "") -> Iterator[None
 def users_line(frames: Sequence[traceback.FrameSummary]) -> str:
     """Say which line of the user's is the innermost: "at FILE:NUMBER (CODE)"; empty for none."""
     for frame in reversed(frames):
-        file = frame.filename
-        if not (_LIBRARIES & {*Path(file).parts} or file.startswith(_NOT_THE_USERS)):
-            near = file.removeprefix(f"{os.getcwd()}{os.sep}")
-            return f"at {near}:{frame.lineno} ({frame.line[:100]})" if frame.line else ""
+        if frame.line and is_users(frame.filename):
+            return f"at {_near(frame.filename)}:{frame.lineno} ({frame.line[:100]})"
     return ""
+
+
+def is_users(file: str) -> bool:
+    """Return whether a file of code is the user's: not Python's, nor an installed package's."""
+    return not (_LIBRARIES & {*Path(file).parts} or file.startswith(_NOT_THE_USERS))
+
+
+def _near(file: str) -> str:
+    try:
+        return file.removeprefix(f"{os.getcwd()}{os.sep}")
+    except OSError:  # the working folder is gone
+        return file
 
 
 def unknown(

@@ -46,7 +46,7 @@ def are_values_known(x: object) -> bool:
 
 
 def is_positive(value: Scalar) -> bool:
-    """Return whether a number is positive; tensors, which a GPU would be asked for, count as it."""
+    """Return whether a number is positive; tensors count as positive, as asking a GPU waits."""
     return isinstance(value, Tensor) or value > 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +19,6 @@ _CONVERSIONS = {
     "__complex__": "complex", "item": "number", "tolist": "list", "numpy": "array",
     "__array__": "array", "tensor": "constant", "new_tensor": "constant",
 }  # fmt: skip
-#: Folders whose lines are not the user's.
-LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 
 
 class DataWatch(TorchFunctionMode):
@@ -113,6 +110,6 @@ def _refusal(kind: str) -> str:
 
 
 def _place_of_use() -> str:
-    """The line of the user's that is being run, to be put behind what it does."""
+    """Return the user's line that is running, with a space in front; empty for none."""
     line = users_line(traceback.extract_stack())
     return line and f" {line}"

@@ -108,7 +108,9 @@ def set_aside(*paths: Path) -> Path | None:
         for path in there:
             os.replace(path, aside / path.name)
     except OSError as error:
-        raise CheckpointError(f"cannot move {above}'s earlier results: {error}") from error
+        raise CheckpointError(
+            f"cannot move {above}'s earlier results: {without_path(error)}"
+        ) from error
     _sync_folder(aside)
     _sync_folder(above)
     return aside

@@ -30,7 +30,7 @@ from pydantic import dataclasses as pydantic_dataclasses
 from pydantic.types import AllowInfNan, Strict
 from typing_extensions import NotRequired, TypedDict, dataclass_transform
 
-from ..errors import CheckpointError, ConfigError, expect_known, unknown
+from ..errors import CheckpointError, ConfigError, expect_known, unknown, without_path
 from .numbers import parse_number
 
 T = TypeVar("T")
@@ -149,7 +149,8 @@ def read_text(file: Path, remedy: str) -> str:
     try:
         return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}; {remedy}") from error
+        reason = without_path(error)
+        raise CheckpointError(f"{file} cannot be read: {reason}; {remedy}") from error
 
 
 def parse(text: str, parser: Callable[[str], Any], file: Path, remedy: str) -> dict[str, Any]:

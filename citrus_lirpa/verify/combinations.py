@@ -74,10 +74,10 @@ def _prove_group(
     one is proved, those like it are tried together, which takes less time than one by one.
     """
     together, failed = True, list[set[tuple[int, int]]]()
-    while roots and not budget.over:
+    while roots and not (budget.over or proof.settled):
         part = _prove_some_part(search, proof, roots[0], failed, budget)
         if part is None:
-            if not budget.over:
+            if not (budget.over or proof.settled):
                 proof.stuck = len(roots[0].chosen)
             break
         proved = [part]
@@ -101,11 +101,12 @@ def _prove_some_part(
 ) -> Chosen | None:
     """Return a part of a combination that is proved not to break, None where none is.
 
-    Next comes a part with one more image where a part breaks, the whole where it is given up.
-    Either joins ``failed``, whose parts are not tried again.
+    Next comes a part with one more image where a part breaks, the whole where it is given up. What
+    is given up, or all margins that a perturbation makes negative, joins ``failed``; what lies
+    within one of these is not tried again.
     """
-    parts = [part for part in root.parts if not any(set(part) <= each for each in failed)]
-    while parts:
+    parts = [part for part in root.parts if not _within(part, failed)]
+    while parts and not proof.settled:
         part = parts.pop(0)
         share = _WHOLE_LIMIT if part == root.chosen else _PART_LIMIT
         found = _prove(search, {part: root}, share, budget)
@@ -130,11 +131,15 @@ def _negative(search: Search, proof: GroupProof, u: Tensor) -> set[tuple[int, in
 
 
 def _alike(roots: Sequence[Root], failed: Sequence[set[tuple[int, int]]]) -> dict[Chosen, Root]:
-    """Return further combinations of the first one's images that contain parts that failed."""
+    """Return further combinations of the first one's images whose cores failed, as it did."""
     members = images_of(roots[0].chosen)
     same = (root for root in roots[1:] if images_of(root.chosen) == members)
-    alike = (root for root in same if any(part <= set(root.chosen) for part in failed))
+    alike = (root for root in same if _within(root.parts[0], failed))
     return {root.chosen: root for root in islice(alike, _TOGETHER)}
+
+
+def _within(part: Chosen, failed: Sequence[set[tuple[int, int]]]) -> bool:
+    return any(set(part) <= each for each in failed)
 
 
 def _prove(search: Search, some: Mapping[Chosen, Root], share: float, budget: Budget) -> Outcome:

@@ -218,7 +218,7 @@ def _check_options(
     """Refuse groups, a group stage, a solver or batches that cannot be."""
     check_count(batch_size, "batch size")
     check_count(count, "number of inputs", 2)
-    check_count(group_size, "group size", 2, count)
+    check_count(group_size, f"group size of {count} inputs", 2, count)
     if relational is not None:
         check_name(relational, "relational stage", RELATIONAL)
     check_solver(solver)

@@ -91,5 +91,5 @@ class Protocol:
         """
         check_count(available, "number of images", 2)
         count = available if self.limit is None else min(self.limit, available)
-        check_count(self.group_size, "group size", 2, count)
+        check_count(self.group_size, f"group size of {count} images", 2, count)
         return count

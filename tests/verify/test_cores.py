@@ -12,6 +12,7 @@ from fuzzing import sizes
 from citrus_lirpa import BoundedNet, GroupAttack, certify, certify_uap
 from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.bounds.deadline import ending_by
+from citrus_lirpa.bounds.margins import logit_margins
 from citrus_lirpa.verify import combinations
 from citrus_lirpa.verify.budget import Budget
 from citrus_lirpa.verify.crown.branch_and_bound import Outcome
@@ -75,9 +76,27 @@ def test_a_core_has_nearly_all_weight_and_its_bound_is_nearly_that_of_the_combin
     assert all(root == Root(math.inf, [root.chosen], {}) for root in late)
 
 
-def settle(monkeypatch, states, *, breaks_all=False):
+def test_margins_that_a_perturbation_makes_negative_are_those_of_the_network():
+    torch.manual_seed(0)
+    model, shape = random_net("deep", 3, 3)
+    x, y = random_images(model, shape, 0, 4)
+    net, members = BoundedNet(model, x).eval(), torch.tensor([2, 0, 3])
+    engine = DualEngine(net, Ball(0.4))
+    images, counts = engine.ibp(x, y)[0], []
+    for u in 0.8 * torch.rand(40, *x.shape[1:]) - 0.4:
+        negative = engine.negative(images, members, u)
+        assert torch.equal(negative, logit_margins(net(x[members] + u), y[members]) < 0)
+        shifts = u.expand(3, *u.shape)
+        broken = engine.broken(images, members.unsqueeze(1), shifts).squeeze(1)
+        assert torch.equal(negative.any(1), broken)
+        counts.append(int(broken.sum()))
+    assert min(counts) < max(counts)
+
+
+def settle(monkeypatch, states, *, negative=()):
     """The proof of three images with three margins each, where branch and bound answers
-    ``states`` by the number of images; and what it was asked. The cores are images 1 and 2."""
+    ``states`` by the number of images; and what it was asked. The cores are images 1 and 2;
+    what it finds makes the margins ``negative`` so."""
     asked = []
 
     def search(images, problems, budget, **options):
@@ -99,9 +118,11 @@ def settle(monkeypatch, states, *, breaks_all=False):
         order // 3, order % 3, x.new_zeros(9, 1), x.new_full((9,), -1.0), x,
         Ball(0.5), torch.zeros(3), torch.zeros(9, 0),
     )  # fmt: skip
-    negative = torch.full((3, 3), breaks_all)
+    found = torch.zeros(3, 3, dtype=torch.bool)
+    for margin in negative:
+        found[margin] = True
     engine = SimpleNamespace(
-        proofs=None, splits=True, lines=lambda *_: lines, negative=lambda *_: negative
+        proofs=None, splits=True, lines=lambda *_: lines, negative=lambda *_: found
     )
     on = Search(engine, SimpleNamespace(x=x), True, Budget.of(60.0, 1), ALPHA_STEPS)
     groups = [([0, 1, 2], set())]
@@ -119,20 +140,24 @@ def test_a_core_that_is_proved_stands_for_all_combinations_with_it(monkeypatch):
 
 @pytest.mark.parametrize("state", [GIVEN_UP, BROKEN])
 def test_a_combination_is_tried_as_a_whole_where_its_core_is_not_proved(monkeypatch, state):
-    proof, asked = settle(monkeypatch, {2: state, 3: GIVEN_UP})
+    proof, asked = settle(monkeypatch, {2: state, 3: GIVEN_UP}, negative=[(1, 0), (2, 0)])
     assert asked == [((1, 0), (2, 0)), ((0, 0), (1, 0), (2, 0))]
     assert proof.most == 3 and proof.stuck == 3
     assert proof.least == (2 if state == BROKEN else 0)
 
 
 def test_what_breaks_a_core_counts_for_all_images_that_it_breaks(monkeypatch):
-    proof, asked = settle(monkeypatch, {2: BROKEN}, breaks_all=True)
+    proof, asked = settle(monkeypatch, {2: BROKEN}, negative=[(0, 1), (1, 0), (2, 0)])
     assert asked == [((1, 0), (2, 0))]
-    assert proof.least == proof.most == 3
+    assert proof.least == proof.most == 3 and proof.stuck == 0
 
 
-def test_combinations_whose_core_is_not_proved_are_tried_together_after_the_first(monkeypatch):
-    proof, asked = settle(monkeypatch, {1: GIVEN_UP, 2: GIVEN_UP, 3: PROVED})
-    first, *others = [((0, a), (1, 0), (2, 0)) for a in range(3)]
+@pytest.mark.parametrize("state", [GIVEN_UP, BROKEN])
+def test_combinations_whose_core_is_not_proved_are_tried_together(monkeypatch, state):
+    negative = [(1, 0), (1, 1), (2, 0)]
+    proof, asked = settle(monkeypatch, {1: GIVEN_UP, 2: state, 3: PROVED}, negative=negative)
+    failed = [0] if state == GIVEN_UP else [0, 1]  # of image 1
+    first, *others = [((0, a), (1, b), (2, 0)) for a in range(3) for b in failed]
     assert asked[:3] == [first[1:], first, others]
-    assert proof.most == proof.stuck == 2
+    assert proof.most == 2
+    assert (proof.least, proof.stuck) == ((2, 0) if state == BROKEN else (0, 2))

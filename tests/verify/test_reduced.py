@@ -333,7 +333,7 @@ def hard_problem(seed: int, eps: float = 0.8) -> ReducedImages:
 @pytest.mark.parametrize("count", [12, pytest.param(100, marks=pytest.mark.nightly)])
 def test_leaves_of_proved_trees_cover_everything_and_none_twice(count, monkeypatch):
     """The leaves' shares add up to one, and any two of them contradict each other."""
-    monkeypatch.setattr(trees, "_FEW", 0)  # programs prove without leaves
+    monkeypatch.setattr(trees, "_FEW", 0)  # leaves of programs do not pass where these are recorded
     seen = most = 0
     for seed in itertools.count():
         tree = begin(Recorded, hard_problem(seed), torch.tensor([[0]]), whole=seed % 2 == 0)

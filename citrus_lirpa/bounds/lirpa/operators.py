@@ -22,7 +22,7 @@ def register(operators: Any, table: dict[str, Any]) -> None:
     """Add what is missing to auto_LiRPA's table of operations; entries of the user's stay."""
     if hasattr(operators, "BoundHardTanh"):  # 0.7's clamp, which wants both limits
         operators.BoundHardTanh.forward = lambda _, *values: _clip(*values)
-    if hasattr(operators, "BoundGelu"):  # 0.7's: of the exact form, the minimum in all intervals
+    if hasattr(operators, "BoundGelu"):  # 0.7's intervals always contain its minimum
         own = _curve_node(operators.Bound, operators.Interval, "Gelu")
         for method in ("forward", "interval_propagate"):
             setattr(operators.BoundGelu, method, getattr(own, method))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..dataflow import LIBRARIES
+from ...errors import is_users
 from .importing import KNOWN_MESSAGES, onnx_globals, unsupported_named
 from .loading import load
 
@@ -84,7 +84,7 @@ def _origin(node: torch._C.Node, kinds: Mapping[str, str]) -> str:
     layer = node.scopeName().rpartition("/")[2]
     stack = node.sourceRange().partition("/jit/_trace.py(")[0]  # the innermost call comes first
     frames = re.findall(r"^(.+)\((\d+)\): ", stack, flags=re.MULTILINE)
-    lines = [f"{Path(file).name}:{n}" for file, n in frames if not file.startswith(LIBRARIES)]
+    lines = [f"{Path(file).name}:{n}" for file, n in frames if is_users(file)]
     kind = f", {kinds[layer]}" if layer in kinds else ""
     known = [f"layer '{layer}'{kind}"] * bool(layer) + lines[:1]
     return f" ({', '.join(known)})" if known else ""

@@ -70,9 +70,10 @@ def branch_and_bound(
 ) -> Outcome:
     """Prove or break as many problems as possible.
 
-    All roots are bounded first, on whole networks, and split as long as folding networks would
-    cost more, many problems together. Then problems have turns on reduced networks, each round's
-    twice as long as those of the round before, so that easy ones are decided first.
+    Unless ``logits`` are given, all roots are bounded first, on whole networks, and split as long
+    as folding networks would cost more, many problems together. Then problems have turns on
+    reduced networks, each round's twice as long as those of the round before, so that easy ones
+    are decided first.
 
     Args:
         images: The images that the problems are about.
@@ -82,8 +83,8 @@ def branch_and_bound(
             curves are in any case.
         series: (T,) that each problem is of, -1 for none. Those of a series come one after the
             other, the least bound of a root first; it ends where one is broken or given up.
-        logits: (D, s) of the weights that members have in the bounds of combinations, where these
-            are known, as networks are folded: trees begin with them. None to bound roots first.
+        logits: (D, s) logits of the members' weights in bounds of the combinations; trees begin
+            with them, on reduced networks. None to bound roots first.
         progress: Receives what is found so far, after every turn.
     """
     search = _Search(images, problems, series, logits, progress)
@@ -176,12 +177,15 @@ class _Search:
 
     def _planted(self, problem: int) -> Tree:
         """Return the tree of a problem at its beginning."""
-        members, mine = self.problems.members[problem].tolist(), self.problems.problem == problem
-        rows = self.problems.rows[mine]
-        tree = Tree(self.images, members, rows)
+        members = self.problems.members[problem].tolist()
         if self._logits is None:
-            tree.plant(self.forest.pools.pop(problem), self.forest.leaves.pop(problem, []))
+            pool = self.forest.pools.pop(problem)
+            tree = Tree(self.images, members, pool.rows.unique(dim=0))
+            tree.plant(pool, self.forest.leaves.pop(problem, []))
         else:
+            mine = self.problems.problem == problem
+            rows = self.problems.rows[mine]
+            tree = Tree(self.images, members, rows)
             self.bounded[problem] += len(rows)
             tree.plant_combinations(rows, self._logits[mine])
         return tree

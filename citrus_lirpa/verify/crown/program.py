@@ -29,7 +29,7 @@ from .reduced import Matrix, ReducedNetwork
 _GAP = 0.99
 #: What a ReLU must be violated by to be split.
 _VIOLATED = 1e-5
-#: What counts of a ReLU whose upper rows have no weight, as a share of the largest weight.
+#: The weight that a ReLU counts with where its upper rows have none, as a share of the largest.
 _LEAST_SHARE = 1e-3
 
 
@@ -146,7 +146,7 @@ class Program:
     def halves(self, x: np.ndarray, weights: np.ndarray) -> list[Program]:
         """Return the parts where one ReLU is on, and off; none if x violates none.
 
-        It is the one whose violation raises the sum of rows most.
+        The ReLU is the one whose violation, times the weight of its upper rows, is largest.
 
         Args:
             x: (N,) a solution.

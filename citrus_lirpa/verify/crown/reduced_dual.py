@@ -53,7 +53,7 @@ class ReducedBound:
         return self._start.t()
 
     def parameter(self, multipliers: Tensor) -> Tensor:
-        """Return the α and β (D, M) whose bounds multiply the ReLUs' inputs as nearly so.
+        """Return the α and β (D, M) that multiply the ReLUs' inputs as nearly by given numbers.
 
         Args:
             multipliers: (D, M) of the inputs, for each member's margin taken once.

@@ -36,12 +36,12 @@ def refuted(
     """Return proved domains, one of which holds for every perturbation; None if some is not proved.
 
     Args:
-        program: Of the combination.
+        program: The program of the combination.
         networks: The members, in float64.
         ball: The perturbations, of norm inf and not clipped.
         row: (s,) the margins.
         least: What bounds must exceed.
-        dtype: Of the domains' parameters.
+        dtype: The type of the domains' parameters.
     """
     leaves, waiting = list[Domains](), [program]
     while waiting and not time_is_over():
@@ -69,12 +69,12 @@ def leaf(
     """Return a domain whose parameters are made of weights of rows, and its bound.
 
     Args:
-        program: Whose splits are those of the domain.
+        program: The program, whose splits the domain has.
         networks: The members, in float64.
         ball: The perturbations.
         row: (s,) the margins.
-        weights: (R,) of the rows, at least 0.
-        dtype: Of the parameters.
+        weights: (R,) the weights of its rows, at least 0.
+        dtype: The type of the parameters.
     """
     signs, *parts = (
         torch.from_numpy(part).unsqueeze(0).to(row.device)

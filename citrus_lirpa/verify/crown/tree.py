@@ -24,11 +24,11 @@ from .refutation import refuted
 
 #: Steps of ascent on a combination, on a half, and on a domain without neurons left to split.
 _FIRST_STEPS, _STEPS, _LAST_STEPS, RATE = 5, 5, 100, 0.1
-#: Trees begin with known logits of weights times this: members whose weight is nearly zero keep it,
-#: although domains may need them where one perturbation breaks the others.
+#: Known logits are multiplied by this before trees begin with them: a weight that is nearly zero
+#: would stay so, although its member may be the one that a perturbation does not break.
 _FLATTENED = 0.5
-#: Of so many rounds one ends with an attack: of a single image the first, of a tuple, whose attacks
-#: take longer, the one in the middle, which easy tuples do not reach.
+#: One round in so many ends with an attack: the first for a single image; for a tuple, whose
+#: attacks take longer, the middle one, which easy tuples do not reach.
 _ATTACK_EVERY, _ATTACK_TUPLES_EVERY = 4, 8
 #: A tree whose members have at most so many unstable ReLUs each, with so many open combinations,
 #: goes to programs after so many seconds of work; each may take this share of the time left.
@@ -43,7 +43,7 @@ class Tree:
     Args:
         images: Where the members come from.
         members: Their numbers.
-        rows: (N, s) the combinations of margins that would break all members.
+        rows: (N, s) the open combinations of margins that would break all members.
 
     Every tree is planted before it runs, on a pool of domains or on the combinations.
 
@@ -78,8 +78,10 @@ class Tree:
 
     def plant(self, pool: Pool, leaves: Sequence[Domains]) -> None:
         """Begin with domains on whole networks, and those that are proved already."""
+        begin = time.perf_counter()
         self._pool = Pool(self._reduced(pool.take(pool.count)))
         self._done = list(leaves)
+        self.spent += time.perf_counter() - begin
 
     def plant_combinations(self, rows: Tensor, logits: Tensor) -> None:
         """Begin with combinations (N, s), whose bounds have weights with logits (N, s)."""
