@@ -375,7 +375,7 @@ def test_train_refuses_before_it_makes_a_folder(tmp_path, args, words):
         (["--eps", "abc"], 2, ["'abc'", "8/255"]),
         (["--eps", "nan"], 2, ["nan", "finite"]),
         (["--group-size", "1"], 2, ["is 1", "expected 2 to 10"]),
-        (["--limit", "0"], 2, ["limit is 0", "at least 1"]),
+        (["--limit", "0"], 2, ["limit is 0", "at least 2"]),
         (["--batch-size", "0"], 2, ["batch size is 0", "at least 1"]),
         (["--method", "crwn"], 2, ["'crwn'", "'crown'"]),
         (["--relational", "crss"], 2, ["'crss'", "'cross'"]),
