@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,9 @@ from .record import ProofFigures
 
 #: The name of the network in the folder.
 MODEL = "model.onnx"
-#: Difference of two programs' values that no other order of the ReLUs explains, relative.
-_CLOSE = 1e-3
+#: Difference of two programs' values that no other order of the ReLUs explains, relative, and that
+#: of their logits, relative to the largest.
+_CLOSE, _LOGITS_CLOSE = 1e-3, 1e-5
 
 
 class ProofFolder:
@@ -120,20 +122,22 @@ def _read(file: Path, net: BoundedNet) -> checker.Network:
         raise ModelError(f"the checker of proofs does not read this network: {error}") from error
     parameter = net.parameters()[0]
     draw = torch.Generator().manual_seed(0)
-    x = torch.rand((1, *net.input_shape), generator=draw).to(parameter)
+    x = torch.rand((3, *net.input_shape), generator=draw).to(parameter)
     with torch.no_grad(), net.evaluating():
-        found = _values(net, x)
-    wanted = network.values(x[0].double().cpu().numpy())
-    same = len(found) == len(wanted) and all(
-        mine[0].numel() == its.size
-        and np.allclose(mine[0].flatten().double().cpu(), its.ravel(), _CLOSE, _CLOSE)
-        for mine, its in zip(found, wanted, strict=False)
-    )
-    if not same:
-        raise ModelError(
-            "the ONNX file of this network has its neurons in another order, or computes something "
-            "else; leave out --proofs"
-        )
+        logits, *values = (part.double().cpu().flatten(1) for part in (net(x), *_values(net, x)))
+    for image, its_logits, *found in zip(x.double().cpu().numpy(), logits, *values, strict=True):
+        wanted = [torch.from_numpy(part.ravel()) for part in network.values(image)]
+        close = _LOGITS_CLOSE * (1 + float(wanted[-1].abs().max()))
+        same = [len(part) for part in found] == [len(part) for part in wanted]
+        if not (
+            same
+            and all(map(partial(torch.allclose, rtol=_CLOSE, atol=_CLOSE), found, wanted))
+            and torch.allclose(its_logits, wanted[-1], rtol=0.0, atol=close)
+        ):
+            raise ModelError(
+                "the ONNX file of this network has its neurons in another order, or computes "
+                "something else; leave out --proofs"
+            )
     return network
 
 

@@ -22,7 +22,7 @@ from citrus_lirpa.verify.budget import Budget
 from citrus_lirpa.verify.crown.branch_and_bound import Outcome
 from citrus_lirpa.verify.crown.differences import with_differences
 from citrus_lirpa.verify.crown.engine import DualEngine
-from citrus_lirpa.verify.crown.linear import Group, Lines, refuted
+from citrus_lirpa.verify.crown.linear import Group, Lines, refuting
 from citrus_lirpa.verify.crown.tree import BROKEN, GIVEN_UP, OPEN, PROVED
 from citrus_lirpa.verify.group_proof import Search
 from citrus_lirpa.verify.relational import GROUP_STAGES, group_proofs, relate
@@ -75,6 +75,11 @@ def by_brute_force(lines: Lines, rows: dict[int, list[int]], blocked=()):
 
 
 # ----------------------------------------------------------------------------- refuted
+
+
+def refuted(lines, chosen):
+    """Whether no |u| <= ε makes all chosen lines negative."""
+    return refuting(lines, chosen).weights is not None
 
 
 @random_test(25, 50, seed=st.integers(0, 10_000), count=st.integers(1, 8), pixels=st.integers(1, 6))

@@ -147,11 +147,6 @@ def refuting(lines: Lines, chosen: Sequence[int]) -> Attempt:
     return Attempt(None, None)
 
 
-def refuted(lines: Lines, chosen: Sequence[int]) -> bool:
-    """Return whether no |u| <= ε makes all ``chosen`` lines negative."""
-    return refuting(lines, chosen).weights is not None
-
-
 def _master(cuts: np.ndarray) -> tuple[np.ndarray, float] | None:
     """Return weights that maximise the least of the cuts (k, s), and that value.
 

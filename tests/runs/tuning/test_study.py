@@ -110,7 +110,10 @@ def test_a_range_and_a_choice():
         ("", "[search]\nmethod = 'abc'", "[search]: unknown method 'abc'"),
         ("", "[search]\nheld-out = false", "a search on test images would fit them"),
         ("", "[search]\nclip = 3", "clip is 3 in [search]; expected true or false"),
-        ("", "[search]\ngroup-size = 400", "[search]: group size of 300 images is 400; expected 2 to 300"),
+        (
+            "", "[search]\ngroup-size = 400",
+            "[search]: group size of 300 images is 400; expected 2 to 300",
+        ),
         ("", "[search]\nlimit = 'x'", "[search]: limit is 'x'"),
         ("", "[least]\nucert = 97", "least.ucert is 97; expected a number <= 1"),
         ("", "[front]\nseeds = []", "front.seeds is []; expected more entries"),
