@@ -84,7 +84,7 @@ def cnn5(shape: Shape, classes: int, *, width: float = 64, linear: int = 512) ->
     )
     channels, linear = _widths("cnn5", width, 64, linear)
     convolutions = ((channels, 3, 1), (channels, 4, 2), (2 * channels, 4, 2))
-    return _with_batchnorm(shape, classes, convolutions, linear)
+    return _convolutional(shape, classes, convolutions, linear)
 
 
 def _cnn7(shape: Shape, classes: int, width: int, linear: int, last_stride: int) -> nn.Sequential:
@@ -92,28 +92,29 @@ def _cnn7(shape: Shape, classes: int, width: int, linear: int, last_stride: int)
         *((width, 3, 1), (width, 3, 1), (2 * width, 3, 2)),
         *((2 * width, 3, 1), (2 * width, 3, last_stride)),
     )
-    return _with_batchnorm(shape, classes, convolutions, linear)
+    return _convolutional(shape, classes, convolutions, linear)
 
 
-def _with_batchnorm(
-    shape: Shape, classes: int, convolutions: Sequence[tuple[int, int, int]], linear: int
+def _convolutional(
+    shape: Shape,
+    classes: int,
+    convolutions: Sequence[tuple[int, int, int]],
+    linear: int,
+    *,
+    padding: int = 1,
+    batchnorm: bool = True,
 ) -> nn.Sequential:
-    """Stack convolutions (channels, kernel, stride) of padding 1, and two linear layers."""
+    """Stack convolutions (channels, kernel, stride) and two linear layers."""
     channels, height, breadth = shape
     layers: list[nn.Module] = []
     for out, kernel, stride in convolutions:
-        layers += [nn.Conv2d(channels, out, kernel, stride, padding=1)]
-        layers += [nn.BatchNorm2d(out), nn.ReLU()]
+        layers += [nn.Conv2d(channels, out, kernel, stride, padding)]
+        layers += [nn.BatchNorm2d(out), nn.ReLU()] if batchnorm else [nn.ReLU()]
         channels = out
-        height, breadth = (_conv_size(side, kernel, stride, 1) for side in (height, breadth))
-    return nn.Sequential(
-        *layers,
-        nn.Flatten(),
-        nn.Linear(channels * height * breadth, linear),
-        nn.BatchNorm1d(linear),
-        nn.ReLU(),
-        nn.Linear(linear, classes),
-    )
+        height, breadth = (_conv_size(side, kernel, stride, padding) for side in (height, breadth))
+    layers += [nn.Flatten(), nn.Linear(channels * height * breadth, linear)]
+    layers += [nn.BatchNorm1d(linear), nn.ReLU()] if batchnorm else [nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(linear, classes))
 
 
 def _widths(model: str, width: float, usual: int, linear: int) -> tuple[int, int]:
@@ -128,8 +129,15 @@ def _widths(model: str, width: float, usual: int, linear: int) -> tuple[int, int
     return int(width), linear
 
 
-def convsmall(shape: Shape, classes: int, *, width: float = 16, linear: int = 100) -> nn.Sequential:
-    """Build a network of two 4x4 convolutions and two linear layers, without BatchNorm.
+def convsmall(
+    shape: Shape,
+    classes: int,
+    *,
+    width: float = 16,
+    linear: int = 100,
+    batchnorm: bool = False,
+) -> nn.Sequential:
+    """Build a network of two 4x4 convolutions and two linear layers.
 
     The convolutions have stride 2 and no padding.
 
@@ -139,25 +147,20 @@ def convsmall(shape: Shape, classes: int, *, width: float = 16, linear: int = 10
         width: The channels of the first convolution; the second has twice as many. A number
             below 1 is a share of 16 channels, and of ``linear``.
         linear: The width of the first linear layer.
+        batchnorm: Whether BatchNorm follows all layers but the last one. The paper's has none.
     """
     _check_sizes("convsmall", shape, classes, linear=linear)
+    expect(
+        isinstance(batchnorm, bool), "convsmall: batchnorm", batchnorm, "true or false", ConfigError
+    )
     channels, linear = _widths("convsmall", width, 16, linear)
-    height, breadth = (_conv_size(_conv_size(side, 4, 2, 0), 4, 2, 0) for side in shape[1:])
     require(
-        min(height, breadth) >= 1,
+        min(shape[1:]) >= 10,
         f"convsmall needs images of at least 10x10 pixels, not {shape[1]}x{shape[2]}; "
         "use mlp or cnn7 for smaller ones",
     )
-    return nn.Sequential(
-        nn.Conv2d(shape[0], channels, 4, 2),
-        nn.ReLU(),
-        nn.Conv2d(channels, 2 * channels, 4, 2),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(2 * channels * height * breadth, linear),
-        nn.ReLU(),
-        nn.Linear(linear, classes),
-    )
+    convolutions = ((channels, 4, 2), (2 * channels, 4, 2))
+    return _convolutional(shape, classes, convolutions, linear, padding=0, batchnorm=batchnorm)
 
 
 def mlp(shape: Shape, classes: int, *, hidden: Sequence[int] = (100, 100)) -> nn.Sequential:
