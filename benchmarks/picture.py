@@ -18,6 +18,7 @@ import torch
 from matplotlib.figure import Figure
 
 from citrus_lirpa import BoundedNet, Protocol, SgdUap, UapResult, data, evaluate, fit
+from citrus_lirpa.reports.tables import percent
 from citrus_lirpa.runs.networks import load_network
 from citrus_lirpa.training import config, zoo
 from citrus_lirpa.training.setup import build
@@ -65,7 +66,7 @@ def main(data_dir: Path, out: Path) -> None:
         Row("CITRUS training", worst(net, x, y, eps), proved, judged),
     ]
     for row in rows:
-        values = ", ".join(f"{label} {100 * share:.2f} %" for label, share, _ in row.bars)
+        values = ", ".join(f"{label} {percent(share, ' %')}" for label, share, _ in row.bars)
         click.echo(f"{row.title}: {values} ({row.judged} images)")
     draw(rows, x, eps).savefig(out, dpi=110)
     click.echo(out)
@@ -123,7 +124,7 @@ def bars(axes, row: Row) -> None:
     places = range(len(labels), 0, -1)
     axes.barh(places, [100 * share for share in shares], color=colours, height=0.62)
     for place, share in zip(places, shares, strict=True):
-        axes.text(100 * share + 1.5, place, f"{100 * share:.1f} %", va="center", fontsize=9)
+        axes.text(100 * share + 1.5, place, percent(share, " %"), va="center", fontsize=9)
     axes.set(xlim=(0, 122), yticks=list(places), yticklabels=labels, xticks=[])
     axes.tick_params(length=0, labelsize=9)
     axes.spines[:].set_visible(False)

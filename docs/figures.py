@@ -46,6 +46,7 @@ from citrus_lirpa import (
 )
 from citrus_lirpa.reports import figures
 from citrus_lirpa.reports.palette import house_style
+from citrus_lirpa.reports.tables import percent
 
 IMAGES = Path(__file__).parent / "images"
 EPS, TAU_RATIO = 0.11, 0.35  # of the figures in two dimensions
@@ -251,11 +252,9 @@ def own_box() -> Figure:
                 for label in (0, 1):
                     points = x[y == label].T.tolist()
                     axes.plot(*points, ".", color=_COLOURS[label], markersize=2)
-        standard, low, high = 100 * np.mean(figures, axis=0)
+        standard, low, high = map(percent, np.mean(figures, axis=0))
         print(f"own_box: {name}: {np.round(figures, 3).tolist()}")
-        axes.set_title(
-            f"{name}\nstandard {standard:.1f} %, UCert {low:.1f} to {high:.1f} %", fontsize=9
-        )
+        axes.set_title(f"{name}\nstandard {standard} %, UCert {low} to {high} %", fontsize=9)
     return figure
 
 

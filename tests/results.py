@@ -35,6 +35,7 @@ def made_up_evaluation() -> Evaluation:
         took=torch.full((8,), 0.5, dtype=torch.float64),
         seconds={"attack": 0.5, "ibp": 0.25, "crown-ibp": 12.34},
         not_fitting={"ibp": 0, "crown-ibp": 2},
+        late={"ibp": 0, "crown-ibp": 1},
     )
     uap = UapBounds(
         lower=torch.tensor([3, 1]),

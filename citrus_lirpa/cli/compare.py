@@ -12,6 +12,11 @@ from .types import FILE
 @command(
     "compare",
     ("side by side, and a Pareto plot", "citrus-lirpa compare runs/citrus runs/ibp"),
+    (
+        "beside a network of the package",
+        "citrus-lirpa eval zoo:mnist-0.1-convsmall --limit 1000 --out judged",
+    ),
+    ("", "citrus-lirpa compare runs/citrus judged"),
     ("a table for a README", "citrus-lirpa compare runs/* --markdown > table.md"),
     (
         "mean ± std over the seeds of a sweep, for a paper",
@@ -42,10 +47,11 @@ from .types import FILE
 def compare_command(**options) -> Results:
     """Compare trained and evaluated runs: RUN... are run folders, or folders of such.
 
-    Prints a table as in papers for each data set, ε, number of images, group size and
-    clipping. Each is sorted by certified average UAP accuracy (UCert), highest first.
-    compare.json holds the figures; compare.png plots UCert against standard accuracy of each run,
-    with the Pareto front. A pattern such as 'runs/*' names runs too; what is no run is left out.
+    Folders that eval made for a network from elsewhere count as run folders. Prints a table as in
+    papers for each data set, ε, number of images, group size and clipping. Each is sorted by
+    certified average UAP accuracy (UCert), highest first. compare.json holds the figures;
+    compare.png plots UCert against standard accuracy of each run, with the Pareto front. A
+    pattern such as 'runs/*' names runs too; what is no run is left out.
     """
     from .actions import compare
 

@@ -13,15 +13,20 @@ from typing import Any
 from ..bounds.checks import check_name
 from ..errors import CheckpointError, InputError
 from ..formats import schema
+from ..formats.onnx import SUFFIX
 from ..formats.schema import Count, Word
 from ..losses import TRAINING_METHODS
-from ..runs.folder import RunFolder
-from ..training import checkpoint
+from ..runs.folder import CONFIG_FILE, RunFolder
+from ..runs.networks import results_folder
+from ..training import checkpoint, zoo
 from ..training.epochs import read_epochs
 from ..training.toml import parse_toml
+from ..training.weights import SUFFIXES
 from ..verify import STAGES, EvaluationRecord, fingerprint
 from .tables import clipping, count_images, radius
 
+#: The training method, and its source, of a network that is judged without its training.
+ELSEWHERE = ("-", "-")
 _RESTORE = "restore the file, or train again"
 
 
@@ -97,11 +102,28 @@ class Run:
 # -- reading --------------------------------------------------------------------------
 
 
+def check_results(folder: Path) -> None:
+    """Raise CheckpointError unless it is a run folder, or one that ``eval`` made for a file."""
+    run_folder = RunFolder(folder)
+    if run_folder.config.is_file() or run_folder.evaluated():
+        return
+    made = "expected a folder that citrus-lirpa train or eval made"
+    why = f"is not a run folder: it holds neither {CONFIG_FILE} nor eval-METHOD.json; {made}"
+    if zoo.is_name(folder) or folder.suffix.lower() in (SUFFIX, *SUFFIXES):
+        why = (
+            "is a network, not its results; evaluate it with citrus-lirpa eval, then give "
+            f"{results_folder(folder)}"
+        )
+    elif not folder.is_dir():
+        why = f"does not exist or is no folder; {made}"
+    raise CheckpointError(f"{folder} {why}")
+
+
 def read_runs(folders: Sequence[str | Path], stage: str | None = None) -> list[Run]:
     """Read runs, each with its evaluation by ``stage``, or by the strongest stage it has.
 
     Args:
-        folders: Run folders.
+        folders: Run folders, or those that ``eval`` made for networks from elsewhere.
         stage: Last stage tried on single images; None for the strongest.
 
     Returns:
@@ -133,8 +155,11 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _read_run(folder: Path, name: str, stage: str | None) -> Run:
-    RunFolder(folder).check_begun()
+    trained = RunFolder(folder).config.is_file()
+    check_results(folder)
     record = read_evaluation(folder, stage)
+    if not trained:
+        return run_of(name, ELSEWHERE, None, record)
     run = run_of(name, training_method(folder), training_seconds(folder), record)
     tables = read_config(folder)
     seed = _training(folder, tables).train.seed

@@ -67,7 +67,7 @@ def by_seeds(runs: Sequence[Run]) -> list[Row]:
     """
     groups: dict[tuple[Any, ...], dict[int | None, Run]] = {}
     for run in runs:
-        key = (run.method, run.recipe, run.stage, run.relational, run.time_limit)
+        key = (run.method, run.recipe or run.run, run.stage, run.relational, run.time_limit)
         same = groups.setdefault(key, {})
         first = same.setdefault(run.seed, run)
         require(

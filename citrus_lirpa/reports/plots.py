@@ -23,7 +23,7 @@ from ..training.metrics import History
 from ..verify import Evaluation, Smoothed
 from .figures import give_room, grid, new_figure, pair
 from .palette import ATTACKS, COLOURS, PROVED
-from .tables import clipping, radius
+from .tables import clipping, percent, radius
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -150,7 +150,7 @@ def draw_strongest(
         return None
     shown = [(result.x[i], spec.class_names[before[i]], spec.class_names[after[i]]) for i in hit]
     title = (
-        f"Strongest universal perturbation found: breaks {100 * result.fooling_rate:.1f} % "
+        f"Strongest universal perturbation found: breaks {percent(result.fooling_rate, ' %')} "
         f"of {int(result.certificates.correct.sum())} correct images"
     )
     protocol = result.protocol
@@ -186,7 +186,7 @@ def draw_uap(
     if len(broken) == 0:
         return None
     start = f"ε = {radius(eps, norm=norm)}, {clipping(clip)}: "
-    end = f"{100 * result.fooling_rate:.1f} % of {int(result.correct.sum())} correct images"
+    end = f"{percent(result.fooling_rate, ' %')} of {int(result.correct.sum())} correct images"
     if len(result.u) > 1:
         title = f"A universal perturbation for each class, {start}together they break {end}"
         return _class_wise(result, x, eps if norm == math.inf else None, spec, title, figure)
@@ -274,7 +274,8 @@ def _class_wise(
         panel.axis("off")
     for column, k in enumerate(sorted(strongest)):
         u = result.u[k].cpu()
-        _show(axes[0][column], as_pixels(u, eps), f"u: breaks {100 * parts[k].fooling_rate:.0f} %")
+        breaks = percent(parts[k].fooling_rate, " %")
+        _show(axes[0][column], as_pixels(u, eps), f"u: breaks {breaks}")
         for i in (result.broken & (result.y == k)).nonzero().flatten()[:1].tolist():
             _show(axes[1][column], x[i], spec.class_names[k])
             _show(axes[2][column], x[i] + u, f"with u: {spec.class_names[result.moved[i]]}")

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from ..attacks import UapResult
     from ..bounds.checks import Range
     from ..data.types import DatasetSpec
-    from ..verify import Evaluation, Smoothed, Smoothing
+    from ..verify import Certificates, Evaluation, Smoothed, Smoothing
+    from ..verify.record import EvaluationRecord
 
 
 # -- words ----------------------------------------------------------------------------
@@ -119,14 +120,26 @@ _LATEX = str.maketrans(
 
 
 def epoch_line(record: dict[str, Any]) -> str:
-    """Describe an epoch of training, a line of metrics.jsonl, in one line."""
-    kappa = record.get("kappa")  # runs of earlier versions have none
-    common = "" if kappa is None else f"κ ≥ {kappa}, "
-    return (
-        f"epoch {record['epoch']}: ε {record['eps']:.4f}, loss {record['loss']:.3f}, training "
-        f"accuracy {percent(record['accuracy'], ' %')}, boxes certified "
-        f"{percent(record['certified'], ' %')}, {common}{record['seconds']:.1f} s"
+    """Describe an epoch of training, a line of metrics.jsonl, in one line.
+
+    Without the accuracies where there is none, as of a denoiser.
+    """
+    parts = [f"epoch {record['epoch']}: ε {record['eps']:.4f}", f"loss {record['loss']:.3f}"]
+    if record["accuracy"] is not None:
+        parts.append(f"training accuracy {percent(record['accuracy'], ' %')}")
+        parts.append(f"boxes certified {percent(record['certified'], ' %')}")
+    if record.get("kappa") is not None:  # runs of earlier versions have none
+        parts.append(f"κ ≥ {record['kappa']}")
+    return ", ".join([*parts, f"{record['seconds']:.1f} s"])
+
+
+def shortcomings(found: Certificates | EvaluationRecord, stage: str) -> list[str]:
+    """Say why a stage proved less than it could: images that lacked memory or time."""
+    counts = (
+        (found.not_fitting, "did not fit into memory"),
+        (found.late or {}, "left open when the time was over"),
     )
+    return [f"{count_images(n[stage])} {why}" for n, why in counts if n.get(stage)]
 
 
 def evaluation_table(result: Evaluation) -> str:
@@ -137,8 +150,7 @@ def evaluation_table(result: Evaluation) -> str:
         note = f"{certificates.seconds[method]:.1f} s"
         if method in certificates.unsupported:
             note = f"not possible: {certificates.unsupported[method]}"
-        if left := certificates.not_fitting[method]:
-            note += f", {count_images(left)} did not fit into memory"
+        note = ", ".join([note, *shortcomings(certificates, method)])
         if method == "bab" and certificates.claimed:
             note += f", {count_images(certificates.claimed)} more by HiGHS's word, not counted"
         share = percent(_mean(certificates.certified_by(method)), " %")

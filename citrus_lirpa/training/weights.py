@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def fit_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     """Load weights into a network, whatever wrappers have put before their names.
 
+    Other tensors of a wrapper, such as those of a loss, are left out, with a warning.
+
     Args:
         module: Gets the weights.
         weights: Its parameters and buffers, perhaps behind a prefix beside others of a wrapper.
@@ -93,6 +96,12 @@ def fit_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> No
         "on; give the model that these weights are of, or other weights",
     )
     module.load_state_dict(counters | given)
+    if fitting is not weights and (others := _beside(weights, fitting)):
+        warnings.warn(
+            f"{path} holds tensors that are not the network's ({', '.join(others[:3])}"
+            f"{', ...' if len(others) > 3 else ''}); they are left out",
+            stacklevel=2,
+        )
 
 
 def _tensors(values: dict[Any, Any]) -> dict[str, Tensor]:
@@ -109,6 +118,12 @@ def _by_node(
     if len(keys) != len(weights) or [nodes[key][2] for key in keys] != kinds:
         return weights
     return {name: weights[key] for name, key in zip(names, keys, strict=True)}
+
+
+def _beside(weights: dict[str, Tensor], fitting: dict[str, Tensor]) -> list[str]:
+    """Return the names of the weights that are not among those that fit."""
+    taken = set(map(id, fitting.values()))
+    return [name for name, value in weights.items() if id(value) not in taken]
 
 
 def _renamed(weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:

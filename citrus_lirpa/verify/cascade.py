@@ -81,7 +81,7 @@ class Cascade:
         if known is not None:
             proof.take(known, len(self.stages))
         open_ = OpenImages(self.engine, x, y, group, proof, self.limits, self.announce)
-        not_fitting, unsupported, attacks = {}, {}, self._attacks(proof)
+        not_fitting, late, unsupported, attacks = {}, {}, {}, self._attacks(proof)
         for number, stage in enumerate(self.stages):
             if stage.name in attacks:
                 until = max(end, self._end(_ATTACK_SHARE, proof, group))
@@ -99,11 +99,12 @@ class Cascade:
                 finally:
                     proof.decide(number)
             not_fitting[stage.name] = int(open_.missing.sum())
+            late[stage.name] = int((open_.late & proof.open).sum())
         for attack in attacks.values():  # before stages that were not asked for
             self._try(attack, x, y, proof, max(end, self._end(_ATTACK_SHARE, proof, group)))
         if known is not None:
             proof.seconds[IMPORTED], not_fitting[IMPORTED] = 0.0, 0
-        return proof.certificates(self.ball, not_fitting, unsupported, open_.claimed)
+        return proof.certificates(self.ball, not_fitting, late, unsupported, open_.claimed)
 
     @torch.no_grad()
     def _logits(self, x: Tensor) -> Tensor:

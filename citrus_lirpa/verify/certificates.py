@@ -43,6 +43,8 @@ class Certificates:
         seconds: By stage, and of the attack.
         not_fitting: By stage, how many inputs it could not bound for lack of memory. They are
             left to the other stages.
+        late: By stage, how many inputs it left open because the time was over; empty where an
+            earlier version has saved them.
         unsupported: The stages that this network's layers do not allow, and why.
         subjects: (N,) a hash of each input, its label and the network; empty where an earlier
             version has saved them.
@@ -67,6 +69,7 @@ class Certificates:
     subjects: tuple[str, ...] = ()
     norm: float = math.inf
     claimed: int = 0
+    late: dict[str, int] = field(default_factory=dict)
 
     def check_subjects(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
         """Raise InputError where these are certificates of other inputs or another network."""
@@ -153,8 +156,10 @@ class Certificates:
             if f.name != "eps" and isinstance(getattr(parts[0], f.name), Tensor)
         }
         sums: dict[str, Any] = {
-            name: {m: sum(getattr(p, name)[m] for p in parts) for m in getattr(parts[0], name)}
-            for name in ("seconds", "not_fitting")
+            name: {
+                m: sum(getattr(p, name).get(m, 0) for p in parts) for m in getattr(parts[0], name)
+            }
+            for name in ("seconds", "not_fitting", "late")
         }
         unsupported = {m: why for p in parts for m, why in p.unsupported.items()}
         same = {name: getattr(parts[0], name) for name in ("eps", "clip", "methods", "norm")}
@@ -233,13 +238,18 @@ class Proof:
         self.took += effort * (seconds / max(1.0, float(effort.sum())))
 
     def certificates(
-        self, ball: Ball, not_fitting: dict[str, int], unsupported: dict[str, str], claimed: int
+        self,
+        ball: Ball,
+        not_fitting: dict[str, int],
+        late: dict[str, int],
+        unsupported: dict[str, str],
+        claimed: int,
     ) -> Certificates:
         """Return what is known as certificates.
 
-        ``not_fitting`` counts, by stage, the inputs left out for lack of memory; ``unsupported``
-        has the stages that the network does not allow, and why; ``claimed`` counts what a solver
-        alone calls safe.
+        ``not_fitting`` and ``late`` count, by stage, the inputs left out for lack of memory and
+        of time; ``unsupported`` has the stages that the network does not allow, and why;
+        ``claimed`` counts what a solver alone calls safe.
         """
         margin, v = self.lower.min(dim=1).values, self.v[self.attacked]
         return Certificates(
@@ -248,6 +258,7 @@ class Proof:
             *(self.seconds, not_fitting, unsupported),
             norm=ball.norm,
             claimed=claimed,
+            late=late,
         )
 
 

@@ -144,6 +144,7 @@ class Evaluation:
             seconds={**c.seconds, **uap.seconds, "total": self.seconds},
             shares=self.shares(),
             not_fitting=c.not_fitting,
+            late={stage: count for stage, count in c.late.items() if count} or None,
             unsupported=c.unsupported,
             claimed=c.claimed or None,
             verdicts=tuple(c.verdicts()),

@@ -113,6 +113,7 @@ class EvaluationRecord:
         seconds: Time of each stage, and "total".
         shares: Number of images that each stage settled.
         not_fitting: Number of images that a stage could not bound for lack of memory.
+        late: Number of images that a stage left open because the time was over; None for none.
         unsupported: Why a stage was not possible.
         claimed: Number of images that are safe by a solver's word alone, and not certified.
         verdicts: For each image, the stage that certified it, or how it is left.
@@ -151,6 +152,7 @@ class EvaluationRecord:
     seconds: dict[str, NonNegative] = field(default_factory=dict)
     shares: dict[str, Count] = field(default_factory=dict)
     not_fitting: dict[str, Count] = field(default_factory=dict)
+    late: dict[str, Count] | None = None
     unsupported: dict[str, Text] = field(default_factory=dict)
     claimed: Count | None = None
     verdicts: tuple[Text, ...] | None = None

@@ -58,6 +58,7 @@ class OpenImages:
         images: These, as the engine knows them; None before the first stage.
         stage: The number of the stage that works on them.
         missing: (N,) which of them did not fit into memory in this stage.
+        late: (N,) which of them it did not reach in time.
         effort: (N,) by which the time of this stage is shared among the inputs.
         claimed: How many of them a solver alone calls safe, which proves nothing.
     """
@@ -81,7 +82,8 @@ class OpenImages:
         """Forget the inputs that are decided, and go on to stage ``number`` with the others."""
         self.stage = number
         open_ = self.proof.open
-        self.missing, self.effort, self.claimed = torch.zeros_like(open_), open_.double(), 0
+        self.missing, self.late = torch.zeros_like(open_), torch.zeros_like(open_)
+        self.effort, self.claimed = open_.double(), 0
         size, rows = self.limits.batch_size, self.engine.rows_at_once
         self._at_once = max(1, size // stage.cost, min(size, rows))
         staying = open_[self.number].nonzero().squeeze(1)
@@ -95,18 +97,22 @@ class OpenImages:
         """Yield (places in ``number``, ``work`` of them), as many as fit into memory together.
 
         Those that do not fit alone are counted as missing. Those that are not reached in time
-        are not yielded.
+        are counted as late, and not yielded.
 
         Args:
             work: Computes something of the images at some places.
             order: (n,) the places; all, in order, if None.
         """
-        places = torch.arange(len(self.number), device=self.number.device)
-        for now, result in in_batches(work, places if order is None else order, self._at_once):
+        if order is None:
+            order = torch.arange(len(self.number), device=self.number.device)
+        left = torch.zeros_like(self.late).index_fill(0, self.number[order], True)
+        for now, result in in_batches(work, order, self._at_once):
+            left[self.number[now]] = False
             if result is None:
                 self.missing[self.number[now]] = True
             else:
                 yield now, result
+        self.late |= left
 
     def note(self, places: Tensor, lower: Tensor, proved: Tensor) -> None:
         """Add bounds (m, K-1) of the images at some places, and which of them are proved."""
@@ -252,6 +258,7 @@ def _by_branch_and_bound(open_: OpenImages) -> None:
         open_.missing[number] = True
         return
     take(outcome)
+    open_.late[number[outcome.state == OPEN]] = True
 
 
 #: The stages, in the order in which they run. A new stage is one more row.

@@ -429,9 +429,29 @@ def mistake(*args) -> str:
 
 
 def test_no_run_folder(tmp_path):
-    assert "zoo:net is not a run folder: a network of the zoo" in mistake("zoo:net")
+    assert "unknown network of the zoo 'net'" in mistake("zoo:net")
     line = mistake(tmp_path / "absent")
-    assert f"{tmp_path / 'absent'} is not a run folder" in line and "citrus-lirpa train" in line
+    assert f"{tmp_path / 'absent'} does not exist" in line and "citrus-lirpa train" in line
+
+
+@pytest.mark.parametrize("path", ["zoo:mnist-0.1-convsmall", "nothing", "net.onnx", "."])
+def test_compare_and_report_say_the_same_of_what_is_no_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = mistake(path)
+    assert line == command_line.run("report", path)[1].strip()
+    network = path not in ("nothing", ".")
+    assert ("citrus-lirpa eval, then give" if network else "citrus-lirpa train") in line
+
+
+def test_a_network_from_elsewhere_stands_beside_runs(tmp_path, three):
+    judged = [tmp_path / "judged", tmp_path / "zoo"]
+    for folder in judged:
+        folder.mkdir()
+        evaluate(folder)
+    status, output = run(*three, *judged, "--out", tmp_path)
+    (row,) = (line.split() for line in output.splitlines() if " judged " in line)
+    assert status == 0 and row[:3] == ["-", "-", "judged"] and row[-1] == "-"
+    assert " judged " in run(*three, *judged, "--seeds", "--out", tmp_path)[1]
 
 
 def test_folders_and_patterns_name_the_runs_in_them(tmp_path, three, monkeypatch):
@@ -449,7 +469,7 @@ def test_folders_and_patterns_name_the_runs_in_them(tmp_path, three, monkeypatch
     assert run("[op]*", "--out", tmp_path / "out")[1].splitlines()[-4].split()[0] == "CITRUS"
     assert "nothing is called x*; expected run folders" in mistake("x*")
     assert "is not a run folder" in mistake(tmp_path / "logs")
-    assert f"{tmp_path / 'ors'} is not a run folder" in mistake(tmp_path / "ors", three[0])
+    assert f"{tmp_path / 'ors'} does not exist" in mistake(tmp_path / "ors", three[0])
 
 
 def test_a_run_given_twice(tmp_path):

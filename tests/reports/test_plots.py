@@ -55,7 +55,7 @@ def test_strongest_shows_what_was_broken(evaluation):
     figure = plots.draw_strongest(evaluation, DIGITS, Figure())
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["u, |u| ≤ 0.1", "2", "3", "", "with u: 9", "with u: 9"]
-    assert "breaks 33.3 % of 6 correct images" in figure.get_suptitle()
+    assert "breaks 33.33 % of 6 correct images" in figure.get_suptitle()
     shown = figure.axes[4].get_images()[0].get_array()
     assert torch.allclose(torch.tensor(shown), (evaluation.x[2, 0] + 0.1).clamp(0, 1))
 

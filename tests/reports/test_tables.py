@@ -39,6 +39,8 @@ def test_epoch_line():
     )  # these are of a version that knew no κ
     for kappa, said in ((None, "-, 0.1 s"), (0, "-, κ ≥ 0, 0.1 s"), (7, "-, κ ≥ 7, 0.1 s")):
         assert tables.epoch_line({**RECORDS[0], "kappa": kappa}).endswith(f"certified {said}")
+    denoised = {**RECORDS[0], "accuracy": None, "certified": None}
+    assert tables.epoch_line(denoised) == "epoch 1: ε 0.0000, loss 2.250, 0.1 s"
 
 
 def test_evaluation_table(evaluation):
@@ -47,7 +49,8 @@ def test_evaluation_table(evaluation):
     assert [" ".join(row.split()) for row in rows] == [
         "standard accuracy 75.00 %",
         "certified by ibp 12.50 % 0.2 s",
-        "certified by crown-ibp 37.50 % 12.3 s, 2 images did not fit into memory",
+        "certified by crown-ibp 37.50 % 12.3 s, 2 images did not fit into memory, "
+        "1 image left open when the time was over",
         "UCert (certified average UAP accuracy) 50.00 % lower bound, proved; groups took 3.0 s",
         "UAP accuracy under attack 50.00 % upper bound; 0 images between the two",
     ]

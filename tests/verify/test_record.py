@@ -25,8 +25,8 @@ def test_the_file_has_its_entries_in_order():
         "run", "data", "images", "eps", "method", "relational", "group_size", "time_limit",
         "solver", "clip", "batch_size", "seed", "held_out", "standard_accuracy",
         "certified_accuracy", "accuracy_under_single_attacks", "uap_accuracy",
-        "strongest_fooling_rate", "seconds", "shares", "not_fitting", "unsupported", "verdicts",
-        "image_seconds", "groups", "weights", "imported", "identity",
+        "strongest_fooling_rate", "seconds", "shares", "not_fitting", "late", "unsupported",
+        "verdicts", "image_seconds", "groups", "weights", "imported", "identity",
     ]  # fmt: skip
     assert values["uap_accuracy"] == {"certified": 0.5, "attacked": 0.5, "gap": 0.0}
     assert values["groups"] == {

@@ -11,14 +11,10 @@ from typing import Any
 
 from ...data.datasets import class_names
 from ...errors import CheckpointError, InputError, require
-from ...formats.onnx import SUFFIX
 from ...imports import trust_option
-from ...runs.folder import CONFIG_FILE, RunFolder
-from ...runs.networks import results_folder
+from ...runs.folder import RunFolder
 from ...runs.perturbations import PerturbationRecord
-from ...training import zoo
 from ...training.epochs import read_epochs
-from ...training.weights import SUFFIXES
 from ...verify import EvaluationRecord
 from .. import compare
 from ..tables import exact_radius
@@ -77,8 +73,7 @@ def gather(folder: Path, name: str, stage: str | None) -> Material:
     """
     run_folder = RunFolder(folder)
     trained, evaluated = run_folder.config.is_file(), bool(run_folder.evaluated())
-    if not (trained or evaluated):
-        raise CheckpointError(_no_run(folder))
+    compare.check_results(folder)
     missing: list[tuple[str, str]] = []
     config, epochs = _training(folder, missing) if trained else (None, None)
     if not trained:
@@ -87,7 +82,7 @@ def gather(folder: Path, name: str, stage: str | None) -> Material:
     if evaluated or stage is not None:
         record = compare.read_evaluation(folder, stage)
         _check_tables(record, folder)
-        training = compare.training_method(folder) if trained else ("-", "-")
+        training = compare.training_method(folder) if trained else compare.ELSEWHERE
         seconds = None if epochs is None else sum(epoch["seconds"] for epoch in epochs)
         run = compare.run_of(name, training, seconds, record)
         network = network_arguments(folder, record, config)
@@ -96,21 +91,6 @@ def gather(folder: Path, name: str, stage: str | None) -> Material:
     else:
         missing.append(_not_evaluated(folder, config or {}))
     return Material(name, folder, config, epochs, record, run, found, crafted, tuple(missing))
-
-
-def _no_run(folder: Path) -> str:
-    """Why there is nothing to report, and what to do."""
-    if folder.is_dir():
-        return (
-            f"{folder} is not a run folder: it holds neither {CONFIG_FILE} nor eval-METHOD.json; "
-            "expected a folder that citrus-lirpa train or eval made"
-        )
-    if zoo.is_name(folder) or folder.suffix.lower() in (SUFFIX, *SUFFIXES):
-        return (
-            f"{folder} is a network, not its results; evaluate it with citrus-lirpa eval, then "
-            f"report {results_folder(folder)}"
-        )
-    return f"{folder} does not exist or is no folder; expected a run folder"
 
 
 def _not_evaluated(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:

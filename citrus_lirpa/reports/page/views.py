@@ -11,7 +11,7 @@ from ...runs.folder import CONFIG_FILE
 from ...verify import EvaluationRecord, Protocol
 from ...verify.record import GroupFigures
 from .. import compare
-from ..tables import clipping, count_images, percent, radius
+from ..tables import clipping, count_images, percent, radius, shortcomings
 from . import charts, perturbations
 from .gather import Material, network_arguments, radius_argument
 from .images import Album
@@ -184,8 +184,7 @@ def _note(record: EvaluationRecord, stage: str) -> str | None:
     """Why a stage proves less than it could."""
     if (reason := record.unsupported.get(stage)) is not None:
         return f"not possible: {reason}"
-    left = record.not_fitting.get(stage)
-    return f"{count_images(left)} did not fit into memory" if left else None
+    return ", ".join(shortcomings(record, stage)) or None
 
 
 def _groups(groups: GroupFigures, size: int) -> dict[str, Any]:
