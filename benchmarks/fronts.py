@@ -9,8 +9,6 @@ root of the repository.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import NamedTuple
 
 import click
 import torch
+from commands import citrus_lirpa, one_line_errors
 
 from citrus_lirpa.bounds import lirpa
 from citrus_lirpa.runs.tuning import study
@@ -129,10 +128,6 @@ def write_study(setting: str, name: str, trials: int, out: Path) -> Path:
     return file
 
 
-def citrus_lirpa(*words: object) -> None:
-    subprocess.run([sys.executable, "-m", "citrus_lirpa", *map(str, words)], check=True)
-
-
 @click.command()
 @click.option("--setting", type=click.Choice(list(SETTINGS)), default="mnist-0.3")
 @click.option("--study", "studies", type=click.Choice(STUDIES), multiple=True, default=STUDIES)
@@ -156,7 +151,7 @@ def main(setting, studies, trials, data_dir, out, compare) -> None:
 def tune(file: Path, trials: int, data_dir: Path) -> None:
     """Work on a study until it has so many trials, beside those that another machine lost."""
     plan = study.read(file)
-    with closing(Storage(plan, create=True)) as storage:
+    with one_line_errors(), closing(Storage(plan, create=True)) as storage:
         running = [t for t in storage.trials() if t.state == "running"]
         lost = sum(not (plan.folder / "trials" / f"{t.number:04d}").is_dir() for t in running)
         plan = replace(plan, trials=trials + lost, front=None)

@@ -10,11 +10,10 @@ hour and a half on one CPU core; --only lets two processes share the runs.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import click
+from commands import citrus_lirpa
 
 RUNS = {
     "citrus-25": ["--set", "train.epochs=25"],
@@ -52,10 +51,6 @@ def main(data_dir: Path, out: Path, only: tuple[str, ...]) -> None:
             citrus_lirpa("train", *begin, "--data-dir", str(data_dir))
             citrus_lirpa("eval", str(folder), "--data-dir", str(data_dir))
     click.echo(table(out))
-
-
-def citrus_lirpa(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "citrus_lirpa", *arguments], check=True)
 
 
 def table(out: Path) -> str:

@@ -1,11 +1,14 @@
 """fronts.py: every study that it writes is one that ``tune`` takes, and trials cost the same."""
 
 import shutil
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from citrus_lirpa.errors import Interrupted
 from citrus_lirpa.runs.tuning import study
 from citrus_lirpa.runs.tuning.storage import Storage
 
@@ -58,3 +61,32 @@ def test_a_trial_that_another_machine_lost_is_made_up_for(fronts, tmp_path, monk
             fronts.tune(file, trials, Path("data"))
             done = [trial.number for trial in storage.trials() if trial.finished]
             assert done == list(range(1, trials + 1))
+
+
+def test_ctrl_c_in_a_trial_is_one_line(fronts, tmp_path, monkeypatch):
+    def stop(worker):
+        raise Interrupted("interrupted; the training is saved")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "benchmarks" / "fronts").mkdir(parents=True)
+    monkeypatch.setattr(fronts.Worker, "run", stop)
+    stopped = CliRunner().invoke(fronts.main, ["--setting", "digits", "--study", "ibp"])
+    *_, line = stopped.output.splitlines()
+    assert stopped.exit_code == 130
+    assert line == "Error: interrupted; the training is saved; the same command goes on"
+
+
+def test_a_command_that_ctrl_c_stops_is_waited_for(script, monkeypatch):
+    commands, said = script("commands"), [KeyboardInterrupt(), KeyboardInterrupt(), 130]
+
+    class Process:
+        def wait(self):
+            now = said.pop(0)
+            if isinstance(now, int):
+                return now
+            raise now
+
+    monkeypatch.setattr(subprocess, "Popen", lambda command: Process())
+    with pytest.raises(SystemExit) as end:
+        commands.citrus_lirpa("tune", "study.toml")
+    assert end.value.code == 130 and not said
