@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, ModelError
 from .affine import LAYERS, adds_up, is_affine, is_real, keeps_apart, sizes, squares, terms
+from .arithmetic import covering, gamma
 from .curves import Bend
 from .graph import Graph
 from .pieces import Hull
@@ -42,6 +43,7 @@ class Segment:
         curve: What follows it; None for ReLU, and for nothing.
         value_shape: Shape of the value of that curve, or of ReLU, for one input.
         origin: What the curve is called in messages.
+        device: Whether it is computed by a device in float32 (:mod:`.arithmetic`).
     """
 
     sources: tuple[int, ...]
@@ -56,6 +58,7 @@ class Segment:
     curve: Bend | None = None
     value_shape: tuple[int, ...] = ()
     origin: str = ""
+    device: bool = False
 
     def __call__(self, *arguments: Tensor) -> Tensor:
         """Compute the result (N, ...) from the values of the sources."""
@@ -75,14 +78,15 @@ class Segment:
             constant: Whether to add |b|.
         """
         values = dict(self.constants)
+        covered = covering if self.device and constant else lambda size: size
         for source, name, value in zip(self.sources, self.names, arguments, strict=True):
             if source == INPUT and self.normalise is not None:
                 shift = self.normalise(torch.zeros_like(value))
                 value = (self.normalise(value) - shift).abs() + shift.abs() * constant
-            values[name] = value
+            values[name] = covered(value)
         for operation in self.operations:
             arguments = tuple(values[a] for a in operation.arguments)
-            values[operation.name] = sizes(operation, arguments, constant)
+            values[operation.name] = covered(sizes(operation, arguments, constant))
         return values[self.end]
 
     def spread(self, axes: Tensor) -> Tensor | None:
@@ -122,8 +126,25 @@ class Segment:
     @property
     def terms(self) -> tuple[int, int]:
         """The most products that one number adds up, forwards and backwards."""
-        parts = [terms(op, [self.constants.get(a) for a in op.arguments]) for op in self.operations]
-        return 8 + sum(part[0] for part in parts), 8 + sum(part[1] for part in parts)
+        return 8 + sum(self._terms(0)), 8 + sum(self._terms(1))
+
+    def _terms(self, way: int) -> list[int]:
+        """Return the same of each operation, forwards (0) or backwards (1)."""
+        constants = ([self.constants.get(a) for a in op.arguments] for op in self.operations)
+        return [terms(op, its)[way] for op, its in zip(self.operations, constants, strict=True)]
+
+    @property
+    def noise(self) -> float:
+        """By what share of its sizes a device may compute it wrongly; 0 for real numbers."""
+        return gamma(self._terms(0)) if self.device else 0.0
+
+    def on_device(self) -> Segment:
+        """Return the same function as a device computes it."""
+        knots = tuple(
+            replace(knot, operands=tuple(operand.on_device() for operand in knot.operands))
+            for knot in self.knots
+        )
+        return replace(self, knots=knots, short=self.short and self.short.on_device(), device=True)
 
     def frozen(self) -> Segment:
         """Return the same function, differentiable in its arguments alone."""

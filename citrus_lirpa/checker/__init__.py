@@ -7,10 +7,11 @@ trusts nothing that they say. The format, and a proof by hand, are in the docume
 What is proved are refuted tuples: no perturbation u with every |u_p| <= eps makes the margins
 (logit of the label minus logit of a class) of some (image, class) pairs <= 0 at once. An image is
 certified where each of its wrong classes is refuted alone; a group keeps as many images as refuted
-tuples leave in the worst case.
+tuples leave in the worst case. Margins are those in real numbers or, where the statement says so,
+those that a device computes in float32.
 """
 
-from .core import Refuted, most_broken, open_classes
+from .counting import Refuted, most_broken, open_classes
 from .network import Network, Refused
 from .proofs import CROWN, FORMAT, INTERVAL, SLOPES, Summary, check_folder, read_network
 

@@ -23,9 +23,10 @@ def main() -> int:
         return 1
     for line in summary.refused:
         sys.stdout.write(f"refused: {line}\n")
+    names = {arithmetic for *_, arithmetic in summary.statements}
     sys.stdout.write(
-        f"{summary.images} images and {summary.groups} groups hold; "
-        f"{len(summary.refused)} refusals\n"
+        f"{summary.images} images and {summary.groups} groups hold in "
+        f"{' and '.join(sorted(names)) or 'no'} arithmetic; {len(summary.refused)} refusals\n"
     )
     return 1 if summary.refused else 0
 

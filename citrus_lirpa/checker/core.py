@@ -1,4 +1,4 @@
-"""The rules by which a proof is judged: bounds that follow, leaves that cover, images that survive.
+"""The rules by which a proof is judged: bounds that follow from other ones.
 
 A network is a list of nodes: affine maps, ReLUs and bends (curves and products). A line below a
 margin is walked backward through them. Where it meets a ReLU or a bend, a line on the right side of
@@ -7,16 +7,18 @@ that takes its place, which holds between bounds of its input that were shown be
 Every rounding error is charged. Let S bound the sizes that a layer adds up, S = |W||x| + |b| for
 all x that can occur. Coefficients a on the result of a layer of n terms become coefficients on its
 input, W'a, with errors that change the bound by at most n 2^-53 / (1 - n 2^-53) |a|·S, in any
-order of summation, so that matrix products do the sums. With fractions nothing is rounded.
+order of summation, so that matrix products do the sums. With fractions nothing is rounded. Where a
+proof is about a device, what that may be off by (:mod:`.device`) is taken off likewise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .device import Device
 from .network import Affine, Array, Network, Node, Refused, dot, require
 
 #: A claim may be closer than what follows by this share of its width, as other rounding may make
@@ -24,8 +26,6 @@ from .network import Affine, Array, Network, Node, Refused, dot, require
 _CLOSE = 2.0**-18
 #: How many bounds of neurons are computed together.
 _AT_ONCE = 64
-#: How many ways to break the images of a group are tried.
-_MOST_TRIES = 1_000_000
 
 
 class Line(NamedTuple):
@@ -63,10 +63,15 @@ class Choice(NamedTuple):
 
 
 class Box:
-    """All x + u with |u_p| <= eps (one number or a column) of one image, cut to ``clip``."""
+    """All x + u with |u_p| <= eps (one number or a column) of one image, cut to ``clip``.
 
-    def __init__(self, network: Network, image: Array, eps: Any, clip: Sequence[float] | None):
-        of = network.numbers.of
+    The network is one of real numbers, or, ``on_device``, one that is computed in float32.
+    """
+
+    def __init__(
+        self, network: Network, image: Array, eps: Any, clip: Any, on_device: bool = False
+    ):
+        of, self.device = network.numbers.of, Device(network.numbers, on_device)
         self.numbers, self.image = network.numbers, of(image).reshape(-1, 1)
         self.eps = of(eps).reshape(-1, 1) + 0 * self.image
         self.clip = None if clip is None else tuple(of(end)[()] for end in clip)
@@ -83,7 +88,8 @@ class Ranges:
 
     def __init__(self, network: Network, box: Box, claims: Claims):
         self.network, self.box, self.claims = network, box, claims
-        self.lower, self.upper = {network.input: box.lower}, {network.input: box.upper}
+        lower, upper = box.device.widened(box.lower, box.upper)
+        self.lower, self.upper = {network.input: lower}, {network.input: upper}
         self.size: dict[str, Array] = {}  # of affine nodes, S
         self.places: dict[str, int] = {}  # of affine nodes, where kernels lie
         #: Bounds of the inputs of a ReLU or bend, and which neurons and lines of claims are its.
@@ -99,14 +105,16 @@ class Ranges:
 
     def _through(self, node: Node, affine: Affine) -> None:
         """Bound the result of an affine map."""
-        numbers = self.network.numbers
+        numbers, device = self.network.numbers, self.box.device
         low, up = (np.concatenate([e[s] for s in node.sources]) for e in (self.lower, self.upper))
         centre, weight, scale = (low + up) / 2, abs(affine.weight), abs(affine.scale)
         radius = numbers.out(centre, np.maximum(up - centre, centre - low))[1]
-        sizes, self.places[node.result] = np.maximum(abs(low), abs(up)), affine.index.shape[1]
+        sizes = device.sizes(np.maximum(abs(low), abs(up)))
+        self.places[node.result] = affine.index.shape[1]
         spread = affine.forward(np.concatenate([radius, sizes], 1), weight, scale)
-        size = self.size[node.result] = spread[:, 1:] + affine.size
-        reach = spread[:, :1] + 2 * numbers.unit * affine.terms * size + numbers.tiny
+        size = self.size[node.result] = device.sizes(spread[:, 1:] + affine.size)
+        share = 2 * numbers.unit * affine.terms + device.share(affine)
+        reach = spread[:, :1] + share * size + numbers.tiny
         middle = affine.apply(centre)
         low, up = numbers.out(middle - reach, middle + reach)
         if node.hull is not None:
@@ -114,6 +122,7 @@ class Ranges:
             places = [(one, np.clip(0 * one, one, two), two) for one, two in operands]
             values = [node.hull(*at) for at in zip(*places, strict=True)]
             ends = numbers.out(np.minimum.reduce(values), np.maximum.reduce(values))
+            ends = device.widened(*ends)  # LeakyReLU rounds once
             low, up = np.maximum(low, ends[0]), np.minimum(up, ends[1])
         self.lower[node.result], self.upper[node.result] = low, up
 
@@ -126,6 +135,7 @@ class Ranges:
         low, up = np.maximum(self.lower[value], lower), np.minimum(self.upper[value], upper)
         ends = np.maximum(low, 0), np.maximum(up, 0)
         if node.bend is not None:
+            require(not self.box.device.on, "how a device rounds a curve or product is not known")
             self.free[mine] = False
             self.bent += self.network.counts[node.result]
             ends = node.bend.hull(self.network.numbers, low, up)
@@ -164,7 +174,7 @@ class Ranges:
         for node in reversed(nodes):
             if node.result not in pending:
                 continue
-            a, terms, affine = pending.pop(node.result), 0, node.affine
+            a, terms, noise, affine = pending.pop(node.result), 0, 0, node.affine
             if choice.interval and (affine is None or node.hull is not None):
                 low, up = self.lower[node.result], self.upper[node.result]
                 part, constant = a[:0], np.minimum(a * low, a * up).sum(0)
@@ -174,8 +184,9 @@ class Ranges:
             else:
                 part, constant, terms = affine.back(a), dot(affine.shift, a), affine.terms
                 size = dot(self.size[node.result], abs(a))
-            terms += 4 * len(a) + 2 * len(nodes)
-            b = b + constant - (numbers.unit * terms * size + numbers.tiny)
+                noise = self.box.device.share(affine)
+            share = numbers.unit * (terms + 4 * len(a) + 2 * len(nodes)) + noise
+            b = b + constant - (share * size + numbers.tiny)
             for source in node.sources if len(part) else ():
                 mine, part = np.split(part, [self.network.counts[source]])
                 pending[source] = pending[source] + mine if source in pending else mine
@@ -233,68 +244,10 @@ def least(boxes: Sequence[Box], lines: Sequence[Line], weights: Array) -> Array:
     moved = [[boxes[0].cut(image + u) for image in images] for u in ends]
     found = [sum(c * x for c, x in zip(a, at, strict=True)) for at in moved]
     value = np.minimum.reduce(found).sum(0)
-    reach, size = eps + max(map(abs, clip or (0,))), numbers.of(np.zeros(len(value)))
+    device, size = boxes[0].device, numbers.of(np.zeros(len(value)))
+    reach = eps + max(map(abs, clip or (0,))) + device.tiny
     for w, line, c, image in zip(weights, lines, a, images, strict=True):
         value = value + w * line.b
         size = size + w * abs(line.b) + dot(abs(image) + reach, abs(c))
-    terms = 8 * len(boxes[0].image) + 64 * len(boxes)
-    return np.asarray(value - (numbers.unit * terms * size + numbers.tiny))
-
-
-# -- what follows from bounds that are positive --------------------------------------------------
-
-
-def covers(leaves: Sequence[Mapping[Any, int]]) -> bool:
-    """Return whether leaves (signs by neuron) make a tree, so that one of them always holds."""
-    if not all(leaves):
-        return True  # a leaf without splits always holds
-    common = set(leaves[0]).intersection(*leaves[1:]) if leaves else set()
-    if not common:
-        return False  # no leaves, or none that divides all of them
-    neuron = min(common)
-    sides: dict[int, list[Mapping[Any, int]]] = {1: [], -1: []}
-    for leaf in leaves:
-        sides[leaf[neuron]].append({key: leaf[key] for key in leaf if key != neuron})
-    return all(map(covers, sides.values()))
-
-
-#: Images and classes that one perturbation does not break together.
-Refuted = frozenset[tuple[int, int]]
-
-
-def open_classes(
-    members: Iterable[int], labels: Sequence[int], classes: int, refuted: Collection[Refuted]
-) -> dict[int, list[int]]:
-    """Return the wrong classes of each image that are not refuted alone."""
-    return {
-        i: [c for c in range(classes) if c != labels[i] and frozenset([(i, c)]) not in refuted]
-        for i in members
-    }
-
-
-def most_broken(
-    members: Sequence[int], labels: Sequence[int], classes: int, refuted: Collection[Refuted]
-) -> int:
-    """Return how many images of a group one perturbation may break, by what is refuted."""
-    options = open_classes(members, labels, classes, refuted)
-    able = [i for i in members if options[i]]
-    several = [pairs for pairs in refuted if len(pairs) > 1] if able else []
-    tied = [i for i in able if all(any((i, c) in p for p in several) for c in options[i])]
-    mine = [pairs for pairs in several if {i for i, _ in pairs} <= set(tied)]
-    best, tries = 0, 0
-
-    def extend(at: int, chosen: frozenset[tuple[int, int]]) -> None:
-        nonlocal best, tries
-        tries += 1
-        require(tries <= _MOST_TRIES, "a group has more combinations than are tried")
-        best = max(best, len(chosen))
-        if len(chosen) + len(tied) - at <= best:
-            return
-        for c in options[tied[at]]:
-            more = chosen | {(tied[at], c)}
-            if not any(pairs <= more for pairs in mine):
-                extend(at + 1, more)
-        extend(at + 1, chosen)
-
-    extend(0, frozenset())
-    return best + len(able) - len(tied)
+    share = numbers.unit * (8 * len(boxes[0].image) + 64 * len(boxes)) + device.pixel
+    return np.asarray(value - (share * size + numbers.tiny))

@@ -88,6 +88,8 @@ class Affine:
         self.each = weight.size == 1 and np.array_equal(flat, np.arange(count))
         #: More than the products and sums that one number takes, forward or back.
         self.terms = 16 + sum(weight.shape) + len(self.uses)
+        #: Whether it moves numbers as they are.
+        self.moves = weight.size == 1 and np.all((weight * scale == 1) & (self.size == 0))
 
     def forward(self, x: Array, weight: Any, scale: Any) -> Array:
         """Return scale * (weight x[index]) of columns x."""

@@ -16,18 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .core import (
-    Box,
-    Choice,
-    Claims,
-    Line,
-    Ranges,
-    Refuted,
-    covers,
-    least,
-    most_broken,
-    open_classes,
-)  # fmt: skip
+from .core import Box, Choice, Claims, Line, Ranges, least
+from .counting import Refuted, covers, most_broken, open_classes
 from .network import Array, Network, Numbers, Refused, require
 from .onnx import network_of
 
@@ -64,12 +54,17 @@ Leaf = tuple[Entry, ...]
 
 @dataclass
 class Summary:
-    """What was checked, of which images, eps, map of eps and clip, and what was refused and why."""
+    """What was checked, of which images and statements, and what was refused and why.
+
+    Statements are of eps, a map of eps, clip and arithmetic.
+    """
 
     images: int = 0
     groups: int = 0
     refused: list[str] = field(default_factory=list)
-    boxes: set[tuple[float, str | None, tuple[float, ...] | None]] = field(default_factory=set)
+    statements: set[tuple[float, str | None, tuple[float, ...] | None, str]] = field(
+        default_factory=set
+    )
     numbers: set[int] = field(default_factory=set)
 
 
@@ -108,6 +103,9 @@ class _File:
         statement = json.loads(str(arrays["statement"]))
         require(statement["format"] == FORMAT, f"its format is not {FORMAT!r}")
         require(statement["network"] == network.hash, "it is of another network (SHA-256)")
+        self.arithmetic = statement.get("arithmetic", "real")
+        known = self.arithmetic in ("real", "float32")
+        require(known, f"its arithmetic is {self.arithmetic!r}")
         self.eps, clip = self._radius(statement), statement["clip"]
         self.clip = None if clip is None else (float(clip[0]), float(clip[1]))
         self.first, self.labels = int(statement["first"]), [int(y) for y in statement["labels"]]
@@ -143,7 +141,7 @@ class _File:
     def check(self, summary: Summary, name: str) -> None:
         """Add what holds, and what does not, to a summary."""
         problems: list[str] = []
-        summary.boxes.add((*self.stated, None if self.clip is None else tuple(self.clip)))
+        summary.statements.add((*self.stated, self.clip, self.arithmetic))
         self._count_once(summary)
         refuted = self._refuted(problems)
         known = (self.labels, self.classes, refuted)
@@ -265,7 +263,9 @@ class _File:
         lines = self.arrays["line_context"][context].astype(np.float64)
         require(np.isfinite(lines).all(), f"image {self.first + image}: a line is infinite or NaN")
         claims = Claims(neuron.astype(np.int64), self.of(lower), self.of(upper), lines)
-        box = Box(self.network, self.pixels[image].astype(np.float64), self.eps, self.clip)
+        pixels = self.pixels[image].astype(np.float64)
+        on_device = self.arithmetic == "float32"
+        box = Box(self.network, pixels, self.eps, self.clip, on_device)
         try:
             return Ranges(self.network, box, claims)
         except Refused as error:

@@ -41,6 +41,8 @@ RELATIONAL = ("none", "io", "cross", "zeng", "raven", "racoon", "rabbit")
 SOLVERS = ("highs", "gurobi")
 #: ``bounds.norms.NORMS``, as users write them
 NORMS = ("inf", "2")
+#: ``bounds.arithmetic.ARITHMETICS``
+ARITHMETICS = ("real", "float32")
 #: The defaults of ``verify.Protocol``, but for the norm, which is the network's.
 PROTOCOL: dict[str, Any] = {
     "method": "bab",
@@ -54,6 +56,7 @@ PROTOCOL: dict[str, Any] = {
     "batch_size": 256,
     "seed": 0,
     "held_out": False,
+    "arithmetic": "real",
 }
 #: The defaults of ``verify.Smoothing``.
 SMOOTHING: dict[str, Any] = {"n0": 100, "n": 100_000, "alpha": 0.001, "seed": 0}

@@ -11,7 +11,17 @@ import click
 from ..errors import Terminated, require
 from ..imports import permit_code
 from ..training.interrupts import Termination, terminations
-from .choices import DATASETS, LOGGERS, MAX_SEED, NORMS, PROTOCOL, RELATIONAL, SOLVERS, STAGES
+from .choices import (
+    ARITHMETICS,
+    DATASETS,
+    LOGGERS,
+    MAX_SEED,
+    NORMS,
+    PROTOCOL,
+    RELATIONAL,
+    SOLVERS,
+    STAGES,
+)
 from .output import results
 from .types import FILE, Code, Data, Number, Numbers
 
@@ -186,6 +196,11 @@ _PROTOCOL: dict[str, Callable[[Command], Command] | dict[str, Any]] = {
         type=int, help="Images that go through the stages together, and are saved together."
     ),
     "seed": seed("Seed of the attack's random starts."),
+    "arithmetic": dict(
+        type=click.Choice(ARITHMETICS),
+        help="What certificates are about: the network in real numbers, or as a device computes it "
+        "in float32, in any order of sums; the latter is for piecewise linear layers.",
+    ),
 }
 
 

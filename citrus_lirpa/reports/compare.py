@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..bounds.arithmetic import arithmetic_words
 from ..bounds.checks import check_name
 from ..errors import CheckpointError, InputError
 from ..formats import schema
@@ -43,6 +44,7 @@ class Setting:
         held_out: Whether the images are those held out from training.
         eps_map: SHA-256 of the map of ε, whose largest value ``eps`` is then.
         norm: The norm of ε; None for inf.
+        arithmetic: That certificates hold in; None for real numbers.
     """
 
     data: str
@@ -53,12 +55,13 @@ class Setting:
     held_out: bool = False
     eps_map: str | None = None
     norm: float | None = None
+    arithmetic: str | None = None
 
     def __str__(self) -> str:
         images = count_images(self.images, "held-out" if self.held_out else "test")
         return (
             f"{self.data}, ε = {radius(self.eps, self.eps_map, self.norm)}, {images}, "
-            f"groups of {self.group_size}, {clipping(self.clip)}"
+            f"groups of {self.group_size}, {clipping(self.clip)}{arithmetic_words(self.arithmetic)}"
         )
 
 

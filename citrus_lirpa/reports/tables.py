@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ..bounds.arithmetic import arithmetic_words
 from ..bounds.checks import Scalar
 from ..bounds.norms import norm_words
 from ..bounds.radius import largest, map_hash
@@ -176,7 +177,7 @@ def evaluation_table(result: Evaluation) -> str:
     head = (
         f"{count_images(len(result.y), 'held-out' if protocol.held_out else 'test')}, "
         f"ε = {radius(protocol.eps, norm=protocol.norm)}, groups of {protocol.group_size}, "
-        f"{clipping(protocol.clip)}, {result.seconds:.1f} s"
+        f"{clipping(protocol.clip)}{arithmetic_words(protocol.arithmetic)}, {result.seconds:.1f} s"
     )
     return f"{head}\n{table(rows, ('<', '>8', '<'))}"
 

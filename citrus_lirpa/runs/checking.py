@@ -75,11 +75,13 @@ def _contradictions(
     """Return how the proofs are of something else than the record says, in words."""
     clip = None if record.clip is None else tuple(map(float, record.clip))
     found = []
-    wanted = record.eps, record.eps_map, clip
-    for eps, hashed, cut in sorted(summary.boxes - {wanted}, key=str):
+    own = record.arithmetic or "real"
+    wanted = record.eps, record.eps_map, clip, own
+    for eps, hashed, cut, arithmetic in sorted(summary.statements - {wanted}, key=str):
         maps = "" if hashed == record.eps_map else f", map {hashed or 'none'}"
         found.append(
-            f"proofs are of ε = {eps}{maps} and clip {cut}, the record of {record.eps} and {clip}"
+            f"proofs are of ε = {eps}{maps}, clip {cut} and {arithmetic} arithmetic, the record of "
+            f"{record.eps}, {clip} and {own}"
         )
     for what, mine, stated in (
         ("images", summary.images, proofs.images),

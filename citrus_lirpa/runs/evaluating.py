@@ -66,6 +66,8 @@ def evaluate_run(
         SoundnessError: An attack contradicts a certificate.
     """
     _check_norm(protocol.norm, bounds, proofs)
+    own = bounds == "own" or protocol.arithmetic == "real"
+    require(own, "--arithmetic float32 is not for --bounds auto-lirpa; drop one")
     protocol.images(len(images))
     net = network.bounded(launch.device, protocol.seed, bounds)
     settings = _settings(network, images, protocol, imported or {}, bounds, proofs)
@@ -129,7 +131,8 @@ def _proof_folder(
     files: ResultFiles, net: BoundedNet, protocol: Protocol, settings: dict[str, Any]
 ) -> ProofFolder:
     net.eval()
-    return ProofFolder(files.proofs, net, Ball(protocol.eps, protocol.clip), identity(settings))
+    ball, arithmetic = Ball(protocol.eps, protocol.clip), protocol.arithmetic
+    return ProofFolder(files.proofs, net, ball, identity(settings), arithmetic)
 
 
 def import_verdicts(folder: Path, network: Network, protocol: Protocol) -> dict[int, str]:
@@ -139,6 +142,8 @@ def import_verdicts(folder: Path, network: Network, protocol: Protocol) -> dict[
         InputError: They are of another network, of other boxes, or cannot be read.
     """
     require(protocol.norm == math.inf, "--import-verdicts are of boxes; leave out --norm 2")
+    real = "--import-verdicts are of real numbers; leave out --arithmetic float32"
+    require(protocol.arithmetic == "real", real)
     if protocol.held_out:
         raise InputError(
             "--import-verdicts are of test images, as `export` writes them; leave out --held-out"

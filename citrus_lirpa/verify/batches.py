@@ -126,6 +126,7 @@ class Batches:
             progress=False,
             proofs=proofs,
             norm=protocol.norm,
+            arithmetic=protocol.arithmetic,
         )
         if unfinished.certificates is None:
             unfinished.certificates = certify(

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
+#: What the certificates of all batches have in common.
+_SHARED = ("eps", "clip", "methods", "norm", "arithmetic")
+
+
 @dataclass(frozen=True)
 class Certificates:
     """What was proved of N inputs, each alone, for perturbations of radius ``eps``.
@@ -51,6 +55,7 @@ class Certificates:
         norm: That perturbations are measured in, inf or 2.
         claimed: How many inputs the solver of branch and bound calls safe, of which no bound
             is positive in float64. They are not certified.
+        arithmetic: That the network is computed in, of which they hold.
     """
 
     eps: Scalar
@@ -70,6 +75,7 @@ class Certificates:
     norm: float = math.inf
     claimed: int = 0
     late: dict[str, int] = field(default_factory=dict)
+    arithmetic: str = "real"
 
     def check_subjects(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
         """Raise InputError where these are certificates of other inputs or another network."""
@@ -83,8 +89,13 @@ class Certificates:
                 f"(first: number {other[0]}); certify these inputs with this network"
             )
 
-    def check_box(self, ball: Ball) -> None:
-        """Raise InputError where these are certificates of other perturbations."""
+    def check_box(self, ball: Ball, arithmetic: str) -> None:
+        """Raise InputError where these are certificates of other perturbations or arithmetic."""
+        if self.arithmetic != arithmetic:
+            raise InputError(
+                f"the certificates are of {self.arithmetic} arithmetic, not of {arithmetic}; "
+                "certify the inputs in it"
+            )
         same = same_radius(self.eps, ball.eps) and self.norm == ball.norm
         if not same or not same_range(self.clip, ball.clip):
             mine, other = (
@@ -162,7 +173,7 @@ class Certificates:
             for name in ("seconds", "not_fitting", "late")
         }
         unsupported = {m: why for p in parts for m, why in p.unsupported.items()}
-        same = {name: getattr(parts[0], name) for name in ("eps", "clip", "methods", "norm")}
+        same = {name: getattr(parts[0], name) for name in _SHARED}
         of = tuple(subject for p in parts for subject in p.subjects)
         of = of if all(p.subjects for p in parts) else ()
         claimed = sum(p.claimed for p in parts)

@@ -139,17 +139,22 @@ class LirpaEngine:
         return in_float64(self.net)
 
 
-def find_engine(net: BoundedNet, ball: Ball, proofs: Proofs | None = None) -> Engine:
+def find_engine(
+    net: BoundedNet, ball: Ball, proofs: Proofs | None = None, arithmetic: str = "real"
+) -> Engine:
     """Return the dual engine where a network in eval mode has one, else auto_LiRPA's bounds.
 
-    ``proofs`` receives what the dual engine proves.
+    ``proofs`` receives what the dual engine proves, of a network in some ``arithmetic``.
 
     Raises:
-        ModelError: The network has no dual engine, and the ball is of norm 2.
+        ModelError: The network has no dual engine, and the ball is of norm 2 or the arithmetic
+            float32.
     """
     try:
-        return DualEngine(net, ball, proofs)
+        return DualEngine(net, ball, proofs, arithmetic)
     except ModelError as error:
+        if arithmetic != "real":
+            raise ModelError(f"{error}; use arithmetic real") from error
         if ball.norm == 2:
             raise ModelError(f"norm 2 is not for the bounds of auto_LiRPA: {error}") from error
         return LirpaEngine(net, ball, str(error))

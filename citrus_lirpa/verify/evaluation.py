@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import distributed
+from ..bounds.arithmetic import arithmetic_words
 from ..bounds.box import Ball, clamp
 from ..bounds.deadline import ending_by, time_is_over
 from ..bounds.inputs import outside_inference
@@ -77,9 +78,11 @@ class Evaluation:
             "under attack": uap.attacked_accuracy,
         }
         percents = ", ".join(f"{name} {100 * share:.2f} %" for name, share in figures.items())
+        how = self.protocol
         return (
-            f"Evaluation({len(self.y)} images, ε = {radius_words(self.protocol.eps, 4)}"
-            f"{norm_words(self.protocol.norm)}, groups of {self.protocol.group_size}: {percents})"
+            f"Evaluation({len(self.y)} images, ε = {radius_words(how.eps, 4)}"
+            f"{norm_words(how.norm)}{arithmetic_words(how.arithmetic)}, groups of "
+            f"{how.group_size}: {percents})"
         )
 
     def to_frame(self) -> DataFrame:

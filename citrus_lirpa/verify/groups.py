@@ -24,8 +24,8 @@ from .crown.proofs import Proofs
 from .engines import find_engine
 from .group_search import Damage, Groups, GroupSearch
 from .milp import check_solver
-from .relational import GROUP_STAGES, RELATIONAL, group_stage_of
-from .single import certify, check_attack, check_certifiable, working
+from .relational import GROUP_STAGES, RELATIONAL, check_group_arithmetic, group_stage_of
+from .single import certify, check_attack, check_certifiable, check_computed, working
 from .unfinished import GroupState, Unfinished
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def certify_uap(
     unfinished: Unfinished | None = None,
     proofs: Proofs | None = None,
     norm: float = math.inf,
+    arithmetic: str = "real",
 ) -> UapBounds:
     """Bound the UAP accuracy over consecutive groups of ``group_size`` inputs.
 
@@ -158,6 +159,7 @@ def certify_uap(
             certificates; what is found is put there as it is found.
         proofs: Receives what the dual engine proves, beside that of ``certify``.
         norm: That perturbations are measured in, as of :func:`certify`.
+        arithmetic: What is proved of, as of :func:`certify`; float32 is not for ``raven``.
 
     Raises:
         InputError: A value cannot be used, or the certificates are of other boxes, inputs or
@@ -166,14 +168,17 @@ def certify_uap(
     """
     net = as_bounded_net(net)
     ball = check_certifiable(net, x, y, eps, clip, time_limit, norm, proofs)
+    check_computed(arithmetic, x)
+    check_group_arithmetic(arithmetic, relational)
     _check_options(len(x), group_size, relational, solver, batch_size)
     joint = attack is None or (callable(attack) and not isinstance(attack, PGD))
     check_attack(attack, ball, joint, "GroupAttack() or None")
     if certificates is None:
         more: dict[str, Any] = {"clip": clip, "norm": norm, "progress": progress}
+        more["arithmetic"] = arithmetic
         certificates = certify(net, x, y, eps, batch_size=batch_size, proofs=proofs, **more)
     else:
-        _check_certificates(certificates, net, x, y, ball)
+        _check_certificates(certificates, net, x, y, ball, arithmetic)
     stage = GROUP_STAGES[relational or group_stage_of(certificates.methods)]
     groups, at_once = Groups(len(x), group_size, x.device), max(1, batch_size // group_size)
     attack, unfinished = attack or GroupAttack(clip=clip, norm=norm), unfinished or Unfinished()
@@ -194,7 +199,8 @@ def _work(
     search.attack(attack, at_once, bar)
     if search.stage.steps:
         try:
-            engine = find_engine(search.damage.net, search.damage.ball, proofs).as_dual()
+            net, ball = search.damage.net, search.damage.ball
+            engine = find_engine(net, ball, proofs, search.damage.certificates.arithmetic).as_dual()
         except ModelError:  # the network has no dual engine
             return
         if search.stage.optimises:
@@ -239,7 +245,12 @@ def _begin(x: Tensor, groups: Groups, certificates: Certificates) -> GroupState:
 
 
 def _check_certificates(
-    certificates: Certificates, net: BoundedNet, x: Tensor, y: Tensor, ball: Ball
+    certificates: Certificates,
+    net: BoundedNet,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    arithmetic: str,
 ) -> None:
     if not isinstance(certificates, Certificates):
         raise InputError(f"certificates are {shown(certificates)}; expected those of certify()")
@@ -248,5 +259,5 @@ def _check_certificates(
             f"{len(x)} inputs, {len(y)} labels and certificates of {len(certificates.correct)}; "
             "expected as many of each"
         )
-    certificates.check_box(ball)
+    certificates.check_box(ball, arithmetic)
     certificates.check_subjects(net.module, x, y)

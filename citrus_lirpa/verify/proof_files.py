@@ -38,6 +38,7 @@ class ProofFolder:
         net: The network, in eval mode.
         ball: The perturbations.
         identity: Of the evaluation; files of another one are removed.
+        arithmetic: That the network is computed in; float32 takes no curves.
 
     Raises:
         ModelError: The network is not of piecewise linear layers and curves, as the checker reads
@@ -45,10 +46,17 @@ class ProofFolder:
         DependencyError: The onnx package is missing.
     """
 
-    def __init__(self, path: Path, net: BoundedNet, ball: Ball, identity: str = ""):
-        self.path, self.ball = path, ball
+    def __init__(
+        self,
+        path: Path,
+        net: BoundedNet,
+        ball: Ball,
+        identity: str = "",
+        arithmetic: str = "real",
+    ):
+        self.path, self.ball, self.arithmetic = path, ball, arithmetic
         try:
-            DualEngine(net, ball)
+            DualEngine(net, ball, arithmetic=arithmetic)
         except ModelError as error:
             raise ModelError(f"{error}; leave out --proofs") from error
         file = path / MODEL
@@ -81,6 +89,7 @@ class ProofFolder:
             self._file(number),
             network=self.network.hash,
             ball=self.ball,
+            arithmetic=self.arithmetic,
             first=first,
             certified=[i for i in certified if proofs.certified(i)],
             groups=groups,

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ..bounds.arithmetic import arithmetic_entries, check_arithmetic
 from ..bounds.checks import (
     Range,
     Scalar,
@@ -18,7 +19,7 @@ from ..bounds.checks import (
 from ..bounds.norms import check_norm, norm_entries
 from ..bounds.radius import radius_entries
 from .milp import check_solver
-from .relational import RELATIONAL, group_stage_of
+from .relational import RELATIONAL, check_group_arithmetic, group_stage_of
 from .stages import stages_up_to
 
 
@@ -43,6 +44,8 @@ class Protocol:
         seed: Seed of the attacks.
         held_out: Whether the images are those held out from training, rather than the test set.
         norm: That perturbations are measured in, inf or 2.
+        arithmetic: What certificates are about: the network in real numbers, or as a device
+            computes it in float32.
 
     Raises:
         InputError: A value cannot be used.
@@ -61,6 +64,7 @@ class Protocol:
     seed: int = 0
     held_out: bool = False
     norm: float = math.inf
+    arithmetic: str = "real"
 
     def __post_init__(self) -> None:
         check_norm(self.norm, check_radius(self.eps, "ε"))
@@ -74,14 +78,18 @@ class Protocol:
         if self.relational is None:
             object.__setattr__(self, "relational", group_stage_of(methods))
         check_name(self.relational, "relational stage", RELATIONAL)
+        check_arithmetic(self.arithmetic)
+        check_group_arithmetic(self.arithmetic, self.relational)
         check_seconds(self.time_limit)
         if self.total_time is not None:
             check_seconds(self.total_time, "total time")
 
     def settings(self) -> dict[str, Any]:
         """Return it as plain values: of a map of ε, its largest value and its hash."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "norm"}
-        return own | radius_entries(self.eps) | norm_entries(self.norm)
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        del own["norm"], own["arithmetic"]
+        usual = radius_entries(self.eps) | norm_entries(self.norm)
+        return own | usual | arithmetic_entries(self.arithmetic)
 
     def images(self, available: int) -> int:
         """Return how many of the ``available`` images are evaluated.

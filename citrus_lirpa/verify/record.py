@@ -126,6 +126,7 @@ class EvaluationRecord:
         versions: Of the packages that the figures were made with.
         bounds: Whose bounds counted, if not this package's own.
         norm: That perturbations were measured in, if not inf.
+        arithmetic: That certificates hold in, if not real numbers: float32, as on a device.
     """
 
     run: Text | None = None
@@ -165,6 +166,7 @@ class EvaluationRecord:
     versions: dict[str, Text] | None = None
     bounds: Word | None = None
     norm: Number | None = None
+    arithmetic: Word | None = None
 
     @property
     def strongest_stage(self) -> str:

@@ -9,6 +9,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from .budget import Budget
 from .combinations import has_many, prove_combinations, surviving
 from .crown.branch_and_bound import Outcome, Problems, branch_and_bound
@@ -221,6 +222,14 @@ _GROUP_STAGES = (
 GROUP_STAGES = {stage.name: stage for stage in _GROUP_STAGES}
 #: Their names.
 RELATIONAL = tuple(GROUP_STAGES)
+
+
+def check_group_arithmetic(arithmetic: str, relational: str | None) -> None:
+    """Raise InputError for a stage whose lines are not charged what a device rounds."""
+    if arithmetic != "real" and relational is not None and GROUP_STAGES[relational].differences:
+        raise InputError(
+            f"relational stage {relational} is not for arithmetic {arithmetic}; use cross or io"
+        )
 
 
 def group_stage_of(methods: Sequence[str]) -> str:

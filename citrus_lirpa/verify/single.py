@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from .. import distributed
 from ..attacks import PGD
+from ..bounds.arithmetic import check_arithmetic
 from ..bounds.box import Ball
 from ..bounds.checks import (
     Range,
@@ -65,6 +66,7 @@ def certify(
     unfinished: Unfinished | None = None,
     proofs: Proofs | None = None,
     norm: float = math.inf,
+    arithmetic: str = "real",
 ) -> Certificates:
     """Try to prove each input's class on its ε-box by every stage up to ``method``.
 
@@ -102,6 +104,8 @@ def certify(
         proofs: Receives what the dual engine proves of these inputs; for norm inf.
         norm: That perturbations are measured in: inf, or 2 for ‖u‖₂ <= ε, which takes one ε and
             a network of piecewise linear layers with ReLU.
+        arithmetic: What a proof is about: the network in ``real`` numbers, or, for networks of
+            piecewise linear layers, as a device computes it in ``float32``, in any order of sums.
 
     Returns:
         What was proved, and by which stage.
@@ -115,6 +119,7 @@ def certify(
     """
     net = as_bounded_net(net)
     ball = check_certifiable(net, x, y, eps, clip, time_limit, norm, proofs)
+    check_computed(arithmetic, x, known)
     check_count(group_size, "group size")
     check_attack(attack, ball, attack is None or callable(attack), "PGD() or None")
     stages, parts = stages_up_to(method), []
@@ -122,7 +127,7 @@ def certify(
     hidden = not distributed.draws_bar(progress)
     with working(net, x.device, total=len(x), unit="image", disable=hidden) as bar:
         tell = _both(bar.set_description, announce)
-        engine = find_engine(net, ball, proofs)
+        engine = find_engine(net, ball, proofs, arithmetic)
         if len(x):
             check_rows_alone(net, x[:_CHECKED])
         cascade = Cascade(net, ball, engine, stages, attack, Limits(time_limit, batch_size), tell)
@@ -133,7 +138,8 @@ def certify(
                 check_by_attack(engine, part, x[rows], y[rows], int(rows[0]), batch_size)
             parts.append(part)
             bar.update(len(rows))
-    return replace(Certificates.cat(parts), subjects=subjects(net.module, x, y))
+    found = Certificates.cat(parts)
+    return replace(found, subjects=subjects(net.module, x, y), arithmetic=arithmetic)
 
 
 def _both(
@@ -177,6 +183,16 @@ def check_certifiable(
     norm = check_norm(norm, eps)
     require(proofs is None or norm == math.inf, "proofs are of norm inf; leave them out")
     return Ball(eps, clip, norm)
+
+
+def check_computed(arithmetic: str, x: Tensor, known: Tensor | None = None) -> None:
+    """Refuse an arithmetic that is not one, or not that of the inputs or of known verdicts."""
+    check_arithmetic(arithmetic)
+    if arithmetic == "float32":
+        single = f"arithmetic float32 is of networks in it; inputs are {x.dtype}: use real"
+        require(x.dtype == torch.float32, single)
+        others = "verdicts of others are of real numbers; leave out known, or use arithmetic real"
+        require(known is None, others)
 
 
 def _warn_of_units(net: BoundedNet, x: Tensor, eps: Scalar, clip: Range | None) -> None:

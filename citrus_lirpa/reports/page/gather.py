@@ -167,8 +167,10 @@ def _found(
         if fits and _fits(effect, record):
             return effect
         lacking = f"perturbations of this evaluation: {file.name} is of another"
-    radius = radius_argument(folder, record)
-    missing.append((lacking, f"citrus-lirpa eval {network} {radius} --method {record.method}"))
+    options = f"{radius_argument(folder, record)} --method {record.method}"
+    if record.arithmetic is not None:
+        options += f" --arithmetic {record.arithmetic}"
+    missing.append((lacking, f"citrus-lirpa eval {network} {options}"))
     return None
 
 

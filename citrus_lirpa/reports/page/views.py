@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ...bounds.arithmetic import arithmetic_words
 from ...runs.folder import CONFIG_FILE
 from ...verify import EvaluationRecord, Protocol
 from ...verify.record import GroupFigures
@@ -97,7 +98,7 @@ def _chips(material: Material) -> list[str]:
             f"ε = {radius(record.eps, record.eps_map, record.norm)}",
             count_images(record.images, "held-out" if record.held_out else "test"),
             f"groups of {record.group_size}",
-            clipping(record.clip),
+            clipping(record.clip) + arithmetic_words(record.arithmetic),
         ]
     elif material.config is not None:
         eps = material.config.get("train", {}).get("eps")

@@ -243,7 +243,8 @@ class DualBound:
 
     def _charge(self, k: int, a: Tensor) -> Tensor:
         """Return what rounding can make of a (R, neurons) on segment k; see :mod:`.rounding`."""
-        factor, size = unit(self.x.dtype) * self.terms[k] + self.sums, self.relaxation.sizes[k]
+        factor = unit(self.x.dtype) * self.terms[k] + self.sums + self.segments[k].noise
+        size = self.relaxation.sizes[k]
         return factor * (a.abs().view(len(a), size.shape[1], -1).sum(2) * size).sum(1)
 
     def _forward(self, point: Point) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -54,9 +55,11 @@ class DualEngine:
         net: The network.
         ball: The perturbations.
         proofs: Receives what is proved; None to keep no proofs.
+        arithmetic: That the network is computed in: real, or float32 for a device.
 
     Raises:
-        ModelError: The network is not made of piecewise linear layers and curves.
+        ModelError: The network is not made of piecewise linear layers and curves, or has curves
+            where its arithmetic is float32.
 
     Attributes:
         curves: What follows each segment; None for ReLU.
@@ -65,10 +68,15 @@ class DualEngine:
     #: How many thresholds a bound must exceed to prove, beside the rounding that it is charged.
     least = 0.0
 
-    def __init__(self, net: BoundedNet, ball: Ball, proofs: Proofs | None = None):
+    def __init__(
+        self, net: BoundedNet, ball: Ball, proofs: Proofs | None = None, arithmetic: str = "real"
+    ):
         self.net, self.ball, self.proofs = net, ball, proofs
         self.segments = net.affine_segments()
         self.curves = [segment.curve for segment in self.segments]
+        if arithmetic == "float32":
+            _check_piecewise_linear(self.segments)
+            self.segments = [segment.on_device() for segment in self.segments]
         if len(self.segments) == 1:
             raise ModelError("branch and bound takes networks with ReLU; this one is affine")
         neurons = sum(math.prod(segment.shape) for segment in self.segments)
@@ -337,6 +345,16 @@ class DualEngine:
     def exact_segments(self) -> list[Segment]:
         """The segments in float64, made when first needed."""
         return [segment.double() for segment in self.segments]
+
+
+def _check_piecewise_linear(segments: Sequence[Segment]) -> None:
+    """Raise ModelError where the roundings of a network on a device are not known."""
+    curved = next((segment for segment in segments if segment.curve is not None), None)
+    if curved is not None:
+        raise ModelError(
+            f"devices round {curved.origin} in ways that no standard states; arithmetic float32 "
+            "is for piecewise linear layers"
+        )
 
 
 def in_float64(net: BoundedNet) -> BoundedNet | None:

@@ -198,6 +198,7 @@ class Proofs:
         *,
         network: str,
         ball: Ball,
+        arithmetic: str,
         first: int,
         certified: Sequence[int],
         groups: Sequence[tuple[int, int, int]],
@@ -208,6 +209,7 @@ class Proofs:
             path: The file; it appears once it is whole.
             network: SHA-256 of the ONNX file of the network.
             ball: The perturbations.
+            arithmetic: That the network is computed in.
             first: The number of the first image in its data set.
             certified: Numbers of the images that are certified, from 0.
             groups: First image, size and number of safe images of each group.
@@ -219,6 +221,7 @@ class Proofs:
             "eps": largest(ball.eps),
             "eps_map": map_hash(ball.eps) or None,
             "clip": clip,
+            "arithmetic": arithmetic,
             "first": first,
             "labels": self.labels,
             "images": [hashlib.sha256(p.astype("<f4").tobytes()).hexdigest() for p in self.x],

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...bounds.arithmetic import one_rounding
 from ...bounds.box import Ball, Box, RoundBox
 from ...bounds.margins import wrong_classes
 from ...bounds.segments import INPUT, Segment
@@ -150,7 +151,10 @@ def _rounder(found: Box, segment: Segment, before: Box, error: Tensor) -> Box:
 def _shortened(segment: Segment, boxes: dict[int, Box]) -> Segment:
     """Return a segment that starts from the last knots, whose boxes are put into ``boxes``."""
     for knot in segment.knots:
-        boxes[knot.number] = knot.hull(*(_interval(o, boxes) for o in knot.operands))
+        box = knot.hull(*(_interval(operand, boxes) for operand in knot.operands))
+        if segment.device:
+            box = Box(box.lower - one_rounding(box.lower), box.upper + one_rounding(box.upper))
+        boxes[knot.number] = box
     return segment.short or segment
 
 
@@ -161,24 +165,24 @@ def interval_margins(last: Segment, boxes: dict[int, Box], y: Tensor) -> Tensor:
     """
     last = _shortened(last, boxes)
     before = [boxes[s] for s in last.sources]
-    logits, error = last(*(box.centre for box in before)), _error(last, before)
+    logits = last(*(box.centre for box in before))
     wrong, own = wrong_classes(y, logits.shape[1]), y.unsqueeze(1)
     radius = torch.cat([box.radius.flatten(1) for box in before], 1)
     weight = torch.cat([part.flatten(1) for part in _weights(last, before)], 1)
     spread = [((weight[y] - weight[c]).abs() * radius).sum(1) for c in wrong.unbind(1)]
     margins = logits.gather(1, own) - logits.gather(1, wrong) - torch.stack(spread, 1)
-    off = error.gather(1, own) + error.gather(1, wrong)
-    return margins - off * (1 + radius.shape[1] / last.terms[0])
+    error = _error(last, before, more=radius.shape[1])
+    return margins - error.gather(1, own) - error.gather(1, wrong)
 
 
-def _error(segment: Segment, boxes: Sequence[Box]) -> Tensor:
-    """Return what rounding can make of a segment's intervals in float64.
+def _error(segment: Segment, boxes: Sequence[Box], more: int = 0) -> Tensor:
+    """Return what rounding can make of a segment's intervals in float64, and what a device can.
 
     Proofs claim these intervals. The checker computes its own layer by layer, and may count the
-    terms of the transposed layer, which are more: hence the factor.
+    terms of the transposed layer, which are more: hence the factor. ``more`` terms come behind.
     """
     largest = [torch.maximum(box.lower.abs(), box.upper.abs()) for box in boxes]
-    return 128 * SUMS * segment.terms[0] * segment.sizes(*largest)
+    return (128 * SUMS * (segment.terms[0] + more) + segment.noise) * segment.sizes(*largest)
 
 
 def _weights(segment: Segment, boxes: Sequence[Box]) -> tuple[Tensor, ...]:

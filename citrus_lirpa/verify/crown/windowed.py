@@ -129,7 +129,8 @@ class Windowed:
         shape = self.shapes[k]
         size = size.double().view(*size.shape, *[1] * (len(shape) - 1)).expand(-1, *shape)
         terms = self.segments[k].terms[1] + _PRODUCTS
-        return (unit(self.x.dtype) * terms + self.sums) * channels_last(size)
+        share = unit(self.x.dtype) * terms + self.sums + self.segments[k].noise
+        return share * channels_last(size)
 
     def add(
         self, k: int, lower: Tensor, upper: Tensor, size: Tensor, neurons: Bent | None = None
