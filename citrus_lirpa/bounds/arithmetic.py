@@ -25,7 +25,8 @@ UNIT = 2.0**-24
 SMALLEST = 2.0**-50
 #: Where sizes are larger, float32 may overflow: nothing is proved there.
 LARGEST = 2.0**40
-#: Roundings of an input and its normalisation, and, in each operation, more than its sums have.
+#: More than the roundings of an input and its normalisation, and of what an operation does beside
+#: its sums, as BatchNorm does, or is folded into others by a compiler.
 _INPUT, _OPERATION = 64, 16
 
 
@@ -44,9 +45,9 @@ def arithmetic_words(name: str | None) -> str:
     return "" if name in (None, "real") else f", {name} arithmetic"
 
 
-def gamma(terms: Iterable[int]) -> float:
+def gamma(terms: Iterable[int], *, at_input: bool) -> float:
     """Return γ of operations one after the other, which add up so many products each."""
-    off = UNIT * (_INPUT + sum(_OPERATION + each for each in terms))
+    off = UNIT * (_INPUT * at_input + sum(_OPERATION + each for each in terms))
     return (1 + 1e-9) * off / (1 - off) if off < 0.5 else math.inf
 
 

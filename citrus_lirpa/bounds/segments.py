@@ -136,7 +136,8 @@ class Segment:
     @property
     def noise(self) -> float:
         """By what share of its sizes a device may compute it wrongly; 0 for real numbers."""
-        return gamma(self._terms(0)) if self.device else 0.0
+        at_input = INPUT in self.sources
+        return gamma(self._terms(0), at_input=at_input) if self.device else 0.0
 
     def on_device(self) -> Segment:
         """Return the same function as a device computes it."""

@@ -33,16 +33,14 @@ pytest.importorskip("onnx")
 NO_CLAIMS = Claims(np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros((0, 4)))
 
 
-def prove(folder, net, x, y, eps, clip=None, size=4, method="bab"):
+def prove(folder, net, x, y, eps, clip=None, size=4, method="bab", arithmetic="real"):
     """Certify images and groups, and write their proofs."""
-    kept, made = Proofs(x, y), ProofFolder(folder, net, Ball(eps, clip))
-    found = certify(
-        *(net, x, y, eps), method=method, clip=clip, group_size=size, time_limit=5, proofs=kept
-    )
-    uap = certify_uap(
-        *(net, x, y, eps), certificates=found, group_size=size, clip=clip, time_limit=5,
-        proofs=kept, attack=GroupAttack(steps=5, restarts=1, clip=clip),
-    )  # fmt: skip
+    kept = Proofs(x, y)
+    made = ProofFolder(folder, net, Ball(eps, clip), arithmetic=arithmetic)
+    given = dict(clip=clip, group_size=size, time_limit=5, proofs=kept, arithmetic=arithmetic)
+    found = certify(net, x, y, eps, method=method, **given)
+    attack = GroupAttack(steps=5, restarts=1, clip=clip)
+    uap = certify_uap(net, x, y, eps, certificates=found, attack=attack, **given)
     made.store(0, kept, 100, size, found, uap)
     return found, uap, made.figures(uap)
 
@@ -72,13 +70,14 @@ def check(folder, arrays, model=None, exact=False):
     return checker.check_folder(folder, checker.read_network(model, exact=exact))
 
 
+@pytest.mark.parametrize("arithmetic", ["real", "float32"])
 @pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
 @pytest.mark.parametrize("eps", [0.03, 0.1])
-def test_what_is_certified_has_proofs_that_hold(tmp_path, eps, clip):
+def test_what_is_certified_has_proofs_that_hold(tmp_path, eps, clip, arithmetic):
     torch.manual_seed(1)
     net = deep_net()
     x, y = images(net, 8, wrong=[2])
-    found, uap, figures = prove(tmp_path, net, x, y, eps, clip)
+    found, uap, figures = prove(tmp_path, net, x, y, eps, clip, arithmetic=arithmetic)
     assert (figures.images, figures.groups) == (int(found.certified.sum()), 2)
     for exact in (False, True):
         network = checker.read_network(tmp_path / "model.onnx", exact=exact)
@@ -102,7 +101,8 @@ class Residual(nn.Module):
         return self.end(self.pool(h).flatten(1))
 
 
-def test_convolutions_batchnorm_and_bypasses(tmp_path):
+@pytest.mark.parametrize("arithmetic", ["real", "float32"])
+def test_convolutions_batchnorm_and_bypasses(tmp_path, arithmetic):
     torch.manual_seed(2)
     model = Residual()
     for _ in range(20):  # running statistics that are not 0 and 1
@@ -110,7 +110,8 @@ def test_convolutions_batchnorm_and_bypasses(tmp_path):
     model.eval()
     x = torch.rand(6, 2, 6, 6)
     y = model(x).argmax(1)
-    found, _, figures = prove(tmp_path, BoundedNet(model, x[:1]).eval(), x, y, 0.01, size=3)
+    net = BoundedNet(model, x[:1]).eval()
+    found, _, figures = prove(tmp_path, net, x, y, 0.01, size=3, arithmetic=arithmetic)
     assert figures.images == int(found.certified.sum()) > 0
     network = checker.read_network(tmp_path / "model.onnx")
     assert checker.check_folder(tmp_path, network).refused == []
@@ -119,8 +120,35 @@ def test_convolutions_batchnorm_and_bypasses(tmp_path):
     assert np.allclose(z[0].ravel(), wanted.ravel(), atol=1e-12)
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_proof_of_real_numbers_is_none_of_a_device(tmp_path, exact):
+    """The margin of a network that cancels is positive, but by less than float32 rounds."""
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 2)
+    )
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[1.0], [0.0]]))
+        model[1].bias.fill_(256.0)
+        model[3].weight.copy_(torch.tensor([[64.0, -64.0]]))
+        model[3].bias.zero_()
+        model[5].weight.copy_(torch.tensor([[1.0], [0.0]]))
+        model[5].bias.copy_(torch.tensor([1e-3 - 16.0, 0.0]))
+    x, y = torch.full((2, 1, 1, 1), 0.5), torch.tensor([0, 0])
+    prove(tmp_path / "made", BoundedNet(model.eval(), x).eval(), x, y, 0.25, size=2, method="ibp")
+    with np.load(tmp_path / "made" / "00000.npz") as arrays:
+        made = dict(arrays)
+    said = json.loads(str(made["statement"]))
+    assert said["arithmetic"] == "real" and said["certified"] == [0, 1]
+    given = tmp_path / "made" / "model.onnx", exact
+    assert check(tmp_path / "real", made, *given).refused == []
+    for name, problem in (("float32", "a leaf is bounded by -"), ("float16", "its arithmetic is")):
+        other = {**made, "statement": np.array(json.dumps({**said, "arithmetic": name}))}
+        assert problem in check(tmp_path / name, other, *given).refused[0]
+
+
+@pytest.mark.parametrize("arithmetic", ["real", "float32"])
 @pytest.mark.parametrize("kind", BENT_KINDS)
-def test_other_piecewise_linear_layers(tmp_path, kind):
+def test_other_piecewise_linear_layers(tmp_path, kind, arithmetic):
     """Every certificate of a small network is proved again, by float64 and by fractions."""
     proved = 0
     for seed in range(3):
@@ -128,7 +156,8 @@ def test_other_piecewise_linear_layers(tmp_path, kind):
         x, y = random_images(model, shape, seed, 4)
         net = BoundedNet(model, x).eval()
         clip = (0.0, 1.0) if seed else None
-        found, _, figures = prove(tmp_path, net, x, y, (0.01, 0.05, 0.2)[seed], clip, size=4)
+        given = (0.01, 0.05, 0.2)[seed], clip
+        found, _, figures = prove(tmp_path, net, x, y, *given, arithmetic=arithmetic)
         assert figures.images == int(found.certified.sum()) and figures.groups == 1
         for exact in (False, True):
             network = checker.read_network(tmp_path / "model.onnx", exact=exact)

@@ -44,3 +44,32 @@ def test_eval_writes_proofs_and_check_checks_them(tmp_path, evaluated):
 
 def test_check_refuses_what_has_no_proofs(tmp_path):
     assert "holds no evaluation" in said(*run("check", tmp_path), 2)
+
+
+def test_arithmetic_is_recorded_shown_checked_and_not_mixed(tmp_path, evaluated):
+    folder = shutil.copytree(evaluated, tmp_path / "run")
+    args = ["eval", folder, "--limit", 20, "--method", "crown", "--relational", "io", "--quiet"]
+    status, output = run(*args, "--arithmetic", "float32", "--proofs")
+    assert status == 0 and "not clipped, float32 arithmetic" in output
+    record = json.loads((folder / "eval-crown.json").read_text())
+    assert record["arithmetic"] == "float32"
+    with np.load(folder / "proofs-crown" / "00000.npz") as arrays:
+        made = dict(arrays)
+    said_there = json.loads(str(made["statement"]))
+    assert said_there["arithmetic"] == "float32"
+    assert run("check", folder)[0] == 0
+    assert run("report", folder, "--method", "crown")[0] == 0
+    page = (folder / "report.html").read_text("utf-8")
+    assert "float32 arithmetic" in page and "--arithmetic float32" in page
+    real = {**made, "statement": np.array(json.dumps({**said_there, "arithmetic": "real"}))}
+    np.savez(folder / "proofs-crown" / "00000.npz", **real)
+    status, output = run("check", folder, "--method", "crown")
+    assert status == 1 and "real arithmetic, the record of" in output
+
+    for more, problem in (
+        (["--arithmetic", "float32", "--bounds", "auto-lirpa"], "--bounds auto-lirpa; drop one"),
+        (["--arithmetic", "float32", "--import-verdicts", tmp_path], "are of real numbers"),
+        (["--arithmetic", "float32", "--relational", "raven"], "use cross or io"),
+        (["--arithmetic", "float16"], "Invalid value for '--arithmetic'"),
+    ):
+        assert problem in said(*run("eval", folder, "--limit", 20, *more), 2)
