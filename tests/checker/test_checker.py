@@ -128,12 +128,12 @@ def test_a_proof_of_real_numbers_is_none_of_a_device(tmp_path, exact):
     )
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([[1.0], [0.0]]))
-        model[1].bias.fill_(256.0)
+        model[1].bias.fill_(16.0)
         model[3].weight.copy_(torch.tensor([[64.0, -64.0]]))
         model[3].bias.zero_()
         model[5].weight.copy_(torch.tensor([[1.0], [0.0]]))
         model[5].bias.copy_(torch.tensor([1e-3 - 16.0, 0.0]))
-    x, y = torch.full((2, 1, 1, 1), 0.5), torch.tensor([0, 0])
+    x, y = torch.tensor([0.5, 0.5001]).view(2, 1, 1, 1), torch.tensor([0, 0])
     prove(tmp_path / "made", BoundedNet(model.eval(), x).eval(), x, y, 0.25, size=2, method="ibp")
     with np.load(tmp_path / "made" / "00000.npz") as arrays:
         made = dict(arrays)
