@@ -287,7 +287,8 @@ def test_json(tmp_path, three):
     rows = table.pop("runs")
     assert table == {
         "data": "cifar10", "eps": 2 / 255, "images": 1000, "group_size": 5, "clip": None,
-        "held_out": False, "eps_map": None, "norm": None, "differences": None,
+        "held_out": False, "eps_map": None, "norm": None, "arithmetic": None,
+        "differences": None,
     }  # fmt: skip
     assert rows[1] == {
         "run": "boxes", "method": "IBP", "source": "Shi et al. 2021", "standard_accuracy": 0.5,
