@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 #: Most values in all layers, and most multiplications, for one input: a large network for ImageNet
 #: needs as many.
 MAX_VALUES, _MAX_PRODUCTS = 2**26, 2**34
+#: How far results may be off from those of another program, in 1 plus the largest.
+TOLERANCE = 1e-5
 #: What a value of a pooling layer costs: the reference evaluator computes it in a Python loop.
 _POOLING = 256
 
@@ -90,9 +93,30 @@ def check_same(module: nn.Module, proto: onnx.ModelProto, shape: Sequence[int]) 
         parts = [evaluator.run(None, {name: image.numpy()})[0] for image in x.split(1)]
     wanted = torch.from_numpy(np.concatenate(parts))
     found = module(x.to(device_of(module))).float().cpu()
-    off = (found - wanted).abs().max() if found.shape == wanted.shape else torch.tensor(math.nan)
-    demand(
-        off <= 1e-5 * (1 + wanted.abs().max()),
-        f"PyTorch gives logits {tuple(found.shape)}, off by {float(off):.2g} from those "
-        f"{tuple(wanted.shape)} of ONNX's reference evaluator; a layer is not understood",
+    off = difference(found, wanted)
+    if not off <= TOLERANCE:
+        raise ModelError(
+            f"PyTorch gives logits {tuple(found.shape)}, off by {off:.2g} of their size from those "
+            f"{tuple(wanted.shape)} of ONNX's reference evaluator; {why_off(module, x)}"
+        )
+
+
+def difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Return how far results are off, in 1 plus the largest; NaN where the shapes differ."""
+    if found.shape != wanted.shape:
+        return math.nan
+    return float((found - wanted).abs().max() / (1 + wanted.abs().max()))
+
+
+@torch.no_grad()
+def why_off(module: nn.Module, x: torch.Tensor) -> str:
+    """Say why a network's results on inputs (n, ...) are not those of another program."""
+    x = x.to(device_of(module))
+    exact = copy.deepcopy(module).double()(x.double()).float()
+    rounding = difference(module(x).float(), exact)
+    if not rounding > TOLERANCE:
+        return "a layer is not understood"
+    return (
+        f"float32 alone is off by {rounding:.2g} from float64, as where a layer divides by "
+        "values near 0; keep them away from 0"
     )

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from onnx import helper, numpy_helper
 from onnx_graphs import CONV, NODE, conv, graph, refused, weights, with_head
+from torch import nn
 
 from citrus_lirpa.errors import DependencyError, InputError
 from citrus_lirpa.formats.onnx import load_onnx
+from citrus_lirpa.formats.onnx.checks import why_off
 from citrus_lirpa.formats.onnx.operators import LAYERS
 
 RELU = [NODE("Relu", ["x"], ["r"])]
@@ -112,6 +115,16 @@ def test_what_pytorch_would_compute_differently_is_refused(tmp_path, monkeypatch
     model.graph.node[1].input[0] = "h"
     model.graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "half"))
     assert "off by" in refused(model, tmp_path)
+
+
+def test_a_divisor_near_zero_is_the_reason_why_results_are_off():
+    class Inverse(nn.Module):
+        def forward(self, x):
+            return 1 / (x - 0.3)
+
+    near, far = torch.tensor([[0.3 + 1e-6]]), torch.tensor([[0.9]])
+    assert "keep them away from 0" in why_off(Inverse(), near)
+    assert why_off(Inverse(), far) == "a layer is not understood"
 
 
 def test_not_a_number_is_refused(tmp_path):
