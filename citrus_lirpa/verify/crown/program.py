@@ -25,8 +25,11 @@ from torch import Tensor
 from ...bounds.box import Ball
 from .reduced import Matrix, ReducedNetwork
 
-#: The integer search ends where the least margin and its bound have the same sign, by this.
-_GAP = 0.99
+#: The integer search ends at a negative t, unless it is a smaller share of the bound of t than one
+#: in so many: that may be rounding.
+_GAP = 1e3
+#: How SciPy says that a program has no solution.
+_INFEASIBLE = 2
 #: What a ReLU must be violated by to be split.
 _VIOLATED = 1e-5
 #: The weight that a ReLU counts with where its upper rows have none, as a share of the largest.
@@ -120,20 +123,21 @@ class Program:
         )
 
     def search(self, seconds: float) -> Answer:
-        """Let HiGHS look for a perturbation that makes all margins negative."""
+        """Let HiGHS look for a perturbation that makes all margins negative.
+
+        As t is at most 0, margins restrict the ReLUs before anything is split.
+        """
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         found = milp(
             np.r_[1.0, np.zeros(len(self.least))],
             constraints=LinearConstraint(self._with_t(self.share), ub=self.upper),
-            bounds=Bounds(np.r_[-np.inf, self.least], np.r_[np.inf, self.most]),
+            bounds=Bounds(np.r_[-np.inf, self.least], np.r_[0.0, self.most]),
             integrality=np.r_[0.0, self.binary],
             options={"time_limit": max(seconds, 1e-3), "mip_rel_gap": _GAP},
         )
-        if found.x is None or found.x[0] > 0:
-            # without a ReLU it is no integer program, and has no other bound than its value
-            bound = found.mip_dual_bound if self.binary.any() else found.fun
-            return Answer(None, bound is not None and bound > 0)
+        if found.x is None:
+            return Answer(None, found.status == _INFEASIBLE)
         u = found.x[-len(self.eps) :].clip(-1, 1) * self.eps
         return Answer(torch.from_numpy(u).view(self.shape), False)
 
