@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .box import Interval
 
-#: Numbers of a tensor that are computed at a time on the CPU: 1 MiB of them.
-_PART = 2**18
+#: Numbers of a tensor that are computed at a time on the CPU: half a MiB of them.
+_PART = 2**17
 
 
 def interval_relu(box: Interval) -> Interval:
@@ -24,51 +24,56 @@ class _IntervalRelu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, centre: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
-        found = by_parts(_box_of_relu, centre, radius)
+        found = by_parts(_box_of_relu, 2, centre, radius)
         ctx.save_for_backward(*found)
         return found
 
     @staticmethod
     def backward(ctx: Any, to_centre: Tensor, to_radius: Tensor) -> tuple[Tensor, ...]:
-        return by_parts(_gradient_of_relu, *ctx.saved_tensors, to_centre, to_radius)
+        return by_parts(_gradient_of_relu, 2, *ctx.saved_tensors, to_centre, to_radius)
 
 
-def _box_of_relu(centre: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+def _box_of_relu(centre: Tensor, radius: Tensor, *out: Tensor) -> tuple[Tensor, Tensor]:
     # nothing in place: torch.compile (2.11) would then give wrong gradients, silently
     lower, upper = (centre - radius).relu(), (centre + radius).relu()
-    centre = torch.lerp(lower, upper, 0.5)
-    return centre, upper - centre
+    return _middle(lower, upper, *out)
 
 
 def _gradient_of_relu(
-    centre: Tensor, radius: Tensor, to_centre: Tensor, to_radius: Tensor
+    centre: Tensor, radius: Tensor, to_centre: Tensor, to_radius: Tensor, *out: Tensor
 ) -> tuple[Tensor, Tensor]:
     active = torch.ops.aten.threshold_backward  # its first where its second is positive
     to_upper = active(to_centre + to_radius, centre, 0)
     to_lower = active(to_centre - to_radius, centre - radius, 0)
-    to_centre = torch.lerp(to_lower, to_upper, 0.5)
-    return to_centre, to_upper - to_centre
+    return _middle(to_lower, to_upper, *out)
 
 
-def by_parts(function: Callable[..., tuple[Tensor, ...]], *values: Tensor) -> tuple[Tensor, ...]:
+def _middle(
+    lower: Tensor, upper: Tensor, to_centre: Tensor | None = None, to_radius: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the middle, and how far it is from ``upper``."""
+    centre = torch.lerp(lower, upper, 0.5, out=to_centre)
+    return centre, torch.sub(upper, centre, out=to_radius)
+
+
+def by_parts(function: Callable[..., Any], results: int, *values: Tensor) -> tuple[Tensor, ...]:
     """Compute an elementwise function of tensors (N, ...), on the CPU a few rows at a time.
 
     What lies between arguments and results then stays in the cache, and needs no memory: glibc
     hardly ever gives a block of memory that was freed to a tensor of the same size.
 
     Args:
-        function: Returns tensors shaped as its arguments, of which it changes none.
+        function: Takes the values, and then, or not, tensors to write its results to. Returns the
+            results, a tuple of tensors shaped as its arguments, of which it changes none.
+        results: How many.
         values: The arguments, all of one shape and type.
     """
     parts = row_parts(values[0])
     if len(parts) == 1:
-        return function(*values)
-    found: tuple[Tensor, ...] = ()
+        return tuple(function(*values))
+    found = tuple(torch.empty_like(values[0]) for _ in range(results))
     for part in parts:
-        results = function(*(value[part] for value in values))
-        found = found or tuple(torch.empty_like(values[0]) for _ in results)
-        for whole, result in zip(found, results, strict=True):
-            whole[part] = result
+        function(*(tensor[part] for tensor in (*values, *found)))
     return found
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 
 #: Products of fewer multiplications are not worth the call.
 _LEAST = 2**21
+#: Rows from which on oneDNN is faster when the weight, if it has more, is what it does not reorder.
+_ROWS = 16
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -56,7 +58,11 @@ def _available() -> bool:
 
 
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    compute: Any = torch.ops.mkldnn._linear_pointwise
+    if _ROWS <= len(x) < len(weight) and weight.is_contiguous() and x.is_contiguous():
+        transposed = compute(weight, x, None, "none", [], "").t()
+        return transposed if bias is None else transposed + bias
+    return compute(x, weight, bias, "none", [], "")
 
 
 class _Linear(torch.autograd.Function):

@@ -94,16 +94,16 @@ class _Sums(torch.autograd.Function):
         centre, radius, mean, totals = ctx.saved_tensors
         through_mean = 2 * (to[2] * totals[0] + to[3] * totals[1]) / centre.numel()
 
-        def gradient(centre: Tensor, radius: Tensor) -> tuple[Tensor]:
+        def gradient(centre: Tensor, radius: Tensor, out: Tensor | None = None) -> tuple[Tensor]:
             parts = _active_and_inactive(centre, radius, mean)
             slopes = zip(parts, to[:2], to[2:], strict=True)
             above, below = (
                 torch.where(mask, to_sum, 0.0).addcmul_(part, 2 * to_spread)
                 for (mask, part), to_sum, to_spread in slopes
             )
-            return (above.add_(below).sub_(through_mean),)
+            return (torch.sub(above.add_(below), through_mean, out=out),)
 
-        return *by_parts(gradient, centre, radius), None
+        return *by_parts(gradient, 1, centre, radius), None
 
 
 def _active_and_inactive(
