@@ -25,7 +25,7 @@ from torch import Tensor
 from citrus_lirpa import PGD, BoundedNet, Box, Citrus, Groups, Shifts, data, fit, verify
 from citrus_lirpa.bounds.net import METHODS
 from citrus_lirpa.bounds.precision import full_precision, rounding_threshold
-from citrus_lirpa.errors import reason
+from citrus_lirpa.errors import CitrusError, reason
 from citrus_lirpa.models import build_model
 from citrus_lirpa.training import checkpoint, setup
 from citrus_lirpa.training.config import resolve
@@ -33,16 +33,22 @@ from citrus_lirpa.training.regularisers import shi_regulariser
 
 EPS, CPU = 8 / 255, torch.device("cpu")
 ZOO = {"zoo:cifar10-8-255-convsmall": 0.5, "zoo:mnist-0.1-convsmall": 0.1}
+#: What to do where a check fails.
+TRAIN, CERTIFY = "train with --device cpu", "certify with --device cpu"
+TF32 = "unset NVIDIA_TF32_OVERRIDE; if it was not set, do not trust this GPU with this torch"
 #: A check gives what it measured, and the most that this may be.
 Check = Callable[["Pair"], tuple[float, float]]
-CHECKS: dict[str, Check] = {}
+#: By name, each with what to do where it fails.
+CHECKS: dict[str, tuple[Check, str]] = {}
 
 
-def check(name: str, *options: object) -> Callable[[Callable[..., tuple[float, float]]], Check]:
+def check(
+    name: str, fix: str, *options: object
+) -> Callable[[Callable[..., tuple[float, float]]], Check]:
     """Add a check to the list, with options if it takes some."""
 
     def add(function: Callable[..., tuple[float, float]]) -> Check:
-        CHECKS[name] = lambda pair: function(pair, *options)
+        CHECKS[name] = lambda pair: function(pair, *options), fix
         return function
 
     return add
@@ -92,7 +98,10 @@ def relative(one: Tensor, other: Tensor) -> float:
     return float(distance) if bool(one.isfinite().all()) else float("inf")
 
 
-@check("weights of a training on the GPU by CUDA graphs and without them")
+@check(
+    "weights of a training on the GPU by CUDA graphs and without them",
+    "train with --set train.graph=false, as second.py then does",
+)
 def graphs(pair: Pair) -> tuple[float, float]:
     """Through steps without ε, on its ramp and behind it; on a CPU both are usual steps."""
     overrides = ["train.epochs=3", "data.limit=640", "train.batch_size=64", "train.ramp_start=2"]
@@ -112,13 +121,13 @@ def graphs(pair: Pair) -> tuple[float, float]:
     return relative(*found), 1e-4
 
 
-@check("logits in eval mode")
+@check("logits in eval mode", TF32)
 @torch.no_grad()
 def logits(pair: Pair) -> tuple[float, float]:
     return relative(*pair.each(lambda net, x, y: net.eval()(x))), 1e-5
 
 
-@check("logits and statistics in train mode")
+@check("logits and statistics in train mode", TF32)
 @torch.no_grad()
 def statistics(pair: Pair) -> tuple[float, float]:
     def compute(net: BoundedNet, x: Tensor, y: Tensor) -> Tensor:
@@ -139,11 +148,7 @@ def bounds(pair: Pair, method: str) -> tuple[float, float]:
     return relative(*found), 1e-4
 
 
-for name in METHODS:
-    check(f"bounds by {name}", name)(bounds)
-
-
-@check("float32 bounds on the GPU beside float64 ones, in thresholds of a proof")
+@check("float32 bounds on the GPU beside float64 ones, in thresholds of a proof", CERTIFY)
 @torch.no_grad()
 def rounding(pair: Pair) -> tuple[float, float]:
     net, x, y = pair.nets[0].eval(), pair.x.to(pair.there), pair.y.to(pair.there)
@@ -173,8 +178,8 @@ def loss(pair: Pair, pairing: Groups | Shifts) -> tuple[float, float]:
     return relative(*pair.each(compute)), 1e-3
 
 
-check("CITRUS on groups: loss, regulariser, gradient", Groups(5))(loss)
-check("CITRUS on shifts: loss, regulariser, gradient", Shifts(4))(loss)
+check("CITRUS on groups: loss, regulariser, gradient", TRAIN, Groups(5))(loss)
+check("CITRUS on shifts: loss, regulariser, gradient", TRAIN, Shifts(4))(loss)
 
 
 def attacked(net: BoundedNet, x: Tensor, y: Tensor) -> Tensor:
@@ -184,13 +189,16 @@ def attacked(net: BoundedNet, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(net(x + v), y).detach()
 
 
-@check("the loss that PGD reaches")
+@check("the loss that PGD reaches", TRAIN)
 def attack(pair: Pair) -> tuple[float, float]:
     there, here = pair.each(attacked)
     return abs(float(there) / float(here) - 1), 0.02
 
 
-@check("PGD in bfloat16 on the GPU: share of float32's loss that it misses")
+@check(
+    "PGD in bfloat16 on the GPU: share of float32's loss that it misses",
+    "train with --precision float32",
+)
 def rounded_attack(pair: Pair) -> tuple[float, float]:
     net, x, y = pair.nets[0], pair.x.to(pair.there), pair.y.to(pair.there)
     exact = float(attacked(net, x, y))
@@ -216,10 +224,13 @@ def certificates(pair: Pair, name: str, share: float) -> tuple[float, float]:
 
 
 for name, share in ZOO.items():
-    check(f"certificates of {name}: how many of 20 differ", name, share)(certificates)
+    check(f"certificates of {name}: how many of 20 differ", CERTIFY, name, share)(certificates)
 
 
-@check("weights of a checkpoint of the GPU, read on the CPU; its training goes on")
+@check(
+    "weights of a checkpoint of the GPU, read on the CPU; its training goes on",
+    "bring weights back by `citrus-lirpa export`, and do not use --resume",
+)
 def resumed(pair: Pair) -> tuple[float, float]:
     overrides = ["train.epochs=2", "data.limit=128", "train.batch_size=64"]
     settings = resolve(preset="digits", overrides=overrides)
@@ -234,21 +245,27 @@ def resumed(pair: Pair) -> tuple[float, float]:
     return relative(there, torch.cat([weight.flatten() for weight in model.parameters()])), 0.0
 
 
+for name in METHODS:  # the dearest last
+    check(f"bounds by {name}", CERTIFY, name)(bounds)
+
+
 def run(device: torch.device, small: bool, until: float) -> list[dict]:
     """Make all checks, but those that would begin after ``until``; print a line for each."""
     pair, rows = Pair(device, small), []
     print("checks, with what each measured <= what that may be (check.py says more)", flush=True)
-    for name, function in CHECKS.items():
+    for name, (function, fix) in CHECKS.items():
         begin = time.perf_counter()
         if begin > until:
-            result, said = "SKIP", "no time left"
+            result, said = "SKIP", "no time left; give more --seconds"
         else:
             try:
                 value, limit = function(pair)
-                result, said = "PASS" if value <= limit else "FAIL", f"{value:.3g} <= {limit:.3g}"
+                result, sign = ("PASS", "<=") if value <= limit else ("FAIL", "not <=")
+                said = f"{value:.3g} {sign} {limit:.3g}"
             except Exception as error:  # noqa: BLE001 - whatever a GPU brings is to be told
                 result, said = "ERROR", f"{type(error).__name__}: {reason(error)}"
         seconds = time.perf_counter() - begin
+        said += f"; {fix}" if result in ("FAIL", "ERROR") else ""
         print(f"{result:<5} {name}: {said}  [{seconds:.1f} s]", flush=True)
         rows.append({"check": name, "result": result, "said": said, "seconds": seconds})
     passed = sum(row["result"] == "PASS" for row in rows)
@@ -256,11 +273,19 @@ def run(device: torch.device, small: bool, until: float) -> list[dict]:
     return rows
 
 
+def chosen(device: str) -> torch.device:
+    """The device of this name; one line, and the end, where it cannot be used."""
+    try:
+        return setup.choose_device(device)
+    except CitrusError as error:
+        raise click.ClickException(str(error)) from error
+
+
 @click.command()
 @click.option("--device", default="cuda", show_default=True)
 @click.option("--small", is_flag=True, help="A narrow network, to try this on a CPU.")
 def main(device: str, small: bool) -> None:
-    rows = run(torch.device(device), small, float("inf"))
+    rows = run(chosen(device), small, float("inf"))
     raise SystemExit(any(row["result"] != "PASS" for row in rows))
 
 

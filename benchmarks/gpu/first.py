@@ -119,13 +119,12 @@ def step_times(device: torch.device, small: bool, until: float) -> list[dict]:
           "way to make them", flush=True)  # fmt: skip
     for mode, batch, precision in CASES:
         case = mode, min(batch, 10) if small else batch, precision
-        ways = {
-            way: tried(case, device, small, way)
-            if time.perf_counter() < until
-            else {"error": "no time left"}
-            for way in WAYS
-        }
-        first, what = ways["by graphs"], "{} mode, batch {}, {}: ".format(*case)
+        what = "{} mode, batch {}, {}: ".format(*case)
+        if time.perf_counter() > until:
+            print(f"{what}no time left; give more --seconds", flush=True)
+            continue
+        ways = {way: tried(case, device, small, way) for way in WAYS}
+        first = ways["by graphs"]
         print(what + "; ".join(told(way, said, first) for way, said in ways.items()), flush=True)
         rows.append(dict(zip(("mode", "batch", "precision"), case, strict=True), ways=ways))
     return rows
@@ -161,7 +160,7 @@ def certifying(device: torch.device, small: bool, until: float) -> list[dict]:
 @click.option("--seconds", default=230, show_default=True, help="Nothing begins after them.")
 @click.option("--small", is_flag=True, help="Small networks, to try this on a CPU.")
 def main(out: Path, device: str, seconds: float, small: bool) -> None:
-    begin, where = time.perf_counter(), setup.choose_device(device)
+    begin, where = time.perf_counter(), check.chosen(device)
     name = torch.cuda.get_device_name() if where.type == "cuda" else "cpu"
     print(f"torch {torch.__version__} on {name}, {torch.get_num_threads()} threads", flush=True)
     out.mkdir(parents=True, exist_ok=True)

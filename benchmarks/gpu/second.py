@@ -138,6 +138,8 @@ def main(out: Path, data_dir: Path, device: str, total: int, precision: str, sma
         found[name] = [{k: v for k, v in r.items() if k not in long} for r in records]
         (out / "second.json").write_text(json.dumps(found, indent=2) + "\n")
     for name in EVALUATIONS:
+        if (said := found["said"][name]) != "finished":
+            print(f"{name}: {said}; its command, repeated, goes on from there", flush=True)
         for record in found[name]:
             print(f"{name}: {record['images']} in {record['seconds']['total']:.1f} s", flush=True)
     back = ["first.json", "second.json", "run/metrics.jsonl", *found.get("pieces", [])]
