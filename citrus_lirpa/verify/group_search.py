@@ -14,14 +14,14 @@ from tqdm.auto import tqdm
 
 from ..attacks import GroupAttack, GroupAttackResult
 from ..bounds.box import Ball
-from ..bounds.deadline import ending_by, time_is_over
+from ..bounds.deadline import ending_by, time_is_over, time_left
 from ..bounds.net import BoundedNet
 from .budget import Budget
 from .certificates import Certificates, check_soundness
 from .crown.engine import ALPHA_STEPS, DualEngine
 from .crown.relaxation import Images
 from .group_proof import GroupProof, Search
-from .memory import in_batches, in_less_memory
+from .memory import GROWTH, in_batches, in_less_memory
 from .relational import GroupStage, group_proofs, relate
 from .second_opinion import confirmed
 from .unfinished import GroupState
@@ -204,19 +204,19 @@ class GroupSearch:
         budget = replace(Budget.of(left, 1), limit=self.time_limit)
         with self._working("group stage", unsettled), ending_by(budget.deadline):
             with ending_by(budget.part(_PREPARING_SHARE).deadline):
-                ready, parts = self._prepare(engine, unsettled)
-            if ready:
-                self._relate(engine, ready, parts, budget)
+                parts = self._prepare(engine, unsettled)
+            if parts:
+                self._relate(engine, parts, budget)
 
     def _relate(
         self,
         engine: DualEngine,
-        ready: list[int],
-        parts: list[tuple[Tensor, Images, Tensor]],
+        parts: list[tuple[list[int], list[Tensor], Images, Tensor]],
         budget: Budget,
     ) -> None:
         """Run the stage on groups that are prepared; what it proves is kept where it is stopped."""
-        members, images, rows = zip(*parts, strict=True)
+        ready = [g for part in parts for g in part[0]]
+        members = [inputs for part in parts for inputs in part[1]]
         number = {int(i): k for k, i in enumerate(torch.cat(members))}
         groups = [
             (
@@ -226,8 +226,9 @@ class GroupSearch:
             for inputs in members
         ]
         split = self._tried if self.stage.split is None else self.stage.split
-        search = Search(engine, Images.cat(images), split, budget, self._iterations(), self.solver)
-        proofs = group_proofs(search, torch.cat(rows), groups, self.stage)
+        images = Images.cat([part[2] for part in parts])
+        search = Search(engine, images, split, budget, self._iterations(), self.solver)
+        proofs = group_proofs(search, torch.cat([part[3] for part in parts]), groups, self.stage)
         for g, proof in zip(ready, proofs, strict=True):
             proof.lower(int(self.state.most[g]), self.state.proved_by[g])
             proof.group.blocked |= {
@@ -264,30 +265,47 @@ class GroupSearch:
 
     def _prepare(
         self, engine: DualEngine, groups: list[int]
-    ) -> tuple[list[int], list[tuple[Tensor, Images, Tensor]]]:
+    ) -> list[tuple[list[int], list[Tensor], Images, Tensor]]:
         """Bound the open inputs of groups, the most hopeful groups first, while there is time.
 
-        Returns the groups that were reached and whose bounds are not too large to compute with,
-        and of each the numbers of its open inputs, the best bounds, and the margins still open.
+        Groups are bounded together: as many as fit into memory, and into the time that is left if
+        they are as fast as the earlier ones; the first is alone.
+
+        Returns of each part the groups whose bounds are not too large to compute with, the numbers
+        of their open inputs, the best bounds of these, and the margins still open.
         """
-        ready, parts = [], []
-        open_, certificates = self.certificates.open, self.certificates
+        open_, margin = self.certificates.open, self.certificates.margin
         members = {g: (rows := self.groups.members(g))[open_[rows]] for g in groups}
-        hope = {g: float(certificates.margin[i].mean()) for g, i in members.items()}
-        for g in sorted(groups, key=hope.__getitem__, reverse=True):
-            if time_is_over():
-                break
-            now = members[g]
-            images, _, proved = engine.ibp(self.damage.x[now], self.damage.y[now])
-            if bool(images.usable.all()):
-                rows = ~(certificates.rows[now] | proved)
-                if self._like("bab"):
-                    images = engine.refined(images)
-                    rows &= ~engine.margins(images, rows, ALPHA_STEPS)[1]
-                elif self.stage.differences:  # which are computed in float64
-                    images = engine.refined(images)
-                elif self._like("crown"):
-                    images = engine.tightened(images)
-                ready.append(g)
-                parts.append((now, images, rows))
-        return ready, parts
+        hope = {g: float(margin[i].mean()) for g, i in members.items()}
+        left = sorted(groups, key=hope.__getitem__, reverse=True)
+        most, at_once = max(1, engine.rows_at_once // self.groups.rows.shape[1]), 1
+        parts = []
+        while left and not time_is_over():
+            now, left, begin = left[:at_once], left[at_once:], time.perf_counter()
+            part = self._bounded(engine, {g: members[g] for g in now})
+            parts += [part] if part[0] else []
+            pace = max(1e-9, time.perf_counter() - begin) / len(now)
+            at_once = int(min(most, GROWTH * len(now), max(1, time_left() / pace)))
+        return parts
+
+    def _bounded(
+        self, engine: DualEngine, members: dict[int, Tensor]
+    ) -> tuple[list[int], list[Tensor], Images, Tensor]:
+        """Bound the inputs ``members`` of groups together; see :meth:`_prepare`."""
+        now = torch.cat([*members.values()])
+        images, _, proved = engine.ibp(self.damage.x[now], self.damage.y[now])
+        rows = ~(self.certificates.rows[now] | proved)
+        parts = images.usable.split([len(i) for i in members.values()])
+        usable = {g: bool(part.all()) for g, part in zip(members, parts, strict=True)}
+        if not all(usable.values()):
+            which = torch.cat([p & usable[g] for g, p in zip(usable, parts, strict=True)])
+            images, rows = images.rows(which), rows[which]
+        if len(images) and self._like("bab"):
+            images = engine.refined(images)
+            rows = rows & ~engine.margins(images, rows, ALPHA_STEPS)[1]
+        elif len(images) and self.stage.differences:  # which are computed in float64
+            images = engine.refined(images)
+        elif len(images) and self._like("crown"):
+            images = engine.tightened(images)
+        ready = [g for g in members if usable[g]]
+        return ready, [members[g] for g in ready], images, rows

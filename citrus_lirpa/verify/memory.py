@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 #: Of the memory that is free at the start; the rest is left to other processes.
 _SHARE = 0.75
 #: Where there is a deadline: rows of the first batch, and by how much batches may grow.
-_FIRST, _GROWTH = 8, 8
+_FIRST, GROWTH = 8, 8
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ def in_batches(
             rows = rows[len(now) :]
             advance(len(now))
             if limited:
-                at_once = max(1, min(_GROWTH * len(now), int(time_left() / pace)))
+                at_once = max(1, min(GROWTH * len(now), int(time_left() / pace)))
             continue
         _release_memory()
         if len(now) == 1:

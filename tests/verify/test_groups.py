@@ -10,6 +10,7 @@ from networks import QUICK, images
 from citrus_lirpa import Protocol, UapBounds, certify, certify_uap, evaluate
 from citrus_lirpa.bounds.box import clamp
 from citrus_lirpa.errors import SoundnessError
+from citrus_lirpa.verify.crown.engine import DualEngine
 
 
 @pytest.mark.parametrize("relational", ["none", "io", "cross"])
@@ -75,6 +76,15 @@ def test_branch_and_bound_leaves_nothing_open_in_a_group_of_a_small_net(deep):
     torch.manual_seed(1)
     uap = certify_uap(deep, x, y, 0.09, group_size=5, certificates=proofs, time_limit=24)
     assert torch.equal(uap.lower, uap.upper) and uap.stage == ("tuple bab",)
+
+
+def test_groups_are_bounded_together(net, monkeypatch):
+    """The first alone, which tells how long one takes, then many."""
+    x, y = images(net, 60)
+    proofs, sizes, ibp = certify(net, x, y, 0.06, method="ibp"), [], DualEngine.ibp
+    monkeypatch.setattr(DualEngine, "ibp", lambda *a: sizes.append(len(a[1])) or ibp(*a))
+    certify_uap(net, x, y, 0.06, group_size=4, certificates=proofs, attack=QUICK)
+    assert len(sizes) > 1 and sizes[0] <= 4 < max(sizes)
 
 
 def test_bounds_of_joined_groups(net):
