@@ -128,6 +128,24 @@ def test_results_are_those_of_the_cpu(seen):
 
 
 @pytest.mark.nightly
+def test_two_processes_exchange_what_nccl_can_carry(tmp_path):
+    """On both the same in the same order: the GPU's tensors, and numbers of the host by gloo."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+    launcher = "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"
+    command = [sys.executable, *launcher, str(TESTS / "job_on_pretended_gpu.py"), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert one == other and one["mixed"] == []
+    assert one["backends"] == ["cpu:gloo,cuda:nccl"]
+    kinds = {(name, device) for name, device, *_ in one["exchanges"]}
+    assert kinds == {("broadcast", "cuda"), ("all_reduce", "cuda"), ("all_reduce", "cpu")}
+    for _, device, by_gloo_alone, _, count, contiguous in one["exchanges"]:
+        assert contiguous and not by_gloo_alone
+        assert device == "cuda" or count == 1
+
+
+@pytest.mark.nightly
 def test_no_method_waits_in_its_steps(tmp_path):
     found = look(tmp_path, TRAINING_METHODS)["waits"]
     assert found.keys() == TRAINING_METHODS.keys()
