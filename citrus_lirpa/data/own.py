@@ -230,8 +230,7 @@ def _archive(path: Path) -> tuple[Arrays, Arrays, tuple[str, ...]]:
     missing = [key for key in _KEYS if key not in arrays]
     require(
         not missing,
-        f"{path} holds {', '.join(arrays) or 'none of its arrays'}; {', '.join(missing)} missing: "
-        f"expected {', '.join(_KEYS)}",
+        f"{path} lacks {', '.join(missing)}; expected the arrays {', '.join(_KEYS)}",
     )
     x, y, others, more = (arrays[key] for key in _KEYS)
     names = tuple(map(str, arrays.get(_NAMES, ())))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +89,13 @@ def load(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     try:
         state = tensors.load(path)
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; restore it from a copy, or train again") from error
+        advice = "restore it from a copy, or train again"
+        if isinstance(error.__cause__, pickle.UnpicklingError):
+            advice = (
+                "of a network of your own, save the weights alone, torch.save(model.state_dict(), "
+                "FILE), and name it: --model FILE.py:NAME"
+            )
+        raise CheckpointError(f"{error}; {advice}") from error
     found = state.get("format") if isinstance(state, dict) else type(state).__name__
     if found != FORMAT:
         raise CheckpointError(

@@ -249,7 +249,7 @@ BAD = [
     ("--data ./a.npz,resize=4", archive, "is not a folder; resize scales images of a folder"),
     ("--data empty", lambda: os.mkdir("empty"), "holds no folder train; expected train and test"),
     ("--data half", lambda: os.makedirs("half/train/ant"), "holds no folder test or val;"),
-    ("--data a.npz", lambda: archive(x_test=None), "x_test missing"),
+    ("--data a.npz", lambda: archive(x_test=None), "a.npz lacks x_test; expected the arrays"),
     ("--data a.npz", lambda: archive(x_train=np.full((9, 4, 4), np.nan)), "NaN"),
     ("--data a.npz", lambda: archive(x_train=np.full((9, 4, 4), 3.0)), "expected bytes"),
     ("--data a.npz", lambda: archive(x_train=np.full((9, 4, 4), "a")), "expected numbers"),

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from citrus_lirpa.errors import CheckpointError
+from citrus_lirpa.training import checkpoint
 from citrus_lirpa.training.weights import fit_weights
 
 
@@ -17,3 +19,9 @@ def test_tensors_of_a_wrapper_beside_the_weights_are_named_and_left_out():
     ):
         fit_weights(layer, file | {"loss.scale": torch.ones(1)}, Path("net.ckpt"))
     torch.testing.assert_close(layer.state_dict(), wanted)
+
+
+def test_a_whole_module_is_told_how_to_be_saved(tmp_path):
+    torch.save(nn.Linear(2, 1), tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=r"state_dict.*--model FILE.py:NAME"):
+        checkpoint.load(tmp_path / "net.pth")
