@@ -3,7 +3,7 @@
 #
 # SABR propagates a small box inside the region, of `subselection_ratio` times its radius. get_propagation_region takes
 # either the radius eps or the ends x_L and x_U; of these it takes the whole width for the radius, so that the box is
-# twice as wide as asked for, and from a ratio of 0.5 on reaches beyond the region, which for 1 it should be itself. The
+# twice as wide as asked for, and for ratios above 0.5 reaches beyond the region, which for 1 it should be itself. The
 # documentation of bound_sabr says that the box is still clamped to the region described by eps or x_L and x_U.
 # A network is then trained on bounds for inputs that no perturbation gives.
 #
