@@ -81,7 +81,7 @@ def tighten(
     neurons: list[Bent | None] = []
     for k, (low, up) in enumerate(bounds):
         sizes.append(sizer.of(k))
-        size = sizes[k] if exact is None else sizes[k].amax(1, keepdim=True)
+        size = sizes[k]
         curve = curved[k]
         wanted = low < up if curve else (low < 0) & (up > 0)
         if k == 0 and not segments[0].mixes:  # one affine layer: IBP is exact

@@ -44,7 +44,7 @@ class Relaxation:
         upper: (n, M): their upper bounds, likewise.
         sizes: Of every segment, (n, channels): the most that it adds up in absolute values for
             neurons of a channel within the bounds, by which rounding errors are charged; see
-            :mod:`.rounding`. One for all neurons where float64 is used.
+            :mod:`.rounding`.
         curved: For each layer that a curve follows, its neurons, all of which count as unstable;
             None for those that ReLU follows.
     """
@@ -140,7 +140,7 @@ class Relaxation:
             self.index,
             self.lower.to(dtype),
             self.upper.to(dtype),
-            [size.to(dtype).amax(1, keepdim=True) for size in self.sizes],
+            [size.to(dtype) for size in self.sizes],
             self.curved,
         )
 
