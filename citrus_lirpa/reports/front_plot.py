@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..runs.tuning.points import Point
 from .figures import plain_axes
 from .fronts import Fronts
-from .palette import house_style, style_of
+from .palette import COLOURS, house_style, style_of
 from .pareto import draw_steps, name_accuracies
 from .pictures import write_picture
 
@@ -46,7 +46,8 @@ def draw_fronts(axes: Axes, fronts: Fronts) -> None:
     for number, one in enumerate(fronts.tuned):
         points = zip(*_percents(fronts.front(one)), strict=True)
         draw_steps(axes, points, {"color": style_of(number)["color"]})
-    axes.legend(fontsize=8, frameon=False)
+    ground: dict[str, Any] = {"frameon": True, "facecolor": COLOURS["card"], "edgecolor": "none"}
+    axes.legend(fontsize=8, **ground).set_zorder(6)
 
 
 def _percents(points: Sequence[Point]) -> tuple[list[float], list[float]]:
