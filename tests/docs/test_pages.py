@@ -31,7 +31,8 @@ DOCS = ROOT / "docs"
 SITE = sorted(page.relative_to(ROOT).as_posix() for page in DOCS.rglob("*.md"))
 PAGES = ["README.md", *SITE]
 TEXT = {page: (ROOT / page).read_text("utf-8") for page in PAGES}
-MEASURED = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
+RESULTS = sorted(page.relative_to(ROOT).as_posix() for page in ROOT.glob("benchmarks/results/*.md"))
+MEASURED = "\n".join((ROOT / page).read_text("utf-8") for page in RESULTS)
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -174,7 +175,7 @@ def test_results_stand_in_the_benchmarks(page, count):
 
 
 @pytest.mark.parametrize(
-    "page", [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"]
+    "page", [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", *RESULTS]
 )
 def test_links_lead_somewhere(page):
     for link in links(page):
@@ -183,10 +184,18 @@ def test_links_lead_somewhere(page):
             assert parts.scheme == "https" and not re.search(r"\s|[<>\"]", link), link
             assert re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", parts.netloc), link
         else:
-            file = link.partition("#")[0]
+            file, _, anchor = link.partition("#")
             target = (ROOT / page).parent / file if file else ROOT / page
             assert target.exists(), link
             assert page not in SITE or target.resolve().is_relative_to(DOCS), link
+            if anchor and page not in SITE:  # mkdocs checks its own
+                assert anchor in anchors(target), link
+
+
+def anchors(page: Path) -> list[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
 def test_every_page_is_in_the_navigation():
