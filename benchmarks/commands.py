@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 import click
 
-from citrus_lirpa.errors import CitrusError
+from citrus_lirpa.errors import CitrusError, Interrupted
 
 
 def citrus_lirpa(*words: object) -> None:
@@ -28,10 +28,14 @@ def citrus_lirpa(*words: object) -> None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn an error of this package that the block raises into a line and an exit status."""
+    """Turn an error of this package that the block raises into a line and an exit status.
+
+    After an interruption, which the same command continues, the line says so.
+    """
     try:
         yield
     except CitrusError as error:
-        line = click.ClickException(f"{error}; the same command goes on")
+        more = "; the same command continues" if isinstance(error, Interrupted) else ""
+        line = click.ClickException(f"{error}{more}")
         line.exit_code = error.exit_code
         raise line from None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from citrus_lirpa.errors import Interrupted
+from citrus_lirpa.errors import DataError, Interrupted
 from citrus_lirpa.runs.tuning import study
 from citrus_lirpa.runs.tuning.storage import Storage
 
@@ -63,17 +63,24 @@ def test_a_trial_that_another_machine_lost_is_made_up_for(fronts, tmp_path, monk
             assert done == list(range(1, trials + 1))
 
 
-def test_ctrl_c_in_a_trial_is_one_line(fronts, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (Interrupted("interrupted; the training is saved"), 130,
+         "interrupted; the training is saved; the same command continues"),
+        (DataError("no data here"), 1, "no data here"),
+    ],
+)  # fmt: skip
+def test_an_error_in_a_trial_is_one_line(fronts, tmp_path, monkeypatch, error, status, said):
     def stop(worker):
-        raise Interrupted("interrupted; the training is saved")
+        raise error
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "benchmarks" / "fronts").mkdir(parents=True)
     monkeypatch.setattr(fronts.Worker, "run", stop)
     stopped = CliRunner().invoke(fronts.main, ["--setting", "digits", "--study", "ibp"])
     *_, line = stopped.output.splitlines()
-    assert stopped.exit_code == 130
-    assert line == "Error: interrupted; the training is saved; the same command goes on"
+    assert (stopped.exit_code, line) == (status, f"Error: {said}")
 
 
 def test_a_command_that_ctrl_c_stops_is_waited_for(script, monkeypatch):

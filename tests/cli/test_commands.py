@@ -5,12 +5,11 @@ import re
 import shlex
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from command_line import after, is_png, run, said, sets
+from command_line import after, is_png, process, run, said, sets
 
 from citrus_lirpa import PGD, __version__, data
 from citrus_lirpa.bounds import lirpa as _compat
@@ -457,23 +456,34 @@ def test_resume_refuses(trained, tmp_path):
         assert str(path) in line and "config.toml" in line
 
 
-# -- what is not installed ----------------------------------------------------------
+# -- whole processes ----------------------------------------------------------------
 
 
-def test_without_auto_lirpa(trained, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "auto_LiRPA", None)
-    monkeypatch.setattr(_compat, "load", _compat.load.__wrapped__)  # as where it was never loaded
+WITHOUT = """
+import json, sys
+sys.modules["auto_LiRPA"] = None
+from click.testing import CliRunner
+
+from citrus_lirpa.cli import main
+results = [CliRunner().invoke(main, args) for args in json.loads(sys.argv[1])]
+json.dump([[r.exit_code, r.output] for r in results], sys.stdout)
+"""
+
+
+def test_without_auto_lirpa(trained, tmp_path):
     out = str(tmp_path / "run")
     needing = [["train", "--preset", "digits", "--out", out], ["doctor"]]
     needing += [[command, str(trained[0])] for command in ("eval", "attack")]
     needing += [["export", str(trained[0]), "--out", out], ["sweep", "none.toml"]]
     needing += [["tune", "none.toml"], ["suggest", "--data", "digits", "--out", out]]
     helping = [["--help"], *([command, "--help"] for command in COMMANDS)]
-    results = [run(*words) for words in needing + helping]
+    done = process("-c", WITHOUT, json.dumps(needing + helping))
+    assert (done.returncode, done.stderr) == (0, "")
+    results = json.loads(done.stdout)
     bound_nothing = {"compare", "report", "front", "presets", "models", "completion", "smooth",
                      "verify", "supports", "check", "config"}  # fmt: skip
     assert {args[0] for args in needing} == set(COMMANDS) - bound_nothing
-    expected = (1, f"Error: auto_LiRPA is not installed: {_compat.INSTALL_HINT}\n")
+    expected = [1, f"Error: auto_LiRPA is not installed: {_compat.INSTALL_HINT}\n"]
     assert results[: len(needing)] == [expected] * len(needing)
     assert all(status == 0 and "Usage: " in text for status, text in results[len(needing) :])
     assert not Path(out).exists()
