@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .arithmetic import FLUSHED
 from .graph import BatchNorm, Operation, scaled
 from .pieces import Joined, Piece, repeats
 
@@ -66,7 +67,8 @@ def sizes(operation: Operation, values: tuple[Any, ...], constant: bool) -> Tens
     if isinstance(operation, BatchNorm):
         weight, bias, mean, variance = values[1:]
         scale, _ = operation.scale_and_shift(weight, bias, mean, variance)
-        shift = bias.abs() + (mean * scale).abs()
+        # the last term covers a scale that a device flushes to zero (:mod:`.arithmetic`)
+        shift = bias.abs() + (mean * scale).abs() + mean.abs() * FLUSHED
         return scaled(values[0], scale.abs(), shift if constant else None)
     if operation.kind in ("BoundAdd", "BoundSub"):
         first, second = (

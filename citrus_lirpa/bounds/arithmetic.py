@@ -23,11 +23,16 @@ ARITHMETICS = ("real", "float32")
 UNIT = 2.0**-24
 #: What is added to sizes: γ times it covers results and weights that are flushed to zero.
 SMALLEST = 2.0**-50
+#: What a constant adds to sizes where it is multiplied by one that may be flushed to zero.
+FLUSHED = 2.0**-100
 #: Where sizes are larger, float32 may overflow: nothing is proved there.
 LARGEST = 2.0**40
-#: More than the roundings of an input and its normalisation, and of what an operation does beside
-#: its sums, as BatchNorm does, or is folded into others by a compiler.
-_INPUT, _OPERATION = 64, 16
+#: Roundings that are allowed an input and its normalisation.
+_INPUT = 64
+#: Roundings that are allowed an operation beside its sums: BatchNorm has some, folded or not.
+_OPERATION = 16
+#: What this code rounds itself, in float64.
+_OWN = 1e-9
 
 
 def check_arithmetic(name: str) -> None:
@@ -48,7 +53,7 @@ def arithmetic_words(name: str | None) -> str:
 def gamma(terms: Iterable[int], *, at_input: bool) -> float:
     """Return γ of operations one after the other, which add up so many products each."""
     off = UNIT * (_INPUT * at_input + sum(_OPERATION + each for each in terms))
-    return (1 + 1e-9) * off / (1 - off) if off < 0.5 else math.inf
+    return (1 + _OWN) * off / (1 - off) if off < 0.5 else math.inf
 
 
 def covering(size: Tensor) -> Tensor:
@@ -56,6 +61,6 @@ def covering(size: Tensor) -> Tensor:
     return torch.where(size < LARGEST, size + SMALLEST, math.inf)
 
 
-def one_rounding(value: Tensor) -> Tensor:
-    """Return by how much a device may round a value at most."""
+def few_roundings(value: Tensor) -> Tensor:
+    """Return by how much a device may move a value that it rounds up to three times."""
     return 4 * UNIT * covering(value.abs())

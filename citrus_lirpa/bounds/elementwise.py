@@ -62,14 +62,17 @@ def by_parts(function: Callable[..., Any], results: int, *values: Tensor) -> tup
     What lies between arguments and results then stays in the cache, and needs no memory: glibc
     hardly ever gives a block of memory that was freed to a tensor of the same size.
 
+    Where gradients of gradients are asked for, all rows are computed at once.
+
     Args:
-        function: Takes the values, and then, or not, tensors to write its results to. Returns the
-            results, a tuple of tensors shaped as its arguments, of which it changes none.
-        results: How many.
+        function: Takes the arguments, and after them as many tensors as it has results, to write
+            these to, or none. Returns the results, a tuple of tensors shaped as its arguments, of
+            which it changes none.
+        results: How many results it has.
         values: The arguments, all of one shape and type.
     """
     parts = row_parts(values[0])
-    if len(parts) == 1:
+    if len(parts) == 1 or torch.is_grad_enabled():  # autograd knows nothing of ``out``
         return tuple(function(*values))
     found = tuple(torch.empty_like(values[0]) for _ in range(results))
     for part in parts:

@@ -129,7 +129,7 @@ class Segment:
         return 8 + sum(self._terms(0)), 8 + sum(self._terms(1))
 
     def _terms(self, way: int) -> list[int]:
-        """Return the same of each operation, forwards (0) or backwards (1)."""
+        """Return how many products each operation adds up, forwards (0) or backwards (1)."""
         constants = ([self.constants.get(a) for a in op.arguments] for op in self.operations)
         return [terms(op, its)[way] for op, its in zip(self.operations, constants, strict=True)]
 

@@ -229,7 +229,8 @@ class _Reader(Writer):
             weight, bias, mean, variance = values[1:]
             scale = weight / np.sqrt(variance + given.get("epsilon", 1e-5))
             sides = (-1,) + (1,) * (len(self.shapes[x]) - 1)
-            size = (abs(bias) + abs(mean * scale)).reshape(sides)
+            # the last term covers a scale that a device flushes to zero
+            size = (abs(bias) + abs(mean * scale) + abs(mean) * 2.0**-100).reshape(sides)
             scale, shift = scale.reshape(sides), (bias - mean * scale).reshape(sides)
             self.scaled(result, x, scale, shift, size)
         else:

@@ -198,8 +198,8 @@ _PROTOCOL: dict[str, Callable[[Command], Command] | dict[str, Any]] = {
     "seed": seed("Seed of the attack's random starts."),
     "arithmetic": dict(
         type=click.Choice(ARITHMETICS),
-        help="What certificates are about: the network in real numbers, or as a device computes it "
-        "in float32, in any order of sums; the latter is for piecewise linear layers.",
+        help="What is certified: the network in real numbers, or what a device computes of it in "
+        "float32, in any order of sums. float32 is for networks with piecewise linear layers.",
     ),
 }
 

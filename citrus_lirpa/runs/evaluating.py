@@ -12,7 +12,7 @@ from .. import distributed
 from ..bounds.box import Ball
 from ..bounds.net import BoundedNet
 from ..data.types import Split
-from ..errors import InputError, require
+from ..errors import InputError, ModelError, require
 from ..training import loggers
 from ..verify import (
     Evaluation,
@@ -23,6 +23,7 @@ from ..verify import (
     fingerprint_of_images,
     verdicts,
 )
+from ..verify.crown.engine import DualEngine
 from ..verify.identity import identity
 from ..verify.proof_files import ProofFolder
 from . import perturbations
@@ -70,6 +71,7 @@ def evaluate_run(
     require(own, "--arithmetic float32 is not for --bounds auto-lirpa; drop one")
     protocol.images(len(images))
     net = network.bounded(launch.device, protocol.seed, bounds)
+    _check_network(net, protocol, proofs)
     settings = _settings(network, images, protocol, imported or {}, bounds, proofs)
     run = RunFolder(folder)
     files = run.evaluation(protocol.method)
@@ -127,10 +129,22 @@ def _check_norm(norm: float, bounds: str, proofs: bool) -> None:
     require(boxes or not proofs, "--norm 2 is not for --proofs, which are of boxes; drop one")
 
 
+def _check_network(net: BoundedNet, protocol: Protocol, proofs: bool) -> None:
+    """Refuse float32 arithmetic, or proofs, of a network that the dual engine does not take."""
+    for wanted, option in (
+        (protocol.arithmetic != "real", f"--arithmetic {protocol.arithmetic}"),
+        (proofs, "--proofs"),
+    ):
+        try:
+            if wanted:
+                DualEngine(net.eval(), Ball(protocol.eps), arithmetic=protocol.arithmetic)
+        except ModelError as error:
+            raise ModelError(f"{error}; leave out {option}") from error
+
+
 def _proof_folder(
     files: ResultFiles, net: BoundedNet, protocol: Protocol, settings: dict[str, Any]
 ) -> ProofFolder:
-    net.eval()
     ball, arithmetic = Ball(protocol.eps, protocol.clip), protocol.arithmetic
     return ProofFolder(files.proofs, net, ball, identity(settings), arithmetic)
 

@@ -264,7 +264,7 @@ def _strongest(
         proved = certificates.certified
         wrong = torch.stack(
             [
-                confirmed(net, ball, x, y, u, p != y, proved)
+                confirmed(net, ball, x, y, u, p != y, proved, certificates.arithmetic)
                 for u, p in zip(uap.u[tried], moved, strict=True)
             ]
         )

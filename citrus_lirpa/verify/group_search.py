@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -126,10 +127,10 @@ class Damage:
         self._keep(group, u, self._confirmed(group, u, logits.argmax(1) != self.y[rows]))
 
     def _confirmed(self, group: int, u: Tensor, broken: Tensor) -> Tensor:
-        """Return which inputs of a group a perturbation breaks; float64 decides on proved ones."""
-        rows = self.groups.members(group)
-        proved = self.certificates.certified[rows]
-        return confirmed(self.net, self.ball, self.x[rows], self.y[rows], u, broken, proved)
+        """Return which inputs of a group a perturbation breaks, by a second opinion."""
+        rows, certificates = self.groups.members(group), self.certificates
+        given = self.net, self.ball, self.x[rows], self.y[rows], u, broken
+        return confirmed(*given, certificates.certified[rows], certificates.arithmetic)
 
     def _keep(self, group: int, u: Tensor, broken: Tensor) -> None:
         """Take u, which misclassifies ``broken`` of the group's inputs, if those are more."""
@@ -137,6 +138,22 @@ class Damage:
         broken = broken | ~self.certificates.correct[rows]
         if int(broken.sum()) > int(self.broken[rows].sum()):
             self.state.u[group], self.state.broken[rows] = u, broken
+
+
+class _Bounded(NamedTuple):
+    """Groups that were bounded together, without those whose bounds are too large to compute with.
+
+    Attributes:
+        groups: Their numbers.
+        members: The numbers of each one's open inputs.
+        images: The best bounds of all these inputs.
+        rows: The margins of these that are still open.
+    """
+
+    groups: list[int]
+    members: list[Tensor]
+    images: Images
+    rows: Tensor
 
 
 class GroupSearch:
@@ -211,12 +228,12 @@ class GroupSearch:
     def _relate(
         self,
         engine: DualEngine,
-        parts: list[tuple[list[int], list[Tensor], Images, Tensor]],
+        parts: list[_Bounded],
         budget: Budget,
     ) -> None:
-        """Run the stage on groups that are prepared; what it proves is kept where it is stopped."""
-        ready = [g for part in parts for g in part[0]]
-        members = [inputs for part in parts for inputs in part[1]]
+        """Run the stage on groups that are bounded; what it proves is kept where it is stopped."""
+        ready = [g for part in parts for g in part.groups]
+        members = [inputs for part in parts for inputs in part.members]
         number = {int(i): k for k, i in enumerate(torch.cat(members))}
         groups = [
             (
@@ -226,9 +243,9 @@ class GroupSearch:
             for inputs in members
         ]
         split = self._tried if self.stage.split is None else self.stage.split
-        images = Images.cat([part[2] for part in parts])
+        images, rows = Images.cat([p.images for p in parts]), torch.cat([p.rows for p in parts])
         search = Search(engine, images, split, budget, self._iterations(), self.solver)
-        proofs = group_proofs(search, torch.cat([part[3] for part in parts]), groups, self.stage)
+        proofs = group_proofs(search, rows, groups, self.stage)
         for g, proof in zip(ready, proofs, strict=True):
             proof.lower(int(self.state.most[g]), self.state.proved_by[g])
             proof.group.blocked |= {
@@ -263,16 +280,11 @@ class GroupSearch:
     def _iterations(self) -> int:
         return ALPHA_STEPS if self._like("alpha-crown") else 0
 
-    def _prepare(
-        self, engine: DualEngine, groups: list[int]
-    ) -> list[tuple[list[int], list[Tensor], Images, Tensor]]:
+    def _prepare(self, engine: DualEngine, groups: list[int]) -> list[_Bounded]:
         """Bound the open inputs of groups, the most hopeful groups first, while there is time.
 
         Groups are bounded together: as many as fit into memory, and into the time that is left if
-        they are as fast as the earlier ones; the first is alone.
-
-        Returns of each part the groups whose bounds are not too large to compute with, the numbers
-        of their open inputs, the best bounds of these, and the margins still open.
+        they are as fast as the earlier ones. The first is alone, which shows how long one takes.
         """
         open_, margin = self.certificates.open, self.certificates.margin
         members = {g: (rows := self.groups.members(g))[open_[rows]] for g in groups}
@@ -282,16 +294,13 @@ class GroupSearch:
         parts = []
         while left and not time_is_over():
             now, left, begin = left[:at_once], left[at_once:], time.perf_counter()
-            part = self._bounded(engine, {g: members[g] for g in now})
-            parts += [part] if part[0] else []
+            parts.append(self._bounded(engine, {g: members[g] for g in now}))
             pace = max(1e-9, time.perf_counter() - begin) / len(now)
             at_once = int(min(most, GROWTH * len(now), max(1, time_left() / pace)))
-        return parts
+        return [part for part in parts if part.groups]
 
-    def _bounded(
-        self, engine: DualEngine, members: dict[int, Tensor]
-    ) -> tuple[list[int], list[Tensor], Images, Tensor]:
-        """Bound the inputs ``members`` of groups together; see :meth:`_prepare`."""
+    def _bounded(self, engine: DualEngine, members: dict[int, Tensor]) -> _Bounded:
+        """Bound the open inputs ``members`` of groups together."""
         now = torch.cat([*members.values()])
         images, _, proved = engine.ibp(self.damage.x[now], self.damage.y[now])
         rows = ~(self.certificates.rows[now] | proved)
@@ -308,4 +317,4 @@ class GroupSearch:
         elif len(images) and self._like("crown"):
             images = engine.tightened(images)
         ready = [g for g in members if usable[g]]
-        return ready, [members[g] for g in ready], images, rows
+        return _Bounded(ready, [members[g] for g in ready], images, rows)

@@ -182,6 +182,7 @@ def certify_uap(
     stage = GROUP_STAGES[relational or group_stage_of(certificates.methods)]
     groups, at_once = Groups(len(x), group_size, x.device), max(1, batch_size // group_size)
     attack, unfinished = attack or GroupAttack(clip=clip, norm=norm), unfinished or Unfinished()
+    unfinished.keep_to(ball, arithmetic)
     state = unfinished.groups = unfinished.groups or _begin(x, groups, certificates)
     hidden, what = not distributed.draws_bar(progress), f"groups, at most {time_limit:g} s each"
     with working(net, x.device, desc=what, unit="group", disable=hidden) as bar:

@@ -55,10 +55,7 @@ class ProofFolder:
         arithmetic: str = "real",
     ):
         self.path, self.ball, self.arithmetic = path, ball, arithmetic
-        try:
-            DualEngine(net, ball, arithmetic=arithmetic)
-        except ModelError as error:
-            raise ModelError(f"{error}; leave out --proofs") from error
+        DualEngine(net, ball, arithmetic=arithmetic)  # raises where it has none
         file = path / MODEL
         with distributed.leader_first():
             if distributed.leads():

@@ -72,16 +72,24 @@ def check_by_attack(
 
 @torch.no_grad()
 def confirmed(
-    net: BoundedNet, ball: Ball, x: Tensor, y: Tensor, u: Tensor, broken: Tensor, proved: Tensor
+    net: BoundedNet,
+    ball: Ball,
+    x: Tensor,
+    y: Tensor,
+    u: Tensor,
+    broken: Tensor,
+    proved: Tensor,
+    arithmetic: str,
 ) -> Tensor:
     """Return which inputs (n, ...) a perturbation breaks; for proved ones float64 decides.
 
-    A certificate is about real numbers. Where it holds by a hair, float32 may round a margin to
-    below zero, which contradicts nothing. ``broken`` (n,) are the inputs that are misclassified
-    with ``u``, ``proved`` (n,) those that no perturbation breaks.
+    A certificate of real arithmetic may hold by a hair, where float32 rounds a margin to below
+    zero, which contradicts nothing. One of float32 is contradicted by what float32 computes.
+    ``broken`` (n,) are the inputs that are misclassified with ``u``, ``proved`` (n,) those that no
+    perturbation breaks in that ``arithmetic``.
     """
     doubtful = broken & proved
-    if x.dtype == torch.float64 or not bool(doubtful.any()):
+    if arithmetic != "real" or x.dtype == torch.float64 or not bool(doubtful.any()):
         return broken
     twin = in_float64(net)
     if twin is None:

@@ -124,6 +124,8 @@ def certify(
     check_attack(attack, ball, attack is None or callable(attack), "PGD() or None")
     stages, parts = stages_up_to(method), []
     _check_begun(known, unfinished, y, batch_size)
+    if unfinished is not None:
+        unfinished.keep_to(ball, arithmetic)
     hidden = not distributed.draws_bar(progress)
     with working(net, x.device, total=len(x), unit="image", disable=hidden) as bar:
         tell = _both(bar.set_description, announce)
@@ -186,7 +188,7 @@ def check_certifiable(
 
 
 def check_computed(arithmetic: str, x: Tensor, known: Tensor | None = None) -> None:
-    """Refuse an arithmetic that is not one, or not that of the inputs or of known verdicts."""
+    """Refuse an unknown arithmetic, and float32 for other inputs or with ``known`` verdicts."""
     check_arithmetic(arithmetic)
     if arithmetic == "float32":
         single = f"arithmetic float32 is of networks in it; inputs are {x.dtype}: use real"

@@ -7,6 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ..bounds.box import Ball
+from ..bounds.norms import norm_words
+from ..bounds.radius import radius_words
+from ..errors import expect, shown
 from .certificates import Certificates, Proof
 
 
@@ -44,12 +48,23 @@ class Unfinished:
         certificates: The same once it is whole.
         groups: Of its groups; None before the first.
         seconds: What earlier runs have spent on it.
+        about: The perturbations and the arithmetic, in words; empty before the first call.
     """
 
     proof: Proof | None = None
     certificates: Certificates | None = None
     groups: GroupState | None = None
     seconds: float = 0.0
+    about: str = ""
+
+    def keep_to(self, ball: Ball, arithmetic: str) -> None:
+        """Note what it is about; raise InputError where that is something else already."""
+        about = (
+            f"ε = {radius_words(ball.eps, 17)}{norm_words(ball.norm)}, clip {shown(ball.clip)}, "
+            f"{arithmetic} arithmetic"
+        )
+        expect(self.about in ("", about), "unfinished", self.about, f"of {about}")
+        self.about = about
 
     def to_plain(self) -> dict[str, Any]:
         """Return it as tensors and plain values."""
@@ -58,11 +73,11 @@ class Unfinished:
             name: part and {f.name: getattr(part, f.name) for f in fields(part)}
             for name, part in parts.items()
         }
-        return {**plain, "seconds": self.seconds}
+        return {**plain, "seconds": self.seconds, "about": self.about}
 
     @staticmethod
     def from_plain(state: dict[str, Any]) -> Unfinished:
         """Make it of what ``to_plain`` gave."""
         kinds: dict[str, Any] = {"proof": Proof, "certificates": Certificates, "groups": GroupState}
         parts = {name: state[name] and kind(**state[name]) for name, kind in kinds.items()}
-        return Unfinished(**parts, seconds=state["seconds"])
+        return Unfinished(**parts, seconds=state["seconds"], about=state.get("about", ""))

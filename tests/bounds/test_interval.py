@@ -156,6 +156,18 @@ def test_boxes_of_large_layers_are_made_in_parts_as_whole(monkeypatch):
     assert all(map(torch.equal, *found))
 
 
+def test_gradients_of_gradients_do_not_depend_on_the_parts(monkeypatch):
+    found = []
+    for numbers in (8, 2**17):
+        monkeypatch.setattr(elementwise, "_PART", numbers)
+        ends = [torch.linspace(-1.0, 1.0, 20, requires_grad=True).view(5, 4) for _ in range(2)]
+        box = elementwise.interval_relu(Interval(ends[0] * 3, ends[1].square()))
+        total = (box.centre.square() + box.radius.square()).sum()
+        (slope,) = torch.autograd.grad(total, ends[0], create_graph=True)
+        found.append(torch.autograd.grad(slope.square().sum(), ends[0])[0])
+    assert torch.equal(*found) and found[0].abs().sum() > 0
+
+
 def test_points_of_a_box_lie_within_its_bounds_in_float32():
     """Boxes around zero among them, and some that are points: the result loses no corner."""
     net = wrapped(Residual()).eval()

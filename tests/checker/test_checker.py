@@ -146,6 +146,27 @@ def test_a_proof_of_real_numbers_is_none_of_a_device(tmp_path, exact):
         assert problem in check(tmp_path / name, other, *given).refused[0]
 
 
+def test_a_device_may_flush_the_scale_of_a_batchnorm(tmp_path):
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(4, 2), nn.BatchNorm1d(2), nn.ReLU(), nn.Linear(2, 2)
+    )
+    with torch.no_grad():
+        model[2].running_mean.fill_(1e38)
+        model[2].running_var.fill_(16.0)
+        model[2].weight.fill_(2e-38)
+        model[2].bias.fill_(1.0)
+        model[4].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+        model[4].bias.copy_(torch.tensor([0.0, 0.75]))
+    x, y = torch.rand(2, 1, 2, 2), torch.tensor([1, 1])
+    prove(tmp_path / "made", BoundedNet(model.eval(), x).eval(), x, y, 0.01, size=2)
+    with np.load(tmp_path / "made" / "00000.npz") as arrays:
+        made = dict(arrays)
+    said = {**json.loads(str(made["statement"])), "arithmetic": "float32"}
+    assert said["certified"] == [0, 1]
+    made["statement"] = np.array(json.dumps(said))
+    assert check(tmp_path / "float32", made, tmp_path / "made" / "model.onnx").refused
+
+
 @pytest.mark.parametrize("arithmetic", ["real", "float32"])
 @pytest.mark.parametrize("kind", BENT_KINDS)
 def test_other_piecewise_linear_layers(tmp_path, kind, arithmetic):

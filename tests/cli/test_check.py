@@ -5,7 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from command_line import run, said
+from torch import nn
 
 pytest.importorskip("onnx")
 
@@ -57,7 +59,8 @@ def test_arithmetic_is_recorded_shown_checked_and_not_mixed(tmp_path, evaluated)
         made = dict(arrays)
     said_there = json.loads(str(made["statement"]))
     assert said_there["arithmetic"] == "float32"
-    assert run("check", folder)[0] == 0
+    status, output = run("check", folder)
+    assert status == 0 and "hold, float32 arithmetic, by citrus_lirpa.checker" in output
     assert run("report", folder, "--method", "crown")[0] == 0
     page = (folder / "report.html").read_text("utf-8")
     assert "float32 arithmetic" in page and "--arithmetic float32" in page
@@ -73,3 +76,18 @@ def test_arithmetic_is_recorded_shown_checked_and_not_mixed(tmp_path, evaluated)
         (["--arithmetic", "float16"], "Invalid value for '--arithmetic'"),
     ):
         assert problem in said(*run("eval", folder, "--limit", 20, *more), 2)
+
+
+def test_a_network_that_float32_arithmetic_does_not_take_leaves_nothing(tmp_path):
+    code = tmp_path / "net.py"
+    code.write_text(
+        "from torch import nn\n\n\ndef net():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Sigmoid())\n"
+    )
+    torch.save(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).state_dict(), tmp_path / "net.pt")
+    args = ["eval", "--model", f"{code}:net", "--weights", tmp_path / "net.pt", "--limit", 10]
+    args += ["--dataset", "digits", "--eps", 0.01, "--out", tmp_path / "out"]
+    for more in ([], ["--proofs"]):
+        line = said(*run(*args, "--arithmetic", "float32", *more), 2)
+        assert "Sigmoid" in line and line.endswith("leave out --arithmetic float32")
+    assert not (tmp_path / "out").exists()

@@ -15,6 +15,8 @@ from citrus_lirpa.errors import InputError, ModelError
 from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.crown.rounding import intervals
 from citrus_lirpa.verify.protocol import Protocol
+from citrus_lirpa.verify.second_opinion import confirmed
+from citrus_lirpa.verify.unfinished import Unfinished
 
 ORDERS = ("forwards", "backwards", "shuffled", "pairwise", "fused")
 METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown", "bab")
@@ -137,6 +139,41 @@ def test_a_certificate_that_float32_breaks_is_one_of_real_numbers_alone():
         assert certify(net, x, y, eps, arithmetic="float32", method=method).certified.all()
 
 
+def test_what_float32_computes_contradicts_certificates_of_float32():
+    model, x, y, eps = outwitting()
+    net = BoundedNet(model, x).eval()
+    broken = proved = torch.tensor([True])
+    given = net, Ball(eps), x, y, torch.full_like(x[0], -eps), broken, proved
+    assert confirmed(*given, "float32").all() and not confirmed(*given, "real").any()
+
+
+def flushed(mean):
+    """A network with a BatchNorm whose scale some devices take for zero."""
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(4, 2), nn.BatchNorm1d(2), nn.ReLU(), nn.Linear(2, 2)
+    )
+    with torch.no_grad():
+        model[1].weight.fill_(0.1)
+        model[2].running_mean.fill_(mean)
+        model[2].running_var.fill_(16.0)
+        model[2].weight.fill_(2e-38)
+        model[2].bias.fill_(1.0)
+        model[4].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+        model[4].bias.copy_(torch.tensor([0.0, 0.75]))
+    return model.eval(), torch.full((1, 1, 2, 2), 0.5), torch.tensor([0 if mean < 1e30 else 1])
+
+
+@pytest.mark.parametrize(("mean", "holds"), [(1.0, True), (1e38, False)])
+def test_a_scale_that_is_flushed_is_charged_for_the_mean(mean, holds):
+    """With a mean of 1e38 the margin is 0.25 the wrong way once the scale is flushed."""
+    model, x, y = flushed(mean)
+    net = BoundedNet(model, x).eval()
+    for method in METHODS:
+        given = dict(method=method, time_limit=0.2)
+        assert certify(net, x, y, 0.01, **given).certified.all()
+        assert bool(certify(net, x, y, 0.01, arithmetic="float32", **given).certified) == holds
+
+
 @pytest.mark.parametrize(("seed", "scale"), [(0, 1.0), (3, 1.0), (0, 1e-38)])
 def test_a_segment_is_off_by_at_most_its_share_by_fractions(seed, scale):
     """Also where numbers underflow, to be flushed to zero."""
@@ -257,6 +294,11 @@ def test_certificates_of_the_two_arithmetics_do_not_mix():
         assert found.arithmetic == mine
         with pytest.raises(InputError, match=f"are of {mine} arithmetic, not of {other}"):
             certify_uap(net, x, y, 0.01, group_size=2, certificates=found, arithmetic=other)
+        begun = Unfinished()
+        certify(net, x, y, 0.01, method="ibp", arithmetic=mine, unfinished=begun)
+        for eps, arithmetic in ((0.01, other), (0.02, mine)):
+            with pytest.raises(InputError, match=rf"unfinished.*0.01.* {mine}.*, {arithmetic} "):
+                certify(net, x, y, eps, method="ibp", arithmetic=arithmetic, unfinished=begun)
 
 
 def test_norm_2_has_certificates_of_float32_too():

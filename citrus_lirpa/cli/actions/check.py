@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ...bounds.arithmetic import arithmetic_words
 from ...errors import SoundnessError
 from ...reports.tables import counted
 from ...runs.checking import check_run
@@ -22,7 +23,8 @@ def run(folder, method, exact) -> Results:
     proofs = record["proofs"]
     click.echo(
         f"{summary.images} of {proofs['images']} images and {summary.groups} of "
-        f"{proofs['groups']} groups hold, by {proofs['checker']}"
+        f"{proofs['groups']} groups hold{arithmetic_words(record.get('arithmetic'))}, "
+        f"by {proofs['checker']}"
     )
     if summary.refused:
         raise SoundnessError(f"{counted(len(summary.refused), 'refusal')} in {folder}; the first: "

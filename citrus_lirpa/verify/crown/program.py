@@ -25,8 +25,8 @@ from torch import Tensor
 from ...bounds.box import Ball
 from .reduced import Matrix, ReducedNetwork
 
-#: The integer search ends at a negative t, unless it is a smaller share of the bound of t than one
-#: in so many: that may be rounding.
+#: The integer search ends at a t whose distance from the bound of t is at most so many times |t|:
+#: at any negative one that is not so near 0 that it may be rounding.
 _GAP = 1e3
 #: How SciPy says that a program has no solution.
 _INFEASIBLE = 2

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...bounds.arithmetic import one_rounding
+from ...bounds.arithmetic import few_roundings
 from ...bounds.box import Ball, Box, RoundBox
 from ...bounds.margins import wrong_classes
 from ...bounds.segments import INPUT, Segment
@@ -153,7 +153,7 @@ def _shortened(segment: Segment, boxes: dict[int, Box]) -> Segment:
     for knot in segment.knots:
         box = knot.hull(*(_interval(operand, boxes) for operand in knot.operands))
         if segment.device:
-            box = Box(box.lower - one_rounding(box.lower), box.upper + one_rounding(box.upper))
+            box = Box(box.lower - few_roundings(box.lower), box.upper + few_roundings(box.upper))
         boxes[knot.number] = box
     return segment.short or segment
 

@@ -31,8 +31,7 @@ _FLATTENED = 0.5
 #: attacks take longer, the middle one, which easy tuples do not reach.
 _ATTACK_EVERY, _ATTACK_TUPLES_EVERY = 4, 8
 #: A tree whose members have at most so many unstable ReLUs each, with so many open combinations,
-#: goes to programs after so many seconds of work; each may take this share of the time left. HiGHS
-#: may take twice as long, and the tree needs time for what HiGHS does not decide.
+#: goes to programs after so many seconds of work; each may take this share of the time left.
 _FEW, _MOST_PROGRAMS, _PATIENCE, _PROGRAM_SHARE = 160, 16, 0.1, 0.5
 
 OPEN, PROVED, BROKEN, GIVEN_UP = range(4)
