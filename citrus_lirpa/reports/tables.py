@@ -138,7 +138,7 @@ def shortcomings(found: Certificates | EvaluationRecord, stage: str) -> list[str
     """Say why a stage proved less than it could: images that lacked memory or time."""
     counts = (
         (found.not_fitting, "did not fit into memory"),
-        (found.late or {}, "left open when the time was over"),
+        (found.late or {}, "left open for lack of time"),
     )
     return [f"{count_images(n[stage])} {why}" for n, why in counts if n.get(stage)]
 

@@ -99,7 +99,8 @@ class Cascade:
                 finally:
                     proof.decide(number)
             not_fitting[stage.name] = int(open_.missing.sum())
-            late[stage.name] = int((open_.late & proof.open).sum())
+            if stage.name not in unsupported:
+                late[stage.name] = int((open_.late & proof.open).sum())
         for attack in attacks.values():  # before stages that were not asked for
             self._try(attack, x, y, proof, max(end, self._end(_ATTACK_SHARE, proof, group)))
         if known is not None:

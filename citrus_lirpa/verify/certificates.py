@@ -47,8 +47,9 @@ class Certificates:
         seconds: By stage, and of the attack.
         not_fitting: By stage, how many inputs it could not bound for lack of memory. They are
             left to the other stages.
-        late: By stage, how many inputs it left open because the time was over; empty where an
-            earlier version has saved them.
+        late: By stage, how many inputs it left open that it was not done with: for lack of time
+            here or in the first stage, or for as many domains as branch and bound keeps. Inputs
+            that an earlier version has saved are not counted.
         unsupported: The stages that this network's layers do not allow, and why.
         subjects: (N,) a hash of each input, its label and the network; empty where an earlier
             version has saved them.
@@ -168,7 +169,8 @@ class Certificates:
         }
         sums: dict[str, Any] = {
             name: {
-                m: sum(getattr(p, name).get(m, 0) for p in parts) for m in getattr(parts[0], name)
+                m: sum(getattr(p, name).get(m, 0) for p in parts)
+                for m in dict.fromkeys(key for p in parts for key in getattr(p, name))
             }
             for name in ("seconds", "not_fitting", "late")
         }

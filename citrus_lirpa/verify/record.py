@@ -113,7 +113,7 @@ class EvaluationRecord:
         seconds: Time of each stage, and "total".
         shares: Number of images that each stage settled.
         not_fitting: Number of images that a stage could not bound for lack of memory.
-        late: Number of images that a stage left open because the time was over; None for none.
+        late: Number of images that a stage left open for lack of time; None for none.
         unsupported: Why a stage was not possible.
         claimed: Number of images that are safe by a solver's word alone, and not certified.
         verdicts: For each image, the stage that certified it, or how it is left.

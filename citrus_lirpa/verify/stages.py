@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..bounds.checks import check_name
-from ..bounds.deadline import ending_by, time_left
+from ..bounds.deadline import ending_by, time_is_over, time_left
 from .budget import Budget
 from .certificates import Proof
 from .crown.branch_and_bound import Outcome, Problems, branch_and_bound
@@ -58,7 +58,7 @@ class OpenImages:
         images: These, as the engine knows them; None before the first stage.
         stage: The number of the stage that works on them.
         missing: (N,) which of them did not fit into memory in this stage.
-        late: (N,) which of them it did not reach in time.
+        late: (N,) for which of them its time was over before it was done with them.
         effort: (N,) by which the time of this stage is shared among the inputs.
         claimed: How many of them a solver alone calls safe, which proves nothing.
     """
@@ -76,13 +76,16 @@ class OpenImages:
         self.engine, self.x, self.y, self.group, self.proof = engine, x, y, group, proof
         self.limits, self.announce = limits, announce
         self.number = torch.arange(len(x), device=x.device)
+        self.late = torch.zeros_like(proof.open)
         self.images: Any = None
 
     def begin(self, number: int, stage: Stage) -> None:
         """Forget the inputs that are decided, and go on to stage ``number`` with the others."""
         self.stage = number
         open_ = self.proof.open
-        self.missing, self.late = torch.zeros_like(open_), torch.zeros_like(open_)
+        self.missing = torch.zeros_like(open_)
+        # what no earlier stage had the time to begin with is out of this one's reach too
+        self.late = self.late.index_fill(0, self.number, False)
         self.effort, self.claimed = open_.double(), 0
         size, rows = self.limits.batch_size, self.engine.rows_at_once
         self._at_once = max(1, size // stage.cost, min(size, rows))
@@ -97,7 +100,8 @@ class OpenImages:
         """Yield (places in ``number``, ``work`` of them), as many as fit into memory together.
 
         Those that do not fit alone are counted as missing. Those that are not reached in time
-        are counted as late, and not yielded.
+        are counted as late, and not yielded. Those that are worked on when the time ends are
+        counted as late too, as the work may have been cut short.
 
         Args:
             work: Computes something of the images at some places.
@@ -107,7 +111,7 @@ class OpenImages:
             order = torch.arange(len(self.number), device=self.number.device)
         left = torch.zeros_like(self.late).index_fill(0, self.number[order], True)
         for now, result in in_batches(work, order, self._at_once):
-            left[self.number[now]] = False
+            left[self.number[now]] = time_is_over()
             if result is None:
                 self.missing[self.number[now]] = True
             else:
@@ -258,7 +262,7 @@ def _by_branch_and_bound(open_: OpenImages) -> None:
         open_.missing[number] = True
         return
     take(outcome)
-    open_.late[number[outcome.state == OPEN]] = True
+    open_.late[number] |= ~outcome.exhausted
 
 
 #: The stages, in the order in which they run. A new stage is one more row.

@@ -50,7 +50,7 @@ def test_evaluation_table(evaluation):
         "standard accuracy 75.00 %",
         "certified by ibp 12.50 % 0.2 s",
         "certified by crown-ibp 37.50 % 12.3 s, 2 images did not fit into memory, "
-        "1 image left open when the time was over",
+        "1 image left open for lack of time",
         "UCert (certified average UAP accuracy) 50.00 % lower bound, proved; groups took 3.0 s",
         "UAP accuracy under attack 50.00 % upper bound; 0 images between the two",
     ]

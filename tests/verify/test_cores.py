@@ -104,7 +104,7 @@ def settle(monkeypatch, states, *, negative=()):
         some = [tuple(zip(members, rows, strict=True)) for rows in problems.rows.tolist()]
         asked.append(some if len(some) > 1 else some[0])
         state = torch.tensor([states[len(members)]])
-        return Outcome(state, {0: torch.zeros(1)}, torch.ones_like(state), state < 0)
+        return Outcome(state, {0: torch.zeros(1)}, torch.ones_like(state), state < 0, state < 0)
 
     def roots(images, every):
         return [Root(-1.0, [each[1:], each] if len(each) == 3 else [each], {}) for each in every]

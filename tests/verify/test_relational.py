@@ -279,7 +279,7 @@ def settle(monkeypatch, states, *, count, broken=(), mode="cross", c=-1.0, rows=
             series.append(options["series"].tolist())
         state = states(len(problems.members))
         u = {k: torch.full((1,), float(k)) for k, s in enumerate(state) if s == BROKEN}
-        return Outcome(state, u, torch.ones_like(state), state < 0)
+        return Outcome(state, u, torch.ones_like(state), state < 0, state < 0)
 
     monkeypatch.setattr(relational, "branch_and_bound", search)
     on = Search(engine, SimpleNamespace(x=torch.zeros(count, 1)), True, Budget.of(60.0, 1))

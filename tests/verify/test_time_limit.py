@@ -9,7 +9,6 @@ from networks import images
 from citrus_lirpa import GroupAttack, certify, certify_uap
 from citrus_lirpa.attacks import GroupAttackResult
 from citrus_lirpa.errors import SoundnessError
-from citrus_lirpa.verify import Certificates
 from citrus_lirpa.verify.crown.engine import DualEngine
 
 EPS = 0.3
@@ -167,26 +166,3 @@ def test_a_single_open_input_is_not_searched_twice(deep, refined, method):
         deep, x, y, 0.1, group_size=4, certificates=certificates, attack=stub, relational="cross"
     )
     assert len(refined) == (method != "bab")
-
-
-@pytest.mark.parametrize("method", ["crown", "bab"])
-def test_images_that_a_stage_did_not_reach_in_time_are_counted(deep, slow, method, monkeypatch):
-    original = DualEngine.tightened
-
-    def watched(self, some, **options):
-        slow.append(some.x)
-        return original(self, some, **options)
-
-    if method == "crown":
-        monkeypatch.setattr(DualEngine, "tightened", watched)
-    x, y = images(deep, 60)
-    found = certify(deep, x, y, EPS, method=method, batch_size=64)
-    assert 0 < found.late[method] <= int(found.open.sum())
-    assert found.late["ibp"] == 0
-    halves = [certify(deep, x[i], y[i], EPS, method="ibp") for i in (range(30), range(30, 60))]
-    assert Certificates.cat(halves).late == {"ibp": 0}
-
-
-def test_with_time_no_image_is_late(deep):
-    x, y = images(deep, 12)
-    assert set(certify(deep, x, y, EPS, method="alpha-crown").late.values()) == {0}

@@ -49,12 +49,15 @@ class Outcome:
         u: By problem, a perturbation (...) that breaks all its members.
         bounded: (T,) how many domains were bounded.
         claimed: (T,) which problems nothing breaks by the word of a solver, which proves nothing.
+        exhausted: (T,) which problems are undecided after all that there is to do. Others that are
+            undecided were left at a limit of time, or of the domains that are kept.
     """
 
     state: Tensor
     u: dict[int, Tensor]
     bounded: Tensor
     claimed: Tensor
+    exhausted: Tensor
 
 
 @torch.no_grad()
@@ -101,6 +104,8 @@ def branch_and_bound(
             its = budget.part(len(part) / sum(map(len, parts[number:])))
             with ending_by(its.deadline), contextlib.suppress(OutOfTime):
                 search.take_turns(part, its)
+    else:
+        search.exhausted = (search.state == OPEN) & (not budget.over)
     return search.outcome
 
 
@@ -136,11 +141,12 @@ class _Search:
         self._least = torch.full(every.shape, torch.inf, device=every.device)
         self.state, self.bounded, self.u = self.forest.state, self.forest.bounded, self.forest.u
         self.claimed = torch.zeros_like(self.state, dtype=torch.bool)
+        self.exhausted = torch.zeros_like(self.claimed)
 
     @property
     def outcome(self) -> Outcome:
         """What is found so far."""
-        return Outcome(self.state, self.u, self.bounded, self.claimed)
+        return Outcome(self.state, self.u, self.bounded, self.claimed, self.exhausted)
 
     def bound_roots(self, budget: Budget) -> None:
         """Bound all combinations, those of many problems together, and attack from there."""
@@ -199,6 +205,7 @@ class _Search:
         before, share, left = tree.spent, tree.share, limit - tree.spent
         self.bounded[problem] += tree.run(min(seconds, left), left)
         self.state[problem], self.claimed[problem] = tree.state, tree.claimed
+        self.exhausted[problem] = tree.state == GIVEN_UP  # no neuron is left to split
         if tree.u is not None:
             self.u[problem] = tree.u
         worked, gained, left = tree.spent - before, share - tree.share, limit - tree.spent
