@@ -30,6 +30,8 @@ from citrus_lirpa.verify.proof_files import ProofFolder
 
 pytest.importorskip("onnx")
 
+#: Bends of one value, of two maps and of windows: what is charged for a device in all other kinds.
+ON_DEVICE = ("prelu", "maximum", "max pooling")
 NO_CLAIMS = Claims(np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros((0, 4)))
 
 
@@ -167,8 +169,10 @@ def test_a_device_may_flush_the_scale_of_a_batchnorm(tmp_path):
     assert check(tmp_path / "float32", made, tmp_path / "made" / "model.onnx").refused
 
 
-@pytest.mark.parametrize("arithmetic", ["real", "float32"])
-@pytest.mark.parametrize("kind", BENT_KINDS)
+@pytest.mark.parametrize(
+    ("kind", "arithmetic"),
+    [*((kind, "real") for kind in BENT_KINDS), *((kind, "float32") for kind in ON_DEVICE)],
+)
 def test_other_piecewise_linear_layers(tmp_path, kind, arithmetic):
     """Every certificate of a small network is proved again, by float64 and by fractions."""
     proved = 0

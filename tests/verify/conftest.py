@@ -20,3 +20,14 @@ def deep():
 def own_time(monkeypatch):
     """Seconds are of this process, so that limits mean the same on a busy machine."""
     monkeypatch.setattr(time, "perf_counter", time.process_time)
+
+
+@pytest.fixture
+def ticking(monkeypatch):
+    """Have each look at the clock take so many seconds, and nothing else take any."""
+
+    def tick(seconds):
+        now = iter(range(10**9))
+        monkeypatch.setattr(time, "perf_counter", lambda: seconds * next(now))
+
+    return tick

@@ -1,5 +1,6 @@
 """Certificates of float32 arithmetic hold in any order of sums; those of real numbers need not."""
 
+import copy
 import itertools
 from fractions import Fraction
 
@@ -233,38 +234,47 @@ def test_no_order_of_sums_breaks_a_certificate(seed):
     assert tried
 
 
-@pytest.mark.parametrize("relational", ["io", "cross"])
-def test_groups_keep_as_many_images_on_a_device(relational):
-    proved = 0
+@pytest.fixture(scope="module")
+def pairs_of_groups():
+    """Networks, two groups of each, certificates of single images, and the fewest images of each
+    group that a device gets right, in any order, when they are perturbed alike."""
+    made = []
     for seed in (0, 3):
-        model, eps = random_model(seed), 0.06
-        x = torch.rand(8, 1, 4, 4)
+        model, x = random_model(seed), torch.rand(8, 1, 4, 4)
         y = model(x).argmax(1)
         net = BoundedNet(model, x).eval()
-        given = dict(arithmetic="float32", time_limit=0.5)
-        found = certify(net, x, y, eps, method="bab", **given)
-        uap = certify_uap(
-            *(net, x, y, eps), group_size=4, certificates=found, relational=relational,
-            attack=QUICK, **given,
-        )  # fmt: skip
-        shared = torch.stack(
-            [p - image for p, image in zip(points(model, x, y, eps), x, strict=True)]
-        )
+        found = certify(net, x, y, 0.06, method="bab", arithmetic="float32", time_limit=0.5)
+        shared = points(model, x, y, 0.06) - x.unsqueeze(1)
         moved = (x + shared.flatten(0, 1).unsqueeze(1)).flatten(0, 1)
-        for order in ORDERS:
-            right = (
-                computed(model, moved, order)[-1].argmax(1).reshape(-1, 2, 4)
-                == y.view(2, 4).numpy()
-            )
-            assert (right.sum(2).min(0) >= uap.lower.numpy()).all()
+        right = [
+            computed(model, moved, order)[-1].argmax(1).reshape(-1, 2, 4) == y.view(2, 4).numpy()
+            for order in ORDERS
+        ]
+        made.append((net, x, y, found, np.concatenate(right).sum(2).min(0)))
+    return made
+
+
+@pytest.mark.parametrize("relational", ["io", "cross"])
+def test_groups_keep_as_many_images_on_a_device(pairs_of_groups, relational):
+    proved = 0
+    given = dict(group_size=4, relational=relational, attack=QUICK, time_limit=0.5)
+    for net, x, y, found, right in pairs_of_groups:
+        uap = certify_uap(net, x, y, 0.06, certificates=found, arithmetic="float32", **given)
+        assert (right >= uap.lower.numpy()).all()
         proved += int(uap.lower.sum()) - int(found.certified.sum())
     assert proved > 0
 
 
-def test_what_cannot_hold_for_a_device_is_refused():
+@pytest.fixture(scope="module")
+def fitted_net():
+    """A net, twenty images, and their labels."""
     torch.manual_seed(0)
     net = deep_net()
-    x, y = images(net, 4)
+    return net, *images(net, 20)
+
+
+def test_what_cannot_hold_for_a_device_is_refused(fitted_net):
+    net, x, y = fitted_net[0], *(part[:4] for part in fitted_net[1:])
     single = dict(arithmetic="float32")
     sigmoid = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Sigmoid(), nn.Linear(4, 3)).eval()
     with pytest.raises(ModelError, match=r"devices round Sigmoid.* in ways .*arithmetic real"):
@@ -280,15 +290,13 @@ def test_what_cannot_hold_for_a_device_is_refused():
         certify(net, x, y, 0.01, known=torch.zeros(4, dtype=torch.long), **single)
     with pytest.raises(InputError, match="unknown arithmetic 'float16'"):
         certify(net, x, y, 0.01, arithmetic="float16")
-    twin = BoundedNet(net.module.double(), x.double()).eval()
+    twin = BoundedNet(copy.deepcopy(net.module).double(), x.double()).eval()
     with pytest.raises(InputError, match="arithmetic float32 is of networks in it"):
         certify(twin, x.double(), y, 0.01, **single)
 
 
-def test_certificates_of_the_two_arithmetics_do_not_mix():
-    torch.manual_seed(0)
-    net = deep_net()
-    x, y = images(net, 4)
+def test_certificates_of_the_two_arithmetics_do_not_mix(fitted_net):
+    net, x, y = fitted_net[0], *(part[:4] for part in fitted_net[1:])
     for mine, other in itertools.permutations(("real", "float32")):
         found = certify(net, x, y, 0.01, method="ibp", arithmetic=mine)
         assert found.arithmetic == mine
@@ -301,10 +309,8 @@ def test_certificates_of_the_two_arithmetics_do_not_mix():
                 certify(net, x, y, eps, method="ibp", arithmetic=arithmetic, unfinished=begun)
 
 
-def test_norm_2_has_certificates_of_float32_too():
-    torch.manual_seed(0)
-    net = deep_net()
-    x, y = images(net, 20)
+def test_norm_2_has_certificates_of_float32_too(fitted_net):
+    net, x, y = fitted_net
     given = dict(method="crown", norm=2)
     single = certify(net, x, y, 0.1, arithmetic="float32", **given)
     real = certify(net, x, y, 0.1, **given)

@@ -12,17 +12,6 @@ from citrus_lirpa.verify import Certificates
 from citrus_lirpa.verify.crown.engine import DualEngine
 
 
-@pytest.fixture
-def ticking(monkeypatch):
-    """Have each look at the clock take so many seconds, and nothing else take any."""
-
-    def tick(seconds):
-        now = iter(range(10**9))
-        monkeypatch.setattr(time, "perf_counter", lambda: seconds * next(now))
-
-    return tick
-
-
 @pytest.mark.parametrize("seconds", [0.05, 0.2])
 def test_what_branch_and_bound_leaves_is_late(deep, ticking, seconds):
     """Images come to their own limit in the first case, and to that of all in the second."""
@@ -39,7 +28,7 @@ def test_what_branch_and_bound_cannot_split_is_not_late(ticking):
         *(nn.Flatten(), nn.Linear(16, 14), nn.Tanh()),
         *(nn.Linear(14, 10), nn.Tanh(), nn.Linear(10, 3)),
     )
-    x, y = images(net, 30)
+    x, y = images(net, 12)
     ticking(1e-6)
     found = certify(net, x, y, 0.1, method="bab")
     assert "undecided" in found.verdicts() and set(found.late.values()) == {0}
