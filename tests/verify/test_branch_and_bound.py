@@ -1,6 +1,7 @@
 """Branch and bound on tuples of images, against the exact program of ``exact``."""
 
 import itertools
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -172,28 +173,41 @@ def test_roots_of_a_series_that_has_ended_are_not_bounded():
     assert found.bounded.tolist() == [2, 0, 0, 2]
 
 
-def test_a_tuple_without_progress_is_given_up_before_its_limit(monkeypatch):
+def undecided_pair():
+    """Two images of a network with too many neurons to split all, and their engine."""
     torch.manual_seed(0)
     layers = [nn.Linear(6, 60), nn.ReLU(), nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 3)]
     model, x = nn.Sequential(*layers).eval(), torch.rand(2, 6)
     engine = Undecided(BoundedNet(model, x).eval(), Ball(0.3))
-    images = engine.tightened(engine.ibp(x, model(x).argmax(1))[0])
-    problems, bounded = every_combination([(0, 1)], 2), []
+    return ReducedImages(engine, engine.tightened(engine.ibp(x, model(x).argmax(1))[0]))
+
+
+def test_a_tuple_without_progress_is_given_up_before_its_limit(monkeypatch):
+    reduced, problems, bounded = undecided_pair(), every_combination([(0, 1)], 2), []
     for tried in (0.0, 1.0):
         monkeypatch.setattr(bab, "_TRIED", tried)
-        outcome = branch_and_bound(ReducedImages(engine, images), problems, Budget(limit=0.6))
+        outcome = branch_and_bound(reduced, problems, Budget(limit=0.6))
         assert outcome.state[0] == GIVEN_UP and 0 not in outcome.u
         bounded.append(int(outcome.bounded[0]))
     assert bounded[0] < bounded[1]
 
 
-def test_a_pool_too_large_is_given_up_and_nothing_is_proved_by_it(monkeypatch):
+def test_a_problem_is_exhausted_once_it_is_split_to_the_end():
     _, engine, images = prepare("deep", 0, 0.3, None, engine=Stubborn)
     problems = every_combination([(0,), (1,), (2,), (3,)], 2)
+    for limit, exhausted in ((60.0, True), (0.0, False)):
+        outcome = branch_and_bound(ReducedImages(engine, images), problems, Budget(limit=limit))
+        assert outcome.state[0] == GIVEN_UP
+        assert outcome.exhausted.tolist() == [exhausted, False, False, False]
+
+
+def test_a_pool_too_large_is_given_up_and_nothing_is_proved_by_it(monkeypatch):
+    reduced, problems, begin = undecided_pair(), every_combination([(0,)], 2), time.perf_counter()
     monkeypatch.setattr(bab, "_POOL_LIMIT", 0)
-    outcome = branch_and_bound(ReducedImages(engine, images), problems, Budget.of(60.0, 1))
-    assert outcome.state[0] == GIVEN_UP and 0 not in outcome.u
-    assert outcome.bounded[0] < 1000  # in its first turn
+    monkeypatch.setattr("citrus_lirpa.verify.crown.tree._MOST_PROGRAMS", 0)  # which take longer
+    outcome = branch_and_bound(reduced, problems, Budget(limit=4.0))
+    assert outcome.state[0] == GIVEN_UP and not outcome.exhausted[0] and not outcome.u
+    assert time.perf_counter() - begin < 2.0  # in its first turn
 
 
 # ------------------------------------------------------------------------------ rounding
