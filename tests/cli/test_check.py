@@ -60,7 +60,7 @@ def test_arithmetic_is_recorded_shown_checked_and_not_mixed(tmp_path, evaluated)
     said_there = json.loads(str(made["statement"]))
     assert said_there["arithmetic"] == "float32"
     status, output = run("check", folder)
-    assert status == 0 and "hold, float32 arithmetic, by citrus_lirpa.checker" in output
+    assert status == 0 and "hold in float32 arithmetic, by citrus_lirpa.checker" in output
     assert run("report", folder, "--method", "crown")[0] == 0
     page = (folder / "report.html").read_text("utf-8")
     assert "float32 arithmetic" in page and "--arithmetic float32" in page

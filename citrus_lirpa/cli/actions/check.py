@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from ...bounds.arithmetic import arithmetic_words
 from ...errors import SoundnessError
 from ...reports.tables import counted
 from ...runs.checking import check_run
@@ -23,7 +22,7 @@ def run(folder, method, exact) -> Results:
     proofs = record["proofs"]
     click.echo(
         f"{summary.images} of {proofs['images']} images and {summary.groups} of "
-        f"{proofs['groups']} groups hold{arithmetic_words(record.get('arithmetic'))}, "
+        f"{proofs['groups']} groups hold in {record.get('arithmetic', 'real')} arithmetic, "
         f"by {proofs['checker']}"
     )
     if summary.refused:
