@@ -67,11 +67,11 @@ def test_a_break_of_float32_alone_contradicts_no_proof():
         broken = net(x).argmax(1) != y
     assert broken.all()  # of the third, also in real numbers
     proved = torch.tensor([True, False, True])
-    found = confirmed(net, Ball(0.0), x, y, torch.zeros(2), broken, proved)
+    found = confirmed(net, Ball(0.0), x, y, torch.zeros(2), broken, proved, "real")
     assert found.tolist() == [False, True, True]
     # what lies outside the ball by rounding is brought back
     u = torch.tensor([0.0, -0.6])
-    found = confirmed(net, Ball(0.25), x[:1], y[:1], u, broken[:1], proved[:1])
+    found = confirmed(net, Ball(0.25), x[:1], y[:1], u, broken[:1], proved[:1], "real")
     assert found.tolist() == [False]
 
 
@@ -86,7 +86,7 @@ def test_a_break_counts_where_float64_cannot_be_had():
     x, y = torch.rand(3, 4), torch.zeros(3, dtype=torch.int64)
     net = BoundedNet(nn.Sequential(OfFloat32(), nn.Linear(4, 2)).eval(), x)
     broken, proved = torch.tensor([True, False, True]), torch.tensor([True, True, False])
-    assert confirmed(net, Ball(0.0), x, y, torch.zeros(4), broken, proved) is broken
+    assert confirmed(net, Ball(0.0), x, y, torch.zeros(4), broken, proved, "real") is broken
 
 
 def test_right_proofs_stay_and_nothing_random_is_drawn(affine):
