@@ -133,15 +133,18 @@ def adds_up(operation: Operation | Piece) -> bool:
 def _is_unusual(operation: Operation) -> bool:
     """Whether an affine operation is of a form that ``sizes`` does not know."""
     if operation.kind == "BoundLinear":
-        factors = _factors(operation)
-        return any(isinstance(factor, int | float) and factor < 0 for factor in factors)
+        return any(factor < 0 for factor in _factors(operation))
     return operation.kind == "BoundBatchNormalization" and not isinstance(operation, BatchNorm)
 
 
-def _factors(operation: Any) -> list[Any]:
-    """What a linear layer's product and bias are scaled by, which has several names."""
+def _factors(operation: Any) -> list[float]:
+    """What a linear layer's product and bias are scaled by, which has several names.
+
+    In auto_LiRPA 0.7, ``alpha`` holds the slopes of α-CROWN.
+    """
     names = ("alpha", "beta", "alpha_linear", "beta_linear")
-    return [getattr(operation.node, name, 1.0) for name in names]
+    values = [getattr(operation.node, name, 1.0) for name in names]
+    return [value for value in values if isinstance(value, (int, float))]
 
 
 def is_real(value: Any) -> bool:
