@@ -69,3 +69,19 @@ def without_dual_engine(net):
         raise ModelError("no dual engine")
 
     net.affine_segments = affine_segments
+
+
+def flushed(mean):
+    """A network with a BatchNorm whose scale some devices take for zero."""
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(4, 2), nn.BatchNorm1d(2), nn.ReLU(), nn.Linear(2, 2)
+    )
+    with torch.no_grad():
+        model[1].weight.fill_(0.1)
+        model[2].running_mean.fill_(mean)
+        model[2].running_var.fill_(16.0)
+        model[2].weight.fill_(2e-38)
+        model[2].bias.fill_(1.0)
+        model[4].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+        model[4].bias.copy_(torch.tensor([0.0, 0.75]))
+    return model.eval()

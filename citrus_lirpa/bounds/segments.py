@@ -8,6 +8,7 @@ intervals go from knot to knot.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -126,18 +127,19 @@ class Segment:
     @property
     def terms(self) -> tuple[int, int]:
         """The most products that one number adds up, forwards and backwards."""
-        return 8 + sum(self._terms(0)), 8 + sum(self._terms(1))
+        return 8 + sum(part[0] for part in self._terms), 8 + sum(part[1] for part in self._terms)
 
-    def _terms(self, way: int) -> list[int]:
-        """Return how many products each operation adds up, forwards (0) or backwards (1)."""
-        constants = ([self.constants.get(a) for a in op.arguments] for op in self.operations)
-        return [terms(op, its)[way] for op, its in zip(self.operations, constants, strict=True)]
+    @cached_property
+    def _terms(self) -> list[tuple[int, int]]:
+        """How many products each operation adds up, forwards and backwards."""
+        return [terms(op, [self.constants.get(a) for a in op.arguments]) for op in self.operations]
 
-    @property
+    @cached_property
     def noise(self) -> float:
         """By what share of its sizes a device may compute it wrongly; 0 for real numbers."""
-        at_input = INPUT in self.sources
-        return gamma(self._terms(0), at_input=at_input) if self.device else 0.0
+        if not self.device:
+            return 0.0
+        return gamma((forwards for forwards, _ in self._terms), at_input=INPUT in self.sources)
 
     def on_device(self) -> Segment:
         """Return the same function as a device computes it."""

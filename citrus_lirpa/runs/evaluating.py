@@ -131,15 +131,14 @@ def _check_norm(norm: float, bounds: str, proofs: bool) -> None:
 
 def _check_network(net: BoundedNet, protocol: Protocol, proofs: bool) -> None:
     """Refuse float32 arithmetic, or proofs, of a network that the dual engine does not take."""
-    for wanted, option in (
-        (protocol.arithmetic != "real", f"--arithmetic {protocol.arithmetic}"),
-        (proofs, "--proofs"),
-    ):
-        try:
-            if wanted:
-                DualEngine(net.eval(), Ball(protocol.eps), arithmetic=protocol.arithmetic)
-        except ModelError as error:
-            raise ModelError(f"{error}; leave out {option}") from error
+    real = protocol.arithmetic == "real"
+    if real and not proofs:
+        return
+    try:
+        DualEngine(net.eval(), Ball(protocol.eps), arithmetic=protocol.arithmetic)
+    except ModelError as error:
+        option = "--proofs" if real else f"--arithmetic {protocol.arithmetic}"
+        raise ModelError(f"{error}; leave out {option}") from error
 
 
 def _proof_folder(

@@ -174,9 +174,9 @@ def certify_uap(
     joint = attack is None or (callable(attack) and not isinstance(attack, PGD))
     check_attack(attack, ball, joint, "GroupAttack() or None")
     if certificates is None:
-        more: dict[str, Any] = {"clip": clip, "norm": norm, "progress": progress}
-        more["arithmetic"] = arithmetic
-        certificates = certify(net, x, y, eps, batch_size=batch_size, proofs=proofs, **more)
+        more: dict[str, Any] = {"clip": clip, "norm": norm, "arithmetic": arithmetic}
+        more |= {"batch_size": batch_size, "proofs": proofs, "progress": progress}
+        certificates = certify(net, x, y, eps, **more)
     else:
         _check_certificates(certificates, net, x, y, ball, arithmetic)
     stage = GROUP_STAGES[relational or group_stage_of(certificates.methods)]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from exact import BENT_KINDS, Absolute, random_images, random_net
 from layers import AFFINE, LAYERS, network
-from networks import deep_net, images
+from networks import deep_net, flushed, images
 from torch import nn
 
 from citrus_lirpa import BoundedNet, GroupAttack, certify, certify_uap, checker
@@ -149,18 +149,9 @@ def test_a_proof_of_real_numbers_is_none_of_a_device(tmp_path, exact):
 
 
 def test_a_device_may_flush_the_scale_of_a_batchnorm(tmp_path):
-    model = nn.Sequential(
-        nn.Flatten(), nn.Linear(4, 2), nn.BatchNorm1d(2), nn.ReLU(), nn.Linear(2, 2)
-    )
-    with torch.no_grad():
-        model[2].running_mean.fill_(1e38)
-        model[2].running_var.fill_(16.0)
-        model[2].weight.fill_(2e-38)
-        model[2].bias.fill_(1.0)
-        model[4].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
-        model[4].bias.copy_(torch.tensor([0.0, 0.75]))
+    model = flushed(1e38)
     x, y = torch.rand(2, 1, 2, 2), torch.tensor([1, 1])
-    prove(tmp_path / "made", BoundedNet(model.eval(), x).eval(), x, y, 0.01, size=2)
+    prove(tmp_path / "made", BoundedNet(model, x).eval(), x, y, 0.01, size=2)
     with np.load(tmp_path / "made" / "00000.npz") as arrays:
         made = dict(arrays)
     said = {**json.loads(str(made["statement"])), "arithmetic": "float32"}
