@@ -13,7 +13,13 @@ from citrus_lirpa.errors import CitrusError, Interrupted
 
 
 def citrus_lirpa(*words: object) -> None:
-    """Run a command; where it fails, end with its exit status, as it has said why.
+    """Run a command; where it fails, end with its exit status, as it has said why."""
+    if status := exit_status(*words):
+        raise SystemExit(status)
+
+
+def exit_status(*words: object) -> int:
+    """Run a command and return its exit status.
 
     Ctrl-C reaches the command too, which saves before it ends; so it is waited for.
     """
@@ -22,8 +28,7 @@ def citrus_lirpa(*words: object) -> None:
     while status is None:
         with suppress(KeyboardInterrupt):
             status = process.wait()
-    if status:
-        raise SystemExit(status)
+    return status
 
 
 @contextmanager

@@ -31,7 +31,6 @@ import torch
 from citrus_lirpa.errors import CitrusError
 from citrus_lirpa.formats import tensors
 from citrus_lirpa.formats.atomic import is_leftover
-from citrus_lirpa.runs.folder import CONFIG_FILE
 from citrus_lirpa.training import checkpoint
 from citrus_lirpa.training.config import RunConfig
 
@@ -81,7 +80,7 @@ class Tally:
 
 def saved_training(folder: Path) -> dict[str, int]:
     """Steps in the checkpoint, and the epochs in metrics.jsonl; CitrusError where damaged."""
-    config, metrics = folder / CONFIG_FILE, folder / "metrics.jsonl"
+    config, metrics = folder / checkpoint.CONFIG_FILE, folder / "metrics.jsonl"
     if config.exists():
         RunConfig.from_toml(config.read_text("utf-8"), str(config))
     found = {}

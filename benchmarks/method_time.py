@@ -67,7 +67,8 @@ def main(preset, model, data_dir, batch, rounds, threads, only, file) -> None:
 def step_of(
     preset: str, overrides: Sequence[str], data_dir: Path, batch: int, method: str = "citrus"
 ):
-    """A function that takes one training step of a method on the first images."""
+    """A function that takes one training step of a method on the first images, as train does."""
+    runs.keep_freed_memory()
     settings = config.resolve(preset=preset, method=method, overrides=overrides)
     images = data.load(settings.data.name, train=True, data_dir=data_dir)
     x, y = images.pixels(slice(0, batch)), images.labels[:batch]

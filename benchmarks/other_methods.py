@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import click
+from commands import citrus_lirpa
 
 #: Options of each method beyond those of all.
 RUNS = {
@@ -69,10 +70,6 @@ def main(setting: str, data_dir: Path, out: Path, only: tuple[str, ...], time_li
             citrus_lirpa("smooth", folder, *noise, *more, *shared)
     timed(setting, data_dir, out / setting)
     click.echo(table(out / setting))
-
-
-def citrus_lirpa(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "citrus_lirpa", *arguments], check=True)
 
 
 def timed(setting: str, data_dir: Path, out: Path) -> None:

@@ -13,8 +13,6 @@ in place of five, as the presets have them.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +22,7 @@ import click
 import paper_losses
 import paper_output
 import tomli_w
+from commands import exit_status
 
 from citrus_lirpa.errors import CheckpointError
 from citrus_lirpa.formats import atomic as files
@@ -175,9 +174,9 @@ def main(target, scale, presets, data_dir, out, processes) -> None:
     more = ["--processes", str(processes)] if processes else []
     folder = out / "runs"
     command = ["sweep", out / f"{target}.toml", "--out", folder, "--data-dir", data_dir, *more]
-    ended = subprocess.run([sys.executable, "-m", "citrus_lirpa", *map(str, command)])
-    if ended.returncode and not any((folder / run.name).is_dir() for run in chosen):
-        raise SystemExit(ended.returncode)
+    status = exit_status(*command)
+    if status and not any((folder / run.name).is_dir() for run in chosen):
+        raise SystemExit(status)
     rows = [row(run, aim, folder, chosen) for run in every]
     record = {"target": target, "scale": scale, "machine": paper_output.machine(), "rows": rows}
     files.write_text(out / f"{target}.json", json.dumps(record, indent=2) + "\n")
@@ -185,7 +184,7 @@ def main(target, scale, presets, data_dir, out, processes) -> None:
     files.write_text(out / f"{target}.md", text)
     paper_output.draw(target, aim.title, rows, out / f"{target}.png")
     click.echo(f"{text}\n{out / target}.json, .md, .png")
-    raise SystemExit(ended.returncode)
+    raise SystemExit(status)
 
 
 def write_sweep(

@@ -83,17 +83,28 @@ def test_an_error_in_a_trial_is_one_line(fronts, tmp_path, monkeypatch, error, s
     assert (stopped.exit_code, line) == (status, f"Error: {said}")
 
 
-def test_a_command_that_ctrl_c_stops_is_waited_for(script, monkeypatch):
-    commands, said = script("commands"), [KeyboardInterrupt(), KeyboardInterrupt(), 130]
+@pytest.fixture
+def met(monkeypatch):
+    """What the wait for a child process meets: Ctrl-C twice, then its exit status."""
+    left = [KeyboardInterrupt(), KeyboardInterrupt(), 130]
 
     class Process:
         def wait(self):
-            now = said.pop(0)
+            now = left.pop(0)
             if isinstance(now, int):
                 return now
             raise now
 
     monkeypatch.setattr(subprocess, "Popen", lambda command: Process())
+    return left
+
+
+def test_a_command_that_ctrl_c_stops_is_waited_for(script, met):
     with pytest.raises(SystemExit) as end:
-        commands.citrus_lirpa("tune", "study.toml")
-    assert end.value.code == 130 and not said
+        script("commands").citrus_lirpa("tune", "study.toml")
+    assert end.value.code == 130 and not met
+
+
+def test_the_sweep_of_a_paper_table_that_ctrl_c_stops_is_waited_for(script, met, tmp_path):
+    stopped = CliRunner().invoke(script("paper").main, ["table3", "--out", str(tmp_path)])
+    assert stopped.exit_code == 130 and not met
