@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -42,26 +43,31 @@ def open_classes(
 def most_broken(
     members: Sequence[int], labels: Sequence[int], classes: int, refuted: Collection[Refuted]
 ) -> int:
-    """Return how many images of a group one perturbation may break, by what is refuted."""
-    options = open_classes(members, labels, classes, refuted)
-    able = [i for i in members if options[i]]
+    """Return how many images of a group one perturbation may break, by what is refuted.
+
+    An image that is among the members several times is broken as often, or not at all.
+    """
+    times = Counter(members)
+    options = open_classes(times, labels, classes, refuted)
+    able = [i for i in times if options[i]]
     several = [pairs for pairs in refuted if len(pairs) > 1] if able else []
     tied = [i for i in able if all(any((i, c) in p for p in several) for c in options[i])]
     mine = [pairs for pairs in several if {i for i, _ in pairs} <= set(tied)]
+    left = [sum(times[i] for i in tied[at:]) for at in range(len(tied) + 1)]
     best, tries = 0, 0
 
-    def extend(at: int, chosen: frozenset[tuple[int, int]]) -> None:
+    def extend(at: int, chosen: frozenset[tuple[int, int]], broken: int) -> None:
         nonlocal best, tries
         tries += 1
         require(tries <= _MOST_TRIES, "a group has more combinations than are tried")
-        best = max(best, len(chosen))
-        if len(chosen) + len(tied) - at <= best:
+        best = max(best, broken)
+        if broken + left[at] <= best:
             return
         for c in options[tied[at]]:
             more = chosen | {(tied[at], c)}
             if not any(pairs <= more for pairs in mine):
-                extend(at + 1, more)
-        extend(at + 1, chosen)
+                extend(at + 1, more, broken + times[tied[at]])
+        extend(at + 1, chosen, broken)
 
-    extend(0, frozenset())
-    return best + len(able) - len(tied)
+    extend(0, frozenset(), 0)
+    return best + sum(times[i] for i in able) - left[0]

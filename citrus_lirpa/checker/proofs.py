@@ -115,6 +115,12 @@ class _File:
         found = [hashlib.sha256(p.astype("<f4").tobytes()).hexdigest() for p in self.pixels]
         for i, (mine, stated) in enumerate(zip(found, statement["images"], strict=True)):
             require(mine == stated, f"image {self.first + i}: its pixels are others (SHA-256)")
+        first: dict[Any, int] = {}
+        #: Of each image, the first that equals it, which stands for it.
+        self.same = [
+            first.setdefault((p.tobytes(), y), i)
+            for i, (p, y) in enumerate(zip(self.pixels, self.labels, strict=True))
+        ]
         shape, self.classes = network.shape, network.counts[network.output]
         require(self.pixels.shape[1:] == shape, f"images are not of the network's shape {shape}")
         require(all(0 <= y < self.classes for y in self.labels), "a label is no class")
@@ -147,13 +153,13 @@ class _File:
         known = (self.labels, self.classes, refuted)
         for i in map(int, self.certified):
             require(0 <= i < len(self.labels), "a certified image is not among the images")
-            left = open_classes([i], *known)[i]
+            left = open_classes([self.same[i]], *known)[self.same[i]]
             summary.images += not left
             if left:
                 problems.append(f"image {self.first + i}: class {left[0]} is not refuted")
         for first, size, safe in self.groups:
             members = range(first, first + size)
-            most = size - most_broken(members, *known)
+            most = size - most_broken([self.same[i] for i in members], *known)
             summary.groups += most >= safe
             if most < safe:
                 problems.append(
@@ -175,7 +181,10 @@ class _File:
         summary.numbers |= mine
 
     def _refuted(self, problems: list[str]) -> set[Refuted]:
-        """Return the tuples whose leaves are all proved, and cover all cases."""
+        """Return the tuples whose leaves are all proved, and cover all cases.
+
+        They name the images that stand for those that they are of.
+        """
         trees: dict[Refuted, list[Leaf]] = defaultdict(list)
         alike: dict[Any, list[Leaf]] = defaultdict(list)
         for leaf in self._leaves():
@@ -191,7 +200,7 @@ class _File:
             if pairs not in doubtful and not covers([_signs(leaf) for leaf in leaves]):
                 doubtful.add(pairs)
                 problems.append(f"{self._words(leaves[0])}: the leaves do not cover all cases")
-        return set(trees) - doubtful
+        return {frozenset((self.same[i], c) for i, c in pairs) for pairs in set(trees) - doubtful}
 
     def _unproved(self, leaves: list[Leaf]) -> list[tuple[Leaf, str]]:
         """Return the leaves, of the same contexts and kinds, that are not proved, and why."""

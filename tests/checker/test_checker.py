@@ -88,6 +88,36 @@ def test_what_is_certified_has_proofs_that_hold(tmp_path, eps, clip, arithmetic)
         assert (summary.images, summary.groups) == (figures.images, figures.groups)
 
 
+def test_images_that_are_equal_have_proofs_each(tmp_path):
+    """Within a group, and in two; one with another label is another image."""
+    torch.manual_seed(1)
+    net = deep_net()
+    x, y = images(net, 8, wrong=[2])
+    x[1], x[5], x[7] = x[2], x[2], x[4]
+    y = net(x).argmax(1)
+    y[7] = (y[4] + 1) % 3
+    found, uap, figures = prove(tmp_path, net, x, y, 0.08)
+    certified = found.certified.tolist()
+    assert certified[1] and certified[2] and certified[4] and certified[5]
+    assert (figures.images, figures.groups) == (sum(certified), 2)
+    summary = checker.check_folder(tmp_path, checker.read_network(tmp_path / "model.onnx"))
+    assert (summary.images, summary.groups, summary.refused) == (sum(certified), 2, [])
+    with np.load(tmp_path / "00000.npz") as arrays:
+        made = dict(arrays)
+    statement = json.loads(str(made["statement"]))
+    statement["certified"].append(7)  # as if its twin with another label proved it
+    made["statement"] = np.array(json.dumps(statement))
+    summary = check(tmp_path / "claimed", made, tmp_path / "model.onnx")
+    assert not certified[7] and len(summary.refused) == 1
+
+
+def test_images_of_a_set_that_are_equal_break_together():
+    classes, refuted = 3, {frozenset([(0, 1), (1, 1)]), frozenset([(1, 2)])}
+    assert checker.most_broken([0, 0, 1], [0, 0], classes, refuted) == 3
+    assert checker.most_broken([0, 0, 1], [0, 0], classes, refuted | {frozenset([(0, 2)])}) == 2
+    assert checker.most_broken([0, 1, 1], [0, 0], classes, refuted | {frozenset([(0, 2)])}) == 2
+
+
 class Residual(nn.Module):
     """Convolutions with BatchNorm and a bypass, of images 2x6x6."""
 

@@ -69,6 +69,8 @@ class _Columns:
 class Proofs:
     """Refuted tuples of a batch of images: which (image, class) pairs do not break together.
 
+    Of images that are equal, in pixels and label, the first stands for all.
+
     Args:
         x: (N, ...) the images.
         y: (N,) their labels.
@@ -79,9 +81,11 @@ class Proofs:
         labels = self.labels = self.y.tolist()
         self.classes = 0
         self.refuted: set[Refuted] = set()
-        self._number = {
-            _key(p, label): i for i, (p, label) in enumerate(zip(self.x, labels, strict=True))
-        }
+        self._number: dict[bytes, int] = {}
+        self._same = [
+            self._number.setdefault(_key(p, label), i)
+            for i, (p, label) in enumerate(zip(self.x, labels, strict=True))
+        ]
         self._doubtful: dict[int, Array] = {}
         self._contexts: dict[tuple[int, bytes], _Context] = {}
         self._leaves = 0
@@ -145,10 +149,14 @@ class Proofs:
         self._keep_lines(images, members.flatten()[which], contexts, first, *lines)
 
     def _new(self, pairs: Array) -> Array:
-        """Take tuples of (image, class), (D, s, 2), as refuted; return which were not, (D,)."""
+        """Take tuples of (image, class), (D, s, 2), as refuted; return which were not, (D,).
+
+        Tuples in which an image is twice are left out: it breaks once, in one class.
+        """
         keys = [frozenset((i, c) for i, c in one) for one in pairs.tolist()]
-        new = np.array([key not in self.refuted for key in keys])
-        self.refuted.update(keys)
+        apart = [len({i for i, _ in key}) == pairs.shape[1] for key in keys]
+        new = np.array([a and key not in self.refuted for a, key in zip(apart, keys, strict=True)])
+        self.refuted.update(key for a, key in zip(apart, keys, strict=True) if a)
         return new
 
     def _keep_lines(
@@ -186,10 +194,12 @@ class Proofs:
 
     def safe(self, members: Sequence[int]) -> int:
         """Return how many images of a group survive, by what is refuted."""
-        return len(members) - most_broken(members, self.labels, self.classes, self.refuted)
+        images = [self._same[i] for i in members]
+        return len(images) - most_broken(images, self.labels, self.classes, self.refuted)
 
     def certified(self, image: int) -> bool:
         """Return whether every wrong class of an image is refuted."""
+        image = self._same[image]
         return not open_classes([image], self.labels, self.classes, self.refuted)[image]
 
     def save(
@@ -247,7 +257,7 @@ class Proofs:
         return np.concatenate(self._parts.get(name) or [np.zeros(0)]).astype(kind)
 
     def _image(self, images: Images, i: int) -> int:
-        """Return the number of an image in the batch."""
+        """Return the number in the batch of the image that stands for one."""
         return self._number[_key(images.x[i].cpu().numpy(), int(images.y[i]))]
 
     def _contexts_of(self, images: Images, which: Collection[int]) -> dict[int, _Context]:
