@@ -17,7 +17,7 @@ from ..formats import schema
 from ..formats.onnx import SUFFIX
 from ..formats.schema import Count, Word
 from ..losses import TRAINING_METHODS
-from ..runs.folder import CONFIG_FILE, RunFolder
+from ..runs.folder import RunFolder
 from ..runs.networks import results_folder
 from ..training import checkpoint, zoo
 from ..training.epochs import read_epochs
@@ -111,7 +111,8 @@ def check_results(folder: Path) -> None:
     if run_folder.config.is_file() or run_folder.evaluated():
         return
     made = "expected a folder that citrus-lirpa train or eval made"
-    why = f"is not a run folder: it holds neither {CONFIG_FILE} nor eval-METHOD.json; {made}"
+    neither = f"it holds neither {checkpoint.CONFIG_FILE} nor eval-METHOD.json"
+    why = f"is not a run folder: {neither}; {made}"
     if zoo.is_name(folder) or folder.suffix.lower() in (SUFFIX, *SUFFIXES):
         why = (
             "is a network, not its results; evaluate it with citrus-lirpa eval, then give "

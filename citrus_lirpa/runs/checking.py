@@ -10,7 +10,7 @@ from .. import checker
 from .._version import __version__
 from ..errors import CheckpointError, InputError
 from ..verify import EvaluationRecord
-from ..verify.proof_files import MODEL
+from ..verify.proof_files import MODEL, identity_of_proofs
 from ..verify.record import ProofFigures
 from .folder import ResultFiles, RunFolder
 
@@ -32,12 +32,16 @@ def check_run(
 
     Raises:
         InputError: There is no such evaluation, or it has no proofs.
-        CheckpointError: A file is damaged.
+        CheckpointError: A file is damaged, or the proofs are of another evaluation.
     """
     files = _evaluation(folder, method)
     record = EvaluationRecord.load(files.record, _REMEDY)
     if record.proofs is None:
         raise InputError(f"{files.record} is of an evaluation without proofs; {_REMEDY}")
+    if identity_of_proofs(files.proofs) not in (None, record.identity):
+        raise CheckpointError(
+            f"{files.proofs} is of another evaluation than {files.record.name}; {_REMEDY}"
+        )
     try:
         network = checker.read_network(files.proofs / MODEL, exact=exact)
     except checker.Refused as error:

@@ -20,11 +20,12 @@ from ..formats.locks import is_vacant, locked
 from ..training import checkpoint, zoo
 from ..training.config import RunConfig, resolve
 from ..verify import STAGES
-from ..verify.identity import results_of
-from ..verify.resume import is_saved
+from ..verify.identity import identity_of, results_of
+from ..verify.proof_files import identity_of_proofs
+from ..verify.resume import is_saved, saved_identity
 from .launch import Observer
 
-CONFIG_FILE, CURVES_FILE = "config.toml", "curves.png"
+CURVES_FILE = "curves.png"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class RunFolder:
     @property
     def config(self) -> Path:
         """The configuration, which is written first."""
-        return self.path / CONFIG_FILE
+        return self.path / checkpoint.CONFIG_FILE
 
     def eps_map(self, hashed: str) -> Path:
         """The map of ε with this hash, which an evaluation or attack was made with."""
@@ -109,7 +110,7 @@ class RunFolder:
         """Raise CheckpointError unless a training was begun in the folder."""
         if not self.config.is_file():
             named = zoo.is_name(self.path)
-            why = "a network of the zoo" if named else f"it holds no {CONFIG_FILE}"
+            why = "a network of the zoo" if named else f"it holds no {checkpoint.CONFIG_FILE}"
             raise CheckpointError(
                 f"{self.path} is not a run folder: {why}; expected a folder that citrus-lirpa "
                 "train made"
@@ -221,12 +222,20 @@ class ResultFiles:
     def set_aside_batches(self, settings: dict[str, Any], observer: Observer) -> None:
         """Keep the finished batches of other settings, which new ones would replace."""
         if not is_saved(self.partial, settings) and any(self.partial.glob("*.pt")):
-            _set_aside(observer, self.partial)
+            mine = saved_identity(self.partial)
+            shared = mine == identity_of(self.record)  # whose proofs go with the results
+            _set_aside(observer, self.partial, *([] if shared else self._proofs_of(mine)))
 
     def set_aside_results(self, settings: dict[str, Any], observer: Observer) -> None:
         """Keep the results of other settings, which nobody is to take for the new ones."""
         if results_of(self.record, settings) is None:
-            _set_aside(observer, *self.paths.values())
+            proofs = self._proofs_of(identity_of(self.record))
+            _set_aside(observer, *self.paths.values(), *proofs)
+
+    def _proofs_of(self, identity: str | None) -> list[Path]:
+        """Return the folder of proofs if it is of the evaluation with this identity."""
+        mine = identity is not None and identity_of_proofs(self.proofs) == identity
+        return [self.proofs] if mine else []
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Write the figures."""

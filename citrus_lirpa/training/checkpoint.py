@@ -16,6 +16,7 @@ from ..data.datasets import find_spec
 from ..data.types import DatasetSpec
 from ..errors import CheckpointError, InputError, reason, require
 from ..formats import safetensors, tensors
+from ..formats.atomic import write_text
 from ..models import MODELS, PLAIN, build_model
 from . import zoo
 from .config import RunConfig
@@ -24,8 +25,8 @@ _log = logging.getLogger(__name__)
 
 FORMAT = "citrus-lirpa checkpoint 1"
 FILE_NAME = "checkpoint.pt"
-#: Beside it: a JSON line for each epoch.
-METRICS_FILE = "metrics.jsonl"
+#: Beside it: the configuration, and a JSON line for each epoch.
+CONFIG_FILE, METRICS_FILE = "config.toml", "metrics.jsonl"
 
 #: How many names a message lists.
 _NAMED = 3
@@ -45,6 +46,12 @@ def save(path: Path, config: RunConfig, state: dict[str, Any]) -> None:
         CheckpointError: If the file cannot be written.
     """
     tensors.save(path, {"format": FORMAT, "config": config.to_toml(), **state})
+
+
+def describe(folder: Path, config: RunConfig) -> None:
+    """Write the configuration of a training into its folder, unless one is there."""
+    if not (file := folder / CONFIG_FILE).exists():
+        write_text(file, config.to_toml())
 
 
 def find(path: Path) -> Path:

@@ -111,6 +111,8 @@ def fit(
     trainer = Trainer(net, loss, data, config, folder)
     if not trainer.resume():
         warm_start(net, config)
+        if folder is not None and distributed.leads():
+            checkpoint.describe(folder, config)
     distributed.copy_from_leader([*net.parameters(), *net.module.buffers()])
     with stop_requests() as stop, _precision(net, config.train.precision):
         trainer.run(stop, progress, on_epoch or (lambda record: None))

@@ -24,12 +24,21 @@ def settings_text(settings: dict[str, Any]) -> str:
 
 def results_of(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """Return the record in ``file`` if it is there, readable, and of these very settings."""
+    record = _record(file)
+    return record if record.get("identity") == identity(settings) else None
+
+
+def identity_of(file: Path) -> str | None:
+    """Return what evaluation the record in ``file`` is of; None where that cannot be read."""
+    return _record(file).get("identity")
+
+
+def _record(file: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
-        return None
-    mine = isinstance(record, dict) and record.get("identity") == identity(settings)
-    return record if mine else None
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def fingerprint(model: nn.Module) -> str:

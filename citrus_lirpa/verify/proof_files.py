@@ -25,6 +25,7 @@ from .record import ProofFigures
 
 #: The name of the network in the folder.
 MODEL = "model.onnx"
+_OWNER = "evaluation.txt"
 #: Difference of two programs' values that no other order of the ReLUs explains, relative, and that
 #: of their logits, relative to the largest.
 _CLOSE, _LOGITS_CLOSE = 1e-3, 1e-5
@@ -113,11 +114,16 @@ class ProofFolder:
 
 def _clear(folder: Path, identity: str) -> None:
     """Remove the proofs of another evaluation, and note which one the next are of."""
-    owner = folder / "evaluation.txt"
-    if not (owner.is_file() and owner.read_text("utf-8") == identity):
+    if identity_of_proofs(folder) != identity:
         for file in folder.glob("*.npz"):
             file.unlink()
-    write_text(owner, identity)
+    write_text(folder / _OWNER, identity)
+
+
+def identity_of_proofs(folder: Path) -> str | None:
+    """Return the identity of the evaluation that proofs are of; None where it is lost."""
+    owner = folder / _OWNER
+    return owner.read_text("utf-8") if owner.is_file() else None
 
 
 def _read(file: Path, net: BoundedNet) -> checker.Network:

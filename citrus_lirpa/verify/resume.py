@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -160,6 +161,12 @@ def is_saved(folder: Path, settings: dict[str, Any]) -> bool:
     """Return whether a folder is of this very evaluation, with or without finished batches."""
     file = folder / _HEADER
     return file.is_file() and file.read_bytes() == settings_text(settings).encode()
+
+
+def saved_identity(folder: Path) -> str | None:
+    """Return the identity of the evaluation that a folder is of; None where it is of none."""
+    file = folder / _HEADER
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def _plain(value: Certificates | UapBounds) -> dict[str, Any]:

@@ -48,6 +48,23 @@ def test_check_refuses_what_has_no_proofs(tmp_path):
     assert "holds no evaluation" in said(*run("check", tmp_path), 2)
 
 
+def test_proofs_go_where_the_record_of_their_evaluation_goes(tmp_path, evaluated):
+    folder, first, second = tmp_path, tmp_path / "earlier-1", tmp_path / "earlier-2"
+    few = ("--limit", 10, "--method", "ibp", "--relational", "none", "--quiet", "--out", folder)
+    assert run("eval", evaluated, *few, "--proofs")[0] == 0
+    assert run("eval", evaluated, *few, "--eps", 0.01, "--proofs")[0] == 0
+    for place in (folder, first):
+        assert run("check", place)[0] == 0
+    # the third has no proofs, and none that look like its own
+    assert run("eval", evaluated, *few)[0] == 0 and not (folder / "proofs-ibp").exists()
+    assert run("check", second)[0] == 0
+
+    shutil.rmtree(first / "proofs-ibp")
+    shutil.move(second / "proofs-ibp", first)
+    message = said(*run("check", first), 1)
+    assert "proofs-ibp is of another evaluation than eval-ibp.json; evaluate again" in message
+
+
 def test_arithmetic_is_recorded_shown_checked_and_not_mixed(tmp_path, evaluated):
     folder = shutil.copytree(evaluated, tmp_path / "run")
     args = ["eval", folder, "--limit", 20, "--method", "crown", "--relational", "io", "--quiet"]

@@ -16,7 +16,6 @@ from torch import nn
 
 from citrus_lirpa import data
 from citrus_lirpa.errors import NonFiniteLossError
-from citrus_lirpa.runs.folder import CONFIG_FILE
 from citrus_lirpa.training import checkpoint
 from citrus_lirpa.training import loop as train
 from citrus_lirpa.training import setup as runs
@@ -133,7 +132,7 @@ def test_full_disk_leaves_the_last_checkpoint(small_disk):
     state = checkpoint.load(folder)[1]
     assert state["step"] == 1397 // 64 and len(state["history"]) == 1
     assert sorted(p.name for p in folder.iterdir()) == [
-        checkpoint.FILE_NAME, CONFIG_FILE, "metrics.jsonl"
+        checkpoint.FILE_NAME, checkpoint.CONFIG_FILE, "metrics.jsonl"
     ]  # fmt: skip
 
 

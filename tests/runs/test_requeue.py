@@ -12,7 +12,7 @@ from command_line import after, run, sets, wait_for
 from configurations import SMALL_SWEEP
 
 from citrus_lirpa import data
-from citrus_lirpa.runs.folder import CONFIG_FILE, CURVES_FILE
+from citrus_lirpa.runs.folder import CURVES_FILE
 from citrus_lirpa.training import checkpoint
 from citrus_lirpa.training.trainer import Trainer
 from citrus_lirpa.verify import Saved
@@ -86,7 +86,7 @@ def test_a_start_that_was_killed_before_its_first_file_is_begun_again(tmp_path):
     (folder / ".eval-bab.json.abcd.tmp").write_bytes(b"of an evaluation, which may be running")
     assert run("train", *SETTINGS, "--set", "data.limit=32", "--out", folder)[0] == 0
     assert sorted(p.name for p in folder.iterdir()) == [
-        ".eval-bab.json.abcd.tmp", checkpoint.FILE_NAME, CONFIG_FILE, CURVES_FILE,
+        ".eval-bab.json.abcd.tmp", checkpoint.FILE_NAME, checkpoint.CONFIG_FILE, CURVES_FILE,
         "metrics.jsonl",
     ]  # fmt: skip
 
@@ -142,6 +142,20 @@ def test_what_is_finished_stays_so_beside_another_evaluations_batches(tmp_path, 
     status, output = run(*command)
     assert status == 0 and output.endswith("finished before\n")
     assert (tmp_path / "eval-crown.partial").is_dir()
+
+
+def test_proofs_go_with_finished_batches_of_other_settings(tmp_path, monkeypatch, whole):
+    pytest.importorskip("onnx")
+    command = ("eval", whole, *EVAL, "--out", tmp_path, "--proofs")
+    with monkeypatch.context() as patch:
+        after(patch, Saved, "store", 1, signal.SIGTERM)
+        assert run(*command)[0] != 0
+    made = {file.name for file in (tmp_path / "proofs-crown").iterdir()}
+    assert "00000.npz" in made
+    assert run(*command, "--eps", 0.01)[0] == 0
+    aside = tmp_path / "earlier-1"
+    assert {file.name for file in (aside / "proofs-crown").iterdir()} == made
+    assert (aside / "eval-crown.partial" / "00000.pt").is_file()
 
 
 def test_eval_continues_only_its_own(tmp_path, monkeypatch, whole):

@@ -23,7 +23,7 @@ from citrus_lirpa.runs.networks import load_network
 from citrus_lirpa.training import checkpoint, trainer
 from citrus_lirpa.training import loop as train
 from citrus_lirpa.training.batchnorm import precise_batchnorm, running_statistics
-from citrus_lirpa.training.config import methods
+from citrus_lirpa.training.config import RunConfig, methods
 from citrus_lirpa.training.regularisers import shi_regulariser
 from citrus_lirpa.training.state import TrainingState
 from citrus_lirpa.training.tables import TrainConfig
@@ -448,6 +448,13 @@ def test_fit_takes_a_network_that_is_wrapped_and_a_split(digits):
         train.fit(nn.Flatten(), run.loss, digits, run.config)
     with pytest.raises(InputError, match="data is a int; expected"):
         train.fit(run.net, run.loss, 7, run.config)
+
+
+def test_fit_describes_its_training_in_the_folder(digits, tmp_path):
+    run = Run(digits)
+    train.fit(run.net, run.loss, digits, run.config, folder=tmp_path / "run")
+    described = (tmp_path / "run" / checkpoint.CONFIG_FILE).read_text("utf-8")
+    assert RunConfig.from_toml(described, "it") == run.config
 
 
 def test_a_run_folder_takes_only_the_network_that_its_configuration_names(digits, tmp_path):
