@@ -98,6 +98,7 @@ class Cascade:
                     unsupported[stage.name] = str(error)
                 finally:
                     proof.decide(number)
+                    proof.late[stage.name] = open_.late
             not_fitting[stage.name] = int(open_.missing.sum())
             if stage.name not in unsupported:
                 late[stage.name] = int((open_.late & proof.open).sum())

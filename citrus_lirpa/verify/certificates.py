@@ -199,6 +199,7 @@ class Proof:
         attempted: (n,) whether it went through all attacks.
         took: (n,) seconds.
         seconds: By stage, and of the attack.
+        late: By stage, (n,) for which inputs its time was over before it was done with them.
     """
 
     correct: Tensor
@@ -211,6 +212,7 @@ class Proof:
     attempted: Tensor
     took: Tensor
     seconds: dict[str, float]
+    late: dict[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def of(x: Tensor, y: Tensor, logits: Tensor) -> Proof:

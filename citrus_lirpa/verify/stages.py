@@ -86,6 +86,9 @@ class OpenImages:
         self.missing = torch.zeros_like(open_)
         # what no earlier stage had the time to begin with is out of this one's reach too
         self.late = self.late.index_fill(0, self.number, False)
+        if number and stage.name in self.proof.late:
+            # a run that was stopped came to this stage; IBP alone bounds all inputs anew
+            self.late |= self.proof.late[stage.name] & (self.proof.tried >= number)
         self.effort, self.claimed = open_.double(), 0
         size, rows = self.limits.batch_size, self.engine.rows_at_once
         self._at_once = max(1, size // stage.cost, min(size, rows))
@@ -110,13 +113,15 @@ class OpenImages:
         if order is None:
             order = torch.arange(len(self.number), device=self.number.device)
         left = torch.zeros_like(self.late).index_fill(0, self.number[order], True)
-        for now, result in in_batches(work, order, self._at_once):
-            left[self.number[now]] = time_is_over()
-            if result is None:
-                self.missing[self.number[now]] = True
-            else:
-                yield now, result
-        self.late |= left
+        try:
+            for now, result in in_batches(work, order, self._at_once):
+                left[self.number[now]] = time_is_over()
+                if result is None:
+                    self.missing[self.number[now]] = True
+                else:
+                    yield now, result
+        finally:
+            self.late |= left
 
     def note(self, places: Tensor, lower: Tensor, proved: Tensor) -> None:
         """Add bounds (m, K-1) of the images at some places, and which of them are proved."""

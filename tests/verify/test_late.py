@@ -10,6 +10,7 @@ from torch import nn
 from citrus_lirpa import certify
 from citrus_lirpa.verify import Certificates
 from citrus_lirpa.verify.crown.engine import DualEngine
+from citrus_lirpa.verify.unfinished import Unfinished
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.2])
@@ -64,6 +65,34 @@ def test_images_whose_bounds_are_cut_short_are_late(deep, monkeypatch):
     x, y = images(deep, 60)
     found = certify(deep, x, y, 0.3, method="crown", batch_size=64)
     assert found.late == {"ibp": 0, "crown-ibp": 0, "crown": int(found.open.sum())}
+
+
+def test_what_a_run_that_was_stopped_cut_short_is_counted(deep, monkeypatch):
+    """CROWN's first margins take 3,600 of 6,000 seconds, of which it has the half.
+
+    The next run has the time for the others, and is not to forget those.
+    """
+    tightened, margins, clock = DualEngine.tightened, DualEngine.margins, time.perf_counter
+    begun, cut, stops = [], [], [KeyboardInterrupt()]
+
+    def bounded(engine, images, rows, iterations):
+        if iterations and stops:
+            raise stops.pop()
+        lower, proved = margins(engine, images, rows, iterations)
+        if begun and not cut:
+            cut.append(int((rows & ~proved).any(1).sum()))
+        return lower, proved
+
+    monkeypatch.setattr(DualEngine, "tightened", lambda *a: begun.append(a) or tightened(*a))
+    monkeypatch.setattr(DualEngine, "margins", bounded)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + 3600 * bool(cut))
+    x, y = images(deep, 60)
+    given = dict(method="alpha-crown", time_limit=100.0, batch_size=64, unfinished=Unfinished())
+    with pytest.raises(KeyboardInterrupt):
+        certify(deep, x, y, 0.3, **given)
+    assert not stops and cut[0] > 0
+    found = certify(deep, x, y, 0.3, **given)
+    assert found.late == {"ibp": 0, "crown-ibp": 0, "crown": cut[0], "alpha-crown": 0}
 
 
 def test_counts_of_batches_add_up_beside_one_that_an_earlier_version_saved(deep):
