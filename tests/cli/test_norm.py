@@ -53,12 +53,16 @@ def test_commands_take_the_norm_of_a_run_and_say_so():
     assert run("report", "r")[0] == 0
     page = Path("r/report.html").read_text("utf-8")
     assert "1.5 (ℓ2)" in page and "is of another" not in page
+    assert "<span>--eps 1.5</span> <span>--norm 2</span>" in page and "norm 2.0" not in page
 
 
 def test_the_norm_can_be_chosen_and_is_another_evaluation():
     assert run("eval", "r", "--norm", "inf", "--eps", "0.05", *QUICK)[0] == 0
     boxes = record("r/eval-crown-ibp.json")
     assert "norm" not in boxes
+    assert run("report", "r")[0] == 0
+    page = Path("r/report.html").read_text("utf-8")
+    assert "<span>--norm inf</span>" in page  # as the run's own is 2
     status, output = run("eval", "r", "--norm", "2", "--eps", "0.05", *QUICK)
     assert status == 0 and "earlier-" in output
     assert (

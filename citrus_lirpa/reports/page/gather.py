@@ -86,8 +86,9 @@ def gather(folder: Path, name: str, stage: str | None) -> Material:
         seconds = None if epochs is None else sum(epoch["seconds"] for epoch in epochs)
         run = compare.run_of(name, training, seconds, record)
         network = network_arguments(folder, record, config)
-        found = _found(folder, record, network, missing)
-        crafted = _crafted(folder, record, network, missing)
+        given = f"{network} {radius_argument(folder, record, config)}"
+        found = _found(folder, record, given, missing)
+        crafted = _crafted(folder, record, given, missing)
     else:
         missing.append(_not_evaluated(folder, config or {}))
     return Material(name, folder, config, epochs, record, run, found, crafted, tuple(missing))
@@ -146,15 +147,22 @@ def network_arguments(
     return f"{shlex.join(words)}{options} --out {shlex.quote(str(folder))}"
 
 
-def radius_argument(folder: Path, record: EvaluationRecord) -> str:
-    """Return the ε of an evaluation as ``eval`` and ``attack`` take it."""
+def radius_argument(
+    folder: Path, record: EvaluationRecord, config: Mapping[str, Any] | None
+) -> str:
+    """Return ε and norm of an evaluation as ``eval`` and ``attack`` take them.
+
+    They take the norm of the run's ``config`` unless another one is named.
+    """
+    norms = record.norm, _value(config or {}, "train", "norm")
+    norm = "" if 2 not in norms else " --norm 2" if record.norm == 2 else " --norm inf"
     if record.eps_map is None:
-        return f"--eps {exact_radius(record.eps)}{' --norm 2' if record.norm == 2 else ''}"
-    return f"--eps-map {shlex.quote(str(RunFolder(folder).eps_map(record.eps_map)))}"
+        return f"--eps {exact_radius(record.eps)}{norm}"
+    return f"--eps-map {shlex.quote(str(RunFolder(folder).eps_map(record.eps_map)))}{norm}"
 
 
 def _found(
-    folder: Path, record: EvaluationRecord, network: str, missing: list[tuple[str, str]]
+    folder: Path, record: EvaluationRecord, given: str, missing: list[tuple[str, str]]
 ) -> PerturbationRecord | None:
     """The evaluation's perturbations, where the file is there and of this evaluation."""
     file = RunFolder(folder).evaluation(record.method).paths["perturbations"]
@@ -167,15 +175,14 @@ def _found(
         if fits and _fits(effect, record):
             return effect
         lacking = f"perturbations of this evaluation: {file.name} is of another"
-    options = f"{radius_argument(folder, record)} --method {record.method}"
-    if record.arithmetic is not None:
-        options += f" --arithmetic {record.arithmetic}"
-    missing.append((lacking, f"citrus-lirpa eval {network} {options}"))
+    arithmetic = f" --arithmetic {record.arithmetic}" if record.arithmetic else ""
+    again = f"citrus-lirpa eval {given} --method {record.method}{arithmetic}"
+    missing.append((lacking, again))
     return None
 
 
 def _crafted(
-    folder: Path, record: EvaluationRecord, network: str, missing: list[tuple[str, str]]
+    folder: Path, record: EvaluationRecord, given: str, missing: list[tuple[str, str]]
 ) -> PerturbationRecord | None:
     """The attack's perturbations, where they are of the evaluation's ε and clipping."""
     file = RunFolder(folder).attack().paths["effects"]
@@ -186,8 +193,7 @@ def _crafted(
             return effect
         lacking = f"an attack of the evaluation's ε: {file.name} is of another"
     clip = " --clip" if record.clip else ""
-    radius = radius_argument(folder, record)
-    missing.append((lacking, f"citrus-lirpa attack {network} {radius}{clip}"))
+    missing.append((lacking, f"citrus-lirpa attack {given}{clip}"))
     return None
 
 

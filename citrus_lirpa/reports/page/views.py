@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ...bounds.arithmetic import arithmetic_words
-from ...runs.folder import CONFIG_FILE
+from ...training.checkpoint import CONFIG_FILE
 from ...verify import EvaluationRecord, Protocol
 from ...verify.record import GroupFigures
 from .. import compare
@@ -21,7 +21,7 @@ from .images import Album
 _OPTIONS = tuple(
     field.name
     for field in fields(Protocol)
-    if field.name not in ("eps", "limit", "clip", "held_out")
+    if field.name not in ("eps", "norm", "limit", "clip", "held_out")
 )
 
 #: Verdicts in ``shares`` that are no stage of a proof.
@@ -264,7 +264,7 @@ def _commands(material: Material) -> list[list[str]]:
     if record is not None:
         network = network_arguments(material.folder, record, material.config)
         options = [
-            radius_argument(material.folder, record),
+            radius_argument(material.folder, record, material.config),
             *(
                 f"--{key.replace('_', '-')} {value}"
                 for key in _OPTIONS
@@ -273,6 +273,8 @@ def _commands(material: Material) -> list[list[str]]:
             f"--limit {record.images}",
             *(["--clip"] if record.clip else []),
             *(["--held-out"] if record.held_out else []),
+            *([f"--bounds {record.bounds}"] if record.bounds else []),
+            *(["--proofs"] if record.proofs else []),
         ]
         commands.append(f"citrus-lirpa eval {network} {' '.join(options)}")
     return [re.split(" (?=--)", command) for command in commands]
