@@ -147,7 +147,9 @@ def foreign(error: type[CitrusError], what: str, fix: str = "") -> Iterator[None
             raise
         line = users_line(traceback.extract_tb(cause.__traceback__))
         end = f"{line and f', {line}'}{fix and f'; {fix}'}"
-        raise error(f"{what}: {type(cause).__name__}: {reason(cause)}{end}") from cause
+        kind, words = type(cause).__name__, reason(cause)
+        said = kind if words == kind else f"{kind}: {words}"
+        raise error(f"{what}: {said}{end}") from cause
 
 
 def users_line(frames: Sequence[traceback.FrameSummary]) -> str:

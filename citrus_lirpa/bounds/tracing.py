@@ -37,24 +37,34 @@ def wrap(core: nn.Module, example: Tensor) -> nn.Module:
         _left_in_place(core),
     ):
         core.eval()  # built in train mode, running statistics would move
-        small = _largest_layer(core, example[:1]) <= MATRIX_MODE_LIMIT
-        options = lirpa.bound_options(conv_mode="matrix" if small else "patches")
-        origins: dict[str, str] = {}
-        try:
-            with (
-                lirpa.parsing(),
-                whole_curves(gelu=lirpa.load().legacy),
-                lirpa.origins(core) as origins,
-            ):
-                bounded = lirpa.load().BoundedModule(
-                    core, example[:1], bound_opts=options, device=example.device
-                )
-        except NotImplementedError as error:
-            raise ModelError(_unsupported([str(name) for name in error.args], origins)) from error
+        largest, unusual = _largest_layer(core, example[:1])
+        mode = "matrix" if largest <= MATRIX_MODE_LIMIT else "patches"
+        options = lirpa.bound_options(conv_mode=mode)
+        with explained(unusual, _OF_IMAGES) if unusual else contextlib.nullcontext():
+            bounded, origins = _built(core, example, options)
     for node in nodes(bounded):
         node.origin = origins.get(node.name, "")
     _share_buffers(bounded, core)
     return bounded
+
+
+def _built(
+    core: nn.Module, example: Tensor, options: dict[str, Any]
+) -> tuple[nn.Module, dict[str, str]]:
+    """Return the BoundedModule, and where each of its nodes comes from."""
+    origins: dict[str, str] = {}
+    try:
+        with (
+            lirpa.parsing(),
+            whole_curves(gelu=lirpa.load().legacy),
+            lirpa.origins(core) as origins,
+        ):
+            bounded = lirpa.load().BoundedModule(
+                core, example[:1], bound_opts=options, device=example.device
+            )
+    except NotImplementedError as error:
+        raise ModelError(_unsupported([str(name) for name in error.args], origins)) from error
+    return bounded, origins
 
 
 def check_paddings(bounded: nn.Module) -> None:
@@ -103,6 +113,7 @@ _INSTEAD = {
     "LogSoftmax": "return the logits before it, which give the same classes",
     "InstanceNormalization": "use BatchNorm",
 }
+_OF_IMAGES = "use convolutions and pooling of images (N, C, H, W)"
 OTHERS = "use ReLU, LeakyReLU, Tanh or Sigmoid and affine layers"
 
 
@@ -208,8 +219,11 @@ def _check_layers(core: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _largest_layer(core: nn.Module, example: Tensor) -> int:
-    """Values in the largest output of a layer, for one input; its data must stay in tensors."""
+def _largest_layer(core: nn.Module, example: Tensor) -> tuple[int, str]:
+    """Values in the largest output of a layer, for one input; its data must stay in tensors.
+
+    Also what it calls that is not of images, as ``DataWatch.unusual``.
+    """
     sizes = [0]
 
     def note(_module: nn.Module, _inputs: object, output: object) -> None:
@@ -218,12 +232,12 @@ def _largest_layer(core: nn.Module, example: Tensor) -> int:
 
     hooks = [m.register_forward_hook(note) for m in core.modules()]
     try:
-        with DataWatch(example):
+        with DataWatch(example) as watch:
             check_logits(core(example))
     finally:
         for hook in hooks:
             hook.remove()
-    return max(sizes)
+    return max(sizes), watch.unusual
 
 
 def check_logits(output: object) -> Tensor:
@@ -291,6 +305,6 @@ def count_classes(bounded: nn.Module) -> int:
     return int(shape[1])
 
 
-def explained(what: str) -> AbstractContextManager[None]:
+def explained(what: str, fix: str = "") -> AbstractContextManager[None]:
     """Turn whatever auto_LiRPA raises into a ModelError of one line; memory errors pass."""
-    return foreign(ModelError, f"auto_LiRPA cannot handle {what}")
+    return foreign(ModelError, f"auto_LiRPA cannot handle {what}", fix)

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from citrus_lirpa import BoundedNet, certify
@@ -91,3 +92,24 @@ SIZES = {
 def test_python_values_of_sizes_and_weights_are_not(kind):
     model, x = Looking(SIZES[kind]).eval(), torch.rand(4, 1, 4, 4)
     assert certify(BoundedNet(model, x), x, model(x).argmax(1), 1e-6).certified.all()
+
+
+class Volumes(nn.Module):
+    """Images as volumes, which torch can pool."""
+
+    def __init__(self, pool):
+        super().__init__()
+        self.pool, self.layer = pool, nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.layer(self.pool(x.unsqueeze(1), 2).flatten(1))
+
+
+@pytest.mark.parametrize("pool", [F.avg_pool3d, F.max_pool3d])
+def test_pooling_of_other_than_images_is_refused_by_name(pool):
+    with pytest.raises(ModelError) as caught:
+        BoundedNet(Volumes(pool).eval(), torch.rand(2, 4, 4, 4))
+    message = str(caught.value)
+    assert f"cannot handle {pool.__name__} at " in message and "test_dataflow.py" in message
+    assert message.endswith("use convolutions and pooling of images (N, C, H, W)")
+    assert message.count("AssertionError") <= 1 and "\n" not in message
