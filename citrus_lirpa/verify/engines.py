@@ -150,6 +150,7 @@ def find_engine(
         ModelError: The network has no dual engine, and the ball is of norm 2 or the arithmetic
             float32.
     """
+    _load_autograd()
     try:
         return DualEngine(net, ball, proofs, arithmetic)
     except ModelError as error:
@@ -158,3 +159,11 @@ def find_engine(
         if ball.norm == 2:
             raise ModelError(f"norm 2 is not for the bounds of auto_LiRPA: {error}") from error
         return LirpaEngine(net, ball, str(error))
+
+
+@functools.cache
+def _load_autograd() -> None:
+    """Let torch load what its first weighted gradient needs: seconds that no stage is to lose."""
+    with torch.inference_mode(False), torch.enable_grad():
+        x = torch.zeros(1, requires_grad=True)
+        torch.autograd.grad(x + 0, x, torch.zeros(1))

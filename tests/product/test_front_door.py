@@ -112,6 +112,20 @@ def test_nothing_is_imported_before_it_is_needed(code, absent):
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
 
 
+def test_no_stage_of_a_certification_waits_for_sympy():
+    """torch imports it for the first gradient with weights, in seconds of the stage's time."""
+    code = (
+        "import sys, torch\nfrom citrus_lirpa import BoundedNet, certify\n"
+        "m = torch.nn\nx, begun = torch.rand(4, 2), []\n"
+        "net = m.Sequential(m.Linear(2, 6), m.ReLU(), m.Linear(6, 3)).eval()\n"
+        "note = lambda stage: begun or begun.append(set(sys.modules))\n"
+        "certify(BoundedNet(net, x), x, net(x).argmax(1), 0.1, method='crown', announce=note)\n"
+        "print('sympy' in set(sys.modules) - begun[0])"
+    )
+    done = process("-c", code)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "False", done.stderr
+
+
 def test_only_declared_dependencies_are_imported():
     setup = (ROOT / "setup.cfg").read_text("utf-8")
     statements = [
