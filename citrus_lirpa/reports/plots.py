@@ -308,4 +308,6 @@ def _show(axes: Axes, image: torch.Tensor, title: str) -> None:
     grey = pixels.shape[2] == 1
     axes.imshow(pixels[..., 0] if grey else pixels, cmap="gray" if grey else None, vmin=0, vmax=1)
     axes.set_title(title, fontsize=8)
-    axes.set(xticks=[], yticks=[])  # the frame stays: a white margin is part of the picture
+    axes.set(xticks=[], yticks=[])
+    axes.set_axis_on()
+    axes.spines[:].set_visible(True)  # a white margin is part of the picture

@@ -56,6 +56,9 @@ def test_strongest_shows_what_was_broken(evaluation):
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["u, |u| ≤ 0.1", "2", "3", "", "with u: 9", "with u: 9"]
     assert "breaks 33.33 % of 6 correct images" in figure.get_suptitle()
+    for axes in figure.axes:  # white pixels at an edge are told from the paper
+        framed = axes.axison and all(spine.get_visible() for spine in axes.spines.values())
+        assert framed == bool(axes.get_images())
     shown = figure.axes[4].get_images()[0].get_array()
     assert torch.allclose(torch.tensor(shown), (evaluation.x[2, 0] + 0.1).clamp(0, 1))
 
