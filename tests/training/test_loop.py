@@ -451,8 +451,8 @@ def test_fit_takes_a_network_that_is_wrapped_and_a_split(digits):
 
 
 def test_fit_describes_its_training_in_the_folder(digits, tmp_path):
-    run = Run(digits)
-    train.fit(run.net, run.loss, digits, run.config, folder=tmp_path / "run")
+    run = Run(digits, *SMALL, folder=tmp_path / "run")
+    run.fit()
     described = (tmp_path / "run" / checkpoint.CONFIG_FILE).read_text("utf-8")
     assert RunConfig.from_toml(described, "it") == run.config
 
