@@ -202,8 +202,8 @@ def refusal(graph: Graph, method: str) -> str | None:
     """Return why no bound of a network by a method proves anything; None where it does."""
     for operation in graph.path(graph.output, {graph.input})[0]:
         node = operation.node
-        if method == "ibp" and type(node).__module__ == operators.__name__:
-            continue  # this package's own
+        if method == "ibp" and type(node).interval_propagate.__module__ == operators.__name__:
+            continue  # this package's own, also where auto_LiRPA's class has lines besides
         form = form_of(node)
         if form is None or method not in _methods().get(form.name, ()):
             return (

@@ -114,6 +114,13 @@ def test_methods_that_count_are_used_and_the_others_are_named():
     assert "'Softplus'" in certificates.unsupported["crown"]
 
 
+def test_intervals_of_our_own_count_where_lines_do_not():
+    """auto_LiRPA 0.7 has lines of GELU, which are not those of its form by tanh."""
+    graph = BoundedNet(behind(nn.GELU(approximate="tanh")), X[:2]).graph
+    assert allowed.refusal(graph, "ibp") is None
+    assert "'Gelu'" in allowed.refusal(graph, "crown")
+
+
 def test_an_own_bounded_module_is_refused_too():
     model = behind(nn.LeakyReLU(-0.5))
     with lirpa.parsing():
