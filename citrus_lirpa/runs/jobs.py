@@ -17,7 +17,7 @@ from typing import IO
 
 from ..errors import CitrusError
 from ..formats.locks import try_lock
-from ..training.interrupts import interrupted_by, stop_requests
+from ..training.interrupts import REPEAT, interrupted_by, stop_requests
 
 _POLL_SECONDS = 0.1
 
@@ -96,7 +96,7 @@ def run_jobs(
             runner.kill()
             raise
     if stop():
-        raise interrupted_by(stop(), "interrupted; all is saved: repeat the command to continue")
+        raise interrupted_by(stop(), REPEAT)
     return runner.failures
 
 

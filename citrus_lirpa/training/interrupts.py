@@ -15,6 +15,8 @@ _Handler = Callable[[int, FrameType | None], object] | int | None
 _SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
+#: What a command says that continues by itself where it was stopped.
+REPEAT = "interrupted; all is saved: repeat the command to continue"
 
 
 class Termination(KeyboardInterrupt):

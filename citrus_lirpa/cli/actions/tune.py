@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import click
 
 from ...bounds import lirpa
+from ...errors import Interrupted
 from ...reports.tables import table
 from ...runs.tuning import study
 from ...runs.tuning.storage import Storage
 from ...runs.tuning.worker import Worker
+from ...training.interrupts import REPEAT, Termination
 from ...training.setup import choose_device
 from ..output import Results
 
@@ -25,7 +28,7 @@ def run(file, dry_run, data_dir, download, device, requeue) -> Results:
         _print_plan(plan)
         return None
     where = choose_device(device)
-    with closing(Storage(plan, create=True)) as storage:
+    with closing(Storage(plan, create=True)) as storage, _to_be_repeated():
         Worker(plan, storage, where, data_dir, download, say=click.echo).run()
         states = [trial.state for trial in storage.trials()]
     counted = ", ".join(
@@ -34,6 +37,21 @@ def run(file, dry_run, data_dir, download, device, requeue) -> Results:
     )
     click.echo(f"study {plan.name}: {counted}\nlook at it with: citrus-lirpa front {file}")
     return None
+
+
+@contextmanager
+def _to_be_repeated() -> Iterator[None]:
+    """Say, after Ctrl-C or SIGTERM, how the study goes on: not as a trial of it alone would."""
+    try:
+        yield
+    except Interrupted as stop:
+        error = type(stop)(REPEAT)
+        error.number = stop.number
+        raise error from None
+    except Termination:
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted(REPEAT) from None
 
 
 def _print_plan(plan: study.Study) -> None:

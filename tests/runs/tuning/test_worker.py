@@ -206,6 +206,20 @@ def test_an_interruption_leaves_the_trial_to_be_continued(small, monkeypatch):
     assert [t.state for t in work(small).trials()] == ["complete"] * 2
 
 
+@pytest.mark.parametrize(
+    "stop", [KeyboardInterrupt(), Interrupted("stopped, saved; continue with: train --resume r")]
+)
+def test_a_study_that_ctrl_c_stops_is_continued_by_its_own_command(write, monkeypatch, stop):
+    def stopped(*_, **__):
+        raise stop
+
+    file = write()
+    monkeypatch.setattr(worker, "train_run", stopped)
+    status, output = run("tune", file, "--device", "cpu")
+    line = "Error: interrupted; all is saved: repeat the command to continue"
+    assert (status, output.splitlines()[-1]) == (130, line)
+
+
 def test_the_front_is_judged_with_every_seed(write):
     plan = study.read(write(3, more=f"{JUDGED}relational = 'none'\nlimit = 40"))
     lines = []
