@@ -16,8 +16,10 @@ from .crown.linear import Chosen, images_of
 from .crown.tree import BROKEN, PROVED
 from .group_proof import GroupProof, Search
 
-#: Of the limit of a group, what one of many combinations may take, and what a part of it may.
+#: Of the limit of a group, what one of many combinations may take, and what a part of it may; and
+#: the same where programs are likely to decide them.
 _WHOLE_LIMIT, _PART_LIMIT = 0.2, 0.03
+_WHOLE_PROGRAM, _PART_PROGRAM = 1.0, 0.2
 #: So many combinations of the same images are proved together, and what these may take.
 _TOGETHER, _ALIKE_LIMIT = 16, 0.4
 #: Combinations of wrong classes of one group handed to branch and bound at once.
@@ -106,9 +108,11 @@ def _prove_some_part(
     within one of these is not tried again.
     """
     parts = [part for part in root.parts if not _within(part, failed)]
+    suited = search.reduced.suit_programs(images_of(root.chosen))
+    whole, some = (_WHOLE_PROGRAM, _PART_PROGRAM) if suited else (_WHOLE_LIMIT, _PART_LIMIT)
     while parts and not proof.settled:
         part = parts.pop(0)
-        share = _WHOLE_LIMIT if part == root.chosen else _PART_LIMIT
+        share = whole if part == root.chosen else some
         found = _prove(search, {part: root}, share, budget)
         if found.state == PROVED:
             return part

@@ -177,13 +177,17 @@ class GroupSearch:
         return (self.state.most > broken).nonzero().squeeze(1)
 
     def attack(self, attack: GroupAttack, at_once: int, bar: tqdm) -> None:
-        """Attack every group that has open inputs, and try on it what broke single inputs."""
-        left = self.unsettled()
-        left = left[~self.state.attacked[left]]
+        """Attack every group that has open inputs, first by what broke single inputs."""
+        left = self._not_attacked()
         seconds = max(_LEAST_SECONDS, _ATTACK_SHARE * self.time_limit * len(left))
         with self._working("group attack", left), ending_by(time.perf_counter() + seconds):
-            self.damage.attack(attack, left, at_once, bar)
             self.damage.adopt_single_attacks()
+            self.damage.attack(attack, self._not_attacked(), at_once, bar)
+
+    def _not_attacked(self) -> Tensor:
+        """Return the unsettled groups that the joint attack has not come to; (n,)."""
+        left = self.unsettled()
+        return left[~self.state.attacked[left]]
 
     def attack_further(self, attack: GroupAttack, at_once: int, bar: tqdm) -> None:
         """Attack the unsettled groups again and again, from other starts, while there is time."""

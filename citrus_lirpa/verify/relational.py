@@ -23,7 +23,8 @@ from .milp import most_broken
 _SET_SIZES = (2, 3)
 #: Of the time of all groups, what large ones may take for that before their program.
 _SETS_SHARE = 0.5
-#: Of the limit of a group, what one set of a small group may take before the group has ended.
+#: Of the limit of a group, what one set of a small group may take before the group has ended,
+#: unless it suits programs, which are likely to decide it.
 _SET_LIMIT = 0.4
 #: So many rows are refuted by lines where tuples can be; more together seldom are.
 _MOST_ON_LINES = 3
@@ -143,14 +144,16 @@ def _by_tuples(search: Search, proofs: Sequence[GroupProof]) -> None:
 def _one_round(search: Search, proofs: Sequence[GroupProof]) -> bool:
     """Try to refute the largest sets of every unsettled group; return whether anything moved.
 
-    Groups with few combinations go together, by the size of their sets, each size for the share
-    of the time left that its groups have of those still to come; then the others, one by one.
+    Groups with few combinations go together, by the size of their sets and whether these suit
+    programs, each time for the share of the time left that they have of the groups still to come;
+    then the others, one by one.
     """
     moved = False
     left = {proof: surviving(search, proof, proof.most) for proof in proofs if proof.hopeful}
     few = [proof for proof in left if not has_many(search, proof, left[proof])]
-    for size in sorted({proof.most for proof in few}):
-        now = {proof: left.pop(proof) for proof in few if proof.most == size}
+    kinds = {p: (p.most, search.reduced.suit_programs([*p.group.rows])) for p in few}
+    for kind in sorted(set(kinds.values())):
+        now = {proof: left.pop(proof) for proof in few if kinds[proof] == kind}
         if not search.budget.over:
             share = len(now) / (len(now) + len(left))
             moved |= _prove_sets(search, now, search.budget.part(share))
@@ -191,7 +194,8 @@ def _prove_sets(
                 state, u = int(found.state[number]), found.u.get(number)
                 news[number] = proofs[owner[number]].take(sets[number], state, u)
 
-    if any(proof.small for proof in proofs):
+    exact = all(map(search.reduced.suit_programs, sets))
+    if not exact and any(proof.small for proof in proofs):
         budget = replace(budget, limit=_SET_LIMIT * budget.limit)
     # a small group needs a proof of all its sets; each set of a large one is worth something
     series = torch.tensor([number if proofs[number].small else -1 for number in owner])

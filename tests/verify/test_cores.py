@@ -93,16 +93,19 @@ def test_margins_that_a_perturbation_makes_negative_are_those_of_the_network():
     assert min(counts) < max(counts)
 
 
-def settle(monkeypatch, states, *, negative=()):
+def settle(monkeypatch, states, *, negative=(), suited=False, limits=None):
     """The proof of three images with three margins each, where branch and bound answers
     ``states`` by the number of images; and what it was asked. The cores are images 1 and 2;
-    what it finds makes the margins ``negative`` so."""
+    what it finds makes the margins ``negative`` so. ``limits`` receives what each part may take;
+    ``suited`` says whether programs can decide them."""
     asked = []
 
     def search(images, problems, budget, **options):
         (members,) = problems.members.tolist()
         some = [tuple(zip(members, rows, strict=True)) for rows in problems.rows.tolist()]
         asked.append(some if len(some) > 1 else some[0])
+        if limits is not None:
+            limits.append(budget.limit)
         state = torch.tensor([states[len(members)]])
         return Outcome(state, {0: torch.zeros(1)}, torch.ones_like(state), state < 0, state < 0)
 
@@ -112,6 +115,7 @@ def settle(monkeypatch, states, *, negative=()):
     monkeypatch.setattr(combinations, "branch_and_bound", search)
     monkeypatch.setattr(combinations, "bound_roots", roots)
     monkeypatch.setattr(ReducedImages, "size", lambda *_: 1)
+    monkeypatch.setattr(ReducedImages, "suit_programs", lambda *_: suited)
     x = torch.rand(3, 1, dtype=torch.float64)
     order = torch.arange(9)
     lines = Lines(
@@ -144,6 +148,13 @@ def test_a_combination_is_tried_as_a_whole_where_its_core_is_not_proved(monkeypa
     assert asked == [((1, 0), (2, 0)), ((0, 0), (1, 0), (2, 0))]
     assert proof.most == 3 and proof.stuck == 3
     assert proof.least == (2 if state == BROKEN else 0)
+
+
+@pytest.mark.parametrize("suited", [False, True])
+def test_parts_that_suit_programs_may_take_longer(monkeypatch, suited):
+    limits: list[float] = []
+    settle(monkeypatch, {2: GIVEN_UP, 3: GIVEN_UP}, suited=suited, limits=limits)
+    assert limits == pytest.approx([12.0, 60.0] if suited else [1.8, 12.0])
 
 
 def test_what_breaks_a_core_counts_for_all_images_that_it_breaks(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from networks import QUICK, images
 
-from citrus_lirpa import Protocol, UapBounds, certify, certify_uap, evaluate
+from citrus_lirpa import PGD, Protocol, UapBounds, certify, certify_uap, evaluate
 from citrus_lirpa.bounds.box import clamp
 from citrus_lirpa.errors import SoundnessError
 from citrus_lirpa.verify.crown.engine import DualEngine
@@ -118,6 +118,20 @@ def test_a_group_without_open_inputs_is_not_attacked(net):
     uap = certify_uap(net, x, y, 0.0, group_size=2, certificates=proofs, attack=attack)
     assert uap.lower.tolist() == uap.upper.tolist() == [2, 1]
     assert not uap.u.any() and uap.stage == ("single", "single")
+
+
+def test_a_group_that_attacks_on_single_inputs_settle_is_not_attacked(net):
+    """Of two inputs that are the same, what breaks one breaks the other."""
+    x, y = images(net, 2)
+    x[1], y[1] = x[0], y[0]
+    proofs = certify(net, x, y, 0.5, method="ibp", attack=PGD(5))
+    assert proofs.attacked.all()
+
+    def attack(*_):
+        raise AssertionError
+
+    uap = certify_uap(net, x, y, 0.5, group_size=2, certificates=proofs, attack=attack)
+    assert uap.lower.tolist() == uap.upper.tolist() == [0] and uap.broken.all()
 
 
 def test_a_certificate_that_the_attack_refutes_raises(net):

@@ -32,12 +32,12 @@ def prepared(seed, eps):
 PAIRS = list(itertools.combinations(range(3), 2))
 
 
-def searched(reduced):
-    """What branch and bound finds of all pairs of three images."""
+def searched(reduced, pairs=PAIRS, seconds=30.0):
+    """What branch and bound finds of pairs of three images, by default of all."""
     rows = list(itertools.product(range(2), repeat=2))
-    owners = torch.arange(3).repeat_interleave(4)
-    problems = Problems(torch.tensor(PAIRS), owners, torch.tensor(rows * 3))
-    return branch_and_bound(reduced, problems, Budget.of(30.0, 1))
+    owners = torch.arange(len(pairs)).repeat_interleave(4)
+    problems = Problems(torch.tensor(pairs), owners, torch.tensor(rows * len(pairs)))
+    return branch_and_bound(reduced, problems, Budget.of(seconds, 1))
 
 
 def programs(engine, reduced, members):
@@ -121,6 +121,32 @@ def test_trees_take_what_programs_find(monkeypatch):
                 assert int(found.state[number]) == expected, (seed, pair)
                 tally[expected] += 1
     assert min(tally[BROKEN], tally[PROVED]) >= 3, tally
+
+
+def test_where_a_combination_breaks_all_members_no_other_is_proved(monkeypatch, programs_only):
+    made, broken = [], 0
+    monkeypatch.setattr(tree, "refuted", lambda *given: made.append(refuted(*given)) or made[-1])
+    for seed in range(5):
+        _, _, _, reduced = prepared(seed, 0.3)
+        for pair in PAIRS:
+            found, before = searched(reduced, [pair]), len(made)
+            if int(found.state[0]) == BROKEN:
+                broken += 1
+                assert len(made) == before, (seed, pair)
+    assert broken and made
+
+
+@pytest.mark.parametrize("suited", [False, True])
+def test_what_suits_programs_is_not_split_on_whole_networks_for_lack_of_time(monkeypatch, suited):
+    monkeypatch.setattr(ReducedImages, "suit_programs", lambda *_: suited)
+    reduced = prepared(1, 0.3)[3]
+    grown = forest.Forest(reduced, torch.tensor([[0, 1]]), torch.tensor([-1]))
+    rows = torch.tensor(list(itertools.product(range(2), repeat=2)))
+    grown.plant(torch.zeros_like(rows[:, 0]), rows, Budget())
+    roots = int(grown.bounded)
+    grown.spent += 20.0  # reduced networks would pay if eight times as much were left
+    grown.grow(lambda: [0], Budget.of(30.0, 1), 1 << 28)
+    assert grown.reached and (int(grown.bounded) > roots) is not suited
 
 
 @pytest.fixture

@@ -333,7 +333,8 @@ def hard_problem(seed: int, eps: float = 0.8) -> ReducedImages:
 @pytest.mark.parametrize("count", [12, pytest.param(100, marks=pytest.mark.nightly)])
 def test_leaves_of_proved_trees_cover_everything_and_none_twice(count, monkeypatch):
     """The leaves' shares add up to one, and any two of them contradict each other."""
-    monkeypatch.setattr(trees, "_FEW", 0)  # leaves of programs do not pass where these are recorded
+    # leaves of programs do not pass where these are recorded
+    monkeypatch.setattr(ReducedImages, "suit_programs", lambda *_: False)
     seen = most = 0
     for seed in itertools.count():
         tree = begin(Recorded, hard_problem(seed), torch.tensor([[0]]), whole=seed % 2 == 0)
@@ -386,7 +387,8 @@ def test_a_bound_in_float32_that_float64_does_not_confirm_proves_nothing(monkeyp
     monkeypatch.setattr(
         trees.ReducedBound, "guaranteed", lambda self, p, w: self(p, w).value.clamp(max=0)
     )
-    monkeypatch.setattr(trees, "_FEW", 0)  # programs compute in float64
+    # programs compute in float64
+    monkeypatch.setattr(ReducedImages, "suit_programs", lambda *_: False)
     tree = begin(Tree, reduced, torch.tensor([[0]]))
     tree.run(0.2, 0.2)
     assert tree.state != PROVED

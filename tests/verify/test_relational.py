@@ -23,6 +23,7 @@ from citrus_lirpa.verify.crown.branch_and_bound import Outcome
 from citrus_lirpa.verify.crown.differences import with_differences
 from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.crown.linear import Group, Lines, refuting
+from citrus_lirpa.verify.crown.reduced_images import ReducedImages
 from citrus_lirpa.verify.crown.tree import BROKEN, GIVEN_UP, OPEN, PROVED
 from citrus_lirpa.verify.group_proof import Search
 from citrus_lirpa.verify.relational import GROUP_STAGES, group_proofs, relate
@@ -264,10 +265,12 @@ def test_a_large_group_with_every_margin_proved_has_no_lines():
 # ------------------------------------------------------------------ an attack against a block
 
 
-def settle(monkeypatch, states, *, count, broken=(), mode="cross", c=-1.0, rows=1, series=None):
+def settle(monkeypatch, states, *, count, broken=(), mode="cross", c=-1.0, rows=1, series=None,
+           suited=False, limits=None):  # fmt: skip
     """The proof of one group where branch and bound says ``states(T)`` of T sets; and the sets
     that it was asked about. The engine knows ``rows`` lines of each image, all of value c.
-    ``series`` receives those of the sets."""
+    ``series`` receives those of the sets, ``limits`` what each call may take of a set; ``suited``
+    says whether programs can decide sets."""
     lines = random_lines(0, count, rows, 1)
     lines.c.fill_(c)
     lines.g.zero_()
@@ -277,11 +280,14 @@ def settle(monkeypatch, states, *, count, broken=(), mode="cross", c=-1.0, rows=
         asked.append(problems)
         if series is not None:
             series.append(options["series"].tolist())
+        if limits is not None:
+            limits.append(budget.limit)
         state = states(len(problems.members))
         u = {k: torch.full((1,), float(k)) for k, s in enumerate(state) if s == BROKEN}
         return Outcome(state, u, torch.ones_like(state), state < 0, state < 0)
 
     monkeypatch.setattr(relational, "branch_and_bound", search)
+    monkeypatch.setattr(ReducedImages, "suit_programs", lambda *_: suited)
     on = Search(engine, SimpleNamespace(x=torch.zeros(count, 1)), True, Budget.of(60.0, 1))
     groups = [(list(range(count)), set(broken))]
     open_rows = torch.ones(count, rows, dtype=torch.bool)
@@ -352,6 +358,13 @@ def test_sets_of_a_small_group_are_a_series_and_those_of_a_large_one_are_not(mon
 def test_a_small_group_whose_set_is_given_up_is_not_tried_again(monkeypatch):
     proof, asked = settle(monkeypatch, all_(GIVEN_UP), count=4)
     assert len(asked) == 1 and proof.most == 4 and not proof.settled
+
+
+@pytest.mark.parametrize("suited", [False, True])
+def test_a_set_that_suits_programs_may_take_the_time_of_its_group(monkeypatch, suited):
+    limits: list[float] = []
+    settle(monkeypatch, all_(OPEN), count=2, suited=suited, limits=limits)
+    assert limits[0] == (60.0 if suited else 24.0)
 
 
 def test_every_combination_of_rows_is_handed_to_branch_and_bound(monkeypatch):

@@ -25,8 +25,9 @@ from .tree import BROKEN, GIVEN_UP, OPEN, PROVED, RATE, keep_leaves
 _STEPS, _ATTACK_STEPS = 3, 20
 #: Folding so many unstable ReLUs takes as long as bounding a domain on the whole network.
 _FOLDED = 12
-#: Reduced networks pay where so many times the work that they cost can be done.
-_WORTH = 8
+#: Reduced networks pay where so many times the work that they cost can be done, or where so many
+#: seconds are left for programs.
+_WORTH, _FOR_PROGRAMS = 8, 0.3
 
 
 class Forest:
@@ -95,10 +96,13 @@ class Forest:
         share = _FOLDED * self.members.shape[1]
         more = [self.images.unfolded(which) // share for which in self.members.tolist()]
         enough = self.bounded + torch.tensor(more, device=self.bounded.device)
+        suit = [self.images.suit_programs(which) for which in self.members.tolist()]
+        suited = torch.tensor(suit, device=self.bounded.device)
         while not budget.over and sum(pool.numbers for pool in self.pools.values()) < most:
             begin, left = time.perf_counter(), [p for p in waiting() if p in self.pools]
             turn = min(budget.limit, budget.left / max(1, len(left)))
-            staying = (self.bounded < enough) | (_WORTH * self.spent > turn)
+            late = (_WORTH * self.spent > turn) & ~(suited & (turn > _FOR_PROGRAMS))
+            staying = (self.bounded < enough) | late
             owners, domains = self._take([p for p in left if staying[p] and self.pools[p].splits])
             if not domains.size:
                 break

@@ -9,6 +9,9 @@ from .engine import DualEngine
 from .reduced import ReducedNetwork, reduce_network
 from .relaxation import Images
 
+#: Programs decide tuples of images with at most so many unstable ReLUs each.
+_FEW = 160
+
 
 class ReducedImages:
     """Images and their reduced networks.
@@ -29,6 +32,13 @@ class ReducedImages:
         """Return how many numbers the networks of an image hold at most."""
         unstable = int((self.images.relaxation.upper[number] > 0).sum())
         return 2 * unstable * (unstable + self.images.x[number].numel())
+
+    def suit_programs(self, members: Sequence[int]) -> bool:
+        """Return whether programs can decide tuples of some images: few ReLUs are unstable."""
+        ball, upper = self.engine.ball, self.images.relaxation.upper
+        if not self.engine.splits or ball.norm == 2 or ball.clip is not None:
+            return False
+        return all(int((upper[i] > 0).sum()) <= _FEW for i in members)
 
     def unfolded(self, members: Sequence[int]) -> int:
         """Return how many unstable ReLUs are to be folded for the networks of some images."""

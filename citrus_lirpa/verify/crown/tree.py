@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...bounds.deadline import ending_by, time_left
+from ...bounds.deadline import ending_by, time_is_over, time_left
 from .ascent import Ascent, ascend_dual
 from .descent import Descent
 from .pool import Domains, Pool
@@ -30,9 +30,9 @@ _FLATTENED = 0.5
 #: One round in so many ends with an attack: the first for a single image; for a tuple, whose
 #: attacks take longer, the middle one, which easy tuples do not reach.
 _ATTACK_EVERY, _ATTACK_TUPLES_EVERY = 4, 8
-#: A tree whose members have at most so many unstable ReLUs each, with so many open combinations,
-#: goes to programs after so many seconds of work; each may take this share of the time left.
-_FEW, _MOST_PROGRAMS, _PATIENCE, _PROGRAM_SHARE = 160, 16, 0.1, 0.5
+#: A tree whose members suit programs, with at most so many open combinations, goes to them after
+#: so many seconds of work; a search may take this share of the time left, half of it before others.
+_MOST_PROGRAMS, _PATIENCE, _PROGRAM_SHARE = 16, 0.1, 0.75
 
 OPEN, PROVED, BROKEN, GIVEN_UP = range(4)
 
@@ -72,8 +72,7 @@ class Tree:
         self._pool = Pool(self._combinations(rows[:0], images.images.x.new_zeros(0, len(members))))
         self._done, self._leaves = list[Domains](), list[Domains]()
         self._rounds = 0
-        ball, few = self.engine.ball, max(map(len, self._networks)) <= _FEW
-        self._programs_wait = few and ball.norm != 2 and ball.clip is None
+        self._programs_wait = images.suit_programs(members)
         self.spent = time.perf_counter() - begin
 
     def plant(self, pool: Pool, leaves: Sequence[Domains]) -> None:
@@ -135,27 +134,33 @@ class Tree:
         return self._bounded - before
 
     def _solve(self) -> None:
-        """Decide all open combinations by programs, if each of them is decided."""
+        """Break all members by programs of the open combinations, or prove every one of these.
+
+        None is proved before all are searched: where one breaks, the others need no proof.
+        """
         rows = self._pool.rows.unique(dim=0)
         if len(rows) > _MOST_PROGRAMS:
             return
-        least, leaves = self.engine.least * self._threshold, list[Domains | None]()
-        dtype = self.images.images.x.dtype
-        for row in rows:
-            program = Program.of(self._exact, self.engine.ball, row.tolist())
-            answer = program.search(_PROGRAM_SHARE * time_left())
+        exact, ball, dtype = self._exact, self.engine.ball, self.images.images.x.dtype
+        programs, possible = [Program.of(exact, ball, row.tolist()) for row in rows], False
+        for number, program in enumerate(programs):
+            share = _PROGRAM_SHARE / min(2, len(programs) - number)
+            answer = program.search(share * time_left())
+            possible |= not answer.impossible
             if answer.u is not None:
                 self._try(answer.u.to(self.images.images.x).unsqueeze(0))
-            if not answer.impossible:
+            if self.state == BROKEN or time_is_over():
                 return
-            if None not in leaves:  # else nothing is proved, but all may be claimed
-                leaves.append(refuted(program, self._exact, self.engine.ball, row, least, dtype))
-        self.claimed = True
-        found = [part for part in leaves if part is not None]
-        if len(found) == len(rows):
-            self.state = PROVED
-            self._done, self._leaves = (_without(some, rows) for some in (self._done, self._leaves))
-            self._leaves += found
+        self.claimed = not possible
+        least, found = self.engine.least * self._threshold, list[Domains]()
+        for program, row in zip(programs, rows, strict=True):
+            leaves = None if possible else refuted(program, exact, ball, row, least, dtype)
+            if leaves is None:
+                return
+            found.append(leaves)
+        self.state = PROVED
+        self._done, self._leaves = (_without(some, rows) for some in (self._done, self._leaves))
+        self._leaves += found
 
     def keep_proofs(self) -> None:
         """Hand on the parts, if the whole network's bounds of all of them are positive too."""
