@@ -15,6 +15,7 @@ from citrus_lirpa.verify import Protocol, Saved, cascade, evaluate
 from citrus_lirpa.verify.crown.dual import DualBound
 from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.engines import LirpaEngine
+from citrus_lirpa.verify.group_search import Damage
 
 SPEC = DatasetSpec(name="noise", shape=(1, 4, 4), class_names="abc", loader=lambda *_: None)
 CPU = torch.device("cpu")
@@ -108,13 +109,24 @@ def test_what_is_found_is_the_same_however_often_it_is_stopped(
     [
         (PGD, "perturb", 1), (DualEngine, "ibp", 1), (DualEngine, "tightened", 1),
         (DualEngine, "margins", 1), (DualEngine, "margins", 3), (DualEngine, "refined", 1),
-        (DualEngine, "attacked", 1), (GroupAttack, "_ascend", 1),
+        (DualEngine, "attacked", 1), (Damage, "adopt", 1),
     ],
 )  # fmt: skip
 def test_a_stop_in_each_stage(tmp_path, monkeypatch, data, whole, owner, name, every):
     saved = Saved(tmp_path, {}, resume=False)
     with monkeypatch.context() as patch:
         stopping(patch, owner, name, every, once=True)
+        found, stops = runs(lambda: evaluate(*data, protocol(), saved=saved))
+    assert stops == 1
+    same(found, whole)
+
+
+def test_a_stop_in_the_joint_attack(tmp_path, monkeypatch, data):
+    """Nothing that breaks single images is tried on their groups, which would settle these."""
+    monkeypatch.setattr(Damage, "adopt_single_attacks", lambda self: None)
+    whole, saved = evaluate(*data, protocol()), Saved(tmp_path, {}, resume=False)
+    with monkeypatch.context() as patch:
+        stopping(patch, GroupAttack, "_ascend", 1, once=True)
         found, stops = runs(lambda: evaluate(*data, protocol(), saved=saved))
     assert stops == 1
     same(found, whole)
