@@ -71,13 +71,18 @@ class Segment:
             values[operation.name] = operation.forward(*(values[a] for a in operation.arguments))
         return values[self.end]
 
-    def sizes(self, *arguments: Tensor, constant: bool = True) -> Tensor:
+    def sizes(
+        self, *arguments: Tensor, constant: bool = True, known: dict[str, Tensor] | None = None
+    ) -> Tensor:
         """Return what the segment adds up in absolute values: |W||v| + |b|.
 
         Args:
             arguments: Of each source, (N, ...) the largest absolute values.
             constant: Whether to add |b|.
+            known: By name, what operations add up that earlier segments have too. Those of this
+                segment are put into it.
         """
+        known = {} if known is None else known
         values = dict(self.constants)
         covered = covering if self.device and constant else lambda size: size
         for source, name, value in zip(self.sources, self.names, arguments, strict=True):
@@ -86,8 +91,10 @@ class Segment:
                 value = (self.normalise(value) - shift).abs() + shift.abs() * constant
             values[name] = covered(value)
         for operation in self.operations:
-            arguments = tuple(values[a] for a in operation.arguments)
-            values[operation.name] = covered(sizes(operation, arguments, constant))
+            if operation.name not in known:
+                arguments = tuple(values[a] for a in operation.arguments)
+                known[operation.name] = covered(sizes(operation, arguments, constant))
+            values[operation.name] = known[operation.name]
         return values[self.end]
 
     def spread(self, axes: Tensor) -> Tensor | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
+
+from .. import distributed
 
 
 def free_memory(device: torch.device) -> int:
@@ -21,3 +24,10 @@ def free_memory(device: torch.device) -> int:
     if limit.exists() and limit.read_text().strip() != "max":
         free.append(max(0, int(limit.read_text()) - int(used.read_text())))
     return min(free, default=1 << 62)
+
+
+def sharing(device: torch.device) -> int:
+    """Return how many processes share the memory of a GPU, or of this machine."""
+    if device.type != "cuda":
+        return distributed.size_here()
+    return math.ceil(distributed.size_here() / torch.cuda.device_count())

@@ -15,7 +15,7 @@ from citrus_lirpa.verify.crown.dual import DualBound
 from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.crown.intermediate import rounded, tighten
 from citrus_lirpa.verify.crown.relaxation import Relaxation
-from citrus_lirpa.verify.crown.rounding import Sizes
+from citrus_lirpa.verify.crown.rounding import Sizes, largest_input
 
 SHAPE = (2, 9, 8)
 
@@ -163,12 +163,28 @@ def test_certain_relus_get_no_bounds_that_explode():
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["strides", "residual"])
-def test_a_little_room_gives_the_same_bounds(name):
+def test_a_little_room_gives_the_same_bounds(name, monkeypatch):
     """With few rows at once, places and channels are worked on in parts."""
     engine, images = prepare(name, math.inf, None)
     given = engine.segments, images.x, engine.ball, images.bounds
-    found, in_parts = tighten(*given, both=True), tighten(*given, rows=1, both=True)
+    found = tighten(*given, both=True)
+    monkeypatch.setattr("citrus_lirpa.verify.crown.windowed.free_memory", lambda _: 1 << 16)
+    in_parts = tighten(*given, both=True)
     pairs = zip(found.bounds, in_parts.bounds, strict=True)
     for one, other in pairs:
         for mine, its in zip(one, other, strict=True):
             torch.testing.assert_close(mine, its, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["maxima", "residual"])
+def test_sizes_of_segments_that_overlap_are_those_of_each_alone(name):
+    engine, images = prepare(name, math.inf, None)
+    x, ball, largest = images.x, engine.ball, {}
+    largest[INPUT] = largest_input(x, ball)
+    largest |= {k: upper.clamp(min=0) for k, (_, upper) in enumerate(images.bounds)}
+    found = Sizes.all(engine.segments, x, ball, images.bounds)
+    for segment, sizes in zip(engine.segments, found, strict=True):
+        alone = segment.sizes(*(largest[source] for source in segment.sources))
+        alone = alone.flatten(2).amax(2) if alone.ndim > 2 else alone
+        torch.testing.assert_close(sizes, 1.01 * alone)

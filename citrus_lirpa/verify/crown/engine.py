@@ -10,7 +10,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ... import distributed
 from ...attacks import ascend
 from ...bounds.box import Ball, Box
 from ...bounds.deadline import time_is_over
@@ -21,7 +20,7 @@ from ...bounds.precision import rounding_threshold
 from ...bounds.segments import Segment
 from ...checker import CROWN, SLOPES
 from ...errors import ModelError
-from ..free_memory import free_memory
+from ..free_memory import free_memory, sharing
 from .ascent import Ascent, ascend_dual
 from .dual import DualBound
 from .intermediate import rounded, tighten
@@ -373,8 +372,7 @@ def _rows_and_bytes(device: torch.device) -> tuple[int, int]:
     """
     if device.type != "cuda":
         return _MOST_ROWS["cpu"], _CACHES
-    sharing = math.ceil(distributed.size_here() / torch.cuda.device_count())
-    return _MOST_ROWS["cuda"], int(_GPU_SHARE * free_memory(device)) // sharing
+    return _MOST_ROWS["cuda"], int(_GPU_SHARE * free_memory(device)) // sharing(device)
 
 
 def _parts(rows: Tensor, size: int) -> tuple[Tensor, ...]:

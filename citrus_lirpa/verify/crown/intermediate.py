@@ -62,7 +62,7 @@ def tighten(
         x: (n, ...) inputs.
         ball: The perturbations.
         bounds: Sound bounds of every ReLU's input, such as IBP's.
-        rows: Neurons bounded at once, as far as their coefficients are on whole maps.
+        rows: Neurons bounded at once where a bound has several steps, or there are products.
         exact: The affine maps in float64, to compute the bounds by; None for those of ``x``.
         steps: Of α-CROWN for each bound; 0 for CROWN.
         both: Whether a ReLU that one bound shows to be certain gets CROWN's other one too, not
@@ -75,7 +75,7 @@ def tighten(
         layers = _WholeMaps(segments, x, ball, rows, exact, steps)
     else:
         given = (segments, x) if exact is None else (exact, x.double())
-        layers = Windowed(*given, ball, rows, both=both)
+        layers = Windowed(*given, ball, both=both)
     result: Bounds = []
     sizes: list[Tensor] = []
     neurons: list[Bent | None] = []
@@ -90,7 +90,8 @@ def tighten(
         below, above = rounded(result[k:], x.dtype)[0]
         neurons.append(None if curve is None else bent(curve, below.flatten(1), above.flatten(1)))
         sizer.bounded(k, below, above)
-        layers.add(k, below, above, size, neurons[k])
+        if k + 1 < len(bounds):
+            layers.add(k, below, above, size, neurons[k])
     sizes.append(sizer.of(len(bounds)))
     return Tightened(result, Relaxation.of(rounded(result, x.dtype), sizes, neurons))
 

@@ -59,11 +59,21 @@ class Sizes:
     def __init__(self, segments: Sequence[Segment], x: Tensor, ball: Ball):
         self._segments, self._dtype = segments, x.dtype
         self._largest = {INPUT: largest_input(x, ball)}
+        self._known: dict[str, Tensor] = {}
+        every = enumerate(segments)
+        self._last = {operation.name: k for k, part in every for operation in part.operations}
 
     def of(self, k: int) -> Tensor:
-        """Return the most (n, channels) of segment k, once the ReLUs before it are bounded."""
+        """Return the most (n, channels) of segment k, once the ReLUs before it are bounded.
+
+        Segments go in order.
+        """
         segment = self._segments[k]
-        sizes = _SAFE * segment.sizes(*(self._largest[s] for s in segment.sources))
+        given = (self._largest[source] for source in segment.sources)
+        sizes = _SAFE * segment.sizes(*given, known=self._known)
+        for operation in segment.operations:
+            if self._last[operation.name] == k:
+                del self._known[operation.name]
         return sizes.flatten(2).amax(2) if sizes.ndim > 2 else sizes
 
     def bounded(self, k: int, lower: Tensor, upper: Tensor) -> None:

@@ -24,10 +24,11 @@ from torch import Tensor
 
 from ...bounds.box import Ball
 from ...bounds.segments import INPUT, Segment
-from ...bounds.windows import Place, Window, channels_last, layout, transposed
-from ..free_memory import free_memory
+from ...bounds.windows import Window, channels_last, layout, place_of
+from ..free_memory import free_memory, sharing
 from .relaxation import Bent
 from .rounding import SUMS, downward, largest_input, unit
+from .sweep import sweep_of
 from .tangents import Curved
 from .worst import shortfall, worst_shared
 
@@ -35,8 +36,6 @@ from .worst import shortfall, worst_shared
 #: what is computed from them, so many tensors, may take.
 _BEST = {"cpu": 1 << 20, "cuda": 1 << 26}
 _SHARE, _TENSORS = 0.25, 8
-#: How many rows go together for each that an ascent takes, which needs more room for it.
-_WHOLE_MAPS = 4
 #: Places go together whose numbers of neurons differ by this factor at most, and others as long as
 #: they add no more rows in vain than this share of what fits: a batch of its own costs more.
 _SIMILAR, _SPARE = 0.7, 1 / 16
@@ -83,29 +82,21 @@ class Windowed:
         segments: The network's affine maps between ReLUs and curves.
         x: (n, ...) inputs, in the type to compute in.
         ball: The perturbations.
-        rows: How many rows on whole maps an ascent takes at once.
         both: Whether certain ReLUs get both of CROWN's bounds too.
     """
 
-    def __init__(
-        self, segments: Sequence[Segment], x: Tensor, ball: Ball, rows: int, *, both: bool = False
-    ):
+    def __init__(self, segments: Sequence[Segment], x: Tensor, ball: Ball, *, both: bool = False):
         self.segments, self.x, self.ball = segments, x, ball
         self.shapes = {INPUT: tuple(x.shape[1:]), **{k: s.shape for k, s in enumerate(segments)}}
         most = max(math.prod(shape) for shape in self.shapes.values())
-        free = _SHARE * free_memory(x.device) / (_TENSORS * x.element_size())
+        free = _SHARE * free_memory(x.device) / (_TENSORS * x.element_size() * sharing(x.device))
         best = _BEST.get(x.device.type, _BEST["cpu"])
         self.sums = 16 * SUMS * most
-        self._numbers_at_once = int(min(best, free, _WHOLE_MAPS * rows * most))
-        self._most_numbers = most
-        self._numbers: dict[int, int] = {}  # a row's most coefficients on its way back, by segment
+        self._numbers_at_once = int(min(best, free))
         self._lines: list[_Lines] = []
         self._both = both or any(segment.curve is not None for segment in segments)
-        self._constants = [
-            segment(*(x.new_zeros(1, *self.shapes[s]) for s in segment.sources))
-            for segment in segments
-        ]
-        self._centres = self._unperturbed()
+        self._sweep = sweep_of(segments, self.shapes, x)
+        self._centres = self._sweep.inputs_of_layers(segments, x)
         normalise: Any = segments[0].normalise
         scale = 1.0 if normalise is None else 1 / normalise.std.double()
         largest, box = largest_input(x, ball).double(), ball.box(x)
@@ -114,21 +105,11 @@ class Windowed:
         ends = downward(lower, x.dtype), -downward(-upper, x.dtype)
         self._ends = [_table(channels_last(end)) for end in ends]
 
-    def _unperturbed(self) -> list[Tensor]:
-        """Return the inputs (n, ...) of ReLUs and curves for the images themselves."""
-        values, found = {INPUT: self.x}, list[Tensor]()
-        for k, segment in enumerate(self.segments):
-            z = segment(*(values[source] for source in segment.sources))
-            curve: Any = segment.curve
-            values[k] = z.relu() if curve is None else curve.function(z)
-            found.append(z)
-        return found
-
     def charge(self, k: int, size: Tensor) -> Tensor:
         """Return what rounding can make of a coefficient 1 on neurons (n, H, W, C) of segment k."""
         shape = self.shapes[k]
         size = size.double().view(*size.shape, *[1] * (len(shape) - 1)).expand(-1, *shape)
-        terms = self.segments[k].terms[1] + _PRODUCTS
+        terms = self.segments[k].terms[1] + self._sweep.additions[k] + _PRODUCTS
         share = unit(self.x.dtype) * terms + self.sums + self.segments[k].noise
         return share * channels_last(size)
 
@@ -150,7 +131,7 @@ class Windowed:
             low, m, up, n = (channels_last(part) for part in _lines_of(neurons, shape, dtype))
         else:
             low, m, up, n = _of_relus(lower, upper, dtype)
-        constant, charge = channels_last(self._constants[k].double()), self.charge(k, size)
+        constant, charge = channels_last(self._sweep.constants[k].double()), self.charge(k, size)
         tiny = _PRODUCTS * unit(dtype)
         below = low.double() * constant + m - low.abs() * charge - tiny * m.abs()
         above = up.double() * constant + n + up.abs() * charge + tiny * n.abs()
@@ -170,11 +151,13 @@ class Windowed:
             wanted: (n, neurons) which of them.
             size: (n, channels) of segment k.
         """
+        if not wanted.any():
+            return
         height, width, channels = layout(self.shapes[k])
         wanted = channels_last(wanted.view(-1, *self.shapes[k])).reshape(-1, channels)
         positive = channels_last(self._centres[k] >= 0).reshape(-1, channels)
         charge = self.charge(k, size).reshape(-1, channels)
-        constant = channels_last(self._constants[k].double()).reshape(-1, channels)
+        constant = channels_last(self._sweep.constants[k].double()).reshape(-1, channels)
         certain = torch.zeros_like(wanted)
         few = 2 * int(wanted.sum()) <= self._at_once(k)
         for side in (torch.cat([positive, ~positive]),) if few else (positive, ~positive):
@@ -229,55 +212,41 @@ class Windowed:
             begin = end
 
     def _at_once(self, k: int) -> int:
-        """Return how many rows are passed back from segment k at once; few before the first."""
-        return max(1, self._numbers_at_once // self._numbers.get(k, self._most_numbers))
+        """Return how many rows are passed back from segment k at once."""
+        return max(1, self._numbers_at_once // self._sweep.widest(k))
 
     def _row_bounds(
         self, k: int, image: Tensor, at: Tensor, channel: Tensor, sign: Tensor, *, wide: bool
     ) -> _Rows:
         """Bound neurons (P, U) times their signs; ``wide`` asks for the width too."""
-        height, width, channels = layout(self.shapes[k])
         places, neurons = channel.shape
-        values = self.x.new_zeros(places, neurons, channels)
+        values = self.x.new_zeros(places, neurons, layout(self.shapes[k])[2])
         values.scatter_(2, channel.unsqueeze(2), sign.to(values.dtype).unsqueeze(2))
-        step = 0 if height * width == 1 else 1
-        place = Place((step, step), (0, 0), (1, 1))
-        window = Window(values.view(places, neurons, 1, 1, channels), at, place, True)
-        pending, least = {k: window}, sign.new_zeros(places, neurons)
-        spread, numbers = torch.zeros_like(least), 1
-        for j in reversed(range(k + 1)):
-            if j not in pending:
-                continue
-            window = pending.pop(j)
-            if j < k:
-                window, constants, gaps = self._through(j, window, image, wide)
-                least, spread = least + constants, spread + gaps
-            segment = self.segments[j]
-            shapes = [self.shapes[source] for source in segment.sources]
-            parts = transposed(segment, window, shapes)
-            for source, shape, part in zip(segment.sources, shapes, parts, strict=True):
-                numbers = max(numbers, part.values[0, 0].numel())
-                pending[source] = pending[source].plus(part, shape) if source in pending else part
-        window = pending[INPUT]
+        values = values.view(places, neurons, 1, 1, -1)
+        least = sign.new_zeros(places, neurons)
+        spread = torch.zeros_like(least)
+
+        def through(j: int, window: Window) -> Window:
+            window, constants, gaps = self._through(j, window, image, wide)
+            least.add_(constants)
+            if wide:
+                spread.add_(gaps)
+            return window
+
+        start = Window(values, at, place_of(self.shapes[k]), True)
+        window = self._sweep.passed_back(k, start, through)
         at_input = self._at_input(window, image)
         if wide:
             opposite = replace(window, values=-window.values)
             spread = spread - at_input - self._at_input(opposite, image)
-        self._numbers[k] = numbers
         return _Rows(least + at_input, spread)
 
     def _through(
         self, j: int, window: Window, image: Tensor, wide: bool
     ) -> tuple[Window, Tensor, Tensor | float]:
         """Replace layer j by lines: coefficients on its inputs, what is added (P, Q), and gaps."""
-        height, width, channels = layout(self.shapes[j])
-        if math.prod(window.place.size) >= height * width:
-            window = window.whole(self.shapes[j])
-        numbers = self._places(window, image, j)
-        shape = len(image), 1, *window.place.size, channels
-        low, below, up, above, *gap = (
-            table.index_select(0, numbers).view(shape) for table in self._lines[j][: 4 + wide]
-        )
+        window = window.fitted(self.shapes[j])
+        low, below, up, above, *gap = self._seen(self._lines[j][: 4 + wide], window, image, j)
         gaps: Tensor | float = 0.0
         if wide:
             terms = gap[0][0].numel()
@@ -288,23 +257,27 @@ class Windowed:
         values = positive.mul_(low).addcmul_(negative, up)
         return Window(values, window.at, window.place, True), bias, gaps
 
-    def _places(self, window: Window, image: Tensor, j: int) -> Tensor:
-        """Return which lines of layer j, or inputs, windows (P, h, w) have, in one row."""
+    def _seen(
+        self, tables: Sequence[Tensor], window: Window, image: Tensor, j: int
+    ) -> list[Tensor]:
+        """Return what windows have of tables of the places of layer j, (P, 1, h, w, C) each."""
         height, width, _ = layout(self.shapes[j])
-        places, many = window.places(self.shapes[j]), height * width
+        many, shape = height * width, (len(image), 1, *window.place.size, -1)
+        if window.place.fixed and window.place.size == (height, width):
+            whole = (table[:-1].view(len(self.x), -1) for table in tables)
+            return [table.index_select(0, image).view(shape) for table in whole]
+        places = window.places(self.shapes[j])
         numbers = places + image.unsqueeze(1) * many
-        return torch.where(places < 0, len(self.x) * many, numbers).flatten()
+        numbers = torch.where(places < 0, len(self.x) * many, numbers).flatten()
+        return [table.index_select(0, numbers).view(shape) for table in tables]
 
     def _at_input(self, window: Window, image: Tensor) -> Tensor:
         """Return the least (P, Q) of coefficients times perturbed inputs."""
         if self.ball.norm == 2:
             return self._in_ball(window.whole(self.shapes[INPUT]), image)
-        lower, upper = (
-            end.index_select(0, self._places(window, image, INPUT)) for end in self._ends
-        )
-        shape = len(image), 1, *window.place.size, lower.shape[1]
-        least = window.values.clamp(min=0) * lower.view(shape)
-        least.addcmul_(window.values.clamp(max=0), upper.view(shape))
+        lower, upper = self._seen(self._ends, window, image, INPUT)
+        least = window.values.clamp(min=0) * lower
+        least.addcmul_(window.values.clamp(max=0), upper)
         return least.flatten(2).sum(2, dtype=torch.float64)
 
     def _in_ball(self, window: Window, image: Tensor) -> Tensor:
