@@ -151,10 +151,10 @@ class Proofs:
     def _new(self, pairs: Array) -> Array:
         """Take tuples of (image, class), (D, s, 2), as refuted; return which were not, (D,).
 
-        Tuples in which an image is twice are left out: it breaks once, in one class.
+        Tuples in which an image has two classes are left out: it breaks in one alone.
         """
         keys = [frozenset((i, c) for i, c in one) for one in pairs.tolist()]
-        apart = [len({i for i, _ in key}) == pairs.shape[1] for key in keys]
+        apart = [len({i for i, _ in key}) == len(key) for key in keys]
         new = np.array([a and key not in self.refuted for a, key in zip(apart, keys, strict=True)])
         self.refuted.update(key for a, key in zip(apart, keys, strict=True) if a)
         return new
