@@ -206,7 +206,7 @@ def _taken(operation: Taken, before: Shape) -> Rule | None:
 def _reshaped(window: Window, shape: Shape, before: Shape) -> Window:
     """Return coefficients on a whole map of a shape as those of one before, in the same order."""
     places, rows = window.values.shape[:2]
-    values = _images(window).reshape(places * rows, *shape).view(places * rows, *before)
+    values = _images(window).reshape(places * rows, *shape).reshape(places * rows, *before)
     return _whole(values, window, before)
 
 

@@ -38,7 +38,7 @@ def check_run(
     record = EvaluationRecord.load(files.record, _REMEDY)
     if record.proofs is None:
         raise InputError(f"{files.record} is of an evaluation without proofs; {_REMEDY}")
-    if identity_of_proofs(files.proofs) not in (None, record.identity):
+    if identity_of_proofs(files.proofs) != record.identity:
         raise CheckpointError(
             f"{files.proofs} is of another evaluation than {files.record.name}; {_REMEDY}"
         )

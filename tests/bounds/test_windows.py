@@ -29,6 +29,17 @@ class Plus(nn.Module):
         return self.first(x) + self.second(x) if self.sign > 0 else self.first(x) - self.second(x)
 
 
+class View(nn.Module):
+    """The same numbers in another shape."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x):
+        return x.reshape(x.shape[0], *self.shape)
+
+
 def bent(layer):
     nn.init.uniform_(layer.weight, -1.5, 1.5)
     layer.running_var.uniform_(0.5, 2)
@@ -56,6 +67,15 @@ MAPS = {
         nn.Conv2d(3, 48, (3, 2), 2, 1), nn.Flatten(), nn.Linear(48 * 6 * 5, 5)
     ),
     "linear": lambda: nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Flatten(), nn.Linear(80, 5)),
+    "map of a vector": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(297, 24), View(4, 2, 3), nn.Conv2d(4, 3, 2)
+    ),
+    "map of another map": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2), View(4, 2, 10), nn.Conv2d(4, 3, 2)
+    ),
+    "other channels": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2), View(5, 4, 4), nn.Conv2d(5, 3, 2)
+    ),
 }  # fmt: skip
 
 
