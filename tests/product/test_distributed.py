@@ -110,7 +110,9 @@ def test_a_stop_request_of_one_process_stops_all_at_one_step(two, folder, alone)
     assert [part["stopped"] for part in two] == [f"{line}/stopped"] * 2
     state = checkpoint.load(folder / "stopped")[1]
     assert state["step"] == 5
-    resumed = together.Run("sabr", (*together.SMALL, together.ATTACK), folder / "stopped")
+    resumed = together.Run(
+        "sabr", (*together.SMALL, together.NO_TIES, together.ATTACK), folder / "stopped"
+    )
     resumed.fit()  # in one process, what two began
     assert furthest(resumed.weights(), alone["sabr"]["weights"]) < 1e-6
 

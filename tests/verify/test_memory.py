@@ -207,7 +207,7 @@ def test_a_group_attack_that_does_not_fit():
 
         return attack
 
-    found = certify_uap(net, x, y, 0.3, certificates=proofs, time_limit=0.2, attack=scarce(1))
+    found = certify_uap(net, x, y, 0.3, certificates=proofs, time_limit=1, attack=scarce(1))
     assert int(found.lower.sum()) <= int(found.upper.sum()) < 25
     nothing = certify_uap(net, x, y, 0.3, certificates=proofs, time_limit=0.2, attack=scarce(0))
     assert nothing.upper.tolist() == [5] * 5
