@@ -174,9 +174,9 @@ def test_roots_of_a_series_that_has_ended_are_not_bounded():
 
 
 def undecided_pair():
-    """Two images of a network with too many neurons to split all, and their engine."""
+    """Two images of a network with too many neurons to split all, or for programs."""
     torch.manual_seed(0)
-    layers = [nn.Linear(6, 60), nn.ReLU(), nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 3)]
+    layers = [nn.Linear(6, 99), nn.ReLU(), nn.Linear(99, 99), nn.ReLU(), nn.Linear(99, 3)]
     model, x = nn.Sequential(*layers).eval(), torch.rand(2, 6)
     engine = Undecided(BoundedNet(model, x).eval(), Ball(0.3))
     return ReducedImages(engine, engine.tightened(engine.ibp(x, model(x).argmax(1))[0]))
