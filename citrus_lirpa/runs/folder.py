@@ -92,7 +92,7 @@ class RunFolder:
                 f"{self.path} exists and is not empty; resume it with --resume, or choose "
                 "another --out"
             )
-        atomic.write_text(self.config, config.to_toml())
+        checkpoint.describe(self.path, config)
 
     def begun_config(self) -> RunConfig:
         """Read the configuration of a training that was begun, with or without a checkpoint.

@@ -14,7 +14,12 @@ from ..data.types import Split
 
 def identity(settings: dict[str, Any]) -> str:
     """Return the SHA-256 of the settings of an evaluation, by which its results are known."""
-    return hashlib.sha256(settings_text(settings).encode()).hexdigest()
+    return identity_of_text(settings_text(settings).encode())
+
+
+def identity_of_text(text: bytes) -> str:
+    """Return the same of what ``settings_text`` gave, encoded."""
+    return hashlib.sha256(text).hexdigest()
 
 
 def settings_text(settings: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from ..formats import tensors
 from ..formats.atomic import remove_leftovers, write_text
 from .certificates import Certificates
 from .groups import UapBounds
-from .identity import settings_text
+from .identity import identity_of_text, settings_text
 from .unfinished import Unfinished
 
 _HEADER = "settings.json"
@@ -166,7 +165,7 @@ def is_saved(folder: Path, settings: dict[str, Any]) -> bool:
 def saved_identity(folder: Path) -> str | None:
     """Return the identity of the evaluation that a folder is of; None where it is of none."""
     file = folder / _HEADER
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    return identity_of_text(file.read_bytes()) if file.is_file() else None
 
 
 def _plain(value: Certificates | UapBounds) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 
 from .engine import DualEngine
 from .reduced import ReducedNetwork, reduce_network
@@ -28,22 +29,26 @@ class ReducedImages:
         self.engine, self.images = engine, images
         self._kept: OrderedDict[int, tuple[ReducedNetwork, ReducedNetwork]] = OrderedDict()
 
+    @cached_property
+    def _unstable(self) -> list[int]:
+        """How many unstable ReLUs each image has."""
+        return (self.images.relaxation.upper > 0).sum(1).tolist()
+
     def size(self, number: int) -> int:
         """Return how many numbers the networks of an image hold at most."""
-        unstable = int((self.images.relaxation.upper[number] > 0).sum())
+        unstable = self._unstable[number]
         return 2 * unstable * (unstable + self.images.x[number].numel())
 
     def suit_programs(self, members: Sequence[int]) -> bool:
         """Return whether programs can decide tuples of some images: few ReLUs are unstable."""
-        ball, upper = self.engine.ball, self.images.relaxation.upper
+        ball = self.engine.ball
         if not self.engine.splits or ball.norm == 2 or ball.clip is not None:
             return False
-        return all(int((upper[i] > 0).sum()) <= _FEW for i in members)
+        return all(self._unstable[i] <= _FEW for i in members)
 
     def unfolded(self, members: Sequence[int]) -> int:
         """Return how many unstable ReLUs are to be folded for the networks of some images."""
-        upper = self.images.relaxation.upper
-        return sum(int((upper[i] > 0).sum()) for i in members if i not in self._kept)
+        return sum(self._unstable[i] for i in members if i not in self._kept)
 
     def networks(self, number: int) -> tuple[ReducedNetwork, ReducedNetwork]:
         """Return the network of an image in float64, and in the precision of the image."""

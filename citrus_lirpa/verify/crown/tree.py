@@ -151,10 +151,12 @@ class Tree:
                 self._try(answer.u.to(self.images.images.x).unsqueeze(0))
             if self.state == BROKEN or time_is_over():
                 return
-        self.claimed = not possible
+        if possible:
+            return
+        self.claimed = True
         least, found = self.engine.least * self._threshold, list[Domains]()
         for program, row in zip(programs, rows, strict=True):
-            leaves = None if possible else refuted(program, exact, ball, row, least, dtype)
+            leaves = refuted(program, exact, ball, row, least, dtype)
             if leaves is None:
                 return
             found.append(leaves)
