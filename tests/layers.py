@@ -5,6 +5,7 @@ import copy
 import torch
 from exact import Absolute, Larger, Limited
 from torch import nn
+from torch.nn import functional as F
 
 
 class Function(nn.Module):
@@ -16,6 +17,17 @@ class Function(nn.Module):
 
     def forward(self, x):
         return self.function(x)
+
+
+def two_pools(x):
+    """Maxima of a value over windows of two sizes."""
+    pools = F.max_pool2d(x, (1, 2), (1, 2)), F.max_pool2d(x, (2, 1), (2, 1))
+    return torch.cat([pool.flatten(1) for pool in pools], 1)
+
+
+def with_its_pool(x):
+    """A value and its maxima."""
+    return torch.cat([x.flatten(1), F.max_pool2d(x, 6).flatten(1)], 1)
 
 
 def prelu(*slopes):
@@ -51,6 +63,11 @@ LAYERS = {
     "pool in ceil mode": (nn.MaxPool2d(4, 4, ceil_mode=True), 4),
     "oblong pool": (nn.MaxPool2d((1, 5), (2, 1), (0, 2)), 3),
     "one window": (nn.MaxPool2d(6), 6),
+    "pool of ReLU": (nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), 3),
+    "pool of ReLU behind dropout": (nn.Sequential(nn.ReLU(), nn.Dropout(), nn.MaxPool2d(2)), 3),
+    "overlapping pool of ReLU": (nn.Sequential(nn.ReLU(), nn.MaxPool2d(3, 2, 1)), 5),
+    "pools of one ReLU": (Function(lambda x: two_pools(x.relu())), 4),
+    "ReLU and its pool": (Function(lambda x: with_its_pool(x.relu())), 8),
 }
 #: Affine layers on the same values.
 AFFINE = {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import reduce
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,62 @@ _DENSE = 1 << 15
 #: Convolutions of more numbers than this are not made of few sizes.
 _LARGE = 1 << 18
 
-Back = Callable[[Window], list[Window]]
+
+class Spaced(NamedTuple):
+    """Coefficients on evenly spaced rows or columns of a map.
+
+    Attributes:
+        window: The coefficients, on windows of these rows or columns alone; zero outside them.
+        axis: 0 for rows, 1 for columns.
+        step: How far they are apart.
+        start: The first of them.
+    """
+
+    window: Window
+    axis: int
+    step: int
+    start: int
+
+    def between(self, others: Sequence[Spaced]) -> Window:
+        """Return the same on the whole map's windows, with ``others`` on the next rows or columns.
+
+        Without any, all that lies between is zero; else as many are needed as ``step`` says.
+        """
+        values, axis = self.window.values, 2 + self.axis
+        missing = self.step - 1 - len(others)
+        parts = [values, *(other.window.values for other in others)]
+        parts += [torch.zeros_like(values)] * missing
+        if self.step > 1:
+            values = torch.stack(parts, axis + 1).flatten(axis, axis + 1)
+            values = values.narrow(axis, 0, values.shape[axis] - missing)
+        scale, shift = [1, 1], [0, 0]
+        scale[self.axis], shift[self.axis] = self.step, self.start
+        size = values.shape[2], values.shape[3]
+        moved = self.window.moved((scale[0], scale[1]), (shift[0], shift[1]), size, values)
+        return replace(moved, clean=True)  # a place that is in the result is in the value
+
+
+Passed = Window | Spaced
+Back = Callable[[Window], Sequence[Passed]]
+
+
+def added(parts: Sequence[Passed], shape: Shape) -> Window:
+    """Return the sum of coefficients on a map of a shape."""
+    spaced = sorted((p for p in parts if isinstance(p, Spaced)), key=lambda p: p[1:])
+    windows = [p for p in parts if isinstance(p, Window)]
+    while spaced:
+        first, *others = spaced[: spaced[0].step]
+        if not all(map(_follows, spaced, others)) or len(others) != first.step - 1:
+            others = []
+        windows.append(first.between(others))
+        spaced = spaced[1 + len(others) :]
+    return reduce(lambda total, part: total.plus(part, shape), windows)
+
+
+def _follows(before: Spaced, after: Spaced) -> bool:
+    """Return whether the rows or columns of one are next to those of another."""
+    alike = before.window.place == after.window.place and before.axis == after.axis
+    return alike and before.step == after.step and after.start == before.start + 1
 
 
 def back_of(operation: Any, constants: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Back:
@@ -66,7 +122,7 @@ def _times(window: Window, factor: Any) -> Window:
     return replace(window, values=window.values * factor)
 
 
-Rule = Callable[[Window], Window]
+Rule = Callable[[Window], Passed]
 
 
 def _rule(operation: Any, constants: list[Any], before: Shape) -> Rule | None:
@@ -179,28 +235,12 @@ def _average_pool(node: Any, window: Window) -> Window:
 
 
 def _taken(operation: Taken, before: Shape) -> Rule | None:
-    """Strided slices along the height or the width."""
+    """Evenly spaced slices along the height or the width."""
     axis, index = operation.axis - 2, operation.index
     step = spacing(index)
     if len(before) != 3 or axis not in (0, 1) or step is None:
         return None
-
-    def back(window: Window) -> Window:
-        size, scale, shift = list(window.place.size), [1, 1], [0, 0]
-        scale[axis], shift[axis] = step, index[0]
-        taken: list[Any] = [slice(None)] * 5
-        if step > 1:
-            size[axis] = (size[axis] - 1) * step + 1
-            taken[2 + axis] = slice(None, None, step)
-            shape = (*window.values.shape[:2], *size, window.values.shape[4])
-            values = window.values.new_zeros(shape)
-            values[tuple(taken)] = window.values
-        else:
-            values = window.values
-        moved = window.moved((scale[0], scale[1]), (shift[0], shift[1]), (size[0], size[1]), values)
-        return replace(moved, clean=True)  # a place that is in the result is in the value
-
-    return back
+    return lambda window: Spaced(window, axis, step, index[0])
 
 
 def _reshaped(window: Window, shape: Shape, before: Shape) -> Window:

@@ -4,7 +4,8 @@
     |x| = 2 ReLU(x) - x                  x below 0 times s: ReLU(x) + s (x - ReLU(x))
 
 clamp(x, l, u) is min(max(x, l), u), and a maximum over windows is a tree of maxima of two, along
-one axis after the other. All factors are exact in any precision.
+one axis after the other. The maximum of ReLUs is the ReLU of the maximum, which has fewer of them.
+All factors are exact in any precision.
 
 Curves (:mod:`.curves`) and products of two values stay, each as a function behind an affine map;
 x / y is x times the reciprocal of y.
@@ -59,8 +60,9 @@ class PiecewiseGraph(Graph):
         self.origins: dict[str, str] = {}
         self.knots: dict[str, tuple[tuple[str, ...], Hull]] = {}
         whole, parts = curves_in_parts(graph)
+        pooled = _pooled(graph)
         for name, operation in graph.operations.items():
-            if name in parts:
+            if name in parts or name in pooled:
                 continue
             writer = _Writer(self, operation, dtype)
             if name in whole:
@@ -190,9 +192,24 @@ def _of_several(w: _Writer, write: Callable[..., str], function: Callable[..., T
             w.knot(value, lambda a, b: Box(*map(function, a, b)), before, other)
 
 
+def _pooled(graph: Graph) -> set[str]:
+    """Return the ReLUs that nothing but max pooling takes."""
+    kinds: dict[str, set[str]] = {name: set() for name in graph.relus}
+    for operation in graph.operations.values():
+        for source in kinds.keys() & operation.sources:
+            kinds[source].add(operation.kind)
+    return {name for name, found in kinds.items() if found == {"BoundMaxPool"}} - {graph.output}
+
+
 def _max_pool(w: _Writer) -> None:
-    """One axis after the other, in pairs: windows that overlap share their maxima."""
+    """One axis after the other, in pairs: windows that overlap share their maxima.
+
+    Those of a ReLU's values are ReLUs of the maxima of its inputs.
+    """
     (x,), shape = w.operation.arguments, list(w.node.inputs[0].output_shape[1:])
+    rectified = type(w.node.inputs[0]).__name__ == "BoundRelu"
+    if rectified:
+        x = w.node.inputs[0].inputs[0].name
     for axis in range(len(shape) - 1, 0, -1):
         windows = _windows(w.node, axis - 1, shape[axis], w.operation.shape[axis])
         while max(map(len, windows)) > 1:
@@ -207,7 +224,9 @@ def _max_pool(w: _Writer) -> None:
         shape[axis] = len(windows)
         w.shape = tuple(shape)
         places = tuple(window[0] for window in windows)
-        x = w.add(Taken, x, axis=axis + 1, index=places, last=axis == 1)
+        x = w.add(Taken, x, axis=axis + 1, index=places, last=axis == 1 and not rectified)
+    if rectified:
+        w.add(Relu, x, last=True)
 
 
 def _level(

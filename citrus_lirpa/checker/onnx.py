@@ -142,7 +142,17 @@ class _Reader(Writer):
             require(not given, refused)
             self.clip(result, x, *(*values[1:], None, None)[:2])
         else:
-            self.max_pool(result, x, windows_of(given, self.shapes[x], refused))
+            self._max_pool(result, x, windows_of(given, self.shapes[x], refused))
+
+    def _max_pool(self, result: str, x: str, windows: list[list[list[int]]]) -> None:
+        """Add a maximum over windows; of ReLUs, the ReLU of the maximum."""
+        kind, (before, *_), _ = self.origins.get(x, ("", [""], {}))
+        if kind != "Relu":
+            self.max_pool(result, x, windows)
+            return
+        largest = self.named(result)
+        self.max_pool(largest, before, windows)
+        self.add(Node(result, [largest]), self.shapes[largest])
 
     def _constant(self, name: str, x: str) -> Any:
         """Return a constant, without the first axis where x has it too; None if it is none."""

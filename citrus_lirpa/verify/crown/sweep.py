@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ...bounds.passing_back import Back, back_of
+from ...bounds.passing_back import Back, Passed, added, back_of
 from ...bounds.segments import INPUT, Segment
 from ...bounds.windows import Shape, Window, layout, place_of
 
@@ -108,20 +108,24 @@ class Sweep:
             window: The coefficients.
             through: Returns those on the input of a layer, from its number and those on its value.
         """
-        pending = {self.ends[k]: window}
+        pending: dict[str, list[Passed]] = {self.ends[k]: [window]}
+
+        def pass_on(name: str, part: Passed) -> None:
+            pending.setdefault(name, []).append(part)
+
+        def taken(name: str) -> Window | None:
+            parts = pending.pop(name, None)
+            return added(parts, self.shapes[name]) if parts else None
+
         for j in reversed(range(k + 1)):
-            if j < k and (value := pending.pop(self.sources.get(j, ""), None)) is not None:
-                self._add(pending, self.ends[j], through(j, value))
+            if j < k and (value := taken(self.sources.get(j, ""))) is not None:
+                pass_on(self.ends[j], through(j, value))
             for operation, _, back in reversed(self.steps[j]):
-                value = pending.pop(operation.name, None)
+                value = taken(operation.name)
                 if value is not None:
                     for name, part in zip(operation.sources, back(value), strict=True):
-                        self._add(pending, name, part)
-        return pending[self.sources[INPUT]]
-
-    def _add(self, pending: dict[str, Window], name: str, part: Window) -> None:
-        before = pending.get(name)
-        pending[name] = part if before is None else before.plus(part, self.shapes[name])
+                        pass_on(name, part)
+        return added(pending[self.sources[INPUT]], self.shapes[self.sources[INPUT]])
 
     def widest(self, k: int) -> int:
         """Return how many coefficients a row of segment k has at most on its way back."""
