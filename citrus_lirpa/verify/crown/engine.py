@@ -38,6 +38,8 @@ CURVE_STEPS, PIECE_STEPS = 20, 5
 #: share of the memory that is free.
 _CACHES, _GPU_SHARE = 1 << 28, 0.25
 _MOST_ROWS = {"cpu": 128, "cuda": 4096}
+#: CROWN bounds more rows at once of networks so small that all rows have no more neurons.
+_FEW_NEURONS = 1 << 19
 #: An attack pushes no input further beyond its decision boundary than this, in logits.
 _OVERSHOOT = 0.01
 #: What float64 rounding can make of a bound that is not charged its own, in thresholds.
@@ -78,9 +80,9 @@ class DualEngine:
             self.segments = [segment.on_device() for segment in self.segments]
         if len(self.segments) == 1:
             raise ModelError("branch and bound takes networks with ReLU; this one is affine")
-        neurons = sum(math.prod(segment.shape) for segment in self.segments)
+        self._neurons = sum(math.prod(segment.shape) for segment in self.segments)
         most, budget = _rows_and_bytes(net.parameters()[0].device)
-        self.rows_at_once = max(4, min(most, budget // (64 * neurons)))
+        self.rows_at_once = max(4, min(most, budget // (64 * self._neurons)))
 
     @property
     def splits(self) -> bool:
@@ -227,7 +229,8 @@ class DualEngine:
         lower = images.x.new_full(open_rows.shape, -torch.inf)
         proved = torch.zeros_like(open_rows)
         image, row = open_rows.nonzero(as_tuple=True)
-        for part in _parts(image, self.rows_at_once):
+        more = 0 if iterations else _FEW_NEURONS // self._neurons
+        for part in _parts(image, max(self.rows_at_once, more)):
             i, r = image[part].unsqueeze(1), row[part].unsqueeze(1)
             dual = self.dual(images, i, r)
             found = ascend_dual(dual, iterations, rate=self.alpha_rate)

@@ -9,7 +9,8 @@ What rounding can make of it (:mod:`.rounding`) is taken off low·b + m and adde
 
 A ReLU that one bound shows to be certain needs no other one: its lines do not depend on it, only
 what rounding is charged does. So that bound comes from the same coefficients: where f(z) is at most
-``gap`` away from both lines, Σ a f(z) lies no more than Σ |a| gap above its lower bound.
+``gap`` away from both lines, Σ a f(z) lies no more than Σ |a| gap above its lower bound. Where no
+ReLU comes before, that is its upper bound.
 """
 
 from __future__ import annotations
@@ -159,15 +160,17 @@ class Windowed:
         charge = self.charge(k, size).reshape(-1, channels)
         constant = channels_last(self._sweep.constants[k].double()).reshape(-1, channels)
         certain = torch.zeros_like(wanted)
+        affine = self.segments[k].sources == (INPUT,)  # one pass gives both bounds
         few = 2 * int(wanted.sum()) <= self._at_once(k)
-        for side in (torch.cat([positive, ~positive]),) if few else (positive, ~positive):
+        sides = (torch.cat([positive, ~positive]),) if few else (positive, ~positive)
+        for side in (positive,) if affine else sides:
             left = (wanted & ~certain).repeat(len(side) // len(wanted), 1)
             for part, channel in self._parts(k, left):
                 place = part % len(wanted)
                 image, at = place // (height * width), place % (height * width)
                 sign = side[part].gather(1, channel).double() * 2 - 1
                 spot = torch.stack([at // width, at % width], 1)
-                wide = side is positive and not self._both
+                wide = affine or (side is positive and not self._both)
                 rows = self._row_bounds(k, image, spot, channel, sign, wide=wide)
                 base, off = constant[at].gather(1, channel), charge[place].gather(1, channel)
                 size = rows.least.abs() + rows.width + base.abs()
@@ -175,7 +178,7 @@ class Windowed:
                 least = rows.least + sign * base - off
                 most = torch.full_like(least, torch.inf)
                 if wide:
-                    sure = least >= 0
+                    sure = (least >= 0) | affine
                     certain[place.unsqueeze(1).expand_as(channel)[sure], channel[sure]] = True
                     most[sure] = (least + rows.width + 2 * off)[sure]
                 ends = torch.stack([least, most])
