@@ -44,6 +44,7 @@ LAYERS = {
     "leaky, above 1": (nn.LeakyReLU(1.7), 1),
     "prelu": (prelu(-0.5, 0.2, 1.3), 1),
     "one prelu": (prelu(0.3), 1),
+    "two slopes": (Function(lambda x: torch.cat([F.leaky_relu(x, s) for s in (0.1, 0.9)], 1)), 2),
     "rrelu": (nn.RReLU(), 1),
     "relu6": (nn.ReLU6(), 2),
     "hardtanh": (nn.Hardtanh(-0.2, 0.1), 2),

@@ -15,7 +15,7 @@ def repair_nodes(operators: Any) -> None:
     """Repair flattening by the batch size and layers without bias, where that is needed."""
     _keep_the_batch_open(operators.BoundReshape)
     _bound_without_bias(operators.BoundMatMul)
-    _keep_weights_shared()
+    _keep_activations()
     _pool_as_written(operators.BoundMaxPool, _max_pool)
     _pool_as_written(operators.BoundAveragePool, _average_pool)
     _unsqueeze_several_axes(operators.BoundUnsqueeze)
@@ -50,14 +50,16 @@ def _bound_without_bias(product: Any) -> None:
     product.interval_propagate = product.__base__.interval_propagate
 
 
-def _keep_weights_shared() -> None:
-    """0.7 merges pairs of ReLUs into new weights, which training does not reach.
+def _keep_activations() -> None:
+    """0.7 merges activations of one value, also two LeakyReLUs or max poolings that differ.
 
-    It also fails there on a ``Linear(bias=False)`` between ReLUs: TypeError.
+    It also merges pairs of ReLUs into new weights, which training does not reach, and fails there
+    on a ``Linear(bias=False)`` between ReLUs: TypeError.
     """
     if importlib.util.find_spec("auto_LiRPA.optimize_graph") is not None:
         optimiser = importlib.import_module("auto_LiRPA.optimize_graph")
-        vars(optimiser)["optimize_relu_relation"] = lambda _: None
+        for name in ("merge_identical_act", "optimize_relu_relation"):
+            vars(optimiser)[name] = lambda _: None
 
 
 def _pool_as_written(pool: Any, function: Any) -> None:
