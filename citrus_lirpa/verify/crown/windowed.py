@@ -27,10 +27,10 @@ from ...bounds.box import Ball
 from ...bounds.segments import INPUT, Segment
 from ...bounds.windows import Window, channels_last, layout, place_of
 from ..free_memory import free_memory, sharing
+from .layer_lines import LayerLines, table
 from .relaxation import Bent
 from .rounding import SUMS, downward, largest_input, unit
 from .sweep import sweep_of
-from .tangents import Curved
 from .worst import shortfall, worst_shared
 
 #: Numbers at once that a processor works on best, and the share of the free memory that they and
@@ -44,19 +44,6 @@ _SIMILAR, _SPARE = 0.7, 1 / 16
 _PRODUCTS = 16
 #: Roundings of a coefficient times an input.
 _INPUTS = 24
-
-
-class _Lines(NamedTuple):
-    """Lines of the neurons of a layer: slopes, values at zero, and gaps, each (n·H·W + 1, C).
-
-    Places are numbered through all images; the last one, of zeros, stands for all places outside.
-    """
-
-    low: Tensor
-    below: Tensor
-    up: Tensor
-    above: Tensor
-    gap: Tensor
 
 
 class _Rows(NamedTuple):
@@ -94,7 +81,7 @@ class Windowed:
         best = _BEST.get(x.device.type, _BEST["cpu"])
         self.sums = 16 * SUMS * most
         self._numbers_at_once = int(min(best, free))
-        self._lines: list[_Lines] = []
+        self._lines: list[LayerLines] = []
         self._both = both or any(segment.curve is not None for segment in segments)
         self._sweep = sweep_of(segments, self.shapes, x)
         self._centres = self._sweep.inputs_of_layers(segments, x)
@@ -104,7 +91,7 @@ class Windowed:
         off = (unit(x.dtype) * _INPUTS + self.sums) * largest
         lower, upper = scale * (box.lower.double() - off), scale * (box.upper.double() + off)
         ends = downward(lower, x.dtype), -downward(-upper, x.dtype)
-        self._ends = [_table(channels_last(end)) for end in ends]
+        self._ends = [table(channels_last(end)) for end in ends]
 
     def charge(self, k: int, size: Tensor) -> Tensor:
         """Return what rounding can make of a coefficient 1 on neurons (n, H, W, C) of segment k."""
@@ -126,21 +113,9 @@ class Windowed:
             size: (n, channels) of segment k.
             neurons: Those of a curve, within these bounds; None for ReLU.
         """
-        dtype, shape = self.x.dtype, lower.shape
-        lower, upper = (channels_last(end.double()) for end in (lower, upper))
-        if isinstance(neurons, Curved):
-            low, m, up, n = (channels_last(part) for part in _lines_of(neurons, shape, dtype))
-        else:
-            low, m, up, n = _of_relus(lower, upper, dtype)
         constant, charge = channels_last(self._sweep.constants[k].double()), self.charge(k, size)
-        tiny = _PRODUCTS * unit(dtype)
-        below = low.double() * constant + m - low.abs() * charge - tiny * m.abs()
-        above = up.double() * constant + n + up.abs() * charge + tiny * n.abs()
-        below, above = downward(below, dtype), -downward(-above, dtype)
-        gap = torch.maximum(torch.minimum(-lower, upper).clamp(min=0), n)  # n: up is rounded
-        gap = gap + 2 * charge + tiny * (m.abs() + n.abs() + below.abs() + above.abs())
-        gap = -downward(-gap, dtype)
-        self._lines.append(_Lines(*map(_table, (low, below, up, above, gap))))
+        tiny, dtype = _PRODUCTS * unit(self.x.dtype), self.x.dtype
+        self._lines.append(LayerLines.of(lower, upper, neurons, constant, charge, tiny, dtype))
 
     def bounds(self, k: int, wanted: Tensor, size: Tensor) -> Iterator[Found]:
         """Bound inputs of ReLU or curve k, whose lines before it are known.
@@ -296,29 +271,3 @@ class Windowed:
         off = (unit(a.dtype) * _INPUTS + self.sums) * size.flatten(1).sum(1, dtype=torch.float64)
         line = (a * self.ball.cut(x + u.unsqueeze(1))).flatten(1).sum(1, dtype=torch.float64)
         return (line - off - shortfall(a, weight, x, self.ball, u)).view(places, rows)
-
-
-def _lines_of(
-    neurons: Curved, shape: torch.Size, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return slope and value at zero, in float64, of CROWN's lines below and above."""
-    lines = neurons.crown(dtype)
-    slope, offset = (part.view(2, *shape) for part in (lines.slope, lines.offset))
-    return slope[0], offset[0], slope[1], offset[1]
-
-
-def _of_relus(
-    lower: Tensor, upper: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the same of ReLUs."""
-    free, active = (lower < 0) & (upper > 0), (lower >= 0) & (upper > 0)
-    low = torch.where(free, upper > -lower, active).to(dtype)
-    up = torch.where(free, upper / (upper - lower), active.double()).to(dtype)
-    above = torch.maximum(-up.double() * lower, upper - up.double() * upper)
-    return low, torch.zeros_like(lower), up, torch.where(free, above, 0.0)
-
-
-def _table(values: Tensor) -> Tensor:
-    """Return the places of maps (n, H, W, C) one below the other, and a last one of zeros."""
-    places = values.flatten(0, 2)
-    return torch.cat([places, torch.zeros_like(places[:1])])
