@@ -1,7 +1,7 @@
 """Max pooling as a tree of maxima of two, along one axis after the other.
 
-The maximum of ReLUs is the ReLU of the maximum, of which there are fewer, so that a max pooling of
-ReLUs is written as that.
+The maximum of ReLUs is the ReLU of the maximum, and max pooling of ReLUs is written so: where
+nothing else takes these, fewer are left.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ def write_max_pool(w: Writer) -> None:
 
     Those of a ReLU's values are ReLUs of the maxima of its inputs.
     """
-    (x,), shape = w.operation.arguments, list(w.node.inputs[0].output_shape[1:])
-    rectified = type(w.node.inputs[0]).__name__ == "BoundRelu"
-    if rectified:
-        x = w.node.inputs[0].inputs[0].name
+    (source,) = w.node.inputs
+    shape, rectified = list(source.output_shape[1:]), type(source).__name__ == "BoundRelu"
+    x = source.inputs[0].name if rectified else source.name
     for axis in range(len(shape) - 1, 0, -1):
         windows = _windows(w.node, axis - 1, shape[axis], w.operation.shape[axis])
         while max(map(len, windows)) > 1:

@@ -47,7 +47,7 @@ class Spaced(NamedTuple):
     def between(self, others: Sequence[Spaced]) -> Window:
         """Return the same on the whole map's windows, with ``others`` on the next rows or columns.
 
-        Without any, all that lies between is zero; else as many are needed as ``step`` says.
+        These are ``step - 1``; without any, all that lies between is zero.
         """
         values, axis = self.window.values, 2 + self.axis
         missing = self.step - 1 - len(others)
@@ -72,12 +72,17 @@ def added(parts: Sequence[Passed], shape: Shape) -> Window:
     spaced = sorted((p for p in parts if isinstance(p, Spaced)), key=lambda p: p[1:])
     windows = [p for p in parts if isinstance(p, Window)]
     while spaced:
-        first, *others = spaced[: spaced[0].step]
-        if not all(map(_follows, spaced, others)) or len(others) != first.step - 1:
-            others = []
-        windows.append(first.between(others))
-        spaced = spaced[1 + len(others) :]
+        run = _run(spaced)
+        windows.append(run[0].between(run[1:]))
+        spaced = spaced[len(run) :]
     return reduce(lambda total, part: total.plus(part, shape), windows)
+
+
+def _run(spaced: Sequence[Spaced]) -> Sequence[Spaced]:
+    """Return the first parts if they are on all rows or columns between them, else the first."""
+    run = spaced[: spaced[0].step]
+    whole = len(run) == run[0].step and all(map(_follows, run, run[1:]))
+    return run if whole else run[:1]
 
 
 def _follows(before: Spaced, after: Spaced) -> bool:

@@ -22,8 +22,8 @@ from .device import Device
 from .network import Affine, Array, Network, Node, Refused, dot, require
 
 #: A claim may be closer than what follows by this share of its width, as other rounding may make
-#: it; the checker goes on with what follows.
-_CLOSE = 2.0**-18
+#: it, and by so many underflows, where it has no width; the checker goes on with what follows.
+_CLOSE, _UNDERFLOWS = 2.0**-18, 1000
 #: How many bounds of neurons are computed together.
 _AT_ONCE = 64
 
@@ -157,7 +157,8 @@ class Ranges:
             a, one = self.network.numbers.of(np.zeros((len(lower), len(at)))), np.ones((1, len(at)))
             a[place[at], np.arange(len(part))] = sign
             found = np.maximum(sure[part], least([self.box], [self.lines(value, a, Choice())], one))
-            for k in np.flatnonzero(~(found >= ends[part] - _CLOSE * (up - low)[at])):
+            close = _CLOSE * (up - low)[at] + _UNDERFLOWS * self.network.numbers.tiny
+            for k in np.flatnonzero(~(found >= ends[part] - close)):
                 raise Refused(
                     f"neuron {place[at[k]] + first} is claimed to be bounded by "
                     f"{float(sign[k] * ends[part[k]]):.9g}, but only "

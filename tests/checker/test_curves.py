@@ -56,6 +56,9 @@ LAYERS = {
     "powers": [Function(lambda x: x**3 + x.relu() ** 1.5 - (x.relu() + 1) ** -2.0 + x * x)],
     "tanh of a product with a square": [Function(lambda x: (x + 0.04 * x * (x * x)).tanh())],
     "product": [Function(lambda x: x[:, :2] * x[:, 1:])],
+    "product of pools of ReLU": [
+        Function(lambda x: F.max_pool2d(x.relu(), 2) * F.avg_pool2d(x.relu(), 2))
+    ],
     "gate": [Function(lambda x: x * x.mean((2, 3), keepdim=True).sigmoid())],
     "quotients": [Function(lambda x: x / (x.relu() + 1) + 2 / (x.square() + 1) - x / 3)],
     "pooled tanh": [nn.Tanh(), nn.MaxPool2d(2), nn.Conv2d(3, 3, 2), nn.ReLU()],
@@ -64,7 +67,8 @@ LAYERS = {
 EPS = {
     "sigmoid": 0.05, "tanh, twice": 0.05, "softsign and log-sigmoid": 0.05, "hardsigmoid": 0.2,
     "log-sigmoid by hand": 0.05,
-    "roots and inverses": 0.15, "product": 0.002, "gate": 0.01, "quotients": 0.005,
+    "roots and inverses": 0.15, "product": 0.002,
+    "product of pools of ReLU": 0.01, "gate": 0.01, "quotients": 0.005,
 }  # fmt: skip
 FUNCTIONS = {
     "sigmoid": (curves.SIGMOID, torch.sigmoid),

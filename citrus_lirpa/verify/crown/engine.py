@@ -38,8 +38,8 @@ CURVE_STEPS, PIECE_STEPS = 20, 5
 #: share of the memory that is free.
 _CACHES, _GPU_SHARE = 1 << 28, 0.25
 _MOST_ROWS = {"cpu": 128, "cuda": 4096}
-#: CROWN bounds more rows at once of networks so small that all rows have no more neurons.
-_FEW_NEURONS = 1 << 19
+#: CROWN bounds at least as many rows at once as have this many inputs and neurons together.
+_FEW_NUMBERS = 1 << 19
 #: An attack pushes no input further beyond its decision boundary than this, in logits.
 _OVERSHOOT = 0.01
 #: What float64 rounding can make of a bound that is not charged its own, in thresholds.
@@ -229,7 +229,8 @@ class DualEngine:
         lower = images.x.new_full(open_rows.shape, -torch.inf)
         proved = torch.zeros_like(open_rows)
         image, row = open_rows.nonzero(as_tuple=True)
-        more = 0 if iterations else _FEW_NEURONS // self._neurons
+        numbers = self._neurons + images.x[0].numel()
+        more = 0 if iterations else _FEW_NUMBERS // numbers
         for part in _parts(image, max(self.rows_at_once, more)):
             i, r = image[part].unsqueeze(1), row[part].unsqueeze(1)
             dual = self.dual(images, i, r)

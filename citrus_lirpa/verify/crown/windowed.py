@@ -10,7 +10,7 @@ What rounding can make of it (:mod:`.rounding`) is taken off low·b + m and adde
 A ReLU that one bound shows to be certain needs no other one: its lines do not depend on it, only
 what rounding is charged does. So that bound comes from the same coefficients: where f(z) is at most
 ``gap`` away from both lines, Σ a f(z) lies no more than Σ |a| gap above its lower bound. Where no
-ReLU comes before, that is its upper bound.
+layer comes before, the two are its exact bounds.
 """
 
 from __future__ import annotations
@@ -135,10 +135,12 @@ class Windowed:
         charge = self.charge(k, size).reshape(-1, channels)
         constant = channels_last(self._sweep.constants[k].double()).reshape(-1, channels)
         certain = torch.zeros_like(wanted)
-        affine = self.segments[k].sources == (INPUT,)  # one pass gives both bounds
         few = 2 * int(wanted.sum()) <= self._at_once(k)
-        sides = (torch.cat([positive, ~positive]),) if few else (positive, ~positive)
-        for side in (positive,) if affine else sides:
+        affine = self.segments[k].sources == (INPUT,)  # both bounds come from one pass
+        sides = (positive,) if affine else (positive, ~positive)
+        if few and not affine:
+            sides = (torch.cat(sides),)
+        for side in sides:
             left = (wanted & ~certain).repeat(len(side) // len(wanted), 1)
             for part, channel in self._parts(k, left):
                 place = part % len(wanted)
