@@ -380,5 +380,9 @@ def _rows_and_bytes(device: torch.device) -> tuple[int, int]:
 
 
 def _parts(rows: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Return numbers of ``rows``, at most ``size`` together; none for no rows."""
-    return torch.arange(len(rows), device=rows.device).split(size) if len(rows) else ()
+    """Return numbers of ``rows``, at most ``size`` together; none for no rows.
+
+    Parts are of one size as far as they can be: a dual bound of another number of rows costs more.
+    """
+    count = -(-len(rows) // size)
+    return torch.arange(len(rows), device=rows.device).chunk(count) if count else ()
