@@ -42,9 +42,9 @@ def searched(reduced, pairs=PAIRS, seconds=30.0):
 
 def programs(engine, reduced, members):
     """Those of all combinations of margins that would break the members, and what refutes them."""
-    exact = [reduced.networks(i)[0] for i in members]
+    networks, (exact, _) = [reduced.network(i) for i in members], reduced.joined(members)
     for rows in itertools.product(range(2), repeat=len(members)):
-        program, row = Program.of(exact, engine.ball, rows), torch.tensor(rows)
+        program, row = Program.of(networks, engine.ball, rows), torch.tensor(rows)
         yield program, refuted(program, exact, engine.ball, row, 0.0, torch.float32)
 
 
@@ -76,12 +76,12 @@ def test_programs_break_what_can_be_broken_and_refute_the_rest(size):
 def test_what_the_network_does_satisfies_all_rows():
     for seed in range(6):
         _, engine, _, reduced = prepared(seed, 0.25)
-        network = reduced.networks(0)[0]
-        program = Program.of([network], engine.ball, [0])
+        network, (exact, _) = reduced.network(0), reduced.joined([0])
+        program, rows = Program.of([network], engine.ball, [0]), torch.zeros(40, 1).long()
         generator = torch.Generator().manual_seed(seed)
         v = (2 * torch.rand(len(network.reach), 40, generator=generator).double() - 1) * 0.25
-        z, h = network.forward(v, lambda here, z: z.relu())
-        margin, _ = network.margins(v, torch.zeros(40, dtype=torch.long))
+        z, h = exact.forward(exact.reached(v), lambda here, z: z.relu())
+        margin = exact.margins(rows, v, exact.outputs(rows) * h)[0]
         point = torch.cat([h, (z > 0).double(), v / 0.25]).numpy()
         rows = program.matrix @ point - program.upper[:, None]
         assert (rows[:-1] < 1e-9).all()
@@ -95,15 +95,15 @@ def test_dual_values_give_bounds_as_tight_as_the_relaxation(size):
     for seed in range(6):
         _, engine, _, reduced = prepared(seed, 0.25)
         members, row = list(range(size)), torch.zeros(size, dtype=torch.long)
-        exact = [reduced.networks(i)[0] for i in members]
-        whole = Program.of(exact, engine.ball, row.tolist())
+        networks, (exact, _) = [reduced.network(i) for i in members], reduced.joined(members)
+        whole = Program.of(networks, engine.ball, row.tolist())
         for part in (whole, *whole.halves(*whole.relaxation()[1:])):
             t, _, weights = part.relaxation()
             found = leaf(part, exact, engine.ball, row, weights, torch.float64)
             solvable = weights[part.share > 0].sum() > 1 - 1e-9  # or all rows are relaxed
             assert float(found.value) < t + 1e-6 or not solvable
             close += float(found.value) > (t - 1e-5 if solvable else 0)
-            assert found.signs[0].tolist() == part.signs.tolist()
+            assert found.signs[0].tolist() == part.signs[exact.order].tolist()
             parts += 1
     assert close == parts >= 12
 

@@ -10,17 +10,19 @@ import torch
 from exact import KINDS, most_broken, random_images, random_net, smallest_margins
 from fuzzing import random_test
 from hypothesis import strategies as st
+from scipy import sparse
 from torch import nn
 
 from citrus_lirpa import BoundedNet
 from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.verify.crown import tree as trees
 from citrus_lirpa.verify.crown.ascent import ascend_dual
+from citrus_lirpa.verify.crown.descent import Descent
 from citrus_lirpa.verify.crown.engine import DualEngine
 from citrus_lirpa.verify.crown.pool import Domains, Pool
-from citrus_lirpa.verify.crown.reduced import Matrix, moved
 from citrus_lirpa.verify.crown.reduced_dual import ReducedBound, columns
 from citrus_lirpa.verify.crown.reduced_images import ReducedImages
+from citrus_lirpa.verify.crown.reduced_tuple import Matrix
 from citrus_lirpa.verify.crown.tree import BROKEN, OPEN, PROVED, Tree
 
 nets = dict(
@@ -67,46 +69,52 @@ def prepare(kind, seed, eps, clip=None, count=4, classes=3):
 
 def random_splits(reduced: ReducedImages, members, count: int):
     """Signs (count, M) on the reduced networks of members, and the same (count, s, M') whole."""
-    whole, small = [], []
+    whole = []
     for i in members:
         unstable = reduced.images.relaxation.upper[i] > 0  # and not padding
         signs = torch.randint(-1, 2, (count, len(unstable))) * (torch.rand(count, 1) < 0.7)
         whole.append(signs * unstable)
-        small.append(signs[:, reduced.networks(i)[0].columns])
-    return torch.cat(small, 1).to(torch.int8), torch.stack(whole, 1).to(torch.int8)
+    small = torch.cat(whole, 1)[:, reduced.joined(members)[0].columns]
+    return small.to(torch.int8), torch.stack(whole, 1).to(torch.int8)
 
 
 # ------------------------------------------------------------------------------ the network
 
 
-@random_test(20, 40, **nets)
-def test_on_the_ball_a_reduced_network_has_the_margins_of_the_network(kind, seed, eps, clip):
+@random_test(20, 40, **nets, members=st.integers(1, 3))
+def test_on_the_ball_a_tuple_has_the_largest_margin_of_its_images(kind, seed, eps, clip, members):
     model, reduced = prepare(kind, seed, eps, clip)
-    ball, images = reduced.engine.ball, reduced.images
+    ball, images, chosen = reduced.engine.ball, reduced.images, torch.randperm(4)[:members]
     u = eps * (2 * torch.rand(50, *images.x.shape[1:], dtype=torch.float64) - 1)
     u[::2] = eps * u[::2].sign()
-    rows = torch.arange(50) % images.c.shape[1]
-    for i in range(len(images)):
-        exact, fast = reduced.networks(i)
-        with torch.enable_grad():
-            point = ball.cut(images.x[i].double() + u).requires_grad_()
-            logits = model.double()(point)
-            expected = (logits * images.c[i, rows].double()).sum(1)
-            (slope,) = torch.autograd.grad(expected.sum(), point)
-        model.float()
-        for network, tolerance in ((exact, 1e-9), (fast, 1e-4)):
-            (v,) = moved([network], ball, u.to(network.x.dtype))
-            margins, gradient = network.margins(v, rows)
-            assert torch.allclose(margins.double(), expected.detach(), atol=tolerance)
-            if network is exact:
-                assert torch.allclose(gradient.t(), slope.flatten(1), atol=1e-7)
+    rows = torch.randint(images.c.shape[1], (50, members))
+    with torch.enable_grad():
+        points = ball.cut(images.x[chosen].double() + u.unsqueeze(1)).requires_grad_()
+        logits = model.double()(points.flatten(0, 1)).unflatten(0, (50, members))
+        each = (logits * images.c[chosen, rows].double()).sum(2)
+        expected = each.amax(1)
+        (slope,) = torch.autograd.grad(expected.sum(), points)
+    model.float()
+    for network, tolerance in zip(reduced.joined(chosen.tolist()), (1e-9, 1e-4), strict=True):
+        point = u.flatten(1).t().to(network.bias.dtype)
+        margin, gradient = Descent(network, ball, rows).margins(rows, point)
+        assert torch.allclose(margin.double(), expected.detach(), atol=tolerance)
+        if network.bias.dtype == torch.float64:
+            assert torch.allclose(gradient.t(), slope.sum(1).flatten(1), atol=1e-7)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.05, 0.9])
 def test_matrices_are_the_same_sparse_or_dense(density):
     torch.manual_seed(0)
     dense = torch.randn(7, 30, dtype=torch.float64) * (torch.rand(7, 30) < density)
-    matrix = Matrix.of(dense)
+    matrix = Matrix.of(sparse.csr_array(dense.numpy()), dense.device)
+    values, other = torch.randn(30, 40).double(), torch.randn(7, 40).double()
+    for count in (1, 2, 15, 40):
+        found, turned = torch.ones(7, count).double(), torch.ones(30, count).double()
+        matrix.add_to(found, values[:, :count])
+        matrix.add_transposed_to(turned, other[:, :count])
+        assert torch.allclose(found, 1 + dense @ values[:, :count])
+        assert torch.allclose(turned, 1 + dense.t() @ other[:, :count])
     assert (matrix.plain.layout == torch.sparse_csr) == (density < 0.25)
     for same in (matrix, matrix.to(torch.float32)):
         assert torch.equal(same.plain.to_dense(), dense.to(same.plain.dtype))
@@ -130,7 +138,7 @@ def test_folding_is_off_by_no_more_than_is_said(seed):
     x = torch.rand(1, 6)
     engine = DualEngine(BoundedNet(nn.Sequential(*every).eval(), x), Ball(0.3))
     images = engine.refined(engine.ibp(x, torch.tensor([1]))[0])
-    network, _ = ReducedImages(engine, images).networks(0)
+    network = ReducedImages(engine, images).network(0)
     h = fractions(network.upper * torch.rand(len(network)).double())
     u = fractions(0.3 * (2 * torch.rand(6) - 1))
     values, z = fractions(x[0]) + u, []
@@ -143,14 +151,12 @@ def test_folding_is_off_by_no_more_than_is_said(seed):
             values = np.where(alone.active[k][0].numpy() > 0, values, Fraction(0))
             values[unstable] = h[network.layers[k]]
     margins = values[1] - np.delete(values, 1)
-    folded = []
-    for here, first, inner in zip(network.layers, network.inputs, network.inner, strict=True):
-        row = fractions(first.plain.to_dense()) @ u
-        folded += (row + fractions(inner.plain.to_dense()) @ h[: here.start]).tolist()
-    off = abs(np.array(z) - (np.array(folded) + fractions(network.bias)))
+    inputs, inner = (torch.from_numpy(part.toarray()) for part in (network.inputs, network.inner))
+    folded = fractions(inputs) @ u + fractions(inner) @ h
+    off = abs(np.array(z) - (folded + fractions(network.bias)))
     assert len(z) >= 8 and 0 < off.max() < 1e-14
     assert (off <= fractions(network.errors)).all() and float(network.errors.max()) < 1e-11
-    same = fractions(network.margin_inputs.t()) @ u + fractions(network.margin_outputs.t()) @ h
+    same = fractions(network.margin_inputs) @ u + fractions(network.margin_outputs) @ h
     off = abs(margins - (same + fractions(network.margin_bias)))
     assert (off <= fractions(network.margin_errors)).all()
 
@@ -165,19 +171,17 @@ def test_bounds_gradients_and_points_are_those_of_the_dual_engine(kind, seed, ep
     chosen = torch.randperm(4)[:members]
     rows = torch.randint(2, (count, members))
     signs, whole = random_splits(reduced, chosen.tolist(), count)
-    networks = [reduced.networks(i)[0] for i in chosen.tolist()]
-    few = ReducedBound(networks, engine.ball, rows, signs)
+    network, _ = reduced.joined(chosen.tolist())
+    few = ReducedBound(network, engine.ball, rows, signs)
     dual = engine.dual(images, chosen.expand(count, -1), rows, signs=whole.flatten(0, 1))
     every = torch.arange(count * members)
     dual = dual.rows(every, engine.exact_segments, torch.float64)
     parameter = torch.rand_like(dual.start())
     weight = torch.rand(count, members, dtype=torch.float64).softmax(1)
-    kept = [network.columns for network in networks]
 
     def small(tensor):
         """(D, M) of (R, M'): without what is stable for its member."""
-        parts = tensor.view(count, members, -1).unbind(1)
-        return torch.cat([part[:, kept[i]] for i, part in enumerate(parts)], 1)
+        return tensor.view(count, -1)[:, network.columns]
 
     expected, found = dual(parameter, weight), few(columns(small(parameter)), weight)
     scale = 1 + expected.line.abs().max()
@@ -197,8 +201,8 @@ def test_in_float32_an_ascent_stays_at_the_dual_engines(kind, seed, eps, clip):
     engine, images = reduced.engine, reduced.images
     for i in range(2):
         rows = torch.tensor([[0], [1]])
-        _, fast = reduced.networks(i)
-        few = ReducedBound([fast], engine.ball, rows, torch.zeros(2, len(fast), dtype=torch.int8))
+        _, fast = reduced.joined([i])
+        few = ReducedBound(fast, engine.ball, rows, torch.zeros(2, len(fast), dtype=torch.int8))
         dual = engine.dual(images, torch.full((2, 1), i), rows)
         for steps in (0, 1):  # later ones enlarge differences of rounding
             one, other = (ascend_dual(each, steps, rate=0.1).value for each in (few, dual))
@@ -213,13 +217,13 @@ def test_what_rounding_can_make_of_a_bound_is_never_exceeded(kind, seed, eps, cl
     chosen = torch.randperm(4)[:members].tolist()
     signs, _ = random_splits(reduced, chosen, 20)
     rows = torch.randint(2, (20, members))
-    fast = [reduced.networks(i)[1] for i in chosen]
-    same = [network.to(torch.float64) for network in fast]
+    fast = reduced.joined(chosen)[1]
+    same = fast.to(torch.float64)
     size = 10.0 ** torch.randint(-2, 5, (20, 1))
     parameter = torch.rand(signs.shape) * torch.where(signs != 0, size, 1.0)
     weight = torch.rand(20, members).softmax(1)
     low, exact = (
-        ReducedBound(networks, reduced.engine.ball, rows, signs) for networks in (fast, same)
+        ReducedBound(network, reduced.engine.ball, rows, signs) for network in (fast, same)
     )
     value = low(columns(parameter), weight).value
     guaranteed = low.guaranteed(columns(parameter), weight).double()

@@ -70,12 +70,12 @@ def _bounded(images: ReducedImages, members: Sequence[int], some: Sequence[Chose
     """Return combinations of the same images with their cores."""
     try:
         check_time()
-        networks = [images.networks(i)[1] for i in members]
+        network = images.joined(members)[1]
     except OutOfTime:
         return [Root(math.inf, [chosen], {}) for chosen in some]
     rows = torch.tensor([[row for _, row in one] for one in some], device=images.images.x.device)
-    unsplit = rows.new_zeros(len(rows), sum(map(len, networks)), dtype=torch.int8)
-    dual = ReducedBound(networks, images.engine.ball, rows, unsplit)
+    unsplit = rows.new_zeros(len(rows), len(network), dtype=torch.int8)
+    dual = ReducedBound(network, images.engine.ball, rows, unsplit)
     start, rate = columns(dual.start()), images.engine.alpha_rate
     ascent = ascend_dual(dual, _STEPS, parameter=start, rate=rate)
     weights, logits = ascent.logits.softmax(1).tolist(), ascent.logits.tolist()

@@ -43,6 +43,8 @@ class Point:
         coefficients: (R, M) the bound's coefficients on the outputs of these neurons.
         rounding: (D,) what was taken off for rounding.
         lines: By layer, those in place of curves.
+        reached: (M, D) X v + b, of a :class:`~.reduced_tuple.ReducedTuple`, at the minimum; empty
+            for whole networks.
     """
 
     value: Tensor
@@ -52,6 +54,7 @@ class Point:
     coefficients: Tensor
     rounding: Tensor
     lines: dict[int, Line | Plane] = field(default_factory=dict)
+    reached: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 class DualBound:

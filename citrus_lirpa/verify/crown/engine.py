@@ -38,8 +38,8 @@ CURVE_STEPS, PIECE_STEPS = 20, 5
 #: share of the memory that is free.
 _CACHES, _GPU_SHARE = 1 << 28, 0.25
 _MOST_ROWS = {"cpu": 128, "cuda": 4096}
-#: CROWN bounds at least as many rows at once as have this many inputs and neurons together.
-_FEW_NUMBERS = 1 << 19
+#: Rows that have fewer inputs and neurons together go on at once, by CROWN and by α-CROWN.
+_FEW_NUMBERS, _FEW_ASCENDED = 1 << 19, 1 << 18
 #: An attack pushes no input further beyond its decision boundary than this, in logits.
 _OVERSHOOT = 0.01
 #: What float64 rounding can make of a bound that is not charged its own, in thresholds.
@@ -50,7 +50,7 @@ class DualEngine:
     """Dual bounds of a network for the perturbations of a ball.
 
     The network must be in eval mode while the engine is used. ``rows_at_once`` is how many
-    margins are bounded together.
+    margins are bounded together, at least.
 
     Args:
         net: The network.
@@ -176,7 +176,7 @@ class DualEngine:
             images.x,
             self.ball,
             begin,
-            rows=self.rows_at_once,
+            rows=self._at_once(images, steps),
             exact=exact,
             steps=steps,
             both=self.proofs is not None,
@@ -184,6 +184,11 @@ class DualEngine:
         threshold = self._threshold(images.x, relaxation.sizes)
         bounds = rounded(bounds, images.x.dtype)
         return replace(images, bounds=bounds, relaxation=relaxation, threshold=threshold)
+
+    def _at_once(self, images: Images, iterations: int) -> int:
+        """Return how many rows are bounded together: ``rows_at_once``, of a small network more."""
+        numbers = self._neurons + images.x[0].numel()
+        return max(self.rows_at_once, (_FEW_ASCENDED if iterations else _FEW_NUMBERS) // numbers)
 
     def _threshold(self, x: Tensor, sizes: list[Tensor]) -> Tensor:
         """Return the thresholds (n,) of images whose segments add up to ``sizes``."""
@@ -229,9 +234,7 @@ class DualEngine:
         lower = images.x.new_full(open_rows.shape, -torch.inf)
         proved = torch.zeros_like(open_rows)
         image, row = open_rows.nonzero(as_tuple=True)
-        numbers = self._neurons + images.x[0].numel()
-        more = 0 if iterations else _FEW_NUMBERS // numbers
-        for part in _parts(image, max(self.rows_at_once, more)):
+        for part in _parts(image, self._at_once(images, iterations)):
             i, r = image[part].unsqueeze(1), row[part].unsqueeze(1)
             dual = self.dual(images, i, r)
             found = ascend_dual(dual, iterations, rate=self.alpha_rate)
@@ -311,7 +314,7 @@ class DualEngine:
         """
         image, row = open_rows.nonzero(as_tuple=True)
         g, c, which, slopes = [], [], [], []
-        for part in _parts(image, self.rows_at_once):
+        for part in _parts(image, self._at_once(images, iterations)):
             dual = self.dual(images, image[part].unsqueeze(1), row[part].unsqueeze(1))
             judge = dual
             if images.exact:

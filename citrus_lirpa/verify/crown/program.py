@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ...bounds.box import Ball
-from .reduced import Matrix, ReducedNetwork
+from .reduced import ReducedNetwork
 
 #: The integer search ends at a t whose distance from the bound of t is at most so many times |t|:
 #: at any negative one that is not so near 0 that it may be rounding.
@@ -227,18 +227,10 @@ class _Member(NamedTuple):
 def _member(network: ReducedNetwork, eps: np.ndarray, row: int) -> _Member:
     from scipy import sparse
 
-    count = len(network)
-    radius = sparse.diags_array(eps)
-    x = sparse.vstack([_csr(each) for each in network.inputs]) @ radius
-    t = sparse.vstack(
-        [
-            sparse.hstack([_csr(t), sparse.csr_array((t.plain.shape[0], count - here.start))])
-            for here, t in zip(network.layers, network.inner, strict=True)
-        ]
-    )
+    count, x, t = len(network), network.inputs * eps, network.inner
     bias, lower, upper = map(_numpy, (network.bias, network.lower, network.upper))
     one, none = sparse.identity(count), sparse.csr_array((count, count))
-    g, h = (_numpy(part[:, row]) for part in (network.margin_inputs, network.margin_outputs))
+    g, h = (_numpy(part[row]) for part in (network.margin_inputs, network.margin_outputs))
     own = [
         [t - one, none],
         [one - t, sparse.diags_array(-lower)],
@@ -255,12 +247,6 @@ def _member(network: ReducedNetwork, eps: np.ndarray, row: int) -> _Member:
         x=x,
         bias=bias,
     )
-
-
-def _csr(matrix: Matrix) -> Any:
-    from scipy import sparse
-
-    return sparse.csr_array(_numpy(matrix.plain.to_dense()))
 
 
 def _numpy(values: Tensor) -> np.ndarray:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any
 
 from .engine import DualEngine
 from .reduced import ReducedNetwork, reduce_network
+from .reduced_tuple import ReducedTuple
 from .relaxation import Images
 
 #: Programs decide tuples of images with at most so many unstable ReLUs each.
@@ -22,12 +24,14 @@ class ReducedImages:
         images: The images.
     """
 
-    #: Numbers of reduced networks that may be kept.
+    #: Numbers of reduced networks that may be kept, and of tuples.
     limit = 1 << 27
 
     def __init__(self, engine: DualEngine, images: Images):
         self.engine, self.images = engine, images
-        self._kept: OrderedDict[int, tuple[ReducedNetwork, ReducedNetwork]] = OrderedDict()
+        self._networks: OrderedDict[int, ReducedNetwork] = OrderedDict()
+        self._tuples: OrderedDict[tuple[int, ...], tuple[ReducedTuple, ReducedTuple]]
+        self._tuples = OrderedDict()
 
     @cached_property
     def _unstable(self) -> list[int]:
@@ -48,16 +52,32 @@ class ReducedImages:
 
     def unfolded(self, members: Sequence[int]) -> int:
         """Return how many unstable ReLUs are to be folded for the networks of some images."""
-        return sum(self._unstable[i] for i in members if i not in self._kept)
+        return sum(self._unstable[i] for i in members if i not in self._networks)
 
-    def networks(self, number: int) -> tuple[ReducedNetwork, ReducedNetwork]:
-        """Return the network of an image in float64, and in the precision of the image."""
-        if number not in self._kept:
-            exact = reduce_network(
+    def network(self, number: int) -> ReducedNetwork:
+        """Return the network of an image, in float64."""
+        if number not in self._networks:
+            self._networks[number] = reduce_network(
                 *(self.engine.exact_segments, self.images, number, self.engine.ball),
                 at_once=self.engine.rows_at_once,
             )
-            self._kept[number] = exact, exact.to(self.images.x.dtype)
-            while sum(map(self.size, self._kept)) > self.limit and len(self._kept) > 1:
-                self._kept.popitem(last=False)
-        return self._kept[number]
+            self._make_room(self._networks, self.size)
+        return self._networks[number]
+
+    def joined(self, members: Sequence[int]) -> tuple[ReducedTuple, ReducedTuple]:
+        """Return the networks of images as one, in float64 and in the precision of the images."""
+        key = (*members,)
+        if key not in self._tuples:
+            exact = ReducedTuple.of(
+                [self.network(number) for number in members],
+                clipped=self.engine.ball.clip is not None,
+                width=self.images.relaxation.lower.shape[1],
+            )
+            self._tuples[key] = exact, exact.to(self.images.x.dtype)
+            self._make_room(self._tuples, lambda key: sum(map(self.size, key)))
+        return self._tuples[key]
+
+    def _make_room(self, kept: OrderedDict[Any, Any], size: Callable[[Any], int]) -> None:
+        """Forget what was made first, as far as the sizes of all that is kept are too large."""
+        while sum(map(size, kept)) > self.limit and len(kept) > 1:
+            kept.popitem(last=False)

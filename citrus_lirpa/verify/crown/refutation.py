@@ -8,8 +8,6 @@ these numbers come from, and is written to files like any other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,8 +16,8 @@ from ...bounds.box import Ball
 from ...bounds.deadline import time_is_over
 from .pool import Domains
 from .program import Program
-from .reduced import ReducedNetwork
 from .reduced_dual import ReducedBound
+from .reduced_tuple import ReducedTuple
 
 #: The least weight of a member: programs without solutions may give it none.
 _LEAST_WEIGHT = 1e-6
@@ -27,7 +25,7 @@ _LEAST_WEIGHT = 1e-6
 
 def refuted(
     program: Program,
-    networks: Sequence[ReducedNetwork],
+    network: ReducedTuple,
     ball: Ball,
     row: Tensor,
     least: float,
@@ -37,7 +35,7 @@ def refuted(
 
     Args:
         program: The program of the combination.
-        networks: The members, in float64.
+        network: The tuple, in float64.
         ball: The perturbations, of norm inf and not clipped.
         row: (s,) the margins.
         least: What bounds must exceed.
@@ -47,7 +45,7 @@ def refuted(
     while waiting and not time_is_over():
         part = waiting.pop()
         t, x, weights = part.relaxation()
-        found = leaf(part, networks, ball, row, weights, dtype) if t > 0 else None
+        found = leaf(part, network, ball, row, weights, dtype) if t > 0 else None
         if found is not None and float(found.value) > least:
             leaves.append(found)
             continue
@@ -60,7 +58,7 @@ def refuted(
 
 def leaf(
     program: Program,
-    networks: Sequence[ReducedNetwork],
+    network: ReducedTuple,
     ball: Ball,
     row: Tensor,
     weights: np.ndarray,
@@ -70,7 +68,7 @@ def leaf(
 
     Args:
         program: The program, whose splits the domain has.
-        networks: The members, in float64.
+        network: The tuple, in float64.
         ball: The perturbations.
         row: (s,) the margins.
         weights: (R,) the weights of its rows, at least 0.
@@ -80,10 +78,10 @@ def leaf(
         torch.from_numpy(part).unsqueeze(0).to(row.device)
         for part in (program.signs, *program.multipliers(weights))
     )
-    multipliers, margins = parts[0], parts[1].clamp(min=_LEAST_WEIGHT)
-    sizes = torch.tensor([len(network) for network in networks], device=row.device)
-    dual = ReducedBound(networks, ball, row.unsqueeze(0), signs)
-    parameter = dual.parameter(multipliers / margins.repeat_interleave(sizes, 1)).to(dtype)
+    signs, multipliers = signs[:, network.order], parts[0][:, network.order]
+    margins = parts[1].clamp(min=_LEAST_WEIGHT)
+    dual = ReducedBound(network, ball, row.unsqueeze(0), signs)
+    parameter = dual.parameter(multipliers / margins[:, network.member]).to(dtype)
     logits = margins.log().to(dtype)
     value = dual.guaranteed(parameter.double(), logits.double().softmax(1))
     none = torch.full_like(row[:1], -1)

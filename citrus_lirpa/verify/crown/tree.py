@@ -61,14 +61,11 @@ class Tree:
         self.state, self._bounded = OPEN, 0
         self.u: Tensor | None = None
         self.claimed = False
-        self._exact, self._networks = zip(*map(images.networks, members), strict=True)
-        width = images.images.relaxation.lower.shape[1]
-        self._columns = torch.cat(
-            [network.columns + k * width for k, network in enumerate(self._networks)]
-        )
+        self._exact, self._network = images.joined(members)
+        self._columns = self._network.columns
         self._threshold = float(images.images.threshold[self.members].max())
         self._at_once = max(2, self.engine.rows_at_once // len(members))
-        self._descent = Descent(self._networks, self.engine.ball, rows)
+        self._descent = Descent(self._network, self.engine.ball, rows)
         self._pool = Pool(self._combinations(rows[:0], images.images.x.new_zeros(0, len(members))))
         self._done, self._leaves = list[Domains](), list[Domains]()
         self._rounds = 0
@@ -94,7 +91,7 @@ class Tree:
     def _combinations(self, rows: Tensor, logits: Tensor) -> Domains:
         """Return combinations, unsplit, whose choices are yet to come."""
         signs = rows.new_zeros(len(rows), len(self._columns), dtype=torch.int8)
-        dual = ReducedBound(self._networks, self.engine.ball, rows, signs)
+        dual = ReducedBound(self._network, self.engine.ball, rows, signs)
         return Domains(rows, signs, dual.start(), logits, logits[:, 0], rows[:, 0])
 
     @property
@@ -141,8 +138,9 @@ class Tree:
         rows = self._pool.rows.unique(dim=0)
         if len(rows) > _MOST_PROGRAMS:
             return
-        exact, ball, dtype = self._exact, self.engine.ball, self.images.images.x.dtype
-        programs, possible = [Program.of(exact, ball, row.tolist()) for row in rows], False
+        ball, dtype = self.engine.ball, self.images.images.x.dtype
+        networks = [self.images.network(number) for number in self.members.tolist()]
+        programs, possible = [Program.of(networks, ball, row.tolist()) for row in rows], False
         for number, program in enumerate(programs):
             share = _PROGRAM_SHARE / min(2, len(programs) - number)
             answer = program.search(share * time_left())
@@ -156,7 +154,7 @@ class Tree:
         self.claimed = True
         least, found = self.engine.least * self._threshold, list[Domains]()
         for program, row in zip(programs, rows, strict=True):
-            leaves = refuted(program, exact, ball, row, least, dtype)
+            leaves = refuted(program, self._exact, ball, row, least, dtype)
             if leaves is None:
                 return
             found.append(leaves)
@@ -202,7 +200,7 @@ class Tree:
         """Bound domains, and put those that stay unproved into the pool; return how many."""
         if not domains.size or self.state != OPEN:
             return 0
-        dual = ReducedBound(self._networks, self.engine.ball, domains.rows, domains.signs)
+        dual = ReducedBound(self._network, self.engine.ball, domains.rows, domains.signs)
         start = columns(domains.parameter)
         found = ascend_dual(dual, steps, parameter=start, logits=domains.logits, rate=RATE)
         self._bounded += domains.size
