@@ -20,9 +20,8 @@ from .group_proof import GroupProof, Search
 #: the same where programs are likely to decide them.
 _WHOLE_LIMIT, _PART_LIMIT = 0.2, 0.03
 _WHOLE_PROGRAM, _PART_PROGRAM = 1.0, 0.2
-#: So many combinations of the same images are proved together, after one that took more than so
-#: many domains, and what these may take.
-_TOGETHER, _EASY, _ALIKE_LIMIT = 16, 20, 0.4
+#: So many combinations of the same images are proved together, and what these may take.
+_TOGETHER, _ALIKE_LIMIT = 16, 0.4
 #: Combinations of wrong classes of one group handed to branch and bound at once.
 _MOST_COMBINATIONS = 2_000
 #: More combinations of a small group are proved one by one, by parts that others have too.
@@ -78,14 +77,13 @@ def _prove_group(
     """
     together, failed = True, list[set[tuple[int, int]]]()
     while roots and not (budget.over or proof.settled):
-        part, bounded = _prove_some_part(search, proof, roots[0], failed, budget)
+        part = _prove_some_part(search, proof, roots[0], failed, budget)
         if part is None:
             if not (budget.over or proof.settled):
                 proof.stuck = len(roots[0].chosen)
             break
         proved = [part]
-        hard = part == roots[0].chosen and bounded > _EASY
-        alike = _alike(roots, failed) if together and hard else {}
+        alike = _alike(roots, failed) if together and part == roots[0].chosen else {}
         if alike:
             together = int(_prove(search, alike, _ALIKE_LIMIT, budget).state) == PROVED
             proved += alike if together else []
@@ -102,10 +100,8 @@ def _prove_some_part(
     root: Root,
     failed: list[set[tuple[int, int]]],
     budget: Budget,
-) -> tuple[Chosen | None, int]:
-    """Return a part of a combination that is proved not to break, and how many domains that took.
-
-    None where none is.
+) -> Chosen | None:
+    """Return a part of a combination that is proved not to break, None where none is.
 
     Next comes a part with one more image where a part breaks, the whole where it is given up. What
     is given up, or all margins that a perturbation makes negative, joins ``failed``; what lies
@@ -119,7 +115,7 @@ def _prove_some_part(
         share = whole if part == root.chosen else some
         found = _prove(search, {part: root}, share, budget)
         if found.state == PROVED:
-            return part, int(found.bounded)
+            return part
         if found.state == BROKEN:
             negative = _negative(search, proof, found.u[0]).union(part)
             proof.take(tuple({image for image, _ in negative}), BROKEN, found.u[0])
@@ -128,7 +124,7 @@ def _prove_some_part(
         else:
             failed.append(set(part))
             parts = parts[-1:]
-    return None, 0
+    return None
 
 
 def _negative(search: Search, proof: GroupProof, u: Tensor) -> set[tuple[int, int]]:
