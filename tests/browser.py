@@ -12,19 +12,21 @@ FAINT = """() => {
   const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
     .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const known = new Map();
   const ground = e => {
-    for (; e; e = e.parentElement) {
+    if (!e) return [255, 255, 255];
+    if (!known.has(e)) {
       const c = parse(getComputedStyle(e).backgroundColor);
-      if (c.length < 4 || c[3] === 1) return c;
-      if (c[3] > 0) return null;  // mixed: not judged here
+      const opaque = c.length < 4 || c[3] === 1;
+      known.set(e, opaque ? c : c[3] > 0 ? null : ground(e.parentElement));  // mixed: not judged
     }
-    return [255, 255, 255];
+    return known.get(e);
   };
   const faint = [];
   for (const e of document.querySelectorAll("body *")) {
-    const own = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+    if (![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
     const style = getComputedStyle(e), behind = ground(e);
-    if (!own || !behind || !e.checkVisibility({opacityProperty: true})) continue;
+    if (!behind || !e.checkVisibility({opacityProperty: true})) continue;
     const ink = e instanceof SVGElement ? style.fill : style.color;
     const [a, b] = [light(parse(ink)), light(behind)];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
