@@ -4,7 +4,7 @@
 # Where the padding is odd, SAME_UPPER puts the pixel more at the end and SAME_LOWER at the beginning. OpenCV's dnn module
 # does the latter for both, so that every output looks at pixels one row and one column before. Networks that come from
 # TensorFlow, whose "same" is SAME_UPPER, have that in each convolution of stride 2 on an even size. Explicit pads are
-# right, and so is MaxPool.
+# right. The pools have a fault of their own.
 #
 # Seen with opencv-python-headless 5.0.0.93, onnx 1.23.2 and onnxruntime 1.32.0 on Linux x86-64, Python 3.11
 # (the numbers 0 to 15 as 4 x 4 pixels, a kernel of 3 x 3 ones, stride 2):
