@@ -59,4 +59,6 @@ def within_ball(v: Tensor, radius: Scalar) -> Tensor:
 
 def unit_vectors(v: Tensor) -> Tensor:
     """Return vectors (N, ...) of ℓ2 norm one; zero stays zero."""
+    largest = v.abs().flatten(1).amax(1).clamp(min=torch.finfo(v.dtype).tiny)
+    v = v / largest.view(-1, *[1] * (v.ndim - 1))  # squares of tiny numbers would vanish
     return v / lengths(v)

@@ -279,6 +279,14 @@ def test_the_worst_shared_perturbation_is_optimal_in_every_pixel(clip, per_chann
         assert (value(u) <= least + 1e-12).all()
 
 
+@pytest.mark.parametrize("clip", CLIPS)
+def test_slopes_that_overflow_have_no_worst_perturbation(clip):
+    a = torch.tensor([[[torch.inf, 1.0]], [[torch.nan, 1.0]], [[2.0, 1.0]]])
+    x, weight = torch.full_like(a, 0.5), torch.ones(3, 1)
+    line = (a * worst_shared(a, weight, x, Ball(0.3, clip)).unsqueeze(1)).flatten(1).sum(1)
+    assert not (line[:2] > -torch.inf).any() and line[2] == pytest.approx(-0.9)
+
+
 # ------------------------------------------------------------------------------ tighten
 
 

@@ -123,6 +123,14 @@ def test_no_sample_is_below_the_minimum_of_a_weighted_sum(members, clip):
         assert (below <= 1e-9).all() and (value(u) <= sampled.amin(0) + 1e-9).all()
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float64, 1e-200), (torch.float32, 1e-30)])
+def test_the_worst_perturbation_of_tiny_slopes_is_in_the_ball(dtype, size):
+    """The squares of such numbers are zero."""
+    a = size * torch.tensor([[[3.0, -4.0]]], dtype=dtype)
+    u = worst_shared(a, torch.ones(1, 1, dtype=dtype), torch.zeros_like(a), Ball(0.5, None, 2.0))
+    assert u.flatten().tolist() == pytest.approx([-0.3, 0.4], rel=1e-6)
+
+
 # ------------------------------------------------------- single inputs, against every search
 
 

@@ -19,10 +19,10 @@ from citrus_lirpa.verify.crown import tree as trees
 from citrus_lirpa.verify.crown.ascent import ascend_dual
 from citrus_lirpa.verify.crown.descent import Descent
 from citrus_lirpa.verify.crown.engine import DualEngine
+from citrus_lirpa.verify.crown.matrix import Matrix
 from citrus_lirpa.verify.crown.pool import Domains, Pool
 from citrus_lirpa.verify.crown.reduced_dual import ReducedBound, columns
 from citrus_lirpa.verify.crown.reduced_images import ReducedImages
-from citrus_lirpa.verify.crown.reduced_tuple import Matrix
 from citrus_lirpa.verify.crown.tree import BROKEN, OPEN, PROVED, Tree
 
 nets = dict(

@@ -25,7 +25,7 @@ class ReducedImages:
     """
 
     #: Numbers of reduced networks that may be kept, and of tuples.
-    limit = 1 << 27
+    limit = 1 << 29
 
     def __init__(self, engine: DualEngine, images: Images):
         self.engine, self.images = engine, images
@@ -39,9 +39,9 @@ class ReducedImages:
         return (self.images.relaxation.upper > 0).sum(1).tolist()
 
     def size(self, number: int) -> int:
-        """Return how many numbers the networks of an image hold at most."""
+        """Return how many numbers an image's network holds at most, or its share of a tuple."""
         unstable = self._unstable[number]
-        return 2 * unstable * (unstable + self.images.x[number].numel())
+        return 8 * unstable * (unstable + self.images.x[number].numel())
 
     def suit_programs(self, members: Sequence[int]) -> bool:
         """Return whether programs can decide tuples of some images: few ReLUs are unstable."""

@@ -60,7 +60,7 @@ def _at_kinks(weighted: Tensor, x: Tensor, ball: Ball) -> Tensor:
         value = (weighted * box.cut(x + candidate.unsqueeze(1))).sum(1)
         u = torch.where(value < best, candidate, u)
         best = torch.minimum(best, value)
-    return u
+    return u + 0 * weighted.sum(1)  # NaN, which proves nothing, where coefficients overflow
 
 
 def shortfall(a: Tensor, weight: Tensor, x: Tensor, ball: Ball, u: Tensor) -> Tensor:
