@@ -10,7 +10,7 @@ from .. import distributed
 from ..bounds.box import PIXELS, Ball, clamp
 from ..bounds.checks import Range, Scalar, check_count, check_positive
 from ..bounds.net import BoundedNet
-from ..bounds.norms import lengths, shortened
+from ..bounds.norms import shortened, unit_vectors
 from ..bounds.radius import largest_as_tensor
 from .base import POINT_RADIUS, Loss, LossTerms, at_points
 from .checks import check_max_eps
@@ -101,7 +101,7 @@ class SmoothAdv(Loss):
                 shares = logits((x + v + noise).flatten(0, 1)).log_softmax(1)
                 of_label = shares.unflatten(0, noise.shape[:2]).gather(2, index).squeeze(2)
                 (gradient,) = torch.autograd.grad(-of_label.logsumexp(0).sum(), v)
-                v = shortened(v.detach() + step * gradient / lengths(gradient), radius)
+                v = shortened(v.detach() + step * unit_vectors(gradient), radius)
                 v = clamp(x + v, self.clip) - x
         return v
 
