@@ -130,7 +130,8 @@ def joined(reader: Reader) -> list[onnx.NodeProto]:
 
     The curves are x sigmoid(x), Swish; x (1 + erf(x / √2)) / 2, Gelu; x tanh(softplus(x)), Mish; x
     times HardSigmoid with ONNX's own factors for it, HardSwish; x / (1 + |x|), Softsign; and
-    log(sigmoid(x)), which ONNX has no name for. Whether a layer computes the same is checked later.
+    log(sigmoid(x)) or -softplus(-x), which ONNX has no name for. Whether a layer computes the same
+    is checked later.
     """
     from onnx import helper
 
@@ -163,7 +164,10 @@ def _silu(nodes: _Nodes, sigmoid: onnx.NodeProto) -> Parts | None:
     return "Swish", sigmoid.input[0], [sigmoid, product]
 
 
-def _mish(nodes: _Nodes, softplus: onnx.NodeProto) -> Parts | None:
+def _softplus(nodes: _Nodes, softplus: onnx.NodeProto) -> Parts | None:
+    before, after = nodes.by_output.get(softplus.input[0]), nodes.only_user(softplus, "Neg")
+    if before and after and before.op_type == "Neg" and nodes.only_user(before, "Softplus"):
+        return "LogSigmoid", before.input[0], [before, softplus, after]
     tanh = nodes.only_user(softplus, "Tanh")
     product = tanh and nodes.only_user(tanh, "Mul")
     if not (tanh and product) or nodes.other(product, tanh.output[0]) != softplus.input[0]:
@@ -214,5 +218,5 @@ _MATCHES: dict[str, Callable[[_Nodes, Any], Parts | None]] = {
     "Erf": _gelu,
     "HardSigmoid": _hard_swish,
     "Sigmoid": _silu,
-    "Softplus": _mish,
+    "Softplus": _softplus,
 }

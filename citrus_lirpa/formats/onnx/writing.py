@@ -6,6 +6,7 @@ import copy
 import io
 import types
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ def save_onnx(model: nn.Module, shape: Sequence[int], path: Path) -> None:
         DependencyError: The onnx package or auto_LiRPA is missing.
     """
     proto = exported(model, shape)
+    _keep_logarithms_finite(proto)
     with modes_restored(model):
         model.eval()
         check_same(model, copy.deepcopy(proto), tuple(shape))
@@ -107,3 +109,26 @@ def _without_shapes(package: types.ModuleType, proto: onnx.ModelProto) -> onnx.M
         while fold(proto, inferred(package, proto)):
             pass
     return proto
+
+
+def _keep_logarithms_finite(proto: onnx.ModelProto) -> None:
+    """Write log(sigmoid(x)) as -softplus(-x).
+
+    Where a sigmoid rounds to 0, its logarithm is minus infinity: below -18 in onnxruntime.
+    """
+    from onnx import helper
+
+    uses = Counter(name for node in proto.graph.node for name in node.input)
+    uses.update(output.name for output in proto.graph.output)
+    sigmoids = {node.output[0]: node for node in proto.graph.node if node.op_type == "Sigmoid"}
+    nodes = []
+    for node in proto.graph.node:
+        if node.op_type == "Log" and node.input[0] in sigmoids and uses[node.input[0]] == 1:
+            sigmoids[node.input[0]].op_type = node.op_type = "Neg"
+            softplus = node.input[0] + "_softplus"
+            nodes.append(helper.make_node("Softplus", [node.input[0]], [softplus], name=softplus))
+            node.input[0] = softplus
+        nodes.append(node)
+    kept = [copy.deepcopy(node) for node in nodes]
+    del proto.graph.node[:]
+    proto.graph.node.extend(kept)

@@ -419,6 +419,29 @@ def test_curves_that_are_written_are_read(layer, tmp_path):
     assert len(BoundedNet(module, x).affine_segments()) == 2
 
 
+def test_log_sigmoid_is_finite_in_the_file(tmp_path):
+    """Of a logarithm of a sigmoid, onnxruntime makes minus infinity below -18."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    layers = nn.Flatten(), Function(lambda x: 200 * x), nn.LogSigmoid(), nn.LogSigmoid()
+    save_onnx(nn.Sequential(*layers).eval(), (1, 1, 2), tmp_path / "net.onnx")
+    x = torch.tensor([[[[-1.0, -0.1]]]])
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"))
+    (logits,) = session.run(None, {"input": x.numpy()})
+    assert logits[0] == pytest.approx([-200.0, -20.0])
+    module, _ = load_onnx(tmp_path / "net.onnx")
+    torch.testing.assert_close(module(x), torch.from_numpy(logits))
+    assert sum(isinstance(part, nn.LogSigmoid) for part in module.modules()) == 2
+
+
+def test_a_sigmoid_that_is_used_beside_its_logarithm_is_kept(tmp_path):
+    layer = Function(lambda x: torch.cat([(gate := x.sigmoid()), gate.log()], 1))
+    model = nn.Sequential(nn.Flatten(), layer).eval()
+    save_onnx(model, (1, 1, 2), tmp_path / "net.onnx")
+    module, shape = load_onnx(tmp_path / "net.onnx")
+    x = torch.randn(5, *shape)
+    torch.testing.assert_close(module(x), model(x))
+
+
 FUNCTIONS = {
     "log": lambda x: (x.relu() + 1).log(),
     "power": lambda x: (x.relu() + 1) ** 1.5,
