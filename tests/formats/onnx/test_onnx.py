@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx_graphs import BATCHNORM, CONV, NODE, conv, graph, head, read, refused, weights, with_head
 from torch import nn
+from torch.nn import functional as F
 
 from citrus_lirpa import METHODS, BoundedNet, Box, certify
 from citrus_lirpa.bounds import allowed
@@ -493,6 +494,24 @@ def test_a_net_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(CheckpointError, match="cannot write"):
         save_onnx(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), (1, 4, 4), "/dev/null/net.onnx")
+
+
+#: What torch's exporter writes wrongly, in silence.
+FAULTS = {
+    "distance": lambda x: F.pairwise_distance(x[:, :, None], torch.ones(1, 1, 1), p=1),
+    "distances": lambda x: torch.cdist(x, torch.eye(5), p=1),
+    "floor division": lambda x: x + (8 * x) // 3,
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_torch_exports_wrongly_is_refused(name, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), Function(FAULTS[name])).eval()
+    with pytest.raises(ModelError, match="a layer is not understood"):
+        save_onnx(model, (1, 4, 4), tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match="does not compute the model's function"):
+        BoundedNet(model, torch.rand(2, 1, 4, 4))
 
 
 # -- nets of other people -------------------------------------------------------------
