@@ -5,7 +5,8 @@
 # still writes a division and a cast to whole numbers and back: quotients below zero that are no whole numbers are one too
 # large, in silence. Networks that cut their inputs to steps, as a defence or for few bits, get a step of twice the width
 # around zero. torch.div(rounding_mode="floor"), which is the same function, x % c and the exporter with dynamo=True are
-# right. The bounds of tools that trace by this exporter are those of the other function.
+# right. The bounds of tools that trace by this exporter are those of the other function. torch's issue 78442, of 2022, has
+# it and is closed.
 #
 # Seen with torch 2.11.0, onnx 1.23.2, onnxruntime 1.32.0 and onnxscript 0.7.2 on Linux x86-64, Python 3.11 (of -1.5 -0.5
 # 0.5 1.5):
