@@ -5,7 +5,7 @@
 # Sub, Pow, ReduceSum, Pow without an Abs, in silence. Even p are right; for p = 1 terms of both signs cancel, so that two
 # different points have distance 0, and a negative sum is NaN in cdist. For p = 3 the same happens. A classifier by the
 # distance from prototypes becomes another network, and so do the bounds of tools that trace by this exporter. Norms
-# (vector_norm, Tensor.norm) and the exporter with dynamo=True are right. A search of torch's issues found no report of it;
+# (vector_norm, Tensor.norm) are right, and so is dynamo=True, which refuses cdist. A search of torch's issues found no report;
 # OpenVINO's own reader of torch networks has the same fault (38239 there).
 #
 # Seen with torch 2.11.0, onnx 1.23.2, onnxruntime 1.32.0 and onnxscript 0.7.2 on Linux x86-64, Python 3.11 (of 0 0 0 and
