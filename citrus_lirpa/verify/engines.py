@@ -29,6 +29,10 @@ class Engine(Protocol):
 
     rows_at_once: int
 
+    @property
+    def alpha_steps(self) -> int:
+        """Steps of α-CROWN."""
+
     def ibp(self, x: Tensor, y: Tensor) -> tuple[Any, Tensor, Tensor]:
         """Return what is known of images (n, ...), their IBP bounds, and which are proved."""
 
@@ -85,6 +89,7 @@ class LirpaEngine:
     """
 
     rows_at_once = 1  # it bounds all that it is asked for
+    alpha_steps = 20  # by the options of its graphs
 
     def __init__(self, net: BoundedNet, ball: Ball, why: str):
         self.net, self.ball, self.why = net, ball, why

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import SoundnessError
 from .budget import Budget
-from .crown.engine import ALPHA_STEPS, DualEngine
+from .crown.engine import DualEngine
 from .crown.linear import Group
 from .crown.reduced_images import ReducedImages
 from .crown.relaxation import Images
@@ -101,7 +101,7 @@ class Search:
         images: The open images of all groups.
         split: Whether sets of images are proved by branch and bound, or by their roots alone.
         budget: For all groups together; its limit holds for each set.
-        iterations: Steps of α-CROWN for the fixed linear bounds of margins.
+        iterations: Steps of α-CROWN for the fixed linear bounds of margins; 0 for CROWN.
         solver: Of mixed-integer programs, one of ``SOLVERS``.
     """
 
@@ -109,7 +109,7 @@ class Search:
     images: Images
     split: bool
     budget: Budget
-    iterations: int = ALPHA_STEPS
+    iterations: int
     solver: str = "highs"
 
     @cached_property

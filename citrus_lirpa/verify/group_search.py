@@ -19,7 +19,7 @@ from ..bounds.deadline import ending_by, time_is_over, time_left
 from ..bounds.net import BoundedNet
 from .budget import Budget
 from .certificates import Certificates, check_soundness
-from .crown.engine import ALPHA_STEPS, DualEngine
+from .crown.engine import DualEngine
 from .crown.relaxation import Images
 from .group_proof import GroupProof, Search
 from .memory import GROWTH, in_batches, in_less_memory
@@ -248,7 +248,8 @@ class GroupSearch:
         ]
         split = self._tried if self.stage.split is None else self.stage.split
         images, rows = Images.cat([p.images for p in parts]), torch.cat([p.rows for p in parts])
-        search = Search(engine, images, split, budget, self._iterations(), self.solver)
+        iterations = engine.alpha_steps if self._like("alpha-crown") else 0
+        search = Search(engine, images, split, budget, iterations, self.solver)
         proofs = group_proofs(search, rows, groups, self.stage)
         for g, proof in zip(ready, proofs, strict=True):
             proof.lower(int(self.state.most[g]), self.state.proved_by[g])
@@ -281,9 +282,6 @@ class GroupSearch:
             return method == "crown"
         return self.stage.optimises or method in self.certificates.methods
 
-    def _iterations(self) -> int:
-        return ALPHA_STEPS if self._like("alpha-crown") else 0
-
     def _prepare(self, engine: DualEngine, groups: list[int]) -> list[_Bounded]:
         """Bound the open inputs of groups, the most hopeful groups first, while there is time.
 
@@ -315,7 +313,7 @@ class GroupSearch:
             images, rows = images.rows(which), rows[which]
         if len(images) and self._like("bab"):
             images = engine.refined(images)
-            rows = rows & ~engine.margins(images, rows, ALPHA_STEPS)[1]
+            rows = rows & ~engine.margins(images, rows, engine.alpha_steps)[1]
         elif len(images) and self.stage.differences:  # which are computed in float64
             images = engine.refined(images)
         elif len(images) and self._like("crown"):

@@ -16,7 +16,7 @@ from ..bounds.deadline import ending_by, time_is_over, time_left
 from .budget import Budget
 from .certificates import Proof
 from .crown.branch_and_bound import Outcome, Problems, branch_and_bound
-from .crown.engine import ALPHA_STEPS, DualEngine
+from .crown.engine import DualEngine
 from .crown.reduced_images import ReducedImages
 from .crown.tree import OPEN, PROVED
 from .engines import Engine
@@ -231,7 +231,7 @@ def _by_alpha_crown(open_: OpenImages) -> None:
         with ending_by(time.perf_counter() + _TIGHTENING_SHARE * time_left()):
             better = functools.partial(engine.tightened, steps=engine.input_steps)
             open_.improve(better, open_.untried(open_.stage))
-    _by_crown_ibp(open_, ALPHA_STEPS)
+    _by_crown_ibp(open_, engine.alpha_steps)
 
 
 def _by_branch_and_bound(open_: OpenImages) -> None:

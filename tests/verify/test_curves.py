@@ -1,5 +1,7 @@
 """Networks with curves in all stages: no bound is above what attacks in float64 reach."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -119,6 +121,23 @@ def test_optimised_bounds_of_inputs_hold_and_are_closer(layer):
         assert bool((widths[0] >= widths[1]).all() and (widths[1] >= widths[2]).all())
         closer += float((widths[0] - widths[1]).sum())
     assert closer > 0.01
+
+
+@pytest.mark.parametrize("layer", [nn.LeakyReLU(0.1), nn.Sigmoid()], ids=repr)
+def test_optimised_bounds_of_inputs_lose_nothing_to_float32(layer):
+    torch.manual_seed(0)
+    dense = [nn.Linear(64, 50), layer, nn.Linear(50, 8), layer, nn.Linear(8, 3)]
+    single = nn.Sequential(nn.Flatten(), *dense).eval()
+    x, y, widths = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]), []
+    for model, images in ((copy.deepcopy(single), x), (single.double(), x.double())):
+        engine = DualEngine(BoundedNet(model, images).eval(), Ball(0.1))
+        crown = engine.tightened(engine.ibp(images, y)[0])
+        optimised = engine.tightened(crown, steps=engine.input_steps)
+        lower, upper = crown.bounds[1]
+        optimises = (lower < 0) & (upper > 0) if engine.splits else lower < upper
+        widths.append((optimised.bounds[1][1] - optimised.bounds[1][0])[optimises])
+    assert len(widths[1]) > 5
+    assert float((widths[0] - widths[1]).abs().max()) < 2e-6
 
 
 def test_bounds_of_inputs_of_plain_relus_are_not_optimised():

@@ -288,7 +288,7 @@ def settle(monkeypatch, states, *, count, broken=(), mode="cross", c=-1.0, rows=
 
     monkeypatch.setattr(relational, "branch_and_bound", search)
     monkeypatch.setattr(ReducedImages, "suit_programs", lambda *_: suited)
-    on = Search(engine, SimpleNamespace(x=torch.zeros(count, 1)), True, Budget.of(60.0, 1))
+    on = Search(engine, SimpleNamespace(x=torch.zeros(count, 1)), True, Budget.of(60.0, 1), 20)
     groups = [(list(range(count)), set(broken))]
     open_rows = torch.ones(count, rows, dtype=torch.bool)
     (proof,) = group_proofs(on, open_rows, groups, GROUP_STAGES[mode])

@@ -50,7 +50,7 @@ class Scripted:
     """An engine that answers from a table stage -> bounds of each image's margins; it logs the
     stage, the image and the margin of every bound that it is asked for."""
 
-    rows_at_once = 1
+    rows_at_once = alpha_steps = 1
 
     def __init__(self, x, table):
         self.x, self.calls = x, []

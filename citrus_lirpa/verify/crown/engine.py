@@ -29,10 +29,12 @@ from .proofs import Proofs
 from .relaxation import Bounds, Images, Relaxation
 from .rounding import Sizes, downward, interval_margins, intervals
 
-#: Steps of α-CROWN, and the first one's size, which is smaller where there are curves.
-ALPHA_STEPS, ALPHA_RATE, CURVE_RATE = 20, 0.25, 0.1
-#: Steps for each bound of an input: where there are curves, whose lines turn slowly, and where
-#: ReLUs are pieces of other layers.
+#: Steps of α-CROWN for margins, and the first one's size.
+ALPHA_STEPS, ALPHA_RATE = 20, 0.25
+#: The same where there are curves, whose lines turn slowly.
+CURVE_ALPHA_STEPS, CURVE_ALPHA_RATE = 40, 0.1
+#: Steps for each bound of an input: where there are curves, and where ReLUs are pieces of other
+#: layers.
 CURVE_STEPS, PIECE_STEPS = 20, 5
 #: Bytes that one batch of rows may need at a time: what stays in the caches of a CPU; on a GPU a
 #: share of the memory that is free.
@@ -90,9 +92,14 @@ class DualEngine:
         return not any(self.curves)
 
     @property
+    def alpha_steps(self) -> int:
+        """Steps of α-CROWN for margins."""
+        return ALPHA_STEPS if self.splits else CURVE_ALPHA_STEPS
+
+    @property
     def alpha_rate(self) -> float:
-        """Size of the first step of α-CROWN for margins."""
-        return CURVE_RATE if any(self.curves) else ALPHA_RATE
+        """Size of the first of these steps."""
+        return ALPHA_RATE if self.splits else CURVE_ALPHA_RATE
 
     @property
     def input_steps(self) -> int:
@@ -148,8 +155,12 @@ class DualEngine:
 
     @torch.no_grad()
     def tightened(self, images: Images, steps: int = 0) -> Images:
-        """Return the same images with CROWN's bounds of ReLU inputs, or α-CROWN's after steps."""
-        return self._tightened(images, images.bounds, steps)
+        """Return the same images with CROWN's bounds of ReLU inputs, or α-CROWN's after steps.
+
+        The slopes of α-CROWN are found in the type of the inputs, its bounds computed in float64.
+        """
+        exact = self.exact_segments if steps else None
+        return self._tightened(images, images.bounds, steps, exact)
 
     @torch.no_grad()
     def refined(self, images: Images) -> Images:
@@ -302,7 +313,7 @@ class DualEngine:
         return (logits.argmax(1) != images.y[members].flatten()).view(members.shape)
 
     @torch.no_grad()
-    def lines(self, images: Images, open_rows: Tensor, iterations: int = ALPHA_STEPS) -> Lines:
+    def lines(self, images: Images, open_rows: Tensor, iterations: int) -> Lines:
         """Return linear bounds of margins: CROWN's, and α-CROWN's beside them.
 
         Margins that are not reached in time (:mod:`...bounds.deadline`) have none.

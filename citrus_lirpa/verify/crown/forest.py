@@ -16,7 +16,6 @@ from torch import Tensor
 from ..budget import Budget
 from .ascent import Ascent, ascend_dual
 from .dual import DualBound
-from .engine import ALPHA_STEPS
 from .pool import Domains, Pool
 from .reduced_images import ReducedImages
 from .tree import BROKEN, GIVEN_UP, OPEN, PROVED, RATE, keep_leaves
@@ -136,7 +135,7 @@ class Forest:
         dual = engine.dual(images, members, domains.rows, signs=domains.signs.view(shape))
         found = ascend_dual(
             dual,
-            ALPHA_STEPS if root else _STEPS,
+            engine.alpha_steps if root else _STEPS,
             parameter=None if root else domains.parameter.view(shape),
             logits=domains.logits,
             rate=engine.alpha_rate if root else RATE,

@@ -26,7 +26,7 @@ from ...formats.flat_network import CURVES, PIECEWISE
 from ...formats.query import Query
 from ..budget import Budget
 from ..crown.branch_and_bound import Problems, branch_and_bound
-from ..crown.engine import ALPHA_STEPS, IN_FLOAT64, DualEngine
+from ..crown.engine import IN_FLOAT64, DualEngine
 from ..crown.reduced_images import ReducedImages
 from ..crown.relaxation import Images
 from ..crown.tree import BROKEN, PROVED
@@ -227,7 +227,7 @@ class _Search:
         images = engine.refined(engine.begin())
         rows = torch.zeros(1, engine.net.classes, dtype=torch.bool)
         rows[:, : len(self.joint.rows)] = True
-        for steps in (0, ALPHA_STEPS):
+        for steps in (0, engine.alpha_steps):
             rows &= ~engine.margins(images, rows, steps)[1]
         open_rows = set(rows[0].nonzero().flatten().tolist())
         left = without(self.tree, set(range(len(self.joint.rows))) - open_rows)
