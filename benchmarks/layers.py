@@ -102,7 +102,8 @@ def cells(sums: Sums, networks: int) -> list[str]:
     times = (relative(pairs) if pairs else "-" for pairs in sums.times.values())
     return [
         str(sums.margins),
-        *(f"{100 * tight / count:.1f} %" for tight in (sums.crown, sums.best)),
+        # rounded down: 100.0 % are all
+        *(f"{1000 * tight // count / 10:.1f} %" for tight in (sums.crown, sums.best)),
         f"{sum(sums.gains) / count:.3f}",
         f"{max(0.0, *sums.losses):.3f}",
         *times,
