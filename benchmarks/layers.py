@@ -7,8 +7,8 @@ correctly go through CROWN and α-CROWN, here and in auto_LiRPA, all at once, on
 CPU seconds; the two take turns in going first. Before it counts, each bounds one image by CROWN.
 Margins are compared that CROWN leaves open, of any of the two. auto_LiRPA's best is the highest
 bound of CROWN, of α-CROWN on CROWN's bounds of inputs, and of α-CROWN that optimises these too, 20
-steps each. Where one of them fails, the others count. Ours are computed in float64 with the slopes
-found in float32, as those near zero are where they decide: what rounding in float32 can add is
+steps each. Where one of them fails, the others count. Our α-CROWN is computed in float64 with the
+slopes found in float32, as `eval` computes bounds near zero: what rounding in float32 can add is
 taken off our bounds, and not off auto_LiRPA's. A ratio of times is the median of the networks', and
 in brackets that of the sums.
 """
@@ -206,29 +206,31 @@ def ours(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Side:
     """Return what this package finds: all bounds of margins."""
     engine = DualEngine(BoundedNet(model, x[:2]).eval(), Ball(eps))
     first = engine.tightened(engine.ibp(x[:1], y[:1])[0])  # what is made once
-    margins(engine, first, 0)
+    engine.margins(first, torch.ones(1, first.c.shape[1], dtype=torch.bool), 0)
     side, begin = Side(), time.process_time()
-    tight = engine.tightened(engine.ibp(x, y)[0])
-    side.bounds["crown"] = margins(engine, tight, 0)
+    images, ibp, _ = engine.ibp(x, y)
+    tight, rows = engine.tightened(images), torch.ones_like(ibp, dtype=torch.bool)
+    side.bounds["crown"] = engine.margins(tight, rows, 0)[0]
     side.seconds["crown"] = time.process_time() - begin
     if engine.input_steps:
         tight = engine.tightened(tight, steps=engine.input_steps)
-    side.bounds["alpha"] = margins(engine, tight, engine.alpha_steps)
+    side.bounds["alpha"] = alpha_margins(engine, tight)
     side.seconds["alpha"] = time.process_time() - begin
     return side
 
 
 @torch.no_grad()
-def margins(engine: DualEngine, images: Images, steps: int) -> Tensor:
-    """Return bounds (n, K-1) of all margins by CROWN, or by α-CROWN after steps, in float64."""
-    found = []
+def alpha_margins(engine: DualEngine, images: Images) -> Tensor:
+    """Return bounds (n, K-1) of all margins by α-CROWN, in float64."""
+    bounds = []
     every = torch.cartesian_prod(torch.arange(len(images)), torch.arange(images.c.shape[1]))
     for part in every.split(AT_ONCE):
         dual = engine.dual(images, part[:, :1], part[:, 1:])
-        slopes = ascend_dual(dual, steps, rate=engine.alpha_rate).parameter.double()
+        found = ascend_dual(dual, engine.alpha_steps, rate=engine.alpha_rate)
+        slopes = found.parameter.double()
         exact = dual.rows(torch.arange(len(part)), engine.exact_segments, torch.float64)
-        found.append(exact(slopes, slopes.new_ones(len(part), 1)).value)
-    return torch.cat(found).view(len(images), -1)
+        bounds.append(exact(slopes, slopes.new_ones(len(part), 1)).value)
+    return torch.cat(bounds).view(len(images), -1)
 
 
 def theirs(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Side:

@@ -120,11 +120,29 @@ def check_rows_alone(
         alone = torch.cat([net.module(x[i : i + 1]) for i in rows])
     rows = list(rows)
     if _differing(net, x[rows], plain[rows], alone) is not None:
-        raise ModelError(
-            "the model's logits of an image depend on the other images of its batch, even in eval "
-            "mode; certificates are of single images: let forward use no statistics of the batch "
-            "(such as x.mean(0))"
+        raise ModelError(_why_apart(net, x))
+
+
+def _why_apart(net: Net, x: Tensor) -> str:
+    """Say why logits of a batch are not those of its rows alone."""
+    given = x.clone()
+    first = net.module(given)
+    if not torch.equal(given, x):
+        return (
+            "the model changes its input in place (such as by x.mul_(2)): let forward compute a "
+            "new tensor"
         )
+    if _differing(net, x, first, net.module(x)) is not None:
+        return (
+            "the model's logits of the same images change from call to call, even in eval mode: "
+            "let forward draw no random numbers (F.dropout wants training=self.training) and keep "
+            "no state"
+        )
+    return (
+        "the model's logits of an image depend on the other images of its batch, even in eval "
+        "mode; certificates are of single images: let forward use no statistics of the batch "
+        "(such as x.mean(0))"
+    )
 
 
 def _differing(net: Net, x: Tensor, plain: Tensor, other: Tensor) -> list[int] | None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from citrus_lirpa import BoundedNet, Box, Ibp, certify
@@ -44,6 +45,21 @@ def test_logits_that_depend_on_the_rest_of_the_batch_are_refused(kind):
     assert float((model(x) - alone).detach().abs().max()) > 1e-4  # the two truths
     with pytest.raises(ModelError, match=BATCH):
         BoundedNet(model, x)
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        (lambda model, x: x.mul_(2), "changes its input in place"),
+        (lambda model, x: F.dropout(x), "change from call to call"),
+        (lambda model, x: x + model.calls.add_(1), "change from call to call"),
+    ],
+)
+def test_what_is_no_function_of_its_input_is_refused_for_that(before, words):
+    model = Meddling(before).eval()
+    model.register_buffer("calls", torch.zeros(()))
+    with pytest.raises(ModelError, match=words):
+        BoundedNet(model, torch.rand(6, 1, 4, 4))
 
 
 def test_they_are_also_found_among_the_inputs_to_be_certified():
