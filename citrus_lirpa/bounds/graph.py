@@ -82,6 +82,19 @@ class BatchNorm(Operation):
         return self.node.forward(x, *constants)
 
 
+class Concat(Operation):
+    """A concatenation; its constants, known for one input, are the same for all."""
+
+    def __init__(self, node: Any):
+        super().__init__(node)
+        self.forward = self._forward
+
+    def _forward(self, *values: Tensor) -> Tensor:
+        rows = max(map(len, values))
+        whole = (v.expand(rows, *v.shape[1:]) if len(v) == 1 else v for v in values)
+        return self.node.forward(*whole)
+
+
 class Graph:
     """The operations of a BoundedModule by name; the names of its input, logits and ReLUs.
 
@@ -155,6 +168,8 @@ def scaled(x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
 
 
 def _operation(node: Any) -> Operation:
+    if type(node).__name__ == "BoundConcat":
+        return Concat(node)
     usual = type(node).__name__ == "BoundBatchNormalization" and len(node.inputs) == 5
     return BatchNorm(node) if usual and not any(map(computed, node.inputs[1:])) else Operation(node)
 

@@ -152,3 +152,32 @@ def test_what_auto_lirpa_does_not_know_is_trained_by_intervals(name):
     low = net.eval().margins(Box.around(x, 0.1, None), y)
     _, ours, _ = DualEngine(net, Ball(0.1)).ibp(x, y)
     torch.testing.assert_close(low.detach(), ours, atol=1e-5, rtol=1e-5)
+
+
+class WithOne(nn.Module):
+    """A network that puts a one behind its hidden neurons, for every image of a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(16, 4), nn.Linear(5, 3)
+
+    def forward(self, x):
+        hidden = self.first(x.flatten(1)).relu()
+        return self.last(torch.cat([hidden, torch.ones_like(hidden[:, :1])], 1))
+
+
+def test_constants_are_joined_to_every_image_of_a_batch():
+    """auto_LiRPA 0.3 traces the ones of one image, and is refused."""
+    torch.manual_seed(0)
+    model, x = WithOne().eval(), torch.rand(6, 1, 4, 4)
+    if lirpa.load().legacy:
+        with pytest.raises(ModelError, match="a batch of 3"):
+            BoundedNet(model, x[:2])
+        return
+    plain = nn.Sequential(nn.Flatten(), model.first, nn.ReLU(), nn.Linear(4, 3)).eval()
+    with torch.no_grad():
+        plain[3].weight.copy_(model.last.weight[:, :4])
+        plain[3].bias.copy_(model.last.bias + model.last.weight[:, 4])
+    y = model(x).argmax(1)
+    found = [certify(BoundedNet(m, x[:2]), x, y, 0.1, method="crown") for m in (model, plain)]
+    torch.testing.assert_close(found[0].margin, found[1].margin, atol=1e-5, rtol=0)
