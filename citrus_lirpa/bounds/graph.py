@@ -91,8 +91,7 @@ class Concat(Operation):
 
     def _forward(self, *values: Tensor) -> Tensor:
         rows = max(map(len, values))
-        whole = (v.expand(rows, *v.shape[1:]) if len(v) == 1 else v for v in values)
-        return self.node.forward(*whole)
+        return self.node.forward(*(value.expand(rows, *value.shape[1:]) for value in values))
 
 
 class Graph:

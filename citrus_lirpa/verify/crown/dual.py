@@ -123,6 +123,11 @@ class DualBound:
             signs=self.signs[which],
         )
 
+    def in_float64(self, segments: Sequence[Segment]) -> DualBound:
+        """Return the same dual function in float64; ``segments`` are the affine maps in float64."""
+        every = torch.arange(len(self.x), device=self.x.device)
+        return self.rows(every, segments, torch.float64)
+
     def start(self) -> Tensor:
         """Return CROWN's slopes (R, M): the lower line that cuts off the smaller triangle.
 

@@ -327,10 +327,7 @@ class DualEngine:
         g, c, which, slopes = [], [], [], []
         for part in _parts(image, self._at_once(images, iterations)):
             dual = self.dual(images, image[part].unsqueeze(1), row[part].unsqueeze(1))
-            judge = dual
-            if images.exact:
-                every = torch.arange(len(part), device=part.device)
-                judge = dual.rows(every, self.exact_segments, torch.float64)
+            judge = dual.in_float64(self.exact_segments) if images.exact else dual
             parameters = [dual.start()]
             if iterations:
                 parameters.append(ascend_dual(dual, iterations, rate=self.alpha_rate).parameter)

@@ -158,6 +158,5 @@ class _WholeMaps:
         if self.steps and parameter.numel():  # without neurons before it, a bound has none
             parameter = ascend_dual(dual, self.steps, rate=self.rate).parameter
         if exact is not None:
-            every = torch.arange(len(dual.x), device=dual.x.device)
-            dual = dual.rows(every, exact, torch.float64)
+            dual = dual.in_float64(exact)
         return dual(parameter.to(dual.x.dtype), dual.x.new_ones(len(dual.x), 1)).value

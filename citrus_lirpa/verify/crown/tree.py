@@ -173,7 +173,7 @@ class Tree:
             members = self.members.expand(some.size, -1)
             shape = members.numel(), images.relaxation.lower.shape[1]
             dual = engine.dual(images, members, some.rows, signs=some.signs.view(shape))
-            exact = dual.rows(torch.arange(shape[0]), engine.exact_segments, torch.float64)
+            exact = dual.in_float64(engine.exact_segments)
             weights = some.logits.double().softmax(1)
             value = exact(some.parameter.view(shape).double(), weights).value
             if not bool((value > engine.least * self._threshold).all()):
