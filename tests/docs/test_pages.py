@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import re
 import shlex
+import warnings
 from configparser import ConfigParser
 from pathlib import Path
 from unittest import mock
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 from browser import FAINT, OVERFLOW, browser, opened
+from click.testing import CliRunner
 from command_line import process
 from matplotlib import pyplot
 from matplotlib.figure import Figure
@@ -292,9 +294,14 @@ def site(tmp_path_factory) -> Path:
     for package in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install '.[docs]'")
+    from mkdocs.__main__ import cli
+
     folder = tmp_path_factory.mktemp("site")
-    done = process("-m", "mkdocs", "build", "--strict", "--site-dir", folder)
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = ["build", "--strict", "--config-file", str(ROOT / "mkdocs.yml")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python, about other people's code
+        done = CliRunner().invoke(cli, [*command, "--site-dir", str(folder)])
+    assert done.exit_code == 0, done.output[-3000:]
     return folder
 
 
@@ -318,11 +325,10 @@ def test_site_in_a_browser(site):
         files = sorted(set(site.rglob("*.html")) - {site / "404.html"})
         widest = [site / "index.html", site / "comparison.html", site / "reference" / "cli.html"]
         for width, scheme, some in ((390, "dark", files), (1280, "light", widest)):
-            for file in some:
-                with opened(started, file.as_uri(), width, scheme) as page:
-                    assert page.evaluate(OVERFLOW) <= 0, (file.name, width)
-                    assert page.evaluate(FAINT) == [], (file.name, scheme)
-        with opened(started, (site / "index.html").as_uri()) as page:
+            for page in opened(started, [file.as_uri() for file in some], width, scheme):
+                assert page.evaluate(OVERFLOW) <= 0, (page.url, width)
+                assert page.evaluate(FAINT) == [], (page.url, scheme)
+        for page in opened(started, [(site / "index.html").as_uri()]):
             page.click("input.md-search__input")
             page.keyboard.type("UCert")
             page.wait_for_selector("text=/[0-9]+ matching documents/")

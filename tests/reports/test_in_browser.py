@@ -32,14 +32,13 @@ def pages(tmp_path_factory) -> dict[str, str]:
 
 def test_report_in_a_browser(pages):
     with browser() as started:
-        for url in pages.values():
-            for width, scheme in ((390, "light"), (1280, "dark")):
-                with opened(started, url, width, scheme) as page:
-                    assert page.evaluate(OVERFLOW) <= 0, (url, width)
-                    assert page.evaluate(FAINT) == [], (url, scheme)
-                    assert page.evaluate(UNFRAMED) == 0
-                    assert page.evaluate(CUT) == [], (url, width)
-        with opened(started, pages["two"]) as page:
+        for width, scheme in ((390, "light"), (1280, "dark")):
+            for page in opened(started, pages.values(), width, scheme):
+                assert page.evaluate(OVERFLOW) <= 0, (page.url, width)
+                assert page.evaluate(FAINT) == [], (page.url, scheme)
+                assert page.evaluate(UNFRAMED) == 0
+                assert page.evaluate(CUT) == [], (page.url, width)
+        for page in opened(started, [pages["two"]]):
             assert page.evaluate(HIDDEN) > 0
             page.click("text=What settled the images")
             assert page.is_visible("text=Each stage works on")
