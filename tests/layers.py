@@ -54,6 +54,7 @@ LAYERS = {
     "abs": (Absolute(), 1),
     "max": (Larger(nn.Identity(), nn.Conv2d(3, 3, 1)), 1),
     "min": (Larger(nn.Identity(), nn.Conv2d(3, 3, 1), torch.minimum), 1),
+    "max of two halves": (Function(lambda x: torch.maximum(*x.chunk(2, 2))), 1),
     "max with a constant": (Function(lambda x: torch.maximum(CORNER, x)), 1),
     "min with a constant": (Function(lambda x: torch.minimum(x, CORNER)), 1),
     "pool 2": (nn.MaxPool2d(2), 2),
@@ -86,6 +87,7 @@ AFFINE = {
     "channel": Function(lambda x: x[:, 1]),
     "channels": Function(lambda x: x[:, [2, 0]]),
     "split": Function(lambda x: torch.split(x, [1, 2], 1)[1]),
+    "uneven chunks": Function(lambda x: torch.cat(x[:, :, :, :5].chunk(2, 3)[::-1], 3)),
     "sum": Function(lambda x: x.sum(3)),
 }
 

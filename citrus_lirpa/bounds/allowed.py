@@ -19,7 +19,7 @@ from . import lirpa
 from .graph import Graph, computed
 from .lirpa import operators
 from .lirpa.nodes import leaky_slope
-from .tracing import OTHERS, place
+from .tracing import NOT_ENLARGED, OTHERS, place
 
 TABLE = Path(__file__).with_name("allowed.json")
 
@@ -156,6 +156,8 @@ FORMS = (
 #: What to write instead of an operation, by its class; of others nothing can be said.
 _INSTEAD = {
     "BoundConv": "use Conv2d without groups and dilation, or of at most 4,096 values",
+    "BoundConvTranspose": NOT_ENLARGED,
+    "BoundResize": NOT_ENLARGED,
     "BoundAveragePool": "use a stride equal to the kernel and no padding",
     "BoundMaxPool": "use a stride equal to the kernel and no padding, or AvgPool2d",
     "BoundPad": "pad by zero, or subtract the value, pad by zero and add it",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,8 +19,6 @@ _CONVERSIONS = {
     "__complex__": "complex", "item": "number", "tolist": "list", "numpy": "array",
     "__array__": "array", "tensor": "constant", "new_tensor": "constant",
 }  # fmt: skip
-#: Convolutions and poolings that are not of images, which hardly any of auto_LiRPA takes.
-_NOT_OF_IMAGES = re.compile(r"\w*(conv|pool)\w*[13]d")
 
 
 class DataWatch(TorchFunctionMode):
@@ -32,17 +29,12 @@ class DataWatch(TorchFunctionMode):
 
     Args:
         x: The input of the network, which is passed on in the block.
-
-    Attributes:
-        unusual: The first convolution or pooling that is not of images, and where it is called;
-            empty for none.
     """
 
     def __init__(self, x: Tensor):
         super().__init__()
         self._kept: list[Tensor] = []  # so that no storage is used again
         self._places: set[int] = set()
-        self.unusual = ""
         self._follow(x)
 
     def __torch_function__(
@@ -63,8 +55,6 @@ class DataWatch(TorchFunctionMode):
             raise ModelError(
                 f"the model's forward calls avg_pool2d{_place_of_use()} with {left_out(divisor)}"
             )
-        if watched and not self.unusual and _NOT_OF_IMAGES.fullmatch(name):
-            self.unusual = f"{name}{_place_of_use()}"
         result = func(*args, **(kwargs or {}))
         if watched:
             for tensor in (*(inputs[:1] if _in_place(name) else ()), *_tensors([result])):

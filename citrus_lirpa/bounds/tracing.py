@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError, foreign
+from ..errors import ModelError, foreign, is_out_of_memory, reason
 from . import lirpa
 from .dataflow import DataWatch, left_out
 from .lirpa.symbols import whole_curves
@@ -37,33 +37,33 @@ def wrap(core: nn.Module, example: Tensor) -> nn.Module:
         _left_in_place(core),
     ):
         core.eval()  # built in train mode, running statistics would move
-        largest, unusual = _largest_layer(core, example[:1])
-        mode = "matrix" if largest <= MATRIX_MODE_LIMIT else "patches"
-        options = lirpa.bound_options(conv_mode=mode)
-        with explained(unusual, _OF_IMAGES) if unusual else contextlib.nullcontext():
-            bounded, origins = _built(core, example, options)
+        matrices = _largest_layer(core, example[:1]) <= MATRIX_MODE_LIMIT
+        options = lirpa.bound_options(conv_mode="matrix" if matrices else "patches")
+        bounded, origins = _built(core, example, options)
     for node in nodes(bounded):
-        node.origin = origins.get(node.name, "")
+        node.origin = origins[node.name]
     _share_buffers(bounded, core)
     return bounded
 
 
 def _built(
     core: nn.Module, example: Tensor, options: dict[str, Any]
-) -> tuple[nn.Module, dict[str, str]]:
-    """Return the BoundedModule, and where each of its nodes comes from."""
-    origins: dict[str, str] = {}
-    try:
-        with (
-            lirpa.parsing(),
-            whole_curves(gelu=lirpa.load().legacy),
-            lirpa.origins(core) as origins,
-        ):
+) -> tuple[nn.Module, lirpa.Origins]:
+    """Return the BoundedModule, and where its nodes come from."""
+    with (
+        lirpa.parsing(),
+        whole_curves(gelu=lirpa.load().legacy),
+        lirpa.origins(core) as origins,
+    ):
+        try:
             bounded = lirpa.load().BoundedModule(
                 core, example[:1], bound_opts=options, device=example.device
             )
-    except NotImplementedError as error:
-        raise ModelError(_unsupported([str(name) for name in error.args], origins)) from error
+        except Exception as error:  # of any class: what it takes for granted fails, too
+            failing = {} if is_out_of_memory(error) else origins.failing(error)
+            if not failing:
+                raise
+            raise ModelError(_unsupported(failing, error)) from error
     return bounded, origins
 
 
@@ -107,20 +107,32 @@ def rng_kept(device: torch.device) -> Iterator[None]:
         yield
 
 
-#: What to write instead of an operation that auto_LiRPA does not know, by its name in ONNX.
-_INSTEAD = {
-    "Erf": "write GELU as nn.GELU",
-    "LogSoftmax": "return the logits before it, which give the same classes",
-    "InstanceNormalization": "use BatchNorm",
-}
 _OF_IMAGES = "use convolutions and pooling of images (N, C, H, W)"
+_EVENLY = "use an output size that divides the height and the width"
+NOT_ENLARGED = "use Conv2d, which keeps images as large as they are or makes them smaller"
 OTHERS = "use ReLU, LeakyReLU, Tanh or Sigmoid and affine layers"
+#: What to write instead of an operation that auto_LiRPA does not know, by its name.
+_INSTEAD = {
+    "AveragePool": _OF_IMAGES,
+    "Conv": _OF_IMAGES,
+    "ConvTranspose": NOT_ENLARGED,
+    "Erf": "write GELU as nn.GELU",
+    "InstanceNormalization": "use BatchNorm",
+    "LogSoftmax": "return the logits before it, which give the same classes",
+    "MaxPool": _OF_IMAGES,
+    "RNN": OTHERS,
+    "Resize": NOT_ENLARGED,
+    "torch.adaptive_avg_pool2d": _EVENLY,
+    "torch.adaptive_max_pool2d": _EVENLY,
+}
 
 
-def _unsupported(names: list[str], origins: dict[str, str]) -> str:
-    what = ", ".join(f"'{name}'{origins.get(name, '')}" for name in names)
-    instead = next((_INSTEAD[name] for name in names if name in _INSTEAD), OTHERS)
-    return f"auto_LiRPA {lirpa.load().version} cannot bound {what}; {instead}"
+def _unsupported(failing: dict[str, str], error: Exception) -> str:
+    what = ", ".join(f"'{name}'{place}" for name, place in failing.items())
+    known = [_INSTEAD[name] for name in failing if name in _INSTEAD]
+    bare = known or isinstance(error, NotImplementedError) or not str(error)
+    why = "" if bare else f": {type(error).__name__}: {reason(error)}"
+    return f"auto_LiRPA {lirpa.load().version} cannot bound {what}{why}; {[*known, OTHERS][0]}"
 
 
 @contextlib.contextmanager
@@ -208,22 +220,27 @@ def _check_layers(core: nn.Module) -> None:
                 f"layer '{name}' is a Conv1d, which auto_LiRPA 0.3 cannot bound; write it as a "
                 "Conv2d with kernel (1, k), or install auto_LiRPA 0.7"
             )
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
-            module.momentum is None or not module.track_running_stats
-        ):
-            raise ModelError(
-                f"BatchNorm layer '{name}' has momentum {module.momentum} and "
-                f"track_running_stats {module.track_running_stats}; auto_LiRPA needs a number "
-                "and True"
-            )
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            _check_batchnorm(name, module)
+
+
+def _check_batchnorm(name: str, layer: Any) -> None:
+    if not layer.track_running_stats:
+        raise ModelError(
+            f"BatchNorm layer '{name}' has track_running_stats=False, so that the logits of an "
+            "image depend on the other images of its batch; make it with track_running_stats=True "
+            "and train again"
+        )
+    if layer.momentum is None:
+        raise ModelError(
+            f"BatchNorm layer '{name}' has momentum=None, which auto_LiRPA cannot follow; set a "
+            "number, such as layer.momentum = 0.1"
+        )
 
 
 @torch.no_grad()
-def _largest_layer(core: nn.Module, example: Tensor) -> tuple[int, str]:
-    """Values in the largest output of a layer, for one input; its data must stay in tensors.
-
-    Also what it calls that is not of images, as ``DataWatch.unusual``.
-    """
+def _largest_layer(core: nn.Module, example: Tensor) -> int:
+    """Values in the largest output of a layer, for one input; its data must stay in tensors."""
     sizes = [0]
 
     def note(_module: nn.Module, _inputs: object, output: object) -> None:
@@ -232,12 +249,12 @@ def _largest_layer(core: nn.Module, example: Tensor) -> tuple[int, str]:
 
     hooks = [m.register_forward_hook(note) for m in core.modules()]
     try:
-        with DataWatch(example) as watch:
+        with DataWatch(example):
             check_logits(core(example))
     finally:
         for hook in hooks:
             hook.remove()
-    return max(sizes), watch.unusual
+    return max(sizes)
 
 
 def check_logits(output: object) -> Tensor:

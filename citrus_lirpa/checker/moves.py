@@ -55,6 +55,23 @@ def _sliced(
     return index[tuple(cut)]
 
 
+def parts(
+    index: Array, given: dict[str, Any], sizes: Sequence[int] | None, count: int
+) -> list[Array]:
+    """Return places in as many parts along an axis as a Split makes; none where it is not read.
+
+    Without sizes all parts are as large, but for the last, which may be smaller.
+    """
+    axis = given.get("axis", [0])[0] % index.ndim
+    if sizes is None:
+        step = -(-index.shape[axis] // count)
+        sizes = [step] * (count - 1) + [index.shape[axis] - step * (count - 1)]
+    fits = axis > 0 and len(sizes) == count and min(sizes) > 0
+    if not fits or sum(sizes) != index.shape[axis]:
+        return []
+    return np.split(index, np.cumsum(sizes)[:-1], axis)
+
+
 def windows_over(index: Array, sizes: Sequence[int], given: dict[str, Any]) -> Array:
     """Return the places in windows over images: channels, rows, columns, heights, widths.
 

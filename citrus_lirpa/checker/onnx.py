@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import curves
-from .moves import MOVES, moved, windows_over
+from .moves import MOVES, moved, parts, windows_over
 from .network import Array, Network, Node, Numbers, Refused, require
 from .onnx_curves import Origins
 from .pieces import PIECES, Writer, windows_of
@@ -65,7 +65,8 @@ class _Reader(Writer):
 
     def read(self, node: dict[int, list[Any]]) -> None:
         """Add what a node computes."""
-        kind, (result, *others) = node[4][0].decode(), [name.decode() for name in node[2]]
+        kind, results = node[4][0].decode(), [name.decode() for name in node[2]]
+        result, *others = results
         names, given = [name.decode() for name in node[1]], attributes(node)
         if kind == "Constant" or (kind == "Identity" and names[0] in self.constants):
             self.constants[result] = given["value"] if names == [] else self.constants[names[0]]
@@ -78,8 +79,11 @@ class _Reader(Writer):
             if not others and self._bend(result):
                 return
             why = f"{kind} {result}: its inputs are not read"
-            require(sources and known and not others, self.why[unread[0]] if unread else why)
-            if kind in PIECES:
+            alone = not others or kind == "Split"
+            require(sources and known and alone, self.why[unread[0]] if unread else why)
+            if kind == "Split":
+                self._parted(results, given, names)
+            elif kind in PIECES:
                 self._piece(kind, result, given, names)
             else:
                 self._affine(kind, result, given, names, sources)
@@ -198,6 +202,14 @@ class _Reader(Writer):
         else:
             values = [self._constant(name, x) for name in names]
             self._elementwise(kind, result, given, values, sources, refused)
+
+    def _parted(self, results: list[str], given: dict[str, Any], names: list[str]) -> None:
+        """Add the parts of a value, one after the other along an axis of the network's."""
+        sizes = self.constants[names[1]].tolist() if names[1:] else given.get("split")
+        found = parts(self.places(names[0])[None], given, sizes, len(results))
+        require(found, f"Split {results[0]} with parts {sizes} is not read")
+        for result, part in zip(results, found, strict=True):
+            self.taken(result, [names[0]], part[0])
 
     def _joined(self, result: str, sources: Sequence[str], axis: int, refused: str) -> None:
         """Add values one after the other along an axis of the network's."""

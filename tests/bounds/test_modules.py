@@ -248,6 +248,18 @@ class Ending(nn.Module):
         return self.function(self.logits(x))
 
 
+class Recurrent(nn.Module):
+    """A recurrent layer over the rows of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.RNN(8, 5, batch_first=True)
+
+    def forward(self, x):
+        return self.layer(x.squeeze(1))[0].flatten(1)
+
+
+HEAD = nn.Flatten()
 REFUSED = {
     "tuple": (lambda: BoundedNet(Returning(lambda o: (o, o)), X), "returns a tuple; expected one"),
     "dict": (lambda: BoundedNet(Returning(lambda o: {"a": o}), X), "returns a dict; expected one"),
@@ -258,6 +270,54 @@ REFUSED = {
     "unsupported operation": (
         lambda: BoundedNet(nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.Hardshrink()), X),
         r"auto_LiRPA 0.* cannot bound .* \(layer '2', Hardshrink\)",
+    ),
+    "transposed convolution": (
+        lambda: BoundedNet(nn.Sequential(nn.ConvTranspose2d(1, 2, 3, dilation=2), HEAD), X),
+        r"cannot bound 'ConvTranspose' \(layer '0', ConvTranspose2d\); use Conv2d",
+    ),
+    "upsampling": (
+        lambda: BoundedNet(
+            nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), nn.ReLU(), HEAD), X
+        ),
+        r"cannot bound 'Resize' \(layer '0', Upsample\); use Conv2d",
+    ),
+    "local response": (
+        lambda: BoundedNet(nn.Sequential(nn.LocalResponseNorm(3), HEAD), X),
+        r"cannot bound 'AveragePool' \(layer '0', LocalResponseNorm\); use convolutions and pool",
+    ),
+    "uneven averages": (
+        lambda: BoundedNet(nn.Sequential(nn.AdaptiveAvgPool2d(3), HEAD), X),
+        r"'torch.adaptive_avg_pool2d' \(layer '0', AdaptiveAvgPool2d\); use an output size that di",
+    ),
+    "uneven maxima": (
+        lambda: BoundedNet(nn.Sequential(nn.AdaptiveMaxPool2d(3), HEAD), X),
+        "'torch.adaptive_max_pool2d'; use an output size that divides",
+    ),
+    "pooling undone": (
+        lambda: BoundedNet(
+            Function(lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)), X
+        ),
+        r"cannot bound 'MaxPool' \(test_modules.py:\d+\); use convolutions and pooling",
+    ),
+    "patches": (
+        lambda: BoundedNet(nn.Sequential(nn.Unfold(2), HEAD), X),
+        r"cannot bound 'Gather' \(layer '0', Unfold\): ValueError: .*; use ReLU",
+    ),
+    "recurrent layer": (
+        lambda: BoundedNet(Recurrent(), X),
+        r"cannot bound 'RNN' \(layer 'layer', RNN, test_modules.py:\d+\); use ReLU",
+    ),
+    "attention": (
+        lambda: BoundedNet(Function(lambda x: F.scaled_dot_product_attention(x, x, x)), X),
+        r"cannot bound '.*' \(test_modules.py:\d+\).*; use ReLU",
+    ),
+    "BatchNorm without running statistics": (
+        lambda: BoundedNet(nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), HEAD), X),
+        "layer '0' has track_running_stats=False, .* make it with track_running_stats=True",
+    ),
+    "BatchNorm with averages of all batches": (
+        lambda: BoundedNet(nn.Sequential(nn.BatchNorm2d(1, momentum=None), HEAD), X),
+        "layer '0' has momentum=None, .* set a number",
     ),
     "log_softmax at the end": (
         lambda: BoundedNet(Ending(lambda z: z.log_softmax(1)), X),

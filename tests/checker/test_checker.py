@@ -19,6 +19,7 @@ from citrus_lirpa import BoundedNet, GroupAttack, certify, certify_uap, checker
 from citrus_lirpa.bounds.box import Ball
 from citrus_lirpa.checker.core import Box as CheckedBox
 from citrus_lirpa.checker.core import Claims, Ranges
+from citrus_lirpa.checker.moves import parts
 from citrus_lirpa.errors import ModelError
 from citrus_lirpa.formats.onnx import exported, save_onnx
 from citrus_lirpa.models import Normalise
@@ -218,14 +219,29 @@ def test_layers_of_images(tmp_path, name):
     layers = [LAYERS[name][0]] if name in LAYERS else [nn.ReLU(), AFFINE[name], nn.ReLU()]
     model, x, y = network(*layers)
     net = BoundedNet(model, x).eval()
-    if name == "split":
-        with pytest.raises(ModelError):
-            ProofFolder(tmp_path, net, Ball(0.02))
-        return
     found, _, figures = prove(tmp_path, net, x, y, 0.02)
     assert figures.images == int(found.certified.sum()) > 0
     network_read = checker.read_network(tmp_path / "model.onnx")
     assert checker.check_folder(tmp_path, network_read).refused == []
+
+
+@pytest.mark.parametrize(
+    ("axis", "sizes", "count", "widths"),
+    [
+        (1, [1, 5], 2, [1, 5]),
+        (-2, None, 3, [2, 2, 2]),
+        (1, None, 4, []),  # three parts of two leave nothing
+        (1, [3, 2], 2, []),
+        (1, [-1, 7], 2, []),
+        (1, [3, 3], 3, []),
+        (0, None, 1, []),
+    ],
+)
+def test_parts_of_a_value_fit_or_are_not_read(axis, sizes, count, widths):
+    index = np.arange(12).reshape(1, 6, 2)
+    found = parts(index, {"axis": [axis]}, sizes, count)
+    assert [part.shape[1] for part in found] == widths
+    assert not found or np.array_equal(np.concatenate(found, 1), index)
 
 
 def test_layers_behind_each_other(tmp_path):

@@ -56,6 +56,7 @@ LAYERS = {
     "powers": [Function(lambda x: x**3 + x.relu() ** 1.5 - (x.relu() + 1) ** -2.0 + x * x)],
     "tanh of a product with a square": [Function(lambda x: (x + 0.04 * x * (x * x)).tanh())],
     "product": [Function(lambda x: x[:, :2] * x[:, 1:])],
+    "glu": [nn.GLU(2)],
     "product of pools of ReLU": [
         Function(lambda x: F.max_pool2d(x.relu(), 2) * F.avg_pool2d(x.relu(), 2))
     ],

@@ -42,6 +42,7 @@ LAYERS = {
     "inverse root": [Function(lambda x: (x.abs() + 1).rsqrt())],
     "power": [Function(lambda x: x**3 + x.relu() ** 1.5 - (x.relu() + 1) ** -2.0)],
     "product": [Function(lambda x: x[:, :2] * x[:, 1:])],
+    "glu": [nn.GLU(2)],
     "gate": [Function(lambda x: x * x.mean((2, 3), keepdim=True).sigmoid())],
     "quotient": [Function(lambda x: x / (x.relu() + 1) + 2 / (x.square() + 1) - x / 3)],
     "softmax by hand": [Function(lambda x: x.exp() / x.exp().sum(1, keepdim=True))],

@@ -8,9 +8,9 @@ Each repair is applied only where the name or the behaviour is missing.
 
 from .loading import INSTALL_HINT, SUPPORTED_LIRPA, TESTED_TORCH, load
 from .options import bound_kwargs, bound_options, repair_options
-from .parser import origins, parsing
+from .parser import Origins, origins, parsing
 
 __all__ = [
-    "INSTALL_HINT", "SUPPORTED_LIRPA", "TESTED_TORCH", "bound_kwargs", "bound_options", "load",
-    "origins", "parsing", "repair_options",
+    "INSTALL_HINT", "Origins", "SUPPORTED_LIRPA", "TESTED_TORCH", "bound_kwargs", "bound_options",
+    "load", "origins", "parsing", "repair_options",
 ]  # fmt: skip

@@ -34,6 +34,7 @@ KNOWN_MESSAGES = (
     "ONNX Preprocess",
     "ONNX export mode",
     "Constant folding",  # "... not applied", for ZeroPad2d
+    "Exporting a model to ONNX with a batch_size",  # of recurrent layers
 )
 _RECURSION_LIMIT = 5_000
 
@@ -105,23 +106,18 @@ def _loggers_untouched() -> Iterator[None]:
 
 
 @contextmanager
-def unsupported_named() -> Iterator[None]:
-    """Both log the operations that they do not support: they become the error's arguments."""
-    logger, messages = logging.getLogger("auto_LiRPA.utils"), []
+def errors_not_logged() -> Iterator[None]:
+    """Both log the operations that they do not support, which the error's message names."""
+    logger = logging.getLogger("auto_LiRPA.utils")
 
-    def keep(record: logging.LogRecord) -> bool:
-        messages.append(record.getMessage())
+    def drop(_: logging.LogRecord) -> bool:
         return False
 
-    logger.addFilter(keep)
+    logger.addFilter(drop)
     try:
         yield
-    except NotImplementedError as error:
-        lines = [m.partition(", Attr")[0] for m in messages if m.startswith("Name: ")]
-        names = sorted({line.partition("::")[2] for line in lines})
-        raise NotImplementedError(*(names or [str(error)])) from error
     finally:
-        logger.removeFilter(keep)
+        logger.removeFilter(drop)
 
 
 @contextmanager

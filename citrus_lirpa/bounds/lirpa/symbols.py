@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
-#: The opset in which auto_LiRPA 0.3 traces networks.
+from .importing import onnx_globals
+
+#: The opset in which auto_LiRPA 0.3 traces networks; 0.7 takes the exporter's default.
 _OPSET = 12
 
 
@@ -36,6 +39,33 @@ def _hard_sigmoid(graph: Any, x: Any) -> Any:
     return graph.op("Div", clipped, six)
 
 
+def _glu(graph: Any, x: Any, axis: int) -> Any:
+    """One half of x, times the sigmoid of the other."""
+    linear, gate = _slices(graph, x, axis, 2)
+    return graph.op("Mul", linear, graph.op("Sigmoid", gate))
+
+
+def _chunk(graph: Any, x: Any, chunks: int, dim: int) -> list[Any]:
+    """Slices with numbers for ends; the exporter's have products of a quotient."""
+    return _slices(graph, x, dim, chunks)
+
+
+def _slices(graph: Any, x: Any, axis: int, parts: int) -> list[Any]:
+    """At most so many slices of x, as torch.chunk makes them."""
+    sizes = graph.original_node.inputsAt(0).type().varyingSizes()  # those of x: all known but N
+    axis = axis % len(sizes)
+    size = sizes[axis] or 1
+    step = -(-size // parts)
+
+    def constant(value: int) -> Any:
+        return graph.op("Constant", value_t=torch.tensor([value]))
+
+    return [
+        graph.op("Slice", x, *map(constant, (start, min(start + step, size), axis, 1)))
+        for start in range(0, size, step)
+    ]
+
+
 def _one(name: str) -> Callable[..., Any]:
     def symbol(graph: Any, x: Any) -> Any:
         return graph.op(name, x)
@@ -46,6 +76,7 @@ def _one(name: str) -> Callable[..., Any]:
 #: By torch's name of an operation: kinds of its arguments, and the nodes it becomes.
 _SYMBOLS: dict[str, tuple[str, Callable[..., Any]]] = {
     "celu": ("vf", lambda graph, x, alpha: graph.op("Celu", x, alpha_f=alpha)),
+    "glu": ("vi", _glu),
     "hardsigmoid": ("v", _hard_sigmoid),
     "hardswish": ("v", _one("HardSwish")),
     "hardtanh": ("vff", _hard_tanh),
@@ -66,9 +97,14 @@ def whole_curves(gelu: bool) -> Iterator[None]:
     """Have curves traced as one node each inside the block; with ``gelu`` GELU too, as 0.7 does."""
     onnx: Any = torch.onnx
     symbols = {**_SYMBOLS, **({"gelu": _GELU} if gelu else {})}
+    functions = {
+        f"aten::{name}": onnx.symbolic_helper.parse_args(*kinds)(symbol)
+        for name, (kinds, symbol) in symbols.items()
+    }
+    functions["prim::ConstantChunk"] = _chunk
+    opsets = {_OPSET, onnx_globals().export_onnx_opset_version}
     with ExitStack() as stack:
-        for name, (kinds, symbol) in symbols.items():
-            parsed = onnx.symbolic_helper.parse_args(*kinds)(symbol)
-            onnx.register_custom_op_symbolic(f"aten::{name}", parsed, _OPSET)
-            stack.callback(onnx.unregister_custom_op_symbolic, f"aten::{name}", _OPSET)
+        for (name, function), opset in itertools.product(functions.items(), opsets):
+            onnx.register_custom_op_symbolic(name, function, opset)
+            stack.callback(onnx.unregister_custom_op_symbolic, name, opset)
         yield
