@@ -48,13 +48,13 @@ _load_shim()
 
 import pretend_graphs  # noqa: E402
 import torch  # noqa: E402
+from pretend_graphs import mapped, tensors  # noqa: E402
 from torch._C import TensorBase  # noqa: E402
 from torch.utils import _foreach_utils  # noqa: E402
 from torch.utils._python_dispatch import (  # noqa: E402
     TorchDispatchMode,
     _disable_current_modes,
 )
-from torch.utils._pytree import tree_leaves, tree_map  # noqa: E402
 
 _CUDA = torch.device("cuda", 0)
 #: They take tensors of both devices.
@@ -142,7 +142,7 @@ class _Wrapper(torch.Tensor):
 
 def _on_device(host: torch.Tensor) -> torch.Tensor:
     """A tensor on the device with the values of ``host``, of the very type torch.Tensor."""
-    with _disable_current_modes():
+    with torch._C._DisableTorchDispatch():
         tensor = torch.empty(0, dtype=host.dtype)
     TensorBase.data.__set__(tensor, _Wrapper(host))
     tensor.host = host
@@ -248,7 +248,7 @@ def _run(func, args, kwargs):
     name = func._schema.name.rpartition("::")[2]
     if name == "_has_compatible_shallow_copy_type":
         return True
-    given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    given = tensors((args, kwargs))
     there, wanted = any(map(_is_there, given)), kwargs.get("device")
     to_device = there if wanted is None else torch.device(wanted).type == "cuda"
     if there:
@@ -258,7 +258,7 @@ def _run(func, args, kwargs):
     if why := _why_waits(name, args, kwargs, there, to_device):
         SEEN.wait(why)
     graph = pretend_graphs.Graph.capturing if there or to_device else None
-    plain, options = tree_map(_host if graph is None else _baked, (args, dict(kwargs)))
+    plain, options = mapped(_host if graph is None else _baked, (args, dict(kwargs)))
     if to_device and wanted is not None:
         options["device"] = torch.device("cpu")
         options.pop("pin_memory", None)
@@ -274,7 +274,7 @@ def _run(func, args, kwargs):
             return known[id(value)]  # computed in place
         return _on_device(value) if to_device and isinstance(value, torch.Tensor) else value
 
-    return tree_map(placed, out)
+    return mapped(placed, out)
 
 
 def _drawn(compute, plain, options):
@@ -369,7 +369,7 @@ def _load(*args, map_location=None, **options):
         content = _TORCH_LOAD(*args, map_location="cpu" if there else map_location, **options)
     if not there:
         return content
-    return tree_map(lambda v: _on_device(v) if isinstance(v, torch.Tensor) else v, content)
+    return mapped(lambda v: _on_device(v) if isinstance(v, torch.Tensor) else v, content)
 
 
 def _traced(*args, **options):

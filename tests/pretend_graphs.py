@@ -15,7 +15,23 @@ from typing import Any, ClassVar
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_leaves
+
+
+def mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """Apply a function to all within lists, tuples and dicts, faster than torch's tree_map."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return kind([mapped(function, one) for one in value])
+    if kind is dict:
+        return {key: mapped(function, one) for key, one in value.items()}
+    return function(value)
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    """Return the tensors within lists, tuples and dicts."""
+    found: list[torch.Tensor] = []
+    mapped(lambda one: found.append(one) if isinstance(one, torch.Tensor) else None, value)
+    return found
 
 
 class Graph:
@@ -38,13 +54,13 @@ class Graph:
 
     def run(self, call: Callable[[], Any], arguments: Any) -> Any:
         """Run an operator on the device, whose tensors of the CPU these are, and record it."""
-        for tensor in _tensors(arguments):
+        for tensor in tensors(arguments):
             memory = tensor.untyped_storage()
             if memory.data_ptr() not in self._made | self._before.keys():
                 whole = torch.empty(0, dtype=torch.uint8).set_(memory)
                 self._before[memory.data_ptr()] = whole, whole.clone()
         out = call()
-        made = {tensor.untyped_storage().data_ptr() for tensor in _tensors(out)}
+        made = {tensor.untyped_storage().data_ptr() for tensor in tensors(out)}
         self._made |= made - self._before.keys()
         self._calls.append((call, out))
         return out
@@ -54,7 +70,7 @@ class Graph:
         for whole, before in self._before.values():
             whole.copy_(before)
         for _, out in self._calls:
-            for tensor in _tensors(out):
+            for tensor in tensors(out):
                 new = tensor.untyped_storage().data_ptr() in self._made
                 if new and tensor.is_floating_point():
                     tensor.fill_(torch.nan)
@@ -65,14 +81,10 @@ class Graph:
         """Run all operators again."""
         with _disable_current_modes(), torch.no_grad():
             for call, out in self._calls:
-                for place, new in zip(_tensors(out), _tensors(call()), strict=True):
+                for place, new in zip(tensors(out), tensors(call()), strict=True):
                     if place is not new:
                         place.copy_(new)
         Graph.count["replayed"] += 1
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
 @contextlib.contextmanager
