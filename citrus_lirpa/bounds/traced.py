@@ -62,7 +62,9 @@ class TracedModule:
     def __init__(self, model: nn.Module, example: Tensor | None):
         library = lirpa.load()
         kind = type(model).__name__
-        require(isinstance(model, nn.Module), f"the model is a {kind}; expected a torch.nn.Module")
+        require(
+            isinstance(model, nn.Module), f"the model is of type {kind}; expected a torch.nn.Module"
+        )
         whole = unwrapped(model)
         self.module: nn.Module = without_softmax(whole)
         model = self.module

@@ -12,11 +12,15 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, foreign, is_out_of_memory, reason
 from . import lirpa
-from .dataflow import DataWatch, left_out
+from .checks import kind_of
+from .dataflow import DataWatch
 from .lirpa.symbols import whole_curves
+from .refused import check_layers, spans
 
 #: Above this many values in one layer, convolutions are bounded as patches, not matrices.
 MATRIX_MODE_LIMIT = 4_096
+_WHOLE = "pass the module itself, not a program that torch.export made of it"
+_ALONE = "bring both to one type and device, and let forward take the images alone"
 
 
 def wrap(core: nn.Module, example: Tensor) -> nn.Module:
@@ -28,18 +32,14 @@ def wrap(core: nn.Module, example: Tensor) -> nn.Module:
     Raises:
         ModelError: auto_LiRPA cannot trace the module, or its forward looks at its data.
     """
-    _check_layers(core)
-    with (
-        modes_restored(core),
-        _not_compiled(core),
-        explained("this model's graph"),
-        _explicit_padding(core),
-        _left_in_place(core),
-    ):
-        core.eval()  # built in train mode, running statistics would move
+    check_layers(core)
+    with modes_restored(core), _not_compiled(core):
+        with foreign(ModelError, "the model cannot be set to eval mode", _WHOLE):
+            core.eval()  # built in train mode, running statistics would move
         matrices = _largest_layer(core, example[:1]) <= MATRIX_MODE_LIMIT
         options = lirpa.bound_options(conv_mode="matrix" if matrices else "patches")
-        bounded, origins = _built(core, example, options)
+        with explained("this model's graph"), _explicit_padding(core), _left_in_place(core):
+            bounded, origins = _built(core, example, options)
     for node in nodes(bounded):
         node.origin = origins[node.name]
     _share_buffers(bounded, core)
@@ -168,74 +168,13 @@ def _explicit_padding(core: nn.Module) -> Iterator[None]:
     """Write ``padding="same"``, which auto_LiRPA does not know, in numbers for the block."""
     layers = [m for m in core.modules() if isinstance(m, nn.Conv2d) and m.padding == "same"]
     for m in layers:
-        height, width = (s // 2 for s in _spans(m))
+        height, width = (s // 2 for s in spans(m))
         m.padding = (height, width)
     try:
         yield
     finally:
         for m in layers:
             m.padding = "same"
-
-
-def _spans(layer: nn.Conv2d) -> list[int]:
-    """How many values a convolution's kernel reaches beyond one, along each axis."""
-    return [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-
-
-def _check_wrapper(name: str, module: nn.Module) -> None:
-    """Refuse wrappers within a model that cannot be traced, or whose weights would be copies."""
-    parallel = isinstance(module, nn.DataParallel) and len(module.device_ids) > 1
-    if parallel or isinstance(module, nn.parallel.DistributedDataParallel):
-        kind, inner = f"a {type(module).__name__}", "module"
-    elif hasattr(module, "_orig_mod"):
-        kind, inner = "made by torch.compile", "_orig_mod"
-    else:
-        return
-    raise ModelError(
-        f"layer '{name}' is {kind}, which cannot be bounded inside a model; put its .{inner} there"
-    )
-
-
-def _check_layers(core: nn.Module) -> None:
-    for name, module in core.named_modules():
-        _check_wrapper(name, module)
-        unknown = (nn.GroupNorm, nn.LayerNorm) if lirpa.load().legacy else nn.GroupNorm
-        if isinstance(module, unknown):
-            raise ModelError(
-                f"layer '{name}' is a {type(module).__name__}, which auto_LiRPA "
-                f"{lirpa.load().version} cannot bound; use BatchNorm"
-            )
-        same = isinstance(module, nn.Conv2d) and module.padding == "same"
-        if same and any(span % 2 for span in _spans(module)):
-            raise ModelError(
-                f"layer '{name}' has padding=\"same\" and a kernel that it pads unevenly; use an "
-                "odd kernel, or ZeroPad2d before it"
-            )
-        if isinstance(module, nn.AvgPool2d) and module.divisor_override is not None:
-            raise ModelError(
-                f"layer '{name}' is an AvgPool2d with {left_out(module.divisor_override)}"
-            )
-        if isinstance(module, nn.Conv1d) and lirpa.load().legacy:
-            raise ModelError(
-                f"layer '{name}' is a Conv1d, which auto_LiRPA 0.3 cannot bound; write it as a "
-                "Conv2d with kernel (1, k), or install auto_LiRPA 0.7"
-            )
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            _check_batchnorm(name, module)
-
-
-def _check_batchnorm(name: str, layer: Any) -> None:
-    if not layer.track_running_stats:
-        raise ModelError(
-            f"BatchNorm layer '{name}' has track_running_stats=False, so that the logits of an "
-            "image depend on the other images of its batch; make it with track_running_stats=True "
-            "and train again"
-        )
-    if layer.momentum is None:
-        raise ModelError(
-            f"BatchNorm layer '{name}' has momentum=None, which auto_LiRPA cannot follow; set a "
-            "number, such as layer.momentum = 0.1"
-        )
 
 
 @torch.no_grad()
@@ -249,8 +188,11 @@ def _largest_layer(core: nn.Module, example: Tensor) -> int:
 
     hooks = [m.register_forward_hook(note) for m in core.modules()]
     try:
-        with DataWatch(example):
-            check_logits(core(example))
+        kinds = (f"; its weights are of {w.dtype} on {w.device}" for w in core.parameters())
+        what = f"the model cannot be run on {kind_of(example)}{next(kinds, '')}"
+        with DataWatch(example), foreign(ModelError, what, _ALONE):
+            output = core(example)
+        check_logits(output)
     finally:
         for hook in hooks:
             hook.remove()
@@ -322,6 +264,6 @@ def count_classes(bounded: nn.Module) -> int:
     return int(shape[1])
 
 
-def explained(what: str, fix: str = "") -> AbstractContextManager[None]:
+def explained(what: str) -> AbstractContextManager[None]:
     """Turn whatever auto_LiRPA raises into a ModelError of one line; memory errors pass."""
-    return foreign(ModelError, f"auto_LiRPA cannot handle {what}", fix)
+    return foreign(ModelError, f"auto_LiRPA cannot handle {what}")

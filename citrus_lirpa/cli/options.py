@@ -139,7 +139,8 @@ def network_path(command: Command) -> Command:
     @trust_code
     @functools.wraps(command)
     def of_network(*, path, weights, model, mean, std, **options: Any) -> Any:
-        require((path is None) != (weights is None), "give either PATH or --weights FILE")
+        own = " with the weights of --model" if model else ""
+        require((path is None) != (weights is None), f"give either PATH or --weights FILE{own}")
         given = {"source": model, "mean": mean, "std": std}
         chosen = {key: value for key, value in given.items() if value is not None}
         return command(path=path or weights, own=chosen or None, **options)

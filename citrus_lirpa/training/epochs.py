@@ -11,7 +11,7 @@ from ..formats import schema
 from ..formats.schema import Count, NonNegative, Number
 from .checkpoint import METRICS_FILE
 
-_REMEDY = "restore the file, or train again"
+_REMEDY = "citrus-lirpa train --resume writes it again, from the checkpoint"
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ def read_epochs(folder: Path) -> list[Epoch]:
         CheckpointError: The file is missing, empty or damaged.
     """
     file = folder / METRICS_FILE
-    lines = [line for line in schema.read_text(file, _REMEDY).splitlines() if line.strip()]
-    if not lines:
+    lines = schema.read_text(file, _REMEDY).splitlines()
+    texts = ["\n" * n + line for n, line in enumerate(lines) if line.strip()]  # so errors count n
+    if not texts:
         raise CheckpointError(f"{file} is empty; expected a line for each epoch; {_REMEDY}")
-    values = [schema.parse(line, json.loads, file, _REMEDY) for line in lines]
+    values = [schema.parse(text, json.loads, file, _REMEDY) for text in texts]
     return [schema.read(Epoch, epoch, file, _REMEDY) for epoch in values]

@@ -267,10 +267,12 @@ class Trainer:
             self._saving = self._saved - begin
 
     def resume(self) -> bool:
-        """Continue from the folder's checkpoint; return whether there is one."""
+        """Continue from the folder's checkpoint, and metrics; return whether there is one."""
         begun = self._begun()
         if begun is not None:
             self.state.restore(begun, self.config)
+            if distributed.leads():  # what was written of later epochs, or damaged, is not kept
+                self.state.save_metrics(begun)
         return begun is not None
 
     def _begun(self) -> Path | None:

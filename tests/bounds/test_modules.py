@@ -259,8 +259,44 @@ class Recurrent(nn.Module):
         return self.layer(x.squeeze(1))[0].flatten(1)
 
 
+class Masked(nn.Module):
+    """A network of two inputs."""
+
+    def forward(self, x, mask):
+        return x.flatten(1) * mask
+
+
+def exported():
+    return torch.export.export(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval(), (X,))
+
+
 HEAD = nn.Flatten()
 REFUSED = {
+    "two inputs": (
+        lambda: BoundedNet(Masked(), X),
+        r"cannot be run on a tensor \(1, 1, 8, 8\) .* argument: 'mask'; .* take the images alone",
+    ),
+    "weights of another type": (
+        lambda: BoundedNet(nn.Sequential(HEAD, nn.Linear(64, 3)).double(), X),
+        "of torch.float32 on cpu; its weights are of torch.float64 on cpu: .*; bring both to one",
+    ),
+    "weights on meta": (
+        lambda: BoundedNet(nn.Sequential(HEAD, nn.Linear(64, 3, device="meta")), X),
+        "its weights are of torch.float32 on meta: .*; bring both to one",
+    ),
+    "TorchScript": (
+        lambda: BoundedNet(torch.jit.script(nn.Sequential(HEAD, nn.Linear(64, 3))), X),
+        "the model is TorchScript, which cannot be bounded; pass what it was made from",
+    ),
+    "quantised": (
+        lambda: BoundedNet(nn.Sequential(HEAD, torch.ao.nn.quantized.dynamic.Linear(64, 3)), X),
+        "layer '1' is quantised, which cannot be bounded; pass what it was made from",
+    ),
+    "exported": (
+        lambda: BoundedNet(exported().module(), X),
+        "cannot be set to eval mode: .*; pass the module itself, not a program that torch.export",
+    ),
+    "exported program": (lambda: BoundedNet(exported(), X), "of type ExportedProgram; expected a"),
     "tuple": (lambda: BoundedNet(Returning(lambda o: (o, o)), X), "returns a tuple; expected one"),
     "dict": (lambda: BoundedNet(Returning(lambda o: {"a": o}), X), "returns a dict; expected one"),
     "auxiliary output in train mode": (
@@ -504,3 +540,10 @@ def test_layers_under_norms_are_certified_by_their_weights_in_eval_mode(norm, tm
         certify(net, X, y, 0.01)
     with pytest.raises(ModelError, match=r"eval mode alone; to train by bounds, call .*remove_"):
         Ibp()(BoundedNet(model, X).train(), X, y, 0.01)
+
+
+def test_a_lazy_layer_gets_its_shape_from_the_example():
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(3)).eval()
+    net = BoundedNet(model, X)
+    assert model[1].in_features == 64 and net.classes == 3
+    assert certify(net, X, model(X).argmax(1), 1e-6).certified.all()

@@ -532,5 +532,6 @@ def test_damaged_files(tmp_path, file, text, expected):
     line = mistake(folder, "--out", tmp_path / "out")
     assert str(folder / file) in line and expected in line
     again = f"evaluate with: citrus-lirpa eval {folder} --method bab"
-    assert (again if "eval" in file else "restore the file, or train") in line
+    remedies = {"config.toml": "restore the file, or train", "metrics.jsonl": "train --resume"}
+    assert remedies.get(file, again) in line
     assert not (tmp_path / "out").exists()

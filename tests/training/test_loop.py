@@ -24,6 +24,7 @@ from citrus_lirpa.training import checkpoint, trainer
 from citrus_lirpa.training import loop as train
 from citrus_lirpa.training.batchnorm import precise_batchnorm, running_statistics
 from citrus_lirpa.training.config import RunConfig, methods
+from citrus_lirpa.training.epochs import read_epochs
 from citrus_lirpa.training.regularisers import shi_regulariser
 from citrus_lirpa.training.state import TrainingState
 from citrus_lirpa.training.tables import TrainConfig
@@ -321,6 +322,20 @@ def test_interrupt_from_a_callback(digits, whole, tmp_path):
     assert [r["epoch"] for r in lines_of(tmp_path)] == [1]
     resumed = Run(digits, *SMALL, folder=tmp_path)
     assert timeless(resumed.fit()) == whole["mlp"][0] and same(resumed.state, whole["mlp"][1])
+
+
+def test_damaged_metrics_are_named_by_their_line_and_written_again(digits, tmp_path):
+    run = Run(digits, *ANY, folder=tmp_path)
+    run.fit()
+    metrics = tmp_path / checkpoint.METRICS_FILE
+    whole = metrics.read_text()
+    assert whole.count("\n") > 1
+    metrics.write_text(whole[:-40])
+    number = whole.count("\n")
+    with pytest.raises(CheckpointError, match=rf"damaged: .*: line {number} .*train --resume"):
+        read_epochs(tmp_path)
+    Run(digits, *ANY, folder=tmp_path).fit()
+    assert metrics.read_text() == whole
 
 
 def test_crash_after_a_save_in_mid_epoch(digits, whole, tmp_path, monkeypatch):
