@@ -91,9 +91,11 @@ class TrainingState:
         self.save_metrics(folder)
 
     def save_metrics(self, folder: Path) -> None:
-        """Write the records of the epochs that ended."""
+        """Write the records of the epochs that ended, unless the file holds just them."""
         lines = "".join(json.dumps(record) + "\n" for record in self.history.records)
-        atomic.write_text(folder / checkpoint.METRICS_FILE, lines)
+        file = folder / checkpoint.METRICS_FILE
+        if not file.exists() or file.read_bytes() != lines.encode():
+            atomic.write_text(file, lines)
 
     def restore(self, folder: Path, config: RunConfig) -> None:
         """Read the checkpoint of a run folder.
