@@ -90,7 +90,7 @@ SETTINGS = {
         100, 300, 300, DIGITS_STEP, (), ("seeds = [0]", 'method = "alpha-crown"', "time-limit = 1")
     ),  # minutes
     **dict.fromkeys(("mnist-0.1-short", "cifar10-2-255-short", "cifar10-8-255-short"), SHORT),
-    "mnist-0.3-short": SHORT._replace(front=("seeds = [1, 2]", *SHORT.front)),
+    "mnist-0.3-short": SHORT._replace(front=("seeds = [1, 2, 3]", *SHORT.front)),
 }
 STUDIES = (
     "citrus",
