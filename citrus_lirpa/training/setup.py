@@ -108,8 +108,8 @@ def choose_device(name: str) -> torch.device:
             f"device '{name}' is unknown; expected --device auto, cpu, cuda (a GPU) or cuda:N"
         ) from error
     try:
-        torch.zeros(1, device=device).item()  # meta has no values
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, dtype=torch.float64, device=device).item()  # which Apple's GPUs do not have
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         raise InputError(
             f"device '{name}' cannot be used: {reason(error)}; try --device cpu"
         ) from error

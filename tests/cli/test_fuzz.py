@@ -88,7 +88,7 @@ def line(case: dict, path: str = "PATH") -> list[str]:
 
 
 SHARED = {
-    "--device": ["meta", "cuda:99", "tpu", "", "cpu:7", "mps", "xla"],
+    "--device": ["meta", "cuda:99", "tpu", "", "cpu:7", "mps", "xla", "hpu"],
     "--data-dir": ["garbage", "missing", "/dev/null"],
 }
 EVAL = (

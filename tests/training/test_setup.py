@@ -1,4 +1,4 @@
-"""setup: threads, and freed memory that is kept for fewer page faults."""
+"""setup: devices, threads, and freed memory that is kept for fewer page faults."""
 
 import os
 import sys
@@ -7,8 +7,9 @@ import pytest
 import torch
 from command_line import process
 
+from citrus_lirpa.errors import InputError
 from citrus_lirpa.training.config import resolve
-from citrus_lirpa.training.setup import build, choose_threads, use_threads
+from citrus_lirpa.training.setup import build, choose_device, choose_threads, use_threads
 
 
 def test_small_networks_use_one_thread_unless_asked_for_more():
@@ -47,3 +48,20 @@ def test_blocks_are_used_again_without_page_faults():
     done = process("-c", COUNT)
     default, kept = map(int, done.stdout.split())
     assert kept < default / 2, done.stderr
+
+
+@pytest.mark.parametrize("name", ["meta", "hpu", "privateuseone", "vulkan"])
+def test_devices_that_torch_has_not_are_refused(name):
+    with pytest.raises(InputError, match=f"^device .{name}. cannot be used: .*; try"):
+        choose_device(name)
+
+
+def test_a_device_without_float64_is_refused(monkeypatch):
+    def zeros(size, *, dtype=torch.float32, device):
+        if dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return torch.empty(size, dtype=dtype)
+
+    monkeypatch.setattr(torch, "zeros", zeros)
+    with pytest.raises(InputError, match="'mps' cannot be used: Cannot convert .* to float64"):
+        choose_device("mps")
