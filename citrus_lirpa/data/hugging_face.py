@@ -19,7 +19,7 @@ Entry = tuple[str, Callable[[], Any], int]
 
 
 class Saved:
-    """A folder with the splits train, and test, validation or val.
+    """A folder with a split test, validation or val, and perhaps train.
 
     Each has one column of images, and one of class labels.
 
@@ -35,12 +35,12 @@ class Saved:
         self.root, self.splits = root, _load(root)
         tests = [name for name in _TEST_SPLITS if name in self.splits]
         require(
-            "train" in self.splits and tests,
-            f"{root} holds the splits {', '.join(self.splits) or 'none'}; expected train, and test "
-            "or validation",
+            tests,
+            f"{root} holds the splits {', '.join(self.splits) or 'none'}; expected test or "
+            "validation, and train for training",
         )
-        self.test = tests[0]
-        features = self.splits["train"].features
+        self.test, self.trains = tests[0], "train" in self.splits
+        features = self.splits["train" if self.trains else self.test].features
         self.image = self._column(features, "Image")
         self.label = self._column(features, "ClassLabel")
         self.class_names: tuple[str, ...] = tuple(features[self.label].names)

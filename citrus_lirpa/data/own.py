@@ -22,10 +22,13 @@ from .torchvision_sets import scaled
 from .turns import in_turns
 from .types import Arrays, DatasetSpec
 
-_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_TRAIN, _TEST = ("x_train", "y_train"), ("x_test", "y_test")
 _NAMES = "class_names"
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
 _TEST_FOLDERS = ("test", "val")
+
+#: The training set, if there is one, the test set, and the names of the classes, if they are known.
+_Sets = tuple[Arrays | None, Arrays, tuple[str, ...]]
 
 
 def is_source(name: str) -> bool:
@@ -41,8 +44,9 @@ def find(name: str, sha256: str = "") -> DatasetSpec:
             each class, which take turns; a folder of ``DatasetDict.save_to_disk`` of Hugging Face;
             an ``.npz`` file with x_train, y_train, x_test, y_test and, perhaps, class_names; or
             ``file.py:function``, which returns (images, labels) or a map-style Dataset for
-            ``train=True`` and ``train=False``. ``FOLDER,resize=64`` scales each image of a folder
-            so that its shorter side has 64 pixels, and takes the central square.
+            ``train=True`` and ``train=False``. Of the first three the training set may be missing.
+            ``FOLDER,resize=64`` scales each image of a folder so that its shorter side has 64
+            pixels, and takes the central square.
         sha256: What ``source_hash`` must be; empty for anything.
 
     Raises:
@@ -53,22 +57,28 @@ def find(name: str, sha256: str = "") -> DatasetSpec:
         not sha256 or source_hash(name) == sha256,
         f"{name} has changed since the run was made; restore it, or name it anew by --data",
     )
-    (images, labels), (others, more), names = sets = _sets(name)
-    require(
-        images.shape[1:] == others.shape[1:],
-        f"{name} has training images of {tuple(images.shape[1:])} and test images of "
-        f"{tuple(others.shape[1:])}; expected one shape",
-    )
-    count = 1 + int(max(labels.max(), more.max()))
+    training, test, names = _sets(name)
+    images, labels = test
+    if training is not None:
+        shape, other = tuple(training[0].shape[1:]), tuple(images.shape[1:])
+        require(
+            shape == other,
+            f"{name} has training images of {shape} and test images of {other}; expected one shape",
+        )
+        labels = torch.cat([training[1], labels])
+    low, count = int(labels.min()), 1 + int(labels.max())
     names = names or tuple(map(str, range(max(count, 2))))
-    low = int(min(labels.min(), more.min()))
     require(
         low >= 0 and count <= len(names),
         f"{name} holds labels {low} to {count - 1}; expected 0 to {len(names) - 1}",
     )
 
     def loader(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:
-        return sets[0] if train else sets[1]
+        if not train:
+            return test
+        if training is None:
+            raise InputError(f"{name} has test images alone; expected training images too")
+        return training
 
     channels, height, width = images.shape[1:]
     return DatasetSpec(
@@ -122,8 +132,8 @@ def source_hash(name: str) -> str:
 
 
 @functools.lru_cache(maxsize=2)
-def _sets(name: str) -> tuple[Arrays, Arrays, tuple[str, ...]]:
-    """Return the training set, the test set, and the names of the classes where they are known."""
+def _sets(name: str) -> _Sets:
+    """Return the training set if there is one, the test set, and names of classes if known."""
     path, side = _place(name)
     if is_code(name):
         make = load_code(name)
@@ -142,30 +152,39 @@ def _place(name: str) -> tuple[Path, int]:
 # -- folders ------------------------------------------------------------------------------
 
 
-def _folder(root: Path, side: int) -> tuple[Arrays, Arrays, tuple[str, ...]]:
+def _folder(root: Path, side: int) -> _Sets:
     if (root / hugging_face.MARK).is_file():
         saved = hugging_face.Saved(root)
-        train = _stack(saved.entries("train"), None, side)
-        others = _stack(saved.entries(saved.test), train[0][0].numpy(), side)
-        return train, others, saved.class_names
-    test = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
-    if not (root / "train").is_dir() or test is None:
-        lacking = "test or val" if (root / "train").is_dir() else "train"
-        expected = "expected train and test (or val), and in both a folder for each class"
-        raise InputError(f"{root} holds no folder {lacking}; {expected}")
-    names = _class_folders(root)
+        training = _stack(saved.entries("train"), None, side) if saved.trains else None
+        others = _stack(saved.entries(saved.test), _first(training), side)
+        return training, others, saved.class_names
+    test, train, names = _test_folder(root), root / "train", _class_folders(root)
     unknown = sorted({p.name for p in test.iterdir() if p.is_dir()} - set(names))
-    require(not unknown, f"{test} has a folder {', '.join(unknown[:1])}, and {root / 'train'} has "
-            "none: expected one for each class in both")  # fmt: skip
-    train = _images(root / "train", names, None, side)
-    return train, _images(test, names, train[0][0].numpy(), side), names
+    require(not unknown, f"{test} has a folder {', '.join(unknown[:1])}, and {train} has none: "
+            "expected one for each class in both")  # fmt: skip
+    training = _images(train, names, None, side) if train.is_dir() else None
+    return training, _images(test, names, _first(training), side), names
+
+
+def _test_folder(root: Path) -> Path:
+    test = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
+    if test is None:
+        expected = "expected test (or val), and train for training, each with a folder a class"
+        raise InputError(f"{root} holds no folder test or val; {expected}")
+    return test
 
 
 def _class_folders(root: Path) -> tuple[str, ...]:
-    names = tuple(sorted(p.name for p in (root / "train").iterdir() if p.is_dir()))
-    require(len(names) > 1, f"{root / 'train'} holds {len(names)} folders; expected one for each "
-            "of at least two classes")  # fmt: skip
+    folder = root / "train" if (root / "train").is_dir() else _test_folder(root)
+    names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir()))
+    require(len(names) > 1, f"{folder} holds {len(names)} folders; expected one for each of at "
+            "least two classes")  # fmt: skip
     return names
+
+
+def _first(training: Arrays | None) -> np.ndarray | None:
+    """Return the first training image, which all test images must be like."""
+    return None if training is None else training[0][0].numpy()
 
 
 def _images(folder: Path, names: tuple[str, ...], first: np.ndarray | None, side: int) -> Arrays:
@@ -225,16 +244,22 @@ def _in_bytes(image: Image.Image) -> Image.Image:
 # -- arrays -------------------------------------------------------------------------------
 
 
-def _archive(path: Path) -> tuple[Arrays, Arrays, tuple[str, ...]]:
-    arrays = _read(path, *_KEYS, _NAMES)
-    missing = [key for key in _KEYS if key not in arrays]
+def _archive(path: Path) -> _Sets:
+    arrays = _read(path, *_TRAIN, *_TEST, _NAMES)
+    expected = (*_TRAIN, *_TEST) if any(key in arrays for key in _TRAIN) else _TEST
+    missing = [key for key in expected if key not in arrays]
     require(
         not missing,
-        f"{path} lacks {', '.join(missing)}; expected the arrays {', '.join(_KEYS)}",
+        f"{path} lacks {', '.join(missing)}; expected the arrays {', '.join(_TEST)}, and "
+        f"{', '.join(_TRAIN)} for training",
     )
-    x, y, others, more = (arrays[key] for key in _KEYS)
-    names = tuple(map(str, arrays.get(_NAMES, ())))
-    return as_arrays(x, y, f"{path}, train"), as_arrays(others, more, f"{path}, test"), names
+
+    def part(keys: tuple[str, str], what: str) -> Arrays:
+        x, y = (arrays[key] for key in keys)
+        return as_arrays(x, y, f"{path}, {what}")
+
+    training = part(_TRAIN, "train") if expected != _TEST else None
+    return training, part(_TEST, "test"), tuple(map(str, arrays.get(_NAMES, ())))
 
 
 def _read(path: Path, *keys: str) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,22 @@ def test_weights_of_others_are_judged(written):
     assert run("report", "net.pth-eval")[0] == 0
     again = Path("net.pth-eval", "report.html").read_text("utf-8")
     assert f"--model={Path('mine.py').resolve()}:Net</span>" in again
+
+
+@pytest.mark.parametrize("source", ["photos", "a.npz"])
+def test_test_images_alone_are_judged(source):
+    shutil.rmtree("photos/train")
+    images = np.zeros((6, 3, 8, 8))
+    images[::2, 0], images[1::2, 2] = 0.8, 0.8
+    archive(x_train=None, y_train=None, x_test=images, y_test=np.arange(6) % 2)
+    judge = ("eval", weights(), "--model", "mine.py:Net", "--data", source, "--eps", "2/255")
+    status, output = run(*judge, "--method", "crown", "--quiet")
+    assert status == 0 and "100.00 %" in output, output
+    attack = ("attack", *judge[1:], "--split", "train", "--out", "attacked")
+    assert "has test images alone" in said(*run(*attack), 2)
+    trained = run("train", "--preset", "digits", "--data", source, "--out", "run", *QUICK)
+    assert "has test images alone; expected training images too" in said(*trained, 2)
+    assert not Path("run").exists()
 
 
 def test_an_own_network_is_trained_judged_attacked_and_reported(here):
@@ -247,7 +264,7 @@ BAD = [
     ("--data photos", lambda: os.mkdir("photos/val/cat"), "val has a folder cat, and"),
     ("--data photos,resize=0", lambda: None, "unknown data set 'photos,resize=0'"),
     ("--data ./a.npz,resize=4", archive, "is not a folder; resize scales images of a folder"),
-    ("--data empty", lambda: os.mkdir("empty"), "holds no folder train; expected train and test"),
+    ("--data empty", lambda: os.mkdir("empty"), "holds no folder test or val; expected test"),
     ("--data half", lambda: os.makedirs("half/train/ant"), "holds no folder test or val;"),
     ("--data a.npz", lambda: archive(x_test=None), "a.npz lacks x_test; expected the arrays"),
     ("--data a.npz", lambda: archive(x_train=np.full((9, 4, 4), np.nan)), "NaN"),

@@ -47,6 +47,14 @@ def test_splits_are_read_as_they_were_saved(tmp_path, test):
     assert len(load(source, train=False, data_dir=tmp_path)) == 2
 
 
+def test_a_training_set_may_be_missing(tmp_path):
+    source = save(tmp_path / "pets", validation=split(2))
+    assert own.find(source).class_names == own.class_names(source) == ("cat", "dog")
+    assert load(source, train=False, data_dir=tmp_path).labels.tolist() == [0, 1]
+    with pytest.raises(InputError, match="pets has test images alone"):
+        load(source, train=True, data_dir=tmp_path)
+
+
 def test_grey_images_have_one_channel(tmp_path):
     source = save(tmp_path / "grey", train=split(mode="L"), test=split(mode="L"))
     assert own.find(source).shape == (1, 6, 7)
@@ -55,7 +63,7 @@ def test_grey_images_have_one_channel(tmp_path):
 @pytest.mark.parametrize(
     ("splits", "words"),
     [
-        ({"train": split()}, "holds the splits train; expected train, and test or validation"),
+        ({"train": split()}, "holds the splits train; expected test or validation, and train"),
         ({"train": split(), "test": split(side=5)}, r"image 0 of test in .* is \(3, 5, 6\)"),
         ({"train": split(), "test": split(0)}, "pets is damaged"),  # for datasets itself
         (
