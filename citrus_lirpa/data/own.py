@@ -43,10 +43,10 @@ def find(name: str, sha256: str = "") -> DatasetSpec:
         name: A folder with ``train`` and ``test`` or ``val``, each with a folder of images for
             each class, which take turns; a folder of ``DatasetDict.save_to_disk`` of Hugging Face;
             an ``.npz`` file with x_train, y_train, x_test, y_test and, perhaps, class_names; or
-            ``file.py:function``, which returns (images, labels) or a map-style Dataset for
-            ``train=True`` and ``train=False``. Of the first three the training set may be missing.
-            ``FOLDER,resize=64`` scales each image of a folder so that its shorter side has 64
-            pixels, and takes the central square.
+            ``file.py:function``, which returns (images, labels), (images, labels, class_names) or
+            a map-style Dataset for ``train=True`` and ``train=False``. Of the first three the
+            training set may be missing. ``FOLDER,resize=64`` scales each image of a folder so that
+            its shorter side has 64 pixels, and takes the central square.
         sha256: What ``source_hash`` must be; empty for anything.
 
     Raises:
@@ -137,7 +137,8 @@ def _sets(name: str) -> _Sets:
     path, side = _place(name)
     if is_code(name):
         make = load_code(name)
-        return _made(name, make, True), _made(name, make, False), ()
+        training, names = _made(name, make, True)
+        return training, _made(name, make, False)[0], names
     require(path.exists(), f"{path} does not exist; restore it, or name other data by --data")
     require(path.is_dir() or not side, f"{path} is not a folder; resize scales images of a folder")
     return _folder(path, side) if path.is_dir() else _archive(path)
@@ -271,9 +272,12 @@ def _read(path: Path, *keys: str) -> dict[str, np.ndarray]:
         raise InputError(f"{path} is not an archive of numpy.savez: {reason(error)}") from error
 
 
-def _made(name: str, make: Any, train: bool) -> Arrays:
-    expected = "expected (images, labels) or a Dataset"
+def _made(name: str, make: Any, train: bool) -> tuple[Arrays, tuple[str, ...]]:
+    """Return what a user's function makes, and the names of the classes if it returns them."""
+    expected = "expected (images, labels), (images, labels, class_names) or a Dataset"
     with foreign(InputError, f"{name}(train={train}) fails", expected):
         made = make(train=train)
-        x, y = map(np.asarray, made) if isinstance(made, tuple) else read_pairs(made)
-    return as_arrays(x, y, f"{name}(train={train})")
+        x, y, *more = made if isinstance(made, tuple) else read_pairs(made)
+        (names,) = more or [()]
+        names = tuple(map(str, names))
+    return as_arrays(np.asarray(x), np.asarray(y), f"{name}(train={train})"), names

@@ -90,4 +90,5 @@ def _check_logits(model: nn.Module, source: str, shape: Shape, classes: int) -> 
         model.train(mode)
     found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     require(found == (2, classes), f"{source} returns {found} for two images; the data has "
-            f"{classes} classes: expected (2, {classes})")  # fmt: skip
+            f"{classes} classes: expected (2, {classes}); if it has images of some of the classes "
+            "alone, name all in its class_names")  # fmt: skip

@@ -117,6 +117,29 @@ def test_test_images_alone_are_judged(source):
     assert not Path("run").exists()
 
 
+def test_classes_without_images_are_named():
+    Path("mine.py").write_text(f"""{MINE}
+def wide():
+    return Net(5)
+
+def images(train):
+    return np.zeros((6, 3, 8, 8)), np.arange(6) % 2
+
+def named(train):
+    return *images(train), list("abcde")
+""")
+    scope: dict = {}
+    exec(Path("mine.py").read_text(), scope)
+    torch.save(scope["wide"]().state_dict(), "net.pth")
+    archive(x_test=np.zeros((6, 3, 8, 8)), y_test=np.arange(6) % 2, x_train=None, y_train=None,
+            class_names=list("abcde"))  # fmt: skip
+    judge = ("eval", "net.pth", "--model", "mine.py:wide", "--eps", "0.1", "--method", "ibp")
+    for source in ("mine.py:named", "a.npz"):
+        assert run(*judge, "--data", source, "--quiet")[0] == 0
+    line = said(*run(*judge, "--data", "mine.py:images", "--quiet"), 2)
+    assert "returns (2, 5) for two images; the data has 2 classes" in line and "class_names" in line
+
+
 def test_an_own_network_is_trained_judged_attacked_and_reported(here):
     made = ("train", "--preset", "digits", "--model", "mine.py:Net", "--data", "photos")
     more = ("--init-from", weights(), "--set", "train.eps=2/255", "--out", "run")
@@ -277,7 +300,7 @@ BAD = [
     ("--data a.npz --model mine.py:Net", archive, "does not take images of (1, 4, 4)"),
     ("--data a.npz --model mine.py:Net", archive, "(return self.head(self.features(x)"),
     ("--data photos --model mine.py:double", lambda: None, "weights torch.float64; make them"),
-    ("--data mine.py:Net", lambda: None, "expected (images, labels) or a Dataset"),
+    ("--data mine.py:Net", lambda: None, "or a Dataset"),
     ("--data photos --model mine.py:Net --init-from mine.py", lambda: None, "mine.py"),
     ("--data photos --model mine.py:Net --init-from gone.pth", lambda: None, "does not exist"),
     ("--data photos --model mine.py:Net --init-from other.pth",
