@@ -12,8 +12,10 @@ those that a device computes in float32.
 """
 
 from .counting import Refuted, most_broken, open_classes
+from .entries import CROWN, INTERVAL, SLOPES
 from .network import Network, Refused
-from .proofs import CROWN, FORMAT, INTERVAL, SLOPES, Summary, check_folder, read_network
+from .proofs import Summary, check_folder, read_network
+from .statement import FORMAT
 
 __all__ = [
     "CROWN",

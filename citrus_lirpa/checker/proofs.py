@@ -3,53 +3,30 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import struct
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .core import Box, Choice, Claims, Line, Ranges, least
 from .counting import Refuted, covers, most_broken, open_classes
+from .entries import INTERVAL, SLOPES, Entry, Leaf, leaves_of, pairs_of, signs_of
 from .network import Array, Network, Numbers, Refused, require
 from .onnx import network_of
+from .statement import Statement
 
-FORMAT = "citrus-lirpa proofs 2"
-#: How an entry bounds its margin: by intervals, by CROWN's slopes, or by slopes of its own.
-INTERVAL, CROWN, SLOPES = range(3)
+#: Leaves that are bounded together.
 _AT_ONCE = 128
 #: What a damaged file makes NumPy and Python raise.
 _DAMAGED = (
     *(AttributeError, IndexError, KeyError, TypeError, ValueError, OSError, EOFError),
     *(RecursionError, struct.error, zipfile.BadZipFile, NotImplementedError),
 )
-
-
-class Entry(NamedTuple):
-    """A line below the margin of one class of an image, within one leaf.
-
-    ``context`` numbers the bounds that it rests on; ``curved`` has the lines of curves, and
-    ``splits`` sign and multiplier by neuron.
-    """
-
-    context: int
-    image: int
-    wrong: int
-    kind: int
-    weight: float
-    slopes: Array
-    curved: Array
-    splits: dict[int, tuple[int, float]]
-
-
-Leaf = tuple[Entry, ...]
 
 
 @dataclass
@@ -100,64 +77,26 @@ class _File:
 
     def __init__(self, arrays: Mapping[str, Array], network: Network):
         self.arrays, self.network, self.of = arrays, network, network.numbers.of
-        statement = json.loads(str(arrays["statement"]))
-        require(statement["format"] == FORMAT, f"its format is not {FORMAT!r}")
-        require(statement["network"] == network.hash, "it is of another network (SHA-256)")
-        self.arithmetic = statement.get("arithmetic", "real")
-        known = self.arithmetic in ("real", "float32")
-        require(known, f"its arithmetic is {self.arithmetic!r}")
-        self.eps, clip = self._radius(statement), statement["clip"]
-        self.clip = None if clip is None else (float(clip[0]), float(clip[1]))
-        self.first, self.labels = int(statement["first"]), [int(y) for y in statement["labels"]]
-        self.certified, self.groups = statement["certified"], statement["groups"]
-        self.pixels = arrays["pixels"]
-        require(len(self.pixels) == len(self.labels), "it has other numbers of images and labels")
-        found = [hashlib.sha256(p.astype("<f4").tobytes()).hexdigest() for p in self.pixels]
-        for i, (mine, stated) in enumerate(zip(found, statement["images"], strict=True)):
-            require(mine == stated, f"image {self.first + i}: its pixels are others (SHA-256)")
-        first: dict[Any, int] = {}
-        #: Of each image, the first that equals it, which stands for it.
-        self.same = [
-            first.setdefault((p.tobytes(), y), i)
-            for i, (p, y) in enumerate(zip(self.pixels, self.labels, strict=True))
-        ]
-        shape, self.classes = network.shape, network.counts[network.output]
-        require(self.pixels.shape[1:] == shape, f"images are not of the network's shape {shape}")
-        require(all(0 <= y < self.classes for y in self.labels), "a label is no class")
-        self.ends = {name: np.r_[0, arrays[f"{name}_end"]] for name in ("claim", "slope")}
-        #: Of each entry with slopes of its own, where its lines of curves are.
-        self.at = np.cumsum(arrays["entry_kind"] == SLOPES) - 1
+        self.statement = Statement(arrays, network)
+        self.first, self.labels = self.statement.first, self.statement.labels
+        self.same, self.classes = self.statement.same, network.counts[network.output]
+        self.claim_ends = np.r_[0, arrays["claim_end"]]
         self.ranges = functools.lru_cache(maxsize=64)(self._ranges)
-
-    def _radius(self, statement: Mapping[str, Any]) -> float | Array:
-        """Return eps, one number or one for each pixel, and note what the statement says of it."""
-        eps, hashed = float(statement["eps"]), statement.get("eps_map")
-        require(0 <= eps < np.inf, f"eps is {eps}")
-        self.stated = eps, hashed
-        if hashed is None:
-            return eps
-        found = self.arrays["eps_map"].astype("<f8")
-        mine = hashlib.sha256(found.tobytes()).hexdigest()
-        require(mine == hashed, "its map of eps is another (SHA-256)")
-        shape = self.network.shape
-        require(found.shape == shape, f"its map of eps is not of the network's shape {shape}")
-        require((found >= 0).all() and found.max() == eps, "its map of eps is not from 0 to eps")
-        return found
 
     def check(self, summary: Summary, name: str) -> None:
         """Add what holds, and what does not, to a summary."""
         problems: list[str] = []
-        summary.statements.add((*self.stated, self.clip, self.arithmetic))
+        summary.statements.add(self.statement.conditions)
         self._count_once(summary)
         refuted = self._refuted(problems)
         known = (self.labels, self.classes, refuted)
-        for i in map(int, self.certified):
+        for i in map(int, self.statement.certified):
             require(0 <= i < len(self.labels), "a certified image is not among the images")
             left = open_classes([self.same[i]], *known)[self.same[i]]
             summary.images += not left
             if left:
                 problems.append(f"image {self.first + i}: class {left[0]} is not refuted")
-        for first, size, safe in self.groups:
+        for first, size, safe in self.statement.groups:
             members = range(first, first + size)
             most = size - most_broken([self.same[i] for i in members], *known)
             summary.groups += most >= safe
@@ -170,13 +109,13 @@ class _File:
 
     def _count_once(self, summary: Summary) -> None:
         """Refuse an image that is counted twice, in this file or in one before."""
-        require(len(set(self.certified)) == len(self.certified), "an image is certified twice")
-        for first, size, _ in self.groups:
-            inside = 0 <= first and 0 < size <= len(self.labels) - first
-            require(inside, "a group is of no images")
-        members = [first + k for first, size, _ in self.groups for k in range(size)]
+        count, certified, groups = len(self.labels), self.statement.certified, self.statement.groups
+        require(len(set(certified)) == len(certified), "an image is certified twice")
+        for first, size, _ in groups:
+            require(0 <= first and 0 < size <= count - first, "a group is of no images")
+        members = [first + k for first, size, _ in groups for k in range(size)]
         require(len(set(members)) == len(members), "an image is in two groups")
-        mine = {self.first + i for i in range(len(self.labels))}
+        mine = {self.first + i for i in range(count)}
         require(not mine & summary.numbers, "its images are those of another file")
         summary.numbers |= mine
 
@@ -187,17 +126,17 @@ class _File:
         """
         trees: dict[Refuted, list[Leaf]] = defaultdict(list)
         alike: dict[Any, list[Leaf]] = defaultdict(list)
-        for leaf in self._leaves():
-            trees[_pairs(leaf)].append(leaf)
+        for leaf in leaves_of(self.arrays, self.statement, self.classes):
+            trees[pairs_of(leaf)].append(leaf)
             alike[tuple((entry.context, entry.kind) for entry in leaf)].append(leaf)
         doubtful: set[Refuted] = set()
         for _, group in sorted(alike.items()):
             for at in range(0, len(group), _AT_ONCE):
                 for leaf, problem in self._unproved(group[at : at + _AT_ONCE]):
-                    doubtful.add(_pairs(leaf))
+                    doubtful.add(pairs_of(leaf))
                     problems.append(problem)
         for pairs, leaves in trees.items():
-            if pairs not in doubtful and not covers([_signs(leaf) for leaf in leaves]):
+            if pairs not in doubtful and not covers([signs_of(leaf) for leaf in leaves]):
                 doubtful.add(pairs)
                 problems.append(f"{self._words(leaves[0])}: the leaves do not cover all cases")
         return {frozenset((self.same[i], c) for i, c in pairs) for pairs in set(trees) - doubtful}
@@ -215,66 +154,21 @@ class _File:
         ]
 
     def _words(self, leaf: Leaf) -> str:
-        pairs = sorted(_pairs(leaf))
+        pairs = sorted(pairs_of(leaf))
         return ", ".join(f"image {self.first + i} class {c}" for i, c in pairs)
-
-    # -- what the arrays hold ----------------------------------------------------------------
-
-    def _leaves(self) -> Iterator[Leaf]:
-        """Yield the leaves, each of one entry or, for several images together, of several."""
-        leaf = self.arrays["entry_leaf"]
-        require((np.diff(leaf) >= 0).all(), "entries are not in the order of their leaves")
-        splits = self._splits()
-        for _, numbers in groupby(range(len(leaf)), key=leaf.tolist().__getitem__):
-            yield tuple(self._entry(number, splits.get(number, {})) for number in numbers)
-
-    def _entry(self, number: int, splits: dict[int, tuple[int, float]]) -> Entry:
-        context, wrong, kind = (
-            int(self.arrays[f"entry_{name}"][number]) for name in ("context", "class", "kind")
-        )
-        require(0 <= context < len(self.arrays["context_image"]), "an entry is of no context")
-        image = int(self.arrays["context_image"][context])
-        require(0 <= image < len(self.labels), "an entry is of no image")
-        said = f"image {self.first + image}"
-        require(0 <= wrong < self.classes, f"{said}: no class {wrong}")
-        require(wrong != self.labels[image], f"{said}: {wrong} is its label")
-        require(kind in (INTERVAL, CROWN, SLOPES), f"{said}: an entry has the kind {kind}")
-        weight = float(self.arrays["entry_weight"][number])
-        require(weight >= 0, f"{said}, class {wrong}: a weight is {weight}")
-        slopes = self.arrays["slope"][slice(*self.ends["slope"][number : number + 2])]
-        inside = ((slopes >= 0) & (slopes <= 1)).all()
-        require(inside, f"{said}, class {wrong}: a slope is not between 0 and 1")
-        curved = self.arrays["line_entry"][self.at[number]] if kind == SLOPES else np.zeros(0)
-        return Entry(context, image, wrong, kind, weight, slopes, curved, splits)
-
-    def _splits(self) -> dict[int, dict[int, tuple[int, float]]]:
-        """Return sign and multiplier of the splits of each entry, by neuron."""
-        found: dict[int, dict[int, tuple[int, float]]] = defaultdict(dict)
-        columns = [
-            self.arrays[f"split_{name}"].tolist()
-            for name in ("entry", "neuron", "sign", "multiplier")
-        ]
-        for entry, neuron, sign, multiplier in zip(*columns, strict=True):
-            mine = found[entry]
-            require(abs(sign) == 1, f"a split has the sign {sign}")
-            require(multiplier >= 0, f"a multiplier of a split is {multiplier}")
-            require(neuron not in mine, f"neuron {neuron} is split twice in one leaf")
-            mine[neuron] = sign, multiplier
-        return found
 
     def _ranges(self, context: int) -> Ranges:
         """Return the bounds of a context, once its claims are checked."""
         image = int(self.arrays["context_image"][context])
-        start, end = self.ends["claim"][context : context + 2]
+        start, end = self.claim_ends[context : context + 2]
         neuron, lower, upper = (
             self.arrays[f"claim_{name}"][start:end] for name in ("neuron", "lower", "upper")
         )
         lines = self.arrays["line_context"][context].astype(np.float64)
         require(np.isfinite(lines).all(), f"image {self.first + image}: a line is infinite or NaN")
         claims = Claims(neuron.astype(np.int64), self.of(lower), self.of(upper), lines)
-        pixels = self.pixels[image].astype(np.float64)
-        on_device = self.arithmetic == "float32"
-        box = Box(self.network, pixels, self.eps, self.clip, on_device)
+        stated, pixels = self.statement, self.statement.pixels[image].astype(np.float64)
+        box = Box(self.network, pixels, stated.eps, stated.clip, stated.on_device)
         try:
             return Ranges(self.network, box, claims)
         except Refused as error:
@@ -320,18 +214,3 @@ class _File:
         multipliers = None if signs is None else self.of(multipliers)
         choice = Choice(kind == INTERVAL, slopes, bent, signs, multipliers)
         return known.lines(self.network.output, a, choice)
-
-
-def _pairs(leaf: Leaf) -> Refuted:
-    """Return the (image, class) pairs that a leaf is about."""
-    return frozenset((entry.image, entry.wrong) for entry in leaf)
-
-
-def _signs(leaf: Leaf) -> dict[tuple[int, int], int]:
-    """Return the signs that a leaf restricts (image, neuron) to."""
-    found: dict[tuple[int, int], int] = {}
-    for entry in leaf:
-        for neuron, (sign, _) in entry.splits.items():
-            same = found.setdefault((entry.image, neuron), sign) == sign
-            require(same, f"neuron {neuron} has two signs in one leaf")
-    return found

@@ -21,8 +21,9 @@ from ..errors import InputError, ModelError, shown
 from ..imports import to_frame
 from .certificates import Certificates, check_soundness
 from .crown.proofs import Proofs
+from .damage import Damage, Groups
 from .engines import find_engine
-from .group_search import Damage, Groups, GroupSearch
+from .group_search import GroupSearch
 from .milp import check_solver
 from .relational import GROUP_STAGES, RELATIONAL, check_group_arithmetic, group_stage_of
 from .single import certify, check_attack, check_certifiable, check_computed, working

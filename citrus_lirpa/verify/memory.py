@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import distributed
 from ..bounds.deadline import deadline, time_is_over, time_left
 from ..errors import OutOfTime, is_out_of_memory
-from .crown.dual import forget_adjoints
+from .crown.adjoints import forget_adjoints
 from .free_memory import free_memory
 
 Result = TypeVar("Result")

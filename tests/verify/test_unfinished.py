@@ -14,8 +14,8 @@ from citrus_lirpa.errors import CheckpointError
 from citrus_lirpa.verify import Protocol, Saved, cascade, evaluate
 from citrus_lirpa.verify.crown.dual import DualBound
 from citrus_lirpa.verify.crown.engine import DualEngine
+from citrus_lirpa.verify.damage import Damage
 from citrus_lirpa.verify.engines import LirpaEngine
-from citrus_lirpa.verify.group_search import Damage
 
 SPEC = DatasetSpec(name="noise", shape=(1, 4, 4), class_names="abc", loader=lambda *_: None)
 CPU = torch.device("cpu")

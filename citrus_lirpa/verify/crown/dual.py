@@ -17,13 +17,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from ...bounds.box import Ball
 from ...bounds.segments import INPUT, Segment
+from .adjoints import adjoints
 from .planes import Plane
 from .relaxation import Relaxation
 from .rounding import SUMS, downward, largest_input, unit
@@ -93,7 +93,7 @@ class DualBound:
         self.offset = offset.split(relaxation.widths, dim=1)
         most = max(x[:1].numel(), *(math.prod(segment.shape) for segment in segments))
         self.sums, self.terms = 16 * SUMS * most, [segment.terms[1] for segment in segments]
-        self.adjoints = _adjoints(segments, x)
+        self.adjoints = adjoints(segments, x)
 
     @property
     def domains(self) -> int:
@@ -277,41 +277,3 @@ class DualBound:
             flat = (flat * r.active[k]).scatter_add_(1, r.index[k], inner)
             values[k] = flat.view_as(z)
         return torch.cat(inputs, 1)
-
-
-class _Adjoint:
-    """The transposed linear part of a segment for ``rows`` rows, and its value at zero."""
-
-    def __init__(self, segment: Segment, inputs: list[Tensor]):
-        with torch.enable_grad():
-            self.inputs = [value.requires_grad_(True) for value in inputs]
-            self.output = segment(*self.inputs)
-        self.constant = self.output[0].detach().flatten()
-
-    def __call__(self, a: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(
-            self.output, self.inputs, a.view_as(self.output), retain_graph=True
-        )
-
-
-#: Of each segment the last adjoint made: the next batch often has as many rows, and making one
-#: costs as much as using it.
-_LAST: WeakKeyDictionary[Segment, tuple[object, _Adjoint]] = WeakKeyDictionary()
-
-
-def forget_adjoints() -> None:
-    """Free the graphs that are kept for the next batch."""
-    _LAST.clear()
-
-
-def _adjoints(segments: Sequence[Segment], x: Tensor) -> list[_Adjoint]:
-    shapes = {INPUT: tuple(x.shape[1:]), **{k: p.value_shape for k, p in enumerate(segments)}}
-    wanted = len(x), x.dtype, x.device
-    adjoints = []
-    for segment in segments:
-        last, adjoint = _LAST.get(segment, (None, None))
-        if adjoint is None or last != wanted:
-            adjoint = _Adjoint(segment, [x.new_zeros(len(x), *shapes[s]) for s in segment.sources])
-            _LAST[segment] = wanted, adjoint
-        adjoints.append(adjoint)
-    return adjoints
