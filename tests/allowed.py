@@ -23,9 +23,8 @@ from citrus_lirpa.bounds import allowed, lirpa, tracing
 from citrus_lirpa.bounds.box import Box
 from citrus_lirpa.bounds.graph import Graph
 from citrus_lirpa.bounds.lirpa_bounds import METHODS, LirpaNetwork, magnitudes
-from citrus_lirpa.bounds.precision import rounding_threshold
+from citrus_lirpa.bounds.precision import IN_FLOAT64, rounding_threshold
 from citrus_lirpa.errors import ModelError
-from citrus_lirpa.verify.crown.engine import IN_FLOAT64
 
 #: Boxes of a network, intervals of a function, points of each that are drawn, gradient's steps.
 BOXES, INTERVALS, POINTS, STEPS = 48, 600, 96, 24

@@ -170,7 +170,7 @@ def moved() -> dict:
             verify.certify(net, x, y, EPS, method="alpha-crown")
             certifying = len(convolved)
             rows = [DualEngine(net, Ball(EPS)).rows_at_once]
-            with mock.patch("citrus_lirpa.verify.crown.engine.free_memory", lambda _: 1 << 24):
+            with mock.patch("citrus_lirpa.verify.crown.portions.free_memory", lambda _: 1 << 24):
                 rows.append(DualEngine(net, Ball(EPS)).rows_at_once)
                 with mock.patch("citrus_lirpa.distributed.size_here", lambda: 4):
                     rows.append(DualEngine(net, Ball(EPS)).rows_at_once)

@@ -19,6 +19,9 @@ PRECISIONS = {
     "tf32": "attacks in bfloat16, products of bounds in TF32 (needs a GPU)",
 }
 
+#: What float64 rounding can make of a bound that is not charged its own, in thresholds.
+IN_FLOAT64 = 1e-5
+
 
 def check_device(precision: str, device: torch.device) -> None:
     """Raise ConfigError for TF32 on a device that does not have it."""

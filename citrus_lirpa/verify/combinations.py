@@ -130,7 +130,7 @@ def _prove_some_part(
 def _negative(search: Search, proof: GroupProof, u: Tensor) -> set[tuple[int, int]]:
     """Return the margins of a group's images that a perturbation makes negative."""
     members = torch.tensor(list(proof.group.rows), device=u.device)
-    negative = search.engine.negative(search.images, members, u)
+    negative = search.engine.attack.negative(search.images, members, u)
     return {(int(members[i]), int(row)) for i, row in negative.nonzero()}
 
 

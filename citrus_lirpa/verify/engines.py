@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..bounds.box import Ball
 from ..bounds.net import BoundedNet
-from ..bounds.precision import rounding_threshold
+from ..bounds.precision import IN_FLOAT64, rounding_threshold
 from ..errors import ModelError
-from .crown.engine import IN_FLOAT64, DualEngine, in_float64
+from .crown.engine import DualEngine
 from .crown.proofs import Proofs
 
 
@@ -164,6 +164,15 @@ def find_engine(
         if ball.norm == 2:
             raise ModelError(f"norm 2 is not for the bounds of auto_LiRPA: {error}") from error
         return LirpaEngine(net, ball, str(error))
+
+
+def in_float64(net: BoundedNet) -> BoundedNet | None:
+    """Return the network in double precision and eval mode; None where it cannot be had."""
+    try:
+        twin = net.in_float64()
+    except ModelError:  # a forward pass may make float32 of its own
+        return None
+    return None if twin is None else twin.eval()
 
 
 @functools.cache

@@ -14,8 +14,7 @@ from ..bounds.margins import logit_margins
 from ..bounds.net import BoundedNet
 from ..errors import SoundnessError, is_out_of_memory
 from .certificates import Certificates
-from .crown.engine import in_float64
-from .engines import Engine, LirpaEngine
+from .engines import Engine, LirpaEngine, in_float64
 from .memory import in_batches
 from .stages import STAGES
 

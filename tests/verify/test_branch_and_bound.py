@@ -18,6 +18,7 @@ from citrus_lirpa.verify.crown import branch_and_bound as bab
 from citrus_lirpa.verify.crown.ascent import ascend_dual
 from citrus_lirpa.verify.crown.branch_and_bound import Problems, branch_and_bound
 from citrus_lirpa.verify.crown.engine import ALPHA_STEPS, DualEngine
+from citrus_lirpa.verify.crown.joint_attack import JointAttack
 from citrus_lirpa.verify.crown.reduced_images import ReducedImages
 from citrus_lirpa.verify.crown.tree import BROKEN, GIVEN_UP, OPEN, PROVED
 
@@ -109,13 +110,17 @@ def test_splitting_proves_what_the_roots_leave_open(cases):
 class Stubborn(DualEngine):
     """Nothing about image 0 is ever proved or broken."""
 
+    def __init__(self, net, ball):
+        super().__init__(net, ball)
+        self.attack.broken = self.broken
+
     def tightened(self, images):
         images = super().tightened(images)
         images.threshold[0] = torch.inf
         return images
 
     def broken(self, images, members, u):
-        return super().broken(images, members, u) & (members != 0)
+        return JointAttack.broken(self.attack, images, members, u) & (members != 0)
 
 
 @sizes(3, 6)

@@ -84,10 +84,10 @@ def test_margins_that_a_perturbation_makes_negative_are_those_of_the_network():
     engine = DualEngine(net, Ball(0.4))
     images, counts = engine.ibp(x, y)[0], []
     for u in 0.8 * torch.rand(40, *x.shape[1:]) - 0.4:
-        negative = engine.negative(images, members, u)
+        negative = engine.attack.negative(images, members, u)
         assert torch.equal(negative, logit_margins(net(x[members] + u), y[members]) < 0)
         shifts = u.expand(3, *u.shape)
-        broken = engine.broken(images, members.unsqueeze(1), shifts).squeeze(1)
+        broken = engine.attack.broken(images, members.unsqueeze(1), shifts).squeeze(1)
         assert torch.equal(negative.any(1), broken)
         counts.append(int(broken.sum()))
     assert min(counts) < max(counts)

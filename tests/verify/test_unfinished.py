@@ -14,6 +14,7 @@ from citrus_lirpa.errors import CheckpointError
 from citrus_lirpa.verify import Protocol, Saved, cascade, evaluate
 from citrus_lirpa.verify.crown.dual import DualBound
 from citrus_lirpa.verify.crown.engine import DualEngine
+from citrus_lirpa.verify.crown.joint_attack import JointAttack
 from citrus_lirpa.verify.damage import Damage
 from citrus_lirpa.verify.engines import LirpaEngine
 
@@ -109,7 +110,7 @@ def test_what_is_found_is_the_same_however_often_it_is_stopped(
     [
         (PGD, "perturb", 1), (DualEngine, "ibp", 1), (DualEngine, "tightened", 1),
         (DualEngine, "margins", 1), (DualEngine, "margins", 3), (DualEngine, "refined", 1),
-        (DualEngine, "attacked", 1), (Damage, "adopt", 1),
+        (JointAttack, "__call__", 1), (Damage, "adopt", 1),
     ],
 )  # fmt: skip
 def test_a_stop_in_each_stage(tmp_path, monkeypatch, data, whole, owner, name, every):

@@ -9,9 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ...bounds.precision import IN_FLOAT64
 from ...bounds.segments import INPUT, Segment
 from ..budget import Budget
-from .engine import IN_FLOAT64, DualEngine
+from .engine import DualEngine
 from .linear import Lines
 from .relaxation import Images
 

@@ -10,21 +10,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ...attacks import ascend
 from ...bounds.box import Ball, Box
 from ...bounds.deadline import time_is_over
-from ...bounds.frozen import gradient_of
-from ...bounds.margins import logit_margins, specification
+from ...bounds.margins import specification
 from ...bounds.net import BoundedNet
 from ...bounds.precision import rounding_threshold
 from ...bounds.segments import Segment
 from ...checker import CROWN, SLOPES
 from ...errors import ModelError
-from ..free_memory import free_memory, sharing
 from .ascent import Ascent, ascend_dual
 from .dual import DualBound
 from .intermediate import rounded, tighten
+from .joint_attack import JointAttack
 from .linear import Lines
+from .portions import few_rows, portions, rows_at_once
 from .proofs import Proofs
 from .relaxation import Bounds, Images, Relaxation
 from .rounding import Sizes, downward, interval_margins, intervals
@@ -36,16 +35,6 @@ CURVE_ALPHA_STEPS, CURVE_ALPHA_RATE = 40, 0.1
 #: Steps for each bound of an input: where there are curves, and where ReLUs are pieces of other
 #: layers.
 CURVE_STEPS, PIECE_STEPS = 20, 5
-#: Bytes that one batch of rows may need at a time: what stays in the caches of a CPU; on a GPU a
-#: share of the memory that is free.
-_CACHES, _GPU_SHARE = 1 << 28, 0.25
-_MOST_ROWS = {"cpu": 128, "cuda": 4096}
-#: Rows that have fewer inputs and neurons together go on at once, by CROWN and by α-CROWN.
-_FEW_NUMBERS, _FEW_ASCENDED = 1 << 19, 1 << 18
-#: An attack pushes no input further beyond its decision boundary than this, in logits.
-_OVERSHOOT = 0.01
-#: What float64 rounding can make of a bound that is not charged its own, in thresholds.
-IN_FLOAT64 = 1e-5
 
 
 class DualEngine:
@@ -66,6 +55,7 @@ class DualEngine:
 
     Attributes:
         curves: What follows each segment; None for ReLU.
+        attack: Attacks on the network by the same perturbations.
     """
 
     #: How many thresholds a bound must exceed to prove, beside the rounding that it is charged.
@@ -83,8 +73,8 @@ class DualEngine:
         if len(self.segments) == 1:
             raise ModelError("branch and bound takes networks with ReLU; this one is affine")
         self._neurons = sum(math.prod(segment.shape) for segment in self.segments)
-        most, budget = _rows_and_bytes(net.parameters()[0].device)
-        self.rows_at_once = max(4, min(most, budget // (64 * self._neurons)))
+        self.rows_at_once = rows_at_once(net.parameters()[0].device, self._neurons)
+        self.attack = JointAttack(net, ball)
 
     @property
     def splits(self) -> bool:
@@ -198,8 +188,8 @@ class DualEngine:
 
     def _at_once(self, images: Images, iterations: int) -> int:
         """Return how many rows are bounded together: ``rows_at_once``, of a small network more."""
-        numbers = self._neurons + images.x[0].numel()
-        return max(self.rows_at_once, (_FEW_ASCENDED if iterations else _FEW_NUMBERS) // numbers)
+        few = few_rows(self._neurons + images.x[0].numel(), ascended=iterations > 0)
+        return max(self.rows_at_once, few)
 
     def _threshold(self, x: Tensor, sizes: list[Tensor]) -> Tensor:
         """Return the thresholds (n,) of images whose segments add up to ``sizes``."""
@@ -245,7 +235,7 @@ class DualEngine:
         lower = images.x.new_full(open_rows.shape, -torch.inf)
         proved = torch.zeros_like(open_rows)
         image, row = open_rows.nonzero(as_tuple=True)
-        for part in _parts(image, self._at_once(images, iterations)):
+        for part in portions(image, self._at_once(images, iterations)):
             i, r = image[part].unsqueeze(1), row[part].unsqueeze(1)
             dual = self.dual(images, i, r)
             found = ascend_dual(dual, iterations, rate=self.alpha_rate)
@@ -279,39 +269,6 @@ class DualEngine:
             sure[which] = value > self.least * threshold[which]
         return sure
 
-    def attacked(self, images: Images, members: Tensor, u: Tensor, steps: int) -> Tensor:
-        """Return u (D, ...) after some steps of joint ascent from it, |u| <= ε.
-
-        Args:
-            images: The images.
-            members: (D, s) the images to break together.
-            u: (D, ...) where each ascent begins.
-            steps: How many.
-        """
-        x, y = images.x[members], images.y[members].flatten()
-
-        def objective(u: Tensor) -> Tensor:
-            logits = self.net(self.ball.cut(x + u.unsqueeze(1)).flatten(0, 1))
-            margins = logit_margins(logits, y).min(dim=1).values
-            return -margins.clamp(min=-_OVERSHOOT).sum()
-
-        project, towards = self.ball.project, self.ball.direction
-        step = self.ball.radius(u) / 4
-        return ascend(gradient_of(objective), project, u, step, steps, towards=towards)
-
-    @torch.no_grad()
-    def negative(self, images: Images, members: Tensor, u: Tensor) -> Tensor:
-        """Return which margins (n, K-1) of ``members`` (n,) are negative under u (...)."""
-        logits = self.net(self.ball.cut(images.x[members] + u))
-        return logit_margins(logits, images.y[members]) < 0
-
-    @torch.no_grad()
-    def broken(self, images: Images, members: Tensor, u: Tensor) -> Tensor:
-        """Return whether each of ``members`` (D, s) is misclassified under its u (D, ...)."""
-        moved = self.ball.cut(images.x[members] + u.unsqueeze(1))
-        logits = self.net(moved.flatten(0, 1))
-        return (logits.argmax(1) != images.y[members].flatten()).view(members.shape)
-
     @torch.no_grad()
     def lines(self, images: Images, open_rows: Tensor, iterations: int) -> Lines:
         """Return linear bounds of margins: CROWN's, and α-CROWN's beside them.
@@ -325,7 +282,7 @@ class DualEngine:
         """
         image, row = open_rows.nonzero(as_tuple=True)
         g, c, which, slopes = [], [], [], []
-        for part in _parts(image, self._at_once(images, iterations)):
+        for part in portions(image, self._at_once(images, iterations)):
             dual = self.dual(images, image[part].unsqueeze(1), row[part].unsqueeze(1))
             judge = dual.in_float64(self.exact_segments) if images.exact else dual
             parameters = [dual.start()]
@@ -369,31 +326,3 @@ def _check_piecewise_linear(segments: Sequence[Segment]) -> None:
             f"devices round {curved.origin} in ways that no standard states; arithmetic float32 "
             "is for piecewise linear layers"
         )
-
-
-def in_float64(net: BoundedNet) -> BoundedNet | None:
-    """Return the network in double precision and eval mode; None where it cannot be had."""
-    try:
-        twin = net.in_float64()
-    except ModelError:  # a forward pass may make float32 of its own
-        return None
-    return None if twin is None else twin.eval()
-
-
-def _rows_and_bytes(device: torch.device) -> tuple[int, int]:
-    """Return how many rows, and how many bytes for them, a device takes at a time.
-
-    Processes that share a GPU share its memory.
-    """
-    if device.type != "cuda":
-        return _MOST_ROWS["cpu"], _CACHES
-    return _MOST_ROWS["cuda"], int(_GPU_SHARE * free_memory(device)) // sharing(device)
-
-
-def _parts(rows: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Return numbers of ``rows``, at most ``size`` together; none for no rows.
-
-    Parts are of one size as far as they can be: a dual bound of another number of rows costs more.
-    """
-    count = -(-len(rows) // size)
-    return torch.arange(len(rows), device=rows.device).chunk(count) if count else ()

@@ -153,8 +153,8 @@ class Forest:
     def _attack(self, owners: Tensor, u: Tensor, steps: int) -> None:
         """Note which perturbations (D, ...) break all members, after some steps from there."""
         images, members = self.images.images, self.members[owners]
-        u = self.engine.attacked(images, members, u, steps) if steps else u
-        for d in self.engine.broken(images, members, u).all(1).nonzero().flatten().tolist():
+        u = self.engine.attack(images, members, u, steps) if steps else u
+        for d in self.engine.attack.broken(images, members, u).all(1).nonzero().flatten().tolist():
             self.state[owners[d]], self.u[int(owners[d])] = BROKEN, u[d]
 
     def _settle(self) -> None:

@@ -233,7 +233,7 @@ class Tree:
         if not len(u):
             return
         members = self.members.expand(len(u), -1)
-        broken = self.engine.broken(self.images.images, members, u).all(1).nonzero()
+        broken = self.engine.attack.broken(self.images.images, members, u).all(1).nonzero()
         if len(broken):
             self.state, self.u = BROKEN, u[broken[0, 0]].contiguous()
 

@@ -20,13 +20,14 @@ from ...bounds.box import Ball
 from ...bounds.deadline import ending_by
 from ...bounds.frozen import gradient_of
 from ...bounds.net import BoundedNet
-from ...bounds.precision import full_precision, rounding_threshold
+from ...bounds.precision import IN_FLOAT64, full_precision, rounding_threshold
 from ...errors import ModelError, OutOfTime
 from ...formats.flat_network import CURVES, PIECEWISE
 from ...formats.query import Query
 from ..budget import Budget
 from ..crown.branch_and_bound import Problems, branch_and_bound
-from ..crown.engine import IN_FLOAT64, DualEngine
+from ..crown.engine import DualEngine
+from ..crown.joint_attack import JointAttack
 from ..crown.reduced_images import ReducedImages
 from ..crown.relaxation import Images
 from ..crown.tree import BROKEN, PROVED
@@ -112,7 +113,7 @@ class _Search:
         generator = torch.Generator().manual_seed(0)
         starts = torch.rand(_STARTS, self.size, generator=generator) * 2 - 1
         starts[0], starts[1 : _STARTS // 2] = 0.0, starts[1 : _STARTS // 2].sign()
-        if found := self._try(self.attacked(starts, _STEPS)):
+        if found := self.answer_by(self.attacked(starts, _STEPS)):
             return found
         if self.budget.over:
             return Answer(TIMED_OUT)
@@ -140,7 +141,7 @@ class _Search:
 
         return ascend(gradient_of(objective), lambda z: z.clamp(-1, 1), z, 0.25, steps)
 
-    def _try(self, z: Tensor) -> Answer | None:
+    def answer_by(self, z: Tensor) -> Answer | None:
         """Return an answer by one of some points (N, n) with which the query holds."""
         off = violation(self.tree, self.joint(z))
         for row in off.argsort().tolist():
@@ -187,7 +188,7 @@ class _Search:
             if weights @ constant[which] - np.abs(slope).sum() > threshold * weights.sum() > 0:
                 continue
             undecided = True
-            if answer := self._try(torch.tensor(found.x[None, :-1], dtype=torch.float32)):
+            if answer := self.answer_by(torch.tensor(found.x[None, :-1], dtype=torch.float32)):
                 return answer
         return Answer(UNKNOWN, reason="it is too close to decide") if undecided else Answer(UNSAT)
 
@@ -205,7 +206,7 @@ class _Search:
             alive = possible(self.tree, ~(low > threshold[:, None]))
             parts = lower[now][alive], upper[now][alive]
             if len(parts[0]):
-                if found := self._try(((parts[0] + parts[1]) / 2).float()):
+                if found := self.answer_by(((parts[0] + parts[1]) / 2).float()):
                     return found
             halves = _halves(*parts)
             lower, upper = (
@@ -245,14 +246,41 @@ class _Search:
                 sets,
             )
             outcome = branch_and_bound(reduced, problems, self.budget)
-            if outcome.state[0] == BROKEN and engine.found is not None:
-                return engine.found
+            if outcome.state[0] == BROKEN and engine.attack.found is not None:
+                return engine.attack.found
             undecided |= bool(outcome.state[0] != PROVED)
         if not undecided:
             return Answer(UNSAT)
         if self.budget.over:
             return Answer(TIMED_OUT)
         return Answer(UNKNOWN, reason="neither bounds nor attacks decide it")
+
+
+class QueryAttack(JointAttack):
+    """Attacks on the one "image" of a query.
+
+    Args:
+        net: The joint network.
+        ball: The perturbations.
+        search: What a perturbation must satisfy.
+
+    Attributes:
+        found: The answer by a perturbation with which the query holds.
+    """
+
+    def __init__(self, net: BoundedNet, ball: Ball, search: _Search):
+        super().__init__(net, ball)
+        self.search = search
+        self.found: Answer | None = None
+
+    def __call__(self, images: Images, members: Tensor, u: Tensor, steps: int) -> Tensor:
+        """Return u (D, n) after some steps towards what the query asks."""
+        return self.search.attacked(u, steps)
+
+    def broken(self, images: Images, members: Tensor, u: Tensor) -> Tensor:
+        """Return whether the query holds with one of u (D, n), for each of its members (D, s)."""
+        self.found = self.found or self.search.answer_by(u)
+        return torch.full(members.shape, self.found is not None)
 
 
 class QueryEngine(DualEngine):
@@ -263,33 +291,22 @@ class QueryEngine(DualEngine):
     Args:
         net: The joint network.
         search: What a perturbation must satisfy.
-
-    Attributes:
-        found: The answer by a perturbation with which the query holds.
     """
+
+    attack: QueryAttack
 
     def __init__(self, net: BoundedNet, search: _Search):
         super().__init__(net.eval(), Ball(1.0))
-        self.search = search
+        self.search, self.attack = search, QueryAttack(net, self.ball, search)
         # the numbers of a query are rounded to float32 before they become weights; and where the
         # rounding of the network counts as well, bounds must be further from zero
         self.least = 1.0 if search.judge.rounds else IN_FLOAT64
-        self.found: Answer | None = None
 
     def begin(self) -> Images:
         """Return the image, with IBP's bounds of ReLU inputs."""
         x = torch.zeros(1, self.search.size)
         c = torch.eye(self.net.classes)[None]
         return self.images(x, torch.zeros(1, dtype=torch.long), c)
-
-    def attacked(self, images: Images, members: Tensor, u: Tensor, steps: int) -> Tensor:
-        """Return u (D, n) after some steps towards what the query asks."""
-        return self.search.attacked(u, steps)
-
-    def broken(self, images: Images, members: Tensor, u: Tensor) -> Tensor:
-        """Return whether the query holds with one of u (D, n), for each of its members (D, s)."""
-        self.found = self.found or self.search._try(u)
-        return torch.full(members.shape, self.found is not None)
 
 
 def _halves(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
