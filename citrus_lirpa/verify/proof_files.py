@@ -18,7 +18,6 @@ from ..errors import ModelError
 from ..formats import onnx
 from ..formats.atomic import write_bytes, write_text
 from .certificates import Certificates
-from .crown.engine import DualEngine
 from .crown.proofs import Proofs
 from .groups import UapBounds
 from .record import ProofFigures
@@ -39,11 +38,10 @@ class ProofFolder:
         net: The network, in eval mode.
         ball: The perturbations.
         identity: Of the evaluation; files of another one are removed.
-        arithmetic: That the network is computed in; float32 takes no curves.
+        arithmetic: That the network is computed in.
 
     Raises:
-        ModelError: The network is not of piecewise linear layers and curves, as the checker reads
-            them.
+        ModelError: The network is not of layers that the dual engine takes and the checker reads.
         DependencyError: The onnx package is missing.
     """
 
@@ -56,7 +54,6 @@ class ProofFolder:
         arithmetic: str = "real",
     ):
         self.path, self.ball, self.arithmetic = path, ball, arithmetic
-        DualEngine(net, ball, arithmetic=arithmetic)  # raises where it has none
         file = path / MODEL
         with distributed.leader_first():
             if distributed.leads():

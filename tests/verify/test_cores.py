@@ -125,9 +125,8 @@ def settle(monkeypatch, states, *, negative=(), suited=False, limits=None):
     found = torch.zeros(3, 3, dtype=torch.bool)
     for margin in negative:
         found[margin] = True
-    engine = SimpleNamespace(
-        proofs=None, splits=True, lines=lambda *_: lines, negative=lambda *_: found
-    )
+    attack = SimpleNamespace(negative=lambda *_: found)
+    engine = SimpleNamespace(proofs=None, splits=True, lines=lambda *_: lines, attack=attack)
     on = Search(engine, SimpleNamespace(x=x), True, Budget.of(60.0, 1), ALPHA_STEPS)
     groups = [([0, 1, 2], set())]
     (proof,) = group_proofs(on, torch.ones(3, 3, dtype=torch.bool), groups, GROUP_STAGES["cross"])
