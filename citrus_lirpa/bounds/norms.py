@@ -40,16 +40,12 @@ def longest(u: Tensor, norm: float) -> float:
     return float(u.flatten(1).norm(norm, dim=1).max())
 
 
-def lengths(v: Tensor) -> Tensor:
-    """Return ℓ2 norms of (N, ...), as (N, 1, ...), at least the smallest number above 0."""
-    norms = v.flatten(1).norm(dim=1).clamp(min=torch.finfo(v.dtype).tiny)
-    return norms.view(-1, *[1] * (v.ndim - 1))
-
-
 def shortened(v: Tensor, radius: Scalar) -> Tensor:
     """Return vectors (N, ...) cut to an ℓ2 norm of ``radius``."""
     # torch divides a number by a tensor so; a tensor of one number would be rounded otherwise
-    return v * (lengths(v).reciprocal() * radius).clamp(max=1)
+    scaled, power = _scaled(v)
+    lengths = _at_least_tiny(power * _lengths(scaled))
+    return v * (lengths.reciprocal() * radius).clamp(max=1)
 
 
 def within_ball(v: Tensor, radius: Scalar) -> Tensor:
@@ -59,6 +55,25 @@ def within_ball(v: Tensor, radius: Scalar) -> Tensor:
 
 def unit_vectors(v: Tensor) -> Tensor:
     """Return vectors (N, ...) of ℓ2 norm one; zero stays zero."""
-    largest = v.abs().flatten(1).amax(1).clamp(min=torch.finfo(v.dtype).tiny)
-    v = v / largest.view(-1, *[1] * (v.ndim - 1))  # squares of tiny numbers would vanish
-    return v / lengths(v)
+    scaled, _ = _scaled(v)
+    return scaled / _at_least_tiny(_lengths(scaled))
+
+
+def _lengths(v: Tensor) -> Tensor:
+    """Return ℓ2 norms (N, 1, ...) of vectors (N, ...)."""
+    return v.flatten(1).norm(dim=1).view(-1, *[1] * (v.ndim - 1))
+
+
+def _scaled(v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return vectors (N, ...) over powers of two, and these (N, 1, ...).
+
+    The largest number of each is about 1 then: squares of tiny ones would vanish, and those of
+    huge ones be infinite. Powers of two round nothing.
+    """
+    largest = _at_least_tiny(v.abs().flatten(1).amax(1)).view(-1, *[1] * (v.ndim - 1))
+    power = largest / (2 * torch.frexp(largest).mantissa)
+    return v / power, power
+
+
+def _at_least_tiny(v: Tensor) -> Tensor:
+    return v.clamp(min=torch.finfo(v.dtype).tiny)
