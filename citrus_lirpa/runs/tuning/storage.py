@@ -1,37 +1,21 @@
-"""The storage of a study: the only place that knows Optuna.
-
-Optuna's own storages hold the trials: a journal file, or a database. What goes wrong with them
-where several workers share one is guarded here.
-"""
+"""The storage of a study: its trials, which Optuna draws and keeps (:mod:`.backends`)."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from ...errors import CheckpointError, ConfigError, DependencyError, InputError, differences, reason
-from ...formats.atomic import make_folder
-from ...imports import import_optional
-from .journal import JournalLock, check_last_line
+from ...errors import CheckpointError, ConfigError, differences
+from .backends import Database, Journal, load_optuna
 from .space import Choice, Parameter, text_of, value_of
 from .study import Study
 
-_log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-#: Seconds for which a worker tries again to reach a database that does not answer.
-PATIENCE = 300.0
-_PAUSE = 1.0
-#: Times that a worker tries again where others make the tables of a database at the same moment.
-_TRIES = 3
 #: Share of the trials, the best ones, whose values tell what is important.
 _BEST = 0.25
 #: Differences that a message names.
@@ -39,8 +23,6 @@ _NAMED = 3
 #: Trials that are drawn at random before the search learns from them.
 _AT_RANDOM = 6
 _DEFINITION = "citrus-lirpa"
-_INSTALL = "pip install 'citrus-lirpa[tune]'"
-_DAMAGED = (AssertionError, AttributeError, KeyError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -78,18 +60,14 @@ class Storage:
     """
 
     def __init__(self, study: Study, *, create: bool) -> None:
-        self.optuna: Any = import_optional("optuna", _INSTALL)
-        self.optuna.logging.set_verbosity(self.optuna.logging.ERROR)
-        self.study, self.shown = study, study.storage
-        #: What is raised where a database does not answer.
-        self._lost: tuple[type[Exception], ...] = ()
-        if "://" in study.storage:
-            backend = self._database(study.storage)
-        else:
-            backend = self._journal(Path(study.storage), create=create)
-        self._backend = backend
+        self.optuna, self.study, self.shown = load_optuna(), study, study.storage
+        backend = Database if "://" in study.storage else Journal
+        if backend is Journal and not create and not Path(study.storage).is_file():
+            raise CheckpointError(self._no_study())
+        self._backend = backend(study.storage)
+        self.shown, self._persist = self._backend.shown, self._backend.persist
         try:
-            self._study = self._persist(lambda: self._open(backend, create=create), patience=0)
+            self._study = self._persist(lambda: self._open(create=create), patience=0)
             self.check()
         except BaseException:
             self.close()
@@ -97,8 +75,7 @@ class Storage:
 
     def close(self) -> None:
         """Close the session of a database."""
-        if "://" in self.study.storage:
-            self._backend.remove_session()
+        self._backend.close()
 
     # -- reading --
 
@@ -194,61 +171,10 @@ class Storage:
 
     # -- Optuna --
 
-    def _database(self, url: str) -> Any:
-        exc = import_optional("sqlalchemy.exc", _INSTALL)
-        # Without a pool, no connection stays open between two calls: not through a trial of an
-        # hour, nor where what follows raises.
-        unpooled = {"poolclass": import_optional("sqlalchemy.pool", _INSTALL).NullPool}
-        internal = self.optuna.exceptions.StorageInternalError
-        self._lost = (exc.DBAPIError, exc.TimeoutError, internal)
-
-        def connect() -> Any:
-            make, tries = self.optuna.storages.RDBStorage, 0
-            while True:
-                try:
-                    return make(url, engine_kwargs=unpooled)
-                except exc.DBAPIError as error:  # another worker makes the tables at this moment
-                    raced = any(text in str(error) for text in ("already exists", "duplicate key"))
-                    if not raced or tries == _TRIES:
-                        raise
-                    tries += 1
-
-        try:
-            self.shown = import_optional("sqlalchemy", _INSTALL).make_url(url).render_as_string()
-            return self._persist(connect, patience=0)
-        except (exc.ArgumentError, ValueError) as error:
-            raise InputError(
-                f"storage is no URL of a known database ({reason(error)}); expected one as "
-                "postgresql+psycopg://host/database, or the path of a journal file"
-            ) from None
-        except ImportError as error:
-            raise DependencyError(
-                f"the driver of {self.shown} is missing ({reason(error)}): install it, as pip "
-                "install 'psycopg[binary]' for postgresql+psycopg://"
-            ) from error
-        except RuntimeError as error:
-            raise CheckpointError(f"{self.shown} cannot be used: {reason(error)}") from error
-
-    def _journal(self, path: Path, *, create: bool) -> Any:
-        if not create and not path.is_file():
-            raise CheckpointError(self._no_study())
-        make_folder(path.parent)
-        journal = self.optuna.storages.journal
-        try:
-            check_last_line(path)
-            backend = journal.JournalFileBackend(str(path), lock_obj=JournalLock(path))
-            storage = self.optuna.storages.JournalStorage(backend)
-            storage.get_all_studies()  # reads the file, before anything is added to it
-            return storage
-        except (*_DAMAGED, IsADirectoryError) as error:
-            raise CheckpointError(
-                f"{path} is not a journal of a study, or damaged ({reason(error)}); restore it, or "
-                "give another storage"
-            ) from error
-
-    def _open(self, storage: Any, *, create: bool) -> Any:
+    def _open(self, *, create: bool) -> Any:
         """Open the study; who creates it also enqueues the preset's recipe as its first trial."""
         name, directions = self.study.name, ["maximize", "maximize"]
+        storage = self._backend.storage
         if create:
             with contextlib.suppress(self.optuna.exceptions.DuplicatedStudyError):
                 given: dict[str, Any] = {"study_name": name, "storage": storage}
@@ -293,24 +219,6 @@ class Storage:
             scores=tuple(trial.values) if trial.state.name == "COMPLETE" else None,
             notes=dict(trial.user_attrs),
         )
-
-    def _persist(self, call: Callable[[], T], patience: float | None = None) -> T:
-        """Call, again and again for some minutes while the database does not answer."""
-        begin, told = time.monotonic(), False
-        while True:
-            try:
-                return call()
-            except self._lost as error:
-                cause = reason(getattr(error, "orig", None) or error.__cause__ or error)
-                if time.monotonic() - begin >= (PATIENCE if patience is None else patience):
-                    raise CheckpointError(
-                        f"{self.shown} does not answer ({cause}); start the database, then repeat "
-                        "the command: what was finished is kept"
-                    ) from error
-                if not told:
-                    _log.warning("%s does not answer (%s); trying again", self.shown, cause)
-                told = True
-                time.sleep(_PAUSE)
 
 
 def _suggest(handle: Any, key: str, parameter: Parameter) -> Any:

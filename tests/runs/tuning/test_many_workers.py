@@ -220,7 +220,7 @@ def test_workers_on_a_database_that_stops_for_ten_minutes(write, postgres):
 
 def test_a_database_that_stays_away_is_one_line(write, postgres, monkeypatch):
     plan = replace(study.read(write()), storage=postgres.url)
-    monkeypatch.setattr("citrus_lirpa.runs.tuning.storage.PATIENCE", 0.0)
+    monkeypatch.setattr("citrus_lirpa.runs.tuning.backends.PATIENCE", 0.0)
     with closing(Storage(plan, create=True)) as storage:
         storage.complete(storage.begin(), 0.5, 0.25)
         postgres.stop()

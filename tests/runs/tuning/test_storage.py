@@ -10,7 +10,7 @@ import pytest
 from configurations import refusal
 
 from citrus_lirpa.errors import CheckpointError, ConfigError, DependencyError, InputError
-from citrus_lirpa.runs.tuning import storage as storages
+from citrus_lirpa.runs.tuning import backends
 from citrus_lirpa.runs.tuning.space import Choice, Range
 from citrus_lirpa.runs.tuning.storage import Storage
 
@@ -26,13 +26,17 @@ def empty_database(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(params=["journal", "sqlite"])
-def kept(request, small, tmp_path, empty_database):
-    """The small study, in each kind of storage."""
-    if request.param == "journal":
-        return small
+@pytest.fixture
+def in_database(small, tmp_path, empty_database):
+    """The small study, in a database."""
     database = shutil.copyfile(empty_database, tmp_path / "study.db")
     return replace(small, storage=f"sqlite:///{database}")
+
+
+@pytest.fixture(params=["small", "in_database"], ids=["journal", "sqlite"])
+def kept(request):
+    """The small study, in each kind of storage."""
+    return request.getfixturevalue(request.param)
 
 
 def opened(study) -> Storage:
@@ -315,11 +319,10 @@ def test_without_optuna(small, monkeypatch):
     assert "optuna cannot be imported" in message and "citrus-lirpa[tune]" in message
 
 
-def test_a_database_that_answers_again_is_waited_for(kept, monkeypatch, caplog):
-    storage = opened(kept)
+def test_a_database_that_answers_again_is_waited_for(in_database, monkeypatch, caplog):
+    storage = opened(in_database)
     lost = optuna.exceptions.StorageInternalError("the connection was lost")
-    storage._lost = (optuna.exceptions.StorageInternalError,)
-    monkeypatch.setattr(storages, "_PAUSE", 0.0)
+    monkeypatch.setattr(backends, "_PAUSE", 0.0)
     calls = iter([lost, lost, None])
     original = storage._study.ask
 
@@ -333,6 +336,6 @@ def test_a_database_that_answers_again_is_waited_for(kept, monkeypatch, caplog):
     assert [record.message for record in caplog.records].count(
         f"{storage.shown} does not answer (the connection was lost); trying again"
     ) == 1  # fmt: skip
-    monkeypatch.setattr(storages, "PATIENCE", 0.0)
+    monkeypatch.setattr(backends, "PATIENCE", 0.0)
     calls = iter([lost])
     assert "what was finished is kept" in refusal(storage.begin, error=CheckpointError)
