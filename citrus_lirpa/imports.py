@@ -148,7 +148,11 @@ def permitted() -> frozenset[str]:
 
 
 def code_hash(source: str) -> str:
-    """Return the SHA-256 of a file of code; empty for a module, which may be many files."""
+    """Return the SHA-256 of a file of code; empty for a module, which may be many files.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
     where = source.rpartition(":")[0]
     if not where.endswith(".py"):
         return ""

@@ -115,7 +115,12 @@ def named(source: str) -> str:
 
 
 def source_hash(name: str) -> str:
-    """Return the SHA-256 of a file, or of the names and sizes of a folder's files."""
+    """Return the SHA-256 of a file, or of the names and sizes of a folder's files.
+
+    Raises:
+        InputError: It cannot be read.
+        ConfigError: It is code that cannot be read.
+    """
     if is_code(name):
         return code_hash(name)
     digest, path = hashlib.sha256(), _place(name)[0]

@@ -69,7 +69,11 @@ def _absent(spec: DatasetSpec, folder: Path, missing: list[str], reason: str = "
 
 
 def load_digits(spec: DatasetSpec, folder: Path, train: bool, download: bool) -> Arrays:
-    """Read the embedded digits; ``assets/README.md`` has their source, licence and split."""
+    """Read the embedded digits; ``assets/README.md`` has their source, licence and split.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
     part = slice(None, _DIGITS_TRAIN) if train else slice(_DIGITS_TRAIN, None)
     try:
         asset = resources.files(__package__) / "assets" / "digits.npz"

@@ -95,6 +95,9 @@ def set_aside(*paths: Path) -> Path | None:
 
     The paths are in one folder; those that do not exist are left out. Return the new folder, None
     where none exists.
+
+    Raises:
+        CheckpointError: They cannot be moved.
     """
     there = [path for path in paths if path.exists()]
     if not there:

@@ -82,6 +82,9 @@ def in_turn(path: Path) -> Iterator[None]:
     """Wait until no other process is inside a block with this lock file, then enter it.
 
     The file stays behind.
+
+    Raises:
+        CheckpointError: The file cannot be locked, on file systems that have locks.
     """
     with _opened(path) as file:
         try:

@@ -56,7 +56,13 @@ class Sabr(Loss):
 
 
 class SmallBox:
-    """Draws the boxes of SABR, on which STAPS trains too."""
+    """Draws the boxes of SABR, on which STAPS trains too.
+
+    Args:
+        tau_ratio: Their radius τ as a share of ε, in (0, 1].
+        clip: The range of pixels; None for no cut.
+        norm: That ε is of, inf or 2.
+    """
 
     def __init__(self, tau_ratio: float, clip: Range | None, norm: float = math.inf):
         check_share(tau_ratio, "tau_ratio", "the box radius τ cannot exceed ε")

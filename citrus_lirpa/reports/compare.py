@@ -147,7 +147,11 @@ def read_runs(folders: Sequence[str | Path], stage: str | None = None) -> list[R
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """Shorten each folder to its path below what all have in common; none may be given twice."""
+    """Shorten each folder to its path below what all have in common.
+
+    Raises:
+        InputError: A folder is given twice.
+    """
     seen: set[Path] = set()
     for folder in folders:
         if folder.resolve() in seen:
@@ -243,7 +247,11 @@ def training_seconds(folder: Path) -> float:
 
 
 def read_evaluation(folder: Path, stage: str | None) -> EvaluationRecord:
-    """Read the evaluation by ``stage``, or else by the strongest stage in the folder."""
+    """Read the evaluation by ``stage``, or else by the strongest stage in the folder.
+
+    Raises:
+        CheckpointError: There is none, it cannot be read, or is of other weights than the run's.
+    """
     found = RunFolder(folder).evaluated()
     chosen = stage or (found[-1] if found else None)
     option = f" --method {chosen}" if chosen else ""

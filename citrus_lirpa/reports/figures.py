@@ -45,7 +45,11 @@ def grid(
 def pair(
     axes: Sequence[Axes] | None, layout: tuple[int, int, tuple[float, float]]
 ) -> tuple[Axes, Axes]:
-    """Take the two Axes given, or make new ones."""
+    """Take the two Axes given, or make new ones.
+
+    Raises:
+        InputError: Other than two are given.
+    """
     if axes is None:
         axes = list(grid(None, *layout)[1].flat)
     if len(axes) != 2:

@@ -46,7 +46,15 @@ _SHOW_EVERY_SECONDS = 1.0
 
 
 class Trainer:
-    """One run: its state, and the steps that change it."""
+    """One run: its state, and the steps that change it.
+
+    Args:
+        net: The network, whose weights that require gradients are trained.
+        loss: The training method.
+        data: The images to train on.
+        config: The configuration.
+        folder: Receives what is written of the run; None for nothing.
+    """
 
     def __init__(
         self, net: BoundedNet, loss: nn.Module, data: Split, config: RunConfig, folder: Path | None

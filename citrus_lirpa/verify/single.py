@@ -169,6 +169,9 @@ def check_certifiable(
     """Return the perturbations; refuse what could not be proved, or wrongly.
 
     float32 is the least precision that the rounding threshold covers.
+
+    Raises:
+        InputError: The images, labels, radius, range, limit or norm are impossible, or do not fit.
     """
     check_labelled(net, x, y, least=0)
     eps = check_shared_radius(eps, x)
