@@ -5,17 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from .proof_arrays import ProofArrays
+from .proof_arrays import Array, ProofArrays
 from .relaxation import Images, Relaxation
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

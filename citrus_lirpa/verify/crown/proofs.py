@@ -7,10 +7,8 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ...bounds.box import Ball
@@ -18,10 +16,8 @@ from ...bounds.radius import largest, map_hash
 from ...checker import FORMAT, INTERVAL, SLOPES, Refuted, most_broken, open_classes
 from ...formats.atomic import write_atomically
 from .contexts import Columns, Context, Contexts, image_key, lines_of
-from .proof_arrays import ProofArrays
+from .proof_arrays import Array, ProofArrays
 from .relaxation import Images
-
-Array = NDArray[Any]
 
 
 class Proofs:

@@ -15,34 +15,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...attacks import ascend
-from ...bounds.box import Ball
 from ...bounds.deadline import ending_by
-from ...bounds.frozen import gradient_of
-from ...bounds.net import BoundedNet
-from ...bounds.precision import IN_FLOAT64, full_precision, rounding_threshold
+from ...bounds.precision import full_precision, rounding_threshold
 from ...errors import ModelError, OutOfTime
 from ...formats.flat_network import CURVES, PIECEWISE
 from ...formats.query import Query
 from ..budget import Budget
 from ..crown.branch_and_bound import Problems, branch_and_bound
-from ..crown.engine import DualEngine
-from ..crown.joint_attack import JointAttack
 from ..crown.reduced_images import ReducedImages
-from ..crown.relaxation import Images
 from ..crown.tree import BROKEN, PROVED
+from .attack import Attack
+from .engine import QueryEngine
 from .joint import Joint
 from .judge import Judge
 from .networks import load_networks
 from .statement import UndecidedError, statement_of
-from .tree import Tree, alternatives, possible, violation, without
+from .tree import Tree, alternatives, possible, without
 
 SAT, UNSAT, UNKNOWN, TIMED_OUT = "sat", "unsat", "unknown", "timed-out"
 
 #: Points that the first attack begins from, and its steps.
 _STARTS, _STEPS = 16, 30
-#: An attack pushes no constraint further below 0 than this.
-_OVERSHOOT = 1e-3
 #: Boxes that are bounded together, and how many there may be at most.
 _BOXES, _MOST_BOXES = 4096, 1 << 20
 
@@ -106,15 +99,16 @@ class _Search:
     def __init__(self, joint: Joint, judge: Judge, budget: Budget):
         self.joint, self.judge, self.budget = joint, judge, budget
         self.tree: Tree = joint.tree
-        self.size = len(joint.statement.free)
+        self.attack, self.size = Attack(joint, judge), joint.size
 
     def answer(self) -> Answer:
         """Attack, then prove."""
         generator = torch.Generator().manual_seed(0)
         starts = torch.rand(_STARTS, self.size, generator=generator) * 2 - 1
         starts[0], starts[1 : _STARTS // 2] = 0.0, starts[1 : _STARTS // 2].sign()
-        if found := self.answer_by(self.attacked(starts, _STEPS)):
-            return found
+        values = self.attack.values(self.attack(starts, _STEPS))
+        if values is not None:
+            return Answer(SAT, values)
         if self.budget.over:
             return Answer(TIMED_OUT)
         if unbounded := self.joint.statement.unbounded:
@@ -130,28 +124,6 @@ class _Search:
             if functions <= PIECEWISE or found.verdict != UNKNOWN:
                 return found
         return self._by_boxes()
-
-    # -- attacks ------------------------------------------------------------------
-
-    def attacked(self, z: Tensor, steps: int) -> Tensor:
-        """Return points (N, n) after some steps towards what is asked."""
-
-        def objective(z: Tensor) -> Tensor:
-            return -violation(self.tree, self.joint(z)).clamp(min=-_OVERSHOOT).sum()
-
-        return ascend(gradient_of(objective), lambda z: z.clamp(-1, 1), z, 0.25, steps)
-
-    def answer_by(self, z: Tensor) -> Answer | None:
-        """Return an answer by one of some points (N, n) with which the query holds."""
-        off = violation(self.tree, self.joint(z))
-        for row in off.argsort().tolist():
-            if off[row] > 1e-4 * (1 + abs(float(off[row]))):
-                return None
-            free = self.joint.centre + self.joint.radius * z[row].double().numpy()
-            values = self.judge.assignment(free)
-            if values is not None:
-                return Answer(SAT, values)
-        return None
 
     # -- affine networks ----------------------------------------------------------
 
@@ -188,11 +160,12 @@ class _Search:
             if weights @ constant[which] - np.abs(slope).sum() > threshold * weights.sum() > 0:
                 continue
             undecided = True
-            if answer := self.answer_by(torch.tensor(found.x[None, :-1], dtype=torch.float32)):
-                return answer
+            z = torch.tensor(found.x[None, :-1], dtype=torch.float32)
+            if (values := self.attack.values(z)) is not None:
+                return Answer(SAT, values)
         return Answer(UNKNOWN, reason="it is too close to decide") if undecided else Answer(UNSAT)
 
-    # -- networks with other functions -----------------------------------
+    # -- networks with other functions --------------------------------------------
 
     def _by_boxes(self) -> Answer:
         """Split the box of inputs until interval bounds refute every part of it."""
@@ -206,8 +179,9 @@ class _Search:
             alive = possible(self.tree, ~(low > threshold[:, None]))
             parts = lower[now][alive], upper[now][alive]
             if len(parts[0]):
-                if found := self.answer_by(((parts[0] + parts[1]) / 2).float()):
-                    return found
+                values = self.attack.values(((parts[0] + parts[1]) / 2).float())
+                if values is not None:
+                    return Answer(SAT, values)
             halves = _halves(*parts)
             lower, upper = (
                 torch.cat([lower[later], halves[0]]),
@@ -220,11 +194,11 @@ class _Search:
                 return Answer(UNKNOWN, reason=f"not decided by {done} boxes of inputs")
         return Answer(UNSAT)
 
-    # -- piecewise linear networks ----------------------------------------------------------
+    # -- piecewise linear networks ------------------------------------------------
 
     def _by_bounds(self) -> Answer:
         """Refute single rows by α-CROWN, then conjunctions of them by branch and bound."""
-        engine = QueryEngine(BoundedNet(self.joint, torch.zeros(2, self.size)), self)
+        engine = QueryEngine(self.attack, rounds=self.judge.rounds)
         images = engine.refined(engine.begin())
         rows = torch.zeros(1, engine.net.classes, dtype=torch.bool)
         rows[:, : len(self.joint.rows)] = True
@@ -247,66 +221,13 @@ class _Search:
             )
             outcome = branch_and_bound(reduced, problems, self.budget)
             if outcome.state[0] == BROKEN and engine.attack.found is not None:
-                return engine.attack.found
+                return Answer(SAT, engine.attack.found)
             undecided |= bool(outcome.state[0] != PROVED)
         if not undecided:
             return Answer(UNSAT)
         if self.budget.over:
             return Answer(TIMED_OUT)
         return Answer(UNKNOWN, reason="neither bounds nor attacks decide it")
-
-
-class QueryAttack(JointAttack):
-    """Attacks on the one "image" of a query.
-
-    Args:
-        net: The joint network.
-        ball: The perturbations.
-        search: What a perturbation must satisfy.
-
-    Attributes:
-        found: The answer by a perturbation with which the query holds.
-    """
-
-    def __init__(self, net: BoundedNet, ball: Ball, search: _Search):
-        super().__init__(net, ball)
-        self.search = search
-        self.found: Answer | None = None
-
-    def __call__(self, images: Images, members: Tensor, u: Tensor, steps: int) -> Tensor:
-        """Return u (D, n) after some steps towards what the query asks."""
-        return self.search.attacked(u, steps)
-
-    def broken(self, images: Images, members: Tensor, u: Tensor) -> Tensor:
-        """Return whether the query holds with one of u (D, n), for each of its members (D, s)."""
-        self.found = self.found or self.search.answer_by(u)
-        return torch.full(members.shape, self.found is not None)
-
-
-class QueryEngine(DualEngine):
-    """The dual engine on the one "image" of a query, whose margins are its rows.
-
-    A tuple is a conjunction of rows; all its members are that image.
-
-    Args:
-        net: The joint network.
-        search: What a perturbation must satisfy.
-    """
-
-    attack: QueryAttack
-
-    def __init__(self, net: BoundedNet, search: _Search):
-        super().__init__(net.eval(), Ball(1.0))
-        self.search, self.attack = search, QueryAttack(net, self.ball, search)
-        # the numbers of a query are rounded to float32 before they become weights; and where the
-        # rounding of the network counts as well, bounds must be further from zero
-        self.least = 1.0 if search.judge.rounds else IN_FLOAT64
-
-    def begin(self) -> Images:
-        """Return the image, with IBP's bounds of ReLU inputs."""
-        x = torch.zeros(1, self.search.size)
-        c = torch.eye(self.net.classes)[None]
-        return self.images(x, torch.zeros(1, dtype=torch.long), c)
 
 
 def _halves(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:

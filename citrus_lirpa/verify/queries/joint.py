@@ -56,6 +56,7 @@ class Joint(nn.Module):
     Attributes:
         tree: The formula over rows.
         rows: What each row is.
+        size: n, the number of free inputs.
     """
 
     def __init__(self, statement: Statement, query: Query, files: Mapping[str, FileNetwork]):
@@ -64,6 +65,7 @@ class Joint(nn.Module):
             raise UndecidedError("nothing is asked")
         self.statement = statement
         self.tree, self.rows = tree_of(statement.formula)
+        self.size = len(statement.free)
         ends = np.array([[float(v) for v in statement.lower], [float(v) for v in statement.upper]])
         self.centre, self.radius = ends.mean(0), (ends[1] - ends[0]) / 2
         self._wide = self.radius + _ROUNDING * (np.abs(self.centre) + self.radius)
@@ -81,12 +83,11 @@ class Joint(nn.Module):
             taken = self._inputs(variables_of(network.inputs), file)
             weights = self._weights({v: i for i, v in enumerate(results)}, len(results))
             if "float16" in {d.dtype for d in (*network.inputs, *network.outputs)}:
-                size = len(statement.free)
-                constant -= np.abs(weights) @ _half_rounding(file, taken, size)
+                constant -= np.abs(weights) @ _half_rounding(file, taken, self.size)
             self.inputs.append(taken)
             self.networks.append(file.module)
             self.outputs.append(linear_layer(weights, np.zeros(len(weights))))
-        direct = self._weights(self._columns, len(statement.free))
+        direct = self._weights(self._columns, self.size)
         constant += direct @ self.centre
         self.direct = linear_layer(direct * self._wide, constant)
 
@@ -117,7 +118,6 @@ class Joint(nn.Module):
 
     def _inputs(self, variables: list[Variable], file: FileNetwork) -> nn.Module:
         """Return what makes a network's inputs of z."""
-        size = len(self.statement.free)
         one, zero = Fraction(1), Fraction(0)
         linear = [self.statement.tied.get(v, Linear({v: one}, zero)) for v in variables]
         constant = np.array([float(v.constant) for v in linear])
@@ -129,12 +129,12 @@ class Joint(nn.Module):
         for i, column, factor in places:
             constant[i] += factor * self.centre[column]
         shift = (constant - file.mean) / file.std
-        if len(variables) == size and all(i == column for i, column, _ in places):
-            scale = np.zeros(size)
+        if len(variables) == self.size and all(i == column for i, column, _ in places):
+            scale = np.zeros(self.size)
             for i, column, factor in places:
                 scale[i] = factor * self._wide[column] / file.std[i]
             return Scaling(scale, shift)
-        weights = np.zeros((len(variables), size))
+        weights = np.zeros((len(variables), self.size))
         for i, column, factor in places:
             weights[i, column] = factor * self._wide[column] / file.std[i]
         return linear_layer(weights, shift)
