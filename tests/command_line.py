@@ -111,3 +111,12 @@ def process(*command) -> subprocess.CompletedProcess:
         [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
+
+
+def on_pretended_gpu(script: Path, folder: Path, *arguments: str, launcher=()) -> None:
+    """Run a script in a process of its own: a GPU is pretended to torch from the beginning."""
+    tests = ROOT / "tests"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tests)])}
+    command = [sys.executable, *launcher, str(script), str(folder), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]

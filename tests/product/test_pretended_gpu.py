@@ -1,14 +1,13 @@
 """All that computes, on a GPU that is pretended (tests/pretend_cuda.py): nothing fails or waits."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from command_line import on_pretended_gpu
 
 from citrus_lirpa.losses.registry import TRAINING_METHODS
 
@@ -29,11 +28,8 @@ pytestmark = [
 
 
 def look(folder: Path, methods) -> dict:
-    """What was seen in a process of its own: the GPU is pretended to torch from the beginning."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
-    command = [sys.executable, str(TESTS / "on_pretended_gpu.py"), str(folder), *methods]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
+    """What was seen there."""
+    on_pretended_gpu(TESTS / "on_pretended_gpu.py", folder, *methods)
     return json.loads((folder / "seen.json").read_text())
 
 
@@ -130,11 +126,8 @@ def test_results_are_those_of_the_cpu(seen):
 @pytest.mark.nightly
 def test_two_processes_exchange_what_nccl_can_carry(tmp_path):
     """On both the same in the same order: the GPU's tensors, and numbers of the host by gloo."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
     launcher = "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"
-    command = [sys.executable, *launcher, str(TESTS / "job_on_pretended_gpu.py"), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
+    on_pretended_gpu(TESTS / "job_on_pretended_gpu.py", tmp_path, launcher=launcher)
     one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert one == other and one["mixed"] == []
     assert one["backends"] == ["cpu:gloo,cuda:nccl"]

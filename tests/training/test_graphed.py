@@ -1,14 +1,13 @@
 """Steps as CUDA graphs on a pretended GPU, where tests/pretend_graphs.py stands in for graphs."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from command_line import on_pretended_gpu
 
 HERE = Path(__file__).parent
 pytestmark = [
@@ -40,11 +39,7 @@ AT_NIGHT = {
 
 
 def look(folder: Path, *cases: str) -> dict:
-    places = [str(HERE.parents[1]), str(HERE.parent)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
-    command = [sys.executable, str(HERE / "on_pretended_graphs.py"), str(folder), *cases]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
+    on_pretended_gpu(HERE / "on_pretended_graphs.py", folder, *cases)
     return json.loads((folder / "seen.json").read_text())
 
 
