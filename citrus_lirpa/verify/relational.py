@@ -144,9 +144,9 @@ def _by_tuples(search: Search, proofs: Sequence[GroupProof]) -> None:
 def _one_round(search: Search, proofs: Sequence[GroupProof]) -> bool:
     """Try to refute the largest sets of every unsettled group; return whether anything moved.
 
-    Groups with few combinations go together, by the size of their sets and whether these suit
-    programs, each time for the share of the time left that they have of the groups still to come;
-    then the others, one by one.
+    Groups with few combinations go together where their sets are of one size, and all or none of
+    them suit programs. They get as much of the time that is left as they are of the groups that are
+    left. The other groups follow, one by one.
     """
     moved = False
     left = {proof: surviving(search, proof, proof.most) for proof in proofs if proof.hopeful}

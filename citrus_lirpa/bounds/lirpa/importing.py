@@ -82,7 +82,7 @@ class _Console(logging.StreamHandler[Any]):
 
 @contextmanager
 def _loggers_untouched() -> Iterator[None]:
-    """Both call ``logging.basicConfig``: only their own logger gets that console.
+    """Both versions call ``logging.basicConfig``: only their own logger gets that console.
 
     They also import torch's extension builder, which complains where CUDA's compiler
     is installed on a machine without a GPU, older torch on stderr.
@@ -107,7 +107,7 @@ def _loggers_untouched() -> Iterator[None]:
 
 @contextmanager
 def errors_not_logged() -> Iterator[None]:
-    """Both log the operations that they do not support, which the error's message names."""
+    """Both versions log operations that they do not support, which the error's message names."""
     logger = logging.getLogger("auto_LiRPA.utils")
 
     def drop(_: logging.LogRecord) -> bool:
@@ -122,7 +122,7 @@ def errors_not_logged() -> Iterator[None]:
 
 @contextmanager
 def _jit_flags_restored() -> Iterator[None]:
-    """Both turn TorchScript's profiling off for the whole process.
+    """Both versions turn TorchScript's profiling off for the whole process.
 
     Their own functions keep the executor without profiling: with it, the first calls
     differ from later ones in the last bit, so a resumed run would differ too.
@@ -150,9 +150,10 @@ def _jit_flags_restored() -> Iterator[None]:
 def _plain_on_gpus(
     function: Callable[..., Any], scripted: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Both script a dozen small functions, for which a GPU's kernels are compiled at first calls.
+    """Return what calls a function as it is on GPUs, and as it was scripted on CPUs.
 
-    Plain ones need no compiler. On CPUs they differ in the last bit of gradients.
+    Both versions script a dozen small functions. On a GPU the first calls would compile kernels;
+    plain functions need no compiler. On CPUs they differ in the last bit of gradients.
     """
 
     @functools.wraps(function)
@@ -165,7 +166,7 @@ def _plain_on_gpus(
 
 @contextmanager
 def _recursion_limited() -> Iterator[None]:
-    """Both let Python recurse a million times: a deeply nested JSON file would end the process.
+    """Both versions let Python recurse a million times: a nested JSON file could end the process.
 
     What is left is enough for networks of a thousand layers.
     """
@@ -183,7 +184,7 @@ def own_modules() -> list[types.ModuleType]:
 
 
 def _no_data_folder() -> AbstractContextManager[None]:
-    """Both create a folder in the user's data directory, which only examples use."""
+    """Both versions create a folder in the user's data directory, which only examples use."""
     if importlib.util.find_spec("appdirs") is None:
         return nullcontext()  # auto_LiRPA's own import says so
     appdirs = importlib.import_module("appdirs")
