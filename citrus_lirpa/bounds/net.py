@@ -18,13 +18,14 @@ from .allowed import refusal
 from .attacked import attacked_network
 from .box import Bounds, Box, Interval, RoundBox, check_box
 from .checks import check_labels, check_name
+from .cutting import affine_segments
 from .frozen import Frozen, freeze
 from .interval import IntervalNetwork, margin_bounds
 from .lirpa_bounds import METHODS as METHODS
 from .lirpa_bounds import LirpaNetwork, magnitudes, watching_the_clock
 from .margins import specification
 from .precision import full_precision
-from .segments import Segment, affine_segments
+from .segments import Segment
 from .selfcheck import self_check
 from .traced import TracedModule
 from .unwrapping import unwrapped

@@ -15,8 +15,9 @@ from ..errors import InputError, ModelError, require
 from . import lirpa
 from .box import Box, Interval, RoundBox
 from .checks import check_tensor
+from .cutting import chain, segment_behind
 from .graph import Graph
-from .segments import INPUT, Segment, chain, segment_behind
+from .segments import INPUT, Segment
 from .tracing import (
     check_logits,
     check_paddings,
