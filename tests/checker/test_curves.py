@@ -1,6 +1,5 @@
 """Proofs of networks with curves, and the lines that the checker puts in place of these."""
 
-import json
 import math
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from layers import Function, network
+from proved import statement
 from torch import nn
 
 from citrus_lirpa import BoundedNet, certify, certify_uap, checker
@@ -226,11 +226,6 @@ def proofs(request, tmp_path_factory):
         return folder, dict(arrays)
 
 
-def stated(arrays, **changes):
-    values = json.loads(str(arrays["statement"]))
-    return {**arrays, "statement": np.array(json.dumps({**values, **changes}))}
-
-
 def changed(name, change, places=slice(None)):
     """Corrupt some places of an array."""
 
@@ -281,12 +276,12 @@ CORRUPTIONS = {
     "an upper bound closer than it is": narrowed("upper", 0.05),
     "bounds that cross": narrowed("lower", 1.5),
     "a split curve": split,
-    "a larger eps": lambda a, d: stated(a, eps=0.05 * d.uniform(1.2, 3)),
+    "a larger eps": lambda a, d: statement(a, eps=0.05 * d.uniform(1.2, 3)),
     "another pixel": changed("pixels", lambda v, d: v + np.float32(d.uniform(0.01, 1)), None),
-    "another network": lambda a, d: stated(a, network=f"{d.integers(10)}" * 64),
+    "another network": lambda a, d: statement(a, network=f"{d.integers(10)}" * 64),
     "bounds of another image": changed("context_image", lambda v, _: (v + 1) % 4, None),
     "a swapped class": changed("entry_class", lambda v, _: (v + 1) % 3, None),
-    "a safe image more": lambda a, _: stated(a, groups=[[0, 4, 5]]),
+    "a safe image more": lambda a, _: statement(a, groups=[[0, 4, 5]]),
 }
 
 
