@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import pickle
+import pickle  # for the name of its error  # nosec B403
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
